@@ -1,0 +1,78 @@
+"""Read config files and presets, and write the resolved config that is stored with every model."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.schema import FineTuneConfig
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def load_config(path: str | Path, **overrides: Any) -> FineTuneConfig:
+    """Return the config in the YAML or JSON file `path`, with whole sections or top-level values replaced.
+
+    Raises:
+        ConfigError: the file is missing, is not a mapping, or holds a wrong key, type or value.
+    """
+    return FineTuneConfig.model_validate_json(json.dumps({**read_mapping(Path(path)), **overrides}))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the mapping in a YAML or JSON file.
+
+    Raises:
+        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or not a mapping.
+    """
+    if not path.is_file():
+        presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
+        raise ConfigError(f"config file {path} does not exist; presets are configs/presets/{{{presets}}}.yaml")
+    try:
+        # YAML is a superset of JSON
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"config file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f" line {mark.line + 1}" if mark else ""
+        raise ConfigError(f"config file {path}{line}: {getattr(error, 'problem', error)}; fix the YAML") from None
+    except OSError as error:
+        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+    if not isinstance(content, dict):
+        kind = "empty" if content is None else f"a {type(content).__name__}"
+        raise ConfigError(f"config file {path} is {kind}; it must hold settings such as `model:` and `data:`")
+    return content
+
+
+def dump_config(config: FineTuneConfig) -> str:
+    """Return the resolved config, every default written out, as YAML."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def check_config_argument(arguments: list[str] | None = None) -> None:
+    """Check the `--config` of a `pyflyte run` command line, before pyflyte parses it.
+
+    pyflyte reports a missing file as invalid JSON and a YAML error as a traceback; this names the file and the line.
+    Inline JSON and any other command are left to pyflyte.
+
+    Raises:
+        ConfigError: see `load_config`.
+    """
+    words = list(sys.argv if arguments is None else arguments)
+    if not words or Path(words[0]).name != "pyflyte" or "run" not in words:
+        return
+    for position, word in enumerate(words):
+        if word == "--config" and position + 1 < len(words):
+            value = words[position + 1]
+        elif word.startswith("--config="):
+            value = word.removeprefix("--config=")
+        else:
+            continue
+        if not value.lstrip().startswith(("{", "[")):
+            load_config(value)

@@ -1,0 +1,270 @@
+"""Every setting a user may write, with its unit, its default, and its bounds.
+
+One `FineTuneConfig` file drives every workflow. The classes are frozen and forbid unknown keys: a misspelt setting is
+an error, never ignored. Validators reject; they never rewrite another setting. Nothing here imports torch or flytekit,
+so that `--help` and registration stay fast.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from configs.errors import ConfigError
+
+QuantizationMethod = Literal["8bit", "4bit"]
+PushedArtifact = Literal["model", "adapter", "8bit", "4bit"]
+RowFormat = Literal["auto", "prompt_completion", "messages", "instruction", "text"]
+
+
+class Section(BaseModel):
+    """Base of the config's sections: immutable, unknown keys refused, no NaN."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+
+class ModelConfig(Section):
+    """The base model."""
+
+    name: str = Field(
+        min_length=1,
+        description="Hub id, local directory, or `embedded:english-to-sql` for the small model the project makes.",
+    )
+    revision: str | None = Field(None, description="Hub branch, tag or commit; the default branch when not set.")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="Type of the weights when loaded; `auto` is bfloat16 on a GPU that has it, else float32."
+    )
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto", description="Attention kernel; `auto` leaves the choice to transformers."
+    )
+    allow_pickled_weights: bool = Field(
+        False, description="Load `.bin`/`.pt` weights. Unpickling a file runs code that is in it."
+    )
+    trust_remote_code: bool = Field(False, description="Run Python code that the model's repository ships.")
+
+
+class ColumnMap(Section):
+    """Names that the data uses for the columns of a format."""
+
+    prompt: str | None = Field(None, description="Column read as `prompt`.")
+    completion: str | None = Field(None, description="Column read as `completion`.")
+    messages: str | None = Field(None, description="Column read as `messages`: a list of {role, content}.")
+    instruction: str | None = Field(None, description="Column read as `instruction`.")
+    input: str | None = Field(None, description="Column read as `input`, the optional context of an instruction.")
+    output: str | None = Field(None, description="Column read as `output`.")
+    text: str | None = Field(None, description="Column read as `text`.")
+
+
+class SourceConfig(Section):
+    """One source of rows: a file, a hub data set, or the embedded one."""
+
+    path: str | None = Field(
+        None, description="JSONL, JSON, CSV, Parquet or .txt file, or `embedded:english-to-sql[:rows]`."
+    )
+    hub: str | None = Field(None, description="Hub data set, `owner/name`.")
+    name: str | None = Field(None, description="Configuration (subset) of the hub data set.")
+    split: str = Field("train", description="Split of the hub data set.")
+    revision: str | None = Field(None, description="Hub branch, tag or commit of the data set.")
+    format: RowFormat = Field("auto", description="Row format; `auto` detects it from the columns.")
+    columns: ColumnMap = Field(ColumnMap(), description="Other names for the columns of the format.")
+
+    @model_validator(mode="after")
+    def _exactly_one_place(self) -> SourceConfig:
+        if (self.path is None) == (self.hub is None):
+            raise ValueError("give exactly one of `path` and `hub`")
+        if self.path is not None and (self.name or self.revision):
+            raise ValueError("`name` and `revision` belong to `hub`, not to `path`")
+        return self
+
+
+class DataConfig(Section):
+    """Where rows come from, how many bad ones are tolerated, and how they are split."""
+
+    sources: list[SourceConfig] = Field(min_length=1, description="Sources; their rows are put together in order.")
+    test_fraction: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the rows held out for evaluation.")
+    max_invalid_rows: int = Field(
+        0, ge=0, description="Invalid rows tolerated over all sources; they go to the quarantine, with reasons."
+    )
+    seed: int = Field(0, description="Seed of the split. The split depends on the rows' content and this, not on order.")
+
+
+class TokenizeConfig(Section):
+    """From rows to token ids and labels."""
+
+    max_length: int | None = Field(
+        None, ge=8, description="Longest sequence in tokens; when not set, the model's positions, at most 2048."
+    )
+    over_length: Literal["error", "drop", "truncate"] = Field(
+        "drop",
+        description="Rows longer than `max_length`: stop the run, leave them out (counted and shown), or cut the end. "
+        "Plain text is always split into pieces instead.",
+    )
+    chat_template: str | None = Field(
+        None, description="File with a Jinja chat template; when not set, the model's own, or a plain one for base models."
+    )
+    prompt_separator: str = Field(
+        "\n", description="Put between prompt and completion where the model has no chat template of its own."
+    )
+
+
+class LoraConfig(Section):
+    """Low-rank adapters, Hu et al. 2021 (https://arxiv.org/abs/2106.09685)."""
+
+    rank: int = Field(16, ge=1, description="Rank r of the update B A.")
+    alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
+    target_modules: list[str] = Field(
+        ["all-linear"], min_length=1, description="Suffixes of module names, or `all-linear` (all but the output head)."
+    )
+
+
+class TrainConfig(Section):
+    """Supervised fine-tuning."""
+
+    method: Literal["full", "lora", "qlora"] = Field(
+        "lora", description="All weights, a low-rank adapter, or an adapter over a 4-bit base."
+    )
+    lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora or qlora.")
+    epochs: float = Field(1.0, gt=0.0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; when set, `epochs` is not read.")
+    batch_size: int = Field(16, ge=1, description="Rows per optimizer step, over all processes.")
+    micro_batch_size: int = Field(
+        8, ge=1, description="Rows per forward pass and process; accumulation makes up the rest."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0.0, description="Peak learning rate; when not set, 2e-4 for adapters and 2e-5 for full."
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+        "cosine", description="Shape of the learning rate after warm-up."
+    )
+    warmup_fraction: float = Field(0.03, ge=0.0, lt=1.0, description="Share of the steps spent in linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
+    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
+    group_by_length: bool = Field(True, description="Batch rows of like length: less padding, same rows per epoch.")
+    sharding: Literal["none", "zero1", "zero2", "zero3"] = Field(
+        "none", description="`none` replicates the model (DDP); zero1-3 use configs/deepspeed/<name>.json."
+    )
+    nodes: int = Field(1, ge=1, description="Machines. With `processes_per_node`, one of the declared topologies.")
+    processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
+    logging_steps: int = Field(10, ge=1, description="Optimizer steps between points of the loss curve.")
+    seed: int = Field(0, description="Seed of data order, adapter initialisation and dropout.")
+
+    @model_validator(mode="after")
+    def _qlora_is_not_sharded(self) -> TrainConfig:
+        if self.method == "qlora" and self.sharding == "zero3":
+            raise ValueError("train.method=qlora cannot run under sharding=zero3; use none, zero1 or zero2")
+        return self
+
+
+class EvaluateConfig(Section):
+    """Scores on the held-out rows."""
+
+    generate_rows: int = Field(
+        256, ge=0, description="Held-out rows answered by greedy generation, for exact match; loss uses all of them."
+    )
+    max_new_tokens: int | None = Field(
+        None, ge=1, description="Longest answer in tokens; when not set, the longest expected one, at most 512."
+    )
+    batch_size: int = Field(32, ge=1, description="Rows per forward pass.")
+    num_samples: int = Field(8, ge=0, description="Prompt / expected / before / after samples shown in the report.")
+
+
+class QuantizeConfig(Section):
+    """Smaller copies of the tuned model (bitsandbytes)."""
+
+    methods: list[QuantizationMethod] = Field(
+        ["8bit", "4bit"], description="8bit is LLM.int8(), 4bit is NF4 with double quantization; [] for none."
+    )
+
+    @model_validator(mode="after")
+    def _no_repeats(self) -> QuantizeConfig:
+        if len(set(self.methods)) != len(self.methods):
+            raise ValueError("a method is named twice")
+        return self
+
+
+class PushConfig(Section):
+    """Publication on a hub. The token comes from a Flyte secret or the environment, never from a config."""
+
+    repository: str | None = Field(
+        None, pattern=r"^[\w.-]+/[\w.-]+$", description="`owner/name`; nothing is pushed when not set."
+    )
+    private: bool = Field(True, description="Make the repository private when it is created.")
+    artifacts: list[PushedArtifact] = Field(
+        ["model"], min_length=1, description="What to push; all but `model` go to `<repository>-<artifact>`."
+    )
+    only_if_better: bool = Field(
+        True, description="Push only when the tuned model's held-out loss is below the base model's."
+    )
+
+
+class FineTuneConfig(Section):
+    """The whole of a run. Only `model.name` and `data.sources` have no default."""
+
+    name: str = Field("fine-tune", pattern=r"^[\w.-]+$", description="Names the run, its report, and its output folder.")
+    model: ModelConfig = Field(description="The base model.")
+    data: DataConfig = Field(description="The rows.")
+    tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Template, lengths and masks.")
+    train: TrainConfig = Field(TrainConfig(), description="Method, schedule and topology.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Held-out scores.")
+    quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies.")
+    push_to_hub: PushConfig = Field(PushConfig(), description="Publication.")
+    output_directory: str = Field("outputs", description="Folder for report and metrics of a run on a laptop.")
+
+    @model_validator(mode="after")
+    def _pushed_artifacts_are_made(self) -> FineTuneConfig:
+        for artifact in self.push_to_hub.artifacts if self.push_to_hub.repository else []:
+            if artifact in ("8bit", "4bit") and artifact not in self.quantize.methods:
+                raise ValueError(f"push_to_hub.artifacts names {artifact}, which quantize.methods does not make")
+            if artifact == "adapter" and self.train.method == "full":
+                raise ValueError("push_to_hub.artifacts names adapter, which train.method=full does not make")
+        return self
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> FineTuneConfig:
+        """Parse and check; called by flytekit for every run.
+
+        Raises:
+            ConfigError: with at most three lines, one for each setting that is wrong.
+        """
+        try:
+            return super().model_validate_json(json_data, **kwargs)
+        except ValidationError as error:
+            raise ConfigError(describe(error)) from None
+
+
+def describe(error: ValidationError, limit: int = 3) -> str:
+    """Return one line for each of the first `limit` faults: path, value, rule."""
+    faults = error.errors()
+    lines = [_describe_fault(fault) for fault in faults[:limit]]
+    if len(faults) > limit:
+        lines[-1] += f"  (and {len(faults) - limit} more)"
+    return "\n".join(lines)
+
+
+def _describe_fault(fault: Any) -> str:
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    if fault["type"] == "extra_forbidden":
+        return f"config: {path} is not a setting{_nearest(fault['loc'])}; see configs/schema.py for all of them"
+    if fault["type"] == "missing":
+        return f"config: {path} is missing; it has no default"
+    message = fault["msg"].removeprefix("Value error, ")
+    if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
+        return f"config: {path + ': ' if path else ''}{message}"
+    return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _nearest(location: tuple[Any, ...]) -> str:
+    """Return ` (did you mean X?)` for a misspelt key, or nothing."""
+    import difflib
+
+    section: Any = FineTuneConfig
+    for part in location[:-1]:
+        if isinstance(part, int):
+            continue
+        annotation = section.model_fields[part].annotation
+        section = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
+    matches = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1)
+    return f" (did you mean {'.'.join(str(p) for p in [*location[:-1], matches[0]])}?)" if matches else ""

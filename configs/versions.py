@@ -1,0 +1,22 @@
+"""Cache versions: a stage's cached results are reused until its code, or a library it is pinned to, changes."""
+
+from __future__ import annotations
+
+import hashlib
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+@cache
+def source_version(*folders: str) -> str:
+    """Return a hash of the Python sources of `folders` (relative to the project), the wire types, and the pins."""
+    files = [ROOT / "configs" / "wire.py", ROOT / "constraints.txt"]
+    for folder in folders:
+        files += sorted((ROOT / folder).rglob("*.py"))
+    digest = hashlib.sha256()
+    for file in files:
+        if file.exists():
+            digest.update(file.relative_to(ROOT).as_posix().encode() + b"\0" + file.read_bytes())
+    return digest.hexdigest()[:16]

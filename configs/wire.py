@@ -1,0 +1,153 @@
+"""What stages hand to each other: plans, counts, curves and scores. Rows and models travel as Flyte artifacts."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class WireType(BaseModel):
+    """Base of the typed values on the wire."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+
+class Plan(WireType):
+    """What was resolved and checked before any work started."""
+
+    model_revision: str = Field(description="Commit of the hub model, or a hash of the directory's or maker's content.")
+    data_revisions: list[str] = Field(description="For each source, the hub commit or a hash of the file's content.")
+    chat_template: str | None = Field(description="Content of the chat template file that the config names.")
+    warnings: list[str] = Field(description="What the user should know, one line each.")
+
+
+class FailureCase(WireType):
+    """One fault of one row. `value` is the offending content, shown in Decks only, never in a log."""
+
+    file: str
+    row: int = Field(description="Line of a JSONL or text file; record of a JSON, CSV or Parquet file; from 1.")
+    column: str
+    reason: str
+    value: str
+
+
+class Sample(WireType):
+    """One row as shown in a report."""
+
+    row_id: str
+    prompt: str
+    completion: str
+
+
+class SourceCount(WireType):
+    """Rows of one source: `read` = `kept` + `quarantined`."""
+
+    source: str
+    format: str
+    read: int
+    kept: int
+    quarantined: int
+
+
+class DataReport(WireType):
+    """Counts and samples of the rows."""
+
+    sources: list[SourceCount]
+    train_rows: int
+    test_rows: int
+    quarantined_rows: int
+    failures: list[FailureCase]
+    samples: list[Sample]
+    warnings: list[str]
+
+
+class Span(WireType):
+    """A stretch of a decoded row that the loss counts, or does not."""
+
+    text: str
+    trained: bool
+
+
+class TokenReport(WireType):
+    """Lengths of the tokenized rows, and what was left out for its length."""
+
+    max_length: int = Field(description="Longest sequence allowed, in tokens.")
+    template: str = Field(description="Where the chat template came from, or `none`.")
+    template_hash: str = Field(description="SHA-256 of the chat template; empty without one.")
+    train_rows: int
+    test_rows: int
+    dropped_train_rows: int
+    dropped_test_rows: int
+    truncated_rows: int
+    split_rows: int = Field(description="Plain-text rows that became several sequences.")
+    train_tokens: int = Field(description="All tokens of the training sequences.")
+    trained_tokens: int = Field(description="Tokens that the loss counts.")
+    end_token_ids: list[int] = Field(description="Trained tokens that end an answer; generation stops at them.")
+    lengths: list[int] = Field(description="Upper edges of the histogram's bins, in tokens.")
+    length_counts: list[int] = Field(description="Training rows in each bin.")
+    samples: list[list[Span]] = Field(description="The first tokens of some training rows, decoded.")
+
+
+class CurvePoint(WireType):
+    """One logged step. `loss` is the mean over the completion tokens since the last point, in nats."""
+
+    step: int
+    loss: float
+    learning_rate: float
+    grad_norm: float
+
+
+class TrainReport(WireType):
+    """What training did."""
+
+    method: str
+    curve: list[CurvePoint]
+    steps: int
+    epochs: float
+    seconds: float
+    parameters: int
+    trainable_parameters: int
+    world_size: int
+    batch_size: int
+    learning_rate: float
+    device: str
+    precision: str
+
+
+class Prediction(WireType):
+    """One held-out row answered by a model."""
+
+    row_id: str
+    prompt: str
+    expected: str
+    answer: str
+
+
+class Scores(WireType):
+    """Scores of one model on the held-out rows. None where a score has no meaning (exact match of plain text)."""
+
+    eval_loss: float = Field(description="Mean negative log-likelihood of a completion token, in nats.")
+    perplexity: float = Field(description="exp(eval_loss).")
+    exact_match: float | None = Field(description="Share of the generated rows whose answer equals the expected one.")
+    rouge_l: float | None = Field(description="Mean ROUGE-L F1; only where expected answers are long.")
+    loss_rows: int
+    loss_tokens: int
+    generated_rows: int
+    size_bytes: int = Field(description="Size of the model's weight files.")
+
+
+class Evaluation(WireType):
+    """Scores and the answers behind them."""
+
+    scores: Scores
+    predictions: list[Prediction]
+
+
+class Published(WireType):
+    """What became of one artifact: its commit, or why there is none."""
+
+    artifact: Literal["model", "adapter", "8bit", "4bit"]
+    repository: str
+    commit_url: str | None
+    note: str

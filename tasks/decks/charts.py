@@ -1,0 +1,70 @@
+"""Charts as inline SVG (matplotlib), deterministic and without scripts. Labels are fixed words, never row content."""
+
+from __future__ import annotations
+
+import io
+import math
+import re
+from collections.abc import Sequence
+
+import matplotlib
+
+matplotlib.use("svg")
+
+from matplotlib.figure import Figure  # noqa: E402
+
+_BLUE, _GREY, _GREEN = "#2563eb", "#94a3b8", "#0a7d38"
+_COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")
+
+
+def _svg(figure: Figure, name: str) -> str:
+    """Return the figure's SVG element; `name` makes its inner ids differ from those of other charts of the page."""
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+        figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
+    text = buffer.getvalue()
+    text = text[text.index("<svg") :]
+    # ids are unique within one chart only
+    text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
+    return re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
+
+
+def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (7.2, 2.8)):  # type: ignore[no-untyped-def]
+    figure = Figure(figsize=size)
+    axes = figure.subplots()
+    axes.set_title(title, fontsize=11, loc="left")
+    axes.set_xlabel(x_label)
+    axes.set_ylabel(y_label)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(axis="y", alpha=0.25)
+    return figure, axes
+
+
+def histogram(edges: Sequence[int], counts: Sequence[int], limit: int | None, title: str, x_label: str) -> str:
+    """Return a histogram: `counts[i]` rows lie at or below `edges[i]` and above the edge before."""
+    figure, axes = _axes(title, x_label, "rows")
+    starts = [0, *edges[:-1]]
+    axes.bar(starts, counts, width=[e - s for e, s in zip(edges, starts, strict=True)], align="edge", color=_BLUE)
+    if limit is not None and edges and limit <= 1.5 * edges[-1]:
+        axes.axvline(limit, color="#b3261e", linestyle="--", linewidth=1)
+        axes.text(limit, axes.get_ylim()[1], " max_length", color="#b3261e", fontsize=8, va="top")
+    return _svg(figure, "histogram")
+
+
+def curve(steps: Sequence[int], values: Sequence[float], name: str, title: str, y_label: str) -> str:
+    """Return a line over optimizer steps; values that are not finite leave a gap."""
+    figure, axes = _axes(title, "optimizer step", y_label)
+    axes.plot(steps, [v if math.isfinite(v) else math.nan for v in values], color=_BLUE, linewidth=1.6)
+    if len(steps) <= 40:
+        axes.plot(steps, values, "o", color=_BLUE, markersize=3)
+    return _svg(figure, name)
+
+
+def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:
+    """Return one bar for each of `names`, labelled with its value in the format `text` (such as `{:.1%}`)."""
+    figure, axes = _axes(title, "", y_label, (3.6, 2.6))
+    drawn = axes.bar(names, values, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(names))], width=0.6)
+    axes.bar_label(drawn, labels=[text.format(value) for value in values], fontsize=9, padding=2)
+    axes.set_ylim(0, max([*values, 0.0]) * 1.15 or 1.0)
+    axes.tick_params(axis="x", labelsize=8)
+    return _svg(figure, name)

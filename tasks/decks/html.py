@@ -1,0 +1,75 @@
+"""Escaped HTML fragments for Decks and the report. Every value is escaped here; callers never write a tag."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from html import escape
+
+import pandas as pd
+
+STYLE = """<style>
+.ft{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733;max-width:1080px;margin:0 auto;padding:8px 16px}
+.ft h1{font-size:26px;margin:16px 0 4px}.ft h2{font-size:19px;margin:30px 0 8px;border-bottom:1px solid #d8dee6}
+.ft p{margin:6px 0}.ft .note{color:#5b6b7c}.ft .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:6px 10px}
+.ft table{border-collapse:collapse;font-family:inherit!important;margin:8px 0}
+.ft td,.ft th{text-align:left!important;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;padding:5px 10px!important}
+.ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
+.ft .card{border:1px solid #d8dee6;border-radius:6px;padding:8px 12px;margin:10px 0}
+.ft .card b{display:inline-block;min-width:76px;color:#5b6b7c;font-weight:600}
+.ft .card div{white-space:pre-wrap;overflow-wrap:anywhere;margin:3px 0}
+.ft .good{color:#0a7d38}.ft .bad{color:#b3261e}.ft svg{max-width:100%;height:auto}
+</style>"""
+
+
+def document(title: str, body: str) -> str:
+    """Return a whole HTML page: nothing is loaded from elsewhere, and no script is in it."""
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; '
+        "img-src data:\">"
+        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title></head>'
+        f"<body>{fragment(body)}</body></html>"
+    )
+
+
+def fragment(body: str) -> str:
+    """Return `body` with the style sheet, for use as a Deck."""
+    return f'{STYLE}<div class="ft">{body}</div>'
+
+
+def heading(text: str, level: int = 2) -> str:
+    """Return a heading."""
+    return f"<h{level}>{escape(text)}</h{level}>"
+
+
+def paragraph(text: str, css_class: str = "") -> str:
+    """Return a paragraph; `css_class` is one of note, warn, good, bad."""
+    return f'<p class="{css_class}">{escape(text)}</p>'
+
+
+def preformatted(text: str) -> str:
+    """Return `text` with its line breaks, such as a config file."""
+    return f"<pre>{escape(text)}</pre>"
+
+
+def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+    """Return a table, rendered by Flyte's standard TableRenderer. An empty one says so."""
+    if not rows:
+        return paragraph("none", "note")
+    with warnings.catch_warnings(), pd.option_context("display.max_colwidth", None):
+        warnings.simplefilter("ignore", FutureWarning)
+        from flytekitplugins.deck.renderer import TableRenderer
+
+        frame = pd.DataFrame([[str(cell) for cell in row] for row in rows], columns=list(header), dtype=object)
+        return str(TableRenderer().to_html(frame))
+
+
+def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
+    """Return one card for each item: lines of (label, text, css class)."""
+    return "".join(
+        '<div class="card">'
+        + "".join(f'<div class="{css}"><b>{escape(label)}</b> {escape(text)}</div>' for label, text, css in item)
+        + "</div>"
+        for item in items
+    )

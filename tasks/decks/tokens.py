@@ -1,0 +1,44 @@
+"""The token Deck: lengths, what was left out, and what the model will see, trained spans marked."""
+
+from __future__ import annotations
+
+from html import escape
+
+from configs.wire import Span, TokenReport
+from tasks.decks import charts, html
+
+
+def render_tokens(report: TokenReport) -> str:
+    """Return the section on tokens, escaped."""
+    share = report.trained_tokens / max(1, report.train_tokens)
+    counts = [
+        ("training sequences", f"{report.train_rows:,}"),
+        ("held-out sequences", f"{report.test_rows:,}"),
+        ("training tokens", f"{report.train_tokens:,}"),
+        ("of them trained", f"{report.trained_tokens:,} ({share:.0%})"),
+        ("longest allowed", f"{report.max_length:,} tokens"),
+        ("chat template", report.template + (f", SHA-256 {report.template_hash[:12]}" if report.template_hash else "")),
+        ("training rows dropped as too long", f"{report.dropped_train_rows:,}"),
+        ("held-out rows dropped as too long", f"{report.dropped_test_rows:,}"),
+        ("rows truncated", f"{report.truncated_rows:,}"),
+        ("plain texts split", f"{report.split_rows:,}"),
+    ]
+    return "".join(
+        [
+            html.heading("Tokens"),
+            charts.histogram(
+                report.lengths, report.length_counts, report.max_length, "Length of training rows", "tokens"
+            ),
+            html.table(counts, ["", ""]),
+            html.heading("What the model sees: trained spans in green", 3),
+            *(_marked(row) for row in report.samples),
+        ]
+    )
+
+
+def _marked(spans: list[Span]) -> str:
+    marked = "".join(
+        f'<span style="background:#d3f2dd">{escape(span.text)}</span>' if span.trained else escape(span.text)
+        for span in spans
+    )
+    return f"<pre>{marked}</pre>"

@@ -1,0 +1,44 @@
+"""Scores of answers against expected texts."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from statistics import mean, median
+
+from rapidfuzz.distance import LCSseq
+
+# below this many words, one word decides the score and exact match says more
+_LONG_TEXT_WORDS = 16
+
+
+def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float | None:
+    """Return the share of answers equal to the expected text, white space at the ends aside; None of nothing."""
+    if not expected:
+        return None
+    return mean(answer.strip() == text.strip() for answer, text in zip(answers, expected, strict=True))
+
+
+def rouge_l(answers: Sequence[str], expected: Sequence[str]) -> float | None:
+    """Return the mean ROUGE-L F1 of Lin 2004 (https://aclanthology.org/W04-1013): F1 = 2 P R / (P + R).
+
+    P and R are the longest common subsequence of words over the answer's and the expected text's length. Words are
+    runs of letters and digits of any script, in lower case.
+    """
+    if not expected:
+        return None
+    return mean(_rouge_l(_words(answer), _words(text)) for answer, text in zip(answers, expected, strict=True))
+
+
+def is_long_text(expected: Sequence[str]) -> bool:
+    """Return whether ROUGE-L says something: the median expected text has at least 16 words."""
+    return bool(expected) and median(len(_words(text)) for text in expected) >= _LONG_TEXT_WORDS
+
+
+def _rouge_l(answer: list[str], expected: list[str]) -> float:
+    common = LCSseq.similarity(answer, expected)
+    return 2 * common / (len(answer) + len(expected)) if common else 0.0
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())

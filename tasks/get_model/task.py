@@ -1,0 +1,37 @@
+"""Flyte task: bring the base model into the run, once; all later steps read this copy."""
+
+from typing import NamedTuple
+
+from flytekit import Cache, task
+from flytekit.types.directory import FlyteDirectory
+
+from configs.schema import ModelConfig
+from configs.versions import source_version
+from images.pods import CPU, is_laptop_run, scratch_directory
+from images.secrets import HUB_TOKEN, read_hub_token
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+
+class BaseModel(NamedTuple):
+    model: FlyteDirectory
+    tokenizer: FlyteDirectory
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=3,
+    cache=Cache(version=source_version("tasks/get_model", "configs/embedded"), serialize=True),
+    secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
+def get_model(config: ModelConfig, revision: str) -> BaseModel:
+    """Fetch the base model at `revision`, and its tokenizer and configuration apart from the weights."""
+    from tasks.get_model import fetch
+
+    model, tokenizer = scratch_directory("model"), scratch_directory("tokenizer")
+    fetch.fetch_model(config, revision, model, read_hub_token())
+    fetch.copy_tokenizer(model, tokenizer)
+    # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
+    kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
+    return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

@@ -1,0 +1,74 @@
+"""What the hub says, in words of one line: access, identity, and whether a token may write."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx2
+from huggingface_hub import HfApi, constants
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    LocalEntryNotFoundError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from configs.errors import HubError
+
+
+@contextmanager
+def explained(subject: str, revision: str | None = None) -> Iterator[None]:
+    """Turn the hub client's errors into one line about `subject`, for example `model.name=owner/name`.
+
+    Raises:
+        HubError: for every refusal or failure of the hub; never with a token in it.
+    """
+    endpoint = constants.ENDPOINT
+    try:
+        yield
+    except GatedRepoError:
+        raise HubError(
+            f"{subject} is gated; ask for access on {endpoint} and set HF_TOKEN to a token of that account"
+        ) from None
+    except RevisionNotFoundError:
+        raise HubError(f"{subject} has no revision {revision!r}; name a branch, tag or commit that it has") from None
+    except RepositoryNotFoundError:
+        raise HubError(
+            f"{subject} is not on {endpoint}, nor a directory here; check the spelling, or HF_TOKEN if it is private"
+        ) from None
+    except HfHubHTTPError as error:
+        raise HubError(f"{subject}: {endpoint} answered {error.response.status_code}; try again later") from None
+    except (httpx2.HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
+        raise HubError(
+            f"{subject}: {endpoint} cannot be reached ({type(error).__name__}); "
+            "connect to the network or name a local directory"
+        ) from None
+
+
+def check_push_access(repository: str, token: str | None, sources: str) -> list[str]:
+    """Ask the hub who the token is, without creating anything; return warnings.
+
+    Raises:
+        HubError: no token, a token that is refused, or one that may only read.
+    """
+    subject = f"push_to_hub.repository={repository}"
+    if token is None:
+        raise HubError(f"{subject} needs a hub token; looked in {sources}\ncreate one with write access and set HF_TOKEN")
+    with explained(subject):
+        try:
+            identity = HfApi(token=token).whoami()
+        except HfHubHTTPError as error:
+            if error.response.status_code in (401, 403):
+                raise HubError(
+                    f"{subject}: {constants.ENDPOINT} refused the token ({error.response.status_code})\n"
+                    "create a new one with write access and set HF_TOKEN"
+                ) from None
+            if error.response.status_code == 404:
+                return [f"{subject}: {constants.ENDPOINT} cannot say whom the token belongs to; not checked"]
+            raise
+    if identity.get("auth", {}).get("accessToken", {}).get("role") == "read":
+        raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
+    return []

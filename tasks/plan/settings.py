@@ -1,0 +1,97 @@
+"""Checks of a config against itself and the machine, without reading data or weights."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+
+from configs.errors import ArtifactError, ConfigError
+from configs.schema import FineTuneConfig, TrainConfig
+from configs.topologies import TOPOLOGIES
+
+_GIB = 2**30
+
+
+def check_topology(train: TrainConfig) -> None:
+    """Refuse a topology that no task declares, and a batch that the processes cannot share evenly.
+
+    Raises:
+        ConfigError: names the setting and the nearest value that works.
+    """
+    wanted = (train.nodes, train.processes_per_node)
+    if wanted not in TOPOLOGIES:
+        declared = ", ".join(f"{nodes}x{processes}" for nodes, processes in TOPOLOGIES)
+        raise ConfigError(
+            f"train.nodes={wanted[0]}, train.processes_per_node={wanted[1]}: no such topology is declared "
+            f"({declared})\nchoose one of these or add it to configs/topologies.py"
+        )
+    world_size = train.nodes * train.processes_per_node
+    rows_per_pass = train.micro_batch_size * world_size
+    if train.batch_size % rows_per_pass:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
+            f"{train.micro_batch_size} x {world_size} = {rows_per_pass}\n"
+            f"set train.batch_size={max(1, round(train.batch_size / rows_per_pass)) * rows_per_pass} "
+            "or another micro_batch_size"
+        )
+
+
+def read_chat_template(path: str | None) -> str | None:
+    """Return the content of the chat template file, or None when the config names none.
+
+    Raises:
+        ConfigError: the file is missing, not text, or has no loop over messages.
+    """
+    if path is None:
+        return None
+    try:
+        template = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"tokenize.chat_template={path} cannot be read ({error}); name a Jinja file") from None
+    if "messages" not in template:
+        raise ConfigError(f"tokenize.chat_template={path} never reads `messages`; name a Jinja chat template")
+    return template
+
+
+def check_packages(config: FineTuneConfig) -> None:
+    """Refuse a config that asks for a package which this machine lacks.
+
+    Raises:
+        ConfigError: names the setting and the package.
+    """
+    asks = {
+        "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding != "none" else [],
+        "bitsandbytes": [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else [],
+    }
+    if config.train.method == "qlora":
+        asks["bitsandbytes"].append("train.method=qlora")
+    for package, settings in asks.items():
+        if settings and importlib.util.find_spec(package) is None:
+            raise ConfigError(
+                f"{settings[0]} needs {package}, which is not installed here (not every platform has it)\n"
+                f"install {package} or change {settings[0].split('=')[0]}"
+            )
+
+
+def check_disk(directory: Path, required_bytes: int) -> None:
+    """Refuse to start when the disk under `directory` has less than `required_bytes` free.
+
+    Raises:
+        ArtifactError: with the free and the needed size.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < required_bytes:
+        raise ArtifactError(
+            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB\n"
+            "free some space, or point TMPDIR at a larger disk"
+        )
+
+
+def required_disk_bytes(weight_bytes: int, config: FineTuneConfig) -> int:
+    """Return the bytes a run writes: the tuned model, a merged one for adapters, each quantized one, and 64 MiB.
+
+    Quantized copies are counted at 3/4 of the size, an upper bound for 16-bit weights at 8 bits with embeddings kept.
+    """
+    copies = 1.0 + (config.train.method != "full") + 0.75 * len(config.quantize.methods)
+    return int(weight_bytes * copies) + 64 * 2**20

@@ -1,0 +1,47 @@
+"""Flyte task: resolve and check everything that can be, in seconds on a CPU, before anything is computed."""
+
+import tempfile
+from pathlib import Path
+
+from flytekit import task
+
+from configs.schema import FineTuneConfig
+from configs.wire import Plan
+from images.pods import SMALL, is_laptop_run
+from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
+def make_plan(config: FineTuneConfig) -> Plan:
+    """Check the config, the model's files, the data's places and the hub token; return resolved revisions."""
+    from tasks.plan import data, models, settings
+
+    token = read_hub_token()
+    settings.check_topology(config.train)
+    if is_laptop_run():
+        settings.check_packages(config)
+    warnings: list[str] = []
+    if config.push_to_hub.repository is not None:
+        from tasks.plan.hub import check_push_access
+
+        warnings += check_push_access(config.push_to_hub.repository, token, HUB_TOKEN_SOURCES)
+    data_revisions = data.resolve_sources(config.data, token)
+    model = models.resolve_model(config.model, token)
+    if is_laptop_run():
+        required = settings.required_disk_bytes(model.weight_bytes, config)
+        settings.check_disk(Path(tempfile.gettempdir()), required)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return Plan(
+        model_revision=model.revision,
+        data_revisions=data_revisions,
+        chat_template=settings.read_chat_template(config.tokenize.chat_template),
+        warnings=warnings,
+    )

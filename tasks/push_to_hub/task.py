@@ -1,0 +1,52 @@
+"""Flyte task: publish one artifact, full or quantized, or say why not."""
+
+from flytekit import task
+from flytekit.types.directory import FlyteDirectory
+
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Published, Scores
+from images.pods import CPU, local_path
+from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=5,
+    secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
+def push_to_hub(
+    config: FineTuneConfig,
+    artifact: str,
+    directory: FlyteDirectory,
+    is_better: bool,
+    data: DataReport,
+    scores: dict[str, Scores],
+) -> Published:
+    """Upload `directory` with a model card; not cached, since repeating it makes no second commit."""
+    if config.push_to_hub.repository is None:
+        note = "not pushed: push_to_hub.repository is not set"
+        print(note)
+        return Published(artifact=artifact, repository="", commit_url=None, note=note)
+    from configs.errors import HubError
+    from tasks.push_to_hub import card, upload
+
+    repository = card.repository_of(config, artifact)
+    if config.push_to_hub.only_if_better and not is_better:
+        note = (
+            f"not pushed to {repository}: the tuned model's held-out loss is not below the base model's; "
+            "push_to_hub.only_if_better=false publishes it all the same"
+        )
+        print(note)
+        return Published(artifact=artifact, repository=repository, commit_url=None, note=note)
+    token = read_hub_token()
+    if token is None:
+        raise HubError(f"push_to_hub.repository={repository} needs a hub token; looked in {HUB_TOKEN_SOURCES}")
+    text = card.model_card(config, artifact, data, scores)
+    path = local_path(directory)
+    commit = upload.publish(path, repository, config.push_to_hub.private, token, text, card.public_config(config))
+    note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} is there already: {commit.url}"
+    print(note)
+    return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)

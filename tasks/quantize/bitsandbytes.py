@@ -1,0 +1,52 @@
+"""Quantize a merged model with bitsandbytes, on a GPU or a CPU."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+
+from configs.errors import ConfigError, ModelError
+from configs.schema import ModelConfig, QuantizationMethod
+from tasks.models.load import load_tokenizer, weight_dtype
+
+
+def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
+    """Write a quantized copy of `model`, with its tokenizer, to `output`.
+
+    8bit is LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339). 4bit is NF4 with double quantization,
+    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized; embeddings and the output
+    head keep their type.
+
+    Raises:
+        ConfigError: bitsandbytes is not installed.
+        ModelError: the model is quantized already.
+    """
+    try:
+        import bitsandbytes  # noqa: F401
+    except ImportError:
+        raise ConfigError(
+            f"quantize.methods names {method}, which needs bitsandbytes; install it or set quantize.methods=[]"
+        ) from None
+    dtype = weight_dtype(model_config)
+    quantized = AutoModelForCausalLM.from_pretrained(
+        model,
+        dtype=dtype,
+        quantization_config=bitsandbytes_config(method, dtype),
+        device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
+        trust_remote_code=model_config.trust_remote_code,
+    )
+    if not any(type(module).__name__ in ("Linear8bitLt", "Linear4bit") for module in quantized.modules()):
+        raise ModelError(f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind")
+    quantized.save_pretrained(output)
+    load_tokenizer(model).save_pretrained(output)
+
+
+def bitsandbytes_config(method: QuantizationMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
+    """Return the settings of a method; `dtype` is that of the matrix products."""
+    if method == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )

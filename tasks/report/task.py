@@ -1,0 +1,68 @@
+"""Flyte task: put the reports of all stages together, as a Deck and as files."""
+
+from pathlib import Path
+
+from flytekit import Deck, task
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
+from flytekit.types.structured import StructuredDataset
+from pydantic import BaseModel
+
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
+from images.pods import SMALL, is_laptop_run, scratch_directory
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+
+class FineTuneResult(BaseModel):
+    """What a run leaves behind. Printed, it is the before/after table and the paths of report and metrics."""
+
+    table: str
+    model: FlyteDirectory
+    quantized_models: list[FlyteDirectory]
+    quarantine: StructuredDataset
+    published: list[Published]
+    report: FlyteFile
+    metrics: FlyteFile
+
+    def __str__(self) -> str:
+        paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
+        return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+def write_report(
+    config: FineTuneConfig,
+    plan: Plan,
+    data: DataReport,
+    tokens: TokenReport,
+    training: TrainReport,
+    base: Evaluation,
+    tuned: Evaluation,
+    quantized: list[Evaluation],
+    model: FlyteDirectory,
+    quantized_models: list[FlyteDirectory],
+    quarantine: StructuredDataset,
+    published: list[Published],
+) -> FineTuneResult:
+    """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
+    from tasks.decks import html
+    from tasks.report import write
+
+    names = [f"quantized_{method}" for method in config.quantize.methods]
+    evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
+    results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
+    Deck("report", html.fragment(write.render_report(results)))
+    # a laptop keeps the two files where its user looks for them; a pod's are uploaded
+    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
+    report, metrics = write.write_report(results, directory)
+    upload = {"remote_path": False} if is_laptop_run() else {}
+    return FineTuneResult(
+        table=write.text_table(evaluations),
+        model=model,
+        quantized_models=quantized_models,
+        quarantine=quarantine,
+        published=published,
+        report=FlyteFile(str(report.absolute()), **upload),
+        metrics=FlyteFile(str(metrics.absolute()), **upload),
+    )

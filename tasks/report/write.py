@@ -1,0 +1,106 @@
+"""The one report of a run: an HTML page that needs nothing else, `metrics.json`, and the table for the terminal."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.load import dump_config
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
+from tasks.decks import html
+from tasks.decks.data import render_data
+from tasks.decks.scores import SCORE_HEADER, render_scores, score_rows
+from tasks.decks.tokens import render_tokens
+from tasks.decks.training import render_training
+
+
+@dataclass(frozen=True)
+class RunResults:
+    """What the stages reported. `evaluations` holds base, tuned, and quantized_<method> for each method."""
+
+    config: FineTuneConfig
+    plan: Plan
+    data: DataReport
+    tokens: TokenReport
+    training: TrainReport
+    evaluations: Mapping[str, Evaluation]
+    published: Sequence[Published]
+
+
+def render_report(results: RunResults) -> str:
+    """Return the body of the report: verdict, scores and samples first, then how they came about."""
+    base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
+    better = tuned.eval_loss < base.eval_loss
+    verdict = (
+        f"Held-out loss went from {base.eval_loss:.3f} to {tuned.eval_loss:.3f}"
+        + (
+            f", exact match from {base.exact_match:.1%} to {tuned.exact_match:.1%}."
+            if base.exact_match is not None and tuned.exact_match is not None
+            else "."
+        )
+    )
+    warnings = [*results.plan.warnings]
+    return "".join(
+        [
+            html.heading(f"Fine-tuning report: {results.config.name}", 1),
+            html.paragraph(
+                f"{results.config.model.name}, {results.config.train.method}, "
+                f"{results.data.train_rows:,} training rows.",
+                "note",
+            ),
+            html.paragraph(("Better than the base model. " if better else "Not better than the base model. ") + verdict,
+                           "good" if better else "bad"),
+            *(html.paragraph(f"Warning: {warning}", "warn") for warning in warnings),
+            *(html.paragraph(item.note, "note") for item in results.published),
+            render_scores(results.evaluations, results.config.evaluate.num_samples),
+            render_training(results.training),
+            render_data(results.data),
+            render_tokens(results.tokens),
+            html.heading("Resolved configuration"),
+            html.preformatted(dump_config(results.config)),
+        ]
+    )
+
+
+def metrics(results: RunResults) -> dict[str, Any]:
+    """Return the content of `metrics.json`; a quantization that was not asked for is null."""
+    scores = {name: evaluation.scores.model_dump() for name, evaluation in results.evaluations.items()}
+    return {
+        "name": results.config.name,
+        "base": scores["base"],
+        "tuned": scores["tuned"],
+        "quantized_8bit": scores.get("quantized_8bit"),
+        "quantized_4bit": scores.get("quantized_4bit"),
+        "train_rows": results.data.train_rows,
+        "test_rows": results.data.test_rows,
+        "quarantined_rows": results.data.quarantined_rows,
+        "dropped_rows": results.tokens.dropped_train_rows + results.tokens.dropped_test_rows,
+        "truncated_rows": results.tokens.truncated_rows,
+        "published": [item.model_dump() for item in results.published],
+    }
+
+
+def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:
+    """Write `report.html` and `metrics.json` to `directory`; return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    report, numbers = directory / "report.html", directory / "metrics.json"
+    report.write_text(html.document(f"Fine-tuning report: {results.config.name}", render_report(results)), "utf-8")
+    numbers.write_text(json.dumps(metrics(results), indent=2) + "\n", "utf-8")
+    return report, numbers
+
+
+def text_table(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return the scores as an aligned text table."""
+    lines = [tuple(SCORE_HEADER), *score_rows(evaluations)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(SCORE_HEADER))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

@@ -1,0 +1,121 @@
+"""The tokenizer and its chat template: which one applies, and where in a rendered row the answers stand."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from configs.errors import DataError, ModelError
+
+# for base models, which have none: plain words and the tokenizer's own end-of-text, so that no token is new
+PLAIN_TEMPLATE = (
+    "{{ bos_token or '' }}{% for message in messages %}"
+    "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
+    "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}Assistant:{% endif %}"
+)
+_LONGEST_DEFAULT = 2048
+
+
+@dataclass(frozen=True)
+class Template:
+    """`source` says where the template came from; `is_for_pairs` whether prompt/completion rows use it too."""
+
+    source: str
+    is_for_pairs: bool
+    sha256: str
+
+
+def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+    """Return the tokenizer in `directory`, with a padding token.
+
+    Raises:
+        ModelError: it cannot be loaded or has no end-of-text token.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(directory)
+    except (ValueError, OSError, KeyError) as error:
+        raise ModelError(f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+    if tokenizer.eos_token_id is None:
+        raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
+    if tokenizer.pad_token_id is None:
+        # padding is masked in loss and attention, so that sharing the id changes nothing
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_messages: bool) -> Template:
+    """Set the template on `tokenizer` and return which it is: the given one, the model's own, or the plain one.
+
+    The plain one is used for `messages` rows only; prompts and completions of a base model are simply joined.
+    """
+    own = tokenizer.chat_template
+    if given is not None:
+        tokenizer.chat_template = given
+        source = "config"
+    elif own:
+        source = "model"
+    elif has_messages:
+        tokenizer.chat_template = PLAIN_TEMPLATE
+        source = "plain"
+    else:
+        return Template("none", False, "")
+    text = tokenizer.chat_template
+    text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
+    return Template(source, source != "plain", hashlib.sha256(text.encode()).hexdigest())
+
+
+def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+    """Return the rendered text and the spans [start, end) of the assistant's turns in it, in characters.
+
+    A turn's span begins after what the template writes to ask for an answer, and ends with the end-of-turn token.
+
+    Raises:
+        DataError: the template rewrites earlier turns when later ones follow, so that spans cannot be told.
+    """
+    text = _apply(tokenizer, messages)
+    spans = []
+    for position, turn in enumerate(messages):
+        if turn["role"] != "assistant":
+            continue
+        asked = _apply(tokenizer, messages[:position], add_generation_prompt=True)
+        answered = _apply(tokenizer, messages[: position + 1])
+        if not (answered.startswith(asked) and text.startswith(answered)):
+            raise DataError(
+                "the chat template changes earlier turns when later ones follow; "
+                "name another with tokenize.chat_template"
+            )
+        spans.append((len(asked), len(answered)))
+    return text, spans
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kwargs: Any) -> str:
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
+    except TemplateError as error:
+        raise DataError(f"the chat template refuses a row ({error}); name another with tokenize.chat_template") from None
+
+
+def longest_sequence(directory: Path, wanted: int | None) -> int:
+    """Return the longest sequence in tokens: `wanted`, or the model's positions, at most 2048.
+
+    Raises:
+        ModelError: `wanted` is more than the model's positions.
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    text_config = config.get("text_config", config)
+    positions = text_config.get("max_position_embeddings") or text_config.get("n_positions")
+    if wanted is None:
+        return min(positions or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
+    if positions and wanted > positions:
+        raise ModelError(
+            f"tokenize.max_length={wanted} exceeds the model's {positions} positions; lower it or choose another model"
+        )
+    return wanted

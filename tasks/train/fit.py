@@ -1,0 +1,186 @@
+"""Supervised fine-tuning, one code path for one process and for many: TRL's trainer over token ids and labels."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import datasets
+import torch
+from peft import LoraConfig, PeftModel
+from safetensors import safe_open
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.trainer_callback import PrinterCallback
+from trl import SFTTrainer
+
+from configs.errors import ArtifactError, ConfigError
+from configs.schema import ModelConfig, TrainConfig
+from configs.wire import CurvePoint, TrainReport
+from tasks.models.load import has_bfloat16, load_model, load_tokenizer
+from tasks.train.arguments import learning_rate, training_arguments, world_size
+from tasks.train.progress import Progress
+
+
+def fit(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    model_directory: Path,
+    tokens_directory: Path,
+    tokenizer_directory: Path,
+    end_token_ids: list[int],
+    output: Path,
+) -> TrainReport:
+    """Train and, on rank 0, write the model or the adapter, with its tokenizer, to `output`. All ranks call this.
+
+    The loss of a step is the mean over the completion tokens of the whole batch, over all processes and
+    accumulation passes, so that it does not depend on how the batch was divided.
+
+    Raises:
+        ConfigError: target modules that match nothing, or a batch that does not divide.
+        DivergedError: the loss is not a number.
+        ArtifactError: what was saved is empty.
+    """
+    started = time.monotonic()
+    arguments = training_arguments(config, output)
+    if config.sharding == "zero3" and not torch.cuda.is_available():
+        import deepspeed
+
+        # parameters are divided while the model is loaded, which needs the processes to be connected
+        deepspeed.init_distributed("gloo")
+    tokenizer = load_tokenizer(tokenizer_directory)
+    model = _trainable_model(config, model_config, model_directory)
+    _set_end_tokens(model, end_token_ids, tokenizer.pad_token_id)
+    rows = datasets.Dataset.from_parquet(
+        str(tokens_directory / "tokens.parquet"),
+        columns=["input_ids", "labels"],
+        cache_dir=str(output.parent / f"{output.name}-cache"),
+    )
+    trainer = SFTTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=None if config.method == "full" else _adapter_config(config),
+        callbacks=[Progress()],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    trainer.save_model(str(output))
+    if trainer.is_world_process_zero():
+        check_saved(output)
+        # transformers' record of its own arguments: a pickle, and it names paths of this machine
+        (output / "training_args.bin").unlink(missing_ok=True)
+    return _report(trainer, config, time.monotonic() - started)
+
+
+def _trainable_model(config: TrainConfig, model_config: ModelConfig, directory: Path) -> PreTrainedModel:
+    quantization = None
+    dtype = None
+    if config.method == "full" and model_config.dtype == "auto":
+        # small updates vanish in 16-bit weights; mixed precision keeps a 32-bit copy
+        dtype = torch.float32
+    if config.method == "qlora":
+        compute = torch.bfloat16 if has_bfloat16() else torch.float32
+        quantization = BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_compute_dtype=compute,
+        )
+        return load_model(model_config, directory, quantization_config=quantization)
+    return load_model(model_config, directory, dtype)
+
+
+def _set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:
+    """Make generation stop where the training rows stop, also for whoever loads the model later."""
+    model.generation_config.eos_token_id = end_token_ids if len(end_token_ids) > 1 else end_token_ids[0]
+    model.generation_config.pad_token_id = pad_token_id
+    model.config.pad_token_id = pad_token_id
+
+
+def _adapter_config(config: TrainConfig) -> LoraConfig:
+    targets = config.lora.target_modules
+    return LoraConfig(
+        r=config.lora.rank,
+        lora_alpha=config.lora.alpha,
+        lora_dropout=config.lora.dropout,
+        target_modules="all-linear" if targets == ["all-linear"] else list(targets),
+        task_type="CAUSAL_LM",
+    )
+
+
+def check_targets(config: TrainConfig, module_names: list[str]) -> None:
+    """Refuse target modules that match no module of the model.
+
+    Raises:
+        ConfigError: names the target and some modules that exist.
+    """
+    for target in config.lora.target_modules:
+        if target != "all-linear" and not any(n == target or n.endswith(f".{target}") for n in module_names):
+            known = sorted({name.rsplit(".", 1)[-1] for name in module_names})
+            raise ConfigError(
+                f"train.lora.target_modules: {target} matches no layer of the model; it has {', '.join(known)}"
+            )
+
+
+def check_saved(directory: Path) -> None:
+    """Refuse a saved model or adapter without tensors, or with an empty one (as sharded saving can leave behind).
+
+    Raises:
+        ArtifactError: names the file and the tensor.
+    """
+    files = sorted(directory.glob("*.safetensors"))
+    if not files:
+        raise ArtifactError(f"training saved no weights to {directory}; run again, and report this")
+    for path in files:
+        with safe_open(path, framework="pt") as file:
+            names = list(file.keys())
+            empty = [name for name in names if 0 in file.get_slice(name).get_shape()]
+        if not names or empty:
+            raise ArtifactError(f"training saved an empty {empty[0] if empty else 'file'} to {path.name}; report this")
+
+
+def _report(trainer: SFTTrainer, config: TrainConfig, seconds: float) -> TrainReport:
+    points = [entry for entry in trainer.state.log_history if "loss" in entry]
+    parameters = [
+        # under ZeRO 3 a parameter's own size is that of its local part
+        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
+        for parameter in trainer.model.parameters()
+    ]
+    return TrainReport(
+        method=config.method,
+        curve=[
+            CurvePoint(
+                step=entry["step"],
+                loss=entry["loss"],
+                learning_rate=entry.get("learning_rate", 0.0),
+                grad_norm=float(entry.get("grad_norm") or 0.0),
+            )
+            for entry in points
+        ],
+        steps=trainer.state.global_step,
+        epochs=trainer.state.epoch or 0.0,
+        seconds=seconds,
+        parameters=sum(size for size, _ in parameters),
+        trainable_parameters=sum(size for size, trained in parameters if trained),
+        world_size=world_size(),
+        batch_size=config.batch_size,
+        learning_rate=learning_rate(config),
+        device=trainer.args.device.type,
+        precision="bfloat16" if trainer.args.bf16 else "float32",
+    )
+
+
+def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: Path) -> None:
+    """Write the base with the adapter added to its weights, W + (alpha / r) B A, in the base's own precision."""
+    # "auto" is the type of the checkpoint: an adapter is merged into what was published, not into a quantized copy
+    model = load_model(model_config, base, dtype="auto")  # type: ignore[arg-type]
+    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+    tokenizer = load_tokenizer(adapter)
+    generation = adapter / "generation_config.json"
+    merged.config.pad_token_id = tokenizer.pad_token_id
+    merged.save_pretrained(output)
+    tokenizer.save_pretrained(output)
+    if generation.exists():
+        (output / generation.name).write_bytes(generation.read_bytes())
+    check_saved(output)

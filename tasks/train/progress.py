@@ -1,0 +1,58 @@
+"""Training progress: a bar in a terminal, one line for each logged step in a log file, and a stop at a loss of NaN."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from typing import Any
+
+from tqdm import tqdm
+from transformers import TrainerCallback
+
+from configs.errors import FineTuneError
+
+
+class DivergedError(FineTuneError):
+    """The loss is no longer a number."""
+
+
+class Progress(TrainerCallback):
+    """Shows steps, loss, tokens per second and time left, on rank 0 only."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+        self._started = 0.0
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._started = time.monotonic()
+        if state.is_world_process_zero and sys.stderr.isatty():
+            self._bar = tqdm(total=state.max_steps, desc="train", unit="step", dynamic_ncols=True)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.update(state.global_step - self._bar.n)
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        loss = float(logs["loss"])
+        if not math.isfinite(loss):
+            raise DivergedError(
+                f"training loss is {loss} at step {state.global_step}; "
+                f"lower train.learning_rate (now {args.learning_rate:g}) or raise train.warmup_fraction"
+            )
+        if self._bar is not None:
+            self._bar.set_postfix(loss=f"{loss:.3f}")
+        elif state.is_world_process_zero:
+            seconds = time.monotonic() - self._started
+            left = seconds / max(1, state.global_step) * (state.max_steps - state.global_step)
+            print(
+                f"train: step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
+                f"lr {float(logs.get('learning_rate', 0.0)):.2e}  {left:.0f} s left",
+                flush=True,
+            )
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._bar is not None:
+            self._bar.close()

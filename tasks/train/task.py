@@ -1,0 +1,128 @@
+"""Flyte tasks: elastic training in every declared topology, and the merge of an adapter into its base."""
+
+import types
+from typing import NamedTuple
+
+import flytekit
+from flytekit import Cache, Deck, dynamic, task
+from flytekit.types.directory import FlyteDirectory
+from flytekitplugins.kfpytorch import Elastic
+
+from configs.schema import ModelConfig, TrainConfig
+from configs.topologies import TOPOLOGIES
+from configs.versions import source_version
+from configs.wire import TokenReport, TrainReport
+from images.pods import BIG_CPU, SMALL, download_once, local_path, node_resources, scratch_directory
+from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+
+_VERSION = source_version("tasks/train", "tasks/models", "tasks/decks", "configs/deepspeed")
+
+
+class Trained(NamedTuple):
+    model: FlyteDirectory
+    report: TrainReport
+
+
+def _train(
+    config: TrainConfig,
+    loading: ModelConfig,
+    model: FlyteDirectory,
+    tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    end_token_ids: list[int],
+) -> Trained:
+    """Train in every process of the topology; the result is a whole model or an adapter, with its tokenizer."""
+    from tasks.decks import html
+    from tasks.decks.training import render_training
+    from tasks.train import distributed, fit
+
+    distributed.check_world_size(config)
+    output = scratch_directory("trained")
+    report = fit.fit(
+        config,
+        loading,
+        download_once(model),
+        download_once(tokens),
+        download_once(tokenizer),
+        end_token_ids,
+        output,
+    )
+    uri = ""
+    if distributed.rank() == 0:
+        # uploaded before any process ends: a job counts as succeeded when its first pod does
+        access = flytekit.FlyteContextManager.current_context().file_access
+        uri = access.put_data(str(output), access.join(access.raw_output_prefix, access.get_random_string()), True)
+        Deck("training", html.fragment(render_training(report)))
+    uri = distributed.broadcast(uri)
+    return Trained(model=FlyteDirectory(uri, remote_directory=False), report=report)
+
+
+def _declare(nodes: int, processes: int):
+    """Return the task of one topology. Flyte names a task after its function, so that each gets a copy of its own."""
+    name = f"train_{nodes}x{processes}"
+    function = types.FunctionType(_train.__code__, globals(), name)
+    function.__annotations__ = _train.__annotations__
+    function.__doc__ = f"{_train.__doc__} {nodes} node(s) of {processes} process(es)."
+    function.__qualname__ = name
+    return task(
+        task_config=Elastic(
+            nnodes=nodes,
+            nproc_per_node=processes,
+            # a restart inside an attempt would not see what the attempt saved; Flyte's retries do
+            max_restarts=0,
+            monitor_interval=1,
+            rdzv_configs={"timeout": 3600, "join_timeout": 3600, "read_timeout": 900},
+            increase_shared_mem=False,
+        ),
+        container_image=GPU_IMAGE,
+        requests=node_resources(processes),
+        shared_memory=True,
+        retries=3,
+        cache=Cache(version=_VERSION, serialize=True),
+        environment={**POD_ENVIRONMENT, "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300"},
+        enable_deck=True,
+    )(function)
+
+
+ELASTIC_TASKS = {shape: _declare(*shape) for shape in TOPOLOGIES}
+# a pod finds its task as an attribute of this module
+globals().update({f"train_{nodes}x{processes}": each for (nodes, processes), each in ELASTIC_TASKS.items()})
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def train(
+    config: TrainConfig,
+    loading: ModelConfig,
+    model: FlyteDirectory,
+    tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    token_report: TokenReport,
+) -> Trained:
+    """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
+    result = ELASTIC_TASKS[(config.nodes, config.processes_per_node)](
+        config=config,
+        loading=loading,
+        model=model,
+        tokens=tokens,
+        tokenizer=tokenizer,
+        end_token_ids=token_report.end_token_ids,
+    )
+    return Trained(model=result.model, report=result.report)
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=BIG_CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+)
+def merge(config: TrainConfig, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
+    """Merge an adapter into the unquantized base; a fully trained model passes as it is."""
+    if config.method == "full":
+        return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
+    from tasks.train import fit
+
+    output = scratch_directory("merged")
+    fit.merge_adapter(loading, local_path(base), local_path(trained), output)
+    return FlyteDirectory(str(output))

@@ -1,0 +1,502 @@
+"""A Hugging Face Hub on loopback, so that tests can push and pull with the real client.
+
+A mocked `HfApi` accepts whatever it is told; what breaks a push in practice (a refused token, a commit that fails
+after the weights went up, a second push of the same folder) is decided between the client and the server. This one
+speaks the parts of the Hub's protocol that `huggingface_hub` and `datasets` use for whoami, repositories, uploads
+(Git LFS and Xet) and downloads, keeps everything in memory, and can be told to fail.
+
+    with HubServer(tokens={"hf_write": "write", "hf_read": "read"}) as server:
+        HfApi(endpoint=server.endpoint, token="hf_write").upload_folder(...)
+
+As on the real Hub, a new repository starts with an initial commit that holds `.gitattributes`. Left out: pull
+requests, tags, `.gitignore` rules, uploads in parts, downloads by Xet, and the check of a model card beyond its shape.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import secrets
+import socket
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Collection, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email.message import Message
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, cast
+from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from hub_storage import Commit, LargeFiles, Repository, RepoType, StoredFile
+
+Role = Literal["write", "read", "fine-grained", "fine-grained-read"]
+
+_REPO = r"(?P<repo>[^/]+/[^/]+?)"
+_API = rf"/api/(?P<type>model|dataset|space)s/{_REPO}"
+_FILES = rf"/(?:(?P<type>dataset|space)s/)?{_REPO}"
+_CAS = r"/cas-[0-9a-f]+/v1"
+_REV = r"(?P<rev>[^/]+)"
+
+
+class _Route(NamedTuple):
+    name: str
+    methods: tuple[str, ...]
+    path: re.Pattern[str]
+    access: Literal["anyone", "user", "write", "content", "signed"]
+
+
+# "content" is behind a repository's gate, which its metadata is not. "signed" addresses come from the answer to an
+# authorised request, and the client calls them without its token.
+_ROUTES = (
+    _Route("whoami", ("GET",), re.compile(r"/api/whoami-v2"), "user"),
+    _Route("create", ("POST",), re.compile(r"/api/repos/create"), "write"),
+    _Route("validate_yaml", ("POST",), re.compile(r"/api/validate-yaml"), "anyone"),
+    _Route("info", ("GET",), re.compile(rf"{_API}(?:/revision/{_REV})?"), "anyone"),
+    _Route("tree", ("GET",), re.compile(rf"{_API}/tree/{_REV}(?:/(?P<path>.+))?"), "anyone"),
+    _Route("paths_info", ("POST",), re.compile(rf"{_API}/paths-info/{_REV}"), "anyone"),
+    _Route("commits", ("GET",), re.compile(rf"{_API}/commits/{_REV}"), "anyone"),
+    _Route("refs", ("GET",), re.compile(rf"{_API}/refs"), "anyone"),
+    _Route("branch", ("POST",), re.compile(rf"{_API}/branch/{_REV}"), "write"),
+    _Route("preupload", ("POST",), re.compile(rf"{_API}/preupload/{_REV}"), "write"),
+    _Route("commit", ("POST",), re.compile(rf"{_API}/commit/{_REV}"), "write"),
+    _Route("lfs_batch", ("POST",), re.compile(rf"{_FILES}\.git/info/lfs/objects/batch"), "write"),
+    _Route("lfs_upload", ("PUT",), re.compile(r"/lfs-upload/(?P<oid>[0-9a-f]{64})"), "signed"),
+    _Route("lfs_verify", ("POST",), re.compile(r"/lfs-verify/(?P<oid>[0-9a-f]{64})"), "anyone"),
+    _Route("xet_token", ("GET",), re.compile(rf"{_API}/xet-write-token/{_REV}"), "write"),
+    _Route("lfs_upload", ("POST",), re.compile(rf"{_CAS}/xorbs/[^/]+/(?P<xorb>[0-9a-f]{{64}})"), "signed"),
+    _Route("xet_shard", ("POST",), re.compile(rf"{_CAS}/shards"), "signed"),
+    _Route("resolve", ("GET", "HEAD"), re.compile(rf"{_FILES}/resolve/{_REV}/(?P<path>.+)"), "content"),
+)
+ROUTE_NAMES = frozenset(route.name for route in _ROUTES)
+
+
+class Request(NamedTuple):
+    method: str
+    path: str
+
+
+@dataclass
+class Response:
+    body: bytes = b""
+    status: int = 200
+    headers: dict[str, str] = field(default_factory=dict)
+
+
+class HubError(Exception):
+    """An answer that the client turns into an exception, most of them by `X-Error-Code` alone."""
+
+    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
+        super().__init__(message)
+        self.status, self.message = status, message
+        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
+        # A message may quote a path, which a header cannot carry in every script.
+        self.headers["X-Error-Message"] = ascii(message)[1:-1]
+        if code is not None:
+            self.headers["X-Error-Code"] = code
+
+
+@dataclass
+class _Call:
+    """One request as a route sees it."""
+
+    groups: dict[str, str]
+    query: dict[str, list[str]]
+    headers: Message
+    body: bytes
+    token: str | None
+    repository: Repository | None
+
+    @property
+    def repo(self) -> Repository:
+        assert self.repository is not None
+        return self.repository
+
+    @property
+    def branch(self) -> str:
+        if self.groups["rev"] not in self.repo.branches:
+            raise HubError(404, f"Invalid rev id: {self.groups['rev']}", "RevisionNotFound")
+        return self.groups["rev"]
+
+    @property
+    def commit(self) -> Commit:
+        commit = self.repo.at(self.groups.get("rev", "main"))
+        if commit is None:
+            raise HubError(404, f"Invalid rev id: {self.groups['rev']}", "RevisionNotFound")
+        return commit
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    def flag(self, name: str) -> bool:
+        return self.query.get(name, ["false"])[0].lower() in ("true", "1")
+
+
+class HubServer:
+    """The server, running while its `with` block does.
+
+    `requests` logs every request; `authorizations` the tokens that came with them, the ones refused included.
+    """
+
+    def __init__(self, tokens: Mapping[str, Role], user: str = "owner") -> None:
+        self.tokens = dict(tokens)
+        self.user = user
+        self.requests: list[Request] = []
+        self.authorizations: list[str] = []
+        self._repositories: dict[tuple[str, str], Repository] = {}
+        self._granted: dict[tuple[str, str], Collection[str]] = {}
+        self._large = LargeFiles()
+        # Not stable over servers: the Xet client remembers on disk, by this address, what it has already uploaded.
+        self._cas = f"cas-{secrets.token_hex(8)}"
+        # By route, what to answer instead, or None to let a request pass.
+        self._failures: dict[str, deque[Response | None]] = {}
+        self._lock = threading.Lock()
+        self._httpd = _HttpServer(self)
+        self._thread = threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
+        self.endpoint = f"http://127.0.0.1:{self._httpd.server_port}"
+
+    def __enter__(self) -> HubServer:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._httpd.shutdown()
+        self._httpd.server_close()
+        self._thread.join()
+
+    def add_repo(
+        self,
+        repo_id: str,
+        files: Mapping[str, bytes | Path],
+        repo_type: RepoType = "model",
+        gated: bool = False,
+        private: bool = False,
+        granted: Collection[str] = (),
+    ) -> str:
+        """Publish a repository, readable by the tokens in `granted` when `gated`; returns its commit id."""
+        repo = Repository(repo_id, repo_type, private, "manual" if gated else False)
+        contents = {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in files.items()}
+        stored = {path: StoredFile(data, repo.wants_lfs(path, len(data))) for path, data in contents.items()}
+        with self._lock:
+            self._repositories[repo_type, repo_id] = repo
+            self._granted[repo_type, repo_id] = granted
+            for file in stored.values():
+                # Else a copy within the repository would name content that nobody uploaded.
+                self._large.add(file.data)
+            return repo.commit("Add files", stored).oid
+
+    def files(self, repo_id: str, repo_type: RepoType = "model") -> dict[str, bytes]:
+        with self._lock:
+            tree = self._repositories[repo_type, repo_id].branches["main"][-1].tree
+        return {path: file.data for path, file in tree.items()}
+
+    def commits(self, repo_id: str, repo_type: RepoType = "model") -> list[Commit]:
+        """Oldest first, the initial commit included."""
+        with self._lock:
+            return list(self._repositories[repo_type, repo_id].branches["main"])
+
+    def fail_next(
+        self,
+        route: str,
+        status: int = 500,
+        times: int = 1,
+        after: int = 0,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        """Let `after` requests of a route pass, then fail `times`; with status 0 the connection just breaks.
+
+        The client repairs most single failures by itself: it repeats a request six times over 23 seconds (over 5 with
+        the header `Retry-After: 0`), and an upload by Xet over minutes, when the status is 408, 429, 500, 502, 503 or
+        504 or the connection breaks. Any other status is final at once. `resolve` counts HEAD and GET alike.
+        """
+        if route not in ROUTE_NAMES:
+            raise ValueError(f"no route {route!r}, only {sorted(ROUTE_NAMES)}")
+        with self._lock:
+            queue = self._failures.setdefault(route, deque())
+            queue.extend([None] * after)
+            queue.extend([Response(b'{"error": "injected by the test"}', status, dict(headers or {}))] * times)
+
+    def answer(self, method: str, target: str, headers: Message, body: bytes) -> Response:
+        url = urlsplit(target)
+        with self._lock:
+            self.requests.append(Request(method, url.path))
+            try:
+                return self._dispatch(method, url.path, parse_qs(url.query), headers, body)
+            except HubError as error:
+                return Response(json.dumps({"error": error.message}).encode(), error.status, error.headers)
+            except Exception as error:
+                # A fault of this server is not answered with 500, which the client retries for minutes.
+                return Response(json.dumps({"error": f"test server: {error!r}"}).encode(), 400)
+
+    def _dispatch(self, method: str, path: str, query: dict[str, list[str]], headers: Message, body: bytes) -> Response:
+        found = ((route, route.path.fullmatch(path)) for route in _ROUTES if method in route.methods)
+        route, match = next((pair for pair in found if pair[1]), (None, None))
+        if route is None or match is None:
+            raise HubError(404, "Sorry, we can't find the page you are looking for.")
+        access = route.access
+        token = headers.get("Authorization", "").removeprefix("Bearer ") or None
+        if token is not None and access != "signed":
+            self.authorizations.append(token)
+        if (queue := self._failures.get(route.name)) and (failure := queue.popleft()) is not None:
+            return failure
+        groups = {key: unquote(text) for key, text in match.groupdict().items() if text is not None}
+        if access != "signed":
+            self._authenticate(token, access)
+        call = _Call(groups, query, headers, body, token, self._find(groups, token, access))
+        result = getattr(self, f"_{route.name}")(call)
+        return result if isinstance(result, Response) else Response(json.dumps(result).encode())
+
+    def _authenticate(self, token: str | None, access: str) -> None:
+        if token is not None and token not in self.tokens:
+            raise HubError(401, "Invalid credentials in Authorization header")
+        if token is None and access in ("user", "write"):
+            raise HubError(401, "Invalid username or password.")
+        if access == "write" and token is not None and self.tokens[token] not in ("write", "fine-grained"):
+            raise HubError(403, "You must use a write token to upload to a repository.")
+
+    def _find(self, groups: dict[str, str], token: str | None, access: str) -> Repository | None:
+        if "repo" not in groups:
+            return None
+        key = groups.get("type", "model"), groups["repo"]
+        repo = self._repositories.get(key)
+        if repo is None or (repo.private and token is None):
+            # To a caller without a token a private repository looks like none, which is why the Hub says 401 to both.
+            if token is None:
+                raise HubError(401, "Invalid username or password.", "RepoNotFound")
+            raise HubError(404, "Repository not found", "RepoNotFound")
+        if repo.gated and access == "content" and token not in self._granted.get(key, ()):
+            message = f"Access to {repo.repo_type} {repo.repo_id} is restricted"
+            if token is None:
+                raise HubError(401, f"{message}. You must have access to it and be authenticated.", "GatedRepo")
+            raise HubError(403, f"{message} and you are not in the authorized list.", "GatedRepo")
+        return repo
+
+    def _url(self, repo: Repository) -> str:
+        return f"{self.endpoint}/{'' if repo.repo_type == 'model' else repo.repo_type + 's/'}{repo.repo_id}"
+
+    def _whoami(self, call: _Call) -> dict[str, Any]:
+        role = self.tokens[cast(str, call.token)]
+        access: dict[str, Any] = {"displayName": "test", "role": role, "createdAt": "2024-01-01T00:00:00.000Z"}
+        if role.startswith("fine-grained"):
+            permissions = ["repo.content.read"] + ["repo.write"] * (role == "fine-grained")
+            scope = {"entity": {"_id": "0" * 24, "type": "user", "name": self.user}, "permissions": permissions}
+            access |= {"role": "fineGrained", "fineGrained": {"global": [], "scoped": [scope]}}
+        auth = {"type": "access_token", "accessToken": access}
+        return {"type": "user", "id": "0" * 24, "name": self.user, "fullname": self.user, "orgs": [], "auth": auth}
+
+    def _create(self, call: _Call) -> Response:
+        wanted = call.json
+        repo_type = cast(RepoType, wanted.get("type") or "model")
+        repo_id = f"{wanted.get('organization') or self.user}/{wanted['name']}"
+        answer, status = {"name": repo_id}, 200
+        if (repo := self._repositories.get((repo_type, repo_id))) is not None:
+            # With the address as well: under `exist_ok` the client reads it from the refusal.
+            answer, status = {"error": f"You already created this {repo_type} repo"}, 409
+        else:
+            repo = Repository(repo_id, repo_type, private=wanted.get("visibility") == "private")
+            self._repositories[repo_type, repo_id] = repo
+        return Response(json.dumps({**answer, "url": self._url(repo)}).encode(), status)
+
+    def _validate_yaml(self, call: _Call) -> dict[str, Any]:
+        bare = not re.match(r"---\s*\n.+?\n---\s*(\n|$)", call.json["content"], re.DOTALL)
+        warnings = [{"message": "empty or missing yaml metadata in repo card"}] if bare else []
+        return {"errors": [], "warnings": warnings}
+
+    def _info(self, call: _Call) -> dict[str, Any]:
+        info = call.repo.info(call.commit, blobs=call.flag("blobs"))
+        wanted = call.query.get("expand")
+        return {key: value for key, value in info.items() if wanted is None or key in {"_id", "id", *wanted}}
+
+    def _tree(self, call: _Call) -> list[dict[str, Any] | None]:
+        folder = call.groups.get("path", "")
+        paths = call.commit.paths(folder, call.flag("recursive"))
+        if folder and not paths:
+            raise HubError(404, f"{folder} does not exist on {call.groups['rev']!r}", "EntryNotFound")
+        return [call.commit.entry(path, call.flag("expand")) for path in paths]
+
+    def _paths_info(self, call: _Call) -> list[dict[str, Any]]:
+        form = parse_qs(call.body.decode())
+        entries = [call.commit.entry(path.strip("/"), form.get("expand") == ["true"]) for path in form["paths"]]
+        return [entry for entry in entries if entry is not None]
+
+    def _commits(self, call: _Call) -> list[dict[str, Any]]:
+        author = {"authors": [{"user": self.user}]}
+        history = reversed(call.repo.history(call.commit))
+        return [{"id": c.oid, "title": c.message, "message": c.description, "date": c.date, **author} for c in history]
+
+    def _refs(self, call: _Call) -> dict[str, Any]:
+        heads = [(name, history[-1].oid) for name, history in call.repo.branches.items()]
+        branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in heads]
+        return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+
+    def _branch(self, call: _Call) -> Response:
+        name = call.groups["rev"]
+        if name in call.repo.branches:
+            raise HubError(409, f"Reference already exists: {name}")
+        call.groups["rev"] = json.loads(call.body or b"{}").get("startingPoint", "main")
+        call.repo.branches[name] = call.repo.history(call.commit)
+        return Response(b"{}", 201)
+
+    def _preupload(self, call: _Call) -> dict[str, Any]:
+        tree, answers = call.repo.branches[call.branch][-1].tree, []
+        for file in call.json["files"]:
+            path, lfs = file["path"], call.repo.wants_lfs(file["path"], file["size"], call.branch)
+            answer = {"path": path, "uploadMode": "lfs" if lfs else "regular", "shouldIgnore": False}
+            answers.append({**answer, "oid": tree[path].upload_oid} if path in tree else answer)
+        return {"files": answers}
+
+    def _lfs_batch(self, call: _Call) -> dict[str, Any]:
+        objects = call.json["objects"]
+        for item in objects:
+            if (oid := item["oid"]) not in self._large.by_sha256:
+                addresses = ("upload", "lfs-upload"), ("verify", "lfs-verify")
+                item["actions"] = {name: {"href": f"{self.endpoint}/{route}/{oid}"} for name, route in addresses}
+        return {"transfer": "basic", "objects": objects}
+
+    def _lfs_upload(self, call: _Call) -> dict[str, Any]:
+        if "xorb" in call.groups:
+            self._large.add_xorb(call.groups["xorb"], call.body)
+        elif StoredFile(call.body).sha256 == call.groups["oid"]:
+            self._large.add(call.body)
+        else:
+            raise HubError(400, "The content does not have the SHA-256 that it was announced with")
+        return {"was_inserted": True}
+
+    def _lfs_verify(self, call: _Call) -> dict[str, Any]:
+        if len(self._large.by_sha256.get(call.groups["oid"], b"")) != call.json["size"]:
+            raise HubError(404, "Not uploaded, or not whole")
+        return {}
+
+    def _xet_token(self, call: _Call) -> dict[str, Any]:
+        return {"casUrl": f"{self.endpoint}/{self._cas}", "accessToken": "xet", "exp": int(time.time()) + 3600}
+
+    def _xet_shard(self, call: _Call) -> dict[str, Any]:
+        self._large.add_shard(call.body)
+        return {"result": 1}
+
+    def _commit(self, call: _Call) -> dict[str, Any]:
+        repo, branch = call.repo, call.branch
+        tree = repo.branches[branch][-1].tree
+        if call.flag("create_pr"):
+            raise HubError(501, "This server has no pull requests")
+        header: dict[str, str] = {}
+        added: dict[str, StoredFile] = {}
+        deleted: list[str] = []
+        for line in call.body.splitlines():
+            key, value = (item := json.loads(line))["key"], item["value"]
+            if key == "header":
+                header = value
+            elif key == "file":
+                added[value["path"]] = StoredFile(base64.b64decode(value["content"]))
+            elif key == "lfsFile":
+                if value["oid"] not in self._large.by_sha256:
+                    pointer = "Your push was rejected because an LFS pointer pointed to a file that does not exist."
+                    raise HubError(400, f"{pointer} Offending file: {value['path']}")
+                added[value["path"]] = StoredFile(self._large.by_sha256[value["oid"]], lfs=True)
+            else:
+                folder = value["path"].rstrip("/") + "/"
+                gone = [path for path in tree if f"{path}/".startswith(folder)]
+                if not gone:
+                    raise HubError(404, "A file with this name doesn't exist", "EntryNotFound")
+                deleted += gone
+        if (parent := header.get("parentCommit")) and not repo.branches[branch][-1].oid.startswith(parent):
+            raise HubError(412, "A commit has happened since. Please refresh and try again.")
+        commit = repo.commit(header["summary"], added, deleted, branch, header.get("description", ""))
+        url = f"{self._url(repo)}/commit/{commit.oid}"
+        return {"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": ""}
+
+    def _resolve(self, call: _Call) -> Response:
+        commit, path = call.commit, call.groups["path"]
+        file = commit.tree.get(path)
+        if file is None:
+            raise HubError(404, "Entry not found", "EntryNotFound", X_Repo_Commit=commit.oid)
+        headers = {
+            "X-Repo-Commit": commit.oid,
+            "ETag": f'"{file.upload_oid}"',
+            "Accept-Ranges": "bytes",
+            "Content-Type": "application/octet-stream",
+            "Content-Disposition": f"inline; filename*=UTF-8''{quote(path.rpartition('/')[2])}",
+        }
+        if file.lfs:
+            headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(file.data))}
+        size = len(file.data)
+        wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", call.headers.get("Range", ""))
+        if wanted is None:
+            return Response(file.data, 200, headers)
+        first, last = wanted.groups()
+        start = int(first) if first else max(size - int(last), 0)
+        end = min(int(last) + 1, size) if first and last else size
+        if start >= end:
+            raise HubError(416, "Range not satisfiable", Content_Range=f"bytes */{size}")
+        headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
+        return Response(file.data[start:end], 206, headers)
+
+
+class _HttpServer(ThreadingHTTPServer):
+    # A client that uploads with several threads connects faster than the default backlog of five.
+    request_queue_size = 128
+
+    def __init__(self, hub: HubServer) -> None:
+        self.hub = hub
+        self._open: set[socket.socket] = set()
+        super().__init__(("127.0.0.1", 0), _Handler)
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        self._open.add(request)
+        super().process_request(request, client_address)
+
+    def shutdown_request(self, request: Any) -> None:
+        self._open.discard(request)
+        super().shutdown_request(request)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        # Clients that hang up are part of the tests.
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def server_close(self) -> None:
+        super().server_close()
+        # The client's pool keeps connections open, on which a stopped server would otherwise go on answering.
+        for connection in list(self._open):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    # Head and body in one packet: sent apart, Nagle's algorithm delays every answer by 40 ms.
+    wbufsize = -1
+    server: _HttpServer
+
+    def _serve(self) -> None:
+        response = self.server.hub.answer(self.command, self.path, self.headers, self._read_body())
+        if response.status == 0:
+            self.close_connection = True
+            return
+        self.send_response(response.status)
+        headers = {"Content-Type": "application/json; charset=utf-8", **response.headers}
+        for name, text in {**headers, "Content-Length": str(len(response.body))}.items():
+            self.send_header(name, text)
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
+
+    def _read_body(self) -> bytes:
+        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
+            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        body = b""
+        while size := int(self.rfile.readline().split(b";")[0], 16):
+            body += self.rfile.read(size)
+            self.rfile.readline()
+        self.rfile.readline()
+        return body
+
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: the tests read `HubServer.requests`."""
