@@ -18,7 +18,7 @@ class FineTuneError(Exit):
         self.args = (message,)
         self.message = message
         # sys.exit(text) prints the text to stderr and exits with status 1
-        self.exit_code = f"Error: {message}"  # type: ignore[assignment]
+        self.exit_code = f"Error: {message}"  # type: ignore[misc, assignment]
 
     def __str__(self) -> str:
         return self.message
@@ -45,3 +45,7 @@ class ArtifactError(FineTuneError):
 
 class HubError(FineTuneError):
     """The hub refused or could not be reached; never contains the token."""
+
+
+class DivergedError(FineTuneError):
+    """Training whose loss is no longer a number."""

@@ -86,7 +86,9 @@ class DataConfig(Section):
     max_invalid_rows: int = Field(
         0, ge=0, description="Invalid rows tolerated over all sources; they go to the quarantine, with reasons."
     )
-    seed: int = Field(0, description="Seed of the split. The split depends on the rows' content and this, not on order.")
+    seed: int = Field(
+        0, description="Seed of the split. The split depends on the rows' content and this, not on order."
+    )
 
 
 class TokenizeConfig(Section):
@@ -101,7 +103,8 @@ class TokenizeConfig(Section):
         "Plain text is always split into pieces instead.",
     )
     chat_template: str | None = Field(
-        None, description="File with a Jinja chat template; when not set, the model's own, or a plain one for base models."
+        None,
+        description="File with a Jinja chat template; when not set, the model's own, or a plain one for base models.",
     )
     prompt_separator: str = Field(
         "\n", description="Put between prompt and completion where the model has no chat template of its own."
@@ -203,7 +206,9 @@ class PushConfig(Section):
 class FineTuneConfig(Section):
     """The whole of a run. Only `model.name` and `data.sources` have no default."""
 
-    name: str = Field("fine-tune", pattern=r"^[\w.-]+$", description="Names the run, its report, and its output folder.")
+    name: str = Field(
+        "fine-tune", pattern=r"^[\w.-]+$", description="Names the run, its report, and its output folder."
+    )
     model: ModelConfig = Field(description="The base model.")
     data: DataConfig = Field(description="The rows.")
     tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Template, lengths and masks.")
@@ -267,4 +272,4 @@ def _nearest(location: tuple[Any, ...]) -> str:
         annotation = section.model_fields[part].annotation
         section = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
     matches = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1)
-    return f" (did you mean {'.'.join(str(p) for p in [*location[:-1], matches[0]])}?)" if matches else ""
+    return f" (did you mean {matches[0]}?)" if matches else ""

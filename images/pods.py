@@ -65,7 +65,7 @@ def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:
     return path
 
 
-def read_table(table: StructuredDataset) -> "pd.DataFrame":
+def read_table(table: StructuredDataset) -> pd.DataFrame:
     """Return `table` as a pandas DataFrame.
 
     Raises:

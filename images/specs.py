@@ -20,7 +20,9 @@ _CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 
 def pinned(*names: str) -> list[str]:
     """Return `name==version` for each name, as pinned in constraints.txt."""
-    pins = {_normalized(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text())}
+    pins = {
+        _normalized(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text())
+    }
     return [f"{name}=={pins[_normalized(name)]}" for name in names]
 
 

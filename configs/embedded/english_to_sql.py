@@ -48,14 +48,14 @@ def _sentence(text: str) -> str:
 
 def _text_condition(rng: random.Random, column: Column) -> tuple[str, str]:
     """Draw (English, SQL) that compare a text column with one or two of its values."""
-    values = rng.sample(column.values, rng.choice((1, 1, 1, 2)))
-    if len(values) > 1:
-        quoted = ", ".join(f"'{value}'" for value in values)
-        spoken = f"{', '.join(values[:-1])} or {values[-1]}"
-        return rng.choice(column.phrases).format(spoken), f"{column.name} IN ({quoted})"
-    if rng.random() < 0.15:
-        return f"whose {column.noun} is not {values[0]}", f"{column.name} != '{values[0]}'"
-    return rng.choice(column.phrases).format(values[0]), f"{column.name} = '{values[0]}'"
+    first, second = rng.sample(column.values, 2)
+    kind = rng.random()
+    if kind < 0.2:
+        spoken = rng.choice((f"{first} or {second}", f"either {first} or {second}"))
+        return f"whose {column.noun} is {spoken}", f"{column.name} IN ('{first}', '{second}')"
+    if kind < 0.3:
+        return f"whose {column.noun} is not {first}", f"{column.name} != '{first}'"
+    return rng.choice(column.phrases).format(first), f"{column.name} = '{first}'"
 
 
 def _number_condition(rng: random.Random, column: Column) -> tuple[str, str]:
@@ -130,9 +130,9 @@ def _listing(rng: random.Random, subject: Subject) -> tuple[str, str]:
             (
                 (" sorted by {}", ""),
                 (" ordered by {}", ""),
-                (" from lowest to highest {}", ""),
+                (" with the lowest {} first", ""),
                 (" sorted by {} in descending order", " DESC"),
-                (" from highest to lowest {}", " DESC"),
+                (" with the highest {} first", " DESC"),
             )
         )
         order_english = phrase.format(column.noun)

@@ -117,7 +117,10 @@ _PAGE_COUNT = _number(
     "page_count", range(100, 700, 100), ("longer than {} pages", "shorter than {} pages"), ("longest", "shortest")
 )
 _DURATION = _number(
-    "duration", (60, 90, 120, 180, 240, 300), ("longer than {} minutes", "shorter than {} minutes"), ("longest", "shortest")
+    "duration",
+    (60, 90, 120, 180, 240, 300),
+    ("longer than {} minutes", "shorter than {} minutes"),
+    ("longest", "shortest"),
 )
 
 _CUSTOMERS = (

@@ -9,9 +9,7 @@ from collections.abc import Sequence
 
 import matplotlib
 
-matplotlib.use("svg")
-
-from matplotlib.figure import Figure  # noqa: E402
+from matplotlib.figure import Figure
 
 _BLUE, _GREY, _GREEN = "#2563eb", "#94a3b8", "#0a7d38"
 _COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")

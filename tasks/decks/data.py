@@ -10,9 +10,7 @@ from tasks.decks import html
 
 def render_data(report: DataReport) -> str:
     """Return the section on the rows, escaped."""
-    counts = [
-        (count.source, count.format, count.read, count.kept, count.quarantined) for count in report.sources
-    ]
+    counts = [(count.source, count.format, count.read, count.kept, count.quarantined) for count in report.sources]
     return "".join(
         [
             html.heading("Data"),
@@ -25,7 +23,11 @@ def render_data(report: DataReport) -> str:
             html.heading("Sample rows", 3),
             html.cards(
                 [
-                    [("row", s.row_id, "note"), ("prompt", _shorten(s.prompt), ""), ("completion", _shorten(s.completion), "")]
+                    [
+                        ("row", s.row_id, "note"),
+                        ("prompt", _shorten(s.prompt), ""),
+                        ("completion", _shorten(s.completion), ""),
+                    ]
                     for s in report.samples
                 ]
             ),

@@ -9,11 +9,13 @@ from html import escape
 import pandas as pd
 
 STYLE = """<style>
-.ft{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733;max-width:1080px;margin:0 auto;padding:8px 16px}
+.ft{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733;max-width:1080px;
+margin:0 auto;padding:8px 16px}
 .ft h1{font-size:26px;margin:16px 0 4px}.ft h2{font-size:19px;margin:30px 0 8px;border-bottom:1px solid #d8dee6}
 .ft p{margin:6px 0}.ft .note{color:#5b6b7c}.ft .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:6px 10px}
 .ft table{border-collapse:collapse;font-family:inherit!important;margin:8px 0}
-.ft td,.ft th{text-align:left!important;vertical-align:top;white-space:pre-wrap;overflow-wrap:anywhere;padding:5px 10px!important}
+.ft td,.ft th{text-align:left!important;vertical-align:top;white-space:pre-wrap;
+overflow-wrap:anywhere;padding:5px 10px!important}
 .ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
 .ft .card{border:1px solid #d8dee6;border-radius:6px;padding:8px 12px;margin:10px 0}
 .ft .card b{display:inline-block;min-width:76px;color:#5b6b7c;font-weight:600}
@@ -26,8 +28,8 @@ def document(title: str, body: str) -> str:
     """Return a whole HTML page: nothing is loaded from elsewhere, and no script is in it."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; style-src \'unsafe-inline\'; '
-        "img-src data:\">"
+        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
+        'img-src data:">'
         f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title></head>'
         f"<body>{fragment(body)}</body></html>"
     )

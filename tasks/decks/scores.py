@@ -57,9 +57,7 @@ def _percent(value: float | None) -> str:
     return "-" if value is None else f"{value:.1%}"
 
 
-def _samples(
-    base: list[Prediction], tuned: list[Prediction], num_samples: int
-) -> list[list[tuple[str, str, str]]]:
+def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:
     """Return cards for the first rows, wrong ones among them if there are any in the whole."""
     pairs = list(zip(base, tuned, strict=True))
     wrong = [pair for pair in pairs if pair[1].answer.strip() != pair[1].expected.strip()]

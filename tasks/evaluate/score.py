@@ -16,6 +16,7 @@ from configs.schema import EvaluateConfig, ModelConfig
 from configs.wire import Evaluation, Prediction, Scores
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.models.load import device, load_model, load_tokenizer, weights_size
+from tasks.models.quiet import quiet_libraries
 
 _IGNORED = -100
 _LONGEST_ANSWER = 512
@@ -34,6 +35,7 @@ def evaluate_model(
     Raises:
         ModelError: the model cannot be loaded, or its loss is not a number.
     """
+    quiet_libraries()
     tokenizer = load_tokenizer(tokenizer_directory)
     model = load_model(model_config, model_directory).to(device()).eval()  # type: ignore[arg-type]
     loss, num_tokens = held_out_loss(model, rows, tokenizer.pad_token_id, config.batch_size)
@@ -60,9 +62,7 @@ def evaluate_model(
 
 
 @torch.inference_mode()
-def held_out_loss(
-    model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int
-) -> tuple[float, int]:
+def held_out_loss(model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int) -> tuple[float, int]:
     """Return (mean negative log-likelihood of a completion token in nats, number of such tokens).
 
     The denominator counts the labels that are not -100, the first of each row excepted: nothing predicts it.
@@ -120,6 +120,6 @@ def _pad(rows: list[list[int]], value: int, side: str) -> tuple[torch.Tensor, to
     mask = torch.zeros((len(rows), width), dtype=torch.long)
     for position, row in enumerate(rows):
         place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[position, place] = torch.as_tensor(row, dtype=torch.long)
+        ids[position, place] = torch.tensor(row, dtype=torch.long)
         mask[position, place] = 1
     return ids, mask

@@ -54,6 +54,7 @@ def load_data(config: DataConfig, revisions: list[str], token: str | None) -> Lo
         kept.append(rows)
         failures += faults
         counts.append(count)
+    failures.sort(key=lambda failure: (failure.file, failure.row))
     quarantined = sum(count.quarantined for count in counts)
     if quarantined > config.max_invalid_rows:
         raise InvalidRowsError(_describe(failures, quarantined, config.max_invalid_rows), failures)

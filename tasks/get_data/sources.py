@@ -160,8 +160,7 @@ def _read_parquet(path: Path) -> Iterator[_Entry]:
         table = pq.read_table(path)
     except pa.ArrowException as error:
         raise DataError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]}); write it again") from None
-    for number, record in enumerate(table.to_pylist(), 1):
-        yield number, record
+    yield from enumerate(table.to_pylist(), 1)
 
 
 def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSource:
@@ -178,5 +177,7 @@ def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSour
         # unknown configuration or split; the library lists the known ones
         raise DataError(f"data set {source.hub}: {str(error).splitlines()[0]}; correct name or split") from None
     except (datasets.exceptions.DatasetsError, OSError) as error:
-        raise HubError(f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub") from None
+        raise HubError(
+            f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"
+        ) from None
     return RawSource(label, [RawRow(label, number, dict(record)) for number, record in enumerate(dataset, 1)])

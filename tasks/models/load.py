@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer from a directory, on the device and in the type the config asks for."""
+"""Load a causal language model and its tokenizer from a directory, in the type the config asks for."""
 
 from __future__ import annotations
 
@@ -32,7 +32,9 @@ def weight_dtype(config: ModelConfig) -> torch.dtype:
     return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
-def load_model(config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any) -> PreTrainedModel:
+def load_model(
+    config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any
+) -> PreTrainedModel:
     """Return the model in `directory`; `dtype` overrides the config's. Quantized models keep their own types.
 
     Raises:

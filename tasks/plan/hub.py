@@ -56,7 +56,9 @@ def check_push_access(repository: str, token: str | None, sources: str) -> list[
     """
     subject = f"push_to_hub.repository={repository}"
     if token is None:
-        raise HubError(f"{subject} needs a hub token; looked in {sources}\ncreate one with write access and set HF_TOKEN")
+        raise HubError(
+            f"{subject} needs a hub token; looked in {sources}\ncreate one with write access and set HF_TOKEN"
+        )
     with explained(subject):
         try:
             identity = HfApi(token=token).whoami()

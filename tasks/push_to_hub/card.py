@@ -31,9 +31,7 @@ def public_config(config: FineTuneConfig) -> str:
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
-def model_card(
-    config: FineTuneConfig, artifact: PushedArtifact, data: DataReport, scores: Mapping[str, Scores]
-) -> str:
+def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataReport, scores: Mapping[str, Scores]) -> str:
     """Return the card of `artifact` as Markdown with metadata.
 
     `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact.

@@ -3,7 +3,7 @@
 from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, PushedArtifact
 from configs.wire import DataReport, Published, Scores
 from images.pods import CPU, local_path
 from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
@@ -19,7 +19,7 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 )
 def push_to_hub(
     config: FineTuneConfig,
-    artifact: str,
+    artifact: PushedArtifact,
     directory: FlyteDirectory,
     is_better: bool,
     data: DataReport,

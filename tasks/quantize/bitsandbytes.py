@@ -10,6 +10,7 @@ from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 from configs.errors import ConfigError, ModelError
 from configs.schema import ModelConfig, QuantizationMethod
 from tasks.models.load import load_tokenizer, weight_dtype
+from tasks.models.quiet import quiet_libraries
 
 
 def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
@@ -29,6 +30,7 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
         raise ConfigError(
             f"quantize.methods names {method}, which needs bitsandbytes; install it or set quantize.methods=[]"
         ) from None
+    quiet_libraries()
     dtype = weight_dtype(model_config)
     quantized = AutoModelForCausalLM.from_pretrained(
         model,
@@ -38,7 +40,9 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
         trust_remote_code=model_config.trust_remote_code,
     )
     if not any(type(module).__name__ in ("Linear8bitLt", "Linear4bit") for module in quantized.modules()):
-        raise ModelError(f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind")
+        raise ModelError(
+            f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind"
+        )
     quantized.save_pretrained(output)
     load_tokenizer(model).save_pretrained(output)
 

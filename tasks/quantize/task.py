@@ -3,7 +3,7 @@
 from flytekit import Cache, task
 from flytekit.types.directory import FlyteDirectory
 
-from configs.schema import ModelConfig
+from configs.schema import ModelConfig, QuantizationMethod
 from configs.versions import source_version
 from images.pods import ONE_GPU, local_path, scratch_directory
 from images.specs import GPU_IMAGE, POD_ENVIRONMENT
@@ -16,7 +16,7 @@ from images.specs import GPU_IMAGE, POD_ENVIRONMENT
     cache=Cache(version=source_version("tasks/quantize", "tasks/models"), serialize=True),
     environment=POD_ENVIRONMENT,
 )
-def quantize(method: str, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
+def quantize(method: QuantizationMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
     """Return a copy of `model` (full precision, merged), quantized to `method`: 8bit or 4bit."""
     from tasks.quantize import bitsandbytes
 

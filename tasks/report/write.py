@@ -35,13 +35,10 @@ def render_report(results: RunResults) -> str:
     """Return the body of the report: verdict, scores and samples first, then how they came about."""
     base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
     better = tuned.eval_loss < base.eval_loss
-    verdict = (
-        f"Held-out loss went from {base.eval_loss:.3f} to {tuned.eval_loss:.3f}"
-        + (
-            f", exact match from {base.exact_match:.1%} to {tuned.exact_match:.1%}."
-            if base.exact_match is not None and tuned.exact_match is not None
-            else "."
-        )
+    verdict = f"Held-out loss went from {base.eval_loss:.3f} to {tuned.eval_loss:.3f}" + (
+        f", exact match from {base.exact_match:.1%} to {tuned.exact_match:.1%}."
+        if base.exact_match is not None and tuned.exact_match is not None
+        else "."
     )
     warnings = [*results.plan.warnings]
     return "".join(
@@ -52,8 +49,10 @@ def render_report(results: RunResults) -> str:
                 f"{results.data.train_rows:,} training rows.",
                 "note",
             ),
-            html.paragraph(("Better than the base model. " if better else "Not better than the base model. ") + verdict,
-                           "good" if better else "bad"),
+            html.paragraph(
+                ("Better than the base model. " if better else "Not better than the base model. ") + verdict,
+                "good" if better else "bad",
+            ),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in warnings),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),

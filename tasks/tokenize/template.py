@@ -100,7 +100,9 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], *
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
     except TemplateError as error:
-        raise DataError(f"the chat template refuses a row ({error}); name another with tokenize.chat_template") from None
+        raise DataError(
+            f"the chat template refuses a row ({error}); name another with tokenize.chat_template"
+        ) from None
 
 
 def longest_sequence(directory: Path, wanted: int | None) -> int:

@@ -48,11 +48,11 @@ def tokenize_rows(
                 result.split.append(row.row_id)
             records += pieces
             continue
-        record = _answered(row, tokenizer, template, config.prompt_separator)
-        if len(record["input_ids"]) > max_length:
-            record = _too_long(record, config, max_length, result)
-        if record is not None:
-            records.append(record)
+        answered = _answered(row, tokenizer, template, config.prompt_separator)
+        if len(answered["input_ids"]) <= max_length:
+            records.append(answered)
+        elif (cut := _too_long(answered, config, max_length, result)) is not None:
+            records.append(cut)
     result.rows = pd.DataFrame(records, columns=TOKEN_COLUMNS)
     return result
 

@@ -60,13 +60,15 @@ def training_arguments(config: TrainConfig, directory: Path) -> SFTConfig:
         optim="adamw_torch_fused" if config.sharding == "none" else "adamw_torch",
         bf16=has_bfloat16(),
         use_cpu=not on_gpu,
-        ddp_backend=None if on_gpu else "gloo",
-        gradient_checkpointing=config.gradient_checkpointing,
-        gradient_checkpointing_kwargs={"use_reentrant": False} if config.gradient_checkpointing else None,
+        ddp_backend="gloo" if world_size() > 1 and not on_gpu else None,
+        ddp_find_unused_parameters=False,
+        activation_checkpointing=config.gradient_checkpointing,
         deepspeed=None if config.sharding == "none" else str(DEEPSPEED_CONFIGS / f"{config.sharding}.json"),
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         logging_steps=config.logging_steps,
         logging_first_step=True,
+        # the default shows a loss of NaN as 0
+        logging_nan_inf_filter=False,
         # checkpoints belong to the training-state work; the model is saved once, at the end
         save_strategy="no",
         report_to="none",

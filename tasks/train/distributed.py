@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import torch.distributed as dist
 
-from configs.errors import ConfigError
+from configs import errors
+from configs.errors import ConfigError, FineTuneError
 from configs.schema import TrainConfig
 from tasks.train.arguments import world_size
 
@@ -37,3 +39,18 @@ def broadcast(value: str) -> str:
     values = [value]
     dist.broadcast_object_list(values, src=0)
     return values[0]
+
+
+def user_error(failure: Any) -> FineTuneError | None:
+    """Return the message meant for a user in torch elastic's report of failed processes, if there is one.
+
+    `failure` is a `ChildFailedError`; the first process that failed wrote `type: message` for the launcher.
+    """
+    if not hasattr(failure, "get_first_failure"):
+        return None
+    _, first = failure.get_first_failure()
+    record = (first.error_file_data or {}).get("message", "")
+    text = record.get("message", "") if isinstance(record, dict) else str(record)
+    name, _, message = text.partition(": ")
+    kind = getattr(errors, name, None)
+    return kind(message) if isinstance(kind, type) and issubclass(kind, FineTuneError) else None

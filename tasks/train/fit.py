@@ -17,6 +17,7 @@ from configs.errors import ArtifactError, ConfigError
 from configs.schema import ModelConfig, TrainConfig
 from configs.wire import CurvePoint, TrainReport
 from tasks.models.load import has_bfloat16, load_model, load_tokenizer
+from tasks.models.quiet import quiet_libraries
 from tasks.train.arguments import learning_rate, training_arguments, world_size
 from tasks.train.progress import Progress
 
@@ -41,6 +42,7 @@ def fit(
         ArtifactError: what was saved is empty.
     """
     started = time.monotonic()
+    quiet_libraries()
     arguments = training_arguments(config, output)
     if config.sharding == "zero3" and not torch.cuda.is_available():
         import deepspeed
@@ -49,6 +51,8 @@ def fit(
         deepspeed.init_distributed("gloo")
     tokenizer = load_tokenizer(tokenizer_directory)
     model = _trainable_model(config, model_config, model_directory)
+    if config.method != "full":
+        check_targets(config, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
     _set_end_tokens(model, end_token_ids, tokenizer.pad_token_id)
     rows = datasets.Dataset.from_parquet(
         str(tokens_directory / "tokens.parquet"),
@@ -110,16 +114,16 @@ def _adapter_config(config: TrainConfig) -> LoraConfig:
 
 
 def check_targets(config: TrainConfig, module_names: list[str]) -> None:
-    """Refuse target modules that match no module of the model.
+    """Refuse target modules that match none of the model's linear layers, `module_names`.
 
     Raises:
         ConfigError: names the target and some modules that exist.
     """
     for target in config.lora.target_modules:
         if target != "all-linear" and not any(n == target or n.endswith(f".{target}") for n in module_names):
-            known = sorted({name.rsplit(".", 1)[-1] for name in module_names})
             raise ConfigError(
-                f"train.lora.target_modules: {target} matches no layer of the model; it has {', '.join(known)}"
+                f"train.lora.target_modules: {target} matches no linear layer of the model; it has "
+                + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in module_names}))
             )
 
 

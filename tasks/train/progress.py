@@ -10,11 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from configs.errors import FineTuneError
-
-
-class DivergedError(FineTuneError):
-    """The loss is no longer a number."""
+from configs.errors import DivergedError
 
 
 class Progress(TrainerCallback):

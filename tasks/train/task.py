@@ -4,7 +4,8 @@ import types
 from typing import NamedTuple
 
 import flytekit
-from flytekit import Cache, Deck, dynamic, task
+from flytekit import Cache, Deck, PythonFunctionTask, dynamic, task
+from flytekit.exceptions.user import FlyteUserRuntimeException
 from flytekit.types.directory import FlyteDirectory
 from flytekitplugins.kfpytorch import Elastic
 
@@ -57,7 +58,7 @@ def _train(
     return Trained(model=FlyteDirectory(uri, remote_directory=False), report=report)
 
 
-def _declare(nodes: int, processes: int):
+def _declare(nodes: int, processes: int) -> PythonFunctionTask:
     """Return the task of one topology. Flyte names a task after its function, so that each gets a copy of its own."""
     name = f"train_{nodes}x{processes}"
     function = types.FunctionType(_train.__code__, globals(), name)
@@ -99,14 +100,20 @@ def train(
     token_report: TokenReport,
 ) -> Trained:
     """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
-    result = ELASTIC_TASKS[(config.nodes, config.processes_per_node)](
-        config=config,
-        loading=loading,
-        model=model,
-        tokens=tokens,
-        tokenizer=tokenizer,
-        end_token_ids=token_report.end_token_ids,
-    )
+    try:
+        result = ELASTIC_TASKS[(config.nodes, config.processes_per_node)](
+            config=config,
+            loading=loading,
+            model=model,
+            tokens=tokens,
+            tokenizer=tokenizer,
+            end_token_ids=token_report.end_token_ids,
+        )
+    except FlyteUserRuntimeException as error:
+        # only a laptop comes here: a cluster runs the elastic task later, in pods of its own
+        from tasks.train.distributed import user_error
+
+        raise user_error(error.value) or error from None
     return Trained(model=result.model, report=result.report)
 
 

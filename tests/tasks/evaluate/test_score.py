@@ -1,0 +1,114 @@
+"""Scores against values worked out by hand or by another path through the library."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from configs.schema import EvaluateConfig, ModelConfig
+from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
+from tasks.evaluate.score import evaluate_model, generate_answers, held_out_loss
+from tasks.models.load import load_model, load_tokenizer
+
+
+def rows_of(*rows: tuple[list[int], int]) -> pd.DataFrame:
+    """Return token rows of (ids, length of the prompt)."""
+    return pd.DataFrame(
+        [
+            {
+                "row_id": f"r:{n}",
+                "input_ids": ids,
+                "labels": [-100] * prompt + ids[prompt:],
+                "prompt_length": prompt,
+                "prompt": "p",
+                "expected": "e",
+            }
+            for n, (ids, prompt) in enumerate(rows)
+        ]
+    )
+
+
+@pytest.fixture(scope="module")
+def model(tiny_model: Path):
+    return load_model(ModelConfig(name="tiny"), tiny_model).eval()
+
+
+def test_loss_is_the_mean_over_completion_tokens_of_all_rows(model) -> None:
+    rows = rows_of(([5, 6, 7, 8, 9], 3), ([9, 10, 11], 1), ([20, 21, 22, 23, 24, 25, 26], 2))
+    negative_log_likelihoods = []
+    for ids, prompt in zip(rows.input_ids, rows.prompt_length, strict=True):
+        with torch.no_grad():
+            log_probs = model(torch.tensor([ids])).logits.log_softmax(-1)[0]
+        negative_log_likelihoods += [-log_probs[t - 1, ids[t]].item() for t in range(prompt, len(ids))]
+    assert len(negative_log_likelihoods) == 2 + 2 + 5
+    for batch_size in (1, 2, 3):
+        loss, count = held_out_loss(model, rows, pad_token_id=0, batch_size=batch_size)
+        assert count == 9
+        assert loss == pytest.approx(sum(negative_log_likelihoods) / 9, rel=1e-5)
+
+
+def test_a_first_token_is_never_counted(model) -> None:
+    assert held_out_loss(model, rows_of(([5, 6, 7], 0)), 0, 4)[1] == 2
+
+
+def test_answers_do_not_depend_on_the_batch(model, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    rows = rows_of(*[(list(range(5, 8 + 3 * n)), 3 + 3 * n - 1) for n in range(1, 6)])
+    alone = EvaluateConfig(batch_size=1, max_new_tokens=5)
+    together = EvaluateConfig(batch_size=5, max_new_tokens=5)
+    answers = generate_answers(model, tokenizer, rows, alone, [1])
+    assert answers == generate_answers(model, tokenizer, rows, together, [1])
+    assert len(answers) == 5
+
+
+def test_generation_stops_at_the_end_token(model, tiny_model: Path) -> None:
+    tokenizer = load_tokenizer(tiny_model)
+    rows = rows_of(([5, 6, 7, 8], 3))
+    config = EvaluateConfig(max_new_tokens=6)
+    ids = model.generate(torch.tensor([[5, 6, 7]]), max_new_tokens=6, do_sample=False, eos_token_id=999, pad_token_id=0)
+    third = int(ids[0, 5])
+    first_place = ids[0, 3:].tolist().index(third)
+    answer = generate_answers(model, tokenizer, rows, config, [third])[0]
+    assert answer == tokenizer.decode(ids[0, 3 : 3 + first_place + 1], skip_special_tokens=True).strip()
+
+
+def test_text_rows_have_loss_but_no_answers(tiny_model: Path) -> None:
+    evaluation = evaluate_model(
+        EvaluateConfig(), ModelConfig(name="tiny"), tiny_model, rows_of(([5, 6, 7], 0)), tiny_model, [1]
+    )
+    assert evaluation.scores.exact_match is None
+    assert evaluation.scores.rouge_l is None
+    assert evaluation.predictions == []
+    assert evaluation.scores.perplexity == pytest.approx(math.exp(evaluation.scores.eval_loss))
+
+
+def test_generate_rows_limits_answers_and_not_loss(tiny_model: Path) -> None:
+    rows = rows_of(*[([5, 6, 7, 8], 2)] * 4)
+    config = EvaluateConfig(generate_rows=3, max_new_tokens=2)
+    scores = evaluate_model(config, ModelConfig(name="tiny"), tiny_model, rows, tiny_model, [1]).scores
+    assert (scores.loss_rows, scores.loss_tokens, scores.generated_rows) == (4, 8, 3)
+
+
+def test_exact_match_ignores_only_white_space_at_the_ends() -> None:
+    assert exact_match([" a b\n", "a  b", "A b", "a b"], ["a b"] * 4) == 0.5
+    assert exact_match([], []) is None
+
+
+def test_rouge_l_by_hand() -> None:
+    # common subsequence "police the gunman" of 3 words: P = 3/4, R = 3/4 (Lin 2004, section 3)
+    assert rouge_l(["police kill the gunman"], ["police killed the gunman"]) == pytest.approx(0.75)
+    # P = 2/4, R = 2/3: F1 = 2 * 1/2 * 2/3 / (1/2 + 2/3) = 4/7
+    assert rouge_l(["a x b y"], ["a, b! c"]) == pytest.approx(4 / 7)
+    assert rouge_l(["", "c"], ["a b", "a b"]) == 0.0
+    # other scripts are words too
+    assert rouge_l(["привет мир"], ["Привет, мир"]) == 1.0
+    assert rouge_l([], []) is None
+
+
+def test_long_texts_have_a_median_of_sixteen_words() -> None:
+    assert is_long_text(["w " * 16])
+    assert not is_long_text(["w " * 15])
+    assert not is_long_text([])

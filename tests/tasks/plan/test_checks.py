@@ -1,0 +1,171 @@
+"""What is found before anything is computed: settings, files of the model, data that is not there, tokens, disk."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from configs.embedded.names import EMBEDDED_MODEL, parse_embedded_source
+from configs.errors import ArtifactError, ConfigError, DataError, ModelError
+from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
+from tasks.plan.data import resolve_sources
+from tasks.plan.models import resolve_model
+from tasks.plan.settings import check_disk, check_topology, read_chat_template, required_disk_bytes
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def resolve(path: Path | str, **settings: object):
+    return resolve_model(ModelConfig(name=str(path), **settings), None)
+
+
+@pytest.mark.parametrize(("nodes", "processes"), [(1, 1), (1, 2), (5, 8)])
+def test_declared_topologies_pass(nodes: int, processes: int) -> None:
+    rows = nodes * processes
+    check_topology(
+        TrainConfig(nodes=nodes, processes_per_node=processes, batch_size=2 * rows, micro_batch_size=2)
+    )
+
+
+def test_an_undeclared_topology_lists_the_declared_ones() -> None:
+    with pytest.raises(ConfigError, match=r"train.nodes=7, train.processes_per_node=3.*1x1, .*5x8"):
+        check_topology(TrainConfig(nodes=7, processes_per_node=3))
+
+
+def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
+    with pytest.raises(ConfigError, match=r"train.batch_size=30 .* 8 x 2 = 16\nset train.batch_size=32"):
+        check_topology(TrainConfig(batch_size=30, micro_batch_size=8, processes_per_node=2))
+
+
+def test_a_whole_model_passes_and_its_revision_follows_its_content(model: Path) -> None:
+    first = resolve(model)
+    assert first.weight_bytes == (model / "model.safetensors").stat().st_size
+    assert resolve(model).revision == first.revision
+    config = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**config, "rope_theta": 5.0}))
+    assert resolve(model).revision != first.revision
+
+
+def test_a_model_without_weights_is_refused(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    with pytest.raises(ModelError, match="has no weights"):
+        resolve(model)
+
+
+def test_pickled_weights_are_refused_unless_allowed(model: Path) -> None:
+    (model / "model.safetensors").unlink()
+    torch.save({}, model / "pytorch_model.bin")
+    with pytest.raises(ModelError, match=r"pickled weights only \(pytorch_model.bin\)(.|\n)*allow_pickled_weights"):
+        resolve(model)
+    assert resolve(model, allow_pickled_weights=True).weight_bytes > 0
+
+
+@pytest.mark.parametrize("file", ["config.json", "tokenizer_config.json"])
+def test_remote_code_is_refused_unless_allowed(file: str, model: Path) -> None:
+    content = json.loads((model / file).read_text())
+    (model / file).write_text(json.dumps({**content, "auto_map": {"AutoModel": "code.Model"}}))
+    with pytest.raises(ModelError, match=r"Python code of its own(.|\n)*trust_remote_code"):
+        resolve(model)
+    resolve(model, trust_remote_code=True)
+
+
+def test_weights_cut_short_are_found_without_loading_them(model: Path) -> None:
+    weights = (model / "model.safetensors").read_bytes()
+    (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])
+    with pytest.raises(ModelError, match="cut short or damaged"):
+        resolve(model)
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda m: (m / "config.json").unlink(), "has no config.json"),
+        (lambda m: (m / "config.json").rename(m / "adapter_config.json"), "holds an adapter, not a model"),
+        (lambda m: (m / "config.json").write_text("{"), "not readable JSON"),
+        (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
+    ],
+)
+def test_an_incomplete_model_is_named(damage, words: str, model: Path) -> None:
+    damage(model)
+    with pytest.raises(ModelError, match=words):
+        resolve(model)
+
+
+def test_names_that_are_nothing_are_refused_without_a_network() -> None:
+    with pytest.raises(ModelError, match="no such directory, and not a hub id"):
+        resolve("./models/none")
+    with pytest.raises(ModelError, match=EMBEDDED_MODEL):
+        resolve("embedded:other")
+
+
+def sources(path: Path | str) -> list[str]:
+    return resolve_sources(DataConfig(sources=[{"path": str(path)}]), None)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("none.jsonl", None, "does not exist"),
+        ("empty.jsonl", b"", "is empty"),
+        ("rows.docx", b"x", "ends in none of .jsonl"),
+    ],
+)
+def test_data_that_cannot_be_read_is_named(name: str, content: bytes | None, words: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is not None:
+        path.write_bytes(content)
+    with pytest.raises(DataError, match=words) as caught:
+        sources(path)
+    assert str(caught.value).startswith("data.sources[0].path=")
+    with pytest.raises(DataError, match="is a directory"):
+        sources(tmp_path)
+
+
+def test_a_files_revision_follows_its_content_and_not_its_name(tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", b"1"), ("b.jsonl", b"1"), ("c.jsonl", b"2")):
+        (tmp_path / name).write_bytes(content)
+    a, b, c = (sources(tmp_path / name)[0] for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
+    assert a == b != c
+
+
+def test_embedded_names() -> None:
+    assert parse_embedded_source("embedded:english-to-sql:50") == 50
+    for wrong in ("embedded:other", "embedded:english-to-sql:x", "embedded:english-to-sql:0", "embedded:english-to-sqlx"):
+        with pytest.raises(ConfigError):
+            parse_embedded_source(wrong)
+
+
+def test_too_little_disk_is_an_error_with_both_sizes(tmp_path: Path) -> None:
+    free = shutil.disk_usage(tmp_path).free
+    check_disk(tmp_path, free // 2)
+    with pytest.raises(ArtifactError, match=r"GiB free; this run writes about .* GiB"):
+        check_disk(tmp_path, free * 2)
+
+
+def test_the_disk_a_run_needs_counts_every_copy() -> None:
+    def needed(**settings: object) -> int:
+        config = FineTuneConfig(model={"name": "m"}, data={"sources": [{"path": "p"}]}, **settings)
+        return required_disk_bytes(1000 * 2**20, config) // 2**20 - 64
+
+    assert needed(train={"method": "full"}, quantize={"methods": []}) == 1000
+    assert needed(train={"method": "lora"}, quantize={"methods": []}) == 2000
+    assert needed(train={"method": "lora"}, quantize={"methods": ["8bit", "4bit"]}) == 3500
+
+
+def test_a_chat_template_file_is_read_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "template.jinja"
+    assert read_chat_template(None) is None
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_chat_template(str(file))
+    file.write_text("hello")
+    with pytest.raises(ConfigError, match="never reads `messages`"):
+        read_chat_template(str(file))
+    file.write_text("{% for m in messages %}{% endfor %}")
+    assert read_chat_template(str(file)) == file.read_text()

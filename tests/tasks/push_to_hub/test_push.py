@@ -1,0 +1,139 @@
+"""Publishing through the real client to a hub on loopback: one commit, evidence, no token anywhere."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Scores, SourceCount
+from hub_server import HubServer
+from huggingface_hub import ModelCard
+from tasks.push_to_hub.card import model_card, public_config, repository_of
+
+TOKEN = "hf_write_secret"
+
+PUSH = """
+import sys
+from pathlib import Path
+from tasks.push_to_hub.upload import publish
+commit = publish(Path(sys.argv[1]), "me/tuned", True, "{token}", "---\\nlicense: mit\\n---\\n# Card\\n", "name: x\\n")
+print(commit.url, commit.is_new)
+"""
+
+
+@pytest.fixture
+def config() -> FineTuneConfig:
+    return FineTuneConfig(
+        model={"name": "/home/alice/models/base"},
+        data={"sources": [{"path": "/home/alice/secret/rows.jsonl"}, {"hub": "owner/rows"}]},
+        train={"method": "full"},
+        push_to_hub={"repository": "me/tuned"},
+        output_directory="/home/alice/out",
+    )
+
+
+def scores(loss: float) -> Scores:
+    return Scores(
+        eval_loss=loss,
+        perplexity=2.0,
+        exact_match=0.5,
+        rouge_l=None,
+        loss_rows=10,
+        loss_tokens=100,
+        generated_rows=8,
+        size_bytes=1000,
+    )
+
+
+DATA = DataReport(
+    sources=[SourceCount(source="rows.jsonl", format="prompt_completion", read=12, kept=11, quarantined=1)],
+    train_rows=10,
+    test_rows=1,
+    quarantined_rows=1,
+    failures=[],
+    samples=[],
+    warnings=[],
+)
+
+
+@pytest.fixture
+def artifact(tiny_model: Path) -> Path:
+    return tiny_model
+
+
+def push(server: HubServer, artifact: Path, home: Path, token: str = TOKEN, **env: str) -> subprocess.CompletedProcess:
+    environment = {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_PROGRESS_BARS": "1", **env}
+    return subprocess.run(
+        [sys.executable, "-c", PUSH.format(token=token), str(artifact)],
+        env=os.environ | environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+
+
+def test_the_same_artifact_twice_makes_one_commit(artifact: Path, tmp_path: Path) -> None:
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        results = [push(server, artifact, tmp_path) for _ in range(2)]
+        first, second = (result.stdout.split() for result in results)
+        assert first[0].startswith(server.endpoint) and first[1] == "True", results[0].stderr
+        assert second[1] == "False", results[1].stderr
+        # the hub's own first commit, and ours
+        assert len(server.commits("me/tuned")) == 2
+        files = server.files("me/tuned")
+        assert files["model.safetensors"] == (artifact / "model.safetensors").read_bytes()
+        assert {"README.md", "fine_tune_config.yaml", "config.json", "tokenizer.json"} <= set(files)
+        assert not any(TOKEN.encode() in content for content in files.values())
+
+
+@pytest.mark.parametrize("xet", ["0", "1"])
+def test_a_broken_push_says_that_the_artifact_is_kept_and_a_second_one_completes(
+    xet: str, artifact: Path, tmp_path: Path
+) -> None:
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        server.fail_next("commit", status=418, times=1)
+        broken = push(server, artifact, tmp_path, HF_HUB_DISABLE_XET=xet)
+        assert broken.returncode == 1
+        last = broken.stderr.strip().splitlines()[-1]
+        assert f"the artifact is kept at {artifact}" in last
+        assert TOKEN not in broken.stderr
+        assert push(server, artifact, tmp_path, HF_HUB_DISABLE_XET=xet).stdout.split()[1] == "True"
+        assert len(server.commits("me/tuned")) == 2
+
+
+def test_a_token_that_may_not_write_is_refused_by_name(artifact: Path, tmp_path: Path) -> None:
+    with HubServer(tokens={"hf_read": "read"}) as server:
+        result = push(server, artifact, tmp_path, token="hf_read")
+        assert "push_to_hub.repository=me/tuned" in result.stderr
+        assert "use a token that may write there" in result.stderr
+        assert "hf_read" not in result.stderr.replace(PUSH, "")
+
+
+def test_the_card_carries_evidence_and_no_folders(config: FineTuneConfig) -> None:
+    text = model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.25)})
+    card = ModelCard(text)
+    assert card.data.datasets == ["owner/rows"]
+    results = {r.metric_type: r.metric_value for r in card.data.eval_results}
+    assert results == {"loss": 1.25, "perplexity": 2.0, "exact_match": 0.5}
+    assert "| base | 3.0000 |" in text and "| tuned | 1.2500 |" in text
+    assert "1 quarantined" in text.replace("\n", " ")
+    assert "alice" not in text and "secret" not in text
+    assert text == model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.25)})
+
+
+def test_a_quantized_card_shows_its_own_scores(config: FineTuneConfig) -> None:
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0), "quantized_4bit": scores(1.5)}
+    card = ModelCard(model_card(config, "4bit", DATA, all_scores))
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results}["loss"] == 1.5
+    assert repository_of(config, "4bit") == "me/tuned-4bit"
+    assert repository_of(config, "model") == "me/tuned"
+
+
+def test_the_public_config_keeps_settings_and_cuts_paths(config: FineTuneConfig) -> None:
+    text = public_config(config)
+    assert "method: full" in text and "rows.jsonl" in text and "owner/rows" in text
+    assert "/home" not in text

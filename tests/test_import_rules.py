@@ -1,0 +1,70 @@
+"""The house's rules on imports, read off the source: one direction, no stage in another, and light shells."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "deepspeed", "bitsandbytes", "accelerate", "pandas"}
+SHARED_ROOMS = {"decks", "models"}
+FLYTE = {"flytekit", "flytekitplugins"}
+SOURCES = sorted(
+    path.relative_to(ROOT)
+    for folder in ("configs", "images", "tasks", "workflows")
+    for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def imports(path: Path, top_level_only: bool) -> set[str]:
+    """Return the dotted names that a file imports."""
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    nodes = tree.body if top_level_only else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return found
+
+
+def is_shell(path: Path) -> bool:
+    return path.parts[0] in ("images", "workflows") or (path.parts[0] == "tasks" and path.name == "task.py")
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_imports_go_one_way(path: Path) -> None:
+    room, everything = path.parts[0], imports(path, top_level_only=False)
+    first = {name.split(".")[0] for name in everything}
+    allowed = {
+        "configs": {"configs"},
+        "images": {"configs", "images"},
+        "tasks": {"configs", "tasks", *({"images"} if is_shell(path) else set())},
+        "workflows": {"configs", "images", "tasks"},
+    }[room]
+    assert first & {"configs", "images", "tasks", "workflows"} <= allowed
+    if room == "tasks" and len(path.parts) > 2:
+        stages = {name.split(".")[1] for name in everything if name.startswith("tasks.") and name.count(".") >= 1}
+        reachable = {path.parts[1], *SHARED_ROOMS} if path.parts[1] not in SHARED_ROOMS else SHARED_ROOMS
+        assert stages <= reachable, f"{path} imports another stage: {stages - reachable}"
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=str)
+def test_only_shells_import_flytekit(path: Path) -> None:
+    if not is_shell(path):
+        # the deck renderers are the one exception, inside the function that needs them
+        found = imports(path, top_level_only=path == Path("tasks/decks/html.py"))
+        assert not {name.split(".")[0] for name in found} & FLYTE
+
+
+@pytest.mark.parametrize("path", [p for p in SOURCES if is_shell(p) or p.parts[0] == "configs"], ids=str)
+def test_what_pyflyte_loads_is_light(path: Path) -> None:
+    heavy = {name.split(".")[0] for name in imports(path, top_level_only=True)} & HEAVY
+    assert not heavy, f"{path} imports {heavy} at its top; import it inside the task"
+
+
+def test_sources_are_found() -> None:
+    assert len(SOURCES) > 30
