@@ -48,14 +48,15 @@ def _sentence(text: str) -> str:
 
 def _text_condition(rng: random.Random, column: Column) -> tuple[str, str]:
     """Draw (English, SQL) that compare a text column with one or two of its values."""
-    first, second = rng.sample(column.values, 2)
+    first, second = sorted(rng.sample(column.values, 2))
     kind = rng.random()
     if kind < 0.2:
         spoken = rng.choice((f"{first} or {second}", f"either {first} or {second}"))
         return f"whose {column.noun} is {spoken}", f"{column.name} IN ('{first}', '{second}')"
+    value = rng.choice((first, second))
     if kind < 0.3:
-        return f"whose {column.noun} is not {first}", f"{column.name} != '{first}'"
-    return rng.choice(column.phrases).format(first), f"{column.name} = '{first}'"
+        return f"whose {column.noun} is not {value}", f"{column.name} != '{value}'"
+    return rng.choice(column.phrases).format(value), f"{column.name} = '{value}'"
 
 
 def _number_condition(rng: random.Random, column: Column) -> tuple[str, str]:
@@ -102,7 +103,9 @@ def _subject(rng: random.Random) -> Subject:
             f"{relation.child}.",
         )
     table = rng.choice(list(TABLES.values()))
-    first, second = _condition(rng, table), _condition(rng, table)
+    names = [column.name for column in table.columns]
+    # In the order of the table's columns, as people tend to write, and as one question with two orders is no harder.
+    first, second = sorted((_condition(rng, table), _condition(rng, table)), key=lambda pair: names.index(pair[1].split()[0]))
     number = rng.random()
     if number < 0.15:
         return Subject(table, table.name, f"FROM {table.name}")
@@ -120,8 +123,8 @@ def _subject(rng: random.Random) -> Subject:
 
 def _listing(rng: random.Random, subject: Subject) -> tuple[str, str]:
     """Ask for columns of the rows, in a given order at times."""
-    columns = [c for c in subject.table.columns if not c.name.endswith("_id")]
-    chosen = rng.sample(columns, rng.choice((1, 1, 2)) if len(columns) > 2 else 1)
+    columns = [column for column in subject.table.columns if not column.name.endswith("_id")]
+    chosen = sorted(rng.sample(columns, rng.choice((1, 1, 2))), key=columns.index)
     order_english = order_sql = ""
     numbers = subject.table.numbers
     if numbers and rng.random() < 0.35:

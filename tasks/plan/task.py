@@ -7,6 +7,7 @@ from flytekit import task
 
 from configs.schema import FineTuneConfig
 from configs.wire import Plan
+from images.local_cache import forget_lost_outputs
 from images.pods import SMALL, is_laptop_run
 from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -25,9 +26,12 @@ def make_plan(config: FineTuneConfig) -> Plan:
 
     token = read_hub_token()
     settings.check_topology(config.train)
+    warnings: list[str] = []
     if is_laptop_run():
         settings.check_packages(config)
-    warnings: list[str] = []
+        forgotten = forget_lost_outputs()
+        if forgotten:
+            print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
     if config.push_to_hub.repository is not None:
         from tasks.plan.hub import check_push_access
 

@@ -1,5 +1,6 @@
 """Flyte tasks: elastic training in every declared topology, and the merge of an adapter into its base."""
 
+import logging
 import types
 from typing import NamedTuple
 
@@ -13,7 +14,7 @@ from configs.schema import ModelConfig, TrainConfig
 from configs.topologies import TOPOLOGIES
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
-from images.pods import BIG_CPU, SMALL, download_once, local_path, node_resources, scratch_directory
+from images.pods import BIG_CPU, SMALL, download_once, is_laptop_run, local_path, node_resources, scratch_directory
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
 _VERSION = source_version("tasks/train", "tasks/models", "tasks/decks", "configs/deepspeed")
@@ -100,6 +101,9 @@ def train(
     token_report: TokenReport,
 ) -> Trained:
     """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
+    if is_laptop_run():
+        # the launcher logs a worker's traceback, of which one line is meant for the user and is shown below
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
     try:
         result = ELASTIC_TASKS[(config.nodes, config.processes_per_node)](
             config=config,

@@ -1,0 +1,184 @@
+"""The whole workflow, as a user starts it: `pyflyte run` in a process of its own, with a hub on loopback."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from conftest import PyFlyte, error_lines
+from hub_server import HubServer
+
+TOKEN = "hf_write_secret"
+QUICK = {
+    "train": {"method": "full", "max_steps": 3, "learning_rate": 1e-2},
+    "evaluate": {"generate_rows": 2, "max_new_tokens": 4},
+    "quantize": {"methods": []},
+}
+
+
+def hub_env(server: HubServer, home: Path, token: str = TOKEN) -> dict[str, str]:
+    return {
+        "HF_ENDPOINT": server.endpoint,
+        "HF_TOKEN": token,
+        "HF_HOME": str(home / "hf"),
+        "HF_HUB_DISABLE_XET": "1",
+    }
+
+
+@pytest.fixture(scope="module")
+def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("workflow")
+
+
+@pytest.fixture(scope="module")
+def first_run(shared_home: Path, tiny_model: Path, rows_file: Path):
+    """A run with both quantizations and a push that fails, and then the same command again."""
+    flyte = PyFlyte(shared_home)
+    config = {
+        "name": "first",
+        "model": {"name": str(tiny_model)},
+        "data": {"sources": [{"path": str(rows_file)}]},
+        **QUICK,
+        "quantize": {"methods": ["8bit", "4bit"]},
+        "push_to_hub": {"repository": "me/tuned", "artifacts": ["model", "4bit"]},
+    }
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        server.fail_next("commit", status=418, times=1)
+        broken = flyte.fine_tune(config, hub_env(server, shared_home))
+        mended = flyte.fine_tune(config, hub_env(server, shared_home))
+        yield flyte, config, server, broken, mended
+
+
+def test_a_run_ends_with_the_table_and_the_two_paths(first_run) -> None:
+    flyte, _, _, _, mended = first_run
+    assert mended.returncode == 0, mended.stderr
+    lines = mended.stdout.strip().splitlines()
+    assert lines[-7].split() == ["model", "eval_loss", "perplexity", "exact_match", "rouge_l", "size"]
+    assert [line.split()[0] for line in lines[-6:-2]] == ["base", "tuned", "quantized_8bit", "quantized_4bit"]
+    directory = flyte.home / "outputs" / "first"
+    assert lines[-2].split() == ["report:", str(directory / "report.html")]
+    assert lines[-1].split() == ["metrics:", str(directory / "metrics.json")]
+
+
+def test_metrics_hold_every_model_and_the_counts(first_run) -> None:
+    flyte = first_run[0]
+    metrics = json.loads((flyte.home / "outputs" / "first" / "metrics.json").read_text())
+    for name in ("base", "tuned", "quantized_8bit", "quantized_4bit"):
+        assert {"eval_loss", "perplexity", "exact_match"} <= set(metrics[name])
+    assert (metrics["train_rows"], metrics["test_rows"], metrics["quarantined_rows"]) == (54, 6, 0)
+    assert metrics["tuned"]["eval_loss"] < metrics["base"]["eval_loss"]
+    assert metrics["quantized_4bit"]["size_bytes"] < metrics["tuned"]["size_bytes"]
+    assert metrics["quantized_8bit"]["eval_loss"] == pytest.approx(metrics["tuned"]["eval_loss"], rel=0.05)
+
+
+def test_the_report_is_one_page_that_loads_nothing(first_run) -> None:
+    page = (first_run[0].home / "outputs" / "first" / "report.html").read_text()
+    assert "<script" not in page
+    assert not re.findall(r'(?:src|href)="(?!#)[^"]+"', page)
+    for words in ("Held-out scores", "Training loss", "Before and after", "Resolved configuration", "<svg"):
+        assert words in page
+
+
+def test_a_failed_push_is_one_error_and_trains_nothing_again(first_run) -> None:
+    _, _, server, broken, mended = first_run
+    assert broken.returncode == 1
+    lines = error_lines(broken)
+    assert len(lines) <= 3
+    assert "push_to_hub.repository=me/tuned" in lines[0] and "answered 418" in lines[0]
+    assert "train: step" in broken.stdout and "train: step" not in mended.stdout
+    # the hub's own first commit, and one push
+    assert len(server.commits("me/tuned")) == 2
+    assert len(server.commits("me/tuned-4bit")) == 2
+    assert "quantization_config" in json.loads(server.files("me/tuned-4bit")["config.json"])
+
+
+def test_the_token_appears_nowhere(first_run) -> None:
+    flyte, _, server, broken, mended = first_run
+    for result in (broken, mended):
+        assert TOKEN not in result.stdout + result.stderr
+    for repository in ("me/tuned", "me/tuned-4bit"):
+        assert not any(TOKEN.encode() in content for content in server.files(repository).values())
+    for file in flyte.home.rglob("*"):
+        if file.is_file():
+            assert TOKEN.encode() not in file.read_bytes(), file
+
+
+def test_changing_the_quantization_does_not_train_again(first_run) -> None:
+    flyte, config, _, _, _ = first_run
+    changed = {**config, "quantize": {"methods": []}, "push_to_hub": {}}
+    result = flyte.fine_tune(changed)
+    assert result.returncode == 0, result.stderr
+    assert "train: step" not in result.stdout
+    assert "not pushed: push_to_hub.repository is not set" in result.stdout
+
+
+def test_steps_whose_outputs_were_deleted_run_again(first_run) -> None:
+    flyte, config, _, _, _ = first_run
+    shutil.rmtree(flyte.home / "tmp")
+    result = flyte.fine_tune({**config, "quantize": {"methods": []}, "push_to_hub": {}})
+    assert result.returncode == 0, result.stderr
+    assert "cached steps run again: their outputs were deleted" in result.stdout
+    assert "train: step" in result.stdout
+
+
+def test_two_processes_train_to_the_loss_of_one(pyflyte: PyFlyte, tiny_model: Path, rows_file: Path) -> None:
+    losses = []
+    for processes in (1, 2):
+        config = {
+            "name": f"x{processes}",
+            "model": {"name": str(tiny_model)},
+            "data": {"sources": [{"path": str(rows_file)}]},
+            **QUICK,
+            "train": {
+                "method": "full",
+                "processes_per_node": processes,
+                "batch_size": 54,
+                "micro_batch_size": 54 // processes,
+                "max_steps": 4,
+                "logging_steps": 1,
+                "learning_rate": 1e-2,
+            },
+        }
+        result = pyflyte.fine_tune(config)
+        assert result.returncode == 0, result.stderr
+        metrics = json.loads((pyflyte.home / "outputs" / f"x{processes}" / "metrics.json").read_text())
+        curve = [float(loss) for loss in re.findall(r"train: step \d/4  loss ([\d.]+)", result.stdout)]
+        losses.append([*curve, metrics["tuned"]["eval_loss"]])
+    assert len(losses[0]) == 5
+    # every step sees all 54 rows, whichever process they are on
+    assert losses[1] == pytest.approx(losses[0], abs=2e-3)
+
+
+def test_model_and_rows_come_from_a_hub(pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        server.add_repo("owner/base", {file.name: file for file in tiny_model.iterdir()})
+        server.add_repo("owner/rows", {"train.jsonl": rows_file}, repo_type="dataset")
+        result = pyflyte.fine_tune(
+            {"name": "hub", "model": {"name": "owner/base"}, "data": {"sources": [{"hub": "owner/rows"}]}, **QUICK},
+            hub_env(server, tmp_path),
+        )
+    assert result.returncode == 0, result.stderr
+    assert "60 rows read = 60 kept" in result.stdout
+
+
+def test_a_model_that_is_not_better_is_not_pushed(
+    pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        result = pyflyte.fine_tune(
+            {
+                "model": {"name": str(tiny_model)},
+                "data": {"sources": [{"path": str(rows_file)}]},
+                **QUICK,
+                # so small a step leaves the weights as they are
+                "train": {"method": "full", "max_steps": 1, "learning_rate": 1e-30},
+                "push_to_hub": {"repository": "me/tuned"},
+            },
+            hub_env(server, tmp_path),
+        )
+        assert result.returncode == 0, result.stderr
+        assert "not pushed to me/tuned: the tuned model's held-out loss is not below" in result.stdout
+        assert not [path for method, path in server.requests if path.startswith("/api/repos/create")]

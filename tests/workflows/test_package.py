@@ -1,0 +1,101 @@
+"""Registration without a cluster: everything serializes, light, with what a cluster needs declared on every task."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tarfile
+import tempfile
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, PyFlyte
+from flyteidl.admin.task_pb2 import TaskSpec
+
+HEAVY = ("transformers", "datasets", "trl", "deepspeed", "peft", "bitsandbytes", "pandera", "matplotlib")
+# dynamic tasks only wire others, and plain ones that always run again need no cache
+UNCACHED = {"make_plan", "compare", "push_to_hub", "write_report", "train", "quantize_all", "push_all"}
+SECRET = {"make_plan", "get_data", "get_model", "push_to_hub"}
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSpec]:
+    """The serialized tasks by their short names."""
+    home = tmp_path_factory.mktemp("package")
+    archive = home / "package.tgz"
+    result = PyFlyte(home)(
+        "--pkgs", "workflows", "package", "--image", "localhost/x:1", "--output", str(archive), "--force"
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = {}
+    with tarfile.open(archive) as package:
+        for member in package.getmembers():
+            if member.name.endswith("_1.pb"):
+                spec = TaskSpec.FromString(package.extractfile(member).read())
+                found[spec.template.id.name.rsplit(".", 1)[-1]] = spec
+        assert any(member.name.endswith("_2.pb") for member in package.getmembers())
+    return found
+
+
+def container(spec: TaskSpec):
+    template = spec.template
+    return template.container if template.HasField("container") else None
+
+
+def test_packaging_imports_none_of_the_heavy_libraries() -> None:
+    script = (
+        "import sys; from flytekit.clis.sdk_in_container.pyflyte import main\n"
+        "package = ['--pkgs', 'workflows', 'package', '--image', 'localhost/x:1', '--force', '--output', sys.argv[1]]\n"
+        "sys.argv = ['pyflyte', *package]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        archive = str(Path(folder) / "p.tgz")
+        result = subprocess.run([sys.executable, "-c", script, archive], cwd=ROOT, capture_output=True, text=True)
+    assert "LOADED []" in result.stdout, result.stdout[-2000:] + result.stderr[-2000:]
+
+
+def test_every_stage_is_packaged(specs: dict[str, TaskSpec]) -> None:
+    stages = {"make_plan", "get_model", "get_data", "tokenize", "train", "merge", "evaluate", "compare", "quantize"}
+    assert stages | {"push_to_hub", "write_report", "train_1x1", "train_1x2", "train_5x8"} <= set(specs)
+
+
+def test_five_nodes_of_eight_are_a_pytorch_job_of_that_shape(specs: dict[str, TaskSpec]) -> None:
+    template = specs["train_5x8"].template
+    assert template.type == "pytorch"
+    assert template.custom["elasticConfig"]["nprocPerNode"] == 8
+    assert template.custom["elasticConfig"]["minReplicas"] == template.custom["elasticConfig"]["maxReplicas"] == 5
+    assert template.custom["workerReplicas"]["replicas"] == 5
+    assert specs["train_1x1"].template.type == "python-task"
+
+
+def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, TaskSpec]) -> None:
+    for name, spec in specs.items():
+        box, metadata = container(spec), spec.template.metadata
+        assert box is not None and box.image.startswith("localhost/fine-tune/fine-tune-"), name
+        requests = {entry.name: entry.value for entry in box.resources.requests}
+        # Resources.ResourceName: CPU 1, GPU 2, MEMORY 3
+        assert {1, 3} <= set(requests), name
+        assert metadata.retries.retries >= 2, name
+        if name not in UNCACHED:
+            assert metadata.discoverable and metadata.cache_serializable and metadata.discovery_version, name
+        assert bool(spec.template.security_context.secrets) == (name in SECRET), name
+
+
+def test_gpus_and_shared_memory_follow_the_topology(specs: dict[str, TaskSpec]) -> None:
+    for name, gpus in (("train_1x1", "1"), ("train_1x2", "2"), ("train_5x8", "8"), ("evaluate", "1"), ("quantize", "1")):
+        requests = {entry.name: entry.value for entry in container(specs[name]).resources.requests}
+        assert requests[2] == gpus, name
+    assert specs["train_5x8"].template.extended_resources.HasField("shared_memory")
+
+
+def test_the_registry_reaches_the_pods(specs: dict[str, TaskSpec]) -> None:
+    # a dynamic task names the images of its tasks from inside its pod
+    for name in ("train", "quantize_all", "push_all"):
+        assert {entry.key: entry.value for entry in container(specs[name]).env}["IMAGE_REGISTRY"]
+
+
+def test_no_path_of_this_machine_is_packaged(specs: dict[str, TaskSpec]) -> None:
+    for name, spec in specs.items():
+        assert str(ROOT) not in str(spec), name
