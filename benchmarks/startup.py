@@ -1,4 +1,4 @@
-"""Start-up cost: `pyflyte run workflows/fine_tune.py --help` against a workflow file whose only task is an empty Elastic.
+"""Start-up cost: `pyflyte run workflows/fine_tune.py --help` against a file whose only task is an empty `Elastic` one.
 
 Prints the median of both and their ratio, run in turn so that a machine's noise falls on both. The Elastic plug-in
 imports torch, which neither can avoid.

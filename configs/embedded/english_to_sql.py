@@ -8,6 +8,7 @@ fair score. Only the standard library is used, and every draw depends on nothing
 
 import hashlib
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from configs.embedded.sql_schema import AGE, ID, RELATIONS, TABLES, Column, Table
@@ -105,7 +106,9 @@ def _subject(rng: random.Random) -> Subject:
     table = rng.choice(list(TABLES.values()))
     names = [column.name for column in table.columns]
     # In the order of the table's columns, as people tend to write, and as one question with two orders is no harder.
-    first, second = sorted((_condition(rng, table), _condition(rng, table)), key=lambda pair: names.index(pair[1].split()[0]))
+    first, second = sorted(
+        (_condition(rng, table), _condition(rng, table)), key=lambda pair: names.index(pair[1].split()[0])
+    )
     number = rng.random()
     if number < 0.15:
         return Subject(table, table.name, f"FROM {table.name}")

@@ -8,7 +8,6 @@ import re
 from collections.abc import Sequence
 
 import matplotlib
-
 from matplotlib.figure import Figure
 
 _BLUE, _GREY, _GREEN = "#2563eb", "#94a3b8", "#0a7d38"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -169,6 +170,8 @@ def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSour
     from configs.errors import HubError
 
     label = f"{source.hub}:{source.split}"
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
     try:
         dataset = datasets.load_dataset(
             source.hub, source.name, split=source.split, revision=revision, token=token or False

@@ -43,6 +43,7 @@ def fit(
     """
     started = time.monotonic()
     quiet_libraries()
+    datasets.disable_progress_bars()
     arguments = training_arguments(config, output)
     if config.sharding == "zero3" and not torch.cuda.is_available():
         import deepspeed

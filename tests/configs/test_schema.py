@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+
 from configs.errors import ConfigError
 from configs.load import PRESETS, check_config_argument, dump_config, load_config
 from configs.schema import FineTuneConfig

@@ -46,7 +46,9 @@ def test_a_missing_config(pyflyte: PyFlyte) -> None:
 
 
 def test_a_missing_file(pyflyte: PyFlyte, tiny_model: Path) -> None:
-    assert "data.sources[0].path=none.jsonl does not exist" in refused(pyflyte.fine_tune(config(tiny_model, "none.jsonl")))
+    assert "data.sources[0].path=none.jsonl does not exist" in refused(
+        pyflyte.fine_tune(config(tiny_model, "none.jsonl"))
+    )
 
 
 def test_another_encoding(pyflyte: PyFlyte, tiny_model: Path, rows: Path) -> None:

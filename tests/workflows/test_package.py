@@ -84,7 +84,13 @@ def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, 
 
 
 def test_gpus_and_shared_memory_follow_the_topology(specs: dict[str, TaskSpec]) -> None:
-    for name, gpus in (("train_1x1", "1"), ("train_1x2", "2"), ("train_5x8", "8"), ("evaluate", "1"), ("quantize", "1")):
+    for name, gpus in (
+        ("train_1x1", "1"),
+        ("train_1x2", "2"),
+        ("train_5x8", "8"),
+        ("evaluate", "1"),
+        ("quantize", "1"),
+    ):
         requests = {entry.name: entry.value for entry in container(specs[name]).resources.requests}
         assert requests[2] == gpus, name
     assert specs["train_5x8"].template.extended_resources.HasField("shared_memory")

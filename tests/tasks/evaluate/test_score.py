@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+
 from configs.schema import EvaluateConfig, ModelConfig
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.evaluate.score import evaluate_model, generate_answers, held_out_loss

@@ -1,4 +1,4 @@
-"""Loading: every format from every kind of file, faults named by file and row, counts that add up, a leak-free split."""
+"""Loading: every format and kind of file, faults named by file and row, counts that add up, a leak-free split."""
 
 from __future__ import annotations
 
@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import SHARED_DATA
+
 from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import FailureCase
-from conftest import SHARED_DATA
 from tasks.get_data.load import InvalidRowsError, load_data
 from tasks.get_data.split import split_rows
 
@@ -145,7 +146,7 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
     path = tmp_path / "rows.jsonl"
     bad = ['{"prompt": "p", "completion": ""}', "not json", '{"completion": "c"}', "7"]
     path.write_text("\n".join([json.dumps(row) for row in PAIRS] + bad))
-    with pytest.raises(InvalidRowsError, match="4 invalid rows, data.max_invalid_rows=3"):
+    with pytest.raises(InvalidRowsError, match=r"4 invalid rows, data.max_invalid_rows=3"):
         load(path, max_invalid_rows=3)
     data = load(path, max_invalid_rows=4)
     assert list(data.quarantine.columns) == list(FailureCase.model_fields)

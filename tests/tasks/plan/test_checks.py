@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from configs.embedded.names import EMBEDDED_MODEL, parse_embedded_source
 from configs.errors import ArtifactError, ConfigError, DataError, ModelError
 from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
@@ -29,9 +30,7 @@ def resolve(path: Path | str, **settings: object):
 @pytest.mark.parametrize(("nodes", "processes"), [(1, 1), (1, 2), (5, 8)])
 def test_declared_topologies_pass(nodes: int, processes: int) -> None:
     rows = nodes * processes
-    check_topology(
-        TrainConfig(nodes=nodes, processes_per_node=processes, batch_size=2 * rows, micro_batch_size=2)
-    )
+    check_topology(TrainConfig(nodes=nodes, processes_per_node=processes, batch_size=2 * rows, micro_batch_size=2))
 
 
 def test_an_undeclared_topology_lists_the_declared_ones() -> None:
@@ -137,7 +136,12 @@ def test_a_files_revision_follows_its_content_and_not_its_name(tmp_path: Path) -
 
 def test_embedded_names() -> None:
     assert parse_embedded_source("embedded:english-to-sql:50") == 50
-    for wrong in ("embedded:other", "embedded:english-to-sql:x", "embedded:english-to-sql:0", "embedded:english-to-sqlx"):
+    for wrong in (
+        "embedded:other",
+        "embedded:english-to-sql:x",
+        "embedded:english-to-sql:0",
+        "embedded:english-to-sqlx",
+    ):
         with pytest.raises(ConfigError):
             parse_embedded_source(wrong)
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from configs.schema import FineTuneConfig
-from configs.wire import DataReport, Scores, SourceCount
 from hub_server import HubServer
 from huggingface_hub import ModelCard
+
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Scores, SourceCount
 from tasks.push_to_hub.card import model_card, public_config, repository_of
 
 TOKEN = "hf_write_secret"

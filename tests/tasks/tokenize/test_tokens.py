@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+
 from configs.errors import DataError, ModelError
 from configs.schema import TokenizeConfig
 from configs.wire import TokenReport
@@ -105,7 +106,9 @@ def test_the_separator_is_configurable_and_masked(prepare) -> None:
 
 
 def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
-    tokens = prepare(chats([("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]), CHATML)
+    tokens = prepare(
+        chats([("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]), CHATML
+    )
     assert tokens.text(0) == "<|system|>S<eos><|user|>U<eos><|assistant|>A<eos><|user|>V<eos><|assistant|>B<eos>"
     # <|system|>S<eos> is 10 + 1 + 1 tokens; <|user|>U<eos> 8 + 1 + 1; <|assistant|> 13
     assert tokens.trained(0) == "_" * (12 + 10 + 13) + "A<eos>" + "_" * (10 + 13) + "B<eos>"
@@ -176,12 +179,12 @@ def test_an_over_length_row_can_stop_the_run_by_name(prepare) -> None:
 
 
 def test_all_rows_too_long_is_an_error(prepare) -> None:
-    with pytest.raises(DataError, match="all 1 train rows are longer than tokenize.max_length=8"):
+    with pytest.raises(DataError, match=r"all 1 train rows are longer than tokenize.max_length=8"):
         prepare(pairs(("q" * 20, "a")), max_length=8)
 
 
 def test_max_length_beyond_the_models_positions_is_refused(prepare) -> None:
-    with pytest.raises(ModelError, match="tokenize.max_length=257 exceeds the model's 256 positions"):
+    with pytest.raises(ModelError, match=r"tokenize.max_length=257 exceeds the model's 256 positions"):
         prepare(pairs(("q", "a")), max_length=257)
 
 

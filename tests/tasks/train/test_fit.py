@@ -8,10 +8,11 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+
 from configs.errors import ArtifactError, ConfigError, DivergedError
 from configs.schema import ModelConfig, TrainConfig
 from configs.wire import TrainReport
-from safetensors.torch import load_file, save_file
 from tasks.models.load import load_model, load_tokenizer
 from tasks.train.fit import check_saved, fit, merge_adapter
 
