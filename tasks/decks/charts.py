@@ -60,7 +60,12 @@ def curve(steps: Sequence[int], values: Sequence[float], name: str, title: str, 
 def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:
     """Return one bar for each of `names`, labelled with its value in the format `text` (such as `{:.1%}`)."""
     figure, axes = _axes(title, "", y_label, (3.6, 2.6))
-    drawn = axes.bar(names, values, color=[_COLOURS[i % len(_COLOURS)] for i in range(len(names))], width=0.6)
+    drawn = axes.bar(
+        [name.replace("_", "\n") for name in names],
+        values,
+        color=[_COLOURS[i % len(_COLOURS)] for i in range(len(names))],
+        width=0.6,
+    )
     axes.bar_label(drawn, labels=[text.format(value) for value in values], fontsize=9, padding=2)
     axes.set_ylim(0, max([*values, 0.0]) * 1.15 or 1.0)
     axes.tick_params(axis="x", labelsize=8)

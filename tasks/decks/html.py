@@ -18,8 +18,9 @@ margin:0 auto;padding:8px 16px}
 overflow-wrap:anywhere;padding:5px 10px!important}
 .ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
 .ft .card{border:1px solid #d8dee6;border-radius:6px;padding:8px 12px;margin:10px 0}
-.ft .card b{display:inline-block;min-width:76px;color:#5b6b7c;font-weight:600}
-.ft .card div{white-space:pre-wrap;overflow-wrap:anywhere;margin:3px 0}
+.ft .card b{color:#5b6b7c;font-weight:600}.ft .card span{white-space:pre-wrap;overflow-wrap:anywhere}
+.ft .card div{display:grid;grid-template-columns:104px 1fr;margin:3px 0}
+.ft mark{background:#d3f2dd;color:inherit}
 .ft .good{color:#0a7d38}.ft .bad{color:#b3261e}.ft svg{max-width:100%;height:auto}
 </style>"""
 
@@ -55,6 +56,12 @@ def preformatted(text: str) -> str:
     return f"<pre>{escape(text)}</pre>"
 
 
+def marked(spans: Sequence[tuple[str, bool]]) -> str:
+    """Return preformatted text in which the spans that are True stand out in green."""
+    parts = (f"<mark>{escape(text)}</mark>" if stands_out else escape(text) for text, stands_out in spans)
+    return f"<pre>{''.join(parts)}</pre>"
+
+
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table, rendered by Flyte's standard TableRenderer. An empty one says so."""
     if not rows:
@@ -71,7 +78,9 @@ def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
     """Return one card for each item: lines of (label, text, css class)."""
     return "".join(
         '<div class="card">'
-        + "".join(f'<div class="{css}"><b>{escape(label)}</b> {escape(text)}</div>' for label, text, css in item)
+        + "".join(
+            f'<div class="{css}"><b>{escape(label)}</b><span>{escape(text)}</span></div>' for label, text, css in item
+        )
         + "</div>"
         for item in items
     )

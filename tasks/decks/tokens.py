@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from html import escape
-
-from configs.wire import Span, TokenReport
+from configs.wire import TokenReport
 from tasks.decks import charts, html
 
 
@@ -29,16 +27,8 @@ def render_tokens(report: TokenReport) -> str:
             charts.histogram(
                 report.lengths, report.length_counts, report.max_length, "Length of training rows", "tokens"
             ),
-            html.table(counts, ["", ""]),
+            html.table(counts, ["tokens", "value"]),
             html.heading("What the model sees: trained spans in green", 3),
-            *(_marked(row) for row in report.samples),
+            *(html.marked([(span.text, span.trained) for span in row]) for row in report.samples),
         ]
     )
-
-
-def _marked(spans: list[Span]) -> str:
-    marked = "".join(
-        f'<span style="background:#d3f2dd">{escape(span.text)}</span>' if span.trained else escape(span.text)
-        for span in spans
-    )
-    return f"<pre>{marked}</pre>"

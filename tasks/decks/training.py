@@ -27,6 +27,6 @@ def render_training(report: TrainReport) -> str:
             html.heading("Training"),
             charts.curve(steps, [p.loss for p in report.curve], "loss", "Training loss", "nats per completion token"),
             charts.curve(steps, [p.learning_rate for p in report.curve], "rate", "Learning rate", "learning rate"),
-            html.table(facts, ["", ""]),
+            html.table(facts, ["training", "value"]),
         ]
     )

@@ -31,7 +31,11 @@ def evaluate(
     from tasks.evaluate import score
 
     rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
-    return score.evaluate_model(config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids)
+    evaluation = score.evaluate_model(config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids)
+    scores = evaluation.scores
+    answers = "" if scores.exact_match is None else f", exact match {scores.exact_match:.1%} of {scores.generated_rows}"
+    print(f"evaluate: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
+    return evaluation
 
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)

@@ -33,5 +33,6 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
     fetch.fetch_model(config, revision, model, read_hub_token())
     fetch.copy_tokenizer(model, tokenizer)
     # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
+    print(f"model: {config.name} ({revision[:12]})", flush=True)
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

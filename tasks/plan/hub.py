@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import httpx2
 from huggingface_hub import HfApi, constants
@@ -71,6 +72,18 @@ def check_push_access(repository: str, token: str | None, sources: str) -> list[
             if error.response.status_code == 404:
                 return [f"{subject}: {constants.ENDPOINT} cannot say whom the token belongs to; not checked"]
             raise
-    if identity.get("auth", {}).get("accessToken", {}).get("role") == "read":
+    if not _may_write(identity.get("auth", {}).get("accessToken", {})):
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
+    owner = repository.partition("/")[0]
+    owners = [identity.get("name"), *(org.get("name") for org in identity.get("orgs", []))]
+    if owner.lower() not in [str(name).lower() for name in owners]:
+        return [f"{subject}: {owner} is neither the token's user nor one of its organizations; the push may be refused"]
     return []
+
+
+def _may_write(access: dict[str, Any]) -> bool:
+    """Return whether a token of this role may write somewhere: which repository is known only when it is pushed to."""
+    if access.get("role") != "fineGrained":
+        return access.get("role") != "read"
+    scopes = access.get("fineGrained", {}).get("scoped", [])
+    return any("repo.write" in scope.get("permissions", []) for scope in scopes)

@@ -43,17 +43,22 @@ def publish(directory: Path, repository: str, private: bool, token: str, card: s
             commit = api.upload_folder(
                 repo_id=repository, folder_path=stage, commit_message="Upload fine-tuned model with its evidence"
             )
-    except HfHubHTTPError as error:
-        status = error.response.status_code
-        fix = "use a token that may write there" if status in (401, 403) else "run the same command again"
-        raise HubError(_failure(repository, directory, f"answered {status}", fix)) from None
-    except (httpx2.HTTPError, OSError) as error:
-        fix = "run the same command again"
-        raise HubError(_failure(repository, directory, f"cannot be reached ({type(error).__name__})", fix)) from None
+    except (httpx2.HTTPError, OSError, RuntimeError) as error:
+        raise HubError(_failure(error, repository, directory)) from None
     return Commit(url=commit.commit_url, is_new=commit.oid != before)
 
 
-def _failure(repository: str, directory: Path, what: str, fix: str) -> str:
+def _failure(error: Exception, repository: str, directory: Path) -> str:
+    # the client wraps what a storage server answers to a file in a RuntimeError
+    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    fix = "run the same command again"
+    if isinstance(answer, HfHubHTTPError):
+        status = answer.response.status_code
+        what = f"answered {status}"
+        if status in (401, 403):
+            fix = "use a token that may write there"
+    else:
+        what = f"did not take the upload ({type(error).__name__})"
     return (
         f"push_to_hub.repository={repository}: {constants.ENDPOINT} {what}; {fix}: nothing is trained again\n"
         f"the artifact is kept at {directory}"

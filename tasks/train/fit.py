@@ -178,6 +178,7 @@ def _report(trainer: SFTTrainer, config: TrainConfig, seconds: float) -> TrainRe
 
 def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: Path) -> None:
     """Write the base with the adapter added to its weights, W + (alpha / r) B A, in the base's own precision."""
+    quiet_libraries()
     # "auto" is the type of the checkpoint: an adapter is merged into what was published, not into a quantized copy
     model = load_model(model_config, base, dtype="auto")  # type: ignore[arg-type]
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -106,6 +106,21 @@ def test_a_broken_push_says_that_the_artifact_is_kept_and_a_second_one_completes
         assert len(server.commits("me/tuned")) == 2
 
 
+@pytest.mark.parametrize("xet", ["0", "1"])
+@pytest.mark.parametrize("status", [400, 403])
+def test_weights_that_do_not_arrive_are_one_error_of_two_lines(
+    status: int, xet: str, artifact: Path, tmp_path: Path
+) -> None:
+    with HubServer(tokens={TOKEN: "write"}) as server:
+        server.fail_next("lfs_upload", status=status, times=20)
+        broken = push(server, artifact, tmp_path, HF_HUB_DISABLE_XET=xet)
+        assert broken.returncode == 1
+        error = broken.stderr[broken.stderr.index("configs.errors.HubError: ") :].strip().splitlines()
+        assert len(error) == 2
+        assert "push_to_hub.repository=me/tuned" in error[0] and "nothing is trained again" in error[0]
+        assert len(server.commits("me/tuned")) == 1
+
+
 def test_a_token_that_may_not_write_is_refused_by_name(artifact: Path, tmp_path: Path) -> None:
     with HubServer(tokens={"hf_read": "read"}) as server:
         result = push(server, artifact, tmp_path, token="hf_read")

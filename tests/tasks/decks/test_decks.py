@@ -1,0 +1,150 @@
+"""Decks and the report: every value from data is escaped, every page stands alone, every count is shown."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from configs.schema import FineTuneConfig
+from configs.wire import (
+    CurvePoint,
+    DataReport,
+    Evaluation,
+    FailureCase,
+    Plan,
+    Prediction,
+    Published,
+    Sample,
+    Scores,
+    SourceCount,
+    Span,
+    TokenReport,
+    TrainReport,
+)
+from tasks.report.write import RunResults, metrics, render_report, text_table, write_report
+
+EVIL = "<script>alert('x')</script><img src=http://evil/>\" onload=\"y()"
+
+
+def evaluation(loss: float, answer: str, match: float | None = 0.5) -> Evaluation:
+    scores = Scores(
+        eval_loss=loss,
+        perplexity=2.0,
+        exact_match=match,
+        rouge_l=None,
+        loss_rows=4,
+        loss_tokens=20,
+        generated_rows=1,
+        size_bytes=3 * 2**20,
+    )
+    return Evaluation(scores=scores, predictions=[Prediction(row_id=EVIL, prompt=EVIL, expected=EVIL, answer=answer)])
+
+
+@pytest.fixture
+def results() -> RunResults:
+    """A run in which every text that a user or a model could write is hostile."""
+    config = FineTuneConfig.model_validate(
+        {
+            "model": {"name": EVIL},
+            "data": {"sources": [{"path": EVIL}]},
+            "tokenize": {"prompt_separator": EVIL},
+            "push_to_hub": {"repository": "me/x"},
+        }
+    )
+    data = DataReport(
+        sources=[SourceCount(source=EVIL, format="text", read=9, kept=7, quarantined=2)],
+        train_rows=6,
+        test_rows=1,
+        quarantined_rows=2,
+        failures=[FailureCase(file=EVIL, row=3, column=EVIL, reason=EVIL, value=EVIL)] * 2,
+        samples=[Sample(row_id=EVIL, prompt=EVIL, completion=EVIL)],
+        warnings=[EVIL],
+    )
+    tokens = TokenReport(
+        max_length=64,
+        template=EVIL,
+        template_hash="ab",
+        train_rows=5,
+        test_rows=1,
+        dropped_train_rows=1,
+        dropped_test_rows=2,
+        truncated_rows=4,
+        split_rows=0,
+        train_tokens=100,
+        trained_tokens=40,
+        end_token_ids=[1],
+        lengths=[16, 32],
+        length_counts=[2, 3],
+        samples=[[Span(text=EVIL, trained=False), Span(text=EVIL, trained=True)]],
+    )
+    training = TrainReport(
+        method="lora",
+        curve=[CurvePoint(step=n, loss=3.0 - n, learning_rate=0.1, grad_norm=1.0) for n in (1, 2)],
+        steps=2,
+        epochs=1.0,
+        seconds=3.0,
+        parameters=10,
+        trainable_parameters=5,
+        world_size=1,
+        batch_size=8,
+        learning_rate=0.1,
+        device=EVIL,
+        precision="float32",
+    )
+    plan = Plan(model_revision="r", data_revisions=["d"], chat_template=None, warnings=[EVIL])
+    published = [Published(artifact="model", repository="me/x", commit_url=None, note=EVIL)]
+    evaluations = {"base": evaluation(2.0, EVIL), "tuned": evaluation(1.0, EVIL, 1.0)}
+    return RunResults(config, plan, data, tokens, training, evaluations, published)
+
+
+def test_no_value_from_data_becomes_markup(results: RunResults) -> None:
+    page = render_report(results)
+    assert "<script" not in page and "<img" not in page
+    assert not re.findall(r"<[^>]*onload", page)
+    # shown nevertheless, in each place where a row's content goes
+    assert html.unescape(re.sub(r"<[^>]+>", "", page)).count(EVIL) >= 15
+
+
+def test_the_page_loads_nothing_and_runs_nothing(results: RunResults, tmp_path: Path) -> None:
+    page = write_report(results, tmp_path)[0].read_text("utf-8")
+    assert not re.findall(r"<(?:script|link|iframe|object|embed|img)\b", page)
+    assert not re.findall(r"""(?:src|href)\s*=\s*["'](?!#)""", page)
+    assert not re.findall(r"url\((?!#)|@import", page)
+    assert "default-src 'none'" in page
+
+
+def test_every_count_of_what_was_left_out_is_shown_and_in_the_metrics(results: RunResults) -> None:
+    numbers = metrics(results)
+    assert (numbers["quarantined_rows"], numbers["dropped_rows"], numbers["truncated_rows"]) == (2, 3, 4)
+    assert (numbers["train_rows"], numbers["test_rows"]) == (6, 1)
+    assert numbers["quantized_8bit"] is None
+    text = re.sub(r"<[^>]+>", " ", render_report(results))
+    for words in (
+        r"2 quarantined",
+        r"training rows dropped as too long\s+1\b",
+        r"held-out rows dropped as too long\s+2\b",
+    ):
+        assert re.search(words, text), words
+
+
+def test_the_metrics_file_is_plain_json(results: RunResults, tmp_path: Path) -> None:
+    numbers = json.loads(write_report(results, tmp_path)[1].read_text())
+    assert numbers["base"]["eval_loss"] == 2.0 and numbers["tuned"]["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize(("tuned", "words"), [(1.0, "Better than the base"), (2.0, "Not better than the base")])
+def test_the_verdict_follows_the_held_out_loss(tuned: float, words: str, results: RunResults) -> None:
+    evaluations = {"base": evaluation(2.0, ""), "tuned": evaluation(tuned, "")}
+    assert words in render_report(RunResults(**{**vars(results), "evaluations": evaluations}))
+
+
+def test_the_table_is_aligned_and_has_a_dash_for_what_has_no_meaning() -> None:
+    table = text_table({"base": evaluation(2.0, "", None), "tuned": evaluation(1.0, "", 1.0)})
+    header, base, tuned = table.splitlines()
+    assert len(header) == len(base) == len(tuned)
+    assert base.split() == ["base", "2.0000", "2", "-", "-", "3.0", "MiB"]
+    assert tuned.split() == ["tuned", "1.0000", "2", "100.0%", "-", "3.0", "MiB"]
