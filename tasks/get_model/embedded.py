@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, get_cosine_schedule_with_warmup
 
 from tasks.models.quiet import quiet_libraries
@@ -104,7 +105,7 @@ def _pretrain(model: LlamaForCausalLM, blocks: torch.Tensor, seed: int, num_step
     optimizer = torch.optim.AdamW(model.parameters(), lr=_LEARNING_RATE, weight_decay=_WEIGHT_DECAY, fused=True)
     schedule = get_cosine_schedule_with_warmup(optimizer, max(1, num_steps // 10), num_steps)
     model.train()
-    for step in range(num_steps):
+    for step in tqdm(range(num_steps), desc="pretrain", unit="step", disable=None):
         batch = blocks[order[step * _BLOCKS_PER_STEP : (step + 1) * _BLOCKS_PER_STEP]]
         model(input_ids=batch, labels=batch).loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -87,7 +87,8 @@ def _answered(row, tokenizer: PreTrainedTokenizerBase, template: Template, separ
         labels = [IGNORED] * len(prompt) + completion
         return _record(row.row_id, prompt + completion, labels, len(prompt), row.prompt, row.completion)
     text, spans = render(tokenizer, messages)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+    # not verbose: what is too long is counted and shown by this stage
+    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
     ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
     trained = np.zeros(len(ids), dtype=bool)
     for start, end in spans:

@@ -14,18 +14,21 @@ from configs.errors import DivergedError
 
 
 class Progress(TrainerCallback):
-    """Shows steps, loss, tokens per second and time left, on rank 0 only."""
+    """Shows steps, loss and time left, on rank 0 only."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
-        self._started = 0.0
+        self._first_step_ended = 0.0
+        self._first_step = 0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        self._started = time.monotonic()
         if state.is_world_process_zero and sys.stderr.isatty():
             self._bar = tqdm(total=state.max_steps, desc="train", unit="step", dynamic_ncols=True)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._first_step_ended:
+            # the first step also pays for warming up, and says little about the others
+            self._first_step_ended, self._first_step = time.monotonic(), state.global_step
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 
@@ -41,13 +44,18 @@ class Progress(TrainerCallback):
         if self._bar is not None:
             self._bar.set_postfix(loss=f"{loss:.3f}")
         elif state.is_world_process_zero:
-            seconds = time.monotonic() - self._started
-            left = seconds / max(1, state.global_step) * (state.max_steps - state.global_step)
             print(
                 f"train: step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
-                f"lr {float(logs.get('learning_rate', 0.0)):.2e}  {left:.0f} s left",
+                f"lr {float(logs.get('learning_rate', 0.0)):.2e}{self._time_left(state)}",
                 flush=True,
             )
+
+    def _time_left(self, state: Any) -> str:
+        steps = state.global_step - self._first_step
+        if not self._first_step_ended or steps < 1:
+            return ""
+        seconds = (time.monotonic() - self._first_step_ended) / steps * (state.max_steps - state.global_step)
+        return f"  {seconds:.0f} s left"
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
