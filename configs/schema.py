@@ -35,8 +35,8 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights when loaded; `auto` is bfloat16 on a GPU that has it, else float32."
     )
-    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
-        "auto", description="Attention kernel; `auto` leaves the choice to transformers."
+    attn_implementation: Literal["auto", "eager", "sdpa"] = Field(
+        "auto", description="Attention kernel (PyTorch's sdpa has flash attention); `auto` leaves it to transformers."
     )
     allow_pickled_weights: bool = Field(
         False, description="Load `.bin`/`.pt` weights. Unpickling a file runs code that is in it."

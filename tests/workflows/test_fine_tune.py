@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from conftest import PyFlyte, error_lines
 from hub_server import HubServer
+from huggingface_hub import HfApi
 
 TOKEN = "hf_write_secret"
 QUICK = {
@@ -17,6 +18,9 @@ QUICK = {
     "evaluate": {"generate_rows": 2, "max_new_tokens": 4},
     "quantize": {"methods": []},
 }
+
+
+PUSH = {"repository": "me/tuned"}
 
 
 def hub_env(server: HubServer, home: Path, token: str = TOKEN) -> dict[str, str]:
@@ -168,17 +172,19 @@ def test_a_model_that_is_not_better_is_not_pushed(
     pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     with HubServer(tokens={TOKEN: "write"}) as server:
-        result = pyflyte.fine_tune(
-            {
-                "model": {"name": str(tiny_model)},
-                "data": {"sources": [{"path": str(rows_file)}]},
-                **QUICK,
-                # so small a step leaves the weights as they are
-                "train": {"method": "full", "max_steps": 1, "learning_rate": 1e-30},
-                "push_to_hub": {"repository": "me/tuned"},
-            },
-            hub_env(server, tmp_path),
-        )
+        config = {
+            "model": {"name": str(tiny_model)},
+            "data": {"sources": [{"path": str(rows_file)}]},
+            **QUICK,
+            # so small a step leaves the weights as they are
+            "train": {"method": "full", "max_steps": 1, "learning_rate": 1e-30},
+            "push_to_hub": PUSH,
+        }
+        env = hub_env(server, tmp_path)
+        result = pyflyte.fine_tune(config, env)
         assert result.returncode == 0, result.stderr
         assert "not pushed to me/tuned: the tuned model's held-out loss is not below" in result.stdout
         assert not [path for method, path in server.requests if path.startswith("/api/repos/create")]
+        forced = pyflyte.fine_tune({**config, "push_to_hub": {**PUSH, "only_if_better": False, "private": False}}, env)
+        assert forced.returncode == 0, forced.stderr
+        assert not HfApi(endpoint=server.endpoint, token=TOKEN).repo_info("me/tuned").private

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from configs.schema import FineTuneConfig
+from configs.schema import EvaluateConfig, FineTuneConfig
 from configs.wire import (
     CurvePoint,
     DataReport,
@@ -134,6 +134,19 @@ def test_every_count_of_what_was_left_out_is_shown_and_in_the_metrics(results: R
 def test_the_metrics_file_is_plain_json(results: RunResults, tmp_path: Path) -> None:
     numbers = json.loads(write_report(results, tmp_path)[1].read_text())
     assert numbers["base"]["eval_loss"] == 2.0 and numbers["tuned"]["exact_match"] == 1.0
+
+
+@pytest.mark.parametrize("num_samples", [0, 1, 4, 50])
+def test_samples_are_as_many_as_configured_and_show_failures(num_samples: int, results: RunResults) -> None:
+    rows = [Prediction(row_id=str(n), prompt="p", expected="e", answer="e" if n < 5 else "no") for n in range(8)]
+    base, tuned = (Evaluation(scores=evaluation(loss, "").scores, predictions=rows) for loss in (2.0, 1.0))
+    config = results.config.model_copy(update={"evaluate": EvaluateConfig(num_samples=num_samples)})
+    changed = {**vars(results), "config": config, "evaluations": {"base": base, "tuned": tuned}}
+    page = render_report(RunResults(**changed))
+    samples = page[: page.index("<h2>Training")]
+    assert samples.count('class="card"') == min(num_samples, 8)
+    if num_samples >= 4:
+        assert '<div class="bad"><b>after' in samples
 
 
 @pytest.mark.parametrize(("tuned", "words"), [(1.0, "Better than the base"), (2.0, "Not better than the base")])

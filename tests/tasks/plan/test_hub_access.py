@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hub_server import HubServer
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 
 from configs.errors import HubError
+from configs.schema import ModelConfig
 from tasks.plan.hub import check_push_access
+from tasks.plan.models import resolve_model
 
 ROLES = {"hf_w": "write", "hf_r": "read", "hf_fw": "fine-grained", "hf_fr": "fine-grained-read"}
 
@@ -17,7 +21,8 @@ def hub(monkeypatch: pytest.MonkeyPatch):
     with HubServer(tokens=ROLES) as server:
         # the client reads the address from the environment when it is imported
         monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
-        monkeypatch.setattr("huggingface_hub.hf_api.constants.ENDPOINT", server.endpoint)
+        template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.endpoint)
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
         yield server
 
 
@@ -46,3 +51,14 @@ def test_a_wrong_token_is_refused_and_not_shown(hub: HubServer) -> None:
 def test_no_token_lists_where_one_was_looked_for(hub: HubServer) -> None:
     with pytest.raises(HubError, match=r"looked in the cellar"):
         check_push_access("me/tuned", None, "the cellar")
+
+
+def test_a_revision_is_resolved_to_its_commit(hub: HubServer, tiny_model: Path) -> None:
+    first = hub.add_repo("owner/base", {file.name: file for file in tiny_model.iterdir()})
+    api = HfApi(endpoint=hub.endpoint, token="hf_w")
+    api.create_branch("owner/base", branch="next")
+    second = api.upload_file(path_or_fileobj=b"x", path_in_repo="notes.txt", repo_id="owner/base", revision="next").oid
+    for revision, commit in ((None, first), ("main", first), ("next", second), (first, first)):
+        assert resolve_model(ModelConfig(name="owner/base", revision=revision), None).revision == commit
+    with pytest.raises(HubError, match="has no revision 'gone'"):
+        resolve_model(ModelConfig(name="owner/base", revision="gone"), None)

@@ -148,6 +148,21 @@ def test_each_setting_has_an_effect(setting: str, value: object, seen: str, run)
         assert len(reports[0].curve) != len(reports[1].curve)
 
 
+def test_each_lora_setting_has_an_effect(run) -> None:
+    common = {"rank": 2, "alpha": 2, "target_modules": ["q_proj"]}
+    changes = {"same": {}, "alpha": {"alpha": 8}, "dropout": {"dropout": 0.5}, "rank": {"rank": 4}}
+    changes["target_modules"] = {"target_modules": ["q_proj", "v_proj"]}
+    weights = {}
+    for name, change in {"reference": {}, **changes}.items():
+        _, adapter = run(name, method="lora", max_steps=3, learning_rate=1e-2, lora={**common, **change})
+        weights[name] = load_file(adapter / "adapter_model.safetensors")
+    reference = weights.pop("reference")
+    assert {
+        name: tensors.keys() == reference.keys() and all(torch.equal(tensors[key], reference[key]) for key in reference)
+        for name, tensors in weights.items()
+    } == {"same": True, "alpha": False, "dropout": False, "rank": False, "target_modules": False}
+
+
 def test_gradient_checkpointing_changes_memory_and_not_weights(run) -> None:
     weights = [
         load_file(run(str(on), method="full", gradient_checkpointing=on)[1] / "model.safetensors")

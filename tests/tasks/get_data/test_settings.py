@@ -1,0 +1,126 @@
+"""Each setting of the data section changes what it says, and each of a hub source reaches the hub."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from hub_server import HubServer
+from huggingface_hub import HfApi
+
+from configs.schema import ColumnMap, DataConfig
+from tasks.get_data.load import load_data
+
+# a process of its own: the client and `datasets` read the hub's address from the environment when they are imported
+LOAD = """
+import json, sys
+from configs.schema import DataConfig
+from tasks.get_data.load import load_data
+from tasks.plan.data import resolve_sources
+config = DataConfig(sources=[json.loads(sys.argv[1])])
+data = load_data(config, resolve_sources(config, None), None)
+print(json.dumps(sorted(data.train.prompt.tolist() + data.test.prompt.tolist())))
+"""
+
+
+def jsonl(word: str, number: int = 12) -> bytes:
+    rows = [{"prompt": f"{word} {n:02}", "completion": "a"} for n in range(number)]
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def test_name_split_and_revision_choose_the_rows_of_a_hub_data_set(tmp_path: Path) -> None:
+    card = """---
+configs:
+- config_name: small
+  default: true
+  data_files: [{split: train, path: small.jsonl}, {split: validation, path: validation.jsonl}]
+- config_name: other
+  data_files: [{split: train, path: other.jsonl}]
+---
+"""
+    files = {
+        "README.md": card.encode(),
+        "small.jsonl": jsonl("small"),
+        "validation.jsonl": jsonl("validation"),
+        "other.jsonl": jsonl("other"),
+    }
+    for name, content in files.items():
+        (tmp_path / name).write_bytes(content)
+    with HubServer(tokens={"hf_w": "write"}) as server:
+        server.add_repo("owner/rows", {name: tmp_path / name for name in files}, repo_type="dataset")
+        api = HfApi(endpoint=server.endpoint, token="hf_w")
+        api.create_branch("owner/rows", branch="new", repo_type="dataset")
+        api.upload_file(
+            path_or_fileobj=jsonl("newer"),
+            path_in_repo="small.jsonl",
+            repo_id="owner/rows",
+            repo_type="dataset",
+            revision="new",
+        )
+        env = os.environ | {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        for settings, word in (
+            ({}, "small"),
+            ({"split": "validation"}, "validation"),
+            ({"name": "other"}, "other"),
+            ({"revision": "new"}, "newer"),
+        ):
+            source = json.dumps({"hub": "owner/rows", **settings})
+            result = subprocess.run(
+                [sys.executable, "-c", LOAD, source], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+            )
+            assert result.returncode == 0, result.stderr
+            assert json.loads(result.stdout) == [f"{word} {n:02}" for n in range(12)]
+
+
+@pytest.fixture
+def both(tmp_path: Path) -> Path:
+    """Rows that fit two formats."""
+    path = tmp_path / "both.jsonl"
+    rows = [{"prompt": f"p {n}", "completion": f"c {n}", "text": f"t {n}"} for n in range(100)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def kinds(path: Path, **source: object) -> set[str]:
+    return set(load_data(DataConfig(sources=[{"path": str(path), **source}]), ["r"], None).train.kind)
+
+
+def test_format_decides_where_columns_fit_two(both: Path) -> None:
+    assert kinds(both, format="prompt_completion") == {"pair"}
+    assert kinds(both, format="text") == {"text"}
+
+
+@pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
+def test_test_fraction_is_the_share_held_out(fraction: float, both: Path) -> None:
+    config = DataConfig(sources=[{"path": str(both), "format": "text"}], test_fraction=fraction)
+    report = load_data(config, ["r"], None).report
+    assert (report.test_rows, report.train_rows) == (round(100 * fraction), round(100 * (1 - fraction)))
+
+
+@pytest.mark.parametrize("column", list(ColumnMap.model_fields))
+def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
+    chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+    formats = {
+        "prompt": {"prompt": "question", "completion": "answer"},
+        "instruction": {"instruction": "question", "input": "context", "output": "answer"},
+        "messages": {"messages": chat},
+        "text": {"text": "words"},
+    }
+    of = {"completion": "prompt", "input": "instruction", "output": "instruction"}
+    row = dict(formats[of.get(column, column)])
+    row["other_name"] = row.pop(column)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for _ in range(11)) + json.dumps(row).replace('"u"', '"v"') + "\n")
+    if column != "messages":
+        different = {key: f"{value} more" for key, value in row.items()}
+        path.write_text(path.read_text() + json.dumps(different) + "\n")
+    config = DataConfig(sources=[{"path": str(path), "columns": {column: "other_name"}}])
+    data = load_data(config, ["r"], None)
+    shown = json.dumps([[data.train[c].tolist(), data.test[c].tolist()] for c in ("prompt", "completion", "messages")])
+    expected = row["other_name"] if isinstance(row["other_name"], str) else "assistant"
+    assert expected in shown
