@@ -18,123 +18,18 @@ import base64
 import json
 import re
 import secrets
-import socket
-import sys
 import threading
 import time
 from collections import deque
 from collections.abc import Collection, Mapping
-from contextlib import suppress
-from dataclasses import dataclass, field
 from email.message import Message
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, cast
+from typing import Any, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
+from hub_http import HttpServer, Response
+from hub_protocol import ROUTE_NAMES, ROUTES, Call, HubError, Request, Role
 from hub_storage import Commit, LargeFiles, Repository, RepoType, StoredFile
-
-Role = Literal["write", "read", "fine-grained", "fine-grained-read"]
-
-_REPO = r"(?P<repo>[^/]+/[^/]+?)"
-_API = rf"/api/(?P<type>model|dataset|space)s/{_REPO}"
-_FILES = rf"/(?:(?P<type>dataset|space)s/)?{_REPO}"
-_CAS = r"/cas-[0-9a-f]+/v1"
-_REV = r"(?P<rev>[^/]+)"
-
-
-class _Route(NamedTuple):
-    name: str
-    methods: tuple[str, ...]
-    path: re.Pattern[str]
-    access: Literal["anyone", "user", "write", "content", "signed"]
-
-
-# "content" is behind a repository's gate, which its metadata is not. "signed" addresses come from the answer to an
-# authorised request, and the client calls them without its token.
-_ROUTES = (
-    _Route("whoami", ("GET",), re.compile(r"/api/whoami-v2"), "user"),
-    _Route("create", ("POST",), re.compile(r"/api/repos/create"), "write"),
-    _Route("validate_yaml", ("POST",), re.compile(r"/api/validate-yaml"), "anyone"),
-    _Route("info", ("GET",), re.compile(rf"{_API}(?:/revision/{_REV})?"), "anyone"),
-    _Route("tree", ("GET",), re.compile(rf"{_API}/tree/{_REV}(?:/(?P<path>.+))?"), "anyone"),
-    _Route("paths_info", ("POST",), re.compile(rf"{_API}/paths-info/{_REV}"), "anyone"),
-    _Route("commits", ("GET",), re.compile(rf"{_API}/commits/{_REV}"), "anyone"),
-    _Route("refs", ("GET",), re.compile(rf"{_API}/refs"), "anyone"),
-    _Route("branch", ("POST",), re.compile(rf"{_API}/branch/{_REV}"), "write"),
-    _Route("preupload", ("POST",), re.compile(rf"{_API}/preupload/{_REV}"), "write"),
-    _Route("commit", ("POST",), re.compile(rf"{_API}/commit/{_REV}"), "write"),
-    _Route("lfs_batch", ("POST",), re.compile(rf"{_FILES}\.git/info/lfs/objects/batch"), "write"),
-    _Route("lfs_upload", ("PUT",), re.compile(r"/lfs-upload/(?P<oid>[0-9a-f]{64})"), "signed"),
-    _Route("lfs_verify", ("POST",), re.compile(r"/lfs-verify/(?P<oid>[0-9a-f]{64})"), "anyone"),
-    _Route("xet_token", ("GET",), re.compile(rf"{_API}/xet-write-token/{_REV}"), "write"),
-    _Route("lfs_upload", ("POST",), re.compile(rf"{_CAS}/xorbs/[^/]+/(?P<xorb>[0-9a-f]{{64}})"), "signed"),
-    _Route("xet_shard", ("POST",), re.compile(rf"{_CAS}/shards"), "signed"),
-    _Route("resolve", ("GET", "HEAD"), re.compile(rf"{_FILES}/resolve/{_REV}/(?P<path>.+)"), "content"),
-)
-ROUTE_NAMES = frozenset(route.name for route in _ROUTES)
-
-
-class Request(NamedTuple):
-    method: str
-    path: str
-
-
-@dataclass
-class Response:
-    body: bytes = b""
-    status: int = 200
-    headers: dict[str, str] = field(default_factory=dict)
-
-
-class HubError(Exception):
-    """An answer that the client turns into an exception, most of them by `X-Error-Code` alone."""
-
-    def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
-        super().__init__(message)
-        self.status, self.message = status, message
-        self.headers = {name.replace("_", "-"): text for name, text in headers.items()}
-        # A message may quote a path, which a header cannot carry in every script.
-        self.headers["X-Error-Message"] = ascii(message)[1:-1]
-        if code is not None:
-            self.headers["X-Error-Code"] = code
-
-
-@dataclass
-class _Call:
-    """One request as a route sees it."""
-
-    groups: dict[str, str]
-    query: dict[str, list[str]]
-    headers: Message
-    body: bytes
-    token: str | None
-    repository: Repository | None
-
-    @property
-    def repo(self) -> Repository:
-        assert self.repository is not None
-        return self.repository
-
-    @property
-    def branch(self) -> str:
-        if self.groups["rev"] not in self.repo.branches:
-            raise HubError(404, f"Invalid rev id: {self.groups['rev']}", "RevisionNotFound")
-        return self.groups["rev"]
-
-    @property
-    def commit(self) -> Commit:
-        commit = self.repo.at(self.groups.get("rev", "main"))
-        if commit is None:
-            raise HubError(404, f"Invalid rev id: {self.groups['rev']}", "RevisionNotFound")
-        return commit
-
-    @property
-    def json(self) -> Any:
-        return json.loads(self.body)
-
-    def flag(self, name: str) -> bool:
-        return self.query.get(name, ["false"])[0].lower() in ("true", "1")
 
 
 class HubServer:
@@ -156,7 +51,7 @@ class HubServer:
         # By route, what to answer instead, or None to let a request pass.
         self._failures: dict[str, deque[Response | None]] = {}
         self._lock = threading.Lock()
-        self._httpd = _HttpServer(self)
+        self._httpd = HttpServer(self.answer)
         self._thread = threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
         self.endpoint = f"http://127.0.0.1:{self._httpd.server_port}"
 
@@ -234,7 +129,7 @@ class HubServer:
                 return Response(json.dumps({"error": f"test server: {error!r}"}).encode(), 400)
 
     def _dispatch(self, method: str, path: str, query: dict[str, list[str]], headers: Message, body: bytes) -> Response:
-        found = ((route, route.path.fullmatch(path)) for route in _ROUTES if method in route.methods)
+        found = ((route, route.path.fullmatch(path)) for route in ROUTES if method in route.methods)
         route, match = next((pair for pair in found if pair[1]), (None, None))
         if route is None or match is None:
             raise HubError(404, "Sorry, we can't find the page you are looking for.")
@@ -247,7 +142,7 @@ class HubServer:
         groups = {key: unquote(text) for key, text in match.groupdict().items() if text is not None}
         if access != "signed":
             self._authenticate(token, access)
-        call = _Call(groups, query, headers, body, token, self._find(groups, token, access))
+        call = Call(groups, query, headers, body, token, self._find(groups, token, access))
         result = getattr(self, f"_{route.name}")(call)
         return result if isinstance(result, Response) else Response(json.dumps(result).encode())
 
@@ -279,7 +174,7 @@ class HubServer:
     def _url(self, repo: Repository) -> str:
         return f"{self.endpoint}/{'' if repo.repo_type == 'model' else repo.repo_type + 's/'}{repo.repo_id}"
 
-    def _whoami(self, call: _Call) -> dict[str, Any]:
+    def _whoami(self, call: Call) -> dict[str, Any]:
         role = self.tokens[cast(str, call.token)]
         access: dict[str, Any] = {"displayName": "test", "role": role, "createdAt": "2024-01-01T00:00:00.000Z"}
         if role.startswith("fine-grained"):
@@ -289,7 +184,7 @@ class HubServer:
         auth = {"type": "access_token", "accessToken": access}
         return {"type": "user", "id": "0" * 24, "name": self.user, "fullname": self.user, "orgs": [], "auth": auth}
 
-    def _create(self, call: _Call) -> Response:
+    def _create(self, call: Call) -> Response:
         wanted = call.json
         repo_type = cast(RepoType, wanted.get("type") or "model")
         repo_id = f"{wanted.get('organization') or self.user}/{wanted['name']}"
@@ -302,39 +197,39 @@ class HubServer:
             self._repositories[repo_type, repo_id] = repo
         return Response(json.dumps({**answer, "url": self._url(repo)}).encode(), status)
 
-    def _validate_yaml(self, call: _Call) -> dict[str, Any]:
+    def _validate_yaml(self, call: Call) -> dict[str, Any]:
         bare = not re.match(r"---\s*\n.+?\n---\s*(\n|$)", call.json["content"], re.DOTALL)
         warnings = [{"message": "empty or missing yaml metadata in repo card"}] if bare else []
         return {"errors": [], "warnings": warnings}
 
-    def _info(self, call: _Call) -> dict[str, Any]:
+    def _info(self, call: Call) -> dict[str, Any]:
         info = call.repo.info(call.commit, blobs=call.flag("blobs"))
         wanted = call.query.get("expand")
         return {key: value for key, value in info.items() if wanted is None or key in {"_id", "id", *wanted}}
 
-    def _tree(self, call: _Call) -> list[dict[str, Any] | None]:
+    def _tree(self, call: Call) -> list[dict[str, Any] | None]:
         folder = call.groups.get("path", "")
         paths = call.commit.paths(folder, call.flag("recursive"))
         if folder and not paths:
             raise HubError(404, f"{folder} does not exist on {call.groups['rev']!r}", "EntryNotFound")
         return [call.commit.entry(path, call.flag("expand")) for path in paths]
 
-    def _paths_info(self, call: _Call) -> list[dict[str, Any]]:
+    def _paths_info(self, call: Call) -> list[dict[str, Any]]:
         form = parse_qs(call.body.decode())
         entries = [call.commit.entry(path.strip("/"), form.get("expand") == ["true"]) for path in form["paths"]]
         return [entry for entry in entries if entry is not None]
 
-    def _commits(self, call: _Call) -> list[dict[str, Any]]:
+    def _commits(self, call: Call) -> list[dict[str, Any]]:
         author = {"authors": [{"user": self.user}]}
         history = reversed(call.repo.history(call.commit))
         return [{"id": c.oid, "title": c.message, "message": c.description, "date": c.date, **author} for c in history]
 
-    def _refs(self, call: _Call) -> dict[str, Any]:
+    def _refs(self, call: Call) -> dict[str, Any]:
         heads = [(name, history[-1].oid) for name, history in call.repo.branches.items()]
         branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in heads]
         return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
 
-    def _branch(self, call: _Call) -> Response:
+    def _branch(self, call: Call) -> Response:
         name = call.groups["rev"]
         if name in call.repo.branches:
             raise HubError(409, f"Reference already exists: {name}")
@@ -342,7 +237,7 @@ class HubServer:
         call.repo.branches[name] = call.repo.history(call.commit)
         return Response(b"{}", 201)
 
-    def _preupload(self, call: _Call) -> dict[str, Any]:
+    def _preupload(self, call: Call) -> dict[str, Any]:
         tree, answers = call.repo.branches[call.branch][-1].tree, []
         for file in call.json["files"]:
             path, lfs = file["path"], call.repo.wants_lfs(file["path"], file["size"], call.branch)
@@ -350,7 +245,7 @@ class HubServer:
             answers.append({**answer, "oid": tree[path].upload_oid} if path in tree else answer)
         return {"files": answers}
 
-    def _lfs_batch(self, call: _Call) -> dict[str, Any]:
+    def _lfs_batch(self, call: Call) -> dict[str, Any]:
         objects = call.json["objects"]
         for item in objects:
             if (oid := item["oid"]) not in self._large.by_sha256:
@@ -358,7 +253,7 @@ class HubServer:
                 item["actions"] = {name: {"href": f"{self.endpoint}/{route}/{oid}"} for name, route in addresses}
         return {"transfer": "basic", "objects": objects}
 
-    def _lfs_upload(self, call: _Call) -> dict[str, Any]:
+    def _lfs_upload(self, call: Call) -> dict[str, Any]:
         if "xorb" in call.groups:
             self._large.add_xorb(call.groups["xorb"], call.body)
         elif StoredFile(call.body).sha256 == call.groups["oid"]:
@@ -367,19 +262,19 @@ class HubServer:
             raise HubError(400, "The content does not have the SHA-256 that it was announced with")
         return {"was_inserted": True}
 
-    def _lfs_verify(self, call: _Call) -> dict[str, Any]:
+    def _lfs_verify(self, call: Call) -> dict[str, Any]:
         if len(self._large.by_sha256.get(call.groups["oid"], b"")) != call.json["size"]:
             raise HubError(404, "Not uploaded, or not whole")
         return {}
 
-    def _xet_token(self, call: _Call) -> dict[str, Any]:
+    def _xet_token(self, call: Call) -> dict[str, Any]:
         return {"casUrl": f"{self.endpoint}/{self._cas}", "accessToken": "xet", "exp": int(time.time()) + 3600}
 
-    def _xet_shard(self, call: _Call) -> dict[str, Any]:
+    def _xet_shard(self, call: Call) -> dict[str, Any]:
         self._large.add_shard(call.body)
         return {"result": 1}
 
-    def _commit(self, call: _Call) -> dict[str, Any]:
+    def _commit(self, call: Call) -> dict[str, Any]:
         repo, branch = call.repo, call.branch
         tree = repo.branches[branch][-1].tree
         if call.flag("create_pr"):
@@ -410,7 +305,7 @@ class HubServer:
         url = f"{self._url(repo)}/commit/{commit.oid}"
         return {"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": ""}
 
-    def _resolve(self, call: _Call) -> Response:
+    def _resolve(self, call: Call) -> Response:
         commit, path = call.commit, call.groups["path"]
         file = commit.tree.get(path)
         if file is None:
@@ -435,68 +330,3 @@ class HubServer:
             raise HubError(416, "Range not satisfiable", Content_Range=f"bytes */{size}")
         headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         return Response(file.data[start:end], 206, headers)
-
-
-class _HttpServer(ThreadingHTTPServer):
-    # A client that uploads with several threads connects faster than the default backlog of five.
-    request_queue_size = 128
-
-    def __init__(self, hub: HubServer) -> None:
-        self.hub = hub
-        self._open: set[socket.socket] = set()
-        super().__init__(("127.0.0.1", 0), _Handler)
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        self._open.add(request)
-        super().process_request(request, client_address)
-
-    def shutdown_request(self, request: Any) -> None:
-        self._open.discard(request)
-        super().shutdown_request(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        # Clients that hang up are part of the tests.
-        if not isinstance(sys.exception(), ConnectionError):
-            super().handle_error(request, client_address)
-
-    def server_close(self) -> None:
-        super().server_close()
-        # The client's pool keeps connections open, on which a stopped server would otherwise go on answering.
-        for connection in list(self._open):
-            with suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-
-class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-    # Head and body in one packet: sent apart, Nagle's algorithm delays every answer by 40 ms.
-    wbufsize = -1
-    server: _HttpServer
-
-    def _serve(self) -> None:
-        response = self.server.hub.answer(self.command, self.path, self.headers, self._read_body())
-        if response.status == 0:
-            self.close_connection = True
-            return
-        self.send_response(response.status)
-        headers = {"Content-Type": "application/json; charset=utf-8", **response.headers}
-        for name, text in {**headers, "Content-Length": str(len(response.body))}.items():
-            self.send_header(name, text)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(response.body)
-
-    do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = _serve
-
-    def _read_body(self) -> bytes:
-        if self.headers.get("Transfer-Encoding", "").lower() != "chunked":
-            return self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        body = b""
-        while size := int(self.rfile.readline().split(b";")[0], 16):
-            body += self.rfile.read(size)
-            self.rfile.readline()
-        self.rfile.readline()
-        return body
-
-    def log_message(self, format: str, *args: Any) -> None:
-        """Silent: the tests read `HubServer.requests`."""
