@@ -94,6 +94,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         config=config.tokenize,
         chat_template=plan.chat_template,
         tokenizer=base.tokenizer,
+        trust_remote_code=config.model.trust_remote_code,
         train=rows.train,
         test=rows.test,
     )

@@ -36,7 +36,7 @@ def evaluate_model(
         ModelError: the model cannot be loaded, or its loss is not a number.
     """
     quiet_libraries()
-    tokenizer = load_tokenizer(tokenizer_directory)
+    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     model = load_model(model_config, model_directory).to(device()).eval()  # type: ignore[arg-type]
     loss, num_tokens = held_out_loss(model, rows, tokenizer.pad_token_id, config.batch_size)
     if not math.isfinite(loss):

@@ -62,9 +62,10 @@ def load_model(
     return model
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the tokenize stage wrote."""
-    return AutoTokenizer.from_pretrained(directory)
+    # False, not the default None, with which transformers asks on the terminal and waits
+    return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
 def weights_size(directory: Path) -> int:

@@ -44,7 +44,7 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
             f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind"
         )
     quantized.save_pretrained(output)
-    load_tokenizer(model).save_pretrained(output)
+    load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)
 
 
 def bitsandbytes_config(method: QuantizationMethod, dtype: torch.dtype) -> BitsAndBytesConfig:

@@ -19,6 +19,7 @@ def prepare_tokens(
     config: TokenizeConfig,
     chat_template: str | None,
     tokenizer_directory: Path,
+    trust_remote_code: bool,
     splits: dict[str, pd.DataFrame],
     outputs: dict[str, Path],
 ) -> TokenReport:
@@ -30,7 +31,7 @@ def prepare_tokens(
         ModelError: a tokenizer that cannot be used, or a max_length beyond the model's positions.
         DataError: nothing is left to train on or to hold out, or no end-of-turn token would be trained.
     """
-    tokenizer = load_tokenizer(tokenizer_directory)
+    tokenizer = load_tokenizer(tokenizer_directory, trust_remote_code)
     max_length = longest_sequence(tokenizer_directory, config.max_length)
     has_messages = any((rows.kind == "messages").any() for rows in splits.values())
     template = choose_template(tokenizer, chat_template, has_messages)

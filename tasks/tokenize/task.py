@@ -32,6 +32,7 @@ def tokenize(
     config: TokenizeConfig,
     chat_template: Optional[str],
     tokenizer: FlyteDirectory,
+    trust_remote_code: bool,
     train: StructuredDataset,
     test: StructuredDataset,
 ) -> Tokens:
@@ -42,7 +43,7 @@ def tokenize(
 
     outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
     splits = {"train": read_table(train), "test": read_table(test)}
-    report = prepare.prepare_tokens(config, chat_template, local_path(tokenizer), splits, outputs)
+    report = prepare.prepare_tokens(config, chat_template, local_path(tokenizer), trust_remote_code, splits, outputs)
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)

@@ -31,14 +31,14 @@ class Template:
     sha256: str
 
 
-def load_tokenizer(directory: Path) -> PreTrainedTokenizerBase:
+def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer in `directory`, with a padding token.
 
     Raises:
         ModelError: it cannot be loaded or has no end-of-text token.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(directory)
+        tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
         raise ModelError(f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
     if tokenizer.eos_token_id is None:

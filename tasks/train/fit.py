@@ -50,7 +50,7 @@ def fit(
 
         # parameters are divided while the model is loaded, which needs the processes to be connected
         deepspeed.init_distributed("gloo")
-    tokenizer = load_tokenizer(tokenizer_directory)
+    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     model = _trainable_model(config, model_config, model_directory)
     if config.method != "full":
         check_targets(config, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
@@ -182,7 +182,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
     # "auto" is the type of the checkpoint: an adapter is merged into what was published, not into a quantized copy
     model = load_model(model_config, base, dtype="auto")  # type: ignore[arg-type]
     merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    tokenizer = load_tokenizer(adapter)
+    tokenizer = load_tokenizer(adapter, model_config.trust_remote_code)
     generation = adapter / "generation_config.json"
     merged.config.pad_token_id = tokenizer.pad_token_id
     merged.save_pretrained(output)

@@ -188,3 +188,34 @@ def test_a_model_that_is_not_better_is_not_pushed(
         forced = pyflyte.fine_tune({**config, "push_to_hub": {**PUSH, "only_if_better": False, "private": False}}, env)
         assert forced.returncode == 0, forced.stderr
         assert not HfApi(endpoint=server.endpoint, token=TOKEN).repo_info("me/tuned").private
+
+
+def test_a_model_with_code_of_its_own_runs_when_allowed_and_asks_nothing(
+    pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "own"))
+    (model / "configuration_own.py").write_text(
+        "from transformers import LlamaConfig\n\n\nclass OwnConfig(LlamaConfig):\n    model_type = 'own'\n"
+    )
+    (model / "modeling_own.py").write_text(
+        "from transformers import LlamaForCausalLM\nfrom .configuration_own import OwnConfig\n\n\n"
+        "class OwnForCausalLM(LlamaForCausalLM):\n    config_class = OwnConfig\n"
+    )
+    settings = json.loads((model / "config.json").read_text())
+    settings |= {"model_type": "own", "architectures": ["OwnForCausalLM"]}
+    settings["auto_map"] = {
+        "AutoConfig": "configuration_own.OwnConfig",
+        "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
+    }
+    (model / "config.json").write_text(json.dumps(settings))
+    result = pyflyte.fine_tune(
+        {
+            "model": {"name": str(model), "trust_remote_code": True},
+            "data": {"sources": [{"path": str(rows_file)}]},
+            **QUICK,
+            "quantize": {"methods": ["4bit"]},
+        }
+    )
+    assert result.returncode == 0, result.stderr
+    assert "Do you wish" not in result.stdout
+    assert "quantized_4bit" in result.stdout

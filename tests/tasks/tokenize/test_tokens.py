@@ -62,7 +62,9 @@ class Prepared:
         outputs = {name: tmp_path / name for name in ("train", "test", "tokenizer")}
         for path in outputs.values():
             path.mkdir()
-        self.report: TokenReport = prepare_tokens(config, template, model, {"train": rows, "test": rows}, outputs)
+        self.report: TokenReport = prepare_tokens(
+            config, template, model, False, {"train": rows, "test": rows}, outputs
+        )
         self.rows = pd.read_parquet(outputs["train"] / "tokens.parquet")
         self.tokenizer = AutoTokenizer.from_pretrained(outputs["tokenizer"])
 
