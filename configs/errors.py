@@ -47,5 +47,9 @@ class HubError(FineTuneError):
     """The hub refused or could not be reached; never contains the token."""
 
 
+class InterruptedRunError(FineTuneError):
+    """A run that a signal ended, such as Ctrl-C."""
+
+
 class DivergedError(FineTuneError):
     """Training whose loss is no longer a number."""

@@ -96,21 +96,32 @@ def generate_answers(
         return []
     expected_lengths = rows.input_ids.map(len) - rows.prompt_length
     longest = config.max_new_tokens or min(_LONGEST_ANSWER, int(expected_lengths.max()))
-    settings = GenerationConfig(
-        max_new_tokens=longest, do_sample=False, eos_token_id=end_token_ids, pad_token_id=tokenizer.pad_token_id
-    )
     answers: dict[int, str] = {}
-    by_length = rows.prompt_length.sort_values(kind="stable").index
-    for start in tqdm(range(0, len(rows), config.batch_size), desc="generate", unit="batch", disable=None):
-        index = by_length[start : start + config.batch_size]
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+    for index in tqdm(_batches(rows.prompt_length, config.batch_size, positions - longest), "generate", disable=None):
         prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
         ids, mask = _pad(prompts, tokenizer.pad_token_id, "left")
+        settings = GenerationConfig(
+            max_new_tokens=int(min(longest, positions - ids.shape[1])),
+            do_sample=False,
+            eos_token_id=end_token_ids,
+            pad_token_id=tokenizer.pad_token_id,
+        )
         output = model.generate(
             input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
         )
         texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
         answers.update(zip(index, texts, strict=True))
     return [answers[position].strip() for position in rows.index]
+
+
+def _batches(lengths: pd.Series, batch_size: int, longest_prompt: float) -> list[pd.Index]:
+    """Return the rows in batches of like length; those over `longest_prompt` alone, as their room is their own."""
+    by_length = lengths.sort_values(kind="stable")
+    together = by_length.index[by_length <= longest_prompt]
+    alone = by_length.index[by_length > longest_prompt]
+    batches = [together[start : start + batch_size] for start in range(0, len(together), batch_size)]
+    return batches + [alone[position : position + 1] for position in range(len(alone))]
 
 
 def _pad(rows: list[list[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+import tempfile
 from pathlib import Path
 
 from configs.errors import ArtifactError, ConfigError
@@ -72,6 +73,24 @@ def check_packages(config: FineTuneConfig) -> None:
                 f"{settings[0]} needs {package}, which is not installed here (not every platform has it)\n"
                 f"install {package} or change {settings[0].split('=')[0]}"
             )
+
+
+def check_output_directory(config: FineTuneConfig) -> None:
+    """Make the folder of report and metrics, and refuse one that cannot be written to.
+
+    Raises:
+        ConfigError: names the folder and the reason.
+    """
+    directory = Path(config.output_directory) / config.name
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"output_directory={config.output_directory}: {directory} cannot be written to ({error.strerror}); "
+            "name another folder"
+        ) from None
 
 
 def check_disk(directory: Path, required_bytes: int) -> None:

@@ -29,6 +29,7 @@ def make_plan(config: FineTuneConfig) -> Plan:
     warnings: list[str] = []
     if is_laptop_run():
         settings.check_packages(config)
+        settings.check_output_directory(config)
         forgotten = forget_lost_outputs()
         if forgotten:
             print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")

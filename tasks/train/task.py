@@ -6,10 +6,12 @@ from typing import NamedTuple
 
 import flytekit
 from flytekit import Cache, Deck, PythonFunctionTask, dynamic, task
+from flytekit.core.base_task import IgnoreOutputs
 from flytekit.exceptions.user import FlyteUserRuntimeException
 from flytekit.types.directory import FlyteDirectory
 from flytekitplugins.kfpytorch import Elastic
 
+from configs.errors import InterruptedRunError
 from configs.schema import ModelConfig, TrainConfig
 from configs.topologies import TOPOLOGIES
 from configs.versions import source_version
@@ -113,6 +115,11 @@ def train(
             tokenizer=tokenizer,
             end_token_ids=token_report.end_token_ids,
         )
+    except IgnoreOutputs:
+        # also only on a laptop: the launcher's word for a signal, such as Ctrl-C
+        raise InterruptedRunError(
+            "training was interrupted; run the same command again: the steps before it come from the cache"
+        ) from None
     except FlyteUserRuntimeException as error:
         # only a laptop comes here: a cluster runs the elastic task later, in pods of its own
         from tasks.train.distributed import user_error

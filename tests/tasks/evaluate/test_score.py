@@ -65,6 +65,19 @@ def test_answers_do_not_depend_on_the_batch(model, tiny_model: Path) -> None:
     assert len(answers) == 5
 
 
+def test_answers_end_where_the_models_positions_end(tiny_model: Path) -> None:
+    # learned positions, as in GPT-2: one token beyond the last is an index error, not a worse answer
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    torch.manual_seed(0)
+    short = GPT2LMHeadModel(GPT2Config(vocab_size=258, n_positions=16, n_embd=8, n_layer=1, n_head=1)).eval()
+    rows = rows_of(*[(list(range(5, 5 + length)), length - 1) for length in (4, 8, 15, 16)])
+    config = EvaluateConfig(max_new_tokens=10)
+    answers = generate_answers(short, load_tokenizer(tiny_model), rows, config, [1])
+    assert len(answers) == 4
+    assert [len(answer) > 0 for answer in answers] == [True] * 4
+
+
 def test_generation_stops_at_the_end_token(model, tiny_model: Path) -> None:
     tokenizer = load_tokenizer(tiny_model)
     rows = rows_of(([5, 6, 7, 8], 3))

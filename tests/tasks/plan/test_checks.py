@@ -14,7 +14,13 @@ from configs.errors import ArtifactError, ConfigError, DataError, ModelError
 from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
 from tasks.plan.data import resolve_sources
 from tasks.plan.models import resolve_model
-from tasks.plan.settings import check_disk, check_topology, read_chat_template, required_disk_bytes
+from tasks.plan.settings import (
+    check_disk,
+    check_output_directory,
+    check_topology,
+    read_chat_template,
+    required_disk_bytes,
+)
 
 
 @pytest.fixture
@@ -132,6 +138,17 @@ def test_a_files_revision_follows_its_content_and_not_its_name(tmp_path: Path) -
         (tmp_path / name).write_bytes(content)
     a, b, c = (sources(tmp_path / name)[0] for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
     assert a == b != c
+
+
+@pytest.mark.parametrize("folder", ["/proc/nope", "{file}"])
+def test_an_output_directory_that_cannot_be_written_is_named(folder: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    folder = folder.format(file=tmp_path / "file")
+    config = {"model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}}
+    with pytest.raises(ConfigError, match=rf"output_directory={folder}: .* cannot be written to"):
+        check_output_directory(FineTuneConfig(**config, output_directory=folder))
+    check_output_directory(FineTuneConfig(**config, output_directory=str(tmp_path / "new" / "folder")))
+    assert (tmp_path / "new" / "folder" / "fine-tune").is_dir()
 
 
 def test_embedded_names() -> None:
