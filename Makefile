@@ -48,6 +48,5 @@ package: $(INSTALLED) ## Serialize all workflows and tasks, as for registration,
 benchmark: $(INSTALLED) ## Print the start-up cost as a ratio
 	$(BIN)/python benchmarks/startup.py
 
-clean: ## Remove outputs of local runs, and forget cached steps
+clean: ## Remove outputs of local runs; steps whose outputs are gone run again
 	rm -rf .flyte outputs flyte-package.tgz
-	@test ! -x $(BIN)/pyflyte || $(BIN)/pyflyte local-cache clear

@@ -24,6 +24,18 @@ def load_config(path: str | Path, **overrides: Any) -> FineTuneConfig:
     return FineTuneConfig.model_validate_json(json.dumps({**read_mapping(Path(path)), **overrides}))
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """YAML's safe loader, but a repeated key is an error and not a silent choice of the last."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key, _ in node.value:
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is named twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep)
+
+
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file.
 
@@ -35,7 +47,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
         raise ConfigError(f"config file {path} does not exist; presets are configs/presets/{{{presets}}}.yaml")
     try:
         # YAML is a superset of JSON
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
@@ -67,6 +79,8 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
     words = list(sys.argv if arguments is None else arguments)
     if not words or Path(words[0]).name != "pyflyte" or "run" not in words:
         return
+    if "fine_tune" in words and not {"--help", "--config"} & set(words) and "--config=" not in " ".join(words):
+        raise ConfigError("--config is missing; name a file, for example --config configs/presets/demo.yaml")
     for position, word in enumerate(words):
         if word == "--config" and position + 1 < len(words):
             value = words[position + 1]

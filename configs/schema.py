@@ -15,6 +15,7 @@ from configs.errors import ConfigError
 
 QuantizationMethod = Literal["8bit", "4bit"]
 PushedArtifact = Literal["model", "adapter", "8bit", "4bit"]
+_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
 RowFormat = Literal["auto", "prompt_completion", "messages", "instruction", "text"]
 
 
@@ -22,6 +23,16 @@ class Section(BaseModel):
     """Base of the config's sections: immutable, unknown keys refused, no NaN."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+
+    @model_validator(mode="before")
+    @classmethod
+    def _a_switch_is_not_a_number(cls, values: Any) -> Any:
+        """Reject `yes` where a number is wanted: YAML reads it as true, which pydantic would take for 1."""
+        for name, value in values.items() if isinstance(values, dict) else ():
+            field = cls.model_fields.get(name)
+            if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
+                raise ValueError(f"{name}={str(value).lower()} is not a number")
+        return values
 
 
 class ModelConfig(Section):
@@ -138,7 +149,7 @@ class TrainConfig(Section):
     learning_rate: float | None = Field(
         None, gt=0.0, description="Peak learning rate; when not set, 2e-4 for adapters and 2e-5 for full."
     )
-    lr_scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = Field(
+    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Shape of the learning rate after warm-up."
     )
     warmup_fraction: float = Field(0.03, ge=0.0, lt=1.0, description="Share of the steps spent in linear warm-up.")
@@ -151,7 +162,9 @@ class TrainConfig(Section):
     )
     nodes: int = Field(1, ge=1, description="Machines. With `processes_per_node`, one of the declared topologies.")
     processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
-    logging_steps: int = Field(10, ge=1, description="Optimizer steps between points of the loss curve.")
+    logging_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
+    )
     seed: int = Field(0, description="Seed of data order, adapter initialisation and dropout.")
 
     @model_validator(mode="after")
@@ -183,8 +196,9 @@ class QuantizeConfig(Section):
 
     @model_validator(mode="after")
     def _no_repeats(self) -> QuantizeConfig:
-        if len(set(self.methods)) != len(self.methods):
-            raise ValueError("a method is named twice")
+        for method in self.methods:
+            if self.methods.count(method) > 1:
+                raise ValueError(f"methods names {method} twice; name each method once")
         return self
 
 
@@ -207,7 +221,7 @@ class FineTuneConfig(Section):
     """The whole of a run. Only `model.name` and `data.sources` have no default."""
 
     name: str = Field(
-        "fine-tune", pattern=r"^[\w.-]+$", description="Names the run, its report, and its output folder."
+        "fine-tune", pattern=r"^[\w-][\w.-]*$", description="Names the run, its report, and its output folder."
     )
     model: ModelConfig = Field(description="The base model.")
     data: DataConfig = Field(description="The rows.")
@@ -240,6 +254,12 @@ class FineTuneConfig(Section):
             raise ConfigError(describe(error)) from None
 
 
+_PATTERNS_IN_WORDS = {
+    "repository": "of the form owner/name",
+    "name": "made of letters, digits, _ . and -, or begins with a dot",
+}
+
+
 def describe(error: ValidationError, limit: int = 3) -> str:
     """Return one line for each of the first `limit` faults: path, value, rule."""
     faults = error.errors()
@@ -255,6 +275,10 @@ def _describe_fault(fault: Any) -> str:
         return f"config: {path} is not a setting{_nearest(fault['loc'])}; see configs/schema.py for all of them"
     if fault["type"] == "missing":
         return f"config: {path} is missing; it has no default"
+    if fault["input"] is None:
+        return f"config: {path} is empty; write its settings under it, or remove the line"
+    if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
+        return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
     message = fault["msg"].removeprefix("Value error, ")
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return f"config: {path + ': ' if path else ''}{message}"

@@ -42,6 +42,7 @@ def quantize_all(
         quantized = quantize(method=method, loading=config.model, model=model)
         evaluations.append(
             evaluate(
+                label=f"quantized_{method}",
                 config=config.evaluate,
                 loading=config.model,
                 model=quantized,
@@ -99,6 +100,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         test=rows.test,
     )
     before = evaluate(
+        label="base",
         config=config.evaluate,
         loading=config.model,
         model=base.model,
@@ -116,6 +118,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     )
     tuned = merge(config=config.train, loading=config.model, base=base.model, trained=trained.model)
     after = evaluate(
+        label="tuned",
         config=config.evaluate,
         loading=config.model,
         model=tuned,
@@ -151,4 +154,5 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         quantized_models=quantized.models,
         quarantine=rows.quarantine,
         published=published,
+        adapter=trained.model,
     )

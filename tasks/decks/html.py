@@ -79,7 +79,9 @@ def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
     return "".join(
         '<div class="card">'
         + "".join(
-            f'<div class="{css}"><b>{escape(label)}</b><span>{escape(text)}</span></div>' for label, text, css in item
+            f'<div class="{css}"><b>{escape(label)}</b><span>{escape(text)}</span></div>'
+            for label, text, css in item
+            if text
         )
         + "</div>"
         for item in items

@@ -18,8 +18,8 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
         html.heading("Held-out scores"),
         html.table(score_rows(evaluations), SCORE_HEADER),
         html.paragraph(
-            f"Loss over {scores[0].loss_rows:,} rows ({scores[0].loss_tokens:,} completion tokens); "
-            f"answers to {scores[0].generated_rows:,} of them. No held-out row was trained on.",
+            f"Loss over {scores[0].loss_rows:,} held-out sequences ({scores[0].loss_tokens:,} tokens); answers to "
+            f"{scores[0].generated_rows:,} of them. ROUGE-L only where the median answer has 16 words or more.",
             "note",
         ),
         charts.bars(names, [s.eval_loss for s in scores], "eval-loss", "Held-out loss", "nats per token", "{:.3f}"),

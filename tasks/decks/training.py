@@ -12,7 +12,10 @@ def render_training(report: TrainReport) -> str:
     facts = [
         ("method", report.method),
         ("steps", f"{report.steps:,} ({report.epochs:.2f} epochs)"),
-        ("rows per step", f"{report.batch_size:,} over {report.world_size} process(es)"),
+        (
+            "rows per step",
+            f"{report.batch_size:,}, over {report.world_size} process{'es' if report.world_size > 1 else ''}",
+        ),
         ("peak learning rate", f"{report.learning_rate:g}"),
         ("parameters", f"{report.parameters:,}"),
         (

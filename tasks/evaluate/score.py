@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
@@ -41,7 +42,7 @@ def evaluate_model(
     loss, num_tokens = held_out_loss(model, rows, tokenizer.pad_token_id, config.batch_size)
     if not math.isfinite(loss):
         raise ModelError(f"{model_config.name}: the held-out loss is {loss}; its weights are damaged or diverged")
-    asked = rows[rows.prompt_length > 0].head(config.generate_rows)
+    asked = _spread(rows[rows.prompt_length > 0], config.generate_rows)
     answers = generate_answers(model, tokenizer, asked, config, end_token_ids)
     expected = list(asked.expected)
     predictions = [
@@ -59,6 +60,12 @@ def evaluate_model(
         size_bytes=weights_size(model_directory),
     )
     return Evaluation(scores=scores, predictions=predictions)
+
+
+def _spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Return `number` of `rows` at even distances, so that every source has its share."""
+    chosen = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
+    return rows.iloc[chosen]
 
 
 @torch.inference_mode()

@@ -18,6 +18,7 @@ from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
     environment=POD_ENVIRONMENT,
 )
 def evaluate(
+    label: str,
     config: EvaluateConfig,
     loading: ModelConfig,
     model: FlyteDirectory,
@@ -25,7 +26,7 @@ def evaluate(
     tokenizer: FlyteDirectory,
     end_token_ids: list[int],
 ) -> Evaluation:
-    """Score `model` on the held-out rows; the same task scores base, tuned and quantized models."""
+    """Score `model` on the held-out rows; the same task scores base, tuned and quantized models (`label`)."""
     import pandas as pd
 
     from tasks.evaluate import score
@@ -34,7 +35,7 @@ def evaluate(
     evaluation = score.evaluate_model(config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids)
     scores = evaluation.scores
     answers = "" if scores.exact_match is None else f", exact match {scores.exact_match:.1%} of {scores.generated_rows}"
-    print(f"evaluate: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
+    print(f"evaluate {label}: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
     return evaluation
 
 

@@ -49,8 +49,16 @@ def detect_format(source: SourceConfig, raw: RawSource, where: str) -> RowFormat
     wanted = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
         f"{where}: {raw.label} has the columns {', '.join(found)}, where {wanted} is wanted\n"
-        f"name yours, for example: columns: {{prompt: {next(iter(found))}, completion: {list(found)[-1]}}}"
+        + _advice(list(found), source.format)
     )
+
+
+def _advice(found: list[str], wanted: str) -> str:
+    if {"chosen", "rejected"} <= set(found):
+        return "pairs of a chosen and a rejected answer are for preference optimization, which is not supported yet"
+    if wanted in ("messages", "text") or len(found) == 1:
+        return f"name yours, for example: columns: {{{'messages' if wanted == 'messages' else 'text'}: {found[0]}}}"
+    return f"name yours, for example: columns: {{prompt: {found[0]}, completion: {found[-1]}}}"
 
 
 def column_mapping(source: SourceConfig) -> dict[str, str]:

@@ -133,7 +133,9 @@ def _load_source(
 
 def _describe(failures: list[FailureCase], quarantined: int, tolerated: int) -> str:
     first = failures[0]
-    others = ", ".join(f"{f.file} row {f.row} ({f.column})" for f in failures[1:5])
+    others = ", ".join(
+        f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]
+    )
     more = f"; also {others}{', ...' if len(failures) > 5 else ''}" if others else ""
     return (
         f"{first.file} row {first.row}, column {first.column}: {first.reason}{more}\n"

@@ -9,19 +9,27 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
+_KINDS: dict[type, str] = {
+    str: "text",
+    bool: "true or false",
+    int: "a number",
+    float: "a number",
+    list: "a list",
+    dict: "an object",
+}
 _ROLES = {"system", "user", "assistant"}
 
 
 def _fault_of_text(value: Any) -> str | None:
     if not isinstance(value, str):
-        return f"is a {type(value).__name__}, not text"
+        return f"is {_KINDS.get(type(value), 'something else')}, not text; quote it or map another column"
     return None if value.strip() else "is empty"
 
 
 def _fault_of_messages(value: Any) -> str | None:
     """Return what is wrong with a conversation, the first fault only; None for a valid one."""
     if not isinstance(value, list):
-        return f"is a {type(value).__name__}, not a list of messages"
+        return f"is {_KINDS.get(type(value), 'something else')}, not a list of messages"
     if not value:
         return "is empty"
     previous = ""

@@ -84,7 +84,16 @@ def _decode(path: Path) -> str:
     content = path.read_bytes()
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if content.startswith(mark):
-            raise DataError(f"{path} is {encoding}, not UTF-8; convert it: iconv -f {encoding} -t UTF-8")
+            raise DataError(
+                f"{path} is {encoding}, not UTF-8\n"
+                f"convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}"
+            )
+    if content[:1000].count(0) > len(content[:1000]) // 4:
+        # every other byte of western text in UTF-16 is zero
+        raise DataError(
+            f"{path} seems to be UTF-16, not UTF-8\n"
+            f"convert it: iconv -f UTF-16LE -t UTF-8 {path.name} > utf8-{path.name}"
+        )
     try:
         return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -106,7 +115,7 @@ def _parse_object(line: str) -> dict[str, Any] | tuple[str, str]:
     try:
         record = json.loads(line)
     except json.JSONDecodeError as error:
-        return f"not JSON: {error.msg} at character {error.pos + 1}", line
+        return f"not JSON ({error.msg}: character {error.pos + 1})", line
     except RecursionError:
         return "not JSON: nested too deeply", line
     return record if isinstance(record, dict) else (f"a JSON {type(record).__name__}, not an object", line)
@@ -114,6 +123,7 @@ def _parse_object(line: str) -> dict[str, Any] | tuple[str, str]:
 
 def _read_json(name: str, text: str) -> Iterator[_Entry]:
     if not text.lstrip().startswith("["):
+        _refuse_single_object(name, text)
         # many data sets name their JSON Lines files .json
         yield from _read_jsonl(name, text)
         return
@@ -128,6 +138,16 @@ def _read_json(name: str, text: str) -> Iterator[_Entry]:
         )
 
 
+def _refuse_single_object(name: str, text: str) -> None:
+    first = text.lstrip().partition("\n")[0]
+    if not isinstance(_parse_object(first), dict) and isinstance(whole := _parse_object(text), dict):
+        keys = ", ".join(list(whole)[:5])
+        raise DataError(
+            f"{name} is one JSON object (with {keys}), not a list of rows\n"
+            "write the rows as a JSON list, or one on each line"
+        )
+
+
 def _read_csv(name: str, text: str) -> Iterator[_Entry]:
     csv.field_size_limit(2**31 - 1)
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
@@ -136,6 +156,9 @@ def _read_csv(name: str, text: str) -> Iterator[_Entry]:
         header = next(reader, [])
         if len(set(header)) != len(header) or not all(column.strip() for column in header):
             raise DataError(f"{name} line 1: the header has an empty or repeated column name; name each column once")
+        separator = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
+        if separator:
+            raise DataError(f"{name} line 1: cells are separated by {separator!r}; save it with commas between cells")
         for number, cells in enumerate(reader, 1):
             if not cells:
                 continue
@@ -159,8 +182,8 @@ def _read_parquet(path: Path) -> Iterator[_Entry]:
 
     try:
         table = pq.read_table(path)
-    except pa.ArrowException as error:
-        raise DataError(f"{path} is not Parquet ({str(error).splitlines()[0][:80]}); write it again") from None
+    except pa.ArrowException:
+        raise DataError(f"{path} is not a whole Parquet file; write it again") from None
     yield from enumerate(table.to_pylist(), 1)
 
 

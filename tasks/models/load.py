@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,12 @@ def weight_dtype(config: ModelConfig) -> torch.dtype:
     if config.dtype != "auto":
         return _DTYPES[config.dtype]
     return torch.bfloat16 if has_bfloat16() else torch.float32
+
+
+def checkpoint_dtype(directory: Path) -> torch.dtype:
+    """Return the type that the model in `directory` was published in; float32 where its config does not say."""
+    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return _DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
 
 
 def load_model(

@@ -28,7 +28,7 @@ def _resolve_source(where: str, source: SourceConfig, token: str | None) -> str:
 
         from tasks.plan.hub import explained
 
-        with explained(f"{where}.hub={source.hub}", source.revision):
+        with explained(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
             return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
     assert source.path is not None
     if source.path.startswith("embedded:"):

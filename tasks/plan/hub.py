@@ -21,8 +21,10 @@ from configs.errors import HubError
 
 
 @contextmanager
-def explained(subject: str, revision: str | None = None) -> Iterator[None]:
-    """Turn the hub client's errors into one line about `subject`, for example `model.name=owner/name`.
+def explained(subject: str, revision: str | None = None, instead: str = "name a local directory") -> Iterator[None]:
+    """Turn the hub client's errors into one line about `subject`, such as `model.name=owner/name`.
+
+    `instead` is what a user without a network may do.
 
     Raises:
         HubError: for every refusal or failure of the hub; never with a token in it.
@@ -44,8 +46,7 @@ def explained(subject: str, revision: str | None = None) -> Iterator[None]:
         raise HubError(f"{subject}: {endpoint} answered {error.response.status_code}; try again later") from None
     except (httpx2.HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
         raise HubError(
-            f"{subject}: {endpoint} cannot be reached ({type(error).__name__}); "
-            "connect to the network or name a local directory"
+            f"{subject}: {endpoint} cannot be reached ({type(error).__name__}); connect to the network or {instead}"
         ) from None
 
 
@@ -60,7 +61,7 @@ def check_push_access(repository: str, token: str | None, sources: str) -> list[
         raise HubError(
             f"{subject} needs a hub token; looked in {sources}\ncreate one with write access and set HF_TOKEN"
         )
-    with explained(subject):
+    with explained(subject, instead="unset push_to_hub.repository"):
         try:
             identity = HfApi(token=token).whoami()
         except HfHubHTTPError as error:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Container
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from configs.embedded.names import EMBEDDED_MODEL
-from configs.errors import HubError, ModelError
+from configs.errors import ConfigError, HubError, ModelError
 from configs.schema import ModelConfig
 
 _PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_INDEX = "model.safetensors.index.json"
 _TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
 
 
@@ -31,15 +33,22 @@ def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
         ModelError: no such model, no weights, pickled weights or remote code that the config does not allow.
         HubError: the hub cannot be reached or refuses access.
     """
-    if config.name.startswith("embedded:"):
-        if config.name != EMBEDDED_MODEL:
-            raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
-        return ResolvedModel("embedded", 8 * 2**20)
+    if config.name.startswith("embedded:") and config.name != EMBEDDED_MODEL:
+        raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
     directory = Path(config.name).expanduser()
+    if config.revision is not None and (config.name == EMBEDDED_MODEL or directory.exists()):
+        raise ConfigError(
+            f"model.revision={config.revision} is for models of the hub, and {config.name} is not one; remove it"
+        )
+    if config.name == EMBEDDED_MODEL:
+        return ResolvedModel("embedded", 8 * 2**20)
     if directory.exists():
         return _resolve_directory(config, directory)
     if config.name.count("/") != 1 or config.name.startswith((".", "~", "/")):
-        raise ModelError(f"model.name={config.name}: no such directory, and not a hub id of the form owner/name")
+        raise ModelError(
+            f"model.name={config.name}: no such directory, and not a hub id of the form owner/name "
+            "(old ids without an owner have one now, such as openai-community/gpt2)"
+        )
     return _resolve_hub_model(config, token)
 
 
@@ -56,6 +65,8 @@ def _resolve_directory(config: ModelConfig, directory: Path) -> ResolvedModel:
     for name in _loaded_weights(sizes):
         if name.endswith(".safetensors"):
             _check_safetensors(directory / name)
+    if _INDEX in sizes:
+        _check_shards(config, _read_json(directory / _INDEX), sizes)
     digest = hashlib.sha256()
     for name in sizes:
         digest.update(name.encode() + b"\0")
@@ -77,9 +88,14 @@ def _resolve_hub_model(config: ModelConfig, token: str | None) -> ResolvedModel:
             for name in ("config.json", "tokenizer_config.json")
             if name in sizes
         ]
+        index = (
+            hf_hub_download(config.name, _INDEX, revision=info.sha, token=token or False) if _INDEX in sizes else None
+        )
     if info.sha is None:
         raise HubError(f"model.name={config.name}: the hub names no commit for revision {config.revision}")
     _check_files(config, list(sizes), settings)
+    if index is not None:
+        _check_shards(config, _read_json(Path(index)), sizes)
     return ResolvedModel(info.sha, sum(sizes[name] for name in _loaded_weights(sizes)))
 
 
@@ -111,6 +127,16 @@ def _check_files(config: ModelConfig, names: list[str], settings: list[dict[str,
         )
     if not _TOKENIZER_FILES & set(names):
         raise ModelError(f"{where} has no tokenizer ({', '.join(sorted(_TOKENIZER_FILES))}); add it to the model")
+
+
+def _check_shards(config: ModelConfig, index: dict[str, Any], names: Container[str]) -> None:
+    """Refuse a model of which a part that its index names is not there."""
+    missing = sorted({str(name) for name in index.get("weight_map", {}).values() if name not in names})
+    if missing:
+        raise ModelError(
+            f"model.name={config.name} lacks {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}, "
+            f"which {_INDEX} names; download the whole model"
+        )
 
 
 def _check_safetensors(path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
-from images.pods import SMALL, is_laptop_run, scratch_directory
+from images.pods import SMALL, is_laptop_run, local_path, read_table, scratch_directory
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -44,10 +44,11 @@ def write_report(
     quantized_models: list[FlyteDirectory],
     quarantine: StructuredDataset,
     published: list[Published],
+    adapter: FlyteDirectory,
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
-    from tasks.report import write
+    from tasks.report import export, write
 
     names = [f"quantized_{method}" for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
@@ -56,6 +57,14 @@ def write_report(
     # a laptop keeps the two files where its user looks for them; a pod's are uploaded
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = write.write_report(results, directory)
+    if is_laptop_run():
+        models = {"model": model, **dict(zip(names, quantized_models, strict=True))}
+        if config.train.method != "full":
+            models["adapter"] = adapter
+        folders = export.export_models({name: local_path(each) for name, each in models.items()}, directory)
+        print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
+        if rows := export.export_quarantine(read_table(quarantine), directory):
+            print(f"quarantine: {rows}")
     upload = {"remote_path": False} if is_laptop_run() else {}
     return FineTuneResult(
         table=write.text_table(evaluations),

@@ -13,6 +13,7 @@ from tasks.tokenize.template import choose_template, load_tokenizer, longest_seq
 from tasks.tokenize.tokens import IGNORED, TokenTable, end_tokens, histogram, tokenize_rows
 
 TOKENS_FILE = "tokens.parquet"
+_FEW_TEST_ROWS = 5
 
 
 def prepare_tokens(
@@ -44,8 +45,16 @@ def prepare_tokens(
             )
         table.rows.to_parquet(outputs[name] / TOKENS_FILE, index=False)
     ends = end_tokens(list(tables.values()), tokenizer)
+    if not ends and template.source == "none":
+        raise DataError(
+            f"tokenize.max_length={max_length} cuts the end off every answer, so that the model would never stop\n"
+            "raise it, or set tokenize.over_length=drop"
+        )
     if not ends:
-        raise DataError("the chat template ends answers with no special token, so that the model would never stop")
+        raise DataError(
+            "the chat template ends answers with no special token, so that the model would never stop\n"
+            "end assistant turns with {{ eos_token }} in a template of your own, tokenize.chat_template"
+        )
     tokenizer.save_pretrained(outputs["tokenizer"])
     train, test = tables["train"], tables["test"]
     lengths = [len(ids) for ids in train.rows.input_ids]
@@ -98,4 +107,6 @@ def summary_lines(report: TokenReport) -> list[str]:
             f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
             f"test rows dropped, {report.truncated_rows} truncated, {report.split_rows} plain texts split"
         )
+    if report.test_rows < _FEW_TEST_ROWS:
+        lines.append(f"warning: only {report.test_rows} held-out sequences are left; their scores say little")
     return lines

@@ -1,4 +1,7 @@
-"""From canonical rows to token ids and labels, once, on a CPU. Labels are -100 where the loss does not count."""
+"""From canonical rows to token ids and labels, once, on a CPU. Labels are -100 where the loss does not count.
+
+Tokenizers are called with `verbose=False`: this stage itself counts and shows what is too long.
+"""
 
 from __future__ import annotations
 
@@ -59,7 +62,7 @@ def tokenize_rows(
 
 def _text_pieces(row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict]:  # type: ignore[no-untyped-def, type-arg]
     """Return a plain text as sequences of at most `max_length` tokens; every token but the first of each is trained."""
-    ids = _with_end(tokenizer(row.completion)["input_ids"], tokenizer)
+    ids = _with_end(tokenizer(row.completion, verbose=False)["input_ids"], tokenizer)
     cuts = list(range(0, len(ids), max_length))
     if len(cuts) > 1 and len(ids) - cuts[-1] < 2:
         # one token alone predicts nothing
@@ -80,21 +83,31 @@ def _answered(row, tokenizer: PreTrainedTokenizerBase, template: Template, separ
         messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
     else:
         # apart, because generation too sees the prompt without what follows
-        prompt = tokenizer(row.prompt + separator)["input_ids"]
+        prompt = tokenizer(row.prompt + separator, verbose=False)["input_ids"]
         if prompt[-1] == tokenizer.eos_token_id:
             prompt = prompt[:-1]
-        completion = _with_end(tokenizer(row.completion, add_special_tokens=False)["input_ids"], tokenizer)
+        completion = _with_end(
+            tokenizer(row.completion, add_special_tokens=False, verbose=False)["input_ids"], tokenizer
+        )
         labels = [IGNORED] * len(prompt) + completion
         return _record(row.row_id, prompt + completion, labels, len(prompt), row.prompt, row.completion)
     text, spans = render(tokenizer, messages)
-    # not verbose: what is too long is counted and shown by this stage
     encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, starts = encoded["input_ids"], [start for start, _ in encoded["offset_mapping"]]
+    ids, starts = encoded["input_ids"], np.array([start for start, _ in encoded["offset_mapping"]])
+    special = np.isin(ids, tokenizer.all_special_ids)
     trained = np.zeros(len(ids), dtype=bool)
     for start, end in spans:
-        trained |= (np.array(starts) >= start) & (np.array(starts) < end)
+        turn = (starts >= start) & (starts < end)
+        ends = np.flatnonzero(turn & special)
+        if (
+            ends.size
+            and not text[starts[ends[-1]] : end].partition(tokenizer.convert_ids_to_tokens(ids[ends[-1]]))[2].strip()
+        ):
+            # the line break that a template writes after its end-of-turn token is no part of the answer
+            turn[ends[-1] + 1 :] = False
+        trained |= turn
     labels = [token if keep else IGNORED for token, keep in zip(ids, trained, strict=True)]
-    prompt_length = int((np.array(starts) < spans[-1][0]).sum())
+    prompt_length = int((starts < spans[-1][0]).sum())
     if not trained.any():
         raise DataError(f"{row.row_id}: no token of this row would be trained; check its answer and the chat template")
     return _record(row.row_id, ids, labels, prompt_length, row.prompt, row.completion)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from pathlib import Path
 
@@ -13,6 +14,8 @@ from configs.schema import TrainConfig
 from tasks.models.load import has_bfloat16
 
 DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
+_SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
+_CURVE_POINTS = 50
 _DEFAULT_LEARNING_RATE = {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4}
 
 
@@ -40,11 +43,17 @@ def accumulation_steps(config: TrainConfig) -> int:
     return config.batch_size // rows_per_pass
 
 
-def training_arguments(config: TrainConfig, directory: Path) -> SFTConfig:
+def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up."""
+    return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(num_rows / config.batch_size)))
+
+
+def training_arguments(config: TrainConfig, num_rows: int, directory: Path) -> SFTConfig:
     """Return TRL's arguments. Must be made before the model is loaded: under ZeRO 3 it decides how.
 
     Lengths, template and masks were settled by the tokenize stage, so that TRL's own preparation is off.
     """
+    steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
     return SFTConfig(
         output_dir=str(directory),
@@ -53,8 +62,9 @@ def training_arguments(config: TrainConfig, directory: Path) -> SFTConfig:
         per_device_train_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=accumulation_steps(config),
         learning_rate=learning_rate(config),
-        lr_scheduler_type=config.lr_scheduler,
-        warmup_steps=config.warmup_fraction,
+        lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
+        # in whole steps, rounded down: a first step of warm-up has a rate of 0, which a short run cannot spare
+        warmup_steps=int(config.warmup_fraction * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         optim="adamw_torch_fused" if config.sharding == "none" else "adamw_torch",
@@ -65,7 +75,7 @@ def training_arguments(config: TrainConfig, directory: Path) -> SFTConfig:
         activation_checkpointing=config.gradient_checkpointing,
         deepspeed=None if config.sharding == "none" else str(DEEPSPEED_CONFIGS / f"{config.sharding}.json"),
         train_sampling_strategy="group_by_length" if config.group_by_length else "random",
-        logging_steps=config.logging_steps,
+        logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),
         logging_first_step=True,
         # the default shows a loss of NaN as 0
         logging_nan_inf_filter=False,

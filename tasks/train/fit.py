@@ -6,17 +6,19 @@ import time
 from pathlib import Path
 
 import datasets
+import pyarrow.parquet as pq
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
 from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
 from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import ModelConfig, TrainConfig
 from configs.wire import CurvePoint, TrainReport
-from tasks.models.load import has_bfloat16, load_model, load_tokenizer
+from tasks.models.load import checkpoint_dtype, has_bfloat16, load_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 from tasks.train.arguments import learning_rate, training_arguments, world_size
 from tasks.train.progress import Progress
@@ -44,7 +46,7 @@ def fit(
     started = time.monotonic()
     quiet_libraries()
     datasets.disable_progress_bars()
-    arguments = training_arguments(config, output)
+    arguments = training_arguments(config, pq.read_metadata(tokens_directory / "tokens.parquet").num_rows, output)
     if config.sharding == "zero3" and not torch.cuda.is_available():
         import deepspeed
 
@@ -53,7 +55,7 @@ def fit(
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     model = _trainable_model(config, model_config, model_directory)
     if config.method != "full":
-        check_targets(config, [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)])
+        check_targets(config, _linear_layers(model))
     _set_end_tokens(model, end_token_ids, tokenizer.pad_token_id)
     rows = datasets.Dataset.from_parquet(
         str(tokens_directory / "tokens.parquet"),
@@ -70,6 +72,9 @@ def fit(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.train()
+    if config.method == "full" and config.sharding == "none" and model_config.dtype == "auto":
+        # trained in 32 bits, published in the type of the base; DeepSpeed gathers in its own
+        trainer.model.to(checkpoint_dtype(model_directory))
     trainer.save_model(str(output))
     if trainer.is_world_process_zero():
         check_saved(output)
@@ -94,6 +99,12 @@ def _trainable_model(config: TrainConfig, model_config: ModelConfig, directory: 
         )
         return load_model(model_config, directory, quantization_config=quantization)
     return load_model(model_config, directory, dtype)
+
+
+def _linear_layers(model: PreTrainedModel) -> list[str]:
+    """Return the names of the layers an adapter can be put on; GPT-2's `Conv1D` is a linear layer too."""
+    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
+    return [name for name in layers if model.get_submodule(name) is not model.get_output_embeddings()]
 
 
 def _set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:

@@ -29,6 +29,8 @@ class Progress(TrainerCallback):
         if not self._first_step_ended:
             # the first step also pays for warming up, and says little about the others
             self._first_step_ended, self._first_step = time.monotonic(), state.global_step
+        # the end of the curve, whatever the interval
+        control.should_log = control.should_log or state.global_step >= state.max_steps
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
 

@@ -63,7 +63,7 @@ def test_an_empty_completion_is_named_and_shown_escaped(pyflyte: PyFlyte, tiny_m
     assert "rows.jsonl row 21, column completion: is empty" in message
     assert "2 invalid rows" in message
     page = Path(message.splitlines()[-1].removeprefix("all failure cases: ")).read_text()
-    assert "<script" not in page and "is a int, not text" in page
+    assert "<script" not in page and "is a number, not text" in page
 
 
 def test_too_few_rows(pyflyte: PyFlyte, tiny_model: Path, rows: Path) -> None:

@@ -78,6 +78,39 @@ def test_metrics_hold_every_model_and_the_counts(first_run) -> None:
     assert metrics["quantized_8bit"]["eval_loss"] == pytest.approx(metrics["tuned"]["eval_loss"], rel=0.05)
 
 
+def test_the_models_lie_beside_the_report_and_load(first_run) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    flyte, _, _, _, mended = first_run
+    directory = flyte.home / "outputs" / "first"
+    assert f"models: {directory}/{{model,quantized_8bit,quantized_4bit}}" in mended.stdout
+    for name in ("model", "quantized_8bit", "quantized_4bit"):
+        prompt = AutoTokenizer.from_pretrained(directory / name)("What is", return_tensors="pt")
+        answer = AutoModelForCausalLM.from_pretrained(directory / name).generate(**prompt, max_new_tokens=2)
+        assert answer.shape[1] > prompt["input_ids"].shape[1]
+
+
+def test_tolerated_rows_and_the_adapter_lie_there_too(pyflyte: PyFlyte, tiny_model: Path, tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": f"a {n}"} for n in range(20)] + [{"prompt": "bad", "completion": ""}]
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    result = pyflyte.fine_tune(
+        {
+            "name": "lora",
+            "model": {"name": str(tiny_model)},
+            "data": {"sources": [{"path": str(path)}], "max_invalid_rows": 1},
+            **QUICK,
+            "train": {"method": "lora", "max_steps": 1},
+        }
+    )
+    assert result.returncode == 0, result.stderr
+    directory = pyflyte.home / "outputs" / "lora"
+    [fault] = [json.loads(line) for line in (directory / "quarantine.jsonl").read_text().splitlines()]
+    assert (fault["file"], fault["row"], fault["column"]) == ("rows.jsonl", 21, "completion")
+    assert (directory / "adapter" / "adapter_model.safetensors").exists()
+    assert json.loads((directory / "metrics.json").read_text())["quarantined_rows"] == 1
+
+
 def test_the_report_is_one_page_that_loads_nothing(first_run) -> None:
     page = (first_run[0].home / "outputs" / "first" / "report.html").read_text()
     assert "<script" not in page

@@ -112,8 +112,8 @@ def test_a_byte_order_mark_and_line_separators_in_strings_are_no_fault(tmp_path:
         ({"prompt": "q", "completion": " \n"}, "completion", "is empty"),
         ({"prompt": "q"}, "completion", "is missing"),
         ({"prompt": None, "completion": "a"}, "prompt", "is missing"),
-        ({"prompt": "q", "completion": 42}, "completion", "is a int, not text"),
-        ({"prompt": ["q"], "completion": "a"}, "prompt", "is a list, not text"),
+        ({"prompt": "q", "completion": 42}, "completion", "is a number, not text; quote it or map another column"),
+        ({"prompt": ["q"], "completion": "a"}, "prompt", "is a list, not text; quote it or map another column"),
     ],
 )
 def test_an_invalid_row_stops_the_run_with_file_row_column_and_reason(
@@ -153,7 +153,7 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
     found = list(data.quarantine[["row", "column", "reason"]].itertuples(index=False, name=None))
     assert found == [
         (21, "completion", "is empty"),
-        (22, "(row)", "not JSON: Expecting value at character 1"),
+        (22, "(row)", "not JSON (Expecting value: character 1)"),
         (23, "prompt", "is missing"),
         (24, "(row)", "a JSON int, not an object"),
     ]
@@ -168,7 +168,7 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
     ("messages", "reason"),
     [
         ([], "is empty"),
-        ("hello", "is a str, not a list of messages"),
+        ("hello", "is text, not a list of messages"),
         ([{"role": "user", "content": "q"}], "does not end with an assistant turn"),
         ([{"role": "assistant", "content": "a"}], "turn 1 is from the assistant, with no user turn before it"),
         ([{"role": "robot", "content": "a"}], "turn 1 has no role of assistant, system, user"),
@@ -214,7 +214,7 @@ def test_mapped_columns_are_read_and_a_missing_one_is_named(tmp_path: Path) -> N
         ("rows.csv", b'prompt,completion\n"a,b\n', ["row 1", "not CSV"]),
         ("rows.csv", b"prompt,prompt\na,b\n", ["line 1", "repeated"]),
         ("rows.csv", b"prompt,completion\n", ["no rows"]),
-        ("rows.parquet", b"PAR1 nonsense", ["not Parquet"]),
+        ("rows.parquet", b"PAR1 nonsense", ["not a whole Parquet file"]),
         ("rows.jsonl", b"\n\n", ["no rows"]),
         ("rows.json", b"[]", ["no rows"]),
     ],
@@ -262,7 +262,8 @@ def test_sources_are_put_together_and_counted_apart(tmp_path: Path) -> None:
 
 
 def frame(prompts: list[str]) -> pd.DataFrame:
-    return pd.DataFrame({"row_id": range(len(prompts)), "prompt": prompts, "completion": ["a"] * len(prompts)})
+    columns = {"kind": "pair", "prompt": prompts, "completion": "a", "messages": ""}
+    return pd.DataFrame({"row_id": range(len(prompts)), **columns})
 
 
 def test_the_split_is_the_same_in_any_order_and_changes_with_the_seed() -> None:
@@ -283,6 +284,30 @@ def test_no_question_is_in_both_splits_even_when_repeated() -> None:
     assert set(train.row_id) | set(test.row_id) == set(range(300))
     # groups of ten: six groups make exactly the 60 rows that were asked for
     assert len(test) == 60
+
+
+def test_a_conversation_and_its_continuation_are_in_one_split(tmp_path: Path) -> None:
+    def turns(*contents: str) -> list[dict]:
+        return [{"role": ("user", "assistant")[n % 2], "content": text} for n, text in enumerate(contents)]
+
+    rows = []
+    for n in range(40):
+        first = [f"question {n}", f"answer {n}"]
+        rows += [{"messages": turns(*first)}, {"messages": turns(*first, f"second {n}", f"reply {n}")}]
+    data = load(write(tmp_path / "chats.jsonl", rows), test_fraction=0.2)
+    openings = [{json.loads(m)[0]["content"] for m in part.messages} for part in (data.train, data.test)]
+    assert not openings[0] & openings[1]
+    assert len(data.test) == 16
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_large_group_of_repeats_does_not_overfill_the_test_set(seed: int) -> None:
+    rows = frame(["the same"] * 60 + [f"question {n}" for n in range(40)])
+    train, test = split_rows(rows, 0.1, seed)
+    assert (len(train), len(test)) == (90, 10)
+    # where no group fits, the smallest is taken
+    _, test = split_rows(frame(["a"] * 50 + ["b"] * 30), 0.1, seed)
+    assert set(test.prompt) == {"b"}
 
 
 @pytest.mark.parametrize(

@@ -81,6 +81,13 @@ def test_remote_code_is_refused_unless_allowed(file: str, model: Path) -> None:
     resolve(model, trust_remote_code=True)
 
 
+def test_a_missing_part_of_the_weights_is_named(model: Path) -> None:
+    files = {"a": "model.safetensors", "b": "model-00002-of-00002.safetensors"}
+    (model / "model.safetensors.index.json").write_text(json.dumps({"weight_map": files}))
+    with pytest.raises(ModelError, match=r"lacks model-00002-of-00002.safetensors, which"):
+        resolve(model)
+
+
 def test_weights_cut_short_are_found_without_loading_them(model: Path) -> None:
     weights = (model / "model.safetensors").read_bytes()
     (model / "model.safetensors").write_bytes(weights[: len(weights) // 2])

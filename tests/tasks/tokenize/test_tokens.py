@@ -122,8 +122,8 @@ def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
 def test_base_models_get_a_plain_template_for_messages(prepare) -> None:
     tokens = prepare(chats([("user", "Hi"), ("assistant", "Ho")]))
     assert tokens.text(0) == "User: Hi\nAssistant: Ho<eos>\n"
-    # the answer begins after what asks for it, and its end is trained
-    assert tokens.trained(0) == "_" * len("User: Hi\nAssistant:") + " Ho<eos>\n"
+    # the answer begins after what asks for it, its end is trained, and the template's line break after that is not
+    assert tokens.trained(0) == "_" * len("User: Hi\nAssistant:") + " Ho<eos>_"
     assert tokens.report.template == "plain"
     assert len(tokens.report.template_hash) == 64
 
@@ -183,6 +183,11 @@ def test_an_over_length_row_can_stop_the_run_by_name(prepare) -> None:
 def test_all_rows_too_long_is_an_error(prepare) -> None:
     with pytest.raises(DataError, match=r"all 1 train rows are longer than tokenize.max_length=8"):
         prepare(pairs(("q" * 20, "a")), max_length=8)
+
+
+def test_answers_that_all_lose_their_end_are_an_error(prepare) -> None:
+    with pytest.raises(DataError, match=r"tokenize.max_length=8 cuts the end off every answer"):
+        prepare(pairs(("q", "a" * 20)), max_length=8, over_length="truncate")
 
 
 def test_max_length_beyond_the_models_positions_is_refused(prepare) -> None:

@@ -65,10 +65,53 @@ def test_the_loss_is_the_mean_over_completion_tokens_however_the_batch_is_divide
 
 
 def test_a_small_model_overfits_eight_rows(run, tokens: Path) -> None:
-    report, output = run(method="full", max_steps=60, learning_rate=5e-3)
+    report, output = run(method="full", max_steps=80, learning_rate=5e-3)
     assert report.curve[0].loss > 4
     assert report.curve[-1].loss < 0.05
     assert expected_loss(load_model(LOADING, output).eval(), tokens) < 0.05
+
+
+def test_a_model_published_in_bfloat16_is_trained_in_32_bits_and_stays_in_bfloat16(
+    tiny_model: Path, tokens: Path, tmp_path: Path
+) -> None:
+    base, output = tmp_path / "base", tmp_path / "out"
+    load_model(LOADING, tiny_model, dtype=torch.bfloat16).save_pretrained(base)
+    config = TrainConfig(method="full", max_steps=40, learning_rate=1e-5, batch_size=8)
+    report = fit(config, LOADING, base, tokens, tiny_model, [1], output)
+    assert report.precision == "float32"
+    assert {tensor.dtype for tensor in load_file(output / "model.safetensors").values()} == {torch.bfloat16}
+    # steps of 1e-5 are lost one by one in bfloat16 weights, and add up in 32 bits
+    before = load_file(base / "model.safetensors")["model.embed_tokens.weight"]
+    after = load_file(output / "model.safetensors")["model.embed_tokens.weight"]
+    assert (before != after).float().mean() > 0.1
+
+
+def test_a_run_of_one_step_learns(run, tiny_model: Path) -> None:
+    report, output = run(method="full", max_steps=1, learning_rate=1e-2)
+    assert report.curve[0].learning_rate == 1e-2
+    before, after = (load_file(path / "model.safetensors") for path in (tiny_model, output))
+    assert not torch.equal(before["model.norm.weight"], after["model.norm.weight"])
+
+
+def test_the_curve_ends_with_the_last_step(run) -> None:
+    report, _ = run(method="full", max_steps=7, logging_steps=3)
+    assert [point.step for point in report.curve] == [1, 3, 6, 7]
+
+
+def test_constant_is_the_shape_after_warm_up(run) -> None:
+    report, _ = run(method="full", max_steps=4, lr_scheduler="constant", warmup_fraction=0.5, learning_rate=1e-3)
+    assert [point.learning_rate for point in report.curve] == pytest.approx([0.0, 5e-4, 1e-3, 1e-3])
+
+
+def test_an_adapter_fits_gpt2s_own_kind_of_linear_layer(tokens: Path, tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    GPT2LMHeadModel(
+        GPT2Config(vocab_size=258, n_positions=256, n_embd=16, n_layer=1, n_head=2, eos_token_id=1, bos_token_id=1)
+    ).save_pretrained(tmp_path / "gpt2")
+    config = TrainConfig(method="lora", max_steps=1, batch_size=8, lora={"target_modules": ["c_attn"]})
+    fit(config, LOADING, tmp_path / "gpt2", tokens, tiny_model, [1], tmp_path / "out")
+    assert any("c_attn" in name for name in load_file(tmp_path / "out" / "adapter_model.safetensors"))
 
 
 def test_the_saved_model_stops_where_rows_end_and_has_its_tokenizer(run) -> None:
