@@ -42,6 +42,6 @@ def test_the_demo_learns_what_its_base_model_cannot_do(tmp_path: Path) -> None:
 
     # everything but plan, push and report comes from the cache
     second = make_run(config, tmp_path / "home")
-    for words in ("model: ", "data: ", "tokens: ", "train: ", "evaluate: "):
+    for words in ("model: ", "data: ", "tokens: ", "train: ", "evaluate tuned: "):
         assert words in first and words not in second, words
     assert second.splitlines()[-7:] == first.splitlines()[-7:]
