@@ -12,6 +12,7 @@ import yaml
 from configs.errors import ConfigError
 from configs.schema import FineTuneConfig
 
+_WORKFLOWS = {"fine_tune", "prepare_data"}
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -79,7 +80,7 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
     words = list(sys.argv if arguments is None else arguments)
     if not words or Path(words[0]).name != "pyflyte" or "run" not in words:
         return
-    if "fine_tune" in words and not {"--help", "--config"} & set(words) and "--config=" not in " ".join(words):
+    if _WORKFLOWS & set(words) and not {"--help", "--config"} & set(words) and "--config=" not in " ".join(words):
         raise ConfigError("--config is missing; name a file, for example --config configs/presets/demo.yaml")
     for position, word in enumerate(words):
         if word == "--config" and position + 1 < len(words):

@@ -9,37 +9,22 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import ConfigError
+from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, Section, SourceConfig
+
+__all__ = ["CheckConfig", "CheckPolicy", "ColumnMap", "DataConfig", "RowFormat", "SourceConfig"]
 
 QuantizationMethod = Literal["8bit", "4bit"]
 PushedArtifact = Literal["model", "adapter", "8bit", "4bit"]
-_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
-RowFormat = Literal["auto", "prompt_completion", "messages", "instruction", "text"]
-
-
-class Section(BaseModel):
-    """Base of the config's sections: immutable, unknown keys refused, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_switch_is_not_a_number(cls, values: Any) -> Any:
-        """Reject `yes` where a number is wanted: YAML reads it as true, which pydantic would take for 1."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
-                raise ValueError(f"{name}={str(value).lower()} is not a number")
-        return values
 
 
 class ModelConfig(Section):
     """The base model."""
 
     name: str = Field(
-        min_length=1,
+        "",
         description="Hub id, local directory, or `embedded:english-to-sql` for the small model the project makes.",
     )
     revision: str | None = Field(None, description="Hub branch, tag or commit; the default branch when not set.")
@@ -55,63 +40,21 @@ class ModelConfig(Section):
     trust_remote_code: bool = Field(False, description="Run Python code that the model's repository ships.")
 
 
-class ColumnMap(Section):
-    """Names that the data uses for the columns of a format."""
-
-    prompt: str | None = Field(None, description="Column read as `prompt`.")
-    completion: str | None = Field(None, description="Column read as `completion`.")
-    messages: str | None = Field(None, description="Column read as `messages`: a list of {role, content}.")
-    instruction: str | None = Field(None, description="Column read as `instruction`.")
-    input: str | None = Field(None, description="Column read as `input`, the optional context of an instruction.")
-    output: str | None = Field(None, description="Column read as `output`.")
-    text: str | None = Field(None, description="Column read as `text`.")
-
-
-class SourceConfig(Section):
-    """One source of rows: a file, a hub data set, or the embedded one."""
-
-    path: str | None = Field(
-        None, description="JSONL, JSON, CSV, Parquet or .txt file, or `embedded:english-to-sql[:rows]`."
-    )
-    hub: str | None = Field(None, description="Hub data set, `owner/name`.")
-    name: str | None = Field(None, description="Configuration (subset) of the hub data set.")
-    split: str = Field("train", description="Split of the hub data set.")
-    revision: str | None = Field(None, description="Hub branch, tag or commit of the data set.")
-    format: RowFormat = Field("auto", description="Row format; `auto` detects it from the columns.")
-    columns: ColumnMap = Field(ColumnMap(), description="Other names for the columns of the format.")
-
-    @model_validator(mode="after")
-    def _exactly_one_place(self) -> SourceConfig:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` and `hub`")
-        if self.path is not None and (self.name or self.revision):
-            raise ValueError("`name` and `revision` belong to `hub`, not to `path`")
-        return self
-
-
-class DataConfig(Section):
-    """Where rows come from, how many bad ones are tolerated, and how they are split."""
-
-    sources: list[SourceConfig] = Field(min_length=1, description="Sources; their rows are put together in order.")
-    test_fraction: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the rows held out for evaluation.")
-    max_invalid_rows: int = Field(
-        0, ge=0, description="Invalid rows tolerated over all sources; they go to the quarantine, with reasons."
-    )
-    seed: int = Field(
-        0, description="Seed of the split. The split depends on the rows' content and this, not on order."
-    )
-
-
 class TokenizeConfig(Section):
     """From rows to token ids and labels."""
 
     max_length: int | None = Field(
         None, ge=8, description="Longest sequence in tokens; when not set, the model's positions, at most 2048."
     )
-    over_length: Literal["error", "drop", "truncate"] = Field(
+    over_length: Literal["error", "drop", "cut_left", "cut_right"] = Field(
         "drop",
-        description="Rows longer than `max_length`: stop the run, leave them out (counted and shown), or cut the end. "
-        "Plain text is always split into pieces instead.",
+        description="Rows longer than `max_length`: stop the run, leave them out (counted and shown), cut the oldest "
+        "tokens of the prompt but BOS, or cut the end. Plain text is always split into pieces instead.",
+    )
+    train_on: Literal["all_answers", "last_answer"] = Field(
+        "all_answers",
+        description="Which answers of a conversation are trained: the assistant's turns, each with its end token, or "
+        "the last of them only.",
     )
     chat_template: str | None = Field(
         None,
@@ -218,12 +161,12 @@ class PushConfig(Section):
 
 
 class FineTuneConfig(Section):
-    """The whole of a run. Only `model.name` and `data.sources` have no default."""
+    """The whole of a run. Only `data.sources` and, for all but `prepare_data`, `model.name` have no default."""
 
     name: str = Field(
         "fine-tune", pattern=r"^[\w-][\w.-]*$", description="Names the run, its report, and its output folder."
     )
-    model: ModelConfig = Field(description="The base model.")
+    model: ModelConfig = Field(ModelConfig(), description="The base model; only preparing data works without one.")
     data: DataConfig = Field(description="The rows.")
     tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Template, lengths and masks.")
     train: TrainConfig = Field(TrainConfig(), description="Method, schedule and topology.")

@@ -11,8 +11,8 @@ ROOT = Path(__file__).parent.parent
 
 @cache
 def source_version(*folders: str) -> str:
-    """Return a hash of the Python sources of `folders` (relative to the project), the wire types, and the pins."""
-    files = [ROOT / "configs" / "wire.py", ROOT / "constraints.txt"]
+    """Return a hash of the Python sources of `folders` (relative to the project), of what all share, and the pins."""
+    files = [ROOT / "configs" / "wire.py", ROOT / "configs" / "places.py", ROOT / "constraints.txt"]
     for folder in folders:
         files += sorted((ROOT / folder).rglob("*.py"))
     digest = hashlib.sha256()

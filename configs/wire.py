@@ -23,9 +23,12 @@ class Plan(WireType):
 
 
 class FailureCase(WireType):
-    """One fault of one row. `value` is the offending content, shown in Decks only, never in a log."""
+    """Why one row was set aside. `value` is the offending content, shown in Decks only, never in a log."""
 
     file: str
+    check: str = Field(
+        "format", description="The check that failed: `format`, `duplicate`, `contamination`, or one of data.checks."
+    )
     row: int = Field(description="Line of a JSONL or text file; record of a JSON, CSV or Parquet file; from 1.")
     column: str
     reason: str
@@ -41,25 +44,49 @@ class Sample(WireType):
 
 
 class SourceCount(WireType):
-    """Rows of one source: `read` = `kept` + `quarantined`."""
+    """Rows of one source: `read` = `kept` + `quarantined` + `deduplicated`."""
 
     source: str
     format: str
     read: int
     kept: int
     quarantined: int
+    deduplicated: int = 0
+    weight: float = 1.0
+
+
+class CheckCount(WireType):
+    """How many rows a check found, and what became of them: fail, quarantine or warn."""
+
+    check: str
+    policy: str
+    rows: int
+    first_rows: list[str] = Field(description="Ids of some of them.")
 
 
 class DataReport(WireType):
     """Counts and samples of the rows."""
 
     sources: list[SourceCount]
-    train_rows: int
+    train_rows: int = Field(description="Training rows, after sources were mixed by weight.")
     test_rows: int
     quarantined_rows: int
+    deduplicated_rows: int = 0
+    checks: list[CheckCount] = []
     failures: list[FailureCase]
     samples: list[Sample]
     warnings: list[str]
+
+    def counts_line(self) -> str:
+        """Return where every row that was read has gone, in one line."""
+        read = sum(count.read for count in self.sources)
+        kept = sum(count.kept for count in self.sources)
+        mixed = any(count.weight != 1.0 for count in self.sources)
+        return (
+            f"data: {read} rows read = {kept} kept ({kept - self.test_rows} train, {self.test_rows} test) "
+            f"+ {self.quarantined_rows} quarantined + {self.deduplicated_rows} deduplicated"
+            + (f"; mixed by weight: {self.train_rows} training rows" if mixed else "")
+        )
 
 
 class Span(WireType):
@@ -79,7 +106,7 @@ class TokenReport(WireType):
     test_rows: int
     dropped_train_rows: int
     dropped_test_rows: int
-    truncated_rows: int
+    truncated_rows: int = Field(description="Rows of both sets that were cut to `max_length`, left or right.")
     split_rows: int = Field(description="Plain-text rows that became several sequences.")
     train_tokens: int = Field(description="All tokens of the training sequences.")
     trained_tokens: int = Field(description="Tokens that the loss counts.")
@@ -87,6 +114,7 @@ class TokenReport(WireType):
     lengths: list[int] = Field(description="Upper edges of the histogram's bins, in tokens.")
     length_counts: list[int] = Field(description="Training rows in each bin.")
     samples: list[list[Span]] = Field(description="The first tokens of some training rows, decoded.")
+    warnings: list[str] = Field([], description="What is worth knowing about rows that were kept; never their content.")
 
 
 class CurvePoint(WireType):

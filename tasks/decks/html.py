@@ -15,7 +15,7 @@ margin:0 auto;padding:8px 16px}
 .ft p{margin:6px 0}.ft .note{color:#5b6b7c}.ft .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:6px 10px}
 .ft table{border-collapse:collapse;font-family:inherit!important;margin:8px 0}
 .ft td,.ft th{text-align:left!important;vertical-align:top;white-space:pre-wrap;
-overflow-wrap:anywhere;padding:5px 10px!important}
+overflow-wrap:break-word;max-width:560px;padding:5px 10px!important}
 .ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
 .ft .card{border:1px solid #d8dee6;border-radius:6px;padding:8px 12px;margin:10px 0}
 .ft .card b{color:#5b6b7c;font-weight:600}.ft .card span{white-space:pre-wrap;overflow-wrap:anywhere}

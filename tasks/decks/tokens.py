@@ -18,12 +18,13 @@ def render_tokens(report: TokenReport) -> str:
         ("chat template", report.template + (f", SHA-256 {report.template_hash[:12]}" if report.template_hash else "")),
         ("training rows dropped as too long", f"{report.dropped_train_rows:,}"),
         ("held-out rows dropped as too long", f"{report.dropped_test_rows:,}"),
-        ("rows truncated", f"{report.truncated_rows:,}"),
+        ("rows cut as too long", f"{report.truncated_rows:,}"),
         ("plain texts split", f"{report.split_rows:,}"),
     ]
     return "".join(
         [
             html.heading("Tokens"),
+            *(html.paragraph(f"Warning: {warning}", "warn") for warning in report.warnings),
             charts.histogram(
                 report.lengths, report.length_counts, report.max_length, "Length of training rows", "tokens"
             ),

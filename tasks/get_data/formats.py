@@ -10,15 +10,31 @@ from configs.errors import DataError
 from configs.schema import RowFormat, SourceConfig
 from tasks.get_data.sources import RawRow, RawSource
 
-# required columns of each format, in the order in which detection tries them
+# required columns of each format, in the order in which detection tries them: the most specific first
 FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "preference_sharegpt": ("conversations", "chosen", "rejected"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "kto": ("prompt", "completion", "label"),
     "messages": ("messages",),
+    "sharegpt": ("conversations",),
     "prompt_completion": ("prompt", "completion"),
     "instruction": ("instruction", "output"),
     "text": ("text",),
 }
-OPTIONAL_COLUMNS = {"instruction": ("input",)}
+OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
+# what a trainer may do with a canonical row; `pair`, `messages` and `text` are for supervised fine-tuning
+CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label", "group"]
 NESTED_INSTANCES = "instances"
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
 _ROWS_LOOKED_AT = 100
 
 
@@ -54,11 +70,11 @@ def detect_format(source: SourceConfig, raw: RawSource, where: str) -> RowFormat
 
 
 def _advice(found: list[str], wanted: str) -> str:
-    if {"chosen", "rejected"} <= set(found):
-        return "pairs of a chosen and a rejected answer are for preference optimization, which is not supported yet"
-    if wanted in ("messages", "text") or len(found) == 1:
-        return f"name yours, for example: columns: {{{'messages' if wanted == 'messages' else 'text'}: {found[0]}}}"
-    return f"name yours, for example: columns: {{prompt: {found[0]}, completion: {found[-1]}}}"
+    if wanted == "auto":
+        example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
+    else:
+        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[wanted])}
+    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in example.items()) + "}"
 
 
 def column_mapping(source: SourceConfig) -> dict[str, str]:
@@ -66,40 +82,106 @@ def column_mapping(source: SourceConfig) -> dict[str, str]:
     return {name: column for name, column in source.columns.model_dump().items() if column is not None}
 
 
-def canonical_records(source: SourceConfig, row_format: RowFormat, raw: RawSource) -> Iterator[tuple[str, RawRow]]:
-    """Yield (row id, record with canonical column names), nested instances as one record each.
+def canonical_records(
+    source: SourceConfig, row_format: RowFormat, raw: RawSource, group_by: str | None = None
+) -> Iterator[tuple[str, RawRow, str | None]]:
+    """Yield (row id, record with canonical column names, value of `group_by`), nested instances as one record each.
 
     A row id is `file:row`, or `file:row.k` for the k-th instance of a row, from 1.
     """
     mapping = column_mapping(source)
     columns = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
     for row in raw.rows:
+        group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
         renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
         instances = row.record.get(NESTED_INSTANCES)
         if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:
             for part, instance in enumerate(instances, 1):
                 values = instance if isinstance(instance, dict) else {}
                 record = {**renamed, "input": values.get("input"), "output": values.get("output")}
-                yield f"{row.file}:{row.row}.{part}", RawRow(row.file, row.row, record)
+                yield f"{row.file}:{row.row}.{part}", RawRow(row.file, row.row, record), group
         else:
-            yield f"{row.file}:{row.row}", RawRow(row.file, row.row, renamed)
+            yield f"{row.file}:{row.row}", RawRow(row.file, row.row, renamed), group
 
 
 def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
-    """Return {kind, prompt, completion, messages} of a valid record.
+    """Return {kind, prompt, completion, messages, rejected, label} of a valid record; all text, empty where unused.
 
-    `kind` is `pair`, `messages` or `text`. For `messages`, that column holds the JSON of [{role, content}, ...] and
-    prompt and completion are the last user and assistant turns, for display. For `text`, completion is the text.
+    `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For `messages`, that column holds the JSON of
+    [{role, content}, ...] and prompt and completion are the last user and assistant turns, for display. A preference
+    has its conversation so far in `messages`, and `completion` is the chosen answer. `label` is `true` or `false`.
     """
-    if row_format == "messages":
-        messages = [{"role": turn["role"], "content": turn["content"]} for turn in record["messages"]]
-        prompt = next((turn["content"] for turn in reversed(messages[:-1]) if turn["role"] == "user"), "")
-        packed = json.dumps(messages, ensure_ascii=False)
-        return {"kind": "messages", "prompt": prompt, "completion": messages[-1]["content"], "messages": packed}
+    row = {"kind": "pair", "prompt": "", "completion": "", "messages": "", "rejected": "", "label": ""}
+    if row_format in ("messages", "sharegpt"):
+        messages = _openai_messages(record["messages"] if row_format == "messages" else record["conversations"])
+        if row_format == "sharegpt" and record.get("system"):
+            messages.insert(0, {"role": "system", "content": record["system"]})
+        asked = last_user_turn(messages[:-1])
+        return row | {
+            "kind": "messages",
+            "prompt": asked,
+            "completion": messages[-1].get("content") or "",
+            "messages": json.dumps(messages, ensure_ascii=False),
+        }
+    if row_format in ("preference", "preference_sharegpt"):
+        return row | _preference(row_format, record)
+    if row_format == "kto":
+        prompt, history = _prompt(record["prompt"])
+        answer = _answer(record["completion"])
+        label = "true" if record["label"] in (True, 1, "true", "True") else "false"
+        return row | {"kind": "kto", "prompt": prompt, "completion": answer, "messages": history, "label": label}
     if row_format == "text":
-        return {"kind": "text", "prompt": "", "completion": record["text"], "messages": ""}
+        return row | {"kind": "text", "completion": record["text"]}
     if row_format == "instruction":
         context = record.get("input") or ""
         prompt = f"{record['instruction']}\n\n{context}" if context.strip() else record["instruction"]
-        return {"kind": "pair", "prompt": prompt, "completion": record["output"], "messages": ""}
-    return {"kind": "pair", "prompt": record["prompt"], "completion": record["completion"], "messages": ""}
+        return row | {"prompt": prompt, "completion": record["output"]}
+    return row | {"prompt": record["prompt"], "completion": record["completion"]}
+
+
+def last_user_turn(messages: list[dict[str, Any]]) -> str:
+    """Return the content of the last user turn, or nothing."""
+    return next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), "")
+
+
+def _preference(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
+    if row_format == "preference_sharegpt":
+        history = _openai_messages(record["conversations"])
+        prompt, messages = last_user_turn(history), json.dumps(history, ensure_ascii=False)
+    else:
+        prompt, messages = _prompt(record["prompt"])
+    chosen, rejected = _answer(record["chosen"]), _answer(record["rejected"])
+    return {"kind": "preference", "prompt": prompt, "completion": chosen, "rejected": rejected, "messages": messages}
+
+
+def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return turns as {role, content, ...}; ShareGPT's from/value and its function calls become OpenAI's."""
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        if "from" not in turn:
+            kept = {"role": turn["role"], "content": turn.get("content") or ""}
+            messages.append(kept | {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)})
+        elif turn["from"] == "function_call":
+            call = json.loads(turn["value"])
+            function = {"name": call["name"], "arguments": call.get("arguments", {})}
+            messages.append(
+                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+            )
+        else:
+            messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})
+    return messages
+
+
+def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:
+    """Return (the last question, JSON of the conversation so far or nothing) of a text or a list of messages."""
+    if isinstance(value, str):
+        return value, ""
+    messages = _openai_messages(value)
+    return last_user_turn(messages), json.dumps(messages, ensure_ascii=False)
+
+
+def _answer(value: str | dict[str, Any] | list[dict[str, Any]]) -> str:
+    """Return the text of an answer: a text, one turn, or a list that ends with it."""
+    if isinstance(value, str):
+        return value
+    return str(_openai_messages(value if isinstance(value, list) else [value])[-1]["content"])

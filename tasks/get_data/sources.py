@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
+from configs.places import DataFile, find_files, shown
 from configs.schema import SourceConfig
 from configs.wire import FailureCase
+from tasks.get_data.readers import BadRow, read_rows
 
 # the seed of the embedded rows is part of the data set, as a file's content would be
 _EMBEDDED_SEED = 0
-_BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 
 
 @dataclass(frozen=True)
@@ -44,147 +40,42 @@ def read_source(source: SourceConfig, revision: str, token: str | None) -> RawSo
     """Return the rows of `source` in their order.
 
     Raises:
-        DataError: a file that is not UTF-8, empty, or not of the kind its ending says.
+        DataError: files that are not there, unreadable, cut short, not UTF-8, not of the kind their ending says, or
+            without a row.
         HubError: a hub data set that cannot be loaded.
     """
     if source.hub is not None:
         return _read_hub(source, revision, token)
     assert source.path is not None
-    if source.path.startswith("embedded:"):
+    if isinstance(source.path, str) and source.path.startswith("embedded:"):
         rows = make_rows(parse_embedded_source(source.path), _EMBEDDED_SEED)
         return RawSource(source.path, [RawRow(source.path, n, dict(row)) for n, row in enumerate(rows, 1)])
-    path = Path(source.path).expanduser()
-    result = RawSource(path.name)
-    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".txt": _read_text}
-    try:
-        if path.suffix.lower() == ".parquet":
-            entries = _read_parquet(path)
-        else:
-            entries = readers[path.suffix.lower()](path.name, _decode(path))
-        for number, record in entries:
-            if isinstance(record, dict):
-                result.rows.append(RawRow(path.name, number, record))
-            else:
-                reason, value = record
+    files = find_files(source.path)
+    result = RawSource(_label(source.path, files))
+    for file in files:
+        for number, row in read_rows(file):
+            if isinstance(row, BadRow):
                 result.failures.append(
-                    FailureCase(file=path.name, row=number, column="(row)", reason=reason, value=value)
+                    FailureCase(file=file.name, row=number, column="(row)", reason=row.reason, value=row.value)
                 )
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror or error}; check the file") from None
+            else:
+                result.rows.append(RawRow(file.name, number, row))
     if not result.rows and not result.failures:
-        raise DataError(f"{path} has no rows; it must hold at least 10")
+        raise DataError(f"{_place(source.path, files)} has no rows; it must hold at least 10")
     return result
 
 
-# a record, or (reason, content) of a row that cannot be parsed
-_Entry = tuple[int, "dict[str, Any] | tuple[str, str]"]
+def _label(path: str | list[str], files: list[DataFile]) -> str:
+    """Return a file's base name, a glob's or directory's last part, or the first of many and how many others."""
+    if len(files) == 1:
+        return files[0].name
+    if isinstance(path, str):
+        return path.rstrip("/").rpartition("/")[2] or path
+    return f"{files[0].name} and {len(files) - 1} more"
 
 
-def _decode(path: Path) -> str:
-    content = path.read_bytes()
-    for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if content.startswith(mark):
-            raise DataError(
-                f"{path} is {encoding}, not UTF-8\n"
-                f"convert it: iconv -f {encoding} -t UTF-8 {path.name} > utf8-{path.name}"
-            )
-    if content[:1000].count(0) > len(content[:1000]) // 4:
-        # every other byte of western text in UTF-16 is zero
-        raise DataError(
-            f"{path} seems to be UTF-16, not UTF-8\n"
-            f"convert it: iconv -f UTF-16LE -t UTF-8 {path.name} > utf8-{path.name}"
-        )
-    try:
-        return content.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        row = content.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path} line {row}: byte 0x{content[error.start]:02x} is not UTF-8\n"
-            f"convert the file, for example: iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name}"
-        ) from None
-
-
-def _read_jsonl(name: str, text: str) -> Iterator[_Entry]:
-    # not splitlines(): it also splits at U+2028 and others, which JSON strings may hold
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, _parse_object(line)
-
-
-def _parse_object(line: str) -> dict[str, Any] | tuple[str, str]:
-    try:
-        record = json.loads(line)
-    except json.JSONDecodeError as error:
-        return f"not JSON ({error.msg}: character {error.pos + 1})", line
-    except RecursionError:
-        return "not JSON: nested too deeply", line
-    return record if isinstance(record, dict) else (f"a JSON {type(record).__name__}, not an object", line)
-
-
-def _read_json(name: str, text: str) -> Iterator[_Entry]:
-    if not text.lstrip().startswith("["):
-        _refuse_single_object(name, text)
-        # many data sets name their JSON Lines files .json
-        yield from _read_jsonl(name, text)
-        return
-    try:
-        records = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise DataError(f"{name} line {error.lineno} is not JSON ({error.msg}); repair the file") from None
-    for number, record in enumerate(records, 1):
-        yield (
-            number,
-            record if isinstance(record, dict) else (f"a {type(record).__name__}, not an object", json.dumps(record)),
-        )
-
-
-def _refuse_single_object(name: str, text: str) -> None:
-    first = text.lstrip().partition("\n")[0]
-    if not isinstance(_parse_object(first), dict) and isinstance(whole := _parse_object(text), dict):
-        keys = ", ".join(list(whole)[:5])
-        raise DataError(
-            f"{name} is one JSON object (with {keys}), not a list of rows\n"
-            "write the rows as a JSON list, or one on each line"
-        )
-
-
-def _read_csv(name: str, text: str) -> Iterator[_Entry]:
-    csv.field_size_limit(2**31 - 1)
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
-    number = 0
-    try:
-        header = next(reader, [])
-        if len(set(header)) != len(header) or not all(column.strip() for column in header):
-            raise DataError(f"{name} line 1: the header has an empty or repeated column name; name each column once")
-        separator = next((mark for mark in ";\t|" if len(header) == 1 and mark in header[0]), None)
-        if separator:
-            raise DataError(f"{name} line 1: cells are separated by {separator!r}; save it with commas between cells")
-        for number, cells in enumerate(reader, 1):
-            if not cells:
-                continue
-            if len(cells) != len(header):
-                yield number, (f"{len(cells)} cells where the header has {len(header)}", ",".join(cells))
-            else:
-                yield number, dict(zip(header, cells, strict=True))
-    except csv.Error as error:
-        raise DataError(f"{name} row {number + 1} (line {reader.line_num}) is not CSV: {error}; repair it") from None
-
-
-def _read_text(name: str, text: str) -> Iterator[_Entry]:
-    for number, line in enumerate(text.split("\n"), 1):
-        if line.strip():
-            yield number, {"text": line.rstrip("\r")}
-
-
-def _read_parquet(path: Path) -> Iterator[_Entry]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        table = pq.read_table(path)
-    except pa.ArrowException:
-        raise DataError(f"{path} is not a whole Parquet file; write it again") from None
-    yield from enumerate(table.to_pylist(), 1)
+def _place(path: str | list[str], files: list[DataFile]) -> str:
+    return shown(path) if isinstance(path, str) else f"{shown(files[0].path)} with all others of the list"
 
 
 def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSource:

@@ -12,8 +12,11 @@ from images.pods import CPU, is_laptop_run, scratch_directory
 from images.secrets import HUB_TOKEN, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
-RowTable = Annotated[StructuredDataset, kwtypes(row_id=str, kind=str, prompt=str, completion=str, messages=str)]
-QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, row=int, column=str, reason=str, value=str)]
+RowTable = Annotated[
+    StructuredDataset,
+    kwtypes(row_id=str, kind=str, prompt=str, completion=str, messages=str, rejected=str, label=str),
+]
+QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]
 
 
 class Rows(NamedTuple):

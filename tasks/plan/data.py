@@ -3,23 +3,29 @@
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
+from contextlib import closing
 
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
+from configs.places import DataFile, find_files, open_raw, shown
 from configs.schema import DataConfig, SourceConfig
-
-FILE_ENDINGS = (".jsonl", ".json", ".csv", ".parquet", ".txt")
 
 
 def resolve_sources(config: DataConfig, token: str | None) -> list[str]:
-    """Return for each source the hub commit, or the SHA-256 of the file.
+    """Return for each source, and each evaluation set after them, what it holds right now.
+
+    That is the hub commit, or a SHA-256 over the names and the stored bytes of its files.
 
     Raises:
-        DataError: a file that is missing, empty, unreadable, or of an ending that no reader knows.
+        DataError: a file that is missing, empty, unreadable, or of an ending that no reader knows; a directory or
+            glob that has no file to read.
         HubError: a data set that the hub does not have or refuses.
     """
-    return [_resolve_source(f"data.sources[{index}]", source, token) for index, source in enumerate(config.sources)]
+    return [
+        _resolve_source(f"data.{name}[{index}]", source, token)
+        for name, sources in (("sources", config.sources), ("contamination", config.contamination))
+        for index, source in enumerate(sources)
+    ]
 
 
 def _resolve_source(where: str, source: SourceConfig, token: str | None) -> str:
@@ -31,20 +37,19 @@ def _resolve_source(where: str, source: SourceConfig, token: str | None) -> str:
         with explained(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
             return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
     assert source.path is not None
-    if source.path.startswith("embedded:"):
+    if isinstance(source.path, str) and source.path.startswith("embedded:"):
         return f"embedded-{parse_embedded_source(source.path)}"
-    path = Path(source.path).expanduser()
-    if not path.exists():
-        raise DataError(f"{where}.path={source.path} does not exist (looked in {Path.cwd()}); correct the path")
-    if path.is_dir():
-        raise DataError(f"{where}.path={source.path} is a directory; name a file in it, one source for each")
-    if path.suffix.lower() not in FILE_ENDINGS:
-        raise DataError(f"{where}.path={source.path} ends in none of {', '.join(FILE_ENDINGS)}; rename or convert it")
+    digest = hashlib.sha256()
     try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except OSError as error:
-        raise DataError(f"{where}.path={source.path} cannot be read: {error.strerror}; check its permissions") from None
-    if path.stat().st_size == 0:
-        raise DataError(f"{where}.path={source.path} is empty; it must hold at least 10 rows")
-    return digest
+        for file in find_files(source.path):
+            digest.update(f"{file.name}\0{_content_digest(file)}\n".encode())
+    except DataError as error:
+        raise DataError(f"{where}.path={error}") from None
+    return digest.hexdigest()
+
+
+def _content_digest(file: DataFile) -> str:
+    with closing(open_raw(file.path)) as stream:
+        if not stream.peek(1):
+            raise DataError(f"{shown(file.path)} is empty; it must hold at least one row")
+        return hashlib.file_digest(stream, "sha256").hexdigest()

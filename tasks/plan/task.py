@@ -20,6 +20,23 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
 )
+def resolve_data(config: FineTuneConfig) -> list[str]:
+    """Check that the data is where the config says; return the revisions of sources and evaluation sets."""
+    from tasks.plan import data, settings
+
+    if is_laptop_run():
+        settings.check_output_directory(config)
+        forget_lost_outputs()
+    return data.resolve_sources(config.data, read_hub_token())
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
 def make_plan(config: FineTuneConfig) -> Plan:
     """Check the config, the model's files, the data's places and the hub token; return resolved revisions."""
     from tasks.plan import data, models, settings

@@ -24,9 +24,10 @@ def public_config(config: FineTuneConfig) -> str:
     values = config.model_dump(mode="json")
     if "/" in values["model"]["name"] and not _is_hub_id(values["model"]["name"]):
         values["model"]["name"] = posixpath.basename(values["model"]["name"].rstrip("/"))
-    for source in values["data"]["sources"]:
-        if source["path"] is not None:
-            source["path"] = posixpath.basename(source["path"])
+    for source in [*values["data"]["sources"], *values["data"]["contamination"]]:
+        paths = source["path"]
+        if paths is not None:
+            source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
     values["output_directory"] = posixpath.basename(values["output_directory"].rstrip("/"))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -65,7 +66,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 - Base model: `{shown_base}`
 - Method: {config.train.method}
 - Data: {sources}; {data.train_rows:,} rows trained on, {data.test_rows:,} held out,
-  {data.quarantined_rows:,} quarantined
+  {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
 
 ## Held-out scores
 
@@ -88,6 +89,12 @@ def repository_of(config: FineTuneConfig, artifact: PushedArtifact) -> str:
     """Return the repository an artifact goes to: the configured one, with `-<artifact>` for all but the model."""
     assert config.push_to_hub.repository is not None
     return config.push_to_hub.repository + ("" if artifact == "model" else f"-{artifact}")
+
+
+def _last_part(path: str) -> str:
+    """Return a file's name, without its folder and without the query of an address, which may hold a key."""
+    name = posixpath.basename(path.rstrip("/"))
+    return name.partition("?")[0] if "://" in path else name
 
 
 def _is_hub_id(name: str) -> bool:

@@ -35,6 +35,12 @@ def export_quarantine(quarantine: pd.DataFrame, directory: Path) -> Path | None:
     return path
 
 
+def export_rows(rows: pd.DataFrame, path: Path) -> None:
+    """Write canonical rows as JSON Lines; columns that no row uses are left out."""
+    used = [column for column in rows.columns if (rows[column] != "").any()]
+    rows[used].to_json(path, orient="records", lines=True, force_ascii=False)
+
+
 def _link_or_copy(source: str, target: str) -> None:
     if source.endswith(".safetensors"):
         try:

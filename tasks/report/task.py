@@ -75,3 +75,50 @@ def write_report(
         report=FlyteFile(str(report.absolute()), **upload),
         metrics=FlyteFile(str(metrics.absolute()), **upload),
     )
+
+
+class PreparedData(BaseModel):
+    """Checked and split rows. Printed, it is the line of counts and the paths."""
+
+    counts: str
+    train: StructuredDataset
+    test: StructuredDataset
+    quarantine: StructuredDataset
+    report: FlyteFile
+
+    def __str__(self) -> str:
+        return f"\nreport: {self.report.remote_source or self.report.path}\n{self.counts}"
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+def write_data_report(
+    config: FineTuneConfig,
+    data: DataReport,
+    train: StructuredDataset,
+    test: StructuredDataset,
+    quarantine: StructuredDataset,
+) -> PreparedData:
+    """Write `data.html`; on a laptop also the rows, as `train.jsonl` and `test.jsonl`, and the quarantine."""
+    from tasks.decks import html
+    from tasks.decks.data import render_data
+    from tasks.report import export
+
+    body = render_data(data)
+    Deck("data", html.fragment(body))
+    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("data")
+    report = directory / "data.html"
+    report.write_text(html.document(f"Data: {config.name}", body), encoding="utf-8")
+    if is_laptop_run():
+        for name, table in (("train", train), ("test", test)):
+            export.export_rows(read_table(table), directory / f"{name}.jsonl")
+        paths = f"{directory}/{{train.jsonl,test.jsonl}}"
+        rows = export.export_quarantine(read_table(quarantine), directory)
+        print(f"rows: {paths}" + (f"\nquarantine: {rows}" if rows else ""))
+    upload = {"remote_path": False} if is_laptop_run() else {}
+    return PreparedData(
+        counts=data.counts_line(),
+        train=train,
+        test=test,
+        quarantine=quarantine,
+        report=FlyteFile(str(report.absolute()), **upload),
+    )

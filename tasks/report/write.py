@@ -77,6 +77,7 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,
         "quarantined_rows": results.data.quarantined_rows,
+        "deduplicated_rows": results.data.deduplicated_rows,
         "dropped_rows": results.tokens.dropped_train_rows + results.tokens.dropped_test_rows,
         "truncated_rows": results.tokens.truncated_rows,
         "published": [item.model_dump() for item in results.published],

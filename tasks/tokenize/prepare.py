@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from configs.errors import DataError
 from configs.schema import TokenizeConfig
 from configs.wire import Span, TokenReport
+from tasks.tokenize import checks
 from tasks.tokenize.template import choose_template, load_tokenizer, longest_sequence
-from tasks.tokenize.tokens import IGNORED, TokenTable, end_tokens, histogram, tokenize_rows
+from tasks.tokenize.tokens import IGNORED, TokenTable, histogram, tokenize_rows
 
 TOKENS_FILE = "tokens.parquet"
 _FEW_TEST_ROWS = 5
@@ -30,31 +30,18 @@ def prepare_tokens(
 
     Raises:
         ModelError: a tokenizer that cannot be used, or a max_length beyond the model's positions.
-        DataError: nothing is left to train on or to hold out, or no end-of-turn token would be trained.
+        DataError: nothing is left to train on or to hold out, a sequence begins with more than one BOS, or a row
+            has no trained token or no trained end of turn.
     """
+    checks.check_kinds(splits)
     tokenizer = load_tokenizer(tokenizer_directory, trust_remote_code)
     max_length = longest_sequence(tokenizer_directory, config.max_length)
     has_messages = any((rows.kind == "messages").any() for rows in splits.values())
     template = choose_template(tokenizer, chat_template, has_messages)
     tables = {name: tokenize_rows(rows, tokenizer, template, config, max_length) for name, rows in splits.items()}
+    ends = checks.check_tokens(tables, tokenizer, max_length, config.over_length)
     for name, table in tables.items():
-        if table.rows.empty:
-            raise DataError(
-                f"all {len(table.dropped)} {name} rows are longer than tokenize.max_length={max_length} tokens\n"
-                "raise it, or set tokenize.over_length=truncate"
-            )
         table.rows.to_parquet(outputs[name] / TOKENS_FILE, index=False)
-    ends = end_tokens(list(tables.values()), tokenizer)
-    if not ends and template.source == "none":
-        raise DataError(
-            f"tokenize.max_length={max_length} cuts the end off every answer, so that the model would never stop\n"
-            "raise it, or set tokenize.over_length=drop"
-        )
-    if not ends:
-        raise DataError(
-            "the chat template ends answers with no special token, so that the model would never stop\n"
-            "end assistant turns with {{ eos_token }} in a template of your own, tokenize.chat_template"
-        )
     tokenizer.save_pretrained(outputs["tokenizer"])
     train, test = tables["train"], tables["test"]
     lengths = [len(ids) for ids in train.rows.input_ids]
@@ -75,6 +62,7 @@ def prepare_tokens(
         lengths=edges,
         length_counts=counts,
         samples=[_spans(train, n, tokenizer) for n in range(min(3, len(train.rows)))],
+        warnings=checks.control_text_warnings(list(tables.values())),
     )
 
 
@@ -96,7 +84,7 @@ def _spans(table: TokenTable, position: int, tokenizer) -> list[Span]:  # type: 
 
 
 def summary_lines(report: TokenReport) -> list[str]:
-    """Return the counts in one line, and a warning for rows that were left out, for the log."""
+    """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
     lines = [
         f"tokens: {report.train_rows} training sequences, {report.train_tokens} tokens, "
         f"{report.trained_tokens} of them trained; longest allowed {report.max_length}; template: {report.template}"
@@ -105,8 +93,9 @@ def summary_lines(report: TokenReport) -> list[str]:
     if dropped or report.truncated_rows or report.split_rows:
         lines.append(
             f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
-            f"test rows dropped, {report.truncated_rows} truncated, {report.split_rows} plain texts split"
+            f"test rows dropped, {report.truncated_rows} cut, {report.split_rows} plain texts split"
         )
+    lines += [f"warning: {warning}" for warning in report.warnings]
     if report.test_rows < _FEW_TEST_ROWS:
         lines.append(f"warning: only {report.test_rows} held-out sequences are left; their scores say little")
     return lines

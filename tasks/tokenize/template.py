@@ -11,6 +11,7 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from configs.errors import DataError, ModelError
+from tasks.tokenize.control_tokens import ControlTokens, Markers, mark_messages
 
 # for base models, which have none: plain words and the tokenizer's own end-of-text, so that no token is new
 PLAIN_TEMPLATE = (
@@ -65,43 +66,67 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_m
         source = "plain"
     else:
         return Template("none", False, "")
+    if isinstance(tokenizer.chat_template, str):
+        # as it is when the saved tokenizer is read again, so that both have one hash
+        tokenizer.chat_template = tokenizer.chat_template.replace("\r\n", "\n")
     text = tokenizer.chat_template
     text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
     return Template(source, source != "plain", hashlib.sha256(text.encode()).hexdigest())
 
 
-def render(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]]) -> tuple[str, list[tuple[int, int]]]:
+def render(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], row_id: str
+) -> tuple[str, list[tuple[int, int]]]:
     """Return the rendered text and the spans [start, end) of the assistant's turns in it, in characters.
 
-    A turn's span begins after what the template writes to ask for an answer, and ends with the end-of-turn token.
+    A turn's span begins after what the template writes to ask for an answer, and ends where the next turn begins.
 
     Raises:
-        DataError: the template rewrites earlier turns when later ones follow, so that spans cannot be told.
+        DataError: the template refuses the row, or rewrites earlier turns when later ones follow, so that spans
+            cannot be told.
     """
-    text = _apply(tokenizer, messages)
+    text = _apply(tokenizer, messages, row_id)
     spans = []
     for position, turn in enumerate(messages):
         if turn["role"] != "assistant":
             continue
-        asked = _apply(tokenizer, messages[:position], add_generation_prompt=True)
-        answered = _apply(tokenizer, messages[: position + 1])
+        asked = _apply(tokenizer, messages[:position], row_id, add_generation_prompt=True)
+        answered = _apply(tokenizer, messages[: position + 1], row_id)
         if not (answered.startswith(asked) and text.startswith(answered)):
             raise DataError(
-                "the chat template changes earlier turns when later ones follow; "
+                f"{row_id}: the chat template changes earlier turns when later ones follow; "
                 "name another with tokenize.chat_template"
             )
         spans.append((len(asked), len(answered)))
     return text, spans
 
 
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, str]], **kwargs: Any) -> str:
+def render_marked(
+    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], control: ControlTokens, row_id: str
+) -> tuple[str, list[tuple[int, int]], Markers | None]:
+    """Return text and spans as `render` does, with control tokens that stand in contents between markers.
+
+    Raises:
+        DataError: as `render`, or a template that changes the marked text.
+    """
+    marked, markers = mark_messages(messages, control)
+    text, spans = render(tokenizer, marked, row_id)
+    if markers is not None and markers.removed_from(text) != _apply(tokenizer, messages, row_id):
+        raise DataError(
+            f"{row_id}: the chat template changes the text of a special token in this row's content\n"
+            "remove that text from the row, or name another template with tokenize.chat_template"
+        )
+    return text, spans, markers
+
+
+def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], row_id: str, **kwargs: Any) -> str:
     from jinja2 import TemplateError
 
     try:
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
     except TemplateError as error:
         raise DataError(
-            f"the chat template refuses a row ({error}); name another with tokenize.chat_template"
+            f"{row_id}: the chat template refuses this row ({error}); name another with tokenize.chat_template"
         ) from None
 
 

@@ -6,24 +6,34 @@ Tokenizers are called with `verbose=False`: this stage itself counts and shows w
 from __future__ import annotations
 
 import json
-from collections import Counter
+import re
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import numpy as np
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from configs.errors import DataError
 from configs.schema import TokenizeConfig
-from tasks.tokenize.template import Template, render
+from tasks.tokenize.control_tokens import (
+    ControlTokens,
+    Markers,
+    Piece,
+    cut_at_markers,
+    encode_pieces,
+    find_control_tokens,
+    free_markers,
+    mark,
+)
+from tasks.tokenize.over_length import IGNORED, fit_record
+from tasks.tokenize.template import Template, render_marked
 
-IGNORED = -100
 TOKEN_COLUMNS = ["row_id", "input_ids", "labels", "prompt_length", "prompt", "expected"]
+_TrainOn = Literal["all_answers", "last_answer"]
 
 
 @dataclass
 class TokenTable:
-    """Rows with `TOKEN_COLUMNS`, and what became of those that were too long.
+    """Rows with `TOKEN_COLUMNS`, the ids of those that were too long, and of those with control tokens as text.
 
     `prompt_length` is the number of leading tokens that ask for the last answer; 0 where nothing is asked.
     """
@@ -32,6 +42,7 @@ class TokenTable:
     dropped: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
+    control_text: list[str] = field(default_factory=list)
 
 
 def tokenize_rows(
@@ -39,11 +50,15 @@ def tokenize_rows(
 ) -> TokenTable:
     """Return token ids and labels of canonical rows, none longer than `max_length`.
 
+    A plain text is in a format of the user's own: special tokens that it holds are control tokens. All other content
+    is text, whatever it looks like.
+
     Raises:
-        DataError: a row that is too long under `over_length: error`, or one without a trained token.
+        DataError: a row that is too long under `over_length: error`, or one that the template refuses.
     """
     result = TokenTable(pd.DataFrame(columns=TOKEN_COLUMNS))
     records = []
+    control = find_control_tokens(tokenizer)
     for row in rows.itertuples():
         if row.kind == "text":
             pieces = _text_pieces(row, tokenizer, max_length)
@@ -51,16 +66,24 @@ def tokenize_rows(
                 result.split.append(row.row_id)
             records += pieces
             continue
-        answered = _answered(row, tokenizer, template, config.prompt_separator)
+        if row.kind == "messages" or template.is_for_pairs:
+            answered, markers = _conversation(row, tokenizer, control, config.train_on)
+        else:
+            answered, markers = _pair(row, tokenizer, control, config.prompt_separator)
+        if markers is not None:
+            result.control_text.append(row.row_id)
         if len(answered["input_ids"]) <= max_length:
             records.append(answered)
-        elif (cut := _too_long(answered, config, max_length, result)) is not None:
+        elif (cut := fit_record(answered, config, max_length, tokenizer.bos_token_id)) is not None:
             records.append(cut)
+            result.truncated.append(row.row_id)
+        else:
+            result.dropped.append(row.row_id)
     result.rows = pd.DataFrame(records, columns=TOKEN_COLUMNS)
     return result
 
 
-def _text_pieces(row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict]:  # type: ignore[no-untyped-def, type-arg]
+def _text_pieces(row: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, Any]]:
     """Return a plain text as sequences of at most `max_length` tokens; every token but the first of each is trained."""
     ids = _with_end(tokenizer(row.completion, verbose=False)["input_ids"], tokenizer)
     cuts = list(range(0, len(ids), max_length))
@@ -75,76 +98,93 @@ def _text_pieces(row, tokenizer: PreTrainedTokenizerBase, max_length: int) -> li
     ]
 
 
-def _answered(row, tokenizer: PreTrainedTokenizerBase, template: Template, separator: str) -> dict:  # type: ignore[no-untyped-def, type-arg]
-    """Return the tokens of a row with answers; only the answers, with the token that ends each, are trained."""
+def _pair(
+    row: Any, tokenizer: PreTrainedTokenizerBase, control: ControlTokens, separator: str
+) -> tuple[dict[str, Any], Markers | None]:
+    """Return prompt, separator and completion of a model without a template, and the markers, if any were needed."""
+    # data often ends completions with the end token already; one more follows below
+    completion = row.completion.removesuffix(tokenizer.eos_token)
+    markers = None
+    prompt = row.prompt
+    if control.in_answers.search(prompt) or control.in_answers.search(completion):
+        markers = free_markers(prompt + completion)
+        prompt, completion = (mark(text, control.in_answers, markers) for text in (prompt, completion))
+    asked = cut_at_markers(Piece(0, prompt + separator, "none"), markers)
+    pieces = [*asked, *cut_at_markers(Piece(0, completion, "all"), markers)]
+    encoded = encode_pieces(tokenizer, pieces, control)
+    prompt_ids = [*control.opening_ids, *(i for ids in encoded[: len(asked)] for i in ids)]
+    answer_ids = [*(i for ids in encoded[len(asked) :] for i in ids), tokenizer.eos_token_id]
+    labels = [IGNORED] * len(prompt_ids) + answer_ids
+    return _record(row.row_id, prompt_ids + answer_ids, labels, len(prompt_ids), row.prompt, row.completion), markers
+
+
+def _conversation(
+    row: Any, tokenizer: PreTrainedTokenizerBase, control: ControlTokens, train_on: _TrainOn
+) -> tuple[dict[str, Any], Markers | None]:
+    """Return the tokens of a row that a template renders, and the markers, if any were needed.
+
+    Only answers are trained, each from its first token to the one that ends it.
+    """
     if row.kind == "messages":
         messages = json.loads(row.messages)
-    elif template.is_for_pairs:
-        messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
     else:
-        # apart, because generation too sees the prompt without what follows
-        prompt = tokenizer(row.prompt + separator, verbose=False)["input_ids"]
-        if prompt[-1] == tokenizer.eos_token_id:
-            prompt = prompt[:-1]
-        completion = _with_end(
-            tokenizer(row.completion, add_special_tokens=False, verbose=False)["input_ids"], tokenizer
-        )
-        labels = [IGNORED] * len(prompt) + completion
-        return _record(row.row_id, prompt + completion, labels, len(prompt), row.prompt, row.completion)
-    text, spans = render(tokenizer, messages)
-    encoded = tokenizer(text, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
-    ids, starts = encoded["input_ids"], np.array([start for start, _ in encoded["offset_mapping"]])
-    special = np.isin(ids, tokenizer.all_special_ids)
-    trained = np.zeros(len(ids), dtype=bool)
+        messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
+    text, spans, markers = render_marked(tokenizer, messages, control, row.row_id)
+    pieces = [
+        part for piece in _turns(text, spans, control, markers, train_on) for part in cut_at_markers(piece, markers)
+    ]
+    ids: list[int] = []
+    labels: list[int] = []
+    prompt_length = 0
+    for piece, encoded in zip(pieces, encode_pieces(tokenizer, pieces, control), strict=True):
+        if piece.start < spans[-1][0]:
+            prompt_length += len(encoded)
+        num_trained = {"none": 0, "first": 1, "all": len(encoded)}[piece.trained]
+        ids += encoded
+        labels += encoded[:num_trained] + [IGNORED] * (len(encoded) - num_trained)
+    return _record(row.row_id, ids, labels, prompt_length, row.prompt, row.completion), markers
+
+
+def _turns(
+    text: str, spans: list[tuple[int, int]], control: ControlTokens, markers: Markers | None, train_on: _TrainOn
+) -> list[Piece]:
+    """Return `text` in pieces: what asks, an answer, its end token with what asks for the next answer, and so on."""
+    pieces: list[Piece] = []
+    begun, opening = 0, False
     for start, end in spans:
-        turn = (starts >= start) & (starts < end)
-        ends = np.flatnonzero(turn & special)
-        if (
-            ends.size
-            and not text[starts[ends[-1]] : end].partition(tokenizer.convert_ids_to_tokens(ids[ends[-1]]))[2].strip()
-        ):
-            # the line break that a template writes after its end-of-turn token is no part of the answer
-            turn[ends[-1] + 1 :] = False
-        trained |= turn
-    labels = [token if keep else IGNORED for token, keep in zip(ids, trained, strict=True)]
-    prompt_length = int((starts < spans[-1][0]).sum())
-    if not trained.any():
-        raise DataError(f"{row.row_id}: no token of this row would be trained; check its answer and the chat template")
-    return _record(row.row_id, ids, labels, prompt_length, row.prompt, row.completion)
+        is_trained = train_on == "all_answers" or (start, end) == spans[-1]
+        pieces.append(Piece(begun, text[begun:start], "first" if opening else "none"))
+        stop = _end_of_turn(text, start, end, control, markers)
+        opening = is_trained and stop is not None
+        begun = end if stop is None else stop
+        pieces.append(Piece(start, text[start:begun], "all" if is_trained else "none"))
+    pieces.append(Piece(begun, text[begun:], "first" if opening else "none"))
+    return [piece for piece in pieces if piece.text]
 
 
-def _record(row_id: str, ids: list[int], labels: list[int], prompt_length: int, prompt: str, expected: str) -> dict:  # type: ignore[type-arg]
+def _end_of_turn(text: str, start: int, end: int, control: ControlTokens, markers: Markers | None) -> int | None:
+    """Return where the special token begins that ends the turn, perhaps with white space after it; None without one.
+
+    The line break that a template writes after its end-of-turn token is no part of the answer.
+    """
+    skipped = f"{markers.opening}[^{markers.closing}]*{markers.closing}|" if markers else ""
+    last = None
+    for found in re.finditer(f"{skipped}(?P<control>{control.in_answers.pattern})", text[start:end]):
+        last = found if found["control"] else None
+    if last is None or text[start + last.end() : end].strip():
+        return None
+    return start + last.start()
+
+
+def _record(
+    row_id: str, ids: list[int], labels: list[int], prompt_length: int, prompt: str, expected: str
+) -> dict[str, Any]:
     values = (row_id, ids, labels, prompt_length, prompt, expected)
     return dict(zip(TOKEN_COLUMNS, values, strict=True))
 
 
 def _with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
-
-
-def _too_long(record: dict, config: TokenizeConfig, max_length: int, result: TokenTable) -> dict | None:  # type: ignore[type-arg]
-    row_id, length = record["row_id"], len(record["input_ids"])
-    if config.over_length == "error":
-        raise DataError(
-            f"{row_id}: {length} tokens, tokenize.max_length={max_length}\n"
-            "raise tokenize.max_length, or set tokenize.over_length to drop or truncate"
-        )
-    cut = {**record, "input_ids": record["input_ids"][:max_length], "labels": record["labels"][:max_length]}
-    if config.over_length == "drop" or all(label == IGNORED for label in cut["labels"][1:]):
-        result.dropped.append(row_id)
-        return None
-    result.truncated.append(row_id)
-    return {**cut, "prompt_length": min(record["prompt_length"], max_length)}
-
-
-def end_tokens(tables: list[TokenTable], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Return the special tokens that end answers: the last special token that is trained, in any row."""
-    special = set(tokenizer.all_special_ids)
-    found: Counter[int] = Counter()
-    for table in tables:
-        for labels in table.rows.labels:
-            found.update([token for token in labels if token in special][-1:])
-    return sorted(found)
 
 
 def histogram(lengths: list[int], num_bins: int = 24) -> tuple[list[int], list[int]]:

@@ -79,7 +79,8 @@ def test_the_smallest_config_has_only_model_and_data() -> None:
         ({"data": {"sources": []}}, ["data.sources", "at least 1"]),
         ({"data": {"sources": [{}]}}, ["data.sources[0]", "exactly one of `path` and `hub`"]),
         ({"data": {"sources": [{"path": "x", "hub": "y/z"}]}}, ["exactly one of `path` and `hub`"]),
-        ({"model": {}}, ["model.name is missing"]),
+        ({"data": {}}, ["data.sources is missing"]),
+        ({"data": {"deduplicate": "nearly", "sources": [{"path": "x"}]}}, ["data.deduplicate='nearly'"]),
         ({"train": {"learning_rate": float("nan")}}, ["train.learning_rate"]),
         ({"push_to_hub": {"repository": "no-owner"}}, ["push_to_hub.repository='no-owner'"]),
         (

@@ -171,7 +171,7 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
         ("hello", "is text, not a list of messages"),
         ([{"role": "user", "content": "q"}], "does not end with an assistant turn"),
         ([{"role": "assistant", "content": "a"}], "turn 1 is from the assistant, with no user turn before it"),
-        ([{"role": "robot", "content": "a"}], "turn 1 has no role of assistant, system, user"),
+        ([{"role": "robot", "content": "a"}], "turn 1 has no role of assistant, system, tool, user"),
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}], "turn 2 content is empty"),
         ([{"role": "user", "content": "q"}, {"role": "user", "content": "q"}], "turns 1 and 2 are both from the user"),
         (
@@ -262,7 +262,7 @@ def test_sources_are_put_together_and_counted_apart(tmp_path: Path) -> None:
 
 
 def frame(prompts: list[str]) -> pd.DataFrame:
-    columns = {"kind": "pair", "prompt": prompts, "completion": "a", "messages": ""}
+    columns = {"kind": "pair", "prompt": prompts, "completion": "a", "messages": "", "group": None}
     return pd.DataFrame({"row_id": range(len(prompts)), **columns})
 
 
@@ -325,3 +325,28 @@ def test_real_files_load_whole(name: str, columns: dict, kind: str, least: int) 
     data = load(path, columns=columns)
     assert data.report.sources[0].kept == data.report.sources[0].read >= least
     assert set(data.train.kind) == {kind}
+
+
+def test_the_tables_on_the_wire_have_every_column() -> None:
+    # Flyte passes on only the columns that a table's type names
+    from tasks.get_data.load import ROW_COLUMNS
+    from tasks.get_data.task import QuarantineTable, RowTable
+
+    assert list(RowTable.__metadata__[0]) == ROW_COLUMNS
+    assert list(QuarantineTable.__metadata__[0]) == list(FailureCase.model_fields)
+
+
+@pytest.mark.parametrize("weight", [1.0, 2.0, 0.5, 1.5])
+def test_a_weight_says_how_often_a_training_row_is_used(weight: float, tmp_path: Path) -> None:
+    first, second = write(tmp_path / "a.jsonl", PAIRS), write(tmp_path / "b.jsonl", CHATS)
+    sources = [{"path": str(first), "weight": weight}, {"path": str(second)}]
+    settings = DataConfig(sources=sources, group_by=None, deduplicate="none", seed=1)
+    plain = load_data(DataConfig(sources=[{"path": str(p)} for p in (first, second)], seed=1), ["r", "r"], None)
+    data = load_data(settings, ["r", "r"], None)
+    # held-out rows are never repeated
+    assert list(data.test.row_id) == list(plain.test.row_id)
+    before, after = (part.row_id[part.row_id.str.startswith("a.")] for part in (plain.train, data.train))
+    assert len(after) == round(weight * len(before))
+    assert set(after) <= set(before) and after.value_counts().max() == max(1, -(-weight // 1))
+    assert data.report.train_rows == len(data.train)
+    assert ("mixed by weight" in data.report.counts_line()) == (weight != 1.0)

@@ -13,8 +13,9 @@ from conftest import ROOT
 from hub_server import HubServer
 from huggingface_hub import HfApi
 
+from configs.errors import DataError
 from configs.schema import ColumnMap, DataConfig
-from tasks.get_data.load import load_data
+from tasks.get_data.load import InvalidRowsError, load_data
 
 # a process of its own: the client and `datasets` read the hub's address from the environment when they are imported
 LOAD = """
@@ -102,25 +103,35 @@ def test_test_fraction_is_the_share_held_out(fraction: float, both: Path) -> Non
     assert (report.test_rows, report.train_rows) == (round(100 * fraction), round(100 * (1 - fraction)))
 
 
+SHAREGPT = [{"from": "human", "value": "u"}, {"from": "gpt", "value": "a"}]
+CHAT = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
+
+
 @pytest.mark.parametrize("column", list(ColumnMap.model_fields))
 def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
-    chat = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
-    formats = {
-        "prompt": {"prompt": "question", "completion": "answer"},
+    formats: dict[str, dict[str, object]] = {
+        "prompt_completion": {"prompt": "question", "completion": "answer"},
         "instruction": {"instruction": "question", "input": "context", "output": "answer"},
-        "messages": {"messages": chat},
+        "messages": {"messages": CHAT},
+        "sharegpt": {"conversations": SHAREGPT},
+        "preference": {"prompt": "question", "chosen": "good", "rejected": "bad"},
+        "kto": {"prompt": "question", "completion": "answer", "label": True},
         "text": {"text": "words"},
     }
-    of = {"completion": "prompt", "input": "instruction", "output": "instruction"}
-    row = dict(formats[of.get(column, column)])
-    row["other_name"] = row.pop(column)
+    row_format = next(name for name, columns in formats.items() if column in columns)
+    row = {("other_name" if name == column else name): value for name, value in formats[row_format].items()}
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for _ in range(11)) + json.dumps(row).replace('"u"', '"v"') + "\n")
-    if column != "messages":
-        different = {key: f"{value} more" for key, value in row.items()}
-        path.write_text(path.read_text() + json.dumps(different) + "\n")
-    config = DataConfig(sources=[{"path": str(path), "columns": {column: "other_name"}}])
-    data = load_data(config, ["r"], None)
-    shown = json.dumps([[data.train[c].tolist(), data.test[c].tolist()] for c in ("prompt", "completion", "messages")])
-    expected = row["other_name"] if isinstance(row["other_name"], str) else "assistant"
-    assert expected in shown
+    path.write_text("".join(json.dumps(row) + "\n" for _ in range(12)))
+    config = DataConfig(
+        sources=[{"path": str(path), "columns": {column: "other_name"}, "format": row_format}], deduplicate="none"
+    )
+    with pytest.raises(DataError, match="all rows ask the same question"):
+        # every row was read and is valid
+        load_data(config, ["r"], None)
+    path.write_text(path.read_text() + json.dumps({**row, "other_name": None}) + "\n")
+    if column == "input":
+        # the one column that may be empty
+        assert load_data(config, ["r"], None).report.sources[0].kept == 13
+        return
+    with pytest.raises(InvalidRowsError, match=rf"rows.jsonl row 13, column {column}: is missing"):
+        load_data(config, ["r"], None)

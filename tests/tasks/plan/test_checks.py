@@ -58,6 +58,11 @@ def test_a_whole_model_passes_and_its_revision_follows_its_content(model: Path) 
     assert resolve(model).revision != first.revision
 
 
+def test_a_config_without_a_model_says_so() -> None:
+    with pytest.raises(ConfigError, match=r"model.name is missing"):
+        resolve("")
+
+
 def test_a_model_without_weights_is_refused(model: Path) -> None:
     (model / "model.safetensors").unlink()
     with pytest.raises(ModelError, match="has no weights"):
@@ -136,15 +141,25 @@ def test_data_that_cannot_be_read_is_named(name: str, content: bytes | None, wor
     with pytest.raises(DataError, match=words) as caught:
         sources(path)
     assert str(caught.value).startswith("data.sources[0].path=")
-    with pytest.raises(DataError, match="is a directory"):
+    # a directory that holds nothing else is no better
+    with pytest.raises(DataError, match="is empty" if name == "empty.jsonl" else "has no file that ends in .jsonl"):
         sources(tmp_path)
 
 
-def test_a_files_revision_follows_its_content_and_not_its_name(tmp_path: Path) -> None:
-    for name, content in (("a.jsonl", b"1"), ("b.jsonl", b"1"), ("c.jsonl", b"2")):
-        (tmp_path / name).write_bytes(content)
-    a, b, c = (sources(tmp_path / name)[0] for name in ("a.jsonl", "b.jsonl", "c.jsonl"))
-    assert a == b != c
+def test_a_revision_follows_the_names_and_the_content_of_all_files_and_not_their_folder(tmp_path: Path) -> None:
+    def revision(**files: bytes) -> str:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        folder.mkdir()
+        for name, content in files.items():
+            (folder / f"{name}.jsonl").write_bytes(content)
+        one = sources(folder / "a.jsonl")[0]
+        assert (one == sources(folder)[0] == sources(folder / "*.jsonl")[0]) == (len(files) == 1)
+        return sources(folder)[0]
+
+    first = revision(a=b"1", b=b"2")
+    assert revision(b=b"2", a=b"1") == first
+    different = [revision(a=b"1"), revision(a=b"2", b=b"1"), revision(a=b"12", b=b"3"), revision(a=b"1", c=b"2")]
+    assert len({first, *different}) == 5
 
 
 @pytest.mark.parametrize("folder", ["/proc/nope", "{file}"])

@@ -149,6 +149,15 @@ def test_a_quantized_card_shows_its_own_scores(config: FineTuneConfig) -> None:
     assert repository_of(config, "model") == "me/tuned"
 
 
+def test_the_public_config_cuts_lists_and_addresses_too(config: FineTuneConfig) -> None:
+    sources = [{"path": ["/home/alice/a.jsonl", "https://host/b.csv?key=secret"]}, {"path": "/home/alice/rows/*.jsonl"}]
+    data = config.data.model_validate({"sources": sources, "contamination": [{"path": "/home/alice/eval.jsonl"}]})
+    text = public_config(config.model_copy(update={"data": data}))
+    for name in ("a.jsonl", "b.csv", "'*.jsonl'", "eval.jsonl"):
+        assert f" {name}\n" in text
+    assert "alice" not in text and "secret" not in text
+
+
 def test_the_public_config_keeps_settings_and_cuts_paths(config: FineTuneConfig) -> None:
     text = public_config(config)
     assert "method: full" in text and "rows.jsonl" in text and "owner/rows" in text

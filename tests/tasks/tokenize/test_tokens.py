@@ -2,16 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import pandas as pd
 import pytest
 
 from configs.errors import DataError, ModelError
-from configs.schema import TokenizeConfig
-from configs.wire import TokenReport
-from tasks.tokenize.prepare import prepare_tokens, summary_lines
+from tasks.tokenize.prepare import summary_lines
 from tasks.tokenize.tokens import histogram
 
 CHATML = (
@@ -20,75 +14,8 @@ CHATML = (
 )
 
 
-def pairs(*rows: tuple[str, str]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"row_id": f"f:{n}", "kind": "pair", "prompt": p, "completion": c, "messages": ""}
-            for n, (p, c) in enumerate(rows, 1)
-        ]
-    )
-
-
-def chats(*conversations: list[tuple[str, str]]) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {
-                "row_id": f"f:{n}",
-                "kind": "messages",
-                "prompt": turns[-2][1],
-                "completion": turns[-1][1],
-                "messages": json.dumps([{"role": role, "content": content} for role, content in turns]),
-            }
-            for n, turns in enumerate(conversations, 1)
-        ]
-    )
-
-
-def texts(*rows: str) -> pd.DataFrame:
-    return pd.DataFrame(
-        [
-            {"row_id": f"f:{n}", "kind": "text", "prompt": "", "completion": text, "messages": ""}
-            for n, text in enumerate(rows, 1)
-        ]
-    )
-
-
-class Prepared:
-    """Tokens of a training split, decoded; the test split is the same rows."""
-
-    def __init__(self, model: Path, tmp_path: Path, rows: pd.DataFrame, template: str | None, config: TokenizeConfig):
-        from transformers import AutoTokenizer
-
-        outputs = {name: tmp_path / name for name in ("train", "test", "tokenizer")}
-        for path in outputs.values():
-            path.mkdir()
-        self.report: TokenReport = prepare_tokens(
-            config, template, model, False, {"train": rows, "test": rows}, outputs
-        )
-        self.rows = pd.read_parquet(outputs["train"] / "tokens.parquet")
-        self.tokenizer = AutoTokenizer.from_pretrained(outputs["tokenizer"])
-
-    def text(self, row: int) -> str:
-        return self.tokenizer.decode(self.rows.input_ids[row])
-
-    def trained(self, row: int) -> str:
-        """Return the trained tokens, with _ for each that is masked."""
-        return "".join("_" if t == -100 else self.tokenizer.decode([t]) for t in self.rows.labels[row])
-
-    def prompt(self, row: int) -> str:
-        return self.tokenizer.decode(self.rows.input_ids[row][: self.rows.prompt_length[row]])
-
-
-@pytest.fixture
-def prepare(tiny_model: Path, tmp_path: Path):
-    def run(rows: pd.DataFrame, template: str | None = None, **settings: object) -> Prepared:
-        return Prepared(tiny_model, tmp_path, rows, template, TokenizeConfig(**settings))
-
-    return run
-
-
 def test_labels_mask_prompt_tokens_and_train_the_end(prepare) -> None:
-    tokens = prepare(pairs(("2+2?", "four")))
+    tokens = prepare([("2+2?", "four")])
     assert tokens.text(0) == "2+2?\nfour<eos>"
     assert tokens.trained(0) == "_____four<eos>"
     assert tokens.prompt(0) == "2+2?\n"
@@ -98,19 +25,17 @@ def test_labels_mask_prompt_tokens_and_train_the_end(prepare) -> None:
 
 
 def test_labels_equal_input_ids_where_trained(prepare) -> None:
-    row = prepare(pairs(("ab", "cd"))).rows.iloc[0]
+    row = prepare([("ab", "cd")]).rows.iloc[0]
     assert list(row.labels) == [-100, -100, -100, *row.input_ids[3:]]
 
 
 def test_the_separator_is_configurable_and_masked(prepare) -> None:
-    tokens = prepare(pairs(("a", "b")), prompt_separator=" => ")
+    tokens = prepare([("a", "b")], prompt_separator=" => ")
     assert (tokens.text(0), tokens.trained(0)) == ("a => b<eos>", "_____b<eos>")
 
 
 def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
-    tokens = prepare(
-        chats([("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]), CHATML
-    )
+    tokens = prepare([[("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]], CHATML)
     assert tokens.text(0) == "<|system|>S<eos><|user|>U<eos><|assistant|>A<eos><|user|>V<eos><|assistant|>B<eos>"
     # <|system|>S<eos> is 10 + 1 + 1 tokens; <|user|>U<eos> 8 + 1 + 1; <|assistant|> 13
     assert tokens.trained(0) == "_" * (12 + 10 + 13) + "A<eos>" + "_" * (10 + 13) + "B<eos>"
@@ -120,7 +45,7 @@ def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
 
 
 def test_base_models_get_a_plain_template_for_messages(prepare) -> None:
-    tokens = prepare(chats([("user", "Hi"), ("assistant", "Ho")]))
+    tokens = prepare([[("user", "Hi"), ("assistant", "Ho")]])
     assert tokens.text(0) == "User: Hi\nAssistant: Ho<eos>\n"
     # the answer begins after what asks for it, its end is trained, and the template's line break after that is not
     assert tokens.trained(0) == "_" * len("User: Hi\nAssistant:") + " Ho<eos>_"
@@ -129,7 +54,7 @@ def test_base_models_get_a_plain_template_for_messages(prepare) -> None:
 
 
 def test_a_given_template_also_renders_prompts_and_completions(prepare) -> None:
-    tokens = prepare(pairs(("Q", "A")), CHATML)
+    tokens = prepare([("Q", "A")], CHATML)
     assert tokens.text(0) == "<|user|>Q<eos><|assistant|>A<eos>"
     assert tokens.trained(0) == "_" * 23 + "A<eos>"
 
@@ -137,16 +62,16 @@ def test_a_given_template_also_renders_prompts_and_completions(prepare) -> None:
 def test_a_template_that_rewrites_earlier_turns_is_refused(prepare) -> None:
     forgetful = "{{ messages | length }}" + CHATML
     with pytest.raises(DataError, match="changes earlier turns"):
-        prepare(chats([("user", "U"), ("assistant", "A")]), forgetful)
+        prepare([[("user", "U"), ("assistant", "A")]], forgetful)
 
 
 def test_a_template_without_an_end_token_is_refused(prepare) -> None:
     with pytest.raises(DataError, match="would never stop"):
-        prepare(chats([("user", "U"), ("assistant", "A")]), CHATML.replace("<eos>", ";"))
+        prepare([[("user", "U"), ("assistant", "A")]], CHATML.replace("<eos>", ";"))
 
 
 def test_plain_text_is_trained_whole_and_split_without_loss(prepare) -> None:
-    tokens = prepare(texts("a" * 7, "b" * 20), max_length=8)
+    tokens = prepare(["a" * 7, "b" * 20], max_length=8)
     assert [tokens.text(n) for n in range(4)] == ["a" * 7 + "<eos>", "b" * 8, "b" * 8, "b" * 4 + "<eos>"]
     assert list(tokens.rows.row_id) == ["f:1", "f:2#1", "f:2#2", "f:2#3"]
     assert set(tokens.rows.prompt_length) == {0}
@@ -156,13 +81,13 @@ def test_plain_text_is_trained_whole_and_split_without_loss(prepare) -> None:
 
 
 def test_no_piece_of_a_text_is_one_token(prepare) -> None:
-    tokens = prepare(texts("c" * 16), max_length=8)
+    tokens = prepare(["c" * 16], max_length=8)
     assert [len(ids) for ids in tokens.rows.input_ids] == [8, 7, 2]
 
 
-@pytest.mark.parametrize(("over_length", "kept"), [("drop", [9, 10]), ("truncate", [9, 10, 10])])
+@pytest.mark.parametrize(("over_length", "kept"), [("drop", [9, 10]), ("cut_right", [9, 10, 10])])
 def test_rows_over_max_length_are_counted(over_length: str, kept: list[int], prepare) -> None:
-    rows = pairs(("q", "a" * 6), ("q", "a" * 7), ("q", "a" * 8))
+    rows = [("q", "a" * 6), ("q", "a" * 7), ("q", "a" * 8)]
     tokens = prepare(rows, max_length=10, over_length=over_length)
     assert [len(ids) for ids in tokens.rows.input_ids] == kept
     dropped, truncated = (1, 0) if over_length == "drop" else (0, 2)
@@ -171,36 +96,36 @@ def test_rows_over_max_length_are_counted(over_length: str, kept: list[int], pre
 
 
 def test_a_row_whose_answer_would_be_cut_away_is_dropped(prepare) -> None:
-    tokens = prepare(pairs(("q", "a"), ("q" * 40, "a")), max_length=10, over_length="truncate")
+    tokens = prepare([("q", "a"), ("q" * 40, "a")], max_length=10, over_length="cut_right")
     assert (len(tokens.rows), tokens.report.dropped_train_rows, tokens.report.truncated_rows) == (1, 1, 0)
 
 
 def test_an_over_length_row_can_stop_the_run_by_name(prepare) -> None:
     with pytest.raises(DataError, match=r"f:2: 11 tokens, tokenize.max_length=10"):
-        prepare(pairs(("q", "a"), ("q", "a" * 8)), max_length=10, over_length="error")
+        prepare([("q", "a"), ("q", "a" * 8)], max_length=10, over_length="error")
 
 
 def test_all_rows_too_long_is_an_error(prepare) -> None:
     with pytest.raises(DataError, match=r"all 1 train rows are longer than tokenize.max_length=8"):
-        prepare(pairs(("q" * 20, "a")), max_length=8)
+        prepare([("q" * 20, "a")], max_length=8)
 
 
 def test_answers_that_all_lose_their_end_are_an_error(prepare) -> None:
     with pytest.raises(DataError, match=r"tokenize.max_length=8 cuts the end off every answer"):
-        prepare(pairs(("q", "a" * 20)), max_length=8, over_length="truncate")
+        prepare([("q", "a" * 20)], max_length=8, over_length="cut_right")
 
 
 def test_max_length_beyond_the_models_positions_is_refused(prepare) -> None:
     with pytest.raises(ModelError, match=r"tokenize.max_length=257 exceeds the model's 256 positions"):
-        prepare(pairs(("q", "a")), max_length=257)
+        prepare([("q", "a")], max_length=257)
 
 
 def test_max_length_defaults_to_the_models_positions(prepare) -> None:
-    assert prepare(pairs(("q", "a"))).report.max_length == 256
+    assert prepare([("q", "a")]).report.max_length == 256
 
 
 def test_samples_mark_what_is_trained(prepare) -> None:
-    spans = prepare(pairs(("q", "a"))).report.samples[0]
+    spans = prepare([("q", "a")]).report.samples[0]
     assert [(span.text, span.trained) for span in spans] == [("q\n", False), ("a<eos>", True)]
 
 

@@ -1,0 +1,299 @@
+"""Which texts say the same: exactly (after normalization), or nearly (MinHash LSH, every pair verified)."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cache, lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from rensa import RMinHash
+
+SHINGLE_WORDS = 3
+SHINGLE_CHARACTERS = 5
+CHUNK_CHARACTERS = 2**20
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: a run between spaces is a clause there, not a word
+SPACELESS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
+
+_FEWEST_WORDS = 5
+_LEAST_RECALL = 0.99
+_MAX_REPRESENTATIVES = 32
+_MAX_REMEMBERED_PAIRS = 1_000_000
+_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
+
+Hashes = NDArray[np.uint64]
+Numbers = NDArray[np.int64]
+
+
+def normalized(text: str) -> str:
+    """Return `text` in Unicode form NFKC, case folded, each run of white space one space; punctuation is kept."""
+    if not text.isascii():
+        text = unicodedata.normalize("NFKC", text)
+    text = text.casefold()
+    if not text.isascii():  # folding can decompose: it is undone, so that equal texts stay equal
+        text = unicodedata.normalize("NFKC", text)
+    return " ".join(text.split())
+
+
+def exact_duplicates(texts: Iterable[str]) -> list[int]:
+    """Return for each text the index of the first text with the same normalized form (its own when it is the first).
+
+    Texts are compared by 128-bit BLAKE2b digests: 16 bytes per text are held, and a chance match among 10^9 texts has
+    a probability below 10^-20.
+    """
+    digests = bytearray()
+    for text in texts:
+        digests += hashlib.blake2b(normalized(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
+    pairs = np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2)
+    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: equal digests stay in the texts' order
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (pairs[order[1:]] != pairs[order[:-1]]).any(axis=1)
+    result = np.empty(len(order), dtype=np.int64)
+    result[order] = order[is_first][np.cumsum(is_first) - 1]
+    return result.tolist()
+
+
+def near_duplicates(
+    texts: Iterable[str] | Sequence[str], threshold: float, seed: int = 0, num_perm: int = 128
+) -> list[int]:
+    """Return for each text the index of the earliest text of its cluster (its own when no other text is near).
+
+    Two texts are near when the Jaccard similarity of their shingle sets (`shingles`), |A & B| / |A | B|, is at least
+    `threshold`; a cluster is what such pairs connect. Candidates come from MinHash (Broder 1997, "On the resemblance
+    and containment of documents"; signatures by rensa's R-MinHash): P(min h(A) = min h(B)) = Jaccard(A, B), so a pair
+    of similarity s shares one of b bands of r values with probability 1 - (1 - s^r)^b, its recall. `band_shape` picks
+    r and b: at 0.8 and 128 permutations b = 21, r = 6, a recall of 0.998 at s = 0.8 and 0.9999 at s = 0.85. Every
+    candidate pair is then verified on its true shingle sets, so none is joined by chance. Texts of equal normalized
+    form always share a cluster; texts shorter than one shingle share it with nothing else.
+
+    Buckets of up to 32 texts are compared pair by pair. In a larger one each text is compared with up to 32
+    representatives, the first texts near none of those before them: a cluster of m texts costs m comparisons, not m^2,
+    and a pair in such a bucket that is near to one another but to no representative is left to the other bands. A pair
+    is verified only when its signatures agree within 5 standard deviations of `threshold`, which misses fewer than 1
+    in 10^4 of the pairs exactly at it.
+
+    The result depends on the texts, their order, and `seed` only. Memory beside the texts (an iterable is made a
+    list): 4 * num_perm + about 150 bytes per text, and about 100 bytes per character of a chunk of 2^20 characters or
+    of the longest text. Texts are read by index again for verification; no shingle set is kept but the last 64.
+
+    Raises:
+        ValueError: `threshold` outside (0, 1], `num_perm` below 1, or `seed` outside [0, 2^64).
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed} is outside [0, 2^64); choose a seed in that range")
+    bands, rows_per_band = band_shape(threshold, num_perm)
+    indexed = texts if isinstance(texts, Sequence) else list(texts)
+    result = np.array(exact_duplicates(indexed), dtype=np.int64)
+    firsts = np.flatnonzero(result == np.arange(len(result)))
+    rows, signatures = _signatures(indexed, firsts, num_perm, seed)
+    clusters = _Clusters(signatures, lambda position: shingles(normalized(indexed[rows[position]])), threshold)
+    everything = np.arange(len(rows))
+    for band in range(bands):
+        keys = np.zeros(len(rows), dtype=np.uint64)
+        for column in range(band * rows_per_band, (band + 1) * rows_per_band):
+            keys = _mixed(keys ^ signatures[:, column])
+        for bucket in _buckets(keys, clusters.roots(everything)):
+            clusters.join(bucket)
+    result[rows] = rows[clusters.roots(everything)]
+    return result[result].tolist()
+
+
+def band_shape(threshold: float, num_perm: int) -> tuple[int, int]:
+    """Return (bands, rows per band): the most rows, so the fewest false candidates, with a recall of at least 0.99.
+
+    The recall meant is that of a pair exactly at `threshold`: 1 - (1 - threshold^rows)^bands. Where no shape reaches
+    0.99 (below 0.036 at 128 permutations), it is `num_perm` bands of one row, which has the highest.
+
+    Raises:
+        ValueError: `threshold` outside (0, 1], or `num_perm` below 1.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"threshold={threshold} is outside (0, 1]; it is a Jaccard similarity, such as 0.8")
+    if num_perm < 1:
+        raise ValueError(f"num_perm={num_perm} is below 1; 128 is usual")
+    for rows in range(num_perm, 1, -1):
+        bands = num_perm // rows
+        if 1 - (1 - threshold**rows) ** bands >= _LEAST_RECALL:
+            return bands, rows
+    return num_perm, 1
+
+
+def shingles(text: str) -> set[str]:
+    """Return the set of shingles of a normalized text: its word 3-grams, or character 5-grams.
+
+    Characters are taken for texts of fewer than 5 words and for texts of which more than half is in a script without
+    spaces between words. The set is empty for texts of fewer than 5 characters.
+    """
+    if _by_word(text):
+        words = text.split(" ")
+        return {" ".join(words[i : i + SHINGLE_WORDS]) for i in range(len(words) - SHINGLE_WORDS + 1)}
+    return {text[i : i + SHINGLE_CHARACTERS] for i in range(len(text) - SHINGLE_CHARACTERS + 1)}
+
+
+def _by_word(text: str) -> bool:
+    if text.count(" ") + 1 < _FEWEST_WORDS:
+        return False
+    return text.isascii() or 2 * len(SPACELESS.findall(text)) <= len(text)
+
+
+class HashedTexts:
+    """The 64-bit hashes of all windows of some texts, computed in arrays: the Python part costs nothing per window.
+
+    A window of characters c_i..c_j is hashed as mix(sum over k of weight(c_k) * base^(k - i) modulo 2^64), from prefix
+    sums over all texts together. Texts are given normalized: words separated by one space, no line breaks.
+    """
+
+    def __init__(self, texts: Sequence[str]) -> None:
+        self.num_texts = len(texts)
+        buffer = ("\n".join(texts) + "\n").encode("utf-32-le", "surrogatepass")
+        self._codes = np.frombuffer(buffer, dtype="<u4")
+        powers = _powers(_BASE, len(self._codes))
+        self._inverse_powers = _powers(pow(_BASE, -1, 2**64), len(self._codes))
+        self._prefix = np.zeros(len(self._codes) + 1, dtype=np.uint64)
+        np.cumsum(_weights()[self._codes] * powers, out=self._prefix[1:])
+        # breaks[k]: how many texts end before character k, which is the number of the text that k is in
+        self._breaks = np.zeros(len(self._codes) + 1, dtype=np.int32)
+        np.cumsum(self._codes == ord("\n"), out=self._breaks[1:])
+
+    def words(self, size: int) -> tuple[Hashes, Numbers]:
+        """Return (hashes, offsets) of all windows of `size` words; text i has hashes[offsets[i] : offsets[i + 1]]."""
+        ends = np.flatnonzero((self._codes == ord(" ")) | (self._codes == ord("\n")))
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        return self._hashed(starts[: max(0, len(starts) - size + 1)], ends[size - 1 :])
+
+    def characters(self, size: int) -> tuple[Hashes, Numbers]:
+        """Return (hashes, offsets), as `words` does, of all windows of `size` characters."""
+        starts = np.arange(max(0, len(self._codes) - size + 1))
+        return self._hashed(starts, starts + size)
+
+    def _hashed(self, starts: Numbers, ends: Numbers) -> tuple[Hashes, Numbers]:
+        inside = (self._breaks[starts] == self._breaks[ends]) & (starts < ends)
+        starts, ends = starts[inside], ends[inside]
+        hashes = _mixed((self._prefix[ends] - self._prefix[starts]) * self._inverse_powers[starts])
+        counts = np.bincount(self._breaks[starts], minlength=self.num_texts)
+        return hashes, np.concatenate([[0], np.cumsum(counts)])
+
+
+def _mixed(values: Hashes) -> Hashes:
+    """Return SplitMix64's finalizer of each value: the high bits of a product depend on all bits, the low do not."""
+    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return values ^ (values >> np.uint64(31))
+
+
+def _powers(base: int, count: int) -> Hashes:
+    factors = np.full(count, base, dtype=np.uint64)
+    factors[:1] = 1
+    return np.cumprod(factors)
+
+
+@cache
+def _weights() -> Hashes:
+    """Return a pseudorandom 64-bit number for each Unicode code point."""
+    return _mixed(np.arange(1, 0x110001, dtype=np.uint64) * np.uint64(_BASE))
+
+
+def _signatures(texts: Sequence[str], firsts: Numbers, num_perm: int, seed: int) -> tuple[Numbers, NDArray[np.uint32]]:
+    """Return (rows, signatures [rows, num_perm]) of the texts among `firsts` that have a shingle, in their order."""
+    signatures = np.empty((len(firsts), num_perm), dtype=np.uint32)
+    rows: list[int] = []
+    for chunk in _chunks(texts, firsts):
+        for by_word in (True, False):
+            places = [place for place, (_, text) in enumerate(chunk) if _by_word(text) is by_word]
+            if places:
+                hashed = HashedTexts([chunk[place][1] for place in places])
+                hashes, offsets = hashed.words(SHINGLE_WORDS) if by_word else hashed.characters(SHINGLE_CHARACTERS)
+                signatures[len(rows) + np.array(places)] = RMinHash.digest_matrix_from_flat_token_hashes(
+                    hashes, offsets.astype(np.uint64), num_perm, seed
+                ).to_rows()
+        rows += [row for row, _ in chunk]
+    return np.array(rows, dtype=np.int64), signatures[: len(rows)]
+
+
+def _chunks(texts: Sequence[str], firsts: Numbers) -> Iterator[list[tuple[int, str]]]:
+    """Yield (row, normalized text), `CHUNK_CHARACTERS` together or just over; no text shorter than a shingle."""
+    chunk: list[tuple[int, str]] = []
+    size = 0
+    for row in firsts.tolist():
+        text = normalized(texts[row])
+        if len(text) < SHINGLE_CHARACTERS:
+            continue
+        chunk.append((row, text))
+        size += len(text)
+        if size >= CHUNK_CHARACTERS:
+            yield chunk
+            chunk, size = [], 0
+    if chunk:
+        yield chunk
+
+
+def _buckets(keys: Hashes, roots: Numbers) -> Iterator[Numbers]:
+    """Yield the positions of each key, ascending, where they are not all of one root already."""
+    if not len(keys):
+        return
+    order = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]]))
+    ends = np.concatenate([starts[1:], [len(order)]])
+    mixed = np.minimum.reduceat(roots[order], starts) != np.maximum.reduceat(roots[order], starts)
+    for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist(), strict=True):
+        yield order[start:end]
+
+
+class _Clusters:
+    """Union-find over the positions of `signatures`; the root of a cluster is its lowest position."""
+
+    def __init__(
+        self, signatures: NDArray[np.uint32], shingles_at: Callable[[int], set[str]], threshold: float
+    ) -> None:
+        self._signatures = signatures
+        self._shingles_at = lru_cache(maxsize=2 * _MAX_REPRESENTATIVES)(shingles_at)
+        self._threshold = threshold
+        self._least_agreement = threshold - 5 * (threshold * (1 - threshold) / signatures.shape[1]) ** 0.5
+        self._parents = np.arange(len(signatures))
+        self._different: set[tuple[int, int]] = set()
+
+    def roots(self, positions: Numbers) -> Numbers:
+        """Return the root of each position."""
+        roots = self._parents[positions]
+        while (self._parents[roots] != roots).any():
+            roots = self._parents[roots]
+        self._parents[positions] = roots
+        return roots
+
+    def join(self, bucket: Numbers) -> None:
+        """Join the positions of a bucket (two or more, ascending) whose texts are near; see `near_duplicates`."""
+        is_crowded = len(bucket) > _MAX_REPRESENTATIVES
+        if is_crowded:  # what other bands have joined is compared as one: by its first text
+            bucket = bucket[np.sort(np.unique(self.roots(bucket), return_index=True)[1])]
+        representatives, count = bucket[:_MAX_REPRESENTATIVES].copy(), 1
+        signatures = self._signatures[representatives]
+        for position in bucket[1:].tolist():
+            agreement = (signatures[:count] == self._signatures[position]).mean(axis=1)
+            likely = representatives[:count][agreement >= self._least_agreement].tolist()
+            is_joined = [self._join_if_near(representative, position) for representative in likely]
+            if count < len(representatives) and not (is_crowded and any(is_joined)):
+                representatives[count] = position
+                signatures[count] = self._signatures[position]
+                count += 1
+
+    def _root(self, position: int) -> int:
+        while (parent := int(self._parents[position])) != position:
+            position = parent
+        return position
+
+    def _join_if_near(self, first: int, other: int) -> bool:
+        """Return whether both are now of one cluster."""
+        root, other_root = self._root(first), self._root(other)
+        if root == other_root or (first, other) in self._different:
+            return root == other_root
+        ours, theirs = self._shingles_at(first), self._shingles_at(other)
+        shared = len(ours & theirs)
+        is_near = shared / (len(ours) + len(theirs) - shared) >= self._threshold
+        if is_near:
+            self._parents[max(root, other_root)] = min(root, other_root)
+        elif len(self._different) < _MAX_REMEMBERED_PAIRS:  # bounds the memory; a pair not remembered is compared again
+            self._different.add((first, other))
+        return is_near

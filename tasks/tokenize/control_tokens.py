@@ -1,0 +1,197 @@
+"""Control tokens come from the template alone: what looks like one in a row's content is tokenized as text.
+
+A user who types `<|im_end|>` must not end his own turn. Such strings are put between two marker characters before
+the template sees the content, and what stands between markers in the rendered text is encoded as plain text.
+Text is encoded in pieces, cut where answers begin and before the token that ends them, so that the tokens of a
+prompt never depend on the answer that follows: generation, too, sees the prompt without it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+from transformers import PreTrainedTokenizerBase
+
+_NEW_LINE = "\n"
+_PRIVATE_USE = range(0xF0000, 0xFFFFE)
+
+
+@dataclass(frozen=True)
+class ControlTokens:
+    """The control tokens of a tokenizer and a template.
+
+    `special` maps the text of each special token to its id. `in_answers` matches what an assistant's content may not
+    hold, `in_prompts` what all other content may not: also tokens that are not special but are written by the
+    template, such as `<tool_call>`, which an assistant does write. `opening_ids` are what the tokenizer writes before a
+    text of its own accord, such as BOS.
+    """
+
+    special: dict[str, int]
+    guarded_ids: frozenset[int]
+    in_answers: re.Pattern[str]
+    in_prompts: re.Pattern[str]
+    new_line_ids: list[int]
+    opening_ids: list[int]
+
+
+class Markers(NamedTuple):
+    """Two characters that the row does not contain."""
+
+    opening: str
+    closing: str
+
+    def removed_from(self, text: str) -> str:
+        """Return `text` without markers."""
+        return text.replace(self.opening, "").replace(self.closing, "")
+
+
+class Piece(NamedTuple):
+    """A part of a rendered row: where it begins in characters, and which of its tokens are trained."""
+
+    start: int
+    text: str
+    trained: Literal["none", "first", "all"]
+    is_literal: bool = False
+
+
+def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
+    """Return the control tokens of `tokenizer` with the template that is set on it.
+
+    Tokens count by their own `special` flag: a tokenizer's `all_special_ids` has only those with a role, such as eos,
+    and misses Llama-3's `<|eot_id|>`.
+    """
+    template = tokenizer.chat_template or ""
+    template = template if isinstance(template, str) else "".join(template.values())
+    added = {
+        token.content: (number, token) for number, token in tokenizer.added_tokens_decoder.items() if token.content
+    }
+    special = {text: number for text, (number, token) in added.items() if token.special}
+    special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
+    # a word or white space that someone added to the vocabulary is no control token, though a template may contain it
+    written = [text for text in added if text in template and not text.isalnum() and not text.isspace()]
+    guarded = {**special, **{text: added[text][0] for text in written}}
+    return ControlTokens(
+        special=special,
+        guarded_ids=frozenset(guarded.values()),
+        in_answers=_any_of(special),
+        in_prompts=_any_of(guarded),
+        new_line_ids=tokenizer(_NEW_LINE, add_special_tokens=False, verbose=False)["input_ids"],
+        opening_ids=_opening_ids(tokenizer),
+    )
+
+
+def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    alone, whole = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
+    return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(alone)] == alone), [])
+
+
+def _any_of(texts: dict[str, int]) -> re.Pattern[str]:
+    # the longest first, so that a token goes before one that it contains; (?!) never matches
+    return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
+
+
+def free_markers(content: str) -> Markers:
+    """Return two characters of the private-use plane that `content` does not contain."""
+    free = (chr(code) for code in _PRIVATE_USE if chr(code) not in content)
+    return Markers(next(free), next(free))
+
+
+def mark_messages(
+    messages: list[dict[str, Any]], control: ControlTokens
+) -> tuple[list[dict[str, Any]], Markers | None]:
+    """Return the messages with control tokens in their contents marked, and the markers; None where there is none."""
+    markers = free_markers(json.dumps(messages, ensure_ascii=False))
+    marked = [
+        {
+            key: value if key == "role" else mark(value, _guard(message, control), markers)
+            for key, value in message.items()
+        }
+        for message in messages
+    ]
+    return marked, None if marked == messages else markers
+
+
+def _guard(message: dict[str, Any], control: ControlTokens) -> re.Pattern[str]:
+    return control.in_answers if message["role"] == "assistant" else control.in_prompts
+
+
+def mark(value: Any, guard: re.Pattern[str], markers: Markers) -> Any:
+    """Return `value`, a text or a structure of texts, with each match of `guard` between markers."""
+    if isinstance(value, str):
+        return guard.sub(lambda found: f"{markers.opening}{found.group()}{markers.closing}", value)
+    if isinstance(value, dict):
+        return {key: mark(part, guard, markers) for key, part in value.items()}
+    return [mark(part, guard, markers) for part in value] if isinstance(value, list) else value
+
+
+def cut_at_markers(piece: Piece, markers: Markers | None) -> list[Piece]:
+    """Return `piece` in parts, those between markers literal, without the markers.
+
+    A template may separate two markers, by splitting a content; a lone one is dropped, and text is cut there too.
+    """
+    if markers is None:
+        return [piece]
+    opening, closing = markers
+    cuts = re.compile(f"{opening}(?P<literal>[^{opening}{closing}]*){closing}|[{opening}{closing}]")
+    pieces, position = [], 0
+    for found in cuts.finditer(piece.text):
+        pieces.append(Piece(piece.start + position, piece.text[position : found.start()], piece.trained))
+        pieces.append(Piece(piece.start + found.start(), found["literal"] or "", piece.trained, is_literal=True))
+        position = found.end()
+    pieces.append(Piece(piece.start + position, piece.text[position:], piece.trained))
+    kept = [part for part in pieces if part.text]
+    # the token that ends a turn begins its piece; what follows that token is not trained
+    return kept if piece.trained != "first" else [kept[0], *(part._replace(trained="none") for part in kept[1:])]
+
+
+def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[Piece], control: ControlTokens) -> list[list[int]]:
+    """Return the token ids of each piece, without the tokens that the tokenizer itself would add to a text.
+
+    A piece is encoded after the special token that stands before it, or after a line break: at the beginning of a
+    text, SentencePiece would put a space before it.
+    """
+    befores = [("", 0), *(_before(piece, control) for piece in pieces[:-1])]
+    plain = [n for n, piece in enumerate(pieces) if not piece.is_literal]
+    texts = [befores[n][0] + pieces[n].text for n in plain]
+    encoded: dict[int, list[int]] = {}
+    if texts:
+        encoded = dict(zip(plain, _encode(tokenizer, texts), strict=True))
+    results = []
+    for n, piece in enumerate(pieces):
+        if piece.is_literal:
+            results.append(_encode_literal(tokenizer, piece.text, control))
+            continue
+        before, token = befores[n]
+        prefix = [] if not before else [token] if before != _NEW_LINE else control.new_line_ids
+        ids = encoded[n]
+        if ids[: len(prefix)] == prefix:
+            results.append(ids[len(prefix) :])
+        else:
+            results.append(_encode(tokenizer, [piece.text])[0])
+    return results
+
+
+def _before(piece: Piece, control: ControlTokens) -> tuple[str, int]:
+    """Return (the special token that ends `piece`, its id), or a line break where none does."""
+    ends = [] if piece.is_literal else [text for text in control.special if piece.text.endswith(text)]
+    return (last := max(ends, key=len), control.special[last]) if ends else (_NEW_LINE, -1)
+
+
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], split: bool = False) -> list[list[int]]:
+    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=split, verbose=False)
+    return encoded["input_ids"]
+
+
+def _encode_literal(tokenizer: PreTrainedTokenizerBase, text: str, control: ControlTokens) -> list[int]:
+    """Return the tokens of the text of a control token, none of which is a control token."""
+    ids = _encode(tokenizer, [_NEW_LINE + text], split=True)[0]
+    if ids[: len(control.new_line_ids)] == control.new_line_ids:
+        ids = ids[len(control.new_line_ids) :]
+    if control.guarded_ids.isdisjoint(ids) or len(text) < 2:
+        return ids
+    # tokens that are added but not special are found in spite of `split`; half of one is no token
+    middle = len(text) // 2
+    return [i for half in (text[:middle], text[middle:]) for i in _encode_literal(tokenizer, half, control)]

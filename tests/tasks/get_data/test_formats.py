@@ -1,0 +1,143 @@
+"""Each format of the field: recognised by its columns, checked turn by turn, and turned into one canonical row."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import SHARED_DATA
+
+from configs.schema import DataConfig
+from tasks.get_data.load import InvalidRowsError, LoadedData, load_data
+
+
+def load(path: Path, rows: list[dict] | None = None, **settings: object) -> LoadedData:
+    if rows is not None:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return load_data(DataConfig(sources=[{"path": str(path)}], **settings), ["r"], None)
+
+
+def first(data: LoadedData, row: int = 1):
+    """Return the canonical row of a line of the file."""
+    import pandas as pd
+
+    rows = pd.concat([data.train, data.test])
+    [found] = [r for r in rows.itertuples() if r.row_id.endswith(f":{row}")]
+    return found
+
+
+CALL = json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})
+
+
+def sharegpt(n: int) -> dict:
+    turns = [("human", f"weather {n}?"), ("function_call", CALL), ("observation", "rain"), ("gpt", "It rains.")]
+    return {"conversations": [{"from": who, "value": text} for who, text in turns], "system": "Be brief."}
+
+
+def test_sharegpt_becomes_messages_with_tool_calls(tmp_path: Path) -> None:
+    data = load(tmp_path / "chats.jsonl", [sharegpt(n) for n in range(12)])
+    assert data.report.sources[0].format == "sharegpt"
+    assert json.loads(first(data).messages) == [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": "weather 0?"},
+        {
+            "role": "assistant",
+            "content": "",
+            "tool_calls": [{"type": "function", "function": {"name": "weather", "arguments": {"city": "Oslo"}}}],
+        },
+        {"role": "tool", "content": "rain"},
+        {"role": "assistant", "content": "It rains."},
+    ]
+
+
+def test_messages_keep_their_tool_calls(tmp_path: Path) -> None:
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+
+    def row(n: int) -> dict:
+        return {
+            "messages": [
+                {"role": "user", "content": f"u {n}"},
+                {"role": "assistant", "content": None, "tool_calls": [call]},
+                {"role": "tool", "tool_call_id": "1", "content": "t"},
+                {"role": "tool", "tool_call_id": "1", "content": "t"},
+                {"role": "assistant", "content": "a"},
+            ]
+        }
+
+    messages = json.loads(first(load(tmp_path / "m.jsonl", [row(n) for n in range(12)])).messages)
+    assert messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    assert messages[2] == {"role": "tool", "content": "t", "tool_call_id": "1"}
+
+
+@pytest.mark.parametrize("form", ["text", "messages"])
+def test_preferences_have_a_chosen_and_a_rejected_answer(form: str, tmp_path: Path) -> None:
+    def turn(role: str, text: str) -> object:
+        return text if form == "text" else [{"role": role, "content": text}]
+
+    rows = [
+        {"prompt": turn("user", f"q {n}"), "chosen": turn("assistant", "good"), "rejected": turn("assistant", "bad")}
+        for n in range(12)
+    ]
+    data = load(tmp_path / "preferences.jsonl", rows)
+    row = first(data)
+    assert data.report.sources[0].format == "preference"
+    assert (row.kind, row.prompt, row.completion, row.rejected) == ("preference", "q 0", "good", "bad")
+    assert json.loads(row.messages or "[]") == ([] if form == "text" else [{"role": "user", "content": "q 0"}])
+
+
+def test_kto_rows_have_a_label(tmp_path: Path) -> None:
+    rows = [{"prompt": f"q {n}", "completion": "a", "label": n % 2 == 0} for n in range(12)]
+    data = load(tmp_path / "kto.jsonl", rows)
+    assert (first(data, 1).kind, first(data, 1).label, first(data, 2).label) == ("kto", "true", "false")
+    rows[3]["label"] = "maybe"
+    with pytest.raises(InvalidRowsError, match=r"kto.jsonl row 4, column label: is neither true nor false"):
+        load(tmp_path / "kto.jsonl", rows)
+
+
+def test_real_preferences_in_sharegpt_form_load_whole() -> None:
+    path = SHARED_DATA / "preferences_sharegpt.json"
+    if not path.exists():
+        pytest.skip(f"{path} is not here")
+    data = load(path, max_invalid_rows=300)
+    [count] = data.report.sources
+    assert (count.format, count.read) == ("preference_sharegpt", 300)
+    assert count.read == count.kept + count.quarantined + count.deduplicated
+    assert count.kept > 290
+    assert (data.train.rejected != "").all() and (data.train.completion != "").all()
+
+
+def turns(*roles: str) -> list[dict]:
+    return [{"role": role, "content": "x"} for role in roles]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"messages": turns("user", "assistant", "tool")}, "does not end with an assistant turn"),
+        ({"messages": turns("user", "tool", "assistant")}, "turn 2 is from a tool that no assistant turn"),
+        (
+            {"messages": [*turns("user"), {"role": "assistant", "tool_calls": [{}]}]},
+            "tool calls without function names",
+        ),
+        ({"messages": turns("user", "assistant", "tool", "user", "assistant")}, "the assistant should answer the tool"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "turn 1 has no `from` of"),
+        ({"conversations": [{"from": "human", "value": ""}]}, "turn 1 value is empty"),
+        (
+            {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "f()"}]},
+            "turn 2 is a function call that is not JSON",
+        ),
+        ({"prompt": "p", "chosen": "", "rejected": "r"}, "is empty"),
+        ({"prompt": turns("user", "assistant"), "chosen": "c", "rejected": "r"}, "does not end with a user turn"),
+        ({"prompt": "p", "chosen": turns("user"), "rejected": "r"}, "is not a turn of the assistant"),
+    ],
+)
+def test_a_broken_row_is_named_with_its_fault(row: dict, reason: str, tmp_path: Path) -> None:
+    good = {
+        "messages": {"messages": turns("user", "assistant")},
+        "conversations": {"conversations": [{"from": "human", "value": "x"}, {"from": "gpt", "value": "y"}]},
+        "prompt": {"prompt": "p", "chosen": "c", "rejected": "r"},
+    }[next(iter(row))]
+    with pytest.raises(InvalidRowsError) as caught:
+        load(tmp_path / "rows.jsonl", [good] * 11 + [row])
+    assert "rows.jsonl row 12" in str(caught.value) and reason in str(caught.value)

@@ -1,0 +1,145 @@
+"""Rows, template families and tokenizers of one token per byte, each with its family's special tokens."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from configs.schema import TokenizeConfig
+from configs.wire import TokenReport
+from tasks.tokenize.prepare import prepare_tokens
+from tasks.tokenize.template import Template
+from tasks.tokenize.tokens import TokenTable, tokenize_rows
+
+Row = str | tuple[str, str] | list[tuple[str, str]]
+
+# special tokens: the first begins a text or is None, the second ends a turn; the others frame roles
+SPECIAL_TOKENS: dict[str, list[str | None]] = {
+    "chatml": [None, "<|im_end|>", "<|im_start|>"],
+    "llama-3": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
+    "mistral": ["<s>", "</s>"],
+}
+
+
+def canonical(rows: list[Row]) -> pd.DataFrame:
+    """Return plain texts, (prompt, completion) pairs and conversations as the data stage writes them."""
+    return pd.DataFrame([{"row_id": f"f:{n}", **_columns(row)} for n, row in enumerate(rows, 1)])
+
+
+def _columns(row: Row) -> dict[str, str]:
+    if isinstance(row, str):
+        return {"kind": "text", "prompt": "", "completion": row, "messages": ""}
+    if isinstance(row, tuple):
+        return {"kind": "pair", "prompt": row[0], "completion": row[1], "messages": ""}
+    messages = json.dumps([{"role": role, "content": content} for role, content in row], ensure_ascii=False)
+    return {"kind": "messages", "prompt": row[-2][1], "completion": row[-1][1], "messages": messages}
+
+
+class Prepared:
+    """Tokens of a training split, decoded; the test split is the same rows."""
+
+    def __init__(self, model: Path, tmp_path: Path, rows: list[Row], template: str | None, config: TokenizeConfig):
+        from transformers import AutoTokenizer
+
+        outputs = {name: tmp_path / name for name in ("train", "test", "tokenizer")}
+        for path in outputs.values():
+            path.mkdir(exist_ok=True)
+        frame = canonical(rows)
+        self.report: TokenReport = prepare_tokens(
+            config, template, model, False, {"train": frame, "test": frame}, outputs
+        )
+        self.rows = pd.read_parquet(outputs["train"] / "tokens.parquet")
+        self.tokenizer = AutoTokenizer.from_pretrained(outputs["tokenizer"])
+        self.tokenizer_directory = outputs["tokenizer"]
+
+    def text(self, row: int) -> str:
+        return self.tokenizer.decode(self.rows.input_ids[row])
+
+    def trained(self, row: int) -> str:
+        """Return the trained tokens, with _ for each that is masked."""
+        return "".join("_" if t == -100 else self.tokenizer.decode([t]) for t in self.rows.labels[row])
+
+    def marked(self, row: int) -> str:
+        """Return the text with each trained span between « and »."""
+        return marked(self.rows.input_ids[row], self.rows.labels[row], self.tokenizer)
+
+    def prompt(self, row: int) -> str:
+        return self.tokenizer.decode(self.rows.input_ids[row][: self.rows.prompt_length[row]])
+
+
+def marked(input_ids: list[int], labels: list[int], tokenizer) -> str:
+    """Return the decoded tokens with each trained span between « and »."""
+    spans: list[tuple[bool, list[int]]] = []
+    for token, label in zip(input_ids, labels, strict=True):
+        assert label in (-100, token)
+        if not spans or spans[-1][0] != (label != -100):
+            spans.append((label != -100, []))
+        spans[-1][1].append(token)
+    return "".join(f"«{tokenizer.decode(ids)}»" if trained else tokenizer.decode(ids) for trained, ids in spans)
+
+
+@dataclass(frozen=True)
+class Family:
+    """A template family: its Jinja source, and the folder of a tokenizer with its special tokens."""
+
+    name: str
+    template: str
+    directory: Path
+    tokenizer: object
+
+    def tokenize(self, *rows: Row, **settings: object) -> TokenTable:
+        """Return the rows' tokens, nothing written."""
+        config = TokenizeConfig(**settings)
+        return tokenize_rows(
+            canonical(list(rows)), self.tokenizer, Template("config", True, ""), config, config.max_length or 4096
+        )
+
+
+@pytest.fixture
+def prepare(tiny_model: Path, tmp_path: Path) -> Callable[..., Prepared]:
+    def run(rows: list[Row], template: str | None = None, model: Path | None = None, **settings: object) -> Prepared:
+        return Prepared(model or tiny_model, tmp_path, rows, template, TokenizeConfig(**settings))
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def families(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Family]:
+    return {
+        name: _family(name, tiny_model, tmp_path_factory.mktemp(name), *tokens)
+        for name, tokens in SPECIAL_TOKENS.items()
+    }
+
+
+def _family(name: str, model: Path, directory: Path, bos: str | None, eos: str, *others: str) -> Family:
+    from tokenizers import AddedToken
+    from tokenizers.processors import TemplateProcessing
+    from transformers import AutoTokenizer
+
+    template = (Path(__file__).parent / "templates" / f"{name}.jinja").read_text(encoding="utf-8")
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in (bos, eos, *others) if text])
+    tokenizer.add_tokens([AddedToken("<think>", special=False)])
+    tokenizer.eos_token = eos
+    if bos:
+        # as Llama's and Mistral's do: the tokenizer itself puts BOS before each text
+        tokenizer.bos_token = bos
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+            single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]
+        )
+    tokenizer.save_pretrained(directory)
+    (directory / "config.json").write_text(json.dumps({"max_position_embeddings": 4096}), encoding="utf-8")
+    reloaded = AutoTokenizer.from_pretrained(directory)
+    assert tokenizer("a")["input_ids"] == reloaded("a")["input_ids"]
+    reloaded.chat_template = template
+    return Family(name, template, directory, reloaded)
+
+
+@pytest.fixture(scope="session", params=list(SPECIAL_TOKENS))
+def family(request: pytest.FixtureRequest, families: dict[str, Family]) -> Family:
+    return families[request.param]

@@ -1,0 +1,21 @@
+"""The data alone: read, checked, deduplicated and split, before anyone thinks of GPUs.
+
+pyflyte run workflows/prepare_data.py prepare_data --config my.yaml
+"""
+
+from flytekit import workflow
+
+from configs.schema import FineTuneConfig
+from tasks.get_data.task import get_data
+from tasks.plan.task import resolve_data
+from tasks.report.task import PreparedData, write_data_report
+
+
+@workflow
+def prepare_data(config: FineTuneConfig) -> PreparedData:
+    """Check and split the rows of `data.sources`; a config that holds nothing but `data` is enough."""
+    revisions = resolve_data(config=config)
+    rows = get_data(config=config.data, revisions=revisions)
+    return write_data_report(
+        config=config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
+    )
