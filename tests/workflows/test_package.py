@@ -14,7 +14,17 @@ from flyteidl.admin.task_pb2 import TaskSpec
 
 HEAVY = ("transformers", "datasets", "trl", "deepspeed", "peft", "bitsandbytes", "pandera", "matplotlib")
 # dynamic tasks only wire others, and plain ones that always run again need no cache
-UNCACHED = {"make_plan", "compare", "push_to_hub", "write_report", "train", "quantize_all", "push_all"}
+UNCACHED = {
+    "resolve_data",
+    "write_data_report",
+    "make_plan",
+    "compare",
+    "push_to_hub",
+    "write_report",
+    "train",
+    "quantize_all",
+    "push_all",
+}
 SECRET = {"make_plan", "get_data", "get_model", "push_to_hub"}
 
 
