@@ -25,7 +25,7 @@ UNCACHED = {
     "quantize_all",
     "push_all",
 }
-SECRET = {"make_plan", "get_data", "get_model", "push_to_hub"}
+SECRET = {"make_plan", "resolve_data", "get_data", "get_model", "push_to_hub"}
 
 
 @pytest.fixture(scope="module")
