@@ -7,12 +7,13 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
+_SHARED = ("configs/wire.py", "configs/places.py", "configs/streams.py", "constraints.txt")
 
 
 @cache
 def source_version(*folders: str) -> str:
     """Return a hash of the Python sources of `folders` (relative to the project), of what all share, and the pins."""
-    files = [ROOT / "configs" / "wire.py", ROOT / "configs" / "places.py", ROOT / "constraints.txt"]
+    files = [ROOT / name for name in _SHARED]
     for folder in folders:
         files += sorted((ROOT / folder).rglob("*.py"))
     digest = hashlib.sha256()

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.errors import DataError
-from configs.places import read_bytes, shown
+from configs.streams import read_bytes, shown
 from tasks.get_data.readers import Row, bad_row, fault_of_text
 
 _IPC_FILE_MARK = b"ARROW1"

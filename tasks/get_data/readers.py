@@ -15,7 +15,8 @@ from contextlib import closing
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
-from configs.places import COMPRESSIONS, DataFile, file_kind, open_bytes, read_bytes, shown
+from configs.places import DataFile, file_kind
+from configs.streams import COMPRESSIONS, open_bytes, read_bytes, shown
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}

@@ -9,8 +9,9 @@ from typing import Any
 from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
-from configs.places import DataFile, find_files, shown
+from configs.places import DataFile, find_files
 from configs.schema import SourceConfig
+from configs.streams import shown
 from configs.wire import FailureCase
 from tasks.get_data.readers import BadRow, read_rows
 

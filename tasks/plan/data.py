@@ -7,8 +7,9 @@ from contextlib import closing
 
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
-from configs.places import DataFile, find_files, open_raw, shown
+from configs.places import DataFile, find_files
 from configs.schema import DataConfig, SourceConfig
+from configs.streams import open_raw, shown
 
 
 def resolve_sources(config: DataConfig, token: str | None) -> list[str]:

@@ -21,8 +21,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from configs.places import FILE_ENDINGS, expand, file_kind, find_files, open_bytes, open_raw, read_bytes, shown
+from configs.places import FILE_ENDINGS, expand, file_kind, find_files
 from configs.schema import SourceConfig
+from configs.streams import open_bytes, open_raw, read_bytes, shown
 
 
 def fill(folder: Path, *names: str) -> Path:
