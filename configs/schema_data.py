@@ -108,7 +108,9 @@ class CheckConfig(Section):
         "warn", description="Some conversations have a system turn and some have none."
     )
     min_characters: int = Field(1, ge=1, description="Fewest characters of a completion or text.")
-    max_characters: int | None = Field(None, ge=1, description="Most characters of a whole row; no bound when not set.")
+    max_characters: int | None = Field(
+        None, ge=1, description="Most characters of a whole row, a conversation as JSON; no bound when not set."
+    )
 
 
 class DataConfig(Section):

@@ -25,10 +25,8 @@ def check_rows(rows: pd.DataFrame, config: CheckConfig) -> pd.DataFrame:
 
     `rows` has the canonical columns; the index is unique.
     """
-    reasons = _reasons(config)
-    schema = pa.DataFrameSchema(
-        checks=[pa.Check(check, name=name) for name, (check, _, _) in _checks(config).items()], strict=False
-    )
+    checks = _checks(config)
+    schema = pa.DataFrameSchema(checks=[pa.Check(check, name=name) for name, (check, _, _) in checks.items()])
     try:
         schema.validate(rows, lazy=True)
         return pd.DataFrame({"index": [], "check": [], "column": [], "reason": []})
@@ -36,14 +34,9 @@ def check_rows(rows: pd.DataFrame, config: CheckConfig) -> pd.DataFrame:
         cases = errors.failure_cases
     assert not cases["index"].isna().any(), cases.to_string()
     found = sorted({(int(index), str(check)) for index, check in zip(cases["index"], cases["check"], strict=True)})
-    columns = {name: column for name, (_, column, _) in _checks(config).items()}
     return pd.DataFrame(
-        [{"index": i, "check": check, "column": columns[check], "reason": reasons[check]} for i, check in found]
+        [{"index": i, "check": check, "column": checks[check][1], "reason": checks[check][2]} for i, check in found]
     )
-
-
-def _reasons(config: CheckConfig) -> dict[str, str]:
-    return {name: reason for name, (_, _, reason) in _checks(config).items()}
 
 
 def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
@@ -82,7 +75,10 @@ def _within_bounds(rows: pd.DataFrame, config: CheckConfig) -> pd.Series:
     # an assistant's tool call has no text
     answers = rows.completion.map(len).where(rows.kind != "messages", config.min_characters)
     enough = answers >= config.min_characters
-    return enough if config.max_characters is None else enough & (whole_texts(rows).map(len) <= config.max_characters)
+    if config.max_characters is None:
+        return enough
+    # less the two line breaks that `whole_texts` puts between its parts
+    return enough & (whole_texts(rows).map(len) - 2 <= config.max_characters)
 
 
 def _does_not_repeat(rows: pd.DataFrame) -> pd.Series:

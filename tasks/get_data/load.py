@@ -130,7 +130,8 @@ _SAID = {"warn": "warning", "quarantine": "quarantined", "fail": "quarantined"}
 
 
 def _describe_check(count: CheckCount) -> str:
-    return f"fail data.checks.{count.check}, such as {', '.join(count.first_rows[:3])}"
+    setting = "data.contamination" if count.check == "contamination" else f"data.checks.{count.check}"
+    return f"fail {setting}, such as {', '.join(count.first_rows[:3])}"
 
 
 @dataclass

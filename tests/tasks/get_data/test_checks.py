@@ -137,3 +137,25 @@ def test_no_group_spans_two_splits(tmp_path: Path) -> None:
     assert len(data.test) == 4
     with pytest.raises(Exception, match=r"data.group_by=writer: data.sources\[0\] .* has no such column"):
         load(tmp_path / "rows.jsonl", rows, {}, group_by="writer")
+
+
+@pytest.mark.parametrize(
+    ("bounds", "failing"),
+    [({}, 0), ({"min_characters": 9}, 10), ({"max_characters": 27}, 0), ({"max_characters": 26}, 10)],
+)
+def test_length_bounds_are_inclusive(bounds: dict[str, int], failing: int, tmp_path: Path) -> None:
+    # "answer 0" to "answer 9" have 8 characters, "answer 10" and on have 9; a longest row has 18 + 9 of both
+    data = load(tmp_path / "rows.jsonl", GOOD, {"length": "warn", **bounds})
+    assert sum(count.rows for count in data.report.checks) == failing
+
+
+def test_an_ngram_longer_than_what_is_shared_finds_nothing(tmp_path: Path) -> None:
+    evaluation = tmp_path / "evaluation.jsonl"
+    evaluation.write_text(json.dumps({"prompt": f"{LONG} {LONG[::-1]}", "completion": "x"}) + "\n")
+    # the row shares the first eight words
+    rows = [*GOOD, {"prompt": " ".join(LONG.split()[:8]) + " and then something else happened", "completion": "yes"}]
+    for ngram, found in ((8, ["contamination"]), (9, [])):
+        settings = {"contamination": [{"path": str(evaluation)}], "contamination_ngram": ngram}
+        data = load(tmp_path / "rows.jsonl", rows, {}, **settings)
+        assert [count.check for count in data.report.checks] == found
+        assert any("data.contamination" in line for line in summary_lines(data.report)) is bool(found)
