@@ -50,6 +50,22 @@ def find_files(path: str | list[str]) -> list[DataFile]:
     return _with_distinct_names(list(found.values()))
 
 
+def file_size(path: str) -> int | None:
+    """Return how many bytes are stored, or None where a web server does not say.
+
+    Raises:
+        DataError: the file is not there or cannot be asked for.
+    """
+    try:
+        if not is_remote(path):
+            return Path(path).stat().st_size
+        system, place = file_system(path)
+        size = system.info(place).get("size")
+        return None if size is None else int(size)
+    except Exception as error:  # see `file_system`
+        raise explained(path, error) from None
+
+
 def file_kind(path: str) -> str:
     """Return the ending that says how a file is read, such as `.jsonl`, in lower case and without .gz or .zst.
 

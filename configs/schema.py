@@ -46,10 +46,16 @@ class TokenizeConfig(Section):
     max_length: int | None = Field(
         None, ge=8, description="Longest sequence in tokens; when not set, the model's positions, at most 2048."
     )
-    over_length: Literal["error", "drop", "cut_left", "cut_right"] = Field(
-        "drop",
+    over_length: Literal["auto", "error", "drop", "cut_left", "cut_right", "split"] = Field(
+        "auto",
         description="Rows longer than `max_length`: stop the run, leave them out (counted and shown), cut the oldest "
-        "tokens of the prompt but BOS, or cut the end. Plain text is always split into pieces instead.",
+        "tokens of the prompt or of a plain text but BOS, cut the end, or split them into consecutive pieces. `auto` "
+        "drops rows that have an answer and splits plain text.",
+    )
+    packing: Literal["none", "best_fit"] = Field(
+        "none",
+        description="`best_fit` puts several whole training rows into one sequence of at most `max_length` tokens; "
+        "none sees another. Held-out rows are never packed.",
     )
     train_on: Literal["all_answers", "last_answer"] = Field(
         "all_answers",

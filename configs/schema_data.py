@@ -15,6 +15,7 @@ RowFormat = Literal[
     "instruction",
     "text",
     "preference",
+    "preference_implicit",
     "preference_sharegpt",
     "kto",
 ]
@@ -67,6 +68,11 @@ class SourceConfig(Section):
     revision: str | None = Field(None, description="Hub branch, tag or commit of the data set.")
     format: RowFormat = Field("auto", description="Row format; `auto` detects it from the columns.")
     columns: ColumnMap = Field(ColumnMap(), description="Other names for the columns of the format.")
+    role: Literal["auto", "train", "test"] = Field(
+        "auto",
+        description="Given splits: rows of a `train` source are all trained on, those of a `test` source all held out; "
+        "`auto` is divided by `test_fraction`, or all trained on when another source is `test`.",
+    )
     weight: float = Field(
         1.0, gt=0.0, description="How often each training row is used in an epoch: 2 doubles, 0.5 leaves a half out."
     )
@@ -88,6 +94,8 @@ class SourceConfig(Section):
             raise ValueError("give exactly one of `path` and `hub`")
         if self.path is not None and (self.name or self.revision):
             raise ValueError("`name` and `revision` belong to `hub`, not to `path`")
+        if self.role == "test" and self.weight != 1.0:
+            raise ValueError("`weight` is of training rows, and a `test` source has none; remove it")
         return self
 
 
@@ -105,7 +113,7 @@ class CheckConfig(Section):
     same_answers: CheckPolicy = Field("fail", description="Chosen and rejected answers are equal.")
     conflict: CheckPolicy = Field("warn", description="Rows of one prompt have different completions.")
     system_prompts: Literal["warn", "off"] = Field(
-        "warn", description="Some conversations have a system turn and some have none."
+        "warn", description="Some conversations have a system turn and some none, or there are 2 to 10 different ones."
     )
     min_characters: int = Field(1, ge=1, description="Fewest characters of a completion or text.")
     max_characters: int | None = Field(
@@ -117,6 +125,9 @@ class DataConfig(Section):
     """Where rows come from, how many bad ones are tolerated, and how they are split."""
 
     sources: list[SourceConfig] = Field(min_length=1, description="Sources; their rows are put together in order.")
+    evaluation: list[SourceConfig] = Field(
+        [], description="Further evaluation sets, such as of another distribution: scored one by one, never trained on."
+    )
     test_fraction: float = Field(0.1, gt=0.0, lt=1.0, description="Share of the rows held out for evaluation.")
     max_invalid_rows: int = Field(
         0, ge=0, description="Invalid rows tolerated over all sources; they go to the quarantine, with reasons."
@@ -136,6 +147,20 @@ class DataConfig(Section):
     group_by: str | None = Field(
         None, description="Column of the data whose equal values are never divided between train and test."
     )
+    shards: int = Field(
+        1,
+        ge=1,
+        le=1000,
+        description="Pods that read, check and tokenize the rows side by side (Flyte map tasks). Any number gives the "
+        "same result; JSONL and text files are divided by bytes, others are whole.",
+    )
     seed: int = Field(
         0, description="Seed of the split. The split depends on the rows' content and this, not on order."
     )
+
+    @model_validator(mode="after")
+    def _evaluation_sets_are_whole(self) -> DataConfig:
+        for number, source in enumerate(self.evaluation):
+            if source.role != "auto" or source.weight != 1.0:
+                raise ValueError(f"evaluation[{number}]: `role` and `weight` belong to `sources`; remove them")
+        return self

@@ -6,13 +6,14 @@ Whatever a file system, a network or a compression raises leaves as a `DataError
 from __future__ import annotations
 
 import gzip
+import hashlib
 import io
 import re
 import stat
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import closing
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,8 +22,9 @@ from configs.errors import DataError, FineTuneError
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CHUNK_BYTES = 2**20
-# a few bytes of zstd may stand for megabytes: small pieces bound what one of them becomes
+# a few bytes of zstd may stand for megabytes: pieces are small where one of them became much
 _ZSTD_CHUNK_BYTES = 2**14
+_ZSTD_SMALL_CHUNK_BYTES = 2**8
 # `zstd --long=31` writes such windows; the library's own bound is 2**27
 _ZSTD_WINDOW_BYTES = 2**31
 
@@ -49,6 +51,11 @@ def without_query(path: str) -> str:
     return re.split(r"[?#]", path, maxsplit=1)[0] if path.startswith(("http://", "https://")) else path
 
 
+def compression(path: str) -> str:
+    """Return `.gz` or `.zst` where the file's name ends so, whatever the case; else an empty text."""
+    return next((ending for ending in COMPRESSIONS if base_name(path).lower().endswith(ending)), "")
+
+
 def open_raw(path: str) -> io.BufferedReader:
     """Return a stream of the file's bytes as they are stored.
 
@@ -56,7 +63,7 @@ def open_raw(path: str) -> io.BufferedReader:
         DataError: the file is not there or cannot be read; also while it is read.
     """
     source = _open(path)
-    return _buffered(path, iter(lambda: source.read(_CHUNK_BYTES), b""), source)
+    return _buffered(path, _chunks(source), source)
 
 
 def open_bytes(path: str) -> io.BufferedReader:
@@ -66,23 +73,63 @@ def open_bytes(path: str) -> io.BufferedReader:
         DataError: the file is not there, cannot be read, or is cut short; also while it is read.
     """
     source = _open(path)
-    compression = PurePosixPath(base_name(path).lower()).suffix
-    if compression == ".gz":
-        unzipped = gzip.GzipFile(fileobj=source, mode="rb")
-        return _buffered(path, iter(lambda: unzipped.read(_CHUNK_BYTES), b""), source)
-    if compression == ".zst":
-        return _buffered(path, _zstd_chunks(source), source)
-    return _buffered(path, iter(lambda: source.read(_CHUNK_BYTES), b""), source)
+    if compression(path) == ".gz":
+        return _buffered(path, _chunks(gzip.GzipFile(fileobj=source, mode="rb")), source)
+    return _buffered(path, _zstd_chunks(source) if compression(path) == ".zst" else _chunks(source), source)
 
 
-def read_bytes(path: str) -> bytes:
-    """Return the file's whole content, decompressed when it ends in .gz or .zst.
+def open_lines(path: str, start: int = 0, end: int | None = None) -> io.BufferedReader:
+    r"""Return a stream of the lines that begin at a byte in [start, end) of the file as it is stored.
+
+    A line begins at byte 0 and after each `\n`, and goes on to its `\n` or the end of the file, past `end` too. Ranges
+    that lie side by side thus give each line once, wherever they are cut; `end=None` is the end of the file.
 
     Raises:
-        DataError: the file is not there, cannot be read, or is cut short.
+        DataError: the file is not there or cannot be read; also while it is read.
     """
-    with closing(open_bytes(path)) as stream:
-        return stream.read()
+    if end is not None and end <= start:
+        return io.BufferedReader(io.BytesIO())  # type: ignore[arg-type]
+    # the byte before tells whether a line begins at `start`
+    source = _open_at(path, max(start - 1, 0))
+    return _buffered(path, _line_chunks(source, start, end), source)
+
+
+def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str, int]:
+    """Return the SHA-256 (hex) of the bytes of the lines that `open_lines` gives, and the number of these lines.
+
+    The digest is of the bytes from which the rows of the range are made, the last line whole, and of no others.
+
+    Raises:
+        DataError: the file is not there or cannot be read.
+    """
+    digest, num_lines, last = hashlib.sha256(), 0, b"\n"
+    with closing(open_lines(path, start, end)) as stream:
+        while block := stream.read(_CHUNK_BYTES):
+            digest.update(block)
+            num_lines += block.count(b"\n")
+            last = block[-1:]
+    return digest.hexdigest(), num_lines + (last != b"\n")
+
+
+def open_with_ranges(path: str, place: int = 1) -> Any | None:
+    """Return the stored bytes as a file in which one may seek; None where a web server does not give them from `place`.
+
+    Raises:
+        DataError: the file is not there or cannot be read; while it is read, whatever the file system raises.
+    """
+    if not path.startswith(("http://", "https://")):
+        return _open(path)
+    try:
+        system, address = file_system(path)
+        source = system.open(address, "rb")
+        source.seek(place)
+        source.read(1)
+        source.seek(0)
+    except ValueError:
+        return None
+    except Exception as error:  # see `file_system`
+        raise explained(path, error) from None
+    return source
 
 
 def file_system(path: str) -> tuple[Any, str]:
@@ -120,18 +167,57 @@ def _open(path: str) -> Any:
         raise explained(path, error) from None
 
 
+def _open_at(path: str, start: int) -> Any:
+    """Return the source at its byte `start`, which is passed over where a server knows no ranges."""
+    source = open_with_ranges(path, start) if start else None
+    try:
+        if source is not None:
+            source.seek(start)
+        else:
+            source = _open(path)
+            while start and (chunk := source.read(min(start, _CHUNK_BYTES))):
+                start -= len(chunk)
+    except Exception as error:  # see `file_system`
+        raise explained(path, error) from None
+    return source
+
+
+def _chunks(source: Any) -> Iterator[bytes]:
+    return iter(lambda: source.read(_CHUNK_BYTES), b"")
+
+
+def _line_chunks(source: Any, start: int, end: int | None) -> Iterator[bytes]:
+    """Yield the lines that begin in [start, end), in pieces, from a source that stands one byte before `start`."""
+    position, within = max(start - 1, 0), start == 0
+    for chunk in _chunks(source):
+        first = 0 if within else chunk.find(b"\n") + 1
+        if not within:
+            within = first > 0
+            if end is not None and position + (first or len(chunk)) >= end:
+                return
+        # a line that begins at `end` or later comes after the first \n at `end - 1` or later
+        last = -1 if end is None or not within else chunk.find(b"\n", max(end - 1 - position, first))
+        if within:
+            yield chunk[first : last + 1 if last >= 0 else None]
+        if last >= 0:
+            return
+        position += len(chunk)
+
+
 def _zstd_chunks(source: Any) -> Iterator[bytes]:
     """Yield the content of all frames. The library's own stream ends without a word where a file was cut."""
     import zstandard
 
-    frame = None
-    while data := source.read(_ZSTD_CHUNK_BYTES):
+    frame, size = None, _ZSTD_SMALL_CHUNK_BYTES
+    while data := source.read(size):
         while data:
             frame = frame or zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
             try:
-                yield frame.decompress(data)
+                content = frame.decompress(data)
             except zstandard.ZstdError as error:
                 raise EOFError(str(error)) from None
+            size = _ZSTD_CHUNK_BYTES if len(content) < _CHUNK_BYTES else _ZSTD_SMALL_CHUNK_BYTES
+            yield content
             data = frame.unused_data if frame.eof else b""
             frame = None if frame.eof else frame
     if frame is not None:
@@ -160,13 +246,6 @@ class _Chunks(io.RawIOBase):
             self._left = self._left[size:]
             filled += size
         return filled
-
-    def readall(self) -> bytes:
-        pieces = []
-        while self._fill():
-            pieces.append(bytes(self._left))
-            self._left = memoryview(b"")
-        return b"".join(pieces)
 
     def close(self) -> None:
         self._source.close()

@@ -17,9 +17,35 @@ class Plan(WireType):
     """What was resolved and checked before any work started."""
 
     model_revision: str = Field(description="Commit of the hub model, or a hash of the directory's or maker's content.")
-    data_revisions: list[str] = Field(description="For each source, the hub commit or a hash of the file's content.")
     chat_template: str | None = Field(description="Content of the chat template file that the config names.")
     warnings: list[str] = Field(description="What the user should know, one line each.")
+
+
+class FileRange(WireType):
+    """The lines of a file that begin at a byte in [start, end); the whole file when `end` is None."""
+
+    path: str
+    name: str = Field(description="How reports name the file.")
+    start: int = 0
+    end: int | None = None
+    first_row: int = Field(1, description="Number of the first line or record in the range, counted from 1.")
+    sha256: str = Field(description="Of the stored bytes of the range.")
+
+
+class Shard(WireType):
+    """What one data pod reads: some of the files of one source, or a whole hub or embedded data set."""
+
+    section: Literal["sources", "evaluation"]
+    number: int = Field(description="Index of the source in its section.")
+    revision: str = Field(description="Hub commit, or name of the embedded data set; empty for files.")
+    ranges: list[FileRange] = []
+
+
+class Part(WireType):
+    """The `number`-th of `of` equal parts of the rows."""
+
+    number: int
+    of: int
 
 
 class FailureCase(WireType):
@@ -27,7 +53,8 @@ class FailureCase(WireType):
 
     file: str
     check: str = Field(
-        "format", description="The check that failed: `format`, `duplicate`, `contamination`, or one of data.checks."
+        "format",
+        description="The check that failed: `format`, `duplicate`, `leak`, `contamination`, or one of data.checks.",
     )
     row: int = Field(description="Line of a JSONL or text file; record of a JSON, CSV or Parquet file; from 1.")
     column: str
@@ -53,6 +80,7 @@ class SourceCount(WireType):
     quarantined: int
     deduplicated: int = 0
     weight: float = 1.0
+    role: str = Field("auto", description="`auto`, `train`, `test`, or `evaluation` for a further evaluation set.")
 
 
 class CheckCount(WireType):
@@ -64,26 +92,47 @@ class CheckCount(WireType):
     first_rows: list[str] = Field(description="Ids of some of them.")
 
 
+class Share(WireType):
+    """How many rows are of one kind, such as a language or a label."""
+
+    name: str
+    rows: int
+
+
+class Balance(WireType):
+    """What the rows are made of. Completions are content of rows: for Decks only, never for a log."""
+
+    language_rows: int = Field(0, description="Rows whose language was looked at: a sample of at most 5,000.")
+    languages: list[Share] = Field([], description="ISO 639-1 codes, or `unknown` for short texts and code.")
+    labels: list[Share] = Field([], description="Rows with a boolean label, by label.")
+    completions: list[Share] = Field([], description="The commonest answers, where there are few distinct ones.")
+
+
 class DataReport(WireType):
     """Counts and samples of the rows."""
 
     sources: list[SourceCount]
     train_rows: int = Field(description="Training rows, after sources were mixed by weight.")
     test_rows: int
+    evaluation_rows: int = Field(0, description="Rows of the further evaluation sets, `data.evaluation`.")
     quarantined_rows: int
     deduplicated_rows: int = 0
     checks: list[CheckCount] = []
-    failures: list[FailureCase]
+    failures: list[FailureCase] = Field(description="The first 1,000 failure cases; the quarantine table has all.")
+    failure_cases: int = Field(0, description="How many there are in all.")
     samples: list[Sample]
+    balance: Balance = Balance()
     warnings: list[str]
 
     def counts_line(self) -> str:
         """Return where every row that was read has gone, in one line."""
         read = sum(count.read for count in self.sources)
         kept = sum(count.kept for count in self.sources)
+        evaluated = f", {self.evaluation_rows} for evaluation only" if self.evaluation_rows else ""
         mixed = any(count.weight != 1.0 for count in self.sources)
         return (
-            f"data: {read} rows read = {kept} kept ({kept - self.test_rows} train, {self.test_rows} test) "
+            f"data: {read} rows read = {kept} kept "
+            f"({kept - self.test_rows - self.evaluation_rows} train, {self.test_rows} test{evaluated}) "
             f"+ {self.quarantined_rows} quarantined + {self.deduplicated_rows} deduplicated"
             + (f"; mixed by weight: {self.train_rows} training rows" if mixed else "")
         )
@@ -107,9 +156,13 @@ class TokenReport(WireType):
     dropped_train_rows: int
     dropped_test_rows: int
     truncated_rows: int = Field(description="Rows of both sets that were cut to `max_length`, left or right.")
-    split_rows: int = Field(description="Plain-text rows that became several sequences.")
+    split_rows: int = Field(description="Rows of both sets that were split at `max_length`.")
+    split_pieces: int = Field(0, description="Sequences that the split rows became.")
+    left_out_pieces: int = Field(0, description="Further pieces of split rows, left out: the loss counts none of them.")
     train_tokens: int = Field(description="All tokens of the training sequences.")
     trained_tokens: int = Field(description="Tokens that the loss counts.")
+    packed_rows: int = Field(0, description="Rows that the training sequences were packed into; 0 without packing.")
+    packing_fill: float = Field(0.0, description="train_tokens / (packed_rows x max_length); 0 without packing.")
     end_token_ids: list[int] = Field(description="Trained tokens that end an answer; generation stops at them.")
     lengths: list[int] = Field(description="Upper edges of the histogram's bins, in tokens.")
     length_counts: list[int] = Field(description="Training rows in each bin.")
@@ -165,11 +218,19 @@ class Scores(WireType):
     size_bytes: int = Field(description="Size of the model's weight files.")
 
 
+class SetScores(WireType):
+    """Scores of one model on a further evaluation set, such as one of another distribution."""
+
+    name: str
+    scores: Scores
+
+
 class Evaluation(WireType):
-    """Scores and the answers behind them."""
+    """Scores on the held-out rows, the answers behind them, and scores on each set of `data.evaluation`."""
 
     scores: Scores
     predictions: list[Prediction]
+    others: list[SetScores] = []
 
 
 class Published(WireType):

@@ -5,20 +5,15 @@ from __future__ import annotations
 import hashlib
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import flytekit
 from flytekit import Resources
 from flytekit.core.context_manager import FlyteContextManager
-from flytekit.exceptions.system import FlyteDownloadDataException
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
 from configs.errors import ArtifactError
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 _GONE = (
     "is in Flyte's local cache but was deleted from the disk\n"
@@ -65,18 +60,22 @@ def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:
     return path
 
 
-def read_table(table: StructuredDataset) -> pd.DataFrame:
-    """Return `table` as a pandas DataFrame.
+def table_path(table: StructuredDataset) -> Path:
+    """Download `table` and return where its Parquet file lies.
 
     Raises:
         ArtifactError: a cached local output was deleted.
     """
-    import pandas as pd
-
-    try:
-        return table.open(pd.DataFrame).all()
-    except (FileNotFoundError, FlyteDownloadDataException):
-        raise ArtifactError(f"{table.uri or 'a table'} {_GONE}") from None
+    uri = str(table.literal.uri if table.literal is not None else table.uri)
+    access = FlyteContextManager.current_context().file_access
+    if not access.is_remote(uri):
+        path = Path(uri.removeprefix("file://"))
+        if not path.exists():
+            raise ArtifactError(f"{uri} {_GONE}")
+        return path
+    path = scratch_directory("table") / "table.parquet"
+    access.get_data(uri, str(path))
+    return path
 
 
 def download_once(directory: FlyteDirectory) -> Path:

@@ -3,9 +3,10 @@
 pyflyte run workflows/fine_tune.py fine_tune --config configs/presets/demo.yaml
 """
 
+from functools import partial
 from typing import NamedTuple
 
-from flytekit import dynamic, workflow
+from flytekit import dynamic, map_task, workflow
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
@@ -13,13 +14,13 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport
 from images.pods import SMALL
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import compare, evaluate
-from tasks.get_data.task import get_data
+from tasks.get_data.task import get_data, scan_shard
 from tasks.get_model.task import get_model
 from tasks.plan.task import make_plan
 from tasks.push_to_hub.task import push_to_hub
 from tasks.quantize.task import quantize
 from tasks.report.task import FineTuneResult, write_report
-from tasks.tokenize.task import tokenize
+from tasks.tokenize.task import tokenize, tokenize_part
 from tasks.train.task import merge, train
 
 
@@ -72,6 +73,8 @@ def push_all(
     directories = {"model": model, "adapter": trained, **dict(zip(methods, quantized_models, strict=True))}
     scores = {"base": base.scores, "tuned": tuned.scores}
     scores |= {f"quantized_{method}": each.scores for method, each in zip(methods, quantized, strict=True)}
+    for name, evaluation in (("base", base), ("tuned", tuned)):
+        scores |= {f"{name}, on {each.name}": each.scores for each in evaluation.others}
     return [
         push_to_hub(
             config=config,
@@ -88,16 +91,26 @@ def push_all(
 @workflow
 def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     """Fine-tune a language model: plan, data, tokens, training, evaluation, quantization, publication, report."""
-    plan = make_plan(config=config)
+    planned = make_plan(config=config)
+    plan = planned.plan
     base = get_model(config=config.model, revision=plan.model_revision)
-    rows = get_data(config=config.data, revisions=plan.data_revisions)
-    tokens = tokenize(
+    scan = partial(scan_shard, config=config.data, contamination=planned.contamination)
+    rows = get_data(config=config.data, shards=map_task(scan)(shard=planned.shards))
+    tokenize_rows = partial(
+        tokenize_part,
         config=config.tokenize,
         chat_template=plan.chat_template,
         tokenizer=base.tokenizer,
         trust_remote_code=config.model.trust_remote_code,
         train=rows.train,
         test=rows.test,
+    )
+    tokens = tokenize(
+        config=config.tokenize,
+        chat_template=plan.chat_template,
+        tokenizer=base.tokenizer,
+        trust_remote_code=config.model.trust_remote_code,
+        parts=map_task(tokenize_rows)(part=planned.parts),
     )
     before = evaluate(
         label="base",

@@ -3,10 +3,12 @@
 pyflyte run workflows/prepare_data.py prepare_data --config my.yaml
 """
 
-from flytekit import workflow
+from functools import partial
+
+from flytekit import map_task, workflow
 
 from configs.schema import FineTuneConfig
-from tasks.get_data.task import get_data
+from tasks.get_data.task import get_data, scan_shard
 from tasks.plan.task import resolve_data
 from tasks.report.task import PreparedData, write_data_report
 
@@ -14,8 +16,9 @@ from tasks.report.task import PreparedData, write_data_report
 @workflow
 def prepare_data(config: FineTuneConfig) -> PreparedData:
     """Check and split the rows of `data.sources`; a config that holds nothing but `data` is enough."""
-    revisions = resolve_data(config=config)
-    rows = get_data(config=config.data, revisions=revisions)
+    resolved = resolve_data(config=config)
+    scan = partial(scan_shard, config=config.data, contamination=resolved.contamination)
+    rows = get_data(config=config.data, shards=map_task(scan)(shard=resolved.shards))
     return write_data_report(
         config=config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
     )

@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.wire import DataReport, FailureCase
+from configs.wire import Balance, DataReport, FailureCase
 from tasks.decks import html
-
-# a page of a million rows would not open
-_SHOWN_FAILURES = 1000
 
 
 def render_data(report: DataReport) -> str:
     """Return the section on the rows, escaped."""
     counts = [
-        (count.source, count.format, count.read, count.kept, count.quarantined, count.deduplicated, count.weight)
+        (
+            count.source,
+            count.role,
+            count.format,
+            count.read,
+            count.kept,
+            count.quarantined,
+            count.deduplicated,
+            count.weight,
+        )
         for count in report.sources
     ]
     checks = [(c.check, c.policy, c.rows, ", ".join(c.first_rows)) for c in report.checks]
@@ -24,11 +30,13 @@ def render_data(report: DataReport) -> str:
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in report.warnings),
             html.paragraph(
                 f"{report.train_rows:,} rows to train on, {report.test_rows:,} held out, "
-                f"{report.quarantined_rows:,} quarantined, {report.deduplicated_rows:,} removed as duplicates."
+                + (f"{report.evaluation_rows:,} for evaluation only, " if report.evaluation_rows else "")
+                + f"{report.quarantined_rows:,} quarantined, {report.deduplicated_rows:,} removed as duplicates."
             ),
-            html.table(counts, ["source", "format", "read", "kept", "quarantined", "deduplicated", "weight"]),
+            html.table(counts, ["source", "role", "format", "read", "kept", "quarantined", "deduplicated", "weight"]),
             html.heading("Checks that found something", 3),
             html.table(checks, ["check", "policy", "rows", "such as"]),
+            *_balance(report.balance),
             html.heading("Sample rows", 3),
             html.cards(
                 [
@@ -40,15 +48,31 @@ def render_data(report: DataReport) -> str:
                     for s in report.samples
                 ]
             ),
-            render_failures(report.failures) if report.failures else "",
+            render_failures(report.failures, report.failure_cases) if report.failures else "",
         ]
     )
 
 
-def render_failures(failures: Sequence[FailureCase]) -> str:
-    """Return a table of the failure cases, the first 1,000 of many, with the offending values escaped."""
-    rows = [(f.file, f.row, f.column, f.check, f.reason, _shorten(f.value)) for f in failures[:_SHOWN_FAILURES]]
-    more = len(failures) - len(rows)
+def _balance(balance: Balance) -> list[str]:
+    """Return tables of languages, labels and answers, each only where there is something to say."""
+    tables = [
+        (f"Languages of {balance.language_rows:,} rows looked at", "language", balance.languages),
+        ("Labels", "label", balance.labels),
+        ("Answers, the commonest of few distinct ones", "answer", balance.completions),
+    ]
+    parts = []
+    for title, name, shares in tables:
+        total = sum(share.rows for share in shares)
+        if shares:
+            rows = [(share.name, f"{share.rows:,}", f"{share.rows / total:.1%}") for share in shares]
+            parts += [html.heading(title, 3), html.table(rows, [name, "rows", "share"])]
+    return parts
+
+
+def render_failures(failures: Sequence[FailureCase], number: int = 0) -> str:
+    """Return a table of failure cases, with the offending values escaped; `number` is how many there are in all."""
+    rows = [(f.file, f.row, f.column, f.check, f.reason, f.value) for f in failures]
+    more = max(number, len(rows)) - len(rows)
     note = html.paragraph(f"and {more:,} more, in the quarantine table", "note") if more else ""
     return (
         html.heading("Rows set aside", 3)

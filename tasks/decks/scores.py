@@ -29,6 +29,12 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
         parts.append(
             charts.bars(names, [m or 0.0 for m in matches], "exact-match", "Exact match", "share of rows", "{:.1%}")
         )
+    if evaluations["base"].others:
+        parts += [
+            html.heading("Scores on further evaluation sets", 3),
+            *(html.paragraph(f"Warning: {warning}", "warn") for warning in worse_elsewhere(evaluations)),
+            html.table(other_rows(evaluations), OTHER_HEADER),
+        ]
     samples = _samples(evaluations["base"].predictions, evaluations["tuned"].predictions, num_samples)
     if samples:
         parts += [html.heading("Before and after", 3), html.cards(samples)]
@@ -50,6 +56,37 @@ def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
             f"{evaluation.scores.size_bytes / _MIB:,.1f} MiB",
         )
         for name, evaluation in evaluations.items()
+    ]
+
+
+OTHER_HEADER = ["set", *SCORE_HEADER[:-1], "rows"]
+
+
+def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
+    """Return one line for each further evaluation set and model, in the order of `OTHER_HEADER`."""
+    return [
+        (
+            each.name,
+            name,
+            f"{each.scores.eval_loss:.4f}",
+            f"{each.scores.perplexity:.4g}",
+            _percent(each.scores.exact_match),
+            _percent(each.scores.rouge_l),
+            f"{each.scores.loss_rows:,}",
+        )
+        for number in range(len(evaluations["base"].others))
+        for name, evaluation in evaluations.items()
+        for each in [evaluation.others[number]]
+    ]
+
+
+def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a warning for each further evaluation set on which the tuned model's loss is above the base model's."""
+    pairs = zip(evaluations["base"].others, evaluations["tuned"].others, strict=True)
+    return [
+        f"on {base.name} the loss went up from {base.scores.eval_loss:.3f} to {tuned.scores.eval_loss:.3f}"
+        for base, tuned in pairs
+        if tuned.scores.eval_loss > base.scores.eval_loss
     ]
 
 

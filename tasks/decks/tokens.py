@@ -19,8 +19,18 @@ def render_tokens(report: TokenReport) -> str:
         ("training rows dropped as too long", f"{report.dropped_train_rows:,}"),
         ("held-out rows dropped as too long", f"{report.dropped_test_rows:,}"),
         ("rows cut as too long", f"{report.truncated_rows:,}"),
-        ("plain texts split", f"{report.split_rows:,}"),
+        ("rows split as too long", f"{report.split_rows:,}"),
     ]
+    if report.split_rows:
+        counts += [
+            ("pieces of them", f"{report.split_pieces:,}"),
+            ("further pieces left out, without an answer", f"{report.left_out_pieces:,}"),
+        ]
+    if report.packed_rows:
+        counts += [
+            ("rows that training sequences were packed into", f"{report.packed_rows:,}"),
+            ("share of their places that tokens fill", f"{report.packing_fill:.1%}"),
+        ]
     return "".join(
         [
             html.heading("Tokens"),

@@ -14,7 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from configs.errors import ModelError
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.wire import Evaluation, Prediction, Scores
+from configs.wire import Evaluation, Prediction, Scores, SetScores
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.models.load import device, load_model, load_tokenizer, weights_size
 from tasks.models.quiet import quiet_libraries
@@ -33,15 +33,42 @@ def evaluate_model(
 ) -> Evaluation:
     """Return loss, perplexity, exact match and ROUGE-L of the model on `rows` (as the tokenize stage wrote them).
 
+    The first value of column `dataset` names the held-out rows; each other one a further set, which is scored apart.
+
     Raises:
         ModelError: the model cannot be loaded, or its loss is not a number.
     """
     quiet_libraries()
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     model = load_model(model_config, model_directory).to(device()).eval()  # type: ignore[arg-type]
+    size = weights_size(model_directory)
+    names = list(dict.fromkeys(rows.dataset)) if "dataset" in rows else []
+    first, *others = [rows[rows.dataset == name].reset_index(drop=True) for name in names] or [rows]
+    scores, predictions = _score(config, model_config.name, model, tokenizer, first, end_token_ids, size)
+    return Evaluation(
+        scores=scores,
+        predictions=predictions,
+        others=[
+            SetScores(
+                name=name, scores=_score(config, model_config.name, model, tokenizer, each, end_token_ids, size)[0]
+            )
+            for name, each in zip(names[1:], others, strict=True)
+        ],
+    )
+
+
+def _score(
+    config: EvaluateConfig,
+    name: str,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: pd.DataFrame,
+    end_token_ids: list[int],
+    size_bytes: int,
+) -> tuple[Scores, list[Prediction]]:
     loss, num_tokens = held_out_loss(model, rows, tokenizer.pad_token_id, config.batch_size)
     if not math.isfinite(loss):
-        raise ModelError(f"{model_config.name}: the held-out loss is {loss}; its weights are damaged or diverged")
+        raise ModelError(f"{name}: the held-out loss is {loss}; its weights are damaged or diverged")
     asked = _spread(rows[rows.prompt_length > 0], config.generate_rows)
     answers = generate_answers(model, tokenizer, asked, config, end_token_ids)
     expected = list(asked.expected)
@@ -57,9 +84,9 @@ def evaluate_model(
         loss_rows=len(rows),
         loss_tokens=num_tokens,
         generated_rows=len(asked),
-        size_bytes=weights_size(model_directory),
+        size_bytes=size_bytes,
     )
-    return Evaluation(scores=scores, predictions=predictions)
+    return scores, predictions
 
 
 def _spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:

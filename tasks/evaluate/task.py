@@ -33,9 +33,10 @@ def evaluate(
 
     rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
     evaluation = score.evaluate_model(config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids)
-    scores = evaluation.scores
-    answers = "" if scores.exact_match is None else f", exact match {scores.exact_match:.1%} of {scores.generated_rows}"
-    print(f"evaluate {label}: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
+    for name, scores in [("", evaluation.scores), *((f" on {each.name}", each.scores) for each in evaluation.others)]:
+        match, number = scores.exact_match, scores.generated_rows
+        answers = "" if match is None else f", exact match {match:.1%} of {number}"
+        print(f"evaluate {label}{name}: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
     return evaluation
 
 

@@ -52,7 +52,6 @@ def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
         ),
         "repeats_prompt": (_does_not_repeat, "completion", "repeats the prompt"),
         "same_answers": (_answers_differ, "rejected", "is the same as the chosen answer"),
-        "conflict": (_does_not_conflict, "completion", "differs from that of another row with the same prompt"),
     }
 
 
@@ -94,24 +93,3 @@ def _does_not_repeat(rows: pd.DataFrame) -> pd.Series:
 
 def _answers_differ(rows: pd.DataFrame) -> pd.Series:
     return (rows.kind != "preference") | (rows.completion.str.strip() != rows.rejected.str.strip())
-
-
-def _does_not_conflict(rows: pd.DataFrame) -> pd.Series:
-    """Return False for pairs whose prompt has another completion elsewhere; other kinds may differ by design."""
-    pairs = rows[rows.kind == "pair"]
-    prompts, completions = (
-        column.map(lambda t: " ".join(t.casefold().split())) for column in (pairs.prompt, pairs.completion)
-    )
-    distinct = completions.groupby(prompts).transform("nunique")
-    result = pd.Series(True, index=rows.index)
-    result[pairs.index] = (distinct == 1).to_numpy(dtype=bool)
-    return result
-
-
-def system_prompt_warnings(rows: pd.DataFrame) -> list[str]:
-    """Return a warning with the counts when some conversations have a system turn and others none."""
-    conversations = rows[rows.kind == "messages"].messages
-    with_system = int(conversations.str.startswith('[{"role": "system"').sum())
-    if with_system in (0, len(conversations)):
-        return []
-    return [f"{with_system} of {len(conversations)} conversations have a system turn, the others have none"]

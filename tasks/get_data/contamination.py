@@ -13,7 +13,8 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.get_data.dedup import CHUNK_CHARACTERS, SPACELESS, HashedTexts, Hashes, Numbers, normalized
+from tasks.get_data.dedup import CHUNK_CHARACTERS, SPACELESS, normalized
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers
 
 FEWEST_WORDS = 5
 _ASCII_WORD = re.compile("[a-z0-9]+")
@@ -59,23 +60,34 @@ def contaminated(rows: Iterable[str], evaluation: Iterable[tuple[str, str]], n: 
     Raises:
         ValueError: `n` below 1.
     """
-    if n < 1:
-        raise ValueError(f"n={n} is below 1; it is a number of words, such as 13")
-    ids, texts = [], []
-    for row_id, text in evaluation:
-        ids.append(row_id)
-        texts.append(" ".join(words_of(text)))
-    n_grams = _collect(texts, n)
-    hits: list[Hit] = []
-    for first_row, chunk in _chunks(" ".join(words_of(row)) for row in rows):
-        best: dict[int, Hit] = {}
-        hashed = HashedTexts(chunk)
-        for length, known in n_grams.items():
-            for place, owner, share in _overlaps(chunk, hashed, length, known, texts):
-                if place not in best or share > best[place].share:
-                    best[place] = Hit(first_row + place, ids[owner], share)
-        hits += [best[place] for place in sorted(best)]
-    return hits
+    return EvaluationTexts(evaluation, n).hits(rows)
+
+
+class EvaluationTexts:
+    """The n-grams of evaluation texts, made once and looked for in batches of rows; see `contaminated`."""
+
+    def __init__(self, evaluation: Iterable[tuple[str, str]], n: int) -> None:
+        if n < 1:
+            raise ValueError(f"n={n} is below 1; it is a number of words, such as 13")
+        self._ids: list[str] = []
+        self._texts: list[str] = []
+        for row_id, text in evaluation:
+            self._ids.append(row_id)
+            self._texts.append(" ".join(words_of(text)))
+        self._n_grams = _collect(self._texts, n)
+
+    def hits(self, rows: Iterable[str]) -> list[Hit]:
+        """Return one hit for each of `rows` that shares an n-gram with the evaluation texts, in order."""
+        hits: list[Hit] = []
+        for first_row, chunk in _chunks(" ".join(words_of(row)) for row in rows):
+            best: dict[int, Hit] = {}
+            hashed = HashedTexts(chunk)
+            for length, known in self._n_grams.items():
+                for place, owner, share in _overlaps(chunk, hashed, length, known, self._texts):
+                    if place not in best or share > best[place].share:
+                        best[place] = Hit(first_row + place, self._ids[owner], share)
+            hits += [best[place] for place in sorted(best)]
+        return hits
 
 
 def words_of(text: str) -> list[str]:

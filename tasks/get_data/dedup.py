@@ -6,26 +6,26 @@ import hashlib
 import re
 import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers, mixed
+
 SHINGLE_WORDS = 3
 SHINGLE_CHARACTERS = 5
 CHUNK_CHARACTERS = 2**20
+NUM_PERM = 128
 # Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: a run between spaces is a clause there, not a word
 SPACELESS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 _FEWEST_WORDS = 5
+_NO_SHINGLE = np.uint32(2**32 - 1)
 _LEAST_RECALL = 0.99
 _MAX_REPRESENTATIVES = 32
 _MAX_REMEMBERED_PAIRS = 1_000_000
-_BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
-
-Hashes = NDArray[np.uint64]
-Numbers = NDArray[np.int64]
 
 
 def normalized(text: str) -> str:
@@ -57,7 +57,7 @@ def exact_duplicates(texts: Iterable[str]) -> list[int]:
 
 
 def near_duplicates(
-    texts: Iterable[str] | Sequence[str], threshold: float, seed: int = 0, num_perm: int = 128
+    texts: Iterable[str] | Sequence[str], threshold: float, seed: int = 0, num_perm: int = NUM_PERM
 ) -> list[int]:
     """Return for each text the index of the earliest text of its cluster (its own when no other text is near).
 
@@ -82,23 +82,64 @@ def near_duplicates(
     Raises:
         ValueError: `threshold` outside (0, 1], `num_perm` below 1, or `seed` outside [0, 2^64).
     """
-    if not 0 <= seed < 2**64:
-        raise ValueError(f"seed={seed} is outside [0, 2^64); choose a seed in that range")
-    bands, rows_per_band = band_shape(threshold, num_perm)
     indexed = texts if isinstance(texts, Sequence) else list(texts)
     result = np.array(exact_duplicates(indexed), dtype=np.int64)
     firsts = np.flatnonzero(result == np.arange(len(result)))
-    rows, signatures = _signatures(indexed, firsts, num_perm, seed)
-    clusters = _Clusters(signatures, lambda position: shingles(normalized(indexed[rows[position]])), threshold)
-    everything = np.arange(len(rows))
+    signed = signatures((indexed[first] for first in firsts.tolist()), len(firsts), num_perm, seed)
+    rows, signed = firsts[has_shingles(signed)], signed[has_shingles(signed)]
+    roots = near_clusters(signed, lambda position: indexed[rows[position]], threshold)
+    result[rows] = rows[roots]
+    return result[result].tolist()
+
+
+def signatures(texts: Iterable[str], num_texts: int, num_perm: int = NUM_PERM, seed: int = 0) -> NDArray[np.uint32]:
+    """Return the MinHash signatures of `texts`, [num_texts, num_perm], each of its own text alone.
+
+    A text without a shingle has the signature of the empty set, 2^32 - 1 throughout; see `has_shingles`.
+
+    Raises:
+        ValueError: `num_perm` below 1, or `seed` outside [0, 2^64).
+    """
+    if not 0 <= seed < 2**64:
+        raise ValueError(f"seed={seed} is outside [0, 2^64); choose a seed in that range")
+    if num_perm < 1:
+        raise ValueError(f"num_perm={num_perm} is below 1; {NUM_PERM} is usual")
+    result = np.full((num_texts, num_perm), _NO_SHINGLE, dtype=np.uint32)
+    for chunk in _chunks(texts):
+        for by_word in (True, False):
+            group = [(row, text) for row, text in chunk if _by_word(text) is by_word]
+            if group:
+                hashed = HashedTexts([text for _, text in group])
+                hashes, offsets = hashed.words(SHINGLE_WORDS) if by_word else hashed.characters(SHINGLE_CHARACTERS)
+                result[[row for row, _ in group]] = RMinHash.digest_matrix_from_flat_token_hashes(
+                    hashes, offsets.astype(np.uint64), num_perm, seed
+                ).to_rows()
+    return result
+
+
+def has_shingles(signed: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Return which signatures are of a text with a shingle."""
+    return (signed != _NO_SHINGLE).any(axis=1)
+
+
+def near_clusters(signed: NDArray[np.uint32], text_at: Callable[[int], str], threshold: float) -> Numbers:
+    """Return for each signature the position of the earliest text of its cluster; see `near_duplicates`.
+
+    `text_at` returns the text at a position, for verification.
+
+    Raises:
+        ValueError: `threshold` outside (0, 1].
+    """
+    bands, rows_per_band = band_shape(threshold, signed.shape[1])
+    clusters = _Clusters(signed, lambda position: shingles(normalized(text_at(position))), threshold)
+    everything = np.arange(len(signed))
     for band in range(bands):
-        keys = np.zeros(len(rows), dtype=np.uint64)
+        keys = np.zeros(len(signed), dtype=np.uint64)
         for column in range(band * rows_per_band, (band + 1) * rows_per_band):
-            keys = _mixed(keys ^ signatures[:, column])
+            keys = mixed(keys ^ signed[:, column])
         for bucket in _buckets(keys, clusters.roots(everything)):
             clusters.join(bucket)
-    result[rows] = rows[clusters.roots(everything)]
-    return result[result].tolist()
+    return clusters.roots(everything)
 
 
 def band_shape(threshold: float, num_perm: int) -> tuple[int, int]:
@@ -139,86 +180,12 @@ def _by_word(text: str) -> bool:
     return text.isascii() or 2 * len(SPACELESS.findall(text)) <= len(text)
 
 
-class HashedTexts:
-    """The 64-bit hashes of all windows of some texts, computed in arrays: the Python part costs nothing per window.
-
-    A window of characters c_i..c_j is hashed as mix(sum over k of weight(c_k) * base^(k - i) modulo 2^64), from prefix
-    sums over all texts together. Texts are given normalized: words separated by one space, no line breaks.
-    """
-
-    def __init__(self, texts: Sequence[str]) -> None:
-        self.num_texts = len(texts)
-        buffer = ("\n".join(texts) + "\n").encode("utf-32-le", "surrogatepass")
-        self._codes = np.frombuffer(buffer, dtype="<u4")
-        powers = _powers(_BASE, len(self._codes))
-        self._inverse_powers = _powers(pow(_BASE, -1, 2**64), len(self._codes))
-        self._prefix = np.zeros(len(self._codes) + 1, dtype=np.uint64)
-        np.cumsum(_weights()[self._codes] * powers, out=self._prefix[1:])
-        # breaks[k]: how many texts end before character k, which is the number of the text that k is in
-        self._breaks = np.zeros(len(self._codes) + 1, dtype=np.int32)
-        np.cumsum(self._codes == ord("\n"), out=self._breaks[1:])
-
-    def words(self, size: int) -> tuple[Hashes, Numbers]:
-        """Return (hashes, offsets) of all windows of `size` words; text i has hashes[offsets[i] : offsets[i + 1]]."""
-        ends = np.flatnonzero((self._codes == ord(" ")) | (self._codes == ord("\n")))
-        starts = np.concatenate([[0], ends[:-1] + 1])
-        return self._hashed(starts[: max(0, len(starts) - size + 1)], ends[size - 1 :])
-
-    def characters(self, size: int) -> tuple[Hashes, Numbers]:
-        """Return (hashes, offsets), as `words` does, of all windows of `size` characters."""
-        starts = np.arange(max(0, len(self._codes) - size + 1))
-        return self._hashed(starts, starts + size)
-
-    def _hashed(self, starts: Numbers, ends: Numbers) -> tuple[Hashes, Numbers]:
-        inside = (self._breaks[starts] == self._breaks[ends]) & (starts < ends)
-        starts, ends = starts[inside], ends[inside]
-        hashes = _mixed((self._prefix[ends] - self._prefix[starts]) * self._inverse_powers[starts])
-        counts = np.bincount(self._breaks[starts], minlength=self.num_texts)
-        return hashes, np.concatenate([[0], np.cumsum(counts)])
-
-
-def _mixed(values: Hashes) -> Hashes:
-    """Return SplitMix64's finalizer of each value: the high bits of a product depend on all bits, the low do not."""
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
-
-
-def _powers(base: int, count: int) -> Hashes:
-    factors = np.full(count, base, dtype=np.uint64)
-    factors[:1] = 1
-    return np.cumprod(factors)
-
-
-@cache
-def _weights() -> Hashes:
-    """Return a pseudorandom 64-bit number for each Unicode code point."""
-    return _mixed(np.arange(1, 0x110001, dtype=np.uint64) * np.uint64(_BASE))
-
-
-def _signatures(texts: Sequence[str], firsts: Numbers, num_perm: int, seed: int) -> tuple[Numbers, NDArray[np.uint32]]:
-    """Return (rows, signatures [rows, num_perm]) of the texts among `firsts` that have a shingle, in their order."""
-    signatures = np.empty((len(firsts), num_perm), dtype=np.uint32)
-    rows: list[int] = []
-    for chunk in _chunks(texts, firsts):
-        for by_word in (True, False):
-            places = [place for place, (_, text) in enumerate(chunk) if _by_word(text) is by_word]
-            if places:
-                hashed = HashedTexts([chunk[place][1] for place in places])
-                hashes, offsets = hashed.words(SHINGLE_WORDS) if by_word else hashed.characters(SHINGLE_CHARACTERS)
-                signatures[len(rows) + np.array(places)] = RMinHash.digest_matrix_from_flat_token_hashes(
-                    hashes, offsets.astype(np.uint64), num_perm, seed
-                ).to_rows()
-        rows += [row for row, _ in chunk]
-    return np.array(rows, dtype=np.int64), signatures[: len(rows)]
-
-
-def _chunks(texts: Sequence[str], firsts: Numbers) -> Iterator[list[tuple[int, str]]]:
+def _chunks(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
     """Yield (row, normalized text), `CHUNK_CHARACTERS` together or just over; no text shorter than a shingle."""
     chunk: list[tuple[int, str]] = []
     size = 0
-    for row in firsts.tolist():
-        text = normalized(texts[row])
+    for row, raw in enumerate(texts):
+        text = normalized(raw)
         if len(text) < SHINGLE_CHARACTERS:
             continue
         chunk.append((row, text))

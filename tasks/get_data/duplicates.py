@@ -1,52 +1,93 @@
-"""Apply the searches for duplicates and contamination to canonical rows, as the config asks."""
+"""Which rows repeat others: exactly, nearly, by asking what a held-out row asks, or by answering it otherwise."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
+import numpy as np
 import pandas as pd
+import pandera.pandas as pa
+from pandera.errors import SchemaErrors
 
 from configs.schema import DataConfig
-from tasks.get_data.checks import whole_texts
-from tasks.get_data.contamination import contaminated
-from tasks.get_data.dedup import exact_duplicates, near_duplicates
+from tasks.get_data.all_rows import AllRows, Mask, Positions
+from tasks.get_data.dedup import has_shingles, near_clusters
+from tasks.get_data.fingerprints import firsts_of_equals
+
+_ONE_ANSWER = pa.DataFrameSchema({"num_answers": pa.Column(int, pa.Check.equal_to(1, name="conflict"))})
 
 
-def duplicate_faults(rows: pd.DataFrame, config: DataConfig) -> pd.DataFrame:
-    """Return a line (`index`, `check`, `column`, `reason`) for each of `rows` that repeats an earlier one.
+class Repeats(NamedTuple):
+    """Rows that leave: their positions, and for each the row that stays. `check` and `words` say why."""
 
-    The whole text of a row and its label count; the reason names the row that stays.
+    check: Literal["duplicate", "leak"]
+    words: str
+    positions: Positions
+    originals: Positions
+
+
+def conflicts(rows: AllRows) -> Positions:
+    """Return the pairs whose prompt has another completion elsewhere; other kinds may differ by design."""
+    pairs = np.flatnonzero(rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
+    prompts = firsts_of_equals(rows.digests["asked"][pairs])
+    answers = firsts_of_equals(rows.digests["answer"][pairs])
+    distinct = np.unique(np.column_stack([prompts, answers]), axis=0)[:, 0]
+    num_answers = np.bincount(distinct, minlength=len(pairs))[prompts] if len(pairs) else prompts
+    try:
+        _ONE_ANSWER.validate(pd.DataFrame({"num_answers": num_answers}), lazy=True)
+        return np.empty(0, dtype=np.int64)
+    except SchemaErrors as errors:
+        return pairs[np.sort(errors.failure_cases["index"].to_numpy(dtype=np.int64))]
+
+
+def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
+    """Return the rows that repeat one that stays: an earlier one, or one that is held out, wherever it stands.
+
+    The whole text of a row and its label count. Rows of `test` sources and of evaluation sets are never removed: a
+    score is only comparable on the whole of a set.
     """
-    if config.deduplicate == "none" or rows.empty:
-        return _lines([])
-    texts = (whole_texts(rows) + rows.label).tolist()
-    firsts = exact_duplicates(texts)
-    found = {position: (first, "is the same as") for position, first in enumerate(firsts) if first != position}
+    if config.deduplicate == "none":
+        return []
+    order = _held_out_first(rows, np.flatnonzero(valid))
+    firsts = order[firsts_of_equals(rows.digests["content"][order])]
+    exact = _removed(rows, order, firsts)
+    found = [Repeats("duplicate", "is the same as", *exact)]
     if config.deduplicate == "near":
-        left = [position for position, first in enumerate(firsts) if first == position]
-        near = near_duplicates([texts[position] for position in left], config.near_threshold)
-        found |= {left[n]: (left[first], "is nearly the same as") for n, first in enumerate(near) if first != n}
-    ids = rows.row_id.tolist()
-    return _lines(
-        [(rows.index[position], "duplicate", f"{words} {ids[first]}") for position, (first, words) in found.items()]
-    )
+        left = order[firsts == order]
+        signed = rows.signatures(left)
+        left, signed = left[has_shingles(signed)], signed[has_shingles(signed)]
+        roots = left[near_clusters(signed, lambda place: rows.text(int(left[place])), config.near_threshold)]
+        found.append(Repeats("duplicate", "is nearly the same as", *_removed(rows, left, roots)))
+    return [each for each in found if len(each.positions)]
 
 
-def contamination_faults(rows: pd.DataFrame, evaluation: Sequence[tuple[str, str]], ngram: int) -> pd.DataFrame:
-    """Return a line (`index`, `check`, `column`, `reason`) for each row that shares an n-gram with `evaluation`."""
-    hits = contaminated(whole_texts(rows).tolist(), evaluation, ngram)
-    return _lines(
-        [
-            (
-                rows.index[hit.row],
-                "contamination",
-                f"shares {hit.share:.0%} of its word sequences with {hit.evaluation_id}",
-            )
-            for hit in hits
-        ]
-    )
+def leaks(rows: AllRows, valid: Mask) -> list[Repeats]:
+    """Return training rows that ask what a row of a given held-out set asks, or share its `data.group_by` value."""
+    held_out = np.flatnonzero(valid & _is_held_out(rows))
+    others = np.flatnonzero(valid & ~_is_held_out(rows))
+    found = []
+    for name, words in (("asked", "asks the same as"), ("group", "is of the same group as")):
+        both = np.concatenate([held_out, others])
+        digests = rows.digests[name][both]
+        firsts = both[firsts_of_equals(digests)]
+        leaked = _is_held_out(rows)[firsts] & ~_is_held_out(rows)[both] & digests.any(axis=1)
+        positions, order = np.unique(both[leaked], return_index=True)
+        found.append(Repeats("leak", words, positions, firsts[leaked][order]))
+        others = np.setdiff1d(others, positions)
+    return [each for each in found if len(each.positions)]
 
 
-def _lines(found: list[tuple[int, str, str]]) -> pd.DataFrame:
-    lines = [{"index": i, "check": check, "column": "(row)", "reason": reason} for i, check, reason in found]
-    return pd.DataFrame(lines, columns=["index", "check", "column", "reason"])
+def _is_held_out(rows: AllRows) -> Mask:
+    return (rows.roles == "test") | (rows.roles == "evaluation")
+
+
+def _held_out_first(rows: AllRows, positions: Positions) -> Positions:
+    rank = np.where(rows.roles[positions] == "evaluation", 0, np.where(rows.roles[positions] == "test", 1, 2))
+    return positions[np.argsort(rank, kind="stable")]
+
+
+def _removed(rows: AllRows, positions: Positions, originals: Positions) -> tuple[Positions, Positions]:
+    """Return (positions, originals) of what leaves, ascending."""
+    leaves = (positions != originals) & ~_is_held_out(rows)[positions]
+    order = np.argsort(positions[leaves])
+    return positions[leaves][order], originals[leaves][order]

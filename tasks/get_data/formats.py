@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from configs.schema import RowFormat, SourceConfig
-from tasks.get_data.sources import RawRow, RawSource
+from tasks.get_data.sources import RawRow
 
 # required columns of each format, in the order in which detection tries them: the most specific first
 FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "preference_sharegpt": ("conversations", "chosen", "rejected"),
     "preference": ("prompt", "chosen", "rejected"),
+    "preference_implicit": ("chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
     "messages": ("messages",),
     "sharegpt": ("conversations",),
@@ -22,8 +24,6 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
-# what a trainer may do with a canonical row; `pair`, `messages` and `text` are for supervised fine-tuning
-CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label", "group"]
 NESTED_INSTANCES = "instances"
 SHAREGPT_ROLES = {
     "human": "user",
@@ -35,26 +35,23 @@ SHAREGPT_ROLES = {
     "observation": "tool",
     "tool": "tool",
 }
-_ROWS_LOOKED_AT = 100
+_SHOWN_COLUMNS = 12
+_NAME = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 
 
-def detect_format(source: SourceConfig, raw: RawSource, where: str) -> RowFormat:
+def detect_format(source: SourceConfig, label: str, first: list[dict[str, Any]], where: str) -> RowFormat:
     """Return the format whose columns the first rows have, after the config's column names are applied.
 
     Raises:
         DataError: no format fits, or a mapped column is not there; names the columns found.
     """
-    found: dict[str, None] = {}
-    for row in raw.rows[:_ROWS_LOOKED_AT]:
-        found.update(dict.fromkeys(row.record))
+    found = columns_of(first)
     if not found:
         return source.format if source.format != "auto" else "text"
     mapping = column_mapping(source)
     for canonical, column in mapping.items():
         if column not in found:
-            raise DataError(
-                f"{where}.columns.{canonical}={column}: {raw.label} has no such column; it has {', '.join(found)}"
-            )
+            raise DataError(f"{where}.columns.{canonical}={column}: {label} has no such column; it has {listed(found)}")
     names = set(mapping) | (set(found) - set(mapping.values()))
     if NESTED_INSTANCES in names and "instruction" in names:
         names.add("output")
@@ -64,12 +61,37 @@ def detect_format(source: SourceConfig, raw: RawSource, where: str) -> RowFormat
             return name  # type: ignore[return-value]
     wanted = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
-        f"{where}: {raw.label} has the columns {', '.join(found)}, where {wanted} is wanted\n"
+        f"{where}: {label} has the columns {listed(found)}, where {wanted} is wanted\n"
         + _advice(list(found), source.format)
     )
 
 
+def columns_of(records: list[dict[str, Any]]) -> dict[str, None]:
+    """Return the names of the columns, in the order in which they appear."""
+    found: dict[str, None] = {}
+    for record in records:
+        found.update(dict.fromkeys(record))
+    return found
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Return column names as a message may show them, at most 12: one that is no plain word is given by its place.
+
+    The first line of a CSV file without a header would be content of a row, and content has no place in a log.
+    """
+    names = [_shown_name(str(column), place) for place, column in enumerate(columns, 1)]
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    return ", ".join(names[:_SHOWN_COLUMNS]) + more
+
+
+def _shown_name(column: str, place: int) -> str:
+    return column if _NAME.fullmatch(column) else f"(column {place})"
+
+
 def _advice(found: list[str], wanted: str) -> str:
+    if not any(_NAME.fullmatch(column) for column in found):
+        return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
+    found = [column if _NAME.fullmatch(column) else f"<column {place}>" for place, column in enumerate(found, 1)]
     if wanted == "auto":
         example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
     else:
@@ -82,26 +104,36 @@ def column_mapping(source: SourceConfig) -> dict[str, str]:
     return {name: column for name, column in source.columns.model_dump().items() if column is not None}
 
 
-def canonical_records(
-    source: SourceConfig, row_format: RowFormat, raw: RawSource, group_by: str | None = None
-) -> Iterator[tuple[str, RawRow, str | None]]:
-    """Yield (row id, record with canonical column names, value of `group_by`), nested instances as one record each.
+class Entry(NamedTuple):
+    """One row to be validated: its id, its place, the value of `data.group_by`, and its canonical columns."""
 
-    A row id is `file:row`, or `file:row.k` for the k-th instance of a row, from 1.
+    row_id: str
+    file: str
+    row: int
+    group: str | None
+    record: dict[str, Any]
+
+
+def canonical_entries(
+    mapping: dict[str, str], row_format: RowFormat, row: RawRow, group_by: str | None = None
+) -> Iterator[Entry]:
+    """Yield what `row` says under canonical column names, nested instances as one entry each.
+
+    `mapping` is that of `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
     """
-    mapping = column_mapping(source)
+    assert isinstance(row.record, dict)
     columns = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
-    for row in raw.rows:
-        group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
-        renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
-        instances = row.record.get(NESTED_INSTANCES)
-        if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:
-            for part, instance in enumerate(instances, 1):
-                values = instance if isinstance(instance, dict) else {}
-                record = {**renamed, "input": values.get("input"), "output": values.get("output")}
-                yield f"{row.file}:{row.row}.{part}", RawRow(row.file, row.row, record), group
-        else:
-            yield f"{row.file}:{row.row}", RawRow(row.file, row.row, renamed), group
+    group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
+    renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
+    instances = row.record.get(NESTED_INSTANCES)
+    row_id = f"{row.file}:{row.row}"
+    if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:
+        for part, instance in enumerate(instances, 1):
+            values = instance if isinstance(instance, dict) else {}
+            record = {**renamed, "input": values.get("input"), "output": values.get("output")}
+            yield Entry(f"{row_id}.{part}", row.file, row.row, group, record)
+    else:
+        yield Entry(row_id, row.file, row.row, group, renamed)
 
 
 def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
@@ -123,7 +155,7 @@ def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, st
             "completion": messages[-1].get("content") or "",
             "messages": json.dumps(messages, ensure_ascii=False),
         }
-    if row_format in ("preference", "preference_sharegpt"):
+    if row_format in ("preference", "preference_sharegpt", "preference_implicit"):
         return row | _preference(row_format, record)
     if row_format == "kto":
         prompt, history = _prompt(record["prompt"])
@@ -145,8 +177,10 @@ def last_user_turn(messages: list[dict[str, Any]]) -> str:
 
 
 def _preference(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
-    if row_format == "preference_sharegpt":
-        history = _openai_messages(record["conversations"])
+    if row_format != "preference":
+        history = _openai_messages(
+            record["conversations"] if row_format == "preference_sharegpt" else record["chosen"][:-1]
+        )
         prompt, messages = last_user_turn(history), json.dumps(history, ensure_ascii=False)
     else:
         prompt, messages = _prompt(record["prompt"])

@@ -1,9 +1,15 @@
-"""The pandera schema of each row format. Every check is row by row, so that each failure names its row."""
+"""The pandera schema of each row format. Every check is row by row, so that each failure names its row.
+
+`preference_implicit` is the preference without a prompt column of TRL's dataset formats, as conversations: the turns
+before the last are the prompt. Its form as two texts is refused, since there the prompt is a guess: texts that begin
+alike need not have the same question.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import pandas as pd
@@ -117,7 +123,37 @@ def _fault_of_answer(value: Any) -> str | None:
     if not isinstance(value, dict):
         return _fault_of_text(value)
     role, fault = _role_of(value)
-    return fault or (None if role == "assistant" else "is not a turn of the assistant")
+    if fault is None and role != "assistant":
+        return "is not a turn of the assistant"
+    return fault or (None if _has_text(value) else "is a tool call, where an answer in text is wanted")
+
+
+def _has_text(turn: dict[str, Any]) -> bool:
+    """Return whether a valid turn says something; tool calls without text have no place in a preference's columns."""
+    return turn.get("from") != "function_call" and bool(turn.get("value") if "from" in turn else turn.get("content"))
+
+
+def _fault_of_conversation(value: Any) -> str | None:
+    """Return what is wrong with a conversation whose last turn is one of two answers to be compared."""
+    if isinstance(value, str):
+        return "is text, in which the prompt ends nowhere; write lists of messages, or map a prompt column"
+    fault = _fault_of_messages(value)
+    return fault or (None if _has_text(value[-1]) else "ends with a tool call, where an answer in text is wanted")
+
+
+def _fault_of_comparison(chosen: Any, rejected: Any) -> str | None:
+    """Return what is wrong between two conversations; None when one of them has a fault of its own."""
+    if _fault_of_conversation(chosen) or _fault_of_conversation(rejected):
+        return None
+    equal = [_said(turn) for turn in chosen[:-1]] == [_said(turn) for turn in rejected[:-1]]
+    return None if equal else "does not share its earlier turns with chosen"
+
+
+def _said(turn: dict[str, Any]) -> tuple[Any, ...]:
+    """Return role, text and tool calls of a valid turn, whichever of the two forms it has; other keys say nothing."""
+    if "from" in turn:
+        return _role_of(turn)[0], turn["value"], turn["from"] == "function_call", None
+    return turn["role"], turn.get("content") or "", False, turn.get("tool_calls") or None
 
 
 def _fault_of_label(value: Any) -> str | None:
@@ -139,9 +175,13 @@ _FAULTS: dict[str, dict[str, _Fault]] = {
         "chosen": _fault_of_answer,
         "rejected": _fault_of_answer,
     },
+    "preference_implicit": {"chosen": _fault_of_conversation, "rejected": _fault_of_conversation},
     "kto": {"prompt": _fault_of_prompt, "completion": _fault_of_answer, "label": _fault_of_label},
 }
 _OPTIONAL = {"instruction": ("input",), "sharegpt": ("system",)}
+# what is wrong between the columns of a row, as a function of all of them; it is a fault of the last one
+_ROW = "row"
+_ROW_FAULTS: dict[str, Callable[..., str | None]] = {"preference_implicit": _fault_of_comparison}
 
 
 def _column(fault: _Fault) -> pa.Column:
@@ -154,38 +194,62 @@ def _optional_column() -> pa.Column:
     return pa.Column(object, check, nullable=True)
 
 
-SCHEMAS: dict[str, pa.DataFrameSchema] = {
-    name: pa.DataFrameSchema(
-        {column: _column(fault) for column, fault in faults.items()}
-        | {column: _optional_column() for column in _OPTIONAL.get(name, ())}
-    )
-    for name, faults in _FAULTS.items()
-}
+def _row_check(row_format: str) -> pa.Check:
+    columns, fault = list(_FAULTS[row_format]), _ROW_FAULTS[row_format]
+
+    def check(records: pd.DataFrame) -> pd.Series:
+        values = zip(*(records[column] for column in columns), strict=True)
+        return pd.Series([fault(*row) is None for row in values], index=records.index, dtype=bool)
+
+    return pa.Check(check, name=_ROW)
+
+
+def _schema(row_format: str) -> pa.DataFrameSchema:
+    columns = {column: _column(fault) for column, fault in _FAULTS[row_format].items()}
+    optional = {column: _optional_column() for column in _OPTIONAL.get(row_format, ())}
+    return pa.DataFrameSchema(columns | optional, checks=[_row_check(row_format)] if row_format in _ROW_FAULTS else [])
+
+
+SCHEMAS: dict[str, pa.DataFrameSchema] = {name: _schema(name) for name in _FAULTS}
 
 
 def find_faults(row_format: str, records: pd.DataFrame) -> pd.DataFrame:
-    """Return one line for each failure case: `index` (of `records`), `column`, `reason`, `value` (as text)."""
+    """Return one line for each failure case: `index` (of `records`), `column`, `reason`, `value` (as text).
+
+    The columns of `records` are of dtype object, and its index is unique.
+    """
     try:
         SCHEMAS[row_format].validate(records, lazy=True)
         return pd.DataFrame({"index": [], "column": [], "reason": [], "value": []})
     except SchemaErrors as errors:
         cases = errors.failure_cases
-    unplaced = cases[cases["index"].isna()]
     # a failure without a row would be a fault of these schemas, not of the data
-    assert unplaced.empty, unplaced.to_string()
-    faults = []
-    for index, column in sorted({(int(i), str(c)) for i, c in zip(cases["index"], cases["column"], strict=True)}):
-        value = records.at[index, column]
-        faults.append(
-            {"index": index, "column": column, "reason": _reason(row_format, column, value), "value": _as_text(value)}
-        )
-    return pd.DataFrame(faults)
+    assert not cases["index"].isna().any(), cases["check"].unique()
+    columns = cases["column"].where(cases["check"] != _ROW, list(_FAULTS[row_format])[-1])
+    failed: dict[str, list[int]] = {}
+    for index, column in sorted({(int(i), str(c)) for i, c in zip(cases["index"], columns, strict=True)}):
+        failed.setdefault(column, []).append(index)
+    faults = [
+        {
+            "index": row["index"],
+            "column": column,
+            "reason": _reason(row_format, column, row),
+            "value": _as_text(row[column]),
+        }
+        for column, indices in failed.items()
+        for row in records.loc[indices].reset_index(names="index").to_dict("records")
+    ]
+    return pd.DataFrame(sorted(faults, key=itemgetter("index", "column")))
 
 
-def _reason(row_format: str, column: str, value: Any) -> str:
+def _reason(row_format: str, column: str, row: dict[Any, Any]) -> str:
+    value = row[column]
     if value is None or value is pd.NA or (isinstance(value, float) and value != value):
         return "is missing"
-    return _FAULTS[row_format].get(column, _fault_of_text)(value) or "is not text"
+    fault = _FAULTS[row_format].get(column, _fault_of_text)(value)
+    if fault is None and row_format in _ROW_FAULTS:
+        fault = _ROW_FAULTS[row_format](*(row[name] for name in _FAULTS[row_format]))
+    return fault or "is not text"
 
 
 def _as_text(value: Any) -> str:

@@ -1,77 +1,101 @@
-"""Read the rows of a source, each with the place it came from; a row that cannot be parsed is kept as a failure."""
+"""Read the rows of a source, or of a shard of it, each with the place it came from."""
 
 from __future__ import annotations
 
 import sys
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterator
+from itertools import islice
+from typing import Any, NamedTuple
 
 from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
 from configs.places import DataFile, find_files
 from configs.schema import SourceConfig
-from configs.streams import shown
-from configs.wire import FailureCase
-from tasks.get_data.readers import BadRow, read_rows
+from configs.streams import range_digest, shown
+from configs.wire import FileRange, Shard
+from tasks.get_data.readers import BadRow, Row, read_rows
 
 # the seed of the embedded rows is part of the data set, as a file's content would be
 _EMBEDDED_SEED = 0
+_ROWS_LOOKED_AT = 100
 
 
-@dataclass(frozen=True)
-class RawRow:
+class RawRow(NamedTuple):
     """One record as read. `row` counts from 1: the line of a JSONL or text file, else the record."""
 
     file: str
     row: int
-    record: dict[str, Any]
+    record: Row
 
 
-@dataclass
-class RawSource:
-    """All rows of one source, and those that could not even be parsed. `label` names it in reports."""
-
-    label: str
-    rows: list[RawRow] = field(default_factory=list)
-    failures: list[FailureCase] = field(default_factory=list)
-
-
-def read_source(source: SourceConfig, revision: str, token: str | None) -> RawSource:
-    """Return the rows of `source` in their order.
+def read_source(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
+    """Yield all rows of `source` in their order, also those that cannot be used (`BadRow`).
 
     Raises:
         DataError: files that are not there, unreadable, cut short, not UTF-8, not of the kind their ending says, or
             without a row.
         HubError: a hub data set that cannot be loaded.
     """
-    if source.hub is not None:
-        return _read_hub(source, revision, token)
+    if not is_of_files(source):
+        yield from _read_set(source, revision, token)
+        return
     assert source.path is not None
-    if isinstance(source.path, str) and source.path.startswith("embedded:"):
-        rows = make_rows(parse_embedded_source(source.path), _EMBEDDED_SEED)
-        return RawSource(source.path, [RawRow(source.path, n, dict(row)) for n, row in enumerate(rows, 1)])
     files = find_files(source.path)
-    result = RawSource(_label(source.path, files))
+    is_empty = True
     for file in files:
-        for number, row in read_rows(file):
-            if isinstance(row, BadRow):
-                result.failures.append(
-                    FailureCase(file=file.name, row=number, column="(row)", reason=row.reason, value=row.value)
-                )
-            else:
-                result.rows.append(RawRow(file.name, number, row))
-    if not result.rows and not result.failures:
+        for number, record in read_rows(file):
+            is_empty = False
+            yield RawRow(file.name, number, record)
+    if is_empty:
         raise DataError(f"{_place(source.path, files)} has no rows; it must hold at least 10")
-    return result
 
 
-def _label(path: str | list[str], files: list[DataFile]) -> str:
-    """Return a file's base name, a glob's or directory's last part, or the first of many and how many others."""
+def read_shard(source: SourceConfig, shard: Shard, token: str | None) -> Iterator[RawRow]:
+    """Yield the rows of `shard`, a part of `source`, in their order; errors as `read_source`.
+
+    Raises:
+        DataError: also a file that has changed since the run was planned.
+    """
+    if not is_of_files(source):
+        yield from _read_set(source, shard.revision, token)
+        return
+    for each in shard.ranges:
+        _check_unchanged(each)
+        for number, record in read_rows(DataFile(each.path, each.name), each.start, each.end):
+            yield RawRow(each.name, each.first_row - 1 + number, record)
+
+
+def _check_unchanged(each: FileRange) -> None:
+    # results are cached under the content that was planned
+    digest, _ = range_digest(each.path, each.start, each.end)
+    if digest != each.sha256:
+        raise DataError(f"{shown(each.path)} has changed since this run began; run again when it is complete")
+
+
+def first_records(source: SourceConfig, revision: str, token: str | None) -> list[dict[str, Any]]:
+    """Return the usable ones of the first 100 rows: a source's format is that of its beginning, for all its shards."""
+    rows = islice(read_source(source, revision, token), _ROWS_LOOKED_AT)
+    return [row.record for row in rows if not isinstance(row.record, BadRow)]
+
+
+def is_of_files(source: SourceConfig) -> bool:
+    """Return whether the source is files, and not a hub or embedded data set."""
+    return source.hub is None and not (isinstance(source.path, str) and source.path.startswith("embedded:"))
+
+
+def source_label(source: SourceConfig) -> str:
+    """Return a file's base name, a glob's or directory's last part, the first of many files, or a data set's name."""
+    if source.hub is not None:
+        return f"{source.hub}:{source.split}"
+    assert source.path is not None
+    if not is_of_files(source):
+        return str(source.path)
+    files = find_files(source.path)
     if len(files) == 1:
         return files[0].name
-    if isinstance(path, str):
-        return path.rstrip("/").rpartition("/")[2] or path
+    if isinstance(source.path, str):
+        return source.path.rstrip("/").rpartition("/")[2] or source.path
     return f"{files[0].name} and {len(files) - 1} more"
 
 
@@ -79,12 +103,22 @@ def _place(path: str | list[str], files: list[DataFile]) -> str:
     return shown(path) if isinstance(path, str) else f"{shown(files[0].path)} with all others of the list"
 
 
-def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSource:
+def _read_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
+    label = source_label(source)
+    records = _hub_records(source, revision, token) if source.hub is not None else _embedded_records(label)
+    for number, record in enumerate(records, 1):
+        yield RawRow(label, number, record)
+
+
+def _embedded_records(name: str) -> Iterator[dict[str, Any]]:
+    return (dict(row) for row in make_rows(parse_embedded_source(name), _EMBEDDED_SEED))
+
+
+def _hub_records(source: SourceConfig, revision: str, token: str | None) -> Iterator[dict[str, Any]]:
     import datasets
 
     from configs.errors import HubError
 
-    label = f"{source.hub}:{source.split}"
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -98,4 +132,4 @@ def _read_hub(source: SourceConfig, revision: str, token: str | None) -> RawSour
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"
         ) from None
-    return RawSource(label, [RawRow(label, number, dict(record)) for number, record in enumerate(dataset, 1)])
+    return (dict(record) for record in dataset)

@@ -2,81 +2,76 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import pandas as pd
+import numpy as np
+
+from tasks.get_data.all_rows import Mask, Positions
+from tasks.get_data.fingerprints import Digests, firsts_of_equals, seeded_order
 
 
-def split_rows(rows: pd.DataFrame, test_fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (train, test), each in the order of `rows`.
+def choose_test_rows(questions: Digests, keys: Digests, may_be_held_out: Mask, test_fraction: float) -> Mask:
+    """Return which rows are held out.
 
-    Rows that ask the same (equal prompt, or equal text where there is no prompt; case and white space aside) form a
-    group, as do rows with an equal value in column `group`, and a group is never divided. Groups are ordered by
-    SHA-256(seed, group) and taken into the test set while they fit in `test_fraction` of the rows; where none fits, the
-    smallest is taken. Never all groups are. Conversations that open with the same user turn are one group, since one
-    may be the start of another.
+    `questions` are seeded hashes of what each row asks, `keys` of its `data.group_by` value, 0 where it has none. Rows
+    with an equal question or an equal key, over any chain, form a group, and a group is never divided. Groups are
+    ordered by their lowest question and taken into the test set while they fit in `test_fraction` of the rows that may
+    be held out; where none fits, the smallest is taken. Never all groups are, nor one with a row that may not be held
+    out. Conversations that open with the same user turn are one group, since one may be the start of another.
     """
-    groups = [_digest(seed, group) for group in _joined(list(_questions(rows)), list(rows["group"]))]
-    sizes = pd.Series(groups).value_counts()
-    wanted = max(1, round(test_fraction * len(rows)))
-    chosen: set[str] = set()
+    groups = _groups(questions, keys)
+    names, members = np.unique(groups, return_inverse=True)
+    sizes = np.bincount(members, minlength=len(names))
+    is_free = np.bincount(members[~may_be_held_out], minlength=len(names)) == 0
+    # the name of a group is the position of its lowest question
+    order = np.lexsort((questions[names][:, 1], questions[names][:, 0]))
+    free = order[is_free[order]]
+    wanted = max(1, round(test_fraction * int(may_be_held_out.sum())))
+    chosen = np.zeros(len(names), dtype=bool)
     taken = 0
-    for group in sorted(sizes.index)[: len(sizes) - 1]:
+    for group in (free[:-1] if len(free) == len(names) else free).tolist():
         if taken + int(sizes[group]) <= wanted:
-            chosen.add(group)
+            chosen[group] = True
             taken += int(sizes[group])
-    if not chosen and len(sizes) > 1:
-        chosen.add(min(sizes.index, key=lambda group: (sizes[group], group)))
-    is_test = pd.Series([group in chosen for group in groups], index=rows.index)
-    return rows[~is_test].reset_index(drop=True), rows[is_test].reset_index(drop=True)
+    if not chosen.any() and len(names) > 1 and len(free):
+        chosen[min(free.tolist(), key=lambda group: int(sizes[group]))] = True
+    return chosen[members]
 
 
-def mix_by_weight(rows: pd.DataFrame, weights: Sequence[float], seed: int) -> pd.DataFrame:
-    """Return `rows` with each one of source i (column `source`) as often as `weights[i]` says, in their order.
+def copies_by_weight(contents: Digests, sources: Positions, weights: Sequence[float], seed: int) -> Positions:
+    """Return how often each row is used: for a row of source i, `weights[i]` times on average over the source.
 
     The whole part of a weight is a number of copies. Of what is left, the share of the source's rows with the smallest
-    SHA-256(seed, row id) has one more, so that the choice is the same on every machine.
+    SHA-256(seed, content) has one more, so that the choice is the same on every machine.
     """
-    copies = pd.Series(1, index=rows.index)
+    copies = np.ones(len(contents), dtype=np.int64)
     for number, weight in enumerate(weights):
-        own = rows[rows.source == number]
-        if own.empty or weight == 1.0:
-            continue
-        order = own.row_id.map(lambda row_id: _digest(seed, row_id)).sort_values(kind="stable")
-        extra = order.index[: round((weight - int(weight)) * len(own))]
-        copies[own.index] = int(weight)
-        copies[extra] += 1
-    return rows.loc[rows.index.repeat(copies)].reset_index(drop=True)
+        own = np.flatnonzero(sources == number)
+        if weight != 1.0 and len(own):
+            copies[own] = int(weight)
+            extra = seeded_order(contents[own], seed)[: round((weight - int(weight)) * len(own))]
+            copies[own[extra]] += 1
+    return copies
 
 
-def _joined(questions: list[str], keys: list[str | None]) -> list[str]:
-    """Return a name of each row's group: rows with an equal question or an equal key, over any chain, have one name."""
-    parents: dict[str, str] = {}
+def _groups(questions: Digests, keys: Digests) -> Positions:
+    """Return for each row the position of the row with the lowest question of its group."""
+    by_question = firsts_of_equals(questions)
+    with_key = np.flatnonzero(keys.any(axis=1))
+    parents = by_question.copy()
 
-    def root(name: str) -> str:
-        while parents.setdefault(name, name) != name:
-            parents[name] = parents[parents[name]]
-            name = parents[name]
-        return name
+    def root(position: int) -> int:
+        while parents[position] != position:
+            parents[position] = parents[parents[position]]
+            position = int(parents[position])
+        return position
 
-    names = [" ".join(question.casefold().split()) for question in questions]
-    for name, key in zip(names, keys, strict=True):
-        if key is not None:
-            first, second = sorted((root(name), root(f"\0{key}")))
-            parents[second] = first
-    return [root(name) for name in names]
-
-
-def _questions(rows: pd.DataFrame) -> Iterator[str]:
-    """Yield what each row asks: its prompt, the first user turn of a conversation, or the whole of a text."""
-    for prompt, completion, messages in rows[["prompt", "completion", "messages"]].itertuples(index=False):
-        if messages:
-            yield next((str(turn["content"]) for turn in json.loads(messages) if turn["role"] == "user"), prompt)
-        else:
-            yield prompt or completion
-
-
-def _digest(seed: int, group: str) -> str:
-    return hashlib.sha256(f"{seed}\0{group}".encode()).hexdigest()
+    first_of_key = with_key[firsts_of_equals(keys[with_key])]
+    for position, first in zip(with_key.tolist(), first_of_key.tolist(), strict=True):
+        one, other = root(position), root(first)
+        if one != other:
+            low, high = sorted((one, other), key=lambda place: tuple(questions[place].tolist()))
+            parents[high] = low
+    if not len(with_key):
+        return by_question
+    return np.array([root(position) for position in range(len(parents))], dtype=np.int64)

@@ -1,22 +1,25 @@
-"""Flyte task: load, check and split the rows."""
+"""Flyte tasks: scan the shards of the data side by side, then check, split and count them together."""
 
 from typing import Annotated, NamedTuple
 
 from flytekit import Cache, Deck, kwtypes, task
+from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.schema import DataConfig
 from configs.versions import source_version
-from configs.wire import DataReport
-from images.pods import CPU, is_laptop_run, scratch_directory
+from configs.wire import DataReport, Shard
+from images.pods import CPU, is_laptop_run, local_path, scratch_directory
 from images.secrets import HUB_TOKEN, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 RowTable = Annotated[
     StructuredDataset,
-    kwtypes(row_id=str, kind=str, prompt=str, completion=str, messages=str, rejected=str, label=str),
+    kwtypes(row_id=str, kind=str, prompt=str, completion=str, messages=str, rejected=str, label=str, dataset=str),
 ]
 QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]
+
+_VERSION = source_version("tasks/get_data", "tasks/decks", "configs/embedded")
 
 
 class Rows(NamedTuple):
@@ -30,34 +33,50 @@ class Rows(NamedTuple):
     container_image=CPU_IMAGE,
     requests=CPU,
     retries=2,
-    cache=Cache(version=source_version("tasks/get_data", "tasks/decks", "configs/embedded"), serialize=True),
+    cache=Cache(version=_VERSION, serialize=True),
     secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
+def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> FlyteDirectory:
+    """Read one shard, recognise and validate its rows, and check what they say."""
+    from tasks.get_data import scan
+
+    directory = scratch_directory("shard")
+    scan.scan_shard(config, shard, contamination, read_hub_token(), directory)
+    return FlyteDirectory(str(directory))
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
 )
-def get_data(config: DataConfig, revisions: list[str]) -> Rows:
-    """Load the rows of all sources, validate each, set the invalid ones aside, and split off a held-out test set."""
+def get_data(config: DataConfig, shards: list[FlyteDirectory]) -> Rows:
+    """Set invalid and repeated rows of all shards aside, and split off a held-out test set; counts in the Deck."""
     from tasks.decks import html
     from tasks.decks.data import render_data, render_failures
-    from tasks.get_data import load
+    from tasks.get_data import leaving, merge
 
+    output = scratch_directory("rows")
     try:
-        data = load.load_data(config, revisions, read_hub_token())
-    except load.InvalidRowsError as error:
+        report = merge.merge_shards(config, [local_path(shard) for shard in shards], output)
+    except leaving.InvalidRowsError as error:
         failures = render_failures(error.failures)
         Deck("data", html.fragment(failures))
         Deck.publish()
         if is_laptop_run():
             page = scratch_directory("get_data") / "failures.html"
             page.write_text(html.document("Failure cases", failures), encoding="utf-8")
-            raise load.InvalidRowsError(f"{error}\nall failure cases: {page}", error.failures) from None
+            raise leaving.InvalidRowsError(f"{error}\nall failure cases: {page}", error.failures) from None
         raise
-    Deck("data", html.fragment(render_data(data.report)))
-    for line in load.summary_lines(data.report):
+    Deck("data", html.fragment(render_data(report)))
+    for line in merge.summary_lines(report):
         print(line)
-    return Rows(
-        train=StructuredDataset(dataframe=data.train),
-        test=StructuredDataset(dataframe=data.test),
-        quarantine=StructuredDataset(dataframe=data.quarantine),
-        report=data.report,
+    train, test, quarantine = (
+        StructuredDataset(uri=str(output / f"{name}.parquet"), file_format="parquet")
+        for name in ("train", "test", "quarantine")
     )
+    return Rows(train=train, test=test, quarantine=quarantine, report=report)

@@ -2,17 +2,30 @@
 
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 from flytekit import task
 
 from configs.schema import FineTuneConfig
-from configs.wire import Plan
+from configs.wire import Part, Plan, Shard
 from images.local_cache import forget_lost_outputs
 from images.pods import SMALL, is_laptop_run
 from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
+class Planned(NamedTuple):
+    plan: Plan
+    contamination: list[str]
+    shards: list[Shard]
+    parts: list[Part]
+
+
+class Resolved(NamedTuple):
+    contamination: list[str]
+    shards: list[Shard]
+
+
 @task(
     container_image=CPU_IMAGE,
     requests=SMALL,
@@ -20,14 +33,15 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
 )
-def resolve_data(config: FineTuneConfig) -> list[str]:
-    """Check that the data is where the config says; return the revisions of sources and evaluation sets."""
+def resolve_data(config: FineTuneConfig) -> Resolved:
+    """Check that the data is where the config says; return its shards, and the revisions of `data.contamination`."""
     from tasks.plan import data, settings
 
     if is_laptop_run():
         settings.check_output_directory(config)
         forget_lost_outputs()
-    return data.resolve_sources(config.data, read_hub_token())
+    resolved = data.resolve_data(config.data, read_hub_token())
+    return Resolved(contamination=resolved.contamination, shards=resolved.shards)
 
 
 @task(
@@ -37,8 +51,8 @@ def resolve_data(config: FineTuneConfig) -> list[str]:
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
 )
-def make_plan(config: FineTuneConfig) -> Plan:
-    """Check the config, the model's files, the data's places and the hub token; return resolved revisions."""
+def make_plan(config: FineTuneConfig) -> Planned:
+    """Check the config, the model's files, the data's places and the hub token; return what they hold right now."""
     from tasks.plan import data, models, settings
 
     token = read_hub_token()
@@ -54,16 +68,17 @@ def make_plan(config: FineTuneConfig) -> Plan:
         from tasks.plan.hub import check_push_access
 
         warnings += check_push_access(config.push_to_hub.repository, token, HUB_TOKEN_SOURCES)
-    data_revisions = data.resolve_sources(config.data, token)
+    resolved = data.resolve_data(config.data, token)
     model = models.resolve_model(config.model, token)
     if is_laptop_run():
         required = settings.required_disk_bytes(model.weight_bytes, config)
         settings.check_disk(Path(tempfile.gettempdir()), required)
     for warning in warnings:
         print(f"warning: {warning}")
-    return Plan(
+    plan = Plan(
         model_revision=model.revision,
-        data_revisions=data_revisions,
         chat_template=settings.read_chat_template(config.tokenize.chat_template),
         warnings=warnings,
     )
+    parts = [Part(number=number, of=config.data.shards) for number in range(config.data.shards)]
+    return Planned(plan=plan, contamination=resolved.contamination, shards=resolved.shards, parts=parts)

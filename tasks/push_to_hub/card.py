@@ -24,7 +24,9 @@ def public_config(config: FineTuneConfig) -> str:
     values = config.model_dump(mode="json")
     if "/" in values["model"]["name"] and not _is_hub_id(values["model"]["name"]):
         values["model"]["name"] = posixpath.basename(values["model"]["name"].rstrip("/"))
-    for source in [*values["data"]["sources"], *values["data"]["contamination"]]:
+    for source in [
+        source for section in ("sources", "evaluation", "contamination") for source in values["data"][section]
+    ]:
         paths = source["path"]
         if paths is not None:
             source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
@@ -53,7 +55,9 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
         f"| {name} | {s.eval_loss:.4f} | {s.perplexity:.4g} | {_percent(s.exact_match)} | {_percent(s.rouge_l)} |"
         for name, s in scores.items()
     )
-    sources = ", ".join(f"`{count.source}` ({count.kept:,} rows)" for count in data.sources)
+    sources = ", ".join(
+        f"`{count.source}` ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
+    )
     shown_base = config.model.name if base else posixpath.basename(config.model.name.rstrip("/"))
     content = f"""---
 {metadata.to_yaml()}

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
-import pandas as pd
+import pyarrow.parquet as pq
+
+_BATCH_ROWS = 5000
 
 
 def export_models(models: Mapping[str, Path], directory: Path) -> list[Path]:
@@ -25,20 +28,22 @@ def export_models(models: Mapping[str, Path], directory: Path) -> list[Path]:
     return folders
 
 
-def export_quarantine(quarantine: pd.DataFrame, directory: Path) -> Path | None:
+def export_quarantine(quarantine: Path, directory: Path) -> Path | None:
     """Write the failure cases to `quarantine.jsonl`, one on each line; nothing, and None, when there are none."""
     path = directory / "quarantine.jsonl"
     path.unlink(missing_ok=True)
-    if quarantine.empty:
+    if not pq.read_metadata(quarantine).num_rows:
         return None
-    quarantine.to_json(path, orient="records", lines=True, force_ascii=False)
+    export_rows(quarantine, path)
     return path
 
 
-def export_rows(rows: pd.DataFrame, path: Path) -> None:
-    """Write canonical rows as JSON Lines; columns that no row uses are left out."""
-    used = [column for column in rows.columns if (rows[column] != "").any()]
-    rows[used].to_json(path, orient="records", lines=True, force_ascii=False)
+def export_rows(table: Path, path: Path) -> None:
+    """Write a Parquet file of rows as JSON Lines, batch by batch; texts that are empty are left out."""
+    with pq.ParquetFile(table) as file, path.open("w", encoding="utf-8") as lines:
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS):
+            for row in batch.to_pylist():
+                lines.write(json.dumps({k: v for k, v in row.items() if v != ""}, ensure_ascii=False) + "\n")
 
 
 def _link_or_copy(source: str, target: str) -> None:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
-from images.pods import SMALL, is_laptop_run, local_path, read_table, scratch_directory
+from images.pods import SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -63,7 +63,7 @@ def write_report(
             models["adapter"] = adapter
         folders = export.export_models({name: local_path(each) for name, each in models.items()}, directory)
         print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
-        if rows := export.export_quarantine(read_table(quarantine), directory):
+        if rows := export.export_quarantine(table_path(quarantine), directory):
             print(f"quarantine: {rows}")
     upload = {"remote_path": False} if is_laptop_run() else {}
     return FineTuneResult(
@@ -110,9 +110,9 @@ def write_data_report(
     report.write_text(html.document(f"Data: {config.name}", body), encoding="utf-8")
     if is_laptop_run():
         for name, table in (("train", train), ("test", test)):
-            export.export_rows(read_table(table), directory / f"{name}.jsonl")
+            export.export_rows(table_path(table), directory / f"{name}.jsonl")
         paths = f"{directory}/{{train.jsonl,test.jsonl}}"
-        rows = export.export_quarantine(read_table(quarantine), directory)
+        rows = export.export_quarantine(table_path(quarantine), directory)
         print(f"rows: {paths}" + (f"\nquarantine: {rows}" if rows else ""))
     upload = {"remote_path": False} if is_laptop_run() else {}
     return PreparedData(

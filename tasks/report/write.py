@@ -13,7 +13,7 @@ from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
 from tasks.decks import html
 from tasks.decks.data import render_data
-from tasks.decks.scores import SCORE_HEADER, render_scores, score_rows
+from tasks.decks.scores import OTHER_HEADER, SCORE_HEADER, other_rows, render_scores, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 
@@ -67,7 +67,11 @@ def render_report(results: RunResults) -> str:
 
 def metrics(results: RunResults) -> dict[str, Any]:
     """Return the content of `metrics.json`; a quantization that was not asked for is null."""
-    scores = {name: evaluation.scores.model_dump() for name, evaluation in results.evaluations.items()}
+    scores = {
+        name: evaluation.scores.model_dump()
+        | {"others": {each.name: each.scores.model_dump() for each in evaluation.others}}
+        for name, evaluation in results.evaluations.items()
+    }
     return {
         "name": results.config.name,
         "base": scores["base"],
@@ -94,12 +98,20 @@ def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:
 
 
 def text_table(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the scores as an aligned text table."""
-    lines = [tuple(SCORE_HEADER), *score_rows(evaluations)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(SCORE_HEADER))]
+    """Return the scores as an aligned text table, and a second one for further evaluation sets."""
+    table = _aligned([tuple(SCORE_HEADER), *score_rows(evaluations)])
+    others = other_rows(evaluations)
+    if not others:
+        return table
+    warnings = [f"warning: {warning}" for warning in worse_elsewhere(evaluations)]
+    return "\n".join([table, "", _aligned([tuple(OTHER_HEADER), *others]), *warnings])
+
+
+def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(
-            cell.ljust(width) if column == 0 else cell.rjust(width)
+            cell.ljust(width) if column == 0 or lines[0][column] == "model" else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         )
         for line in lines

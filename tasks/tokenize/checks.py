@@ -1,156 +1,131 @@
-"""Checks of what will be trained, before anything is: an error names rows and counts, never their content."""
+"""Checks of what will be trained, before anything is: an error names rows and counts, never their content.
+
+What the parts counted of their rows is checked over all of them, so that an error does not depend on how many there
+were: it names the first faulty row of the training split, then of the test split, and the number of both.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from functools import reduce
+from pathlib import Path
 
-import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from configs.errors import DataError
-from tasks.tokenize.control_tokens import find_control_tokens
-from tasks.tokenize.tokens import IGNORED, TokenTable
+from configs.schema import TokenizeConfig
+from tasks.tokenize.counts import Found, SplitCounts
+from tasks.tokenize.files import count_kinds, first_row_of_kind
 
-_NAMED_ROWS = 3
-
-
-def check_tokens(
-    tables: dict[str, TokenTable], tokenizer: PreTrainedTokenizerBase, max_length: int, over_length: str
-) -> list[int]:
-    """Make all checks of the splits, by name, and return the special tokens that end answers.
-
-    Raises:
-        DataError: the first check that fails.
-    """
-    for name, table in tables.items():
-        check_not_empty(name, table, max_length, over_length)
-    both = list(tables.values())
-    check_begins(both, tokenizer)
-    check_trained(both)
-    return check_ends(both, tokenizer, max_length, over_length)
+_KINDS = ("pair", "messages", "text")
 
 
-def check_kinds(splits: dict[str, pd.DataFrame]) -> None:
-    """Refuse rows that supervised fine-tuning has no use for.
+def check_kinds(splits: dict[str, Path]) -> bool:
+    """Refuse rows that supervised fine-tuning has no use for, and return whether there are conversations.
 
     Raises:
         DataError: names the file, the count and the kind.
     """
-    for rows in splits.values():
-        others = rows[~rows.kind.isin(("pair", "messages", "text"))]
-        if len(others):
-            row = others.iloc[0]
-            total = sum(int((each.kind == row.kind).sum()) for each in splits.values())
+    counts = {name: count_kinds(path) for name, path in splits.items()}
+    for name, kinds in counts.items():
+        others = [kind for kind in kinds if kind not in _KINDS]
+        if others:
+            row_id, kind = first_row_of_kind(splits[name], others)
+            total = sum(each.get(kind, 0) for each in counts.values())
             raise DataError(
-                f"{total} rows of {row.row_id.rpartition(':')[0]} are of kind {row.kind}, "
+                f"{total} rows of {row_id.rpartition(':')[0]} are of kind {kind}, "
                 "which supervised fine-tuning has no use for\n"
                 "map the columns of prompt and completion, or only check them with prepare_data"
             )
+    return any("messages" in kinds for kinds in counts.values())
 
 
-def check_not_empty(name: str, table: TokenTable, max_length: int, over_length: str) -> None:
-    """Refuse a split of which every row was left out.
-
-    Raises:
-        DataError: with the count and the setting.
-    """
-    if table.rows.empty:
-        fix = (
-            ", or set tokenize.over_length to cut_left or cut_right"
-            if over_length == "drop"
-            else "; cut, they would have no answer or no question left"
-        )
-        raise DataError(
-            f"all {len(table.dropped)} {name} rows are longer than tokenize.max_length={max_length} tokens\n"
-            f"raise it{fix}"
-        )
-
-
-def check_begins(tables: Sequence[TokenTable], tokenizer: PreTrainedTokenizerBase) -> None:
-    """Refuse sequences that begin with more than one BOS.
+def check_tokens(
+    splits: dict[str, SplitCounts], tokenizer: PreTrainedTokenizerBase, config: TokenizeConfig, max_length: int
+) -> list[int]:
+    """Make all checks of the splits, by name, and return the special tokens that end answers, sorted.
 
     Raises:
-        DataError: names the first such row and their number.
+        DataError: the first check that fails: a row that could not be tokenized, a split of which nothing is left,
+            more than one BOS, no trained token, no trained end.
     """
-    bos = tokenizer.bos_token_id
-    if bos is None:
+    for counts in splits.values():
+        if counts.fault is not None:
+            raise DataError(counts.fault)
+    for name, counts in splits.items():
+        _check_not_empty(name, counts, config, max_length)
+    found = reduce(SplitCounts.plus, splits.values())
+    _check_begins(found.two_bos, tokenizer)
+    _check_trained(found.untrained)
+    _check_ends(found, max_length)
+    return found.ends
+
+
+def _check_not_empty(name: str, counts: SplitCounts, config: TokenizeConfig, max_length: int) -> None:
+    if counts.num_sequences:
         return
-    rows = [row.row_id for row in _rows(tables) if list(row.input_ids[:2]) == [bos, bos]]
-    if rows:
+    fix = (
+        ", or set tokenize.over_length to cut_left, cut_right or split"
+        if config.over_length in ("auto", "drop")
+        else "; cut, they would have no answer or no question left"
+    )
+    raise DataError(
+        f"all {counts.dropped} {name} rows are longer than tokenize.max_length={max_length} tokens\nraise it{fix}"
+    )
+
+
+def _check_begins(found: Found, tokenizer: PreTrainedTokenizerBase) -> None:
+    if found.num_rows:
         raise DataError(
-            f"{rows[0]}: the sequence begins with more than one {tokenizer.bos_token} ({len(rows)} such rows); "
-            "one is the rule\n"
+            f"{found.first[0]}: the sequence begins with more than one {tokenizer.bos_token} "
+            f"({found.num_rows} such rows); one is the rule\n"
             "remove it from the texts, or let the template of tokenize.chat_template write it once"
         )
 
 
-def check_trained(tables: Sequence[TokenTable]) -> None:
-    """Refuse rows of which the loss would count no token.
-
-    Raises:
-        DataError: names the first such row and their number.
-    """
-    rows = [row.row_id for row in _rows(tables) if all(label == IGNORED for label in row.labels[1:])]
-    if rows:
+def _check_trained(found: Found) -> None:
+    if found.num_rows:
         raise DataError(
-            f"{rows[0]}: no token of this row would be trained ({len(rows)} such rows)\n"
+            f"{found.first[0]}: no token of this row would be trained ({found.num_rows} such rows)\n"
             "each row must have an answer; check these, and what tokenize.chat_template writes for an answer"
         )
 
 
-def check_ends(
-    tables: Sequence[TokenTable], tokenizer: PreTrainedTokenizerBase, max_length: int, over_length: str
-) -> list[int]:
-    """Return the special tokens that end answers, sorted; of plain texts only the tokenizer's eos_token.
+def _check_ends(counts: SplitCounts, max_length: int) -> None:
+    """Refuse rows with an answer in which no end is trained, and a run in whose rows none is.
 
-    Rows that the user's own setting cut on the right may lack one; they are counted elsewhere.
-
-    Raises:
-        DataError: a row with an answer in which no end is trained, or no row in which one is.
+    Rows that the user's own setting cut may lack one; they are counted elsewhere.
     """
-    special = set(find_control_tokens(tokenizer).special.values())
-    ends: set[int] = set()
-    endless: list[str] = []
-    for table in tables:
-        cut = set(table.truncated) if over_length == "cut_right" else set()
-        for row in table.rows.itertuples():
-            is_answer = row.prompt_length > 0 or row.row_id in cut
-            found = _ends(list(row.labels)) & (special if is_answer else {tokenizer.eos_token_id})
-            ends |= found
-            if not found and is_answer and row.row_id not in cut:
-                endless.append(row.row_id)
-    if endless:
+    if counts.endless.num_rows:
         raise DataError(
-            f"{endless[0]}: no end-of-turn token is trained ({len(endless)} such rows), so that the model would never "
-            "stop\nend assistant turns with {{ eos_token }}, or another special token, in a template of your own, "
-            "tokenize.chat_template"
+            f"{counts.endless.first[0]}: no end-of-turn token is trained ({counts.endless.num_rows} such rows), so "
+            "that the model would never stop\nend assistant turns with {{ eos_token }}, or another special token, in "
+            "a template of your own, tokenize.chat_template"
         )
-    if not ends:
+    if not counts.ends:
         raise DataError(
             f"tokenize.max_length={max_length} cuts the end off every answer, so that the model would never stop\n"
             "raise it, or set tokenize.over_length to drop or cut_left"
         )
-    return sorted(ends)
 
 
-def _ends(labels: list[int]) -> set[int]:
-    """Return the last token of each trained span."""
-    following = [*labels[1:], IGNORED]
-    return {label for label, after in zip(labels, following, strict=True) if label != IGNORED and after == IGNORED}
+def warnings(splits: dict[str, SplitCounts], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+    """Return what is worth knowing of rows that were kept, with their number and the first ids, never their content."""
+    found = reduce(SplitCounts.plus, splits.values())
+    lines = []
+    if found.control_text.num_rows:
+        lines.append(
+            f"{found.control_text.num_rows} rows hold the text of special tokens in their content "
+            f"({_named(found.control_text)}); it is tokenized as plain text and controls nothing; remove it if the "
+            "template should have written it"
+        )
+    if found.without_bos.num_rows:
+        lines.append(
+            f"{found.without_bos.num_rows} rows begin without {tokenizer.bos_token} ({_named(found.without_bos)}): the "
+            "tokenizer writes it before a text, the chat template does not; begin the template of "
+            "tokenize.chat_template with {{ bos_token }} if the model was trained with it"
+        )
+    return lines
 
 
-def control_text_warnings(tables: Sequence[TokenTable]) -> list[str]:
-    """Return a warning with the number of rows whose content holds the text of control tokens, and the first ids."""
-    rows = [row_id for table in tables for row_id in table.control_text]
-    if not rows:
-        return []
-    first = ", ".join(rows[:_NAMED_ROWS]) + (", ..." if len(rows) > _NAMED_ROWS else "")
-    return [
-        f"{len(rows)} rows hold the text of special tokens in their content ({first}); it is tokenized as plain text "
-        "and controls nothing; remove it if the template should have written it"
-    ]
-
-
-def _rows(tables: Sequence[TokenTable]) -> Iterator:  # type: ignore[type-arg]
-    for table in tables:
-        yield from table.rows.itertuples()
+def _named(found: Found) -> str:
+    return ", ".join(found.first) + (", ..." if found.num_rows > len(found.first) else "")

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -103,6 +104,9 @@ def mark_messages(
     messages: list[dict[str, Any]], control: ControlTokens
 ) -> tuple[list[dict[str, Any]], Markers | None]:
     """Return the messages with control tokens in their contents marked, and the markers; None where there is none."""
+    contents = [(value, _guard(turn, control)) for turn in messages for key, value in turn.items() if key != "role"]
+    if not any(_holds(value, guard) for value, guard in contents):
+        return messages, None
     markers = free_markers(json.dumps(messages, ensure_ascii=False))
     marked = [
         {
@@ -111,7 +115,14 @@ def mark_messages(
         }
         for message in messages
     ]
-    return marked, None if marked == messages else markers
+    return marked, markers
+
+
+def _holds(value: Any, guard: re.Pattern[str]) -> bool:
+    if isinstance(value, str):
+        return guard.search(value) is not None
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(_holds(part, guard) for part in parts)
 
 
 def _guard(message: dict[str, Any], control: ControlTokens) -> re.Pattern[str]:
@@ -147,51 +158,84 @@ def cut_at_markers(piece: Piece, markers: Markers | None) -> list[Piece]:
     return kept if piece.trained != "first" else [kept[0], *(part._replace(trained="none") for part in kept[1:])]
 
 
-def encode_pieces(tokenizer: PreTrainedTokenizerBase, pieces: list[Piece], control: ControlTokens) -> list[list[int]]:
-    """Return the token ids of each piece, without the tokens that the tokenizer itself would add to a text.
+def encode_pieces(
+    tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Piece]], control: ControlTokens
+) -> list[list[list[int]]]:
+    """Return the token ids of each piece of each row, without the tokens that the tokenizer itself would add to a text.
 
     A piece is encoded after the special token that stands before it, or after a line break: at the beginning of a
-    text, SentencePiece would put a space before it.
+    text, SentencePiece would put a space before it. One call encodes the pieces of all rows, so that a fast tokenizer
+    uses all cores; the ids of a row do not depend on the others.
     """
-    befores = [("", 0), *(_before(piece, control) for piece in pieces[:-1])]
-    plain = [n for n, piece in enumerate(pieces) if not piece.is_literal]
-    texts = [befores[n][0] + pieces[n].text for n in plain]
-    encoded: dict[int, list[int]] = {}
-    if texts:
-        encoded = dict(zip(plain, _encode(tokenizer, texts), strict=True))
-    results = []
-    for n, piece in enumerate(pieces):
+    ends = tuple(control.special)
+    placed = [
+        (piece, before, piece.text if piece.is_literal else before + piece.text)
+        for pieces in rows
+        for piece, before in zip(pieces, ["", *(_before(piece, ends) for piece in pieces[:-1])], strict=False)
+    ]
+    prefixes = {"": [], _NEW_LINE: control.new_line_ids, **{text: [number] for text, number in control.special.items()}}
+    after = _encode(tokenizer, (text for piece, _, text in placed if not piece.is_literal))
+    merged = (
+        piece.text
+        for piece, before, text in placed
+        if not piece.is_literal and not _begins_with(after[text], prefixes[before])
+    )
+    alone = _encode(tokenizer, merged)
+    literal = _encode_literals(tokenizer, [text for piece, _, text in placed if piece.is_literal], control)
+
+    def ids_of(piece: Piece, before: str, text: str) -> list[int]:
         if piece.is_literal:
-            results.append(_encode_literal(tokenizer, piece.text, control))
-            continue
-        before, token = befores[n]
-        prefix = [] if not before else [token] if before != _NEW_LINE else control.new_line_ids
-        ids = encoded[n]
-        if ids[: len(prefix)] == prefix:
-            results.append(ids[len(prefix) :])
-        else:
-            results.append(_encode(tokenizer, [piece.text])[0])
-    return results
+            return literal[text]
+        ids, prefix = after[text], prefixes[before]
+        return ids[len(prefix) :] if _begins_with(ids, prefix) else alone[piece.text]
+
+    encoded = iter([ids_of(*each) for each in placed])
+    return [[next(encoded) for _ in pieces] for pieces in rows]
 
 
-def _before(piece: Piece, control: ControlTokens) -> tuple[str, int]:
-    """Return (the special token that ends `piece`, its id), or a line break where none does."""
-    ends = [] if piece.is_literal else [text for text in control.special if piece.text.endswith(text)]
-    return (last := max(ends, key=len), control.special[last]) if ends else (_NEW_LINE, -1)
+def _begins_with(ids: list[int], prefix: list[int]) -> bool:
+    return ids[: len(prefix)] == prefix
 
 
-def _encode(tokenizer: PreTrainedTokenizerBase, texts: list[str], split: bool = False) -> list[list[int]]:
-    encoded = tokenizer(texts, add_special_tokens=False, split_special_tokens=split, verbose=False)
-    return encoded["input_ids"]
+def _before(piece: Piece, ends: tuple[str, ...]) -> str:
+    """Return the special token, one of `ends`, that ends `piece`, or a line break where none does."""
+    if piece.is_literal or not piece.text.endswith(ends):
+        return _NEW_LINE
+    return max((text for text in ends if piece.text.endswith(text)), key=len)
 
 
-def _encode_literal(tokenizer: PreTrainedTokenizerBase, text: str, control: ControlTokens) -> list[int]:
-    """Return the tokens of the text of a control token, none of which is a control token."""
-    ids = _encode(tokenizer, [_NEW_LINE + text], split=True)[0]
-    if ids[: len(control.new_line_ids)] == control.new_line_ids:
-        ids = ids[len(control.new_line_ids) :]
-    if control.guarded_ids.isdisjoint(ids) or len(text) < 2:
-        return ids
-    # tokens that are added but not special are found in spite of `split`; half of one is no token
-    middle = len(text) // 2
-    return [i for half in (text[:middle], text[middle:]) for i in _encode_literal(tokenizer, half, control)]
+def _encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], split: bool = False) -> dict[str, list[int]]:
+    """Return the token ids of each text, in one call; with `split`, special tokens are text."""
+    given = list(dict.fromkeys(texts))
+    if not given:
+        return {}
+    encoded = tokenizer(
+        given,
+        add_special_tokens=False,
+        split_special_tokens=split,
+        return_attention_mask=False,
+        return_token_type_ids=False,
+        verbose=False,
+    )
+    return dict(zip(given, encoded["input_ids"], strict=True))
+
+
+def _encode_literals(
+    tokenizer: PreTrainedTokenizerBase, texts: list[str], control: ControlTokens
+) -> dict[str, list[int]]:
+    """Return the tokens of each text of a control token, none of which is a control token."""
+    encoded = _encode(tokenizer, (_NEW_LINE + text for text in texts), split=True)
+    prefix = control.new_line_ids
+    result, halved = {}, []
+    for text in dict.fromkeys(texts):
+        ids = encoded[_NEW_LINE + text]
+        result[text] = ids[len(prefix) :] if _begins_with(ids, prefix) else ids
+        if not control.guarded_ids.isdisjoint(result[text]) and len(text) > 1:
+            halved.append(text)
+    if halved:
+        # tokens that are added but not special are found in spite of `split`; half of one is no token
+        middles = {text: len(text) // 2 for text in halved}
+        halves = [half for text in halved for half in (text[: middles[text]], text[middles[text] :])]
+        parts = _encode_literals(tokenizer, halves, control)
+        result |= {text: parts[text[: middles[text]]] + parts[text[middles[text] :]] for text in halved}
+    return result

@@ -1,8 +1,9 @@
-"""Rows longer than `max_length`: refused, left out, or cut, never without being counted."""
+"""Rows longer than `max_length`: refused, left out, cut or split, never without being counted."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from configs.errors import DataError
 from configs.schema import TokenizeConfig
@@ -10,53 +11,134 @@ from configs.schema import TokenizeConfig
 IGNORED = -100
 
 
-def fit_record(
-    record: dict[str, Any], config: TokenizeConfig, max_length: int, bos_token_id: int | None
-) -> dict[str, Any] | None:
-    """Return a record of more than `max_length` tokens cut to that length, or None where it is to be left out.
+@dataclass(frozen=True)
+class Record:
+    """One sequence: its token ids, and its labels, -100 where the loss does not count.
 
-    It is left out under `drop`, and where cutting would leave nothing of the answer or, from the left, of the prompt.
+    `prompt_length` is the number of leading tokens that ask for the last answer; 0 where nothing is asked. `is_answer`
+    tells rows with an answer from plain text. `may_lack_end` is true where the user's own setting cut the end away.
+    """
+
+    row_id: str
+    input_ids: list[int]
+    labels: list[int]
+    prompt_length: int
+    prompt: str
+    expected: str
+    dataset: str
+    is_answer: bool
+    may_lack_end: bool = False
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What became of a row: its sequences, and how many further pieces were left out."""
+
+    outcome: Literal["whole", "dropped", "truncated", "split"]
+    records: list[Record] = field(default_factory=list)
+    num_left_out: int = 0
+
+
+def fit_record(record: Record, config: TokenizeConfig, max_length: int, bos_token_id: int | None) -> Fitted:
+    """Return the sequences, of at most `max_length` tokens each, that become of a row under `over_length`.
+
+    A row is dropped under `drop`, and where cutting would leave no token that the loss counts or, from the left,
+    nothing of the prompt. `auto` drops rows with an answer and splits plain text.
 
     Raises:
         DataError: under `error`.
     """
-    if config.over_length == "error":
+    if len(record.input_ids) <= max_length:
+        return Fitted("whole", [record])
+    policy = config.over_length
+    if policy == "auto":
+        policy = "drop" if record.is_answer else "split"
+    if policy == "error":
         raise DataError(
-            f"{record['row_id']}: {len(record['input_ids'])} tokens, tokenize.max_length={max_length}\n"
-            "raise tokenize.max_length, or set tokenize.over_length to drop, cut_left or cut_right"
+            f"{record.row_id}: {len(record.input_ids)} tokens, tokenize.max_length={max_length}\n"
+            "raise tokenize.max_length, or set tokenize.over_length to drop, cut_left, cut_right or split"
         )
-    if config.over_length == "drop":
+    if policy == "split":
+        return _split(record, max_length)
+    cut = None
+    if policy == "cut_left":
+        cut = _cut_left(record, max_length, bos_token_id)
+    elif policy == "cut_right":
+        cut = _cut_right(record, max_length)
+    return Fitted("dropped") if cut is None else Fitted("truncated", [cut])
+
+
+def _is_counted(labels: list[int]) -> bool:
+    """Return whether the loss counts any label: never the first, which has nothing before it to predict it."""
+    return any(label != IGNORED for label in labels[1:])
+
+
+def _cut_right(record: Record, max_length: int) -> Record | None:
+    labels = record.labels[:max_length]
+    if not _is_counted(labels):
         return None
-    if config.over_length == "cut_left":
-        return _cut_left(record, max_length, bos_token_id)
-    return _cut_right(record, max_length)
+    return replace(
+        record,
+        input_ids=record.input_ids[:max_length],
+        labels=labels,
+        # a question whose answer is gone, or that is itself cut, is no longer asked
+        prompt_length=record.prompt_length if record.prompt_length < max_length else 0,
+        may_lack_end=True,
+    )
 
 
-def _cut_right(record: dict[str, Any], max_length: int) -> dict[str, Any] | None:
-    labels = record["labels"][:max_length]
-    if all(label == IGNORED for label in labels[1:]):
-        return None
-    # a question whose answer is gone, or that is itself cut, is no longer asked
-    asked = record["prompt_length"] if record["prompt_length"] < max_length else 0
-    return {**record, "input_ids": record["input_ids"][:max_length], "labels": labels, "prompt_length": asked}
+def _cut_left(record: Record, max_length: int, bos_token_id: int | None) -> Record | None:
+    """Cut the oldest tokens before the last answer, or of a plain text; BOS stays.
 
-
-def _cut_left(record: dict[str, Any], max_length: int, bos_token_id: int | None) -> dict[str, Any] | None:
-    """Cut the oldest tokens before the last answer; an earlier answer is masked that loses tokens, or its prompt."""
-    ids, labels, asked = record["input_ids"], record["labels"], record["prompt_length"]
+    An earlier answer that loses tokens, or its prompt, is masked.
+    """
+    ids, labels = record.input_ids, record.labels
     opening = 1 if ids[0] == bos_token_id else 0
+    # all of a plain text may be cut, but its end
+    asked = record.prompt_length if record.is_answer else len(ids)
     kept = max_length - opening - (len(ids) - asked)
     if kept < 1:
         return None
     start = asked - kept
     rest = list(labels[start:])
-    for position in range(kept):
+    for position in range(kept if record.is_answer else 0):
         if rest[position] == IGNORED:
             break
         rest[position] = IGNORED
-    return {
-        **record,
-        "input_ids": [*ids[:opening], *ids[start:]],
-        "labels": [*labels[:opening], *rest],
-        "prompt_length": opening + kept,
-    }
+    return replace(
+        record,
+        input_ids=[*ids[:opening], *ids[start:]],
+        labels=[*labels[:opening], *rest],
+        prompt_length=opening + kept if record.is_answer else 0,
+    )
+
+
+def _split(record: Record, max_length: int) -> Fitted:
+    """Return consecutive pieces named `row#1`, `row#2` and so on; one that the loss does not count is left out.
+
+    Only a piece that holds the whole prompt and a token of the answer asks; a later one has neither text.
+    """
+    ids, labels = record.input_ids, record.labels
+    cuts = list(range(0, len(ids), max_length))
+    if len(ids) - cuts[-1] < 2:
+        # one token alone predicts nothing
+        cuts[-1] -= 1
+    last_trained = next((n for n in range(len(labels) - 1, -1, -1) if labels[n] != IGNORED), -1)
+    pieces = []
+    for number, (start, end) in enumerate(zip(cuts, [*cuts[1:], len(ids)], strict=True), 1):
+        if not _is_counted(labels[start:end]):
+            continue
+        is_asked = start == 0 and 0 < record.prompt_length < end
+        pieces.append(
+            replace(
+                record,
+                row_id=f"{record.row_id}#{number}",
+                input_ids=ids[start:end],
+                labels=labels[start:end],
+                prompt_length=record.prompt_length if is_asked else 0,
+                prompt=record.prompt if is_asked else "",
+                expected=record.expected if is_asked else "",
+                may_lack_end=not start <= last_trained < end,
+            )
+        )
+    return Fitted("split", pieces, len(cuts) - len(pieces)) if pieces else Fitted("dropped")

@@ -1,101 +1,145 @@
-"""Tokenize both splits and write what training and evaluation read."""
+"""Tokenize both splits, in one part or in many, and write what training and evaluation read.
+
+Each part tokenizes a range of the rows of both splits, on a machine of its own if need be; the join checks what the
+parts counted, and writes the same bytes however many parts there were.
+"""
 
 from __future__ import annotations
 
+import shutil
+import tempfile
+from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
+from typing import Any
 
-import pandas as pd
-
+from configs.errors import ArtifactError, DataError
 from configs.schema import TokenizeConfig
-from configs.wire import Span, TokenReport
+from configs.wire import TokenReport
 from tasks.tokenize import checks
+from tasks.tokenize.control_tokens import find_control_tokens
+from tasks.tokenize.counts import COUNTS_FILE, PartCounts, SplitCounts, add_batch, merge_splits
+from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_tokens, token_arrays
+from tasks.tokenize.packing import PackReport, pack_tokens
+from tasks.tokenize.report import make_report, summary_lines
 from tasks.tokenize.template import choose_template, load_tokenizer, longest_sequence
-from tasks.tokenize.tokens import IGNORED, TokenTable, histogram, tokenize_rows
+from tasks.tokenize.tokens import Setup, tokenize_rows
 
-TOKENS_FILE = "tokens.parquet"
-_FEW_TEST_ROWS = 5
+__all__ = ["join_parts", "summary_lines", "tokenize_part"]
+
+_NUM_SAMPLES = 3
 
 
-def prepare_tokens(
+def tokenize_part(
     config: TokenizeConfig,
     chat_template: str | None,
     tokenizer_directory: Path,
     trust_remote_code: bool,
-    splits: dict[str, pd.DataFrame],
-    outputs: dict[str, Path],
-) -> TokenReport:
-    """Write `tokens.parquet` for the splits `train` and `test`, and the tokenizer with the template that was used.
+    splits: dict[str, Path],
+    number: int,
+    of: int,
+    output: Path,
+) -> None:
+    """Write the tokens of the rows [number n // of, (number + 1) n // of) of each split of n rows, and their counts.
 
-    `outputs` names the folders `train`, `test` and `tokenizer`.
+    `splits` names Parquet files of canonical rows. The folder `output` gets `<split>.parquet`, with `TOKEN_SCHEMA`, and
+    `counts.json`. Memory is bounded by a batch of rows. A row that cannot be tokenized ends the part and is in the
+    counts: which row is named must not depend on which part is the first to find one.
 
     Raises:
         ModelError: a tokenizer that cannot be used, or a max_length beyond the model's positions.
-        DataError: nothing is left to train on or to hold out, a sequence begins with more than one BOS, or a row
-            has no trained token or no trained end of turn.
+        DataError: rows of a kind that is not trained on, anywhere in the splits.
     """
-    checks.check_kinds(splits)
-    tokenizer = load_tokenizer(tokenizer_directory, trust_remote_code)
-    max_length = longest_sequence(tokenizer_directory, config.max_length)
-    has_messages = any((rows.kind == "messages").any() for rows in splits.values())
+    has_messages = checks.check_kinds(splits)
+    setup = _set_up(config, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    counts = PartCounts(number=number, of=of, has_messages=has_messages)
+    for name, path in splits.items():
+        split = counts.splits[name] = SplitCounts()
+        try:
+            with TokenWriter(output / f"{name}.parquet") as writer:
+                for rows in read_rows(path, number, of):
+                    batch = tokenize_rows(rows, setup)
+                    table, labels, offsets = token_arrays(batch.records)
+                    writer.write(table)
+                    add_batch(split, batch, labels, offsets, setup)
+        except DataError as error:
+            split.fault = str(error)
+            break
+    (output / COUNTS_FILE).write_text(counts.model_dump_json(), encoding="utf-8")
+
+
+def join_parts(
+    config: TokenizeConfig,
+    chat_template: str | None,
+    tokenizer_directory: Path,
+    trust_remote_code: bool,
+    parts: Sequence[Path],
+    outputs: dict[str, Path],
+) -> TokenReport:
+    """Check all parts, write `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its template.
+
+    `parts` are the folders that `tokenize_part` wrote, in any order; `outputs` names the folders `train`, `test` and
+    `tokenizer`. With `packing`, the training file holds packed rows, as `pack_tokens` writes them.
+
+    Raises:
+        ArtifactError: parts that are not all of one run.
+        DataError: a row that could not be tokenized, nothing is left to train on or to hold out, a sequence begins
+            with more than one BOS, or a row has no trained token or no trained end of turn.
+    """
+    counted = sorted(((_read_counts(path), path) for path in parts), key=lambda part: part[0].number)
+    counts, folders = [part for part, _ in counted], [path for _, path in counted]
+    if [(part.number, part.of) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
+        raise ArtifactError(f"the {len(counts)} parts of the tokens are not those of one run; tokenize the rows again")
+    has_messages = any(part.has_messages for part in counts)
+    setup = _set_up(config, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    splits = {name: merge_splits(counts, name) for name in ("train", "test")}
+    ends = checks.check_tokens(splits, setup.tokenizer, config, setup.max_length)
+    packed = _write_tokens(setup, folders, outputs)
+    setup.tokenizer.save_pretrained(outputs["tokenizer"])
+    return make_report(setup, splits, ends, packed, _first_rows([path / "train.parquet" for path in folders]))
+
+
+def _read_counts(part: Path) -> PartCounts:
+    return PartCounts.model_validate_json((part / COUNTS_FILE).read_text(encoding="utf-8"))
+
+
+def _set_up(
+    config: TokenizeConfig, chat_template: str | None, directory: Path, trust_remote_code: bool, has_messages: bool
+) -> Setup:
+    tokenizer = load_tokenizer(directory, trust_remote_code)
+    max_length = longest_sequence(directory, config.max_length)
     template = choose_template(tokenizer, chat_template, has_messages)
-    tables = {name: tokenize_rows(rows, tokenizer, template, config, max_length) for name, rows in splits.items()}
-    ends = checks.check_tokens(tables, tokenizer, max_length, config.over_length)
-    for name, table in tables.items():
-        table.rows.to_parquet(outputs[name] / TOKENS_FILE, index=False)
-    tokenizer.save_pretrained(outputs["tokenizer"])
-    train, test = tables["train"], tables["test"]
-    lengths = [len(ids) for ids in train.rows.input_ids]
-    edges, counts = histogram(lengths)
-    return TokenReport(
-        max_length=max_length,
-        template=template.source,
-        template_hash=template.sha256,
-        train_rows=len(train.rows),
-        test_rows=len(test.rows),
-        dropped_train_rows=len(train.dropped),
-        dropped_test_rows=len(test.dropped),
-        truncated_rows=len(train.truncated) + len(test.truncated),
-        split_rows=len(train.split) + len(test.split),
-        train_tokens=sum(lengths),
-        trained_tokens=sum(_num_trained(labels) for labels in train.rows.labels),
-        end_token_ids=ends,
-        lengths=edges,
-        length_counts=counts,
-        samples=[_spans(train, n, tokenizer) for n in range(min(3, len(train.rows)))],
-        warnings=checks.control_text_warnings(list(tables.values())),
-    )
+    return Setup(tokenizer, find_control_tokens(tokenizer), template, config, max_length)
 
 
-def _num_trained(labels: list[int]) -> int:
-    """Return how many labels the loss counts: the first token of a sequence has nothing before it to predict it."""
-    return sum(label != IGNORED for label in labels[1:])
+def _write_tokens(setup: Setup, parts: list[Path], outputs: dict[str, Path]) -> PackReport | None:
+    """Write the tokens of both splits, and pack the training rows if that is asked for."""
+    _join_files([path / "test.parquet" for path in parts], outputs["test"] / TOKENS_FILE)
+    train = [path / "train.parquet" for path in parts]
+    if setup.config.packing == "none":
+        _join_files(train, outputs["train"] / TOKENS_FILE)
+        return None
+    with tempfile.TemporaryDirectory() as scratch:
+        unpacked = Path(scratch) / TOKENS_FILE
+        _join_files(train, unpacked)
+        return pack_tokens(unpacked, outputs["train"] / TOKENS_FILE, setup.max_length)
 
 
-def _spans(table: TokenTable, position: int, tokenizer) -> list[Span]:  # type: ignore[no-untyped-def]
-    """Return a row decoded as spans, at most 200 tokens of it."""
-    row = table.rows.iloc[position]
-    spans: list[tuple[list[int], bool]] = []
-    for token, label in list(zip(row.input_ids, row.labels, strict=True))[:200]:
-        trained = label != IGNORED
-        if not spans or spans[-1][1] != trained:
-            spans.append(([], trained))
-        spans[-1][0].append(token)
-    return [Span(text=tokenizer.decode(ids), trained=trained) for ids, trained in spans]
+def _join_files(parts: list[Path], target: Path) -> None:
+    if len(parts) == 1:
+        # what a part writes of all rows is what would be written here
+        shutil.copyfile(parts[0], target)
+        return
+    with TokenWriter(target) as writer:
+        for path in parts:
+            for batch in read_tokens(path):
+                writer.write(batch)
 
 
-def summary_lines(report: TokenReport) -> list[str]:
-    """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
-    lines = [
-        f"tokens: {report.train_rows} training sequences, {report.train_tokens} tokens, "
-        f"{report.trained_tokens} of them trained; longest allowed {report.max_length}; template: {report.template}"
-    ]
-    dropped = report.dropped_train_rows + report.dropped_test_rows
-    if dropped or report.truncated_rows or report.split_rows:
-        lines.append(
-            f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
-            f"test rows dropped, {report.truncated_rows} cut, {report.split_rows} plain texts split"
-        )
-    lines += [f"warning: {warning}" for warning in report.warnings]
-    if report.test_rows < _FEW_TEST_ROWS:
-        lines.append(f"warning: only {report.test_rows} held-out sequences are left; their scores say little")
-    return lines
+def _first_rows(parts: list[Path]) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = []
+    for batch in chain.from_iterable(read_tokens(path) for path in parts):
+        rows += batch.slice(0, _NUM_SAMPLES - len(rows)).to_pylist()
+        if len(rows) == _NUM_SAMPLES:
+            break
+    return rows

@@ -1,4 +1,4 @@
-"""Flyte task: from rows to token ids and labels, once, for all nodes and retries."""
+"""Flyte tasks: from rows to token ids and labels, in parts side by side, once for all nodes and retries."""
 
 from typing import NamedTuple, Optional
 
@@ -8,9 +8,11 @@ from flytekit.types.structured import StructuredDataset
 
 from configs.schema import TokenizeConfig
 from configs.versions import source_version
-from configs.wire import TokenReport
-from images.pods import CPU, local_path, read_table, scratch_directory
+from configs.wire import Part, TokenReport
+from images.pods import CPU, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+_VERSION = source_version("tasks/tokenize", "tasks/decks")
 
 
 class Tokens(NamedTuple):
@@ -24,7 +26,34 @@ class Tokens(NamedTuple):
     container_image=CPU_IMAGE,
     requests=CPU,
     retries=2,
-    cache=Cache(version=source_version("tasks/tokenize", "tasks/decks"), serialize=True),
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+)
+def tokenize_part(
+    config: TokenizeConfig,
+    chat_template: Optional[str],
+    tokenizer: FlyteDirectory,
+    trust_remote_code: bool,
+    train: StructuredDataset,
+    test: StructuredDataset,
+    part: Part,
+) -> FlyteDirectory:
+    """Apply the template to one part of the rows, mark what is trained, and enforce `max_length`."""
+    from tasks.tokenize import prepare
+
+    output = scratch_directory("part")
+    splits = {"train": table_path(train), "test": table_path(test)}
+    prepare.tokenize_part(
+        config, chat_template, local_path(tokenizer), trust_remote_code, splits, part.number, part.of, output
+    )
+    return FlyteDirectory(str(output))
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
 )
@@ -33,17 +62,16 @@ def tokenize(
     chat_template: Optional[str],
     tokenizer: FlyteDirectory,
     trust_remote_code: bool,
-    train: StructuredDataset,
-    test: StructuredDataset,
+    parts: list[FlyteDirectory],
 ) -> Tokens:
-    """Apply the template, mark what is trained, and enforce `max_length`; counts and marked samples in the Deck."""
+    """Check the tokens of all parts, put them together, and pack them; counts and marked samples in the Deck."""
     from tasks.decks import html
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize import prepare
 
     outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
-    splits = {"train": read_table(train), "test": read_table(test)}
-    report = prepare.prepare_tokens(config, chat_template, local_path(tokenizer), trust_remote_code, splits, outputs)
+    folders = [local_path(part) for part in parts]
+    report = prepare.join_parts(config, chat_template, local_path(tokenizer), trust_remote_code, folders, outputs)
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)

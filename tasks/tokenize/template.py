@@ -6,7 +6,7 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
@@ -75,34 +75,50 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_m
 
 
 def render(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], row_id: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, Any]],
+    row_id: str,
+    train_on: Literal["all_answers", "last_answer"] = "all_answers",
 ) -> tuple[str, list[tuple[int, int]]]:
     """Return the rendered text and the spans [start, end) of the assistant's turns in it, in characters.
 
-    A turn's span begins after what the template writes to ask for an answer, and ends where the next turn begins.
+    A turn's span begins after what the template writes to ask for an answer, and ends where the next turn begins; that
+    it does is seen from what the template writes for the turns so far. Under `last_answer` it is enough that this holds
+    for the last answer, as with templates that drop earlier turns' reasoning: where an earlier span cannot be told, the
+    last one alone is returned.
 
     Raises:
         DataError: the template refuses the row, or rewrites earlier turns when later ones follow, so that spans
             cannot be told.
     """
     text = _apply(tokenizer, messages, row_id)
-    spans = []
+    spans: list[tuple[int, int] | None] = []
     for position, turn in enumerate(messages):
         if turn["role"] != "assistant":
             continue
         asked = _apply(tokenizer, messages[:position], row_id, add_generation_prompt=True)
-        answered = _apply(tokenizer, messages[: position + 1], row_id)
-        if not (answered.startswith(asked) and text.startswith(answered)):
-            raise DataError(
-                f"{row_id}: the chat template changes earlier turns when later ones follow; "
-                "name another with tokenize.chat_template"
-            )
-        spans.append((len(asked), len(answered)))
-    return text, spans
+        is_last = position + 1 == len(messages)
+        answered = text if is_last else _apply(tokenizer, messages[: position + 1], row_id)
+        is_within = answered.startswith(asked) and text.startswith(answered)
+        spans.append((len(asked), len(answered)) if is_within else None)
+        if not is_within and train_on == "all_answers":
+            break
+    if spans[-1] is None:
+        fix = ", or set tokenize.train_on=last_answer" if train_on == "all_answers" else ""
+        raise DataError(
+            f"{row_id}: the chat template changes earlier turns when later ones follow; "
+            f"name another with tokenize.chat_template{fix}"
+        )
+    told = [span for span in spans if span is not None]
+    return text, told if len(told) == len(spans) else told[-1:]
 
 
 def render_marked(
-    tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], control: ControlTokens, row_id: str
+    tokenizer: PreTrainedTokenizerBase,
+    messages: list[dict[str, Any]],
+    control: ControlTokens,
+    row_id: str,
+    train_on: Literal["all_answers", "last_answer"] = "all_answers",
 ) -> tuple[str, list[tuple[int, int]], Markers | None]:
     """Return text and spans as `render` does, with control tokens that stand in contents between markers.
 
@@ -110,7 +126,7 @@ def render_marked(
         DataError: as `render`, or a template that changes the marked text.
     """
     marked, markers = mark_messages(messages, control)
-    text, spans = render(tokenizer, marked, row_id)
+    text, spans = render(tokenizer, marked, row_id, train_on)
     if markers is not None and markers.removed_from(text) != _apply(tokenizer, messages, row_id):
         raise DataError(
             f"{row_id}: the chat template changes the text of a special token in this row's content\n"

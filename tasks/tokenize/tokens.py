@@ -1,5 +1,6 @@
 """From canonical rows to token ids and labels, once, on a CPU. Labels are -100 where the loss does not count.
 
+Rows come in batches, and one call of the tokenizer encodes a batch: what a row becomes does not depend on the others.
 Tokenizers are called with `verbose=False`: this stage itself counts and shows what is too long.
 """
 
@@ -7,12 +8,13 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
+from configs.errors import DataError
 from configs.schema import TokenizeConfig
 from tasks.tokenize.control_tokens import (
     ControlTokens,
@@ -20,141 +22,190 @@ from tasks.tokenize.control_tokens import (
     Piece,
     cut_at_markers,
     encode_pieces,
-    find_control_tokens,
     free_markers,
     mark,
 )
-from tasks.tokenize.over_length import IGNORED, fit_record
+from tasks.tokenize.over_length import IGNORED, Record, fit_record
 from tasks.tokenize.template import Template, render_marked
 
-TOKEN_COLUMNS = ["row_id", "input_ids", "labels", "prompt_length", "prompt", "expected"]
-_TrainOn = Literal["all_answers", "last_answer"]
+
+class Row(NamedTuple):
+    """A canonical row, as far as this stage reads it; `messages` is JSON. `dataset` is empty for training rows."""
+
+    row_id: str
+    kind: str
+    prompt: str
+    completion: str
+    messages: str
+    dataset: str = ""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all rows of a run share: the tokenizer with its template, its control tokens, the settings."""
+
+    tokenizer: PreTrainedTokenizerBase
+    control: ControlTokens
+    template: Template
+    config: TokenizeConfig
+    max_length: int
 
 
 @dataclass
-class TokenTable:
-    """Rows with `TOKEN_COLUMNS`, the ids of those that were too long, and of those with control tokens as text.
+class TokenBatch:
+    """The sequences of some rows, and the ids of those that were too long or have something worth a warning.
 
-    `prompt_length` is the number of leading tokens that ask for the last answer; 0 where nothing is asked.
+    `control_text` has control tokens as text; `without_bos` was rendered without the BOS that the tokenizer itself
+    would put before a text. `num_left_out` counts pieces of split rows.
     """
 
-    rows: pd.DataFrame
+    records: list[Record] = field(default_factory=list)
     dropped: list[str] = field(default_factory=list)
     truncated: list[str] = field(default_factory=list)
     split: list[str] = field(default_factory=list)
     control_text: list[str] = field(default_factory=list)
+    without_bos: list[str] = field(default_factory=list)
+    num_pieces: int = 0
+    num_left_out: int = 0
 
 
-def tokenize_rows(
-    rows: pd.DataFrame, tokenizer: PreTrainedTokenizerBase, template: Template, config: TokenizeConfig, max_length: int
-) -> TokenTable:
+class _Rendered(NamedTuple):
+    """A row as text: `num_asking` pieces that ask for the last answer, then the others; a plain text is not cut."""
+
+    row: Row
+    form: Literal["text", "pair", "conversation"]
+    pieces: list[Piece]
+    num_asking: int = 0
+    has_control_text: bool = False
+
+
+def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
     """Return token ids and labels of canonical rows, none longer than `max_length`.
 
     A plain text is in a format of the user's own: special tokens that it holds are control tokens. All other content
     is text, whatever it looks like.
 
     Raises:
-        DataError: a row that is too long under `over_length: error`, or one that the template refuses.
+        DataError: the first row that is too long under `over_length: error`, or that the template refuses.
     """
-    result = TokenTable(pd.DataFrame(columns=TOKEN_COLUMNS))
-    records = []
-    control = find_control_tokens(tokenizer)
-    for row in rows.itertuples():
-        if row.kind == "text":
-            pieces = _text_pieces(row, tokenizer, max_length)
-            if len(pieces) > 1:
-                result.split.append(row.row_id)
-            records += pieces
-            continue
-        if row.kind == "messages" or template.is_for_pairs:
-            answered, markers = _conversation(row, tokenizer, control, config.train_on)
-        else:
-            answered, markers = _pair(row, tokenizer, control, config.prompt_separator)
-        if markers is not None:
-            result.control_text.append(row.row_id)
-        if len(answered["input_ids"]) <= max_length:
-            records.append(answered)
-        elif (cut := fit_record(answered, config, max_length, tokenizer.bos_token_id)) is not None:
-            records.append(cut)
-            result.truncated.append(row.row_id)
-        else:
-            result.dropped.append(row.row_id)
-    result.rows = pd.DataFrame(records, columns=TOKEN_COLUMNS)
+    result = TokenBatch()
+    rendered, refused = [], None
+    for row in rows:
+        try:
+            rendered.append(_render(row, setup))
+        except DataError as error:
+            # a row before this one may be too long, which is then the error of these rows, however many there are
+            refused = error
+            break
+    bos = setup.tokenizer.bos_token_id
+    for each, record in zip(rendered, _encode(rendered, setup), strict=True):
+        fitted = fit_record(record, setup.config, setup.max_length, bos)
+        result.records += fitted.records
+        result.num_left_out += fitted.num_left_out
+        if fitted.outcome == "split":
+            result.num_pieces += len(fitted.records)
+        if fitted.outcome != "whole":
+            getattr(result, fitted.outcome).append(record.row_id)
+        if each.has_control_text:
+            result.control_text.append(record.row_id)
+        is_without_bos = bos in setup.control.opening_ids and record.input_ids[:1] != [bos]
+        if each.form == "conversation" and is_without_bos:
+            result.without_bos.append(record.row_id)
+    if refused is not None:
+        raise refused
     return result
 
 
-def _text_pieces(row: Any, tokenizer: PreTrainedTokenizerBase, max_length: int) -> list[dict[str, Any]]:
-    """Return a plain text as sequences of at most `max_length` tokens; every token but the first of each is trained."""
-    ids = _with_end(tokenizer(row.completion, verbose=False)["input_ids"], tokenizer)
-    cuts = list(range(0, len(ids), max_length))
-    if len(cuts) > 1 and len(ids) - cuts[-1] < 2:
-        # one token alone predicts nothing
-        cuts[-1] -= 1
-    names = [row.row_id] if len(cuts) == 1 else [f"{row.row_id}#{n}" for n in range(1, len(cuts) + 1)]
-    bounds = zip(cuts, [*cuts[1:], len(ids)], strict=True)
+def _render(row: Row, setup: Setup) -> _Rendered:
+    if row.kind == "text":
+        return _Rendered(row, "text", [])
+    if row.kind == "messages" or setup.template.is_for_pairs:
+        return _conversation(row, setup)
+    return _pair(row, setup)
+
+
+def _encode(rendered: Sequence[_Rendered], setup: Setup) -> list[Record]:
+    """Return one record for each row, of any length."""
+    texts = iter(_encode_texts([each.row.completion for each in rendered if each.form == "text"], setup.tokenizer))
+    answered = [each.pieces for each in rendered if each.form != "text"]
+    pieces = iter(encode_pieces(setup.tokenizer, answered, setup.control))
     return [
-        _record(name, ids[start:end], ids[start:end], 0, "", "")
-        for name, (start, end) in zip(names, bounds, strict=True)
+        _text_record(each.row, next(texts)) if each.form == "text" else _join_pieces(each, next(pieces), setup)
+        for each in rendered
     ]
 
 
-def _pair(
-    row: Any, tokenizer: PreTrainedTokenizerBase, control: ControlTokens, separator: str
-) -> tuple[dict[str, Any], Markers | None]:
-    """Return prompt, separator and completion of a model without a template, and the markers, if any were needed."""
-    # data often ends completions with the end token already; one more follows below
-    completion = row.completion.removesuffix(tokenizer.eos_token)
+def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
+    """Return the tokens of plain texts, with what the tokenizer itself puts around them, and an end token."""
+    if not texts:
+        return []
+    settings = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
+    eos = tokenizer.eos_token_id
+    return [ids if ids and ids[-1] == eos else [*ids, eos] for ids in tokenizer(texts, **settings)["input_ids"]]
+
+
+def _text_record(row: Row, ids: list[int]) -> Record:
+    """Return a plain text, of which every token is trained but the first, which nothing predicts."""
+    return Record(row.row_id, ids, ids, 0, "", "", row.dataset, is_answer=False)
+
+
+def _join_pieces(rendered: _Rendered, encoded: list[list[int]], setup: Setup) -> Record:
+    """Return the tokens of a row with an answer, from those of its pieces.
+
+    Without a template, what the tokenizer itself puts before a text goes first, and an end token last.
+    """
+    row = rendered.row
+    ids: list[int] = list(setup.control.opening_ids) if rendered.form == "pair" else []
+    labels = [IGNORED] * len(ids)
+    prompt_length = len(ids)
+    for number, (piece, tokens) in enumerate(zip(rendered.pieces, encoded, strict=True)):
+        if number < rendered.num_asking:
+            prompt_length += len(tokens)
+        num_trained = {"none": 0, "first": 1, "all": len(tokens)}[piece.trained]
+        ids += tokens
+        labels += tokens[:num_trained] + [IGNORED] * (len(tokens) - num_trained)
+    if rendered.form == "pair":
+        ids.append(setup.tokenizer.eos_token_id)
+        labels.append(setup.tokenizer.eos_token_id)
+    return Record(row.row_id, ids, labels, prompt_length, row.prompt, row.completion, row.dataset, is_answer=True)
+
+
+def _pair(row: Row, setup: Setup) -> _Rendered:
+    """Return prompt, separator and completion of a model without a template."""
+    guard = setup.control.in_answers
+    # data often ends completions with the end token already; one more follows when pieces are joined
+    completion = row.completion.removesuffix(setup.tokenizer.eos_token)
     markers = None
     prompt = row.prompt
-    if control.in_answers.search(prompt) or control.in_answers.search(completion):
+    if guard.search(prompt) or guard.search(completion):
         markers = free_markers(prompt + completion)
-        prompt, completion = (mark(text, control.in_answers, markers) for text in (prompt, completion))
-    asked = cut_at_markers(Piece(0, prompt + separator, "none"), markers)
+        prompt, completion = (mark(text, guard, markers) for text in (prompt, completion))
+    asked = cut_at_markers(Piece(0, prompt + setup.config.prompt_separator, "none"), markers)
     pieces = [*asked, *cut_at_markers(Piece(0, completion, "all"), markers)]
-    encoded = encode_pieces(tokenizer, pieces, control)
-    prompt_ids = [*control.opening_ids, *(i for ids in encoded[: len(asked)] for i in ids)]
-    answer_ids = [*(i for ids in encoded[len(asked) :] for i in ids), tokenizer.eos_token_id]
-    labels = [IGNORED] * len(prompt_ids) + answer_ids
-    return _record(row.row_id, prompt_ids + answer_ids, labels, len(prompt_ids), row.prompt, row.completion), markers
+    return _Rendered(row, "pair", pieces, len(asked), markers is not None)
 
 
-def _conversation(
-    row: Any, tokenizer: PreTrainedTokenizerBase, control: ControlTokens, train_on: _TrainOn
-) -> tuple[dict[str, Any], Markers | None]:
-    """Return the tokens of a row that a template renders, and the markers, if any were needed.
-
-    Only answers are trained, each from its first token to the one that ends it.
-    """
+def _conversation(row: Row, setup: Setup) -> _Rendered:
+    """Return a row that the template renders. Only answers are trained, each from its first token to its end token."""
     if row.kind == "messages":
         messages = json.loads(row.messages)
     else:
         messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
-    text, spans, markers = render_marked(tokenizer, messages, control, row.row_id)
-    pieces = [
-        part for piece in _turns(text, spans, control, markers, train_on) for part in cut_at_markers(piece, markers)
-    ]
-    ids: list[int] = []
-    labels: list[int] = []
-    prompt_length = 0
-    for piece, encoded in zip(pieces, encode_pieces(tokenizer, pieces, control), strict=True):
-        if piece.start < spans[-1][0]:
-            prompt_length += len(encoded)
-        num_trained = {"none": 0, "first": 1, "all": len(encoded)}[piece.trained]
-        ids += encoded
-        labels += encoded[:num_trained] + [IGNORED] * (len(encoded) - num_trained)
-    return _record(row.row_id, ids, labels, prompt_length, row.prompt, row.completion), markers
+    train_on = setup.config.train_on
+    text, spans, markers = render_marked(setup.tokenizer, messages, setup.control, row.row_id, train_on)
+    pieces = [part for piece in _turns(text, spans, setup, markers) for part in cut_at_markers(piece, markers)]
+    num_asking = sum(piece.start < spans[-1][0] for piece in pieces)
+    return _Rendered(row, "conversation", pieces, num_asking, markers is not None)
 
 
-def _turns(
-    text: str, spans: list[tuple[int, int]], control: ControlTokens, markers: Markers | None, train_on: _TrainOn
-) -> list[Piece]:
+def _turns(text: str, spans: list[tuple[int, int]], setup: Setup, markers: Markers | None) -> list[Piece]:
     """Return `text` in pieces: what asks, an answer, its end token with what asks for the next answer, and so on."""
     pieces: list[Piece] = []
     begun, opening = 0, False
     for start, end in spans:
-        is_trained = train_on == "all_answers" or (start, end) == spans[-1]
+        is_trained = setup.config.train_on == "all_answers" or (start, end) == spans[-1]
         pieces.append(Piece(begun, text[begun:start], "first" if opening else "none"))
-        stop = _end_of_turn(text, start, end, control, markers)
+        stop = _end_of_turn(text, start, end, setup.control, markers)
         opening = is_trained and stop is not None
         begun = end if stop is None else stop
         pieces.append(Piece(start, text[start:begun], "all" if is_trained else "none"))
@@ -174,26 +225,3 @@ def _end_of_turn(text: str, start: int, end: int, control: ControlTokens, marker
     if last is None or text[start + last.end() : end].strip():
         return None
     return start + last.start()
-
-
-def _record(
-    row_id: str, ids: list[int], labels: list[int], prompt_length: int, prompt: str, expected: str
-) -> dict[str, Any]:
-    values = (row_id, ids, labels, prompt_length, prompt, expected)
-    return dict(zip(TOKEN_COLUMNS, values, strict=True))
-
-
-def _with_end(ids: list[int], tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    return ids if ids and ids[-1] == tokenizer.eos_token_id else [*ids, tokenizer.eos_token_id]
-
-
-def histogram(lengths: list[int], num_bins: int = 24) -> tuple[list[int], list[int]]:
-    """Return (upper edges, counts) of row lengths in tokens; edges are whole and include the longest row."""
-    if not lengths:
-        return [], []
-    width = max(1, -(-max(lengths) // num_bins))
-    edges = list(range(width, max(lengths) + width, width))
-    counts = [0] * len(edges)
-    for length in lengths:
-        counts[(length - 1) // width] += 1
-    return edges, counts

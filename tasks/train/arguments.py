@@ -88,5 +88,7 @@ def training_arguments(config: TrainConfig, num_rows: int, directory: Path) -> S
         data_seed=config.seed,
         max_length=None,
         packing=False,
+        # `fit` reads no other columns, and TRL would take position_ids for one that is not needed
+        remove_unused_columns=False,
         dataset_kwargs={"skip_prepare_dataset": True},
     )

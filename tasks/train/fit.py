@@ -10,10 +10,10 @@ import pyarrow.parquet as pq
 import torch
 from peft import LoraConfig, PeftModel
 from safetensors import safe_open
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.pytorch_utils import Conv1D
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import ModelConfig, TrainConfig
@@ -21,6 +21,7 @@ from configs.wire import CurvePoint, TrainReport
 from tasks.models.load import checkpoint_dtype, has_bfloat16, load_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 from tasks.train.arguments import learning_rate, training_arguments, world_size
+from tasks.train.batches import ExamplesAreApart, PaddedCollator, packed_collator
 from tasks.train.progress import Progress
 
 
@@ -38,15 +39,19 @@ def fit(
     The loss of a step is the mean over the completion tokens of the whole batch, over all processes and
     accumulation passes, so that it does not depend on how the batch was divided.
 
+    Rows with `position_ids` are packed: each example of a row is trained as if it were alone.
+
     Raises:
-        ConfigError: target modules that match nothing, or a batch that does not divide.
+        ConfigError: target modules that match nothing, a batch that does not divide, or a model that cannot train on
+            packed rows.
         DivergedError: the loss is not a number.
         ArtifactError: what was saved is empty.
     """
     started = time.monotonic()
     quiet_libraries()
     datasets.disable_progress_bars()
-    arguments = training_arguments(config, pq.read_metadata(tokens_directory / "tokens.parquet").num_rows, output)
+    tokens_file = tokens_directory / "tokens.parquet"
+    arguments = training_arguments(config, pq.read_metadata(tokens_file).num_rows, output)
     if config.sharding == "zero3" and not torch.cuda.is_available():
         import deepspeed
 
@@ -57,19 +62,7 @@ def fit(
     if config.method != "full":
         check_targets(config, _linear_layers(model))
     _set_end_tokens(model, end_token_ids, tokenizer.pad_token_id)
-    rows = datasets.Dataset.from_parquet(
-        str(tokens_directory / "tokens.parquet"),
-        columns=["input_ids", "labels"],
-        cache_dir=str(output.parent / f"{output.name}-cache"),
-    )
-    trainer = SFTTrainer(
-        model=model,
-        args=arguments,
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=None if config.method == "full" else _adapter_config(config),
-        callbacks=[Progress()],
-    )
+    trainer = make_trainer(config, arguments, model, tokenizer, tokens_file)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if config.method == "full" and config.sharding == "none" and model_config.dtype == "auto":
@@ -81,6 +74,37 @@ def fit(
         # transformers' record of its own arguments: a pickle, and it names paths of this machine
         (output / "training_args.bin").unlink(missing_ok=True)
     return _report(trainer, config, time.monotonic() - started)
+
+
+def make_trainer(
+    config: TrainConfig,
+    arguments: SFTConfig,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    tokens_file: Path,
+) -> SFTTrainer:
+    """Return TRL's trainer of `model` on the rows of `tokens_file`, packed or not.
+
+    Raises:
+        ConfigError: the rows are packed, and the model takes no position ids.
+    """
+    is_packed = "position_ids" in pq.read_schema(tokens_file).names
+    packed = packed_collator(model, tokenizer.pad_token_id) if is_packed else None
+    output = Path(arguments.output_dir)
+    rows = datasets.Dataset.from_parquet(
+        str(tokens_file),
+        columns=["input_ids", "labels", "position_ids"] if is_packed else ["input_ids", "labels"],
+        cache_dir=str(output.parent / f"{output.name}-cache"),
+    )
+    return SFTTrainer(
+        model=model,
+        args=arguments,
+        data_collator=packed or PaddedCollator(tokenizer.pad_token_id),
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=None if config.method == "full" else _adapter_config(config),
+        callbacks=[Progress(), *([ExamplesAreApart(packed)] if packed else [])],
+    )
 
 
 def _trainable_model(config: TrainConfig, model_config: ModelConfig, directory: Path) -> PreTrainedModel:

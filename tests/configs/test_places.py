@@ -23,7 +23,13 @@ from hypothesis import strategies as st
 from configs.errors import DataError
 from configs.places import FILE_ENDINGS, expand, file_kind, find_files
 from configs.schema import SourceConfig
-from configs.streams import open_bytes, open_raw, read_bytes, shown
+from configs.streams import open_bytes, open_raw, shown
+
+
+def read_bytes(path: str) -> bytes:
+    """Return the whole content, decompressed."""
+    with contextlib.closing(open_bytes(path)) as stream:
+        return stream.read()
 
 
 def fill(folder: Path, *names: str) -> Path:

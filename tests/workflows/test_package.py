@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import tarfile
@@ -25,7 +26,7 @@ UNCACHED = {
     "quantize_all",
     "push_all",
 }
-SECRET = {"make_plan", "resolve_data", "get_data", "get_model", "push_to_hub"}
+SECRET = {"make_plan", "resolve_data", "scan_shard", "map_scan_shard", "get_model", "push_to_hub"}
 
 
 @pytest.fixture(scope="module")
@@ -42,7 +43,7 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSpec]:
         for member in package.getmembers():
             if member.name.endswith("_1.pb"):
                 spec = TaskSpec.FromString(package.extractfile(member).read())
-                found[spec.template.id.name.rsplit(".", 1)[-1]] = spec
+                found[re.sub(r"_[0-9a-f]{32}-arraynode$", "", spec.template.id.name.rsplit(".", 1)[-1])] = spec
         assert any(member.name.endswith("_2.pb") for member in package.getmembers())
     return found
 
@@ -69,6 +70,14 @@ def test_packaging_imports_none_of_the_heavy_libraries() -> None:
 def test_every_stage_is_packaged(specs: dict[str, TaskSpec]) -> None:
     stages = {"make_plan", "get_model", "get_data", "tokenize", "train", "merge", "evaluate", "compare", "quantize"}
     assert stages | {"push_to_hub", "write_report", "train_1x1", "train_1x2", "train_5x8"} <= set(specs)
+
+
+@pytest.mark.parametrize("name", ["map_scan_shard", "map_tokenize_part"])
+def test_shards_are_map_tasks(name: str, specs: dict[str, TaskSpec]) -> None:
+    assert list(container(specs[name]).args[:1]) == ["pyflyte-map-execute"]
+    [output] = specs[name].template.interface.outputs.variables.values()
+    # a list of folders, one for each shard
+    assert output.type.collection_type.blob.dimensionality == 1
 
 
 def test_five_nodes_of_eight_are_a_pytorch_job_of_that_shape(specs: dict[str, TaskSpec]) -> None:

@@ -54,6 +54,20 @@ def test_every_row_is_accounted_for_over_several_sources(pyflyte: PyFlyte, tmp_p
     assert "alert" not in result.stdout + result.stderr
 
 
+def test_map_tasks_over_shards_give_the_rows_of_one_shard(pyflyte: PyFlyte, tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    rows = [{"prompt": f"question {n % 70}", "completion": f"answer {n}"} for n in range(80)] + [{"prompt": "p"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = {"sources": [{"path": str(path)}], "max_invalid_rows": 1, "checks": {"conflict": "quarantine"}}
+    results = {n: prepare(pyflyte, {"name": f"of-{n}", "data": {**data, "shards": n}}) for n in (1, 4)}
+    lines = {n: result.stdout.strip().splitlines()[-1] for n, result in results.items()}
+    # 10 questions have two answers each
+    assert lines[1] == lines[4] == "data: 81 rows read = 60 kept (54 train, 6 test) + 21 quarantined + 0 deduplicated"
+    for name in ("train.jsonl", "test.jsonl", "quarantine.jsonl"):
+        one, four = ((pyflyte.home / "outputs" / f"of-{n}" / name).read_bytes() for n in (1, 4))
+        assert one == four
+
+
 def test_preferences_are_prepared_and_refused_for_supervised_fine_tuning(
     pyflyte: PyFlyte, tiny_model: Path, tmp_path: Path
 ) -> None:

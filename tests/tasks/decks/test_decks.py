@@ -20,6 +20,7 @@ from configs.wire import (
     Published,
     Sample,
     Scores,
+    SetScores,
     SourceCount,
     Span,
     TokenReport,
@@ -95,7 +96,7 @@ def results() -> RunResults:
         device=EVIL,
         precision="float32",
     )
-    plan = Plan(model_revision="r", data_revisions=["d"], chat_template=None, warnings=[EVIL])
+    plan = Plan(model_revision="r", chat_template=None, warnings=[EVIL])
     published = [Published(artifact="model", repository="me/x", commit_url=None, note=EVIL)]
     evaluations = {"base": evaluation(2.0, EVIL), "tuned": evaluation(1.0, EVIL, 1.0)}
     return RunResults(config, plan, data, tokens, training, evaluations, published)
@@ -161,3 +162,25 @@ def test_the_table_is_aligned_and_has_a_dash_for_what_has_no_meaning() -> None:
     assert len(header) == len(base) == len(tuned)
     assert base.split() == ["base", "2.0000", "2", "-", "-", "3.0", "MiB"]
     assert tuned.split() == ["tuned", "1.0000", "2", "100.0%", "-", "3.0", "MiB"]
+
+
+def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_is_a_warning(
+    results: RunResults, tmp_path: Path
+) -> None:
+    def with_others(loss: float, *others: float) -> Evaluation:
+        sets = [SetScores(name=EVIL if n else "books", scores=evaluation(o, "").scores) for n, o in enumerate(others)]
+        return evaluation(loss, "").model_copy(update={"others": sets})
+
+    evaluations = {"base": with_others(2.0, 1.0, 3.0), "tuned": with_others(1.0, 1.5, 2.5)}
+    first, second = text_table(evaluations).split("\n\n")
+    assert len(first.splitlines()) == 3
+    assert [line.split()[-6:] for line in second.splitlines()[1:3]] == [
+        ["base", "1.0000", "2", "50.0%", "-", "4"],
+        ["tuned", "1.5000", "2", "50.0%", "-", "4"],
+    ]
+    assert second.splitlines()[-1] == "warning: on books the loss went up from 1.000 to 1.500"
+    changed = RunResults(**{**vars(results), "evaluations": evaluations})
+    page = render_report(changed)
+    assert "<h3>Scores on further evaluation sets</h3>" in page and EVIL not in page
+    numbers = json.loads(write_report(changed, tmp_path)[1].read_text())
+    assert numbers["tuned"]["others"]["books"]["eval_loss"] == 1.5

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.wire import Evaluation
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.evaluate.score import evaluate_model, generate_answers, held_out_loss
 from tasks.models.load import load_model, load_tokenizer
@@ -104,6 +105,20 @@ def test_generate_rows_limits_answers_and_not_loss(tiny_model: Path) -> None:
     config = EvaluateConfig(generate_rows=3, max_new_tokens=2)
     scores = evaluate_model(config, ModelConfig(name="tiny"), tiny_model, rows, tiny_model, [1]).scores
     assert (scores.loss_rows, scores.loss_tokens, scores.generated_rows) == (4, 8, 3)
+
+
+def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
+    rows = rows_of(([5, 6, 7, 8], 2), ([9, 10, 11], 1), ([20, 21, 22, 23], 3), ([30, 31], 1))
+    config = EvaluateConfig(max_new_tokens=2)
+
+    def scores(part: pd.DataFrame) -> Evaluation:
+        return evaluate_model(config, ModelConfig(name="tiny"), tiny_model, part, tiny_model, [1])
+
+    together = scores(rows.assign(dataset=["held-out", "held-out", "books", "news"]))
+    assert together.scores == scores(rows[:2]).scores
+    assert [each.name for each in together.others] == ["books", "news"]
+    assert together.others[0].scores == scores(rows[2:3].reset_index(drop=True)).scores
+    assert [prediction.row_id for prediction in together.predictions] == ["r:0", "r:1"]
 
 
 def test_exact_match_ignores_only_white_space_at_the_ends() -> None:

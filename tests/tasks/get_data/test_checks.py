@@ -6,9 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from loading import LoadedData, load_data
 
 from configs.schema import DataConfig
-from tasks.get_data.load import InvalidRowsError, LoadedData, load_data, summary_lines
+from tasks.get_data.leaving import InvalidRowsError
+from tasks.get_data.merge import summary_lines
 
 GOOD = [{"prompt": f"question number {n}", "completion": f"answer {n}"} for n in range(20)]
 LONG = "the quick brown fox jumps over the lazy dog while the sun sets behind the old grey mill"
@@ -26,8 +28,6 @@ def load(path: Path, rows: list[dict[str, str]], checks: dict[str, object], **se
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     return load_data(
         DataConfig(sources=[{"path": str(path)}], checks=checks, **settings),
-        ["r"] * (1 + len(settings.get("contamination", []))),
-        None,
     )
 
 
@@ -86,6 +86,20 @@ def test_mixed_system_turns_are_a_warning_with_the_counts(tmp_path: Path) -> Non
     data = load(tmp_path / "rows.jsonl", [chat(n) for n in range(60)], {})
     assert data.report.warnings == ["15 of 60 conversations have a system turn, the others have none"]
     assert load(tmp_path / "rows.jsonl", [chat(n) for n in range(60)], {"system_prompts": "off"}).report.warnings == []
+
+
+@pytest.mark.parametrize(("distinct", "warned"), [(1, False), (2, True), (10, True), (11, False)])
+def test_a_few_different_system_prompts_are_a_warning_and_many_are_meant(
+    distinct: int, warned: bool, tmp_path: Path
+) -> None:
+    def chat(n: int) -> dict:
+        # the first one is used by all rows but distinct - 1
+        system = {"role": "system", "content": f"prompt {n if n < distinct else 0} "}
+        return {"messages": [system, {"role": "user", "content": f"u {n}"}, {"role": "assistant", "content": "a"}]}
+
+    counts = ", ".join([str(61 - distinct), *["1"] * (distinct - 1)])
+    expected = [f"60 conversations have {distinct} different system prompts: {counts} rows"] if warned else []
+    assert load(tmp_path / "rows.jsonl", [chat(n) for n in range(60)], {}).report.warnings == expected
 
 
 def test_exact_duplicates_leave_their_first_row(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tasks.get_data import contamination, dedup
+from tasks.get_data import contamination, hashed_texts
 from tasks.get_data.contamination import Hit, contaminated, words_of
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=12).map(" ".join)
@@ -129,7 +129,7 @@ def test_hits_are_those_of_a_plain_search(rows: list[str], evaluation: list[str]
 
 
 def test_equal_hashes_of_different_words_are_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dedup, "_mixed", lambda values: np.zeros_like(values))
+    monkeypatch.setattr(hashed_texts, "mixed", lambda values: np.zeros_like(values))
     assert contaminated(["x y z"], [("q", "a b c")], n=3) == []
     assert contaminated(["a b c"], [("q", "a b c")], n=3) == [Hit(0, "q", 1.0)]
 

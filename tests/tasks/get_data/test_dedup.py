@@ -6,13 +6,13 @@ import random
 from collections import defaultdict
 from itertools import combinations
 
-import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.get_data import dedup
-from tasks.get_data.dedup import HashedTexts, band_shape, exact_duplicates, near_duplicates, normalized, shingles
+from tasks.get_data.dedup import band_shape, exact_duplicates, near_duplicates, normalized, shingles
+from tasks.get_data.hashed_texts import HashedTexts
 
 FEW_WORDS = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
 ANY_TEXTS = st.lists(st.one_of(FEW_WORDS, st.text(max_size=12)), max_size=12)
@@ -224,12 +224,13 @@ def test_clusters_do_not_depend_on_the_order_of_texts() -> None:
 
 def test_the_same_seed_gives_the_same_signatures_in_chunks_of_any_size(monkeypatch: pytest.MonkeyPatch) -> None:
     texts, _ = planted(4)
-    expected = dedup._signatures(texts, np.arange(len(texts)), 16, 5)
-    other_seed = dedup._signatures(texts, np.arange(len(texts)), 16, 6)
+    expected = dedup.signatures(texts, len(texts), 16, 5)
+    other_seed = dedup.signatures(texts, len(texts), 16, 6)
     monkeypatch.setattr(dedup, "CHUNK_CHARACTERS", 1_000)
-    for ours, theirs in zip(expected, dedup._signatures(texts, np.arange(len(texts)), 16, 5), strict=True):
-        assert (ours == theirs).all()
-    assert (expected[1] != other_seed[1]).mean() > 0.99
+    assert (expected == dedup.signatures(texts, len(texts), 16, 5)).all()
+    # and in batches: a signature is of its text alone
+    assert (expected[10:20] == dedup.signatures(texts[10:20], 10, 16, 5)).all()
+    assert (expected != other_seed).mean() > 0.99
 
 
 def test_a_giant_cluster_costs_about_one_comparison_for_each_text(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,15 +7,16 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED_DATA
+from loading import LoadedData, load_data
 
 from configs.schema import DataConfig
-from tasks.get_data.load import InvalidRowsError, LoadedData, load_data
+from tasks.get_data.leaving import InvalidRowsError
 
 
 def load(path: Path, rows: list[dict] | None = None, **settings: object) -> LoadedData:
     if rows is not None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-    return load_data(DataConfig(sources=[{"path": str(path)}], **settings), ["r"], None)
+    return load_data(DataConfig(sources=[{"path": str(path)}], **settings))
 
 
 def first(data: LoadedData, row: int = 1):
@@ -141,3 +142,19 @@ def test_a_broken_row_is_named_with_its_fault(row: dict, reason: str, tmp_path: 
     with pytest.raises(InvalidRowsError) as caught:
         load(tmp_path / "rows.jsonl", [good] * 11 + [row])
     assert "rows.jsonl row 12" in str(caught.value) and reason in str(caught.value)
+
+
+def test_an_implicit_prompt_is_the_turns_that_both_answers_share(tmp_path: Path) -> None:
+    def conversation(n: int, answer: str) -> list[dict]:
+        contents = [f"opening {n}", "a", f"q {n}", answer]
+        return [{"role": role, "content": text} for role, text in zip(["user", "assistant"] * 2, contents, strict=True)]
+
+    rows = [{"chosen": conversation(n, "good"), "rejected": conversation(n, "bad")} for n in range(12)]
+    data = load(tmp_path / "preferences.jsonl", rows)
+    row = first(data)
+    assert data.report.sources[0].format == "preference_implicit"
+    assert (row.kind, row.prompt, row.completion, row.rejected) == ("preference", "q 0", "good", "bad")
+    assert json.loads(row.messages) == conversation(0, "good")[:-1]
+    rows[3]["rejected"] = conversation(99, "bad")
+    with pytest.raises(InvalidRowsError, match=r"row 4, column rejected: does not share its earlier turns with chosen"):
+        load(tmp_path / "preferences.jsonl", rows)

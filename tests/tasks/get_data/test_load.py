@@ -8,12 +8,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SHARED_DATA
+from loading import load_data, split_rows
 
 from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import FailureCase
-from tasks.get_data.load import InvalidRowsError, load_data
-from tasks.get_data.split import split_rows
+from tasks.get_data.leaving import InvalidRowsError
 
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(20)]
 CHATS = [
@@ -36,7 +36,7 @@ def config(*paths: Path | str, **settings: object) -> DataConfig:
 
 
 def load(*paths: Path | str, **settings: object):
-    return load_data(config(*paths, **settings), ["revision"] * len(paths), None)
+    return load_data(config(*paths, **settings))
 
 
 def write(path: Path, rows: list[dict]) -> Path:
@@ -329,10 +329,10 @@ def test_real_files_load_whole(name: str, columns: dict, kind: str, least: int) 
 
 def test_the_tables_on_the_wire_have_every_column() -> None:
     # Flyte passes on only the columns that a table's type names
-    from tasks.get_data.load import ROW_COLUMNS
     from tasks.get_data.task import QuarantineTable, RowTable
+    from tasks.get_data.write_rows import SPLIT_SCHEMA
 
-    assert list(RowTable.__metadata__[0]) == ROW_COLUMNS
+    assert list(RowTable.__metadata__[0]) == SPLIT_SCHEMA.names
     assert list(QuarantineTable.__metadata__[0]) == list(FailureCase.model_fields)
 
 
@@ -341,8 +341,8 @@ def test_a_weight_says_how_often_a_training_row_is_used(weight: float, tmp_path:
     first, second = write(tmp_path / "a.jsonl", PAIRS), write(tmp_path / "b.jsonl", CHATS)
     sources = [{"path": str(first), "weight": weight}, {"path": str(second)}]
     settings = DataConfig(sources=sources, group_by=None, deduplicate="none", seed=1)
-    plain = load_data(DataConfig(sources=[{"path": str(p)} for p in (first, second)], seed=1), ["r", "r"], None)
-    data = load_data(settings, ["r", "r"], None)
+    plain = load_data(DataConfig(sources=[{"path": str(p)} for p in (first, second)], seed=1))
+    data = load_data(settings)
     # held-out rows are never repeated
     assert list(data.test.row_id) == list(plain.test.row_id)
     before, after = (part.row_id[part.row_id.str.startswith("a.")] for part in (plain.train, data.train))
@@ -350,3 +350,13 @@ def test_a_weight_says_how_often_a_training_row_is_used(weight: float, tmp_path:
     assert set(after) <= set(before) and after.value_counts().max() == max(1, -(-weight // 1))
     assert data.report.train_rows == len(data.train)
     assert ("mixed by weight" in data.report.counts_line()) == (weight != 1.0)
+
+
+@pytest.mark.parametrize("header", ["my secret,of mine", "Ünique,wörds", "x" * 41 + ", y"])
+def test_the_first_line_of_a_table_without_a_header_is_not_shown(header: str, tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text(header + "\n" + "a,b\n" * 12)
+    with pytest.raises(DataError, match=r"has the columns \(column 1\), \(column 2\), where") as caught:
+        load(path)
+    assert not any(cell in str(caught.value) for cell in header.split(","))
+    assert "the first line of a CSV or TSV file must name its columns" in str(caught.value)

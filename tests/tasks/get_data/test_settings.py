@@ -12,19 +12,19 @@ import pytest
 from conftest import ROOT
 from hub_server import HubServer
 from huggingface_hub import HfApi
+from loading import load_data
 
 from configs.errors import DataError
 from configs.schema import ColumnMap, DataConfig
-from tasks.get_data.load import InvalidRowsError, load_data
+from tasks.get_data.leaving import InvalidRowsError
 
 # a process of its own: the client and `datasets` read the hub's address from the environment when they are imported
 LOAD = """
 import json, sys
 from configs.schema import DataConfig
-from tasks.get_data.load import load_data
-from tasks.plan.data import resolve_sources
+from loading import load_data
 config = DataConfig(sources=[json.loads(sys.argv[1])])
-data = load_data(config, resolve_sources(config, None), None)
+data = load_data(config)
 print(json.dumps(sorted(data.train.prompt.tolist() + data.test.prompt.tolist())))
 """
 
@@ -63,7 +63,12 @@ configs:
             repo_type="dataset",
             revision="new",
         )
-        env = os.environ | {"HF_ENDPOINT": server.endpoint, "HF_HOME": str(tmp_path / "hf"), "HF_HUB_DISABLE_XET": "1"}
+        env = os.environ | {
+            "PYTHONPATH": str(ROOT / "tests"),
+            "HF_ENDPOINT": server.endpoint,
+            "HF_HOME": str(tmp_path / "hf"),
+            "HF_HUB_DISABLE_XET": "1",
+        }
         for settings, word in (
             ({}, "small"),
             ({"split": "validation"}, "validation"),
@@ -88,7 +93,7 @@ def both(tmp_path: Path) -> Path:
 
 
 def kinds(path: Path, **source: object) -> set[str]:
-    return set(load_data(DataConfig(sources=[{"path": str(path), **source}]), ["r"], None).train.kind)
+    return set(load_data(DataConfig(sources=[{"path": str(path), **source}])).train.kind)
 
 
 def test_format_decides_where_columns_fit_two(both: Path) -> None:
@@ -99,7 +104,7 @@ def test_format_decides_where_columns_fit_two(both: Path) -> None:
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
 def test_test_fraction_is_the_share_held_out(fraction: float, both: Path) -> None:
     config = DataConfig(sources=[{"path": str(both), "format": "text"}], test_fraction=fraction)
-    report = load_data(config, ["r"], None).report
+    report = load_data(config).report
     assert (report.test_rows, report.train_rows) == (round(100 * fraction), round(100 * (1 - fraction)))
 
 
@@ -127,11 +132,11 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
     )
     with pytest.raises(DataError, match="all rows ask the same question"):
         # every row was read and is valid
-        load_data(config, ["r"], None)
+        load_data(config)
     path.write_text(path.read_text() + json.dumps({**row, "other_name": None}) + "\n")
     if column == "input":
         # the one column that may be empty
-        assert load_data(config, ["r"], None).report.sources[0].kept == 13
+        assert load_data(config).report.sources[0].kept == 13
         return
     with pytest.raises(InvalidRowsError, match=rf"rows.jsonl row 13, column {column}: is missing"):
-        load_data(config, ["r"], None)
+        load_data(config)

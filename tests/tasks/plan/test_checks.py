@@ -12,7 +12,7 @@ import torch
 from configs.embedded.names import EMBEDDED_MODEL, parse_embedded_source
 from configs.errors import ArtifactError, ConfigError, DataError, ModelError
 from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
-from tasks.plan.data import resolve_sources
+from tasks.plan.data import resolve_data
 from tasks.plan.models import resolve_model
 from tasks.plan.settings import (
     check_disk,
@@ -122,8 +122,10 @@ def test_names_that_are_nothing_are_refused_without_a_network() -> None:
         resolve("embedded:other")
 
 
-def sources(path: Path | str) -> list[str]:
-    return resolve_sources(DataConfig(sources=[{"path": str(path)}]), None)
+def sources(path: Path | str) -> list[tuple[str, str]]:
+    """Return the name and content hash of each file of a source."""
+    [shard] = resolve_data(DataConfig(sources=[{"path": str(path)}]), None).shards
+    return [(each.name, each.sha256) for each in shard.ranges]
 
 
 @pytest.mark.parametrize(
@@ -147,14 +149,14 @@ def test_data_that_cannot_be_read_is_named(name: str, content: bytes | None, wor
 
 
 def test_a_revision_follows_the_names_and_the_content_of_all_files_and_not_their_folder(tmp_path: Path) -> None:
-    def revision(**files: bytes) -> str:
+    def revision(**files: bytes) -> tuple[tuple[str, str], ...]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
         for name, content in files.items():
             (folder / f"{name}.jsonl").write_bytes(content)
-        one = sources(folder / "a.jsonl")[0]
-        assert (one == sources(folder)[0] == sources(folder / "*.jsonl")[0]) == (len(files) == 1)
-        return sources(folder)[0]
+        assert (sources(folder / "a.jsonl") == sources(folder)) == (len(files) == 1)
+        assert sources(folder) == sources(folder / "*.jsonl")
+        return tuple(sources(folder))
 
     first = revision(a=b"1", b=b"2")
     assert revision(b=b"2", a=b"1") == first

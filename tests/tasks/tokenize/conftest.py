@@ -12,9 +12,11 @@ import pytest
 
 from configs.schema import TokenizeConfig
 from configs.wire import TokenReport
-from tasks.tokenize.prepare import prepare_tokens
+from tasks.tokenize.control_tokens import find_control_tokens
+from tasks.tokenize.prepare import join_parts, tokenize_part
 from tasks.tokenize.template import Template
-from tasks.tokenize.tokens import TokenTable, tokenize_rows
+from tasks.tokenize.tokens import Row as CanonicalRow
+from tasks.tokenize.tokens import Setup, TokenBatch, tokenize_rows
 
 Row = str | tuple[str, str] | list[tuple[str, str]]
 
@@ -40,6 +42,12 @@ def _columns(row: Row) -> dict[str, str]:
     return {"kind": "messages", "prompt": row[-2][1], "completion": row[-1][1], "messages": messages}
 
 
+def canonical_rows(frame: pd.DataFrame) -> list[CanonicalRow]:
+    """Return the rows of a table as the stage reads them from a file."""
+    names = [name for name in CanonicalRow._fields if name in frame]
+    return [CanonicalRow(**dict(zip(names, row, strict=True))) for row in frame[names].itertuples(index=False)]
+
+
 class Prepared:
     """Tokens of a training split, decoded; the test split is the same rows."""
 
@@ -47,12 +55,13 @@ class Prepared:
         from transformers import AutoTokenizer
 
         outputs = {name: tmp_path / name for name in ("train", "test", "tokenizer")}
-        for path in outputs.values():
+        part, source = tmp_path / "part", tmp_path / "rows.parquet"
+        for path in (part, *outputs.values()):
             path.mkdir(exist_ok=True)
-        frame = canonical(rows)
-        self.report: TokenReport = prepare_tokens(
-            config, template, model, False, {"train": frame, "test": frame}, outputs
-        )
+        canonical(rows).to_parquet(source)
+        arguments = (config, template, model, False)
+        tokenize_part(*arguments, dict.fromkeys(("train", "test"), source), 0, 1, part)
+        self.report: TokenReport = join_parts(*arguments, [part], outputs)
         self.rows = pd.read_parquet(outputs["train"] / "tokens.parquet")
         self.tokenizer = AutoTokenizer.from_pretrained(outputs["tokenizer"])
         self.tokenizer_directory = outputs["tokenizer"]
@@ -83,6 +92,14 @@ def marked(input_ids: list[int], labels: list[int], tokenizer) -> str:
     return "".join(f"«{tokenizer.decode(ids)}»" if trained else tokenizer.decode(ids) for trained, ids in spans)
 
 
+class TokenTable(TokenBatch):
+    """A batch of tokens whose records are a table."""
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        return pd.DataFrame([vars(record) for record in self.records])
+
+
 @dataclass(frozen=True)
 class Family:
     """A template family: its Jinja source, and the folder of a tokenizer with its special tokens."""
@@ -94,10 +111,13 @@ class Family:
 
     def tokenize(self, *rows: Row, **settings: object) -> TokenTable:
         """Return the rows' tokens, nothing written."""
+        frame = canonical(list(rows))
+        return TokenTable(**vars(tokenize_rows(canonical_rows(frame), self.setup(**settings))))
+
+    def setup(self, **settings: object) -> Setup:
         config = TokenizeConfig(**settings)
-        return tokenize_rows(
-            canonical(list(rows)), self.tokenizer, Template("config", True, ""), config, config.max_length or 4096
-        )
+        control = find_control_tokens(self.tokenizer)
+        return Setup(self.tokenizer, control, Template("config", True, ""), config, config.max_length or 4096)
 
 
 @pytest.fixture

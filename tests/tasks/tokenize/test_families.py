@@ -178,7 +178,8 @@ def test_pieces_are_encoded_as_within_the_whole_text(legacy: bool) -> None:
     backend.decoder = decoders.Metaspace()
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
     pieces = ["[INST] a\nb [/INST]", " c\na", "</s>[INST] b [/INST]", "c", "</s>"]
-    encoded = encode_pieces(tokenizer, [Piece(0, text, "none") for text in pieces], find_control_tokens(tokenizer))
+    control = find_control_tokens(tokenizer)
+    (encoded,) = encode_pieces(tokenizer, [[Piece(0, text, "none") for text in pieces]], control)
     whole = tokenizer("".join(pieces), add_special_tokens=False)["input_ids"]
     assert [i for ids in encoded for i in ids] == whole
     assert tokenizer.convert_ids_to_tokens(encoded[3]) == ["c"]

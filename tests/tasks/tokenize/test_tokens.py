@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import pytest
 
 from configs.errors import DataError, ModelError
 from tasks.tokenize.prepare import summary_lines
-from tasks.tokenize.tokens import histogram
+from tasks.tokenize.report import histogram
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>{% endfor %}"
@@ -134,4 +136,4 @@ def test_samples_mark_what_is_trained(prepare) -> None:
     [([], [], []), ([1, 2, 4], [2, 4], [2, 1]), ([4], [2, 4], [0, 1])],
 )
 def test_histogram_counts_every_row(lengths: list[int], edges: list[int], counts: list[int]) -> None:
-    assert histogram(lengths, num_bins=2) == (edges, counts)
+    assert histogram(Counter(lengths), num_bins=2) == (edges, counts)

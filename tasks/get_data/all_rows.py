@@ -1,0 +1,81 @@
+"""The rows of all shards together: fingerprints in arrays, texts by position."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from numpy.typing import NDArray
+
+from configs.schema import DataConfig
+from tasks.get_data.checks import whole_texts
+from tasks.get_data.fingerprints import FINGERPRINTS, Digests
+from tasks.get_data.shard_files import ShardReader
+
+Positions = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+
+
+class AllRows:
+    """Rows that have their format, by position over all shards, in the order of sources, then of evaluation sets.
+
+    `roles` says for each row what its source is for: `auto`, `train`, `test` or `evaluation`.
+    `sources` is for each row the index of its entry in `data.sources` followed by `data.evaluation`.
+    """
+
+    def __init__(self, config: DataConfig, directories: Sequence[Path]) -> None:
+        self.shards = [ShardReader(directory) for directory in directories]
+        self.starts = np.concatenate([[0], np.cumsum([len(shard) for shard in self.shards], dtype=np.int64)])
+        parts = [shard.digests() for shard in self.shards]
+        self.digests: dict[str, Digests] = {
+            name: np.concatenate([part[name] for part in parts]) for name in FINGERPRINTS
+        }
+        numbers = [source_index(config, shard.summary) for shard in self.shards]
+        roles = [source.role for source in config.sources] + ["evaluation"] * len(config.evaluation)
+        sizes = np.diff(self.starts)
+        self.sources = np.repeat(np.array(numbers, dtype=np.int64), sizes)
+        self.roles = np.repeat(np.array([roles[number] for number in numbers]), sizes)
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    def row(self, position: int) -> dict[str, Any]:
+        """Return the columns of one row."""
+        number = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return self.shards[number].row(position - int(self.starts[number]))
+
+    def row_ids(self, positions: Iterable[int]) -> list[str]:
+        """Return the ids of the rows at `positions`."""
+        return [str(self.row(position)["row_id"]) for position in positions]
+
+    def text(self, position: int) -> str:
+        """Return all that a row says, as one text, with its label."""
+        row = pd.DataFrame([self.row(position)], dtype=object)
+        return str((whole_texts(row) + row.label).iloc[0])
+
+    def signatures(self, positions: Positions) -> NDArray[np.uint32]:
+        """Return the MinHash signatures of the rows at `positions`, [positions, permutations]."""
+        numbers = np.searchsorted(self.starts, positions, side="right") - 1
+        result = np.empty((len(positions), 0), dtype=np.uint32)
+        for number, shard in enumerate(self.shards):
+            mine = np.flatnonzero(numbers == number)
+            if len(mine):
+                values = shard.signatures(positions[mine] - self.starts[number])
+                if not result.shape[1]:
+                    result = np.empty((len(positions), values.shape[1]), dtype=np.uint32)
+                result[mine] = values
+        return result
+
+    def batches(self) -> Iterator[tuple[int, Any]]:
+        """Yield (position of the first row, Arrow batch) of all rows."""
+        for start, shard in zip(self.starts.tolist(), self.shards, strict=False):
+            for first, batch in shard.batches():
+                yield start + first, batch
+
+
+def source_index(config: DataConfig, summary: dict[str, Any]) -> int:
+    """Return the place of a shard's source in `data.sources` followed by `data.evaluation`."""
+    return int(summary["number"]) + (len(config.sources) if summary["section"] == "evaluation" else 0)

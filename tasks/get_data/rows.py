@@ -1,0 +1,49 @@
+"""What reading a file gives for each of its rows: a record, or the reason why there is none."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+_VALUE_CHARACTERS = 2000
+_NAME_CHARACTERS = 40
+
+
+class BadRow(NamedTuple):
+    """A row that cannot be used: why, and its content up to 2,000 characters, for the Deck only."""
+
+    reason: str
+    value: str
+
+
+Row = dict[str, Any] | BadRow
+
+
+def bad_row(reason: str, text: str, start: int = 0, end: int | None = None) -> BadRow:
+    """Return a `BadRow` whose value is `text[start:end]`, cut."""
+    last = start + _VALUE_CHARACTERS
+    return BadRow(reason, text[start : last if end is None else min(end, last)])
+
+
+def short_name(text: str) -> str:
+    """Return a key or the name of a column as messages may show it: on one line, printable, at most 40 characters."""
+    shown = text if text.isprintable() else ascii(text)[1:-1]
+    return shown[:_NAME_CHARACTERS]
+
+
+def fault_of_text(record: Any) -> str | None:
+    """Return what is wrong with a text anywhere in `record`: a NUL, or half of a surrogate pair; else None."""
+    waiting = [record]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, str):
+            if "\0" in item:
+                return "holds a NUL byte"
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                return f"holds a lone surrogate (\\u{ord(item[error.start]):04x}), which is not text"
+        elif isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+    return None

@@ -1,0 +1,218 @@
+"""Read and check one shard: every row is recognised, validated, and its content checked; nothing is compared yet."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from tqdm import tqdm
+
+from configs.schema import DataConfig, RowFormat, SourceConfig
+from configs.wire import Shard
+from tasks.get_data.checks import check_rows, whole_texts
+from tasks.get_data.contamination import EvaluationTexts
+from tasks.get_data.dedup import signatures
+from tasks.get_data.fingerprints import fingerprints
+from tasks.get_data.formats import Entry, canonical_entries, canonical_row, column_mapping, columns_of, detect_format
+from tasks.get_data.readers import BadRow
+from tasks.get_data.schemas import find_faults
+from tasks.get_data.shard_files import CANONICAL_COLUMNS, ShardWriter
+from tasks.get_data.sources import RawRow, first_records, read_shard, read_source, source_label
+
+# what is held at a time: this many rows, or as many as have about this many characters
+_BATCH_ROWS = 2000
+_BATCH_CHARACTERS = 2**23
+_VALUE_CHARACTERS = 2000
+_NAMED_ROWS = 5
+
+
+def scan_shard(
+    config: DataConfig, shard: Shard, contamination_revisions: list[str], token: str | None, directory: Path
+) -> None:
+    """Write the rows of `shard` that have their format, and every failure case, to `directory`; see `ShardWriter`.
+
+    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 80 bytes for each row.
+
+    Raises:
+        DataError: unreadable or changed files, or unknown columns.
+        HubError: a hub data set that cannot be loaded.
+    """
+    source: SourceConfig = getattr(config, shard.section)[shard.number]
+    label = source_label(source)
+    first = first_records(source, shard.revision, token)
+    row_format = detect_format(source, label, first, f"data.{shard.section}[{shard.number}]")
+    scan = _Scan(config, column_mapping(source), row_format, ShardWriter(directory, config.deduplicate == "near"))
+    if shard.section == "sources" and config.contamination:
+        scan.evaluation = _evaluation_texts(config, contamination_revisions, token)
+    rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
+    for batch in _batches(rows):
+        scan.add(batch)
+    scan.writer.close(
+        {
+            "section": shard.section,
+            "number": shard.number,
+            "label": label,
+            "format": row_format,
+            "columns": list(columns_of(first)),
+            "has_group": scan.has_group,
+            "read": scan.num_read,
+            "invalid": scan.num_invalid,
+            "checks": {
+                check: {"rows": number, "first": scan.first_rows[check]} for check, number in scan.found.items()
+            },
+        }
+    )
+
+
+def _batches(rows: Iterator[RawRow]) -> Iterator[list[RawRow]]:
+    batch: list[RawRow] = []
+    size = 0
+    for row in rows:
+        batch.append(row)
+        size += _num_characters(row.record)
+        if len(batch) >= _BATCH_ROWS or size >= _BATCH_CHARACTERS:
+            yield batch
+            batch, size = [], 0
+    if batch:
+        yield batch
+
+
+def _num_characters(value: Any) -> int:
+    if isinstance(value, str):
+        return len(value)
+    if isinstance(value, dict):
+        return sum(map(_num_characters, value.values()))
+    return sum(map(_num_characters, value)) if isinstance(value, list) else 1
+
+
+@dataclass
+class _Scan:
+    """The state of a scan: what was found so far."""
+
+    config: DataConfig
+    mapping: dict[str, str]
+    row_format: RowFormat
+    writer: ShardWriter
+    evaluation: EvaluationTexts | None = None
+    has_group: bool = False
+    num_read: int = 0
+    num_invalid: int = 0
+    found: Counter[str] = field(default_factory=Counter)
+    first_rows: dict[str, list[str]] = field(default_factory=dict)
+
+    def add(self, batch: list[RawRow]) -> None:
+        """Validate a batch and write its rows and failures."""
+        entries: list[tuple[int, Entry]] = []
+        failures: list[dict[str, Any]] = []
+        for row in batch:
+            if isinstance(row.record, BadRow):
+                failures.append(
+                    _failure(self.num_read, -1, row, "(row)", "format", row.record.reason, row.record.value)
+                )
+                self.num_read += 1
+                self.num_invalid += 1
+                continue
+            for entry in canonical_entries(self.mapping, self.row_format, row, self.config.group_by):
+                entries.append((self.num_read, entry))
+                self.has_group = self.has_group or self.config.group_by in row.record
+                self.num_read += 1
+        rows, groups = self._with_format(entries, failures)
+        if len(rows):
+            self._check(rows, failures)
+            self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed))
+            if self.config.deduplicate == "near":
+                texts = whole_texts(rows) + rows.label
+                self.writer.add_signatures(signatures(texts, len(texts)))
+        self.writer.add_failures(sorted(failures, key=lambda failure: failure["at"]))
+
+    def _with_format(
+        self, entries: list[tuple[int, Entry]], failures: list[dict[str, Any]]
+    ) -> tuple[pd.DataFrame, list[str | None]]:
+        """Return the canonical rows of the entries that have their format, and their groups; the others fail."""
+        # dtype=object: pandas must not turn a missing value into NaN, or a number column into floats
+        table = pd.DataFrame([entry.record for _, entry in entries], dtype=object)
+        bad: set[int] = set()
+        if entries:
+            for fault in find_faults(self.row_format, table).itertuples():
+                bad.add(fault.index)
+                at, entry = entries[fault.index]
+                failures.append(_failure(at, -1, entry, fault.column, "format", fault.reason, fault.value))
+        self.num_invalid += len(bad)
+        kept = [pair for position, pair in enumerate(entries) if position not in bad]
+        rows = [
+            {
+                "at": at,
+                "file": entry.file,
+                "row": entry.row,
+                "row_id": entry.row_id,
+                **canonical_row(self.row_format, entry.record),
+            }
+            for at, entry in kept
+        ]
+        columns = ["at", "file", "row", *CANONICAL_COLUMNS]
+        return pd.DataFrame(rows, columns=columns, dtype=object), [entry.group for _, entry in kept]
+
+    def _check(self, rows: pd.DataFrame, failures: list[dict[str, Any]]) -> None:
+        policies = self.config.checks.model_dump() | {"contamination": self.config.contamination_policy}
+        texts = whole_texts(rows)
+        faults = [tuple(fault)[1:] for fault in check_rows(rows, self.config.checks).itertuples()]
+        for hit in self.evaluation.hits(texts) if self.evaluation else []:
+            reason = f"shares {hit.share:.0%} of its word sequences with {hit.evaluation_id}"
+            faults.append((hit.row, "contamination", "(row)", reason))
+        for index, check, column, reason in faults:
+            row = rows.iloc[index]
+            self.found[check] += 1
+            if self.found[check] <= _NAMED_ROWS:
+                self.first_rows.setdefault(check, []).append(row.row_id)
+            if policies[check] != "warn":
+                position = self.writer.num_rows + index
+                failures.append(_failure(row["at"], position, row, column, check, reason, texts.iloc[index]))
+
+
+def _failure(at: int, position: int, row: Any, column: str, check: str, reason: str, value: str) -> dict[str, Any]:
+    """Return a failure case; `position` is the place among the valid rows, -1 for a row that is not one."""
+    return {
+        "at": at,
+        "position": position,
+        "file": row.file,
+        "row": row.row,
+        "check": check,
+        "column": column,
+        "reason": reason,
+        "value": value[:_VALUE_CHARACTERS],
+    }
+
+
+def _evaluation_texts(config: DataConfig, revisions: list[str], token: str | None) -> EvaluationTexts:
+    """Return the texts of all rows of the evaluation sets that the data must not contain."""
+    return EvaluationTexts(
+        (
+            pair
+            for number, (source, revision) in enumerate(zip(config.contamination, revisions, strict=True))
+            for pair in _texts(source, revision, token, f"data.contamination[{number}]")
+        ),
+        config.contamination_ngram,
+    )
+
+
+def _texts(source: SourceConfig, revision: str, token: str | None, where: str) -> Iterator[tuple[str, str]]:
+    """Yield (row id, text) of the valid rows of a source."""
+    first = first_records(source, revision, token)
+    row_format = detect_format(source, source_label(source), first, where)
+    for batch in _batches(read_source(source, revision, token)):
+        usable = [row for row in batch if not isinstance(row.record, BadRow)]
+        entries = [entry for row in usable for entry in canonical_entries(column_mapping(source), row_format, row)]
+        if not entries:
+            continue
+        bad = set(find_faults(row_format, pd.DataFrame([entry.record for entry in entries], dtype=object))["index"])
+        rows = [
+            {"row_id": entry.row_id, **canonical_row(row_format, entry.record)}
+            for position, entry in enumerate(entries)
+            if position not in bad
+        ]
+        table = pd.DataFrame(rows, columns=CANONICAL_COLUMNS, dtype=object)
+        yield from zip(table.row_id, whole_texts(table), strict=True)

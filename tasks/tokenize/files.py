@@ -1,0 +1,177 @@
+"""The Parquet files of this stage: rows are read in batches that fit in memory, tokens written in fixed row groups.
+
+Rows are a million, and one of them may be of 50 MB: what is held is bounded in rows and in characters. Row groups end
+where the rows say, never where a part ended, so that the file is the same however many parts wrote it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from tasks.tokenize.over_length import Record
+from tasks.tokenize.tokens import Row
+
+TOKENS_FILE = "tokens.parquet"
+_TOKENS = pa.list_(pa.int32())
+TOKEN_SCHEMA = pa.schema(
+    [
+        ("row_id", pa.string()),
+        ("input_ids", _TOKENS),
+        ("labels", _TOKENS),
+        ("prompt_length", pa.int32()),
+        ("prompt", pa.string()),
+        ("expected", pa.string()),
+        ("dataset", pa.string()),
+    ]
+)
+TOKEN_COLUMNS = TOKEN_SCHEMA.names
+
+_BATCH_ROWS = 1024
+_BATCH_CHARACTERS = 2**21
+_BATCH_BYTES = 2**23
+_GROUP_ROWS = 4096
+_GROUP_BYTES = 2**26
+_READ_BUFFER_BYTES = 2**20
+
+
+def read_rows(path: Path, number: int, of: int) -> Iterator[list[Row]]:
+    """Yield the rows [number n // of, (number + 1) n // of) of the n in a Parquet file, in batches.
+
+    A batch has at most 1024 rows, and ends with the row that brings it to 2 million characters.
+    """
+    batch: list[Row] = []
+    num_characters = 0
+    for table in _read_range(path, number, of, Row._fields):
+        columns = {name: table.column(name).to_pylist() for name in table.schema.names}
+        blank = [""] * table.num_rows
+        for values in zip(*(columns.get(name, blank) for name in Row._fields), strict=True):
+            row = Row(*(value or "" for value in values))
+            batch.append(row)
+            num_characters += len(row.prompt) + len(row.completion) + len(row.messages)
+            if len(batch) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
+                yield batch
+                batch, num_characters = [], 0
+    if batch:
+        yield batch
+
+
+def count_kinds(path: Path) -> dict[str, int]:
+    """Return the number of rows of each kind in the whole file."""
+    counts: dict[str, int] = {}
+    for table in _read_range(path, 0, 1, ["kind"]):
+        for kind, count in zip(*map(pa.Array.to_pylist, pc.value_counts(table.column("kind")).flatten()), strict=True):
+            counts[kind] = counts.get(kind, 0) + count
+    return counts
+
+
+def first_row_of_kind(path: Path, kinds: Sequence[str]) -> tuple[str, str]:
+    """Return (row id, kind) of the first row whose kind is one of `kinds`.
+
+    Raises:
+        LookupError: there is none.
+    """
+    for table in _read_range(path, 0, 1, ["row_id", "kind"]):
+        for row_id, kind in zip(table.column("row_id").to_pylist(), table.column("kind").to_pylist(), strict=True):
+            if kind in kinds:
+                return row_id, kind
+    raise LookupError(f"{path.name} has no row of kind {', '.join(kinds)}")
+
+
+def read_tokens(path: Path) -> Iterator[pa.RecordBatch]:
+    """Yield a tokens file in batches."""
+    yield from _read_range(path, 0, 1, TOKEN_COLUMNS)
+
+
+def _read_range(path: Path, number: int, of: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield the columns that exist of a range of rows, about 8 MB at a time; row groups outside it are not read."""
+    # by default a whole column of a row group is read at once
+    with pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
+        num_rows = file.metadata.num_rows
+        first, end = number * num_rows // of, (number + 1) * num_rows // of
+        present = [name for name in columns if name in file.schema_arrow.names]
+        position = 0
+        for group in range(file.num_row_groups):
+            metadata = file.metadata.row_group(group)
+            start, position = position, position + metadata.num_rows
+            if position <= first or start >= end:
+                continue
+            row_bytes = max(1, metadata.total_byte_size // max(1, metadata.num_rows))
+            size = max(1, min(_BATCH_ROWS, _BATCH_BYTES // row_bytes))
+            for batch in file.iter_batches(size, row_groups=[group], columns=present):
+                begin, start = max(0, first - start), start + batch.num_rows
+                kept = batch.slice(begin, max(0, batch.num_rows - begin - max(0, start - end)))
+                if kept.num_rows:
+                    yield kept
+                if start >= end:
+                    return
+
+
+def token_arrays(records: Sequence[Record]) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
+    """Return the records as a table of `TOKEN_SCHEMA`, all labels end to end [tokens] int32, and [rows + 1] offsets."""
+    offsets = np.zeros(len(records) + 1, np.int32)
+    np.cumsum([len(record.input_ids) for record in records], out=offsets[1:])
+    ids, labels = (
+        np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
+        for rows in ([r.input_ids for r in records], [r.labels for r in records])
+    )
+    columns = [
+        pa.array([r.row_id for r in records], pa.string()),
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
+        pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels)),
+        pa.array([r.prompt_length for r in records], pa.int32()),
+        *(pa.array([getattr(r, name) for r in records], pa.string()) for name in ("prompt", "expected", "dataset")),
+    ]
+    return pa.RecordBatch.from_arrays(columns, schema=TOKEN_SCHEMA), labels, offsets
+
+
+class TokenWriter:
+    """Writes a tokens file in row groups that end after 4096 rows, or with the row that brings them to 64 MiB."""
+
+    def __init__(self, path: Path) -> None:
+        self._file = pq.ParquetWriter(path, TOKEN_SCHEMA, compression="zstd", compression_level=1, version="2.6")
+        self._pending: list[pa.RecordBatch] = []
+        self._num_rows = 0
+        self._num_bytes = 0
+
+    def __enter__(self) -> TokenWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._flush()
+        self._file.close()
+
+    def write(self, batch: pa.RecordBatch) -> None:
+        """Add rows; full row groups are written."""
+        sizes = _row_bytes(batch)
+        while batch.num_rows:
+            full = int(np.searchsorted(np.cumsum(sizes), _GROUP_BYTES - self._num_bytes)) + 1
+            taken = min(batch.num_rows, full, _GROUP_ROWS - self._num_rows)
+            self._pending.append(batch.slice(0, taken))
+            self._num_rows += taken
+            self._num_bytes += int(sizes[:taken].sum())
+            batch, sizes = batch.slice(taken), sizes[taken:]
+            if self._num_rows == _GROUP_ROWS or self._num_bytes >= _GROUP_BYTES:
+                self._flush()
+
+    def _flush(self) -> None:
+        if self._pending:
+            # pages would otherwise end where batches did
+            self._file.write_table(pa.Table.from_batches(self._pending).combine_chunks(), row_group_size=_GROUP_ROWS)
+        self._pending, self._num_rows, self._num_bytes = [], 0, 0
+
+
+def _row_bytes(batch: pa.RecordBatch) -> np.ndarray:
+    """Return the size of each row, [rows] int64: 8 bytes for each token with its label, and the texts."""
+    tokens = pc.list_value_length(batch.column("input_ids")).to_numpy(zero_copy_only=False).astype(np.int64)
+    texts = [pc.binary_length(batch.column(name)).to_numpy(zero_copy_only=False) for name in ("prompt", "expected")]
+    return 8 * tokens + texts[0] + texts[1]

@@ -1,0 +1,100 @@
+"""What is told of the tokens: the report on the wire, its samples, and the lines of the log."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from configs.wire import Span, TokenReport
+from tasks.tokenize import checks
+from tasks.tokenize.counts import SplitCounts
+from tasks.tokenize.over_length import IGNORED
+from tasks.tokenize.packing import PackReport
+from tasks.tokenize.tokens import Setup
+
+_FEW_TEST_ROWS = 5
+_SAMPLE_TOKENS = 200
+
+
+def make_report(
+    setup: Setup,
+    splits: dict[str, SplitCounts],
+    end_token_ids: list[int],
+    packed: PackReport | None,
+    samples: Sequence[Mapping[str, list[int]]],
+) -> TokenReport:
+    """Return the report of the splits `train` and `test`; `samples` are rows with `input_ids` and `labels`."""
+    train, test = splits["train"], splits["test"]
+    edges, counts = histogram(train.lengths)
+    return TokenReport(
+        max_length=setup.max_length,
+        template=setup.template.source,
+        template_hash=setup.template.sha256,
+        train_rows=train.num_sequences,
+        test_rows=test.num_sequences,
+        dropped_train_rows=train.dropped,
+        dropped_test_rows=test.dropped,
+        truncated_rows=train.truncated + test.truncated,
+        split_rows=train.split + test.split,
+        split_pieces=train.split_pieces + test.split_pieces,
+        left_out_pieces=train.left_out_pieces + test.left_out_pieces,
+        train_tokens=train.num_tokens,
+        trained_tokens=train.trained_tokens,
+        packed_rows=packed.num_packed if packed else 0,
+        packing_fill=packed.fill if packed else 0.0,
+        end_token_ids=end_token_ids,
+        lengths=edges,
+        length_counts=counts,
+        samples=[_spans(row["input_ids"], row["labels"], setup.tokenizer) for row in samples],
+        warnings=checks.warnings(splits, setup.tokenizer),
+    )
+
+
+def _spans(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
+    """Return a row decoded as spans, at most 200 tokens of it."""
+    spans: list[tuple[list[int], bool]] = []
+    for token, label in list(zip(input_ids, labels, strict=True))[:_SAMPLE_TOKENS]:
+        trained = label != IGNORED
+        if not spans or spans[-1][1] != trained:
+            spans.append(([], trained))
+        spans[-1][0].append(token)
+    return [Span(text=tokenizer.decode(ids), trained=trained) for ids, trained in spans]
+
+
+def summary_lines(report: TokenReport) -> list[str]:
+    """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
+    lines = [
+        f"tokens: {report.train_rows} training sequences, {report.train_tokens} tokens, "
+        f"{report.trained_tokens} of them trained; longest allowed {report.max_length}; template: {report.template}"
+    ]
+    if report.packed_rows:
+        lines[0] += f"; packed into {report.packed_rows} rows, {report.packing_fill:.1%} full"
+    dropped = report.dropped_train_rows + report.dropped_test_rows
+    if dropped or report.truncated_rows or report.split_rows:
+        pieces = f" into {report.split_pieces} pieces" if report.split_rows else ""
+        left_out = f" ({report.left_out_pieces} without an answer left out)" if report.left_out_pieces else ""
+        lines.append(
+            f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
+            f"test rows dropped, {report.truncated_rows} cut, {report.split_rows} split{pieces}{left_out}"
+        )
+    lines += [f"warning: {warning}" for warning in report.warnings]
+    if report.test_rows < _FEW_TEST_ROWS:
+        lines.append(f"warning: only {report.test_rows} held-out sequences are left; their scores say little")
+    return lines
+
+
+def histogram(lengths: Mapping[int, int], num_bins: int = 24) -> tuple[list[int], list[int]]:
+    """Return (upper edges, counts) of row lengths in tokens; edges are whole and include the longest row.
+
+    `lengths` is the number of rows of each length.
+    """
+    if not lengths:
+        return [], []
+    longest = max(lengths)
+    width = max(1, -(-longest // num_bins))
+    edges = list(range(width, longest + width, width))
+    counts = [0] * len(edges)
+    for length, number in lengths.items():
+        counts[(length - 1) // width] += number
+    return edges, counts

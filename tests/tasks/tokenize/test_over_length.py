@@ -1,0 +1,123 @@
+"""What becomes of rows that are too long, by setting and kind of row: the tiny model has one token for each byte."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.errors import DataError
+from tasks.tokenize.prepare import summary_lines
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+# 12 tokens with its end, and 12 with its separator and end: two more than allowed
+TEXT, PAIR = "abcdefghijk", ("q", "abcdefghi")
+
+
+def shown(tokens) -> list[tuple[str, str, int]]:
+    rows = tokens.rows
+    return [(rows.row_id[n], tokens.marked(n), int(rows.prompt_length[n])) for n in range(len(rows))]
+
+
+def test_by_default_answers_are_dropped_and_plain_text_is_split(prepare) -> None:
+    tokens = prepare([TEXT, PAIR], max_length=10)
+    assert shown(tokens) == [("f:1#1", "«abcdefghij»", 0), ("f:1#2", "«k<eos>»", 0)]
+    report = tokens.report
+    assert (report.dropped_train_rows, report.dropped_test_rows, report.truncated_rows) == (1, 1, 0)
+    # the text, in train and in test, in two pieces each
+    assert (report.split_rows, report.split_pieces, report.left_out_pieces) == (2, 4, 0)
+
+
+@pytest.mark.parametrize(
+    ("over_length", "expected"),
+    [
+        ("drop", []),
+        ("cut_left", [("f:1", "«cdefghijk<eos>»", 0)]),
+        ("cut_right", [("f:1", "«abcdefghij»", 0)]),
+        ("split", [("f:1#1", "«abcdefghij»", 0), ("f:1#2", "«k<eos>»", 0)]),
+    ],
+)
+def test_plain_text_follows_the_setting(over_length: str, expected: list, prepare) -> None:
+    tokens = prepare([TEXT, "s"], max_length=10, over_length=over_length)
+    assert shown(tokens) == [*expected, ("f:2", "«s<eos>»", 0)]
+    report = tokens.report
+    assert report.dropped_train_rows == (over_length == "drop")
+    assert report.truncated_rows == (2 if over_length.startswith("cut") else 0)
+    assert report.split_rows == (2 if over_length == "split" else 0)
+
+
+def test_plain_text_that_is_too_long_can_stop_the_run(prepare) -> None:
+    with pytest.raises(DataError, match=r"f:2: 12 tokens, tokenize.max_length=10\n.*or split$"):
+        prepare(["s", TEXT], max_length=10, over_length="error")
+
+
+@pytest.mark.parametrize("over_length", ["auto", "error", "drop", "cut_left", "cut_right", "split"])
+def test_a_row_that_fits_exactly_is_left_alone(over_length: str, prepare) -> None:
+    rows = [TEXT[:9], ("q", "abcdefg")]
+    tokens = prepare(rows, max_length=10, over_length=over_length)
+    assert shown(tokens) == [("f:1", "«abcdefghi<eos>»", 0), ("f:2", "q\n«abcdefg<eos>»", 2)]
+
+
+def test_cut_left_keeps_the_bos_of_a_plain_text(prepare, families) -> None:
+    tokens = prepare(["abcdefghij"], None, families["mistral"].directory, max_length=8, over_length="cut_left")
+    assert tokens.marked(0) == "«<s>efghij</s>»"
+
+
+def test_pieces_of_a_row_with_an_answer(prepare) -> None:
+    """q and a line break ask; the first piece holds them and eight of the eleven tokens of the answer."""
+    tokens = prepare([("q", "abcdefghijkl")], max_length=10, over_length="split")
+    assert shown(tokens) == [("f:1#1", "q\n«abcdefgh»", 2), ("f:1#2", "«ijkl<eos>»", 0)]
+    assert list(tokens.rows.prompt) == ["q", ""]
+    assert list(tokens.rows.expected) == ["abcdefghijkl", ""]
+    # the first token of each piece is predicted by nothing
+    assert (tokens.report.train_tokens, tokens.report.trained_tokens) == (15, 8 + 4)
+
+
+def test_pieces_that_train_nothing_are_left_out_and_counted(prepare) -> None:
+    """Twelve tokens of prompt: the first piece has no answer, and the second asks nothing, its prompt being cut."""
+    tokens = prepare([("q" * 11, "abc"), ("s", "t")], max_length=8, over_length="split")
+    assert shown(tokens) == [("f:1#2", "qqq\n«abc<eos>»", 0), ("f:2", "s\n«t<eos>»", 2)]
+    report = tokens.report
+    assert (report.split_rows, report.split_pieces, report.left_out_pieces) == (2, 2, 2)
+    line = "0 cut, 2 split into 2 pieces (2 without an answer left out)"
+    assert any(line in each for each in summary_lines(report))
+
+
+def test_a_prompt_that_fills_the_first_piece_asks_nothing(prepare) -> None:
+    """Seven bytes and a line break are all of it: no token of the answer is in the piece that asks."""
+    tokens = prepare([("qqqqqqq", "abc")], max_length=8, over_length="split")
+    assert shown(tokens) == [("f:1#2", "«abc<eos>»", 0)]
+
+
+def test_the_last_piece_is_never_one_token(prepare) -> None:
+    tokens = prepare([("q", "a" * 14)], max_length=8, over_length="split")
+    # 17 tokens: 8, then 7 and 2 for 8 and 1
+    assert [len(ids) for ids in tokens.rows.input_ids] == [8, 7, 2]
+
+
+def test_a_conversation_is_split_between_its_turns(prepare) -> None:
+    row = [("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]
+    tokens = prepare([row], CHATML, max_length=30, over_length="split")
+    # <|user|>U<eos> is 10 tokens, <|assistant|> 13, A<eos> 2: the cut is after five of the second <|user|>
+    assert shown(tokens) == [
+        ("f:1#1", "<|user|>U<eos><|assistant|>«A<eos>»<|use", 0),
+        ("f:1#2", "r|>V<eos><|assistant|>«B<eos>»", 0),
+    ]
+
+
+def test_an_answer_without_an_end_is_found_in_its_last_piece(prepare) -> None:
+    template = CHATML.replace("<eos>", ";")
+    with pytest.raises(DataError, match=r"f:1#2: no end-of-turn token is trained \(2 such rows\)"):
+        prepare([[("user", "U"), ("assistant", "a" * 20)]], template, max_length=30, over_length="split")
+
+
+def test_the_deck_shows_what_was_split(prepare) -> None:
+    import re
+
+    from tasks.decks.tokens import render_tokens
+
+    report = prepare([("q" * 11, "abc"), ("s", "t")], max_length=8, over_length="split").report
+    text = re.sub(r"<[^>]+>", " ", render_tokens(report))
+    for words in (r"rows split as too long\s+2\b", r"pieces of them\s+2\b", r"pieces left out[^0-9]*2\b"):
+        assert re.search(words, text), words

@@ -1,0 +1,45 @@
+"""Each setting of the tokenize section changes what it says; one that nothing reads would fail here."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.schema import TokenizeConfig
+
+CHATML = (
+    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+ROWS = [("q", "abcdefghi"), [("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]]
+# a changed value, and what it makes of the rows: each row's tokens, trained ones between « and »
+PAIR = "q\n«abcdefghi<eos>»"
+CHAT = "User: U\nAssistant:« A<eos>»\nUser: V\nAssistant:« B<eos>»\n"
+EXPECTED = {
+    "max_length": (20, [PAIR]),
+    "over_length": ("cut_left", [PAIR, CHAT]),
+    "train_on": ("last_answer", [PAIR, CHAT.replace("« A<eos>»", " A<eos>")]),
+    "prompt_separator": ("=", [PAIR.replace("\n", "="), CHAT]),
+    "packing": ("best_fit", [PAIR + CHAT]),
+}
+
+
+def test_the_defaults(prepare) -> None:
+    tokens = prepare(ROWS)
+    assert [tokens.marked(n) for n in range(2)] == [PAIR, CHAT]
+
+
+@pytest.mark.parametrize("name", [name for name in TokenizeConfig.model_fields if name != "chat_template"])
+def test_each_setting_changes_the_tokens(name: str, prepare) -> None:
+    value, expected = EXPECTED[name]
+    settings = {name: value}
+    if name == "over_length":
+        # the conversation is 44 tokens and loses the first two
+        settings["max_length"] = 42
+        expected = [PAIR, CHAT.removeprefix("Us")]
+    tokens = prepare(ROWS, **settings)
+    assert [tokens.marked(n) for n in range(len(tokens.rows))] == expected
+
+
+def test_the_chat_template_changes_the_tokens(prepare) -> None:
+    """The file's content is read when the run is planned, and handed to this stage beside the config."""
+    assert prepare(ROWS, CHATML).marked(0) == "<|user|>q<eos><|assistant|>«abcdefghi<eos>»"

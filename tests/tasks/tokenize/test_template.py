@@ -1,0 +1,110 @@
+"""Templates that rewrite earlier turns, mark answers themselves, or write no BOS."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from transformers import AutoTokenizer
+
+from configs.errors import DataError
+
+# as Qwen3's: reasoning is kept in the turns after the last question only
+FORGETFUL = """{%- set last = namespace(question=0) -%}
+{%- for m in messages -%}
+{%- if m['role'] == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}
+{%- endfor -%}
+{%- for m in messages -%}
+{%- if m['role'] == 'assistant' and loop.index0 < last.question and '</think>' in m['content'] -%}
+{{- '<|im_start|>assistant\n' + m['content'].split('</think>')[-1] + '<|im_end|>\n' -}}
+{%- else -%}
+{{- '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' -}}
+{%- endif -%}
+{%- endfor -%}
+{%- if add_generation_prompt -%}{{- '<|im_start|>assistant\n' -}}{%- endif -%}
+"""
+THOUGHTS = [("user", "U"), ("assistant", "x</think>A"), ("user", "V"), ("assistant", "y</think>B")]
+TAGGED = (
+    "{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' }}"
+    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] + '<|im_end|>' }}{% endgeneration %}{{ '\n' }}"
+    "{% else %}{{ m['content'] + '<|im_end|>\n' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+
+
+def test_a_template_that_forgets_is_refused_with_the_fix(prepare, families) -> None:
+    with pytest.raises(DataError) as error:
+        prepare([THOUGHTS], FORGETFUL, families["chatml"].directory)
+    assert str(error.value) == (
+        "f:1: the chat template changes earlier turns when later ones follow; "
+        "name another with tokenize.chat_template, or set tokenize.train_on=last_answer"
+    )
+
+
+def test_a_template_that_forgets_is_taken_for_the_last_answer(prepare, families) -> None:
+    tokens = prepare([THOUGHTS], FORGETFUL, families["chatml"].directory, train_on="last_answer")
+    before = "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nV<|im_end|>\n"
+    assert tokens.marked(0) == before + "<|im_start|>assistant\n«y</think>B<|im_end|>»\n"
+    assert tokens.prompt(0) == before + "<|im_start|>assistant\n"
+
+
+def test_a_template_that_forgets_is_taken_for_one_answer(prepare, families) -> None:
+    tokens = prepare([THOUGHTS[:2]], FORGETFUL, families["chatml"].directory)
+    assert tokens.marked(0).endswith("«x</think>A<|im_end|>»\n")
+
+
+def test_a_last_answer_whose_prompt_is_rewritten_is_refused(prepare) -> None:
+    counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
+    with pytest.raises(
+        DataError, match=r"f:1: the chat template changes earlier turns .* with tokenize.chat_template$"
+    ):
+        prepare([[("user", "U"), ("assistant", "A")]], counting, train_on="last_answer")
+
+
+@pytest.mark.parametrize("num_turns", [1, 3])
+def test_spans_are_those_that_a_template_marks_itself(num_turns: int, prepare, families) -> None:
+    """transformers' own mask of a template with generation tags, which knows nothing of prefixes."""
+    family = families["chatml"]
+    row = [("system", "S"), *[("user", "q?"), ("assistant", "answer\n é")] * num_turns]
+    tokens = prepare([row], TAGGED, family.directory)
+    tokenizer = AutoTokenizer.from_pretrained(family.directory)
+    messages = [{"role": role, "content": content} for role, content in row]
+    theirs = tokenizer.apply_chat_template(
+        messages, chat_template=TAGGED, return_dict=True, return_assistant_tokens_mask=True
+    )
+    assert list(tokens.rows.input_ids[0]) == theirs["input_ids"]
+    assert [int(label != -100) for label in tokens.rows.labels[0]] == theirs["assistant_masks"]
+    assert sum(theirs["assistant_masks"]) == num_turns * (len("answer\n é".encode()) + 1)
+
+
+def test_a_template_without_the_tokenizers_bos_is_a_warning(prepare, families) -> None:
+    family = families["mistral"]
+    row = [("user", "Hi"), ("assistant", "Ho")]
+    without = family.template.replace("{{- bos_token -}}\n", "")
+    assert without != family.template
+    warnings = prepare([row] * 4, without, family.directory).report.warnings
+    assert len(warnings) == 1
+    assert warnings[0].startswith(
+        "8 rows begin without <s> (f:1, f:2, f:3, ...): the tokenizer writes it before a text"
+    )
+
+
+@pytest.mark.parametrize(("name", "row"), [("mistral", ("Hi", "Ho")), ("mistral", "text"), ("chatml", ("Hi", "Ho"))])
+def test_no_warning_where_bos_is_written_or_is_not_the_tokenizers(name: str, row, prepare, families) -> None:
+    family = families[name]
+    template = family.template if name == "chatml" else None
+    assert prepare([row], template, family.directory).report.warnings == []
+
+
+def test_a_span_is_told_from_two_renderings_for_one_answer(families, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rendering is most of the work beside encoding: the whole conversation is not rendered twice."""
+    from tasks.tokenize import template
+
+    calls = []
+    apply = template._apply
+    monkeypatch.setattr(template, "_apply", lambda *a, **kw: calls.append(json.dumps(a[1])) or apply(*a, **kw))
+    messages = [{"role": role, "content": "x"} for role in ("user", "assistant") * 3]
+    for num_answers in (1, 2, 3):
+        calls.clear()
+        template.render(families["chatml"].tokenizer, messages[: 2 * num_answers], "f:1")
+        assert len(calls) == 2 * num_answers
