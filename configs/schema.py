@@ -91,7 +91,9 @@ class TrainConfig(Section):
     lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora or qlora.")
     epochs: float = Field(1.0, gt=0.0, description="Passes over the training rows.")
     max_steps: int | None = Field(None, ge=1, description="Optimizer steps; when set, `epochs` is not read.")
-    batch_size: int = Field(16, ge=1, description="Rows per optimizer step, over all processes.")
+    batch_size: int = Field(
+        16, ge=1, description="Rows per optimizer step, over all processes; packed rows hold several each."
+    )
     micro_batch_size: int = Field(
         8, ge=1, description="Rows per forward pass and process; accumulation makes up the rest."
     )

@@ -84,6 +84,8 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "deduplicated_rows": results.data.deduplicated_rows,
         "dropped_rows": results.tokens.dropped_train_rows + results.tokens.dropped_test_rows,
         "truncated_rows": results.tokens.truncated_rows,
+        "split_rows": results.tokens.split_rows,
+        "packed_rows": results.tokens.packed_rows,
         "published": [item.model_dump() for item in results.published],
     }
 

@@ -9,6 +9,7 @@ from configs.errors import DataError
 from configs.schema import TokenizeConfig
 
 IGNORED = -100
+_MOST_CHARACTERS_PER_TOKEN = 1000
 
 
 @dataclass(frozen=True)
@@ -50,14 +51,9 @@ def fit_record(record: Record, config: TokenizeConfig, max_length: int, bos_toke
     """
     if len(record.input_ids) <= max_length:
         return Fitted("whole", [record])
-    policy = config.over_length
-    if policy == "auto":
-        policy = "drop" if record.is_answer else "split"
+    policy = resolved_policy(config, record.is_answer)
     if policy == "error":
-        raise DataError(
-            f"{record.row_id}: {len(record.input_ids)} tokens, tokenize.max_length={max_length}\n"
-            "raise tokenize.max_length, or set tokenize.over_length to drop, cut_left, cut_right or split"
-        )
+        raise too_long(record.row_id, str(len(record.input_ids)), max_length)
     if policy == "split":
         return _split(record, max_length)
     cut = None
@@ -66,6 +62,30 @@ def fit_record(record: Record, config: TokenizeConfig, max_length: int, bos_toke
     elif policy == "cut_right":
         cut = _cut_right(record, max_length)
     return Fitted("dropped") if cut is None else Fitted("truncated", [cut])
+
+
+def resolved_policy(config: TokenizeConfig, is_answer: bool) -> str:
+    """Return what becomes of an over-long row: `auto` drops rows with an answer and splits plain text."""
+    if config.over_length != "auto":
+        return config.over_length
+    return "drop" if is_answer else "split"
+
+
+def is_hopeless(num_characters: int, num_answers: int, max_length: int) -> bool:
+    """Return whether a row is far over `max_length` without encoding it, which would take minutes and gigabytes.
+
+    It is where it has more answers than tokens are allowed, since each has one at least, or more than 1,000 characters
+    for each token: text has about four.
+    """
+    return num_answers > max_length or num_characters > _MOST_CHARACTERS_PER_TOKEN * max_length
+
+
+def too_long(row_id: str, num_tokens: str, max_length: int) -> DataError:
+    """Return the error of an over-long row under `over_length: error`."""
+    return DataError(
+        f"{row_id}: {num_tokens} tokens, tokenize.max_length={max_length}\n"
+        "raise tokenize.max_length, or set tokenize.over_length to drop, cut_left, cut_right or split"
+    )
 
 
 def _is_counted(labels: list[int]) -> bool:

@@ -25,7 +25,7 @@ from tasks.tokenize.control_tokens import (
     free_markers,
     mark,
 )
-from tasks.tokenize.over_length import IGNORED, Record, fit_record
+from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_hopeless, resolved_policy, too_long
 from tasks.tokenize.template import Template, render_marked
 
 
@@ -92,7 +92,10 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
     rendered, refused = [], None
     for row in rows:
         try:
-            rendered.append(_render(row, setup))
+            if _is_left_out(row, setup):
+                result.dropped.append(row.row_id)
+            else:
+                rendered.append(_render(row, setup))
         except DataError as error:
             # a row before this one may be too long, which is then the error of these rows, however many there are
             refused = error
@@ -114,6 +117,23 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
     if refused is not None:
         raise refused
     return result
+
+
+def _is_left_out(row: Row, setup: Setup) -> bool:
+    """Return whether a row is dropped before it is encoded; see `is_hopeless`.
+
+    Raises:
+        DataError: it would be, but `over_length` is `error`.
+    """
+    policy = resolved_policy(setup.config, row.kind != "text")
+    # a quote within a content is escaped in JSON, so that this counts turns and nothing else
+    num_answers = row.messages.count('"role": "assistant"') if row.kind == "messages" else 1
+    num_characters = len(row.messages) if row.kind == "messages" else len(row.prompt) + len(row.completion)
+    if policy not in ("drop", "error") or not is_hopeless(num_characters, num_answers, setup.max_length):
+        return False
+    if policy == "error":
+        raise too_long(row.row_id, f"over {setup.max_length}", setup.max_length)
+    return True
 
 
 def _render(row: Row, setup: Setup) -> _Rendered:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from configs.errors import DataError
+from tasks.tokenize.over_length import is_hopeless
 from tasks.tokenize.prepare import summary_lines
 
 CHATML = (
@@ -121,3 +122,24 @@ def test_the_deck_shows_what_was_split(prepare) -> None:
     text = re.sub(r"<[^>]+>", " ", render_tokens(report))
     for words in (r"rows split as too long\s+2\b", r"pieces of them\s+2\b", r"pieces left out[^0-9]*2\b"):
         assert re.search(words, text), words
+
+
+@pytest.mark.timeout(120)
+def test_a_row_far_too_long_is_not_rendered_or_encoded(prepare) -> None:
+    # a conversation of 10,000 turns takes minutes to render, a row of 50 MB gigabytes to encode
+    turns = [(("user", "assistant")[n % 2], f"turn {n}") for n in range(10_000)]
+    huge = ("q", "word " * 10_000_000)
+    tokens = prepare([turns, huge, ("q", "a")], CHATML, max_length=100)
+    assert [row_id for row_id, _, _ in shown(tokens)] == ["f:3"]
+    assert (tokens.report.dropped_train_rows, tokens.report.dropped_test_rows) == (2, 2)
+
+
+@pytest.mark.parametrize(("characters", "hopeless"), [(100_000, False), (100_001, True)])
+def test_over_a_thousand_characters_for_each_token_are_not_encoded(characters: int, hopeless: bool) -> None:
+    assert is_hopeless(characters, 1, 100) is hopeless
+    assert is_hopeless(0, 100 if not hopeless else 101, 100) is hopeless
+
+
+def test_a_row_far_too_long_can_stop_the_run(prepare) -> None:
+    with pytest.raises(DataError, match=r"f:2: over 10 tokens, tokenize.max_length=10\n"):
+        prepare([("q", "a"), ("q", "a" * 10_000)], max_length=10, over_length="error")
