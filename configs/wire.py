@@ -6,6 +6,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+# the value of column `dataset` in held-out rows; rows of a further evaluation set have the set's name
+HELD_OUT = "held-out"
+
 
 class WireType(BaseModel):
     """Base of the typed values on the wire."""

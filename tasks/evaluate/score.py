@@ -12,9 +12,9 @@ from torch.nn.functional import cross_entropy
 from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from configs.errors import ModelError
+from configs.errors import DataError, ModelError
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.wire import Evaluation, Prediction, Scores, SetScores
+from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.models.load import device, load_model, load_tokenizer, weights_size
 from tasks.models.quiet import quiet_libraries
@@ -33,18 +33,22 @@ def evaluate_model(
 ) -> Evaluation:
     """Return loss, perplexity, exact match and ROUGE-L of the model on `rows` (as the tokenize stage wrote them).
 
-    The first value of column `dataset` names the held-out rows; each other one a further set, which is scored apart.
+    Rows whose column `dataset` is `held-out` are scored first; those of each other value are a further set, apart.
 
     Raises:
         ModelError: the model cannot be loaded, or its loss is not a number.
+        DataError: no held-out row is left.
     """
     quiet_libraries()
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     model = load_model(model_config, model_directory).to(device()).eval()  # type: ignore[arg-type]
     size = weights_size(model_directory)
-    names = list(dict.fromkeys(rows.dataset)) if "dataset" in rows else []
-    first, *others = [rows[rows.dataset == name].reset_index(drop=True) for name in names] or [rows]
-    scores, predictions = _score(config, model_config.name, model, tokenizer, first, end_token_ids, size)
+    own = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
+    names = [name for name in dict.fromkeys(rows.dataset) if name != HELD_OUT]
+    others = [rows[rows.dataset == name].reset_index(drop=True) for name in names]
+    if own.empty:
+        raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
+    scores, predictions = _score(config, model_config.name, model, tokenizer, own, end_token_ids, size)
     return Evaluation(
         scores=scores,
         predictions=predictions,
@@ -52,7 +56,7 @@ def evaluate_model(
             SetScores(
                 name=name, scores=_score(config, model_config.name, model, tokenizer, each, end_token_ids, size)[0]
             )
-            for name, each in zip(names[1:], others, strict=True)
+            for name, each in zip(names, others, strict=True)
         ],
     )
 

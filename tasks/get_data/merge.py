@@ -9,7 +9,7 @@ import numpy as np
 
 from configs.errors import DataError
 from configs.schema import DataConfig
-from configs.wire import CheckCount, DataReport
+from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
 from tasks.get_data.formats import listed
@@ -44,7 +44,8 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     kept = ~leaving.dropped & ~leaving.repeated
     is_test, copies = _divide(config, rows, kept, leaving)
     labels = _labels(config, rows)
-    written = write_splits(rows, copies, is_test, labels[len(config.sources) :], output)
+    dataset_names = [HELD_OUT] * len(config.sources) + labels[len(config.sources) :]
+    written = write_splits(rows, copies, is_test, dataset_names, output)
     shown = write_quarantine(leaving.failures(), output)
     counts = leaving.source_counts(labels, kept)
     report = DataReport(

@@ -17,7 +17,6 @@ from tasks.get_data.balance import CompletionCounts, LabelCounts, LanguageCounts
 from tasks.get_data.shard_files import CANONICAL_COLUMNS
 from tasks.get_data.system_prompts import SystemPrompts
 
-HELD_OUT = "held-out"
 SPLIT_SCHEMA = pa.schema([(name, pa.string()) for name in [*CANONICAL_COLUMNS, "dataset"]])
 QUARANTINE_SCHEMA = pa.schema(
     [(name, pa.int64() if name == "row" else pa.string()) for name in FailureCase.model_fields]
@@ -45,24 +44,21 @@ class Quarantined(NamedTuple):
 
 
 def write_splits(
-    rows: AllRows, copies: Positions, is_test: Mask, evaluation_names: Sequence[str], directory: Path
+    rows: AllRows, copies: Positions, is_test: Mask, dataset_names: Sequence[str], directory: Path
 ) -> Written:
     """Write `train.parquet`, each row `copies` times, and `test.parquet`, the held-out rows.
 
-    Column `dataset` is empty in training rows; in held-out ones it is `held-out` or the name of the evaluation set.
+    Column `dataset` is empty in training rows; in held-out ones it is that of `dataset_names` of their source:
+    `held-out`, or the name of the evaluation set.
     """
     seen = _Seen()
-    num_sources = int(rows.sources.max()) + 1 - len(evaluation_names) if len(rows) else 0
     train, test = (_GroupWriter(directory / name, SPLIT_SCHEMA) for name in ("train.parquet", "test.parquet"))
     for start, batch in rows.batches():
         places = slice(start, start + batch.num_rows)
         repeated = np.repeat(np.arange(batch.num_rows), copies[places])
         train.add(_table(batch, repeated, [""] * len(repeated)))
         held_out = np.flatnonzero(is_test[places])
-        names = [
-            HELD_OUT if source < num_sources else evaluation_names[source - num_sources]
-            for source in rows.sources[places][held_out].tolist()
-        ]
+        names = [dataset_names[source] for source in rows.sources[places][held_out].tolist()]
         test.add(_table(batch, held_out, names))
         own = (copies[places] > 0) | (is_test[places] & (rows.roles[places] != "evaluation"))
         seen.add(batch.take(pa.array(np.flatnonzero(own))), batch.take(pa.array(repeated[:_NUM_SAMPLES])))

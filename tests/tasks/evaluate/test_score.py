@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import torch
 
+from configs.errors import DataError
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.wire import Evaluation
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
@@ -27,6 +28,7 @@ def rows_of(*rows: tuple[list[int], int]) -> pd.DataFrame:
                 "prompt_length": prompt,
                 "prompt": "p",
                 "expected": "e",
+                "dataset": "held-out",
             }
             for n, (ids, prompt) in enumerate(rows)
         ]
@@ -118,6 +120,8 @@ def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
     assert together.scores == scores(rows[:2]).scores
     assert [each.name for each in together.others] == ["books", "news"]
     assert together.others[0].scores == scores(rows[2:3].reset_index(drop=True)).scores
+    with pytest.raises(DataError, match="no held-out row is left"):
+        scores(rows.assign(dataset="books"))
     assert [prediction.row_id for prediction in together.predictions] == ["r:0", "r:1"]
 
 

@@ -83,6 +83,15 @@ def test_evaluation_sets_are_apart_from_the_test_set(tmp_path: Path) -> None:
     assert [count.role for count in data.report.sources] == ["auto", "evaluation", "evaluation"]
 
 
+def test_an_evaluation_set_without_a_valid_row_does_not_name_the_others_rows(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate((ROWS, ROWS[:2], [{**ROWS[3], "prompt": ""}]))
+    ]
+    sources = [{"path": path} for path in paths]
+    data = load_data(DataConfig(sources=sources[:1], evaluation=sources[1:], max_invalid_rows=1))
+    assert data.test.dataset.value_counts().to_dict() == {"held-out": 3, "1.jsonl": 2}
+
+
 @pytest.mark.parametrize(
     ("roles", "message"),
     [
