@@ -189,6 +189,32 @@ def test_two_processes_train_to_the_loss_of_one(pyflyte: PyFlyte, tiny_model: Pa
     assert losses[1] == pytest.approx(losses[0], abs=2e-3)
 
 
+def test_map_tasks_train_the_model_of_one_machine_and_a_further_set_is_scored(
+    pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    other = tmp_path / "other.jsonl"
+    other.write_text("".join(json.dumps({"prompt": f"other {n}", "completion": "z"}) + "\n" for n in range(5)))
+    models = []
+    for shards in (1, 3):
+        config = {
+            "name": f"of-{shards}",
+            "model": {"name": str(tiny_model)},
+            "data": {"sources": [{"path": str(rows_file)}], "evaluation": [{"path": str(other)}], "shards": shards},
+            "tokenize": {"packing": "best_fit"},
+            **QUICK,
+        }
+        result = pyflyte.fine_tune(config)
+        assert result.returncode == 0, result.stderr
+        folder = pyflyte.home / "outputs" / f"of-{shards}"
+        metrics = json.loads((folder / "metrics.json").read_text())
+        # 54 short rows in a few packed ones
+        assert 0 < metrics["packed_rows"] < 27
+        assert [metrics[model]["others"]["other.jsonl"]["loss_rows"] for model in ("base", "tuned")] == [5, 5]
+        assert "evaluate tuned on other.jsonl: loss" in result.stdout
+        models.append((folder / "model" / "model.safetensors").read_bytes())
+    assert models[0] == models[1]
+
+
 def test_model_and_rows_come_from_a_hub(pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
     with HubServer(tokens={TOKEN: "write"}) as server:
         server.add_repo("owner/base", {file.name: file for file in tiny_model.iterdir()})
