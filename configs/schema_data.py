@@ -158,6 +158,13 @@ class DataConfig(Section):
         0, description="Seed of the split. The split depends on the rows' content and this, not on order."
     )
 
+    @field_validator("sources", mode="before")
+    @classmethod
+    def _sources_are_a_list(cls, sources: Any) -> Any:
+        if not isinstance(sources, list) or not sources:
+            raise ValueError("is a list of at least one source; write, for example, sources: [{path: rows.jsonl}]")
+        return sources
+
     @model_validator(mode="after")
     def _evaluation_sets_are_whole(self) -> DataConfig:
         for number, source in enumerate(self.evaluation):

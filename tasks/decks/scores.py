@@ -59,7 +59,7 @@ def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
     ]
 
 
-OTHER_HEADER = ["set", *SCORE_HEADER[:-1], "rows"]
+OTHER_HEADER = ["set", *SCORE_HEADER[:-1], "sequences"]
 
 
 def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:

@@ -26,9 +26,9 @@ class Repeats(NamedTuple):
     originals: Positions
 
 
-def conflicts(rows: AllRows) -> Positions:
+def conflicts(rows: AllRows, among: Mask) -> Positions:
     """Return the pairs whose prompt has another completion elsewhere; other kinds may differ by design."""
-    pairs = np.flatnonzero(rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
+    pairs = np.flatnonzero(among & rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
     prompts = firsts_of_equals(rows.digests["asked"][pairs])
     answers = firsts_of_equals(rows.digests["answer"][pairs])
     distinct = np.unique(np.column_stack([prompts, answers]), axis=0)[:, 0]
@@ -51,14 +51,23 @@ def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
     order = _held_out_first(rows, np.flatnonzero(valid))
     firsts = order[firsts_of_equals(rows.digests["content"][order])]
     exact = _removed(rows, order, firsts)
-    found = [Repeats("duplicate", "is the same as", *exact)]
+    found = _told_apart(rows, "is the same as", *exact)
     if config.deduplicate == "near":
         left = order[firsts == order]
         signed = rows.signatures(left)
         left, signed = left[has_shingles(signed)], signed[has_shingles(signed)]
         roots = left[near_clusters(signed, lambda place: rows.text(int(left[place])), config.near_threshold)]
-        found.append(Repeats("duplicate", "is nearly the same as", *_removed(rows, left, roots)))
+        found += _told_apart(rows, "is nearly the same as", *_removed(rows, left, roots))
     return [each for each in found if len(each.positions)]
+
+
+def _told_apart(rows: AllRows, words: str, positions: Positions, originals: Positions) -> list[Repeats]:
+    """Return the rows that repeat training rows, and those that repeat held-out ones: the latter would be leaks."""
+    is_leak = _is_held_out(rows)[originals]
+    return [
+        Repeats("duplicate", words, positions[~is_leak], originals[~is_leak]),
+        Repeats("leak", words, positions[is_leak], originals[is_leak]),
+    ]
 
 
 def leaks(rows: AllRows, valid: Mask) -> list[Repeats]:

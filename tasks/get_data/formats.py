@@ -193,8 +193,10 @@ def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for turn in turns:
         if "from" not in turn:
-            kept = {"role": turn["role"], "content": turn.get("content") or ""}
-            messages.append(kept | {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)})
+            kept = {"role": turn["role"], "content": text_of(turn.get("content")) or ""}
+            kept |= {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)}
+            # OpenAI's mark of an answer that is not to be trained
+            messages.append(kept | ({"weight": 0} if turn.get("weight") == 0 else {}))
         elif turn["from"] == "function_call":
             call = json.loads(turn["value"])
             function = {"name": call["name"], "arguments": call.get("arguments", {})}
@@ -204,6 +206,14 @@ def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
         else:
             messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})
     return messages
+
+
+def text_of(content: Any) -> Any:
+    """Return the text of OpenAI's list of text parts; any other content as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    return content if any(not isinstance(part, str) for part in parts) else "".join(map(str, parts))
 
 
 def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:

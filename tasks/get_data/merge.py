@@ -34,13 +34,14 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     rows = AllRows(config, directories)
     _check_group_column(config, rows)
     leaving = Leaving(config, rows)
-    leaving.add_conflicts(conflicts(rows))
     leaving.check_invalid_rows()
-    valid = ~leaving.dropped
-    for repeats in duplicates(rows, valid, config):
+    for repeats in duplicates(rows, ~leaving.dropped, config):
         leaving.add_repeats(repeats)
     for repeats in leaks(rows, ~leaving.dropped & ~leaving.repeated):
         leaving.add_repeats(repeats)
+    # a repeat that leaves contradicts nothing
+    leaving.add_conflicts(conflicts(rows, ~leaving.dropped & ~leaving.repeated))
+    leaving.check_invalid_rows()
     kept = ~leaving.dropped & ~leaving.repeated
     is_test, copies = _divide(config, rows, kept, leaving)
     labels = _labels(config, rows)
@@ -143,6 +144,6 @@ _SAID = {"warn": "warning", "quarantine": "quarantined", "fail": "quarantined"}
 def _describe_check(count: CheckCount) -> str:
     such_as = f", such as {', '.join(count.first_rows[:3])}"
     if count.check == "leak":
-        return f"ask what a held-out row asks{such_as}"
+        return f"repeat a row of a given held-out set, or ask what it asks{such_as}"
     setting = "data.contamination" if count.check == "contamination" else f"data.checks.{count.check}"
     return f"fail {setting}{such_as}"

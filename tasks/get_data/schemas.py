@@ -16,7 +16,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from tasks.get_data.formats import SHAREGPT_ROLES
+from tasks.get_data.formats import SHAREGPT_ROLES, text_of
 
 _KINDS: dict[type, str] = {
     str: "text",
@@ -31,6 +31,8 @@ _ARTICLES = {"assistant": "an assistant", "user": "a user"}
 
 
 def _fault_of_text(value: Any) -> str | None:
+    if value is None:
+        return "is missing"
     if not isinstance(value, str):
         return f"is {_KINDS.get(type(value), 'something else')}, not text; quote it or map another column"
     return None if value.strip() else "is empty"
@@ -58,6 +60,8 @@ def _fault_of_turns(value: Any, last: str) -> str | None:
         if fault:
             return fault
         previous = role
+    if fault := _fault_of_call_ids(value):
+        return fault
     return None if previous == last else f"does not end with {_ARTICLES[last]} turn"
 
 
@@ -77,9 +81,18 @@ def _role_of(turn: Any) -> tuple[str, str | None]:
     role = str(turn.get("role"))
     if role not in _ROLES:
         return "", f"has no role of {', '.join(sorted(_ROLES))}"
-    if role == "assistant" and turn.get("tool_calls") and not turn.get("content"):
-        return role, _fault_of_tool_calls(turn["tool_calls"])
-    fault = _fault_of_text(turn.get("content"))
+    if turn.get("weight") not in (None, 0, 1):
+        return role, "has a weight that is neither 0 nor 1"
+    if turn.get("function_call"):
+        return role, "has a function_call, OpenAI's old form; write it as tool_calls"
+    if role == "assistant" and turn.get("tool_calls"):
+        fault = _fault_of_tool_calls(turn["tool_calls"])
+        if fault or not turn.get("content"):
+            return role, fault
+    content = text_of(turn.get("content"))
+    if isinstance(content, list):
+        return role, "content has parts that are not text, such as images; only text can be trained on"
+    fault = _fault_of_text(content)
     return role, f"content {fault}" if fault else None
 
 
@@ -92,10 +105,33 @@ def _fault_of_call(text: str) -> str | None:
 
 
 def _fault_of_tool_calls(calls: Any) -> str | None:
-    named = isinstance(calls, list) and all(
-        isinstance(call, dict) and isinstance((call.get("function") or {}).get("name"), str) for call in calls
-    )
-    return None if named else "has tool calls without function names"
+    calls = calls if isinstance(calls, list) else [None]
+    functions = [call.get("function") if isinstance(call, dict) else None for call in calls]
+    for function in functions:
+        if not isinstance(function, dict) or not isinstance(function.get("name"), str):
+            return "has tool calls without function names"
+        arguments = function.get("arguments", {})
+        if not isinstance(arguments, dict) and not _is_object(arguments):
+            return "has a tool call whose arguments are no JSON object"
+    return None
+
+
+def _is_object(text: Any) -> bool:
+    try:
+        return isinstance(text, str) and (not text.strip() or isinstance(json.loads(text), dict))
+    except (ValueError, RecursionError):
+        return False
+
+
+def _fault_of_call_ids(turns: list[dict[str, Any]]) -> str | None:
+    """Return the first turn of a tool that answers no call before it, where both have ids."""
+    called: set[Any] = set()
+    for number, turn in enumerate(turns, 1):
+        called |= {call.get("id") for call in turn.get("tool_calls") or [] if isinstance(call, dict)}
+        answered = turn.get("tool_call_id")
+        if answered is not None and called - {None} and answered not in called:
+            return f"turn {number} has a tool_call_id that no call before it has"
+    return None
 
 
 def _fault_of_order(number: int, role: str, previous: str) -> str | None:

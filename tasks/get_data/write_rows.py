@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +24,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 _GROUP_ROWS = 5000
 _NUM_SAMPLES = 5
+# the kinds that supervised fine-tuning takes, in any mixture
+_SUPERVISED = ("pair", "messages", "text")
 SHOWN_FAILURES = 1000
 _SHOWN_CHARACTERS = 600
 
@@ -73,6 +76,7 @@ class _Seen:
     def __init__(self) -> None:
         self._samples: list[Sample] = []
         self._systems = SystemPrompts()
+        self._kinds: Counter[str] = Counter()
         self._languages, self._labels, self._completions = LanguageCounts(), LabelCounts(), CompletionCounts()
 
     def add(self, kept: pa.RecordBatch, training: pa.RecordBatch) -> None:
@@ -80,6 +84,7 @@ class _Seen:
         for row in training.slice(0, _NUM_SAMPLES - len(self._samples)).to_pylist():
             self._samples.append(Sample(row_id=row["row_id"], prompt=row["prompt"], completion=row["completion"]))
         columns = {name: kept[name].to_pylist() for name in CANONICAL_COLUMNS}
+        self._kinds.update(columns["kind"])
         contents = []
         for kind, prompt, completion, messages in zip(
             *(columns[name] for name in ("kind", "prompt", "completion", "messages")), strict=True
@@ -104,7 +109,10 @@ class _Seen:
             labels=_shares(self._labels.counts()),
             completions=_shares((text[:_SHOWN_CHARACTERS], rows) for text, rows in self._completions.counts()),
         )
-        warnings = [*self._languages.warnings(), *self._labels.warnings(), *self._completions.warnings()]
+        kinds = ", ".join(f"{rows} {kind}" for kind, rows in self._kinds.most_common())
+        mixed = len({"answered" if kind in _SUPERVISED else kind for kind in self._kinds}) > 1
+        warnings = [f"no training method takes all of these kinds of rows: {kinds}"] if mixed else []
+        warnings += [*self._languages.warnings(), *self._labels.warnings(), *self._completions.warnings()]
         return Written(self._samples, balance, self._systems.warnings(), warnings)
 
 

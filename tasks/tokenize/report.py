@@ -73,7 +73,7 @@ def summary_lines(report: TokenReport) -> list[str]:
     dropped = report.dropped_train_rows + report.dropped_test_rows
     if dropped or report.truncated_rows or report.split_rows:
         pieces = f" into {report.split_pieces} pieces" if report.split_rows else ""
-        left_out = f" ({report.left_out_pieces} without an answer left out)" if report.left_out_pieces else ""
+        left_out = f", {report.left_out_pieces} more without an answer left out" if report.left_out_pieces else ""
         lines.append(
             f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
             f"test rows dropped, {report.truncated_rows} cut, {report.split_rows} split{pieces}{left_out}"

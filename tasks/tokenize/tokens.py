@@ -212,18 +212,24 @@ def _conversation(row: Row, setup: Setup) -> _Rendered:
     else:
         messages = [{"role": "user", "content": row.prompt}, {"role": "assistant", "content": row.completion}]
     train_on = setup.config.train_on
+    weights = [turn.pop("weight", 1) for turn in messages if turn["role"] == "assistant"]
     text, spans, markers = render_marked(setup.tokenizer, messages, setup.control, row.row_id, train_on)
-    pieces = [part for piece in _turns(text, spans, setup, markers) for part in cut_at_markers(piece, markers)]
+    pieces = [part for piece in _turns(text, spans, weights, setup, markers) for part in cut_at_markers(piece, markers)]
     num_asking = sum(piece.start < spans[-1][0] for piece in pieces)
     return _Rendered(row, "conversation", pieces, num_asking, markers is not None)
 
 
-def _turns(text: str, spans: list[tuple[int, int]], setup: Setup, markers: Markers | None) -> list[Piece]:
-    """Return `text` in pieces: what asks, an answer, its end token with what asks for the next answer, and so on."""
+def _turns(
+    text: str, spans: list[tuple[int, int]], weights: list[int], setup: Setup, markers: Markers | None
+) -> list[Piece]:
+    """Return `text` in pieces: what asks, an answer, its end token with what asks for the next answer, and so on.
+
+    `weights` are those of all answers, of which `spans` may be the last ones; an answer of weight 0 is not trained.
+    """
     pieces: list[Piece] = []
     begun, opening = 0, False
-    for start, end in spans:
-        is_trained = setup.config.train_on == "all_answers" or (start, end) == spans[-1]
+    for (start, end), weight in zip(spans, weights[-len(spans) :], strict=True):
+        is_trained = weight != 0 and (setup.config.train_on == "all_answers" or (start, end) == spans[-1])
         pieces.append(Piece(begun, text[begun:start], "first" if opening else "none"))
         stop = _end_of_turn(text, start, end, setup.control, markers)
         opening = is_trained and stop is not None

@@ -76,7 +76,7 @@ def test_the_smallest_config_has_only_model_and_data() -> None:
         ({"train": {"nodes": 3.7}}, ["train.nodes=3.7", "integer"]),
         ({"train": {"epochs": "many"}}, ["train.epochs='many'"]),
         ({"train": {"method": "lroa"}}, ["train.method='lroa'", "'lora'"]),
-        ({"data": {"sources": []}}, ["data.sources", "at least 1"]),
+        ({"data": {"sources": []}}, ["data.sources", "at least one source"]),
         ({"data": {"sources": [{}]}}, ["data.sources[0]", "exactly one of `path` and `hub`"]),
         ({"data": {"sources": [{"path": "x", "hub": "y/z"}]}}, ["exactly one of `path` and `hub`"]),
         ({"data": {}}, ["data.sources is missing"]),

@@ -102,6 +102,24 @@ def test_a_few_different_system_prompts_are_a_warning_and_many_are_meant(
     assert load(tmp_path / "rows.jsonl", [chat(n) for n in range(60)], {}).report.warnings == expected
 
 
+def test_a_repeat_that_leaves_contradicts_nothing(tmp_path: Path) -> None:
+    rows = [{"prompt": " ".join(f"word{n}x{m}" for m in range(40)), "completion": f"answer {n}"} for n in range(20)]
+    rows.append({**rows[0], "completion": "answer 0 indeed"})
+    kept = load(tmp_path / "rows.jsonl", rows, {"conflict": "quarantine"}, deduplicate="near")
+    assert [(c.kept, c.quarantined, c.deduplicated) for c in kept.report.sources] == [(20, 0, 1)]
+    both = load(tmp_path / "rows.jsonl", rows, {"conflict": "quarantine"}, deduplicate="exact")
+    assert [(c.kept, c.quarantined, c.deduplicated) for c in both.report.sources] == [(19, 2, 0)]
+
+
+def test_kinds_that_no_method_takes_together_are_a_warning(tmp_path: Path) -> None:
+    rows = [{"prompt": f"question number {n}", "chosen": "good", "rejected": "bad"} for n in range(20)]
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
+    (tmp_path / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    sources = [{"path": str(tmp_path / f"{name}.jsonl")} for name in ("pairs", "preferences")]
+    expected = "no training method takes all of these kinds of rows: 20 pair, 20 preference"
+    assert expected in load_data(DataConfig(sources=sources, deduplicate="none")).report.warnings
+
+
 def test_exact_duplicates_leave_their_first_row(tmp_path: Path) -> None:
     rows = [*GOOD, {"prompt": " Question NUMBER 3", "completion": "answer  3"}, GOOD[5]]
     data = load(tmp_path / "rows.jsonl", rows, {})

@@ -158,3 +158,63 @@ def test_an_implicit_prompt_is_the_turns_that_both_answers_share(tmp_path: Path)
     rows[3]["rejected"] = conversation(99, "bad")
     with pytest.raises(InvalidRowsError, match=r"row 4, column rejected: does not share its earlier turns with chosen"):
         load(tmp_path / "preferences.jsonl", rows)
+
+
+def tool_chat(call: dict, answered: str) -> dict:
+    return {
+        "messages": [
+            {"role": "user", "content": "q"},
+            {"role": "assistant", "content": None, "tool_calls": [call]},
+            {"role": "tool", "content": "r", "tool_call_id": answered},
+            {"role": "assistant", "content": "a"},
+        ]
+    }
+
+
+TOOL_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
+
+
+@pytest.mark.parametrize(
+    ("row", "fault"),
+    [
+        (tool_chat(TOOL_CALL, "nope"), "turn 3 has a tool_call_id that no call before it has"),
+        (
+            tool_chat({**TOOL_CALL, "function": {"name": "f", "arguments": "{not"}}, "c1"),
+            "turn 2 has a tool call whose arguments are no JSON object",
+        ),
+        (tool_chat({"id": "c1"}, "c1"), "turn 2 has tool calls without function names"),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "function_call": {"name": "f"}}]},
+            "turn 2 has a function_call, OpenAI's old form; write it as tool_calls",
+        ),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}]},
+            "turn 1 content has parts that are not text",
+        ),
+        (
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a", "weight": 0.5}]},
+            "turn 2 has a weight that is neither 0 nor 1",
+        ),
+    ],
+)
+def test_turns_that_would_be_trained_wrongly_are_faults(row: dict, fault: str, tmp_path: Path) -> None:
+    good = [tool_chat({**TOOL_CALL, "function": {"name": "f", "arguments": {"x": n}}}, "c1") for n in range(12)]
+    with pytest.raises(InvalidRowsError, match=f"row 13, column messages: {fault}"):
+        load(tmp_path / "chats.jsonl", [*good, row])
+
+
+def test_text_parts_are_joined_and_a_weight_of_0_is_kept(tmp_path: Path) -> None:
+    def chat(n: int) -> dict:
+        parts = [{"type": "text", "text": f"question {n}"}, {"type": "text", "text": " please"}]
+        answer = {"role": "assistant", "content": "a", "weight": 0}
+        return {"messages": [{"role": "user", "content": parts}, answer, *CHAT_END]}
+
+    row = first(load(tmp_path / "chats.jsonl", [chat(n) for n in range(12)]))
+    assert json.loads(row.messages) == [
+        {"role": "user", "content": "question 0 please"},
+        {"role": "assistant", "content": "a", "weight": 0},
+        *[{key: turn[key] for key in ("role", "content")} for turn in CHAT_END],
+    ]
+
+
+CHAT_END = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "z", "weight": 1}]

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from configs.errors import DataError
 from configs.schema import DataConfig
+from tasks.get_data.merge import summary_lines
 
 ROWS = [{"prompt": f"question number {n}", "completion": f"answer {n}"} for n in range(30)]
 
@@ -52,10 +53,14 @@ def test_a_training_row_leaves_when_a_test_source_has_it(tmp_path: Path) -> None
     reasons = {row.row: (row.check, row.reason) for row in data.quarantine.itertuples()}
     assert reasons == {
         1: ("leak", "asks the same as test.jsonl:6"),
-        22: ("duplicate", "is the same as test.jsonl:1"),
+        22: ("leak", "is the same as test.jsonl:1"),
     }
     [counts, _] = data.report.sources
-    assert (counts.read, counts.kept, counts.quarantined, counts.deduplicated) == (22, 20, 1, 1)
+    assert (counts.read, counts.kept, counts.quarantined, counts.deduplicated) == (22, 20, 2, 0)
+    such_as = "such as train.jsonl:1, train.jsonl:22"
+    assert f"quarantined: 2 rows repeat a row of a given held-out set, or ask what it asks, {such_as}" in summary_lines(
+        data.report
+    )
 
 
 def test_a_group_of_a_test_source_is_not_trained_on(tmp_path: Path) -> None:

@@ -38,7 +38,8 @@ def _columns(row: Row) -> dict[str, str]:
         return {"kind": "text", "prompt": "", "completion": row, "messages": ""}
     if isinstance(row, tuple):
         return {"kind": "pair", "prompt": row[0], "completion": row[1], "messages": ""}
-    messages = json.dumps([{"role": role, "content": content} for role, content in row], ensure_ascii=False)
+    # a turn is (role, content), or (role, content, weight)
+    messages = json.dumps([dict(zip(("role", "content", "weight"), turn, strict=False)) for turn in row])
     return {"kind": "messages", "prompt": row[-2][1], "completion": row[-1][1], "messages": messages}
 
 

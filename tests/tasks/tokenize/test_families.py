@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from configs.errors import DataError
+
 SINGLE = [("user", "Hi"), ("assistant", "Ho")]
 MULTI = [("user", "Hi"), ("assistant", "Ho"), ("user", "Why?"), ("assistant", "So.")]
 SYSTEM = ("system", "Be brief.")
@@ -109,6 +111,11 @@ def test_the_prompt_is_all_before_the_last_answer(name: str, turns: str, tokens)
 )
 def test_the_last_answer_alone_is_trained_on_demand(name: str, expected: str, tokens) -> None:
     assert tokens(name, [MULTI], train_on="last_answer").marked(0) == expected
+    # and where the data itself gives the other answers a weight of 0, as OpenAI's format has it
+    weighted = [(*turn, 0) if number == 1 else turn for number, turn in enumerate(MULTI)]
+    assert tokens(name, [weighted]).marked(0) == expected
+    with pytest.raises(DataError, match="no token of this row would be trained"):
+        tokens(name, [MULTI, [(*turn, 0) if turn[0] == "assistant" else turn for turn in MULTI]])
 
 
 @pytest.mark.parametrize(("name", "bos"), [("llama-3", "<|begin_of_text|>"), ("mistral", "<s>")])

@@ -81,7 +81,7 @@ def test_pieces_that_train_nothing_are_left_out_and_counted(prepare) -> None:
     assert shown(tokens) == [("f:1#2", "qqq\n«abc<eos>»", 0), ("f:2", "s\n«t<eos>»", 2)]
     report = tokens.report
     assert (report.split_rows, report.split_pieces, report.left_out_pieces) == (2, 2, 2)
-    line = "0 cut, 2 split into 2 pieces (2 without an answer left out)"
+    line = "0 cut, 2 split into 2 pieces, 2 more without an answer left out"
     assert any(line in each for each in summary_lines(report))
 
 
