@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from configs.schema import DataConfig
 from tasks.get_data.checks import whole_texts
-from tasks.get_data.fingerprints import FINGERPRINTS, Digests
+from tasks.get_data.fingerprints import FINGERPRINTS
+from tasks.get_data.hashed_texts import Digests
 from tasks.get_data.shard_files import ShardReader
 
 Positions = NDArray[np.int64]

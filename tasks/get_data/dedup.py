@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers, mixed
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers, firsts_of_equals, mixed
 
 SHINGLE_WORDS = 3
 SHINGLE_CHARACTERS = 5
@@ -47,13 +47,7 @@ def exact_duplicates(texts: Iterable[str]) -> list[int]:
     digests = bytearray()
     for text in texts:
         digests += hashlib.blake2b(normalized(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    pairs = np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2)
-    order = np.lexsort((pairs[:, 1], pairs[:, 0]))  # stable: equal digests stay in the texts' order
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (pairs[order[1:]] != pairs[order[:-1]]).any(axis=1)
-    result = np.empty(len(order), dtype=np.int64)
-    result[order] = order[is_first][np.cumsum(is_first) - 1]
-    return result.tolist()
+    return firsts_of_equals(np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2)).tolist()
 
 
 def near_duplicates(

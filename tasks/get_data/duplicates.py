@@ -12,7 +12,7 @@ from pandera.errors import SchemaErrors
 from configs.schema import DataConfig
 from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.dedup import has_shingles, near_clusters
-from tasks.get_data.fingerprints import firsts_of_equals
+from tasks.get_data.hashed_texts import firsts_of_equals
 
 _ONE_ANSWER = pa.DataFrameSchema({"num_answers": pa.Column(int, pa.Check.equal_to(1, name="conflict"))})
 

@@ -12,9 +12,7 @@ from numpy.typing import NDArray
 
 from tasks.get_data.checks import whole_texts
 from tasks.get_data.dedup import normalized
-
-Digests = NDArray[np.uint64]
-"""[rows, 2]: the first 16 bytes of a hash, as two big-endian numbers, so that their order is that of the bytes."""
+from tasks.get_data.hashed_texts import Digests
 
 FINGERPRINTS = ("content", "question", "asked", "answer", "group")
 
@@ -49,16 +47,6 @@ def seeded_order(digests: Digests, seed: int) -> NDArray[np.int64]:
     """Return the positions of `digests` ordered by SHA-256(seed, digest): random, and the same on every machine."""
     keys = _sha256(f"{seed}\0{high:016x}{low:016x}" for high, low in digests.tolist())
     return np.lexsort((keys[:, 1], keys[:, 0]))
-
-
-def firsts_of_equals(digests: Digests) -> NDArray[np.int64]:
-    """Return for each row the position of the first row with an equal digest: its own when it is the first."""
-    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in the rows' order
-    is_first = np.ones(len(order), dtype=bool)
-    is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
-    firsts = np.empty(len(order), dtype=np.int64)
-    firsts[order] = order[is_first][np.cumsum(is_first) - 1] if len(order) else order
-    return firsts
 
 
 def _folded(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Hashes of all windows of many texts at once: what near-duplicate and contamination search look up."""
+"""Hashes of texts, and of all windows of many texts at once: what the searches for equal and like rows look up."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ _BASE = 0x9E3779B97F4A7C15  # odd, so that it has an inverse modulo 2^64
 
 Hashes = NDArray[np.uint64]
 Numbers = NDArray[np.int64]
+Digests = NDArray[np.uint64]
+"""[rows, 2]: the first 16 bytes of a hash, as two big-endian numbers, so that their order is that of the bytes."""
+
+
+def firsts_of_equals(digests: Digests) -> NDArray[np.int64]:
+    """Return for each row the position of the first row with an equal digest: its own when it is the first."""
+    order = np.lexsort((digests[:, 1], digests[:, 0]))  # stable: equal digests stay in the rows' order
+    is_first = np.ones(len(order), dtype=bool)
+    is_first[1:] = (digests[order[1:]] != digests[order[:-1]]).any(axis=1)
+    firsts = np.empty(len(order), dtype=np.int64)
+    firsts[order] = order[is_first][np.cumsum(is_first) - 1] if len(order) else order
+    return firsts
 
 
 class HashedTexts:

@@ -17,7 +17,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from tasks.get_data.dedup import NUM_PERM
-from tasks.get_data.fingerprints import FINGERPRINTS, Digests
+from tasks.get_data.fingerprints import FINGERPRINTS
+from tasks.get_data.hashed_texts import Digests
 
 CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label"]
 _ROWS = pa.schema(

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from tasks.get_data.all_rows import Mask, Positions
-from tasks.get_data.fingerprints import Digests, firsts_of_equals, seeded_order
+from tasks.get_data.fingerprints import seeded_order
+from tasks.get_data.hashed_texts import Digests, firsts_of_equals
 
 
 def choose_test_rows(questions: Digests, keys: Digests, may_be_held_out: Mask, test_fraction: float) -> Mask:
