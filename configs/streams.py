@@ -272,6 +272,8 @@ def explained(path: str, error: Exception) -> FineTuneError:
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         # fsspec calls every failure of a web server so, and keeps the true one
         return explained(path, error.__cause__)
+    if isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file"):
+        return DataError(f"{name} is not gzip, or has other bytes after it; correct its ending or compress it again")
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
         return DataError(f"{name} is cut short or damaged; copy it again")
     status = getattr(error, "status", None)
