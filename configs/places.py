@@ -15,7 +15,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from configs.errors import DataError
-from configs.streams import COMPRESSIONS, base_name, explained, file_system, is_remote, shown, without_query
+from configs.streams import (
+    COMPRESSIONS,
+    base_name,
+    compression,
+    explained,
+    file_system,
+    is_remote,
+    shown,
+    without_query,
+)
 
 FILE_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _MAGIC = re.compile(r"[*?\[]")
@@ -77,6 +86,11 @@ def file_kind(path: str) -> str:
     if kind not in FILE_ENDINGS:
         raise DataError(f"{shown(path)} ends in none of {_known_endings()}; rename or convert it")
     return kind
+
+
+def is_of_lines(path: str) -> bool:
+    """Return whether rows are lines that are stored as they are, so that a part of the file can be read alone."""
+    return file_kind(path) in (".jsonl", ".txt") and not compression(path)
 
 
 def _local_files(entry: str) -> list[DataFile]:

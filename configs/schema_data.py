@@ -77,6 +77,11 @@ class SourceConfig(Section):
         1.0, gt=0.0, description="How often each training row is used in an epoch: 2 doubles, 0.5 leaves a half out."
     )
 
+    @property
+    def is_of_files(self) -> bool:
+        """Return whether the source is files, and not a hub or embedded data set."""
+        return self.path is not None and not str(self.path).startswith("embedded:")
+
     @field_validator("path", mode="before")
     @classmethod
     def _a_path_is_text(cls, path: Any) -> Any:

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from configs.places import DataFile, file_kind
-from configs.streams import compression
+from configs.places import DataFile, file_kind, is_of_lines
 from tasks.get_data.json_rows import read_json, read_json_lines
-from tasks.get_data.rows import BadRow, Row, bad_row, short_name
+from tasks.get_data.rows import BadRow, Row, bad_row
 from tasks.get_data.table_rows import read_table
 from tasks.get_data.text_files import read_lines
 
-__all__ = ["BadRow", "Row", "has_byte_ranges", "read_rows", "short_name"]
+__all__ = ["BadRow", "Row", "read_rows"]
 
 
 def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Row]]:
     """Yield (number, row) of each row in `file`: the line of a JSONL or text file, else the record; from 1.
 
-    `start` and `end` are bytes, for files that `has_byte_ranges` only: the rows are those of the lines that begin in
+    `start` and `end` are bytes, for files that `is_of_lines` only: the rows are those of the lines that begin in
     [start, end), each of them whole, and number 1 is the first of these lines. `configs.streams.range_digest` counts
     and hashes the same lines. Memory is bounded by the longest row, or by the batch in which a table was written.
 
@@ -29,7 +28,7 @@ def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterato
         DataError: a file that cannot be read, is cut short, is not UTF-8, or is not of the kind its ending says.
     """
     path = file.path
-    assert (start, end) == (0, None) or has_byte_ranges(file)
+    assert (start, end) == (0, None) or is_of_lines(path)
     kind = file_kind(path)
     if kind == ".jsonl":
         return read_json_lines(read_lines(path, start, end))
@@ -42,11 +41,6 @@ def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterato
     from tasks.get_data import arrow
 
     return arrow.read_rows(path, kind)
-
-
-def has_byte_ranges(file: DataFile) -> bool:
-    """Return whether `read_rows` can read a part of `file`: rows are lines, and are stored as they are."""
-    return file_kind(file.path) in (".jsonl", ".txt") and not compression(file.path)
 
 
 def _text_rows(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Row]]:

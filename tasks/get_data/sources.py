@@ -37,7 +37,7 @@ def read_source(source: SourceConfig, revision: str, token: str | None) -> Itera
             without a row.
         HubError: a hub data set that cannot be loaded.
     """
-    if not is_of_files(source):
+    if not source.is_of_files:
         yield from _read_set(source, revision, token)
         return
     assert source.path is not None
@@ -57,7 +57,7 @@ def read_shard(source: SourceConfig, shard: Shard, token: str | None) -> Iterato
     Raises:
         DataError: also a file that has changed since the run was planned.
     """
-    if not is_of_files(source):
+    if not source.is_of_files:
         yield from _read_set(source, shard.revision, token)
         return
     for each in shard.ranges:
@@ -79,17 +79,12 @@ def first_records(source: SourceConfig, revision: str, token: str | None) -> lis
     return [row.record for row in rows if not isinstance(row.record, BadRow)]
 
 
-def is_of_files(source: SourceConfig) -> bool:
-    """Return whether the source is files, and not a hub or embedded data set."""
-    return source.hub is None and not (isinstance(source.path, str) and source.path.startswith("embedded:"))
-
-
 def source_label(source: SourceConfig) -> str:
     """Return a file's base name, a glob's or directory's last part, the first of many files, or a data set's name."""
     if source.hub is not None:
         return f"{source.hub}:{source.split}"
     assert source.path is not None
-    if not is_of_files(source):
+    if not source.is_of_files:
         return str(source.path)
     files = find_files(source.path)
     if len(files) == 1:

@@ -178,9 +178,3 @@ class _GroupWriter:
 
     def _write(self, table: pa.Table) -> None:
         self._writer.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)
-
-
-def read_batches(path: Path, columns: Iterable[str] | None = None) -> Iterator[pa.RecordBatch]:
-    """Yield the rows of a table in batches."""
-    with pq.ParquetFile(path) as file:
-        yield from file.iter_batches(batch_size=_GROUP_ROWS, columns=None if columns is None else list(columns))

@@ -10,12 +10,10 @@ from typing import NamedTuple
 
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
-from configs.places import DataFile, file_kind, file_size, find_files
+from configs.places import DataFile, file_size, find_files, is_of_lines
 from configs.schema import DataConfig, SourceConfig
-from configs.streams import COMPRESSIONS, range_digest, shown
+from configs.streams import range_digest, shown
 from configs.wire import FileRange, Shard
-
-_DIVISIBLE = (".jsonl", ".txt")
 
 
 class ResolvedData(NamedTuple):
@@ -59,7 +57,7 @@ def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
 
 def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
     """Return (file, size in bytes) for the files of a source; none for a hub or embedded data set."""
-    if source.hub is not None or (isinstance(source.path, str) and source.path.startswith("embedded:")):
+    if not source.is_of_files:
         return []
     assert source.path is not None
     try:
@@ -79,7 +77,9 @@ def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[D
     filled = 0
     for file, size in files:
         start = 0
-        while _is_divisible(file.path) and size - start > target - filled > 0:
+        # a web server may know no ranges
+        is_divisible = is_of_lines(file.path) and not file.path.startswith(("http://", "https://"))
+        while is_divisible and size - start > target - filled > 0:
             end = start + target - filled
             groups[-1].append((file, start, end))
             groups.append([])
@@ -90,15 +90,6 @@ def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[D
             groups.append([])
             filled = 0
     return [group for group in groups if group]
-
-
-def _is_divisible(path: str) -> bool:
-    name = path.lower()
-    return (
-        not name.startswith(("http://", "https://"))
-        and not name.endswith(COMPRESSIONS)
-        and file_kind(path) in _DIVISIBLE
-    )
 
 
 def _ranges(group: list[tuple[DataFile, int, int | None]], lines: dict[str, int]) -> list[FileRange]:

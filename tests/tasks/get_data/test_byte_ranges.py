@@ -20,9 +20,9 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from configs.errors import DataError
-from configs.places import DataFile
+from configs.places import DataFile, is_of_lines
 from configs.streams import open_lines, range_digest
-from tasks.get_data.readers import Row, has_byte_ranges, read_rows
+from tasks.get_data.readers import Row, read_rows
 
 CONTENT = b'{"a": 1}\n\n{"a": "\xc3\xa9"}\r\n{"a"\n{"a": 4}'
 
@@ -148,8 +148,8 @@ def test_other_encodings_are_named_by_the_first_range_however_short(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.zst", "a.json", "a.csv", "a.tsv", "a.parquet", "a.arrow"])
 def test_other_files_have_no_ranges(name: str, tmp_path: Path) -> None:
-    assert not has_byte_ranges(DataFile(name, name))
-    assert has_byte_ranges(DataFile("A.JSONL", "A.JSONL")) and has_byte_ranges(DataFile("s3://b/a.txt", "a.txt"))
+    assert not is_of_lines(name)
+    assert is_of_lines("A.JSONL") and is_of_lines("s3://b/a.txt")
     with pytest.raises(AssertionError):
         read_rows(DataFile(name, name), 1)
 
