@@ -205,8 +205,8 @@ def tokenize(jsonl: Path, work: Path) -> None:
     outputs = {name: _fresh(work / f"tokens-{name}") for name in ("train", "test", "tokenizer")}
     splits = {name: work / "tables" / f"{name}.parquet" for name in ("train", "test")}
     part = _fresh(work / "part")
-    tokenize_part(TokenizeConfig(), None, model, False, splits, 0, 1, part)
-    join_parts(TokenizeConfig(), None, model, False, [part], outputs)
+    tokenize_part(TokenizeConfig(), "sft", None, model, False, splits, 0, 1, part)
+    join_parts(TokenizeConfig(), "sft", None, model, False, [part], outputs)
 
 
 class Step(NamedTuple):

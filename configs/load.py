@@ -11,8 +11,13 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.schema import FineTuneConfig
+from configs.schema_align import AlignConfig
 
-_WORKFLOWS = {"fine_tune", "prepare_data"}
+_WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
+    "fine_tune": FineTuneConfig,
+    "prepare_data": FineTuneConfig,
+    "align": AlignConfig,
+}
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -23,6 +28,15 @@ def load_config(path: str | Path, **overrides: Any) -> FineTuneConfig:
         ConfigError: the file is missing, is not a mapping, or holds a wrong key, type or value.
     """
     return FineTuneConfig.model_validate_json(json.dumps({**read_mapping(Path(path)), **overrides}))
+
+
+def load_align_config(path: str | Path) -> AlignConfig:
+    """Return the config of the workflow `align` in the YAML or JSON file `path`.
+
+    Raises:
+        ConfigError: as for `load_config`.
+    """
+    return AlignConfig.model_validate_json(json.dumps(read_mapping(Path(path))))
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -63,7 +77,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return content
 
 
-def dump_config(config: FineTuneConfig) -> str:
+def dump_config(config: FineTuneConfig | AlignConfig) -> str:
     """Return the resolved config, every default written out, as YAML."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
@@ -80,7 +94,7 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
     words = list(sys.argv if arguments is None else arguments)
     if not words or Path(words[0]).name != "pyflyte" or "run" not in words:
         return
-    if _WORKFLOWS & set(words) and not {"--help", "--config"} & set(words) and "--config=" not in " ".join(words):
+    if set(_WORKFLOWS) & set(words) and not {"--help", "--config"} & set(words) and "--config=" not in " ".join(words):
         raise ConfigError("--config is missing; name a file, for example --config configs/presets/demo.yaml")
     for position, word in enumerate(words):
         if word == "--config" and position + 1 < len(words):
@@ -90,4 +104,5 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
         else:
             continue
         if not value.lstrip().startswith(("{", "[")):
-            load_config(value)
+            kind = next((_WORKFLOWS[word] for word in words if word in _WORKFLOWS), FineTuneConfig)
+            kind.model_validate_json(json.dumps(read_mapping(Path(value))))

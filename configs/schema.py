@@ -13,8 +13,18 @@ from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import ConfigError
 from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, Section, SourceConfig
+from configs.schema_train import ONLINE, PROMPT_METHODS, RewardFunctionConfig, TrainConfig
 
-__all__ = ["CheckConfig", "CheckPolicy", "ColumnMap", "DataConfig", "RowFormat", "SourceConfig"]
+__all__ = [
+    "CheckConfig",
+    "CheckPolicy",
+    "ColumnMap",
+    "DataConfig",
+    "RewardFunctionConfig",
+    "RowFormat",
+    "SourceConfig",
+    "TrainConfig",
+]
 
 QuantizationMethod = Literal["8bit", "4bit"]
 PushedArtifact = Literal["model", "adapter", "8bit", "4bit"]
@@ -31,8 +41,9 @@ class ModelConfig(Section):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
         "auto", description="Type of the weights when loaded; `auto` is bfloat16 on a GPU that has it, else float32."
     )
-    attn_implementation: Literal["auto", "eager", "sdpa"] = Field(
-        "auto", description="Attention kernel (PyTorch's sdpa has flash attention); `auto` leaves it to transformers."
+    attn_implementation: Literal["auto", "eager", "sdpa", "flash_attention_2"] = Field(
+        "auto",
+        description="Attention kernel; `auto` is flash_attention_2 on a GPU where flash-attn is installed, else sdpa.",
     )
     allow_pickled_weights: bool = Field(
         False, description="Load `.bin`/`.pt` weights. Unpickling a file runs code that is in it."
@@ -69,60 +80,9 @@ class TokenizeConfig(Section):
     prompt_separator: str = Field(
         "\n", description="Put between prompt and completion where the model has no chat template of its own."
     )
-
-
-class LoraConfig(Section):
-    """Low-rank adapters, Hu et al. 2021 (https://arxiv.org/abs/2106.09685)."""
-
-    rank: int = Field(16, ge=1, description="Rank r of the update B A.")
-    alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
-    target_modules: list[str] = Field(
-        ["all-linear"], min_length=1, description="Suffixes of module names, or `all-linear` (all but the output head)."
+    new_special_tokens: list[str] = Field(
+        [], description="Tokens to add to the vocabulary, such as <|tool|>; their embeddings are trained and saved."
     )
-
-
-class TrainConfig(Section):
-    """Supervised fine-tuning."""
-
-    method: Literal["full", "lora", "qlora"] = Field(
-        "lora", description="All weights, a low-rank adapter, or an adapter over a 4-bit base."
-    )
-    lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora or qlora.")
-    epochs: float = Field(1.0, gt=0.0, description="Passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; when set, `epochs` is not read.")
-    batch_size: int = Field(
-        16, ge=1, description="Rows per optimizer step, over all processes; packed rows hold several each."
-    )
-    micro_batch_size: int = Field(
-        8, ge=1, description="Rows per forward pass and process; accumulation makes up the rest."
-    )
-    learning_rate: float | None = Field(
-        None, gt=0.0, description="Peak learning rate; when not set, 2e-4 for adapters and 2e-5 for full."
-    )
-    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
-        "cosine", description="Shape of the learning rate after warm-up."
-    )
-    warmup_fraction: float = Field(0.03, ge=0.0, lt=1.0, description="Share of the steps spent in linear warm-up.")
-    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
-    max_grad_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
-    gradient_checkpointing: bool = Field(False, description="Recompute activations in the backward pass.")
-    group_by_length: bool = Field(True, description="Batch rows of like length: less padding, same rows per epoch.")
-    sharding: Literal["none", "zero1", "zero2", "zero3"] = Field(
-        "none", description="`none` replicates the model (DDP); zero1-3 use configs/deepspeed/<name>.json."
-    )
-    nodes: int = Field(1, ge=1, description="Machines. With `processes_per_node`, one of the declared topologies.")
-    processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
-    logging_steps: int | None = Field(
-        None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
-    )
-    seed: int = Field(0, description="Seed of data order, adapter initialisation and dropout.")
-
-    @model_validator(mode="after")
-    def _qlora_is_not_sharded(self) -> TrainConfig:
-        if self.method == "qlora" and self.sharding == "zero3":
-            raise ValueError("train.method=qlora cannot run under sharding=zero3; use none, zero1 or zero2")
-        return self
 
 
 class EvaluateConfig(Section):
@@ -190,6 +150,41 @@ class FineTuneConfig(Section):
                 raise ValueError(f"push_to_hub.artifacts names {artifact}, which quantize.methods does not make")
             if artifact == "adapter" and self.train.method == "full":
                 raise ValueError("push_to_hub.artifacts names adapter, which train.method=full does not make")
+            if artifact != "adapter" and self.train.method in PROMPT_METHODS:
+                raise ValueError(
+                    f"push_to_hub.artifacts names {artifact}, but train.method={self.train.method} changes no weight "
+                    "of the base; push the adapter"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _tokens_suit_the_training(self) -> FineTuneConfig:
+        objective, method = self.train.objective, self.train.method
+        if self.tokenize.packing != "none" and objective not in ("sft", "cpt"):
+            raise ValueError(
+                f"tokenize.packing={self.tokenize.packing} is for train.objective=sft and cpt, and it is {objective}; "
+                "set packing to none"
+            )
+        if self.tokenize.packing != "none" and method in PROMPT_METHODS:
+            raise ValueError(
+                f"tokenize.packing={self.tokenize.packing} puts several rows into one sequence, and "
+                f"train.method={method} one prompt before each; set packing to none"
+            )
+        if self.tokenize.over_length == "split" and objective not in ("sft", "cpt"):
+            raise ValueError(
+                f"tokenize.over_length=split would part the answers that train.objective={objective} compares; "
+                "use drop, cut_left or cut_right"
+            )
+        if self.tokenize.new_special_tokens and method in PROMPT_METHODS:
+            raise ValueError(
+                f"tokenize.new_special_tokens need embeddings of their own, which train.method={method} does not "
+                "train; use full or lora"
+            )
+        if self.tokenize.new_special_tokens and objective in ONLINE and method == "full":
+            raise ValueError(
+                f"tokenize.new_special_tokens with train.objective={objective} and method=full: the reference has no "
+                "such tokens; add them in an sft run, and begin with its model"
+            )
         return self
 
     @classmethod
@@ -202,28 +197,29 @@ class FineTuneConfig(Section):
         try:
             return super().model_validate_json(json_data, **kwargs)
         except ValidationError as error:
-            raise ConfigError(describe(error)) from None
+            raise ConfigError(describe(error, cls)) from None
 
 
 _PATTERNS_IN_WORDS = {
     "repository": "of the form owner/name",
+    "function": "of the form package.module:function",
     "name": "made of letters, digits, _ . and -, or begins with a dot",
 }
 
 
-def describe(error: ValidationError, limit: int = 3) -> str:
-    """Return one line for each of the first `limit` faults: path, value, rule."""
+def describe(error: ValidationError, root: type[Section], limit: int = 3) -> str:
+    """Return one line for each of the first `limit` faults of a `root` config: path, value, rule."""
     faults = error.errors()
-    lines = [_describe_fault(fault) for fault in faults[:limit]]
+    lines = [_describe_fault(fault, root) for fault in faults[:limit]]
     if len(faults) > limit:
         lines[-1] += f"  (and {len(faults) - limit} more)"
     return "\n".join(lines)
 
 
-def _describe_fault(fault: Any) -> str:
+def _describe_fault(fault: Any, root: type[Section]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        return f"config: {path} is not a setting{_nearest(fault['loc'])}; see configs/schema.py for all of them"
+        return f"config: {path} is not a setting{_nearest(fault['loc'], root)}; see configs/schema.py for all of them"
     if fault["type"] == "missing":
         return f"config: {path} is missing; it has no default"
     if fault["input"] is None:
@@ -236,11 +232,11 @@ def _describe_fault(fault: Any) -> str:
     return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _nearest(location: tuple[Any, ...]) -> str:
+def _nearest(location: tuple[Any, ...], root: type[Section]) -> str:
     """Return ` (did you mean X?)` for a misspelt key, or nothing."""
     import difflib
 
-    section: Any = FineTuneConfig
+    section: Any = root
     for part in location[:-1]:
         if isinstance(part, int):
             continue

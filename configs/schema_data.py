@@ -60,7 +60,8 @@ class SourceConfig(Section):
     path: str | list[str] | None = Field(
         None,
         description="JSONL, JSON, CSV, TSV, Parquet, Arrow or .txt file, each also .gz or .zst; a glob, a directory, "
-        "or a list of these; local, s3://, gs:// or https://; or `embedded:english-to-sql[:rows]`.",
+        "or a list of these; local, s3://, gs:// or https://; or `embedded:english-to-sql[:rows]` or "
+        "`embedded:english-to-sql-preferences[:rows]`.",
     )
     hub: str | None = Field(None, description="Hub data set, `owner/name`.")
     name: str | None = Field(None, description="Configuration (subset) of the hub data set.")

@@ -166,10 +166,19 @@ class TokenReport(WireType):
     trained_tokens: int = Field(description="Tokens that the loss counts.")
     packed_rows: int = Field(0, description="Rows that the training sequences were packed into; 0 without packing.")
     packing_fill: float = Field(0.0, description="train_tokens / (packed_rows x max_length); 0 without packing.")
+    preference_rows: int = Field(0, description="Training rows that are pairs: two sequences each, of one prompt.")
+    unwanted_rows: int = Field(0, description="Training rows whose answer is one that is not wanted.")
     end_token_ids: list[int] = Field(description="Trained tokens that end an answer; generation stops at them.")
+    new_token_ids: list[int] = Field(
+        [], description="Ids of tokenize.new_special_tokens, whose embeddings are trained."
+    )
+    tokenizer_hash: str = Field("", description="SHA-256 of the vocabulary with its ids, the control tokens included.")
     lengths: list[int] = Field(description="Upper edges of the histogram's bins, in tokens.")
     length_counts: list[int] = Field(description="Training rows in each bin.")
     samples: list[list[Span]] = Field(description="The first tokens of some training rows, decoded.")
+    rejected_samples: list[list[Span]] = Field(
+        [], description="The same rows with their rejected answers; an empty list for a row that has none."
+    )
     warnings: list[str] = Field([], description="What is worth knowing about rows that were kept; never their content.")
 
 
@@ -182,11 +191,32 @@ class CurvePoint(WireType):
     grad_norm: float
 
 
+class Series(WireType):
+    """A quantity over optimizer steps, such as `eval_loss`, `rewards/margins` or `kl`, under TRL's name for it."""
+
+    name: str
+    steps: list[int]
+    values: list[float]
+
+
+class Choice(WireType):
+    """One effective choice of how training ran, and why it is what it is where the config left it open."""
+
+    name: str
+    value: str
+    reason: str = ""
+
+
 class TrainReport(WireType):
     """What training did."""
 
+    objective: str = "sft"
     method: str
     curve: list[CurvePoint]
+    series: list[Series] = Field([], description="What else was logged over the steps.")
+    choices: list[Choice] = Field([], description="Precision, attention, kernels, optimizer, and the like.")
+    findings: list[str] = Field([], description="What the curves say, in plain words, and what to try next.")
+    best_step: int | None = Field(None, description="Step whose weights were kept for their held-out loss.")
     steps: int
     epochs: float
     seconds: float
@@ -197,6 +227,15 @@ class TrainReport(WireType):
     learning_rate: float
     device: str
     precision: str
+
+
+class StageReport(WireType):
+    """What one of several trainings did with its rows."""
+
+    name: str
+    data: DataReport
+    tokens: TokenReport
+    training: list[TrainReport] = Field([], description="One, or none before it has run.")
 
 
 class Prediction(WireType):
@@ -211,10 +250,19 @@ class Prediction(WireType):
 class Scores(WireType):
     """Scores of one model on the held-out rows. None where a score has no meaning (exact match of plain text)."""
 
-    eval_loss: float = Field(description="Mean negative log-likelihood of a completion token, in nats.")
-    perplexity: float = Field(description="exp(eval_loss).")
+    eval_loss: float | None = Field(
+        description="Mean negative log-likelihood of a completion token, in nats; None for a reward model."
+    )
+    perplexity: float | None = Field(description="exp(eval_loss).")
     exact_match: float | None = Field(description="Share of the generated rows whose answer equals the expected one.")
     rouge_l: float | None = Field(description="Mean ROUGE-L F1; only where expected answers are long.")
+    preference_accuracy: float | None = Field(
+        None, description="Share of the pairs whose chosen answer is more likely, or scores higher, than the other."
+    )
+    preference_margin: float | None = Field(
+        None, description="Mean difference of log-likelihood in nats, or of score, between chosen and rejected."
+    )
+    mean_reward: float | None = Field(None, description="Mean reward of the generated answers, weights applied.")
     loss_rows: int
     loss_tokens: int
     generated_rows: int

@@ -6,18 +6,21 @@ from configs.errors import ConfigError
 
 EMBEDDED_MODEL = "embedded:english-to-sql"
 EMBEDDED_DATA = "embedded:english-to-sql"
+EMBEDDED_PREFERENCES = "embedded:english-to-sql-preferences"
 DEFAULT_ROWS = 8000
 
 
-def parse_embedded_source(path: str) -> int:
-    """Return the number of rows that `embedded:english-to-sql[:rows]` asks for.
+def parse_embedded_source(path: str) -> tuple[str, int]:
+    """Return name and number of rows of the embedded data set that `path`, a name and perhaps `:rows`, asks for.
 
     Raises:
         ConfigError: another name, or a number of rows that is not one.
     """
-    name, _, rows = path.removeprefix(EMBEDDED_DATA).partition(":")
-    if not path.startswith(EMBEDDED_DATA) or name:
-        raise ConfigError(f"path={path} is not an embedded data set; the only one is {EMBEDDED_DATA}[:rows]")
+    known = (EMBEDDED_DATA, EMBEDDED_PREFERENCES)
+    name = max((each for each in known if path.startswith(each)), key=len, default="")
+    rest, _, rows = path.removeprefix(name).partition(":")
+    if not name or rest:
+        raise ConfigError(f"path={path} is not an embedded data set; they are {' and '.join(known)}, each with [:rows]")
     if rows and not (rows.isdigit() and int(rows) > 0):
-        raise ConfigError(f"path={path}: {rows!r} is not a number of rows; write {EMBEDDED_DATA}:2000")
-    return int(rows or DEFAULT_ROWS)
+        raise ConfigError(f"path={path}: {rows!r} is not a number of rows; write {name}:2000")
+    return name, int(rows or DEFAULT_ROWS)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import io
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import matplotlib
 from matplotlib.figure import Figure
 
 _BLUE, _GREY, _GREEN = "#2563eb", "#94a3b8", "#0a7d38"
+_LINE_COLOURS = (_BLUE, "#e0a100", _GREEN, "#9333ea")
+_FEW_POINTS = 40
 _COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")
 
 
@@ -48,12 +50,31 @@ def histogram(edges: Sequence[int], counts: Sequence[int], limit: int | None, ti
     return _svg(figure, "histogram")
 
 
-def curve(steps: Sequence[int], values: Sequence[float], name: str, title: str, y_label: str) -> str:
-    """Return a line over optimizer steps; values that are not finite leave a gap."""
-    figure, axes = _axes(title, "optimizer step", y_label)
-    axes.plot(steps, [v if math.isfinite(v) else math.nan for v in values], color=_BLUE, linewidth=1.6)
-    if len(steps) <= 40:
-        axes.plot(steps, values, "o", color=_BLUE, markersize=3)
+def lines(
+    series: Mapping[str, tuple[Sequence[int], Sequence[float]]],
+    name: str,
+    title: str,
+    y_label: str,
+    marked_step: int | None = None,
+    is_small: bool = False,
+) -> str:
+    """Return lines over optimizer steps, label to (steps, values), with a legend where there are several.
+
+    Values that are not finite leave a gap. `marked_step` gets a vertical line, labelled `kept`. Two small charts stand
+    side by side.
+    """
+    figure, axes = _axes(title, "optimizer step", y_label, (3.9, 2.5) if is_small else (7.2, 2.8))
+    for number, (label, (steps, values)) in enumerate(series.items()):
+        finite = [v if math.isfinite(v) else math.nan for v in values]
+        colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
+        # a few points say nothing of what lies between them
+        marker = "o" if len(steps) <= _FEW_POINTS else ""
+        axes.plot(steps, finite, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
+    if marked_step is not None:
+        axes.axvline(marked_step, color=_GREY, linestyle="--", linewidth=1)
+        axes.text(marked_step, axes.get_ylim()[1], " kept", color="#5b6b7c", fontsize=8, va="top")
+    if len(series) > 1:
+        axes.legend(frameon=False, fontsize=8)
     return _svg(figure, name)
 
 

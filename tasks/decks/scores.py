@@ -2,38 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
-from configs.wire import Evaluation, Prediction
+from configs.wire import Evaluation, Prediction, Scores
 from tasks.decks import charts, html
 
 _MIB = 2**20
+_FORMATS = {
+    "eval_loss": "{:.4f}",
+    "perplexity": "{:.4g}",
+    "exact_match": "{:.1%}",
+    "rouge_l": "{:.1%}",
+    "preference_accuracy": "{:.1%}",
+    "preference_margin": "{:.4f}",
+    "mean_reward": "{:.4f}",
+}
+OPTIONAL_SCORES = ("preference_accuracy", "preference_margin", "mean_reward")
+"""Scores that only some kinds of rows or models have."""
+_ALWAYS = [column for column in _FORMATS if column not in OPTIONAL_SCORES]
 
 
 def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> str:
     """Return the section on scores; `evaluations` holds `base` and `tuned`, and the quantized models after them."""
-    names = list(evaluations)
-    scores = [evaluations[name].scores for name in names]
     parts = [
         html.heading("Held-out scores"),
-        html.table(score_rows(evaluations), SCORE_HEADER),
-        html.paragraph(
-            f"Loss over {scores[0].loss_rows:,} held-out sequences ({scores[0].loss_tokens:,} tokens); answers to "
-            f"{scores[0].generated_rows:,} of them. ROUGE-L only where the median answer has 16 words or more.",
-            "note",
-        ),
-        charts.bars(names, [s.eval_loss for s in scores], "eval-loss", "Held-out loss", "nats per token", "{:.3f}"),
+        html.table(score_rows(evaluations), score_header(evaluations)),
+        html.paragraph(_what_was_scored(evaluations["base"].scores), "note"),
+        *_score_charts(evaluations),
     ]
-    matches = [s.exact_match for s in scores]
-    if all(match is not None for match in matches):
-        parts.append(
-            charts.bars(names, [m or 0.0 for m in matches], "exact-match", "Exact match", "share of rows", "{:.1%}")
-        )
     if evaluations["base"].others:
         parts += [
             html.heading("Scores on further evaluation sets", 3),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in worse_elsewhere(evaluations)),
-            html.table(other_rows(evaluations), OTHER_HEADER),
+            html.table(other_rows(evaluations), other_header(evaluations)),
         ]
     samples = _samples(evaluations["base"].predictions, evaluations["tuned"].predictions, num_samples)
     if samples:
@@ -41,38 +42,39 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
     return "".join(parts)
 
 
-SCORE_HEADER = ["model", "eval_loss", "perplexity", "exact_match", "rouge_l", "size"]
+def score_header(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return the names of the columns of `score_rows`; those of `OPTIONAL_SCORES` only where some model has one."""
+    return ["model", *_ALWAYS, *_present(each.scores for each in evaluations.values()), "size"]
 
 
 def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
-    """Return one line of formatted scores for each model, in the order of `SCORE_HEADER`."""
+    """Return one line of formatted scores for each model, in the order of `score_header`."""
+    columns = score_header(evaluations)[1:-1]
     return [
         (
             name,
-            f"{evaluation.scores.eval_loss:.4f}",
-            f"{evaluation.scores.perplexity:.4g}",
-            _percent(evaluation.scores.exact_match),
-            _percent(evaluation.scores.rouge_l),
+            *(formatted(column, evaluation.scores) for column in columns),
             f"{evaluation.scores.size_bytes / _MIB:,.1f} MiB",
         )
         for name, evaluation in evaluations.items()
     ]
 
 
-OTHER_HEADER = ["set", *SCORE_HEADER[:-1], "sequences"]
+def other_header(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return the names of the columns of `other_rows`."""
+    scores = (other.scores for each in evaluations.values() for other in each.others)
+    return ["set", "model", *_ALWAYS, *_present(scores), "sequences"]
 
 
 def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
-    """Return one line for each further evaluation set and model, in the order of `OTHER_HEADER`."""
+    """Return one line for each further evaluation set and model, in the order of `other_header`."""
+    columns = other_header(evaluations)[2:-1]
     return [
         (
             each.name,
             name,
-            f"{each.scores.eval_loss:.4f}",
-            f"{each.scores.perplexity:.4g}",
-            _percent(each.scores.exact_match),
-            _percent(each.scores.rouge_l),
-            f"{each.scores.loss_rows:,}",
+            *(formatted(column, each.scores) for column in columns),
+            f"{each.scores.loss_rows:,}" if each.scores.loss_rows else "-",
         )
         for number in range(len(evaluations["base"].others))
         for name, evaluation in evaluations.items()
@@ -86,17 +88,62 @@ def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return [
         f"on {base.name} the loss went up from {base.scores.eval_loss:.3f} to {tuned.scores.eval_loss:.3f}"
         for base, tuned in pairs
-        if tuned.scores.eval_loss > base.scores.eval_loss
+        if base.scores.eval_loss is not None
+        and tuned.scores.eval_loss is not None
+        and tuned.scores.eval_loss > base.scores.eval_loss
     ]
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"
+def formatted(column: str, scores: Scores) -> str:
+    """Return a score as text; a dash where the model has none."""
+    value = getattr(scores, column)
+    return "-" if value is None else _FORMATS[column].format(value)
+
+
+def _present(scores: Iterable[Scores]) -> list[str]:
+    every = list(scores)
+    return [column for column in OPTIONAL_SCORES if any(getattr(each, column) is not None for each in every)]
+
+
+def _what_was_scored(scores: Scores) -> str:
+    sentences = []
+    if scores.eval_loss is not None:
+        sentences.append(
+            f"Loss over {scores.loss_rows:,} held-out sequences ({scores.loss_tokens:,} tokens); answers to "
+            f"{scores.generated_rows:,} of them. ROUGE-L only where the median answer has 16 words or more."
+        )
+    if scores.preference_margin is not None:
+        sentences.append(
+            "Preferences by the log-likelihood of the answers in nats, and by the score for a reward model: "
+            "such margins do not compare."
+        )
+    return " ".join(sentences)
+
+
+def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a bar chart of each score that all models have, or some, of the loss; rewards below 0 are not drawn."""
+    charted = [
+        ("eval_loss", "Held-out loss", "nats per token"),
+        ("exact_match", "Exact match", "share of rows"),
+        ("preference_accuracy", "Preference accuracy", "share of pairs"),
+        ("mean_reward", "Mean reward", "reward"),
+    ]
+    drawn = []
+    for column, title, label in charted:
+        values = {name: getattr(each.scores, column) for name, each in evaluations.items()}
+        known = {name: value for name, value in values.items() if value is not None}
+        is_drawn = len(known) == len(values) or (column == "eval_loss" and known)
+        if is_drawn and min(known.values()) >= 0:
+            text = "{:.3f}" if column in ("eval_loss", "mean_reward") else "{:.1%}"
+            name = column.replace("_", "-")
+            drawn.append(charts.bars(list(known), list(known.values()), name, title, label, text))
+    return drawn
 
 
 def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:
     """Return cards for the first rows, wrong ones among them if there are any in the whole."""
-    pairs = list(zip(base, tuned, strict=True))
+    # a reward model answers nothing
+    pairs = list(zip(base, tuned, strict=True)) if base and tuned else []
     wrong = [pair for pair in pairs if pair[1].answer.strip() != pair[1].expected.strip()]
     right = [pair for pair in pairs if pair[1].answer.strip() == pair[1].expected.strip()]
     num_wrong = min(len(wrong), max(num_samples - len(right), num_samples // 4))

@@ -9,9 +9,10 @@ from tasks.decks import charts, html
 def render_tokens(report: TokenReport) -> str:
     """Return the section on tokens, escaped."""
     share = report.trained_tokens / max(1, report.train_tokens)
+    unit = "pairs of answers" if report.preference_rows else "sequences"
     counts = [
-        ("training sequences", f"{report.train_rows:,}"),
-        ("held-out sequences", f"{report.test_rows:,}"),
+        (f"training {unit}", f"{report.train_rows:,}"),
+        (f"held-out {unit}", f"{report.test_rows:,}"),
         ("training tokens", f"{report.train_tokens:,}"),
         ("of them trained", f"{report.trained_tokens:,} ({share:.0%})"),
         ("longest allowed", f"{report.max_length:,} tokens"),
@@ -26,6 +27,10 @@ def render_tokens(report: TokenReport) -> str:
             ("pieces of them", f"{report.split_pieces:,}"),
             ("further pieces left out, without an answer", f"{report.left_out_pieces:,}"),
         ]
+    if report.unwanted_rows:
+        counts.append(("training answers that are not wanted", f"{report.unwanted_rows:,}"))
+    if report.new_token_ids:
+        counts.append(("tokens added to the vocabulary", f"{len(report.new_token_ids):,}"))
     if report.packed_rows:
         counts += [
             ("rows that training sequences were packed into", f"{report.packed_rows:,}"),
@@ -40,6 +45,18 @@ def render_tokens(report: TokenReport) -> str:
             ),
             html.table(counts, ["tokens", "value"]),
             html.heading("What the model sees: trained spans in green", 3),
-            *(html.marked([(span.text, span.trained) for span in row]) for row in report.samples),
+            *_samples(report),
         ]
     )
+
+
+def _samples(report: TokenReport) -> list[str]:
+    """Return each sample, marked; a pair as its chosen and its rejected sequence."""
+    blocks = []
+    rejected = report.rejected_samples or [[]] * len(report.samples)
+    for row, other in zip(report.samples, rejected, strict=True):
+        marked = [html.marked([(span.text, span.trained) for span in spans]) for spans in (row, other) if spans]
+        if other:
+            marked = [html.paragraph("chosen"), marked[0], html.paragraph("rejected"), marked[1]]
+        blocks += marked
+    return blocks

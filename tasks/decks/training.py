@@ -1,17 +1,85 @@
-"""The training Deck: loss and learning-rate curves, and what was trained how."""
+"""The training Deck: what the curves say, the curves, and what was trained how."""
 
 from __future__ import annotations
 
-from configs.wire import TrainReport
+from collections.abc import Sequence
+
+from configs.wire import Series, TrainReport
 from tasks.decks import charts, html
+
+_Lines = dict[str, tuple[Sequence[int], Sequence[float]]]
+_LIKELIHOOD_OBJECTIVES = ("sft", "cpt")
+# name of the series, which is under `eval_<name>` for held-out rows; id, title and axis of the chart
+_FURTHER_CHARTS: dict[str, list[tuple[str, str, str, str]]] = {
+    "dpo": [
+        ("rewards/margins", "margin", "Margin of chosen over rejected", "implicit reward"),
+        ("rewards/accuracies", "accuracy", "Pairs whose chosen answer is preferred", "share of pairs"),
+    ],
+    "kto": [
+        ("rewards/margins", "margin", "Margin of wanted over unwanted", "implicit reward"),
+        ("kl", "divergence", "KL divergence from the reference", "nats"),
+    ],
+    "reward": [
+        ("margin", "margin", "Margin of chosen over rejected", "score"),
+        ("accuracy", "accuracy", "Pairs whose chosen answer scores higher", "share of pairs"),
+    ],
+    "rloo": [
+        ("reward", "reward", "Mean reward", "reward"),
+        ("kl", "divergence", "KL divergence from the reference", "nats per token"),
+    ],
+}
+_FURTHER_CHARTS["grpo"] = _FURTHER_CHARTS["rloo"]
 
 
 def render_training(report: TrainReport) -> str:
     """Return the section on training."""
     steps = [point.step for point in report.curve]
-    facts = [
-        ("method", report.method),
+    losses: _Lines = {"training": (steps, [point.loss for point in report.curve])} | _line(
+        report.series, "eval_loss", "held-out"
+    )
+    unit = "nats per trained token" if report.objective in _LIKELIHOOD_OBJECTIVES else "loss"
+    rates = {"rate": (steps, [point.learning_rate for point in report.curve])}
+    choices = [(choice.name, choice.value, choice.reason) for choice in report.choices]
+    return "".join(
+        [
+            html.heading("Training"),
+            *(html.paragraph(finding, "warn") for finding in report.findings),
+            charts.lines(losses, "loss", "Loss", unit, marked_step=report.best_step),
+            *_further_charts(report),
+            charts.lines(rates, "rate", "Learning rate", "learning rate", is_small=True),
+            html.table(_facts(report), ["training", "value"]),
+            html.heading("How it ran", 3) + html.table(choices, ["choice", "value", "why"]) if choices else "",
+        ]
+    )
+
+
+def _further_charts(report: TrainReport) -> list[str]:
+    drawn = []
+    for name, identifier, title, unit in _FURTHER_CHARTS.get(report.objective, []):
+        both = _line(report.series, name, "training") | _line(report.series, f"eval_{name}", "held-out")
+        if both:
+            drawn.append(charts.lines(both, identifier, title, unit, report.best_step, is_small=True))
+    return drawn
+
+
+def _line(series: Sequence[Series], name: str, label: str) -> _Lines:
+    """Return the series of a name under the label it has in a chart; nothing where there is none."""
+    found = next((each for each in series if each.name == name and each.values), None)
+    return {label: (found.steps, found.values)} if found else {}
+
+
+def _facts(report: TrainReport) -> list[tuple[str, str]]:
+    kept = "of the last step"
+    if report.best_step is not None:
+        held_out = {each.name: dict(zip(each.steps, each.values, strict=True)) for each in report.series}
+        name = "eval_reward" if "eval_reward" in held_out else "eval_loss"
+        words = "highest held-out reward" if name == "eval_reward" else "lowest held-out loss"
+        value = held_out.get(name, {}).get(report.best_step)
+        kept = f"of step {report.best_step:,}, {words}" + ("" if value is None else f": {value:.4f}")
+    return [
+        ("objective and method", f"{report.objective}, {report.method}"),
         ("steps", f"{report.steps:,} ({report.epochs:.2f} epochs)"),
+        ("weights kept", kept),
         (
             "rows per step",
             f"{report.batch_size:,}, over {report.world_size} process{'es' if report.world_size > 1 else ''}",
@@ -25,11 +93,3 @@ def render_training(report: TrainReport) -> str:
         ("device and precision", f"{report.device}, {report.precision}"),
         ("time", f"{report.seconds:.0f} s"),
     ]
-    return "".join(
-        [
-            html.heading("Training"),
-            charts.curve(steps, [p.loss for p in report.curve], "loss", "Training loss", "nats per completion token"),
-            charts.curve(steps, [p.learning_rate for p in report.curve], "rate", "Learning rate", "learning rate"),
-            html.table(facts, ["training", "value"]),
-        ]
-    )

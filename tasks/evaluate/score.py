@@ -1,26 +1,51 @@
-"""Score one model on the held-out rows: loss over all of them, greedy answers over some."""
+"""Score one model on the held-out rows: loss and preferences over all of them, greedy answers to some."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
-from torch.nn.functional import cross_entropy
-from tqdm import tqdm
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import DataError, ModelError
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.schema_train import RewardFunctionConfig
 from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
+from tasks.evaluate.answers import Answer, generate_answers
+from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
-from tasks.models.load import device, load_model, load_tokenizer, weights_size
+from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
+from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.quiet import quiet_libraries
+from tasks.rewards.functions import RewardFunction, reward_functions, total_reward
+from tasks.rewards.models import RewardModel, load_reward_models
 
-_IGNORED = -100
-_LONGEST_ANSWER = 512
+
+@dataclass(frozen=True)
+class _Subject:
+    """The model that is scored, and all that scoring it on any rows needs."""
+
+    config: EvaluateConfig
+    name: str
+    model: PreTrainedModel
+    is_reward_model: bool
+    tokenizer: PreTrainedTokenizerBase
+    end_token_ids: list[int]
+    size_bytes: int
+    rewards: Sequence[RewardFunctionConfig]
+    functions: Sequence[RewardFunction]
+    reward_models: Sequence[RewardModel]
+
+
+class _Preferences(NamedTuple):
+    accuracy: float | None
+    margin: float | None
 
 
 def evaluate_model(
@@ -30,145 +55,183 @@ def evaluate_model(
     rows: pd.DataFrame,
     tokenizer_directory: Path,
     end_token_ids: list[int],
+    rewards: Sequence[RewardFunctionConfig] = (),
+    reward_models: Sequence[Path] = (),
 ) -> Evaluation:
-    """Return loss, perplexity, exact match and ROUGE-L of the model on `rows` (as the tokenize stage wrote them).
+    """Return the scores of the model on `rows` (as the tokenize stage wrote them), and its answers.
+
+    A language model has loss and perplexity of wanted answers, exact match and ROUGE-L of greedy answers, and the mean
+    of what `rewards` and the models in the directories `reward_models` give these answers. A language model and a
+    reward model alike have accuracy and margin of preferences, where rows hold some.
 
     Rows whose column `dataset` is `held-out` are scored first; those of each other value are a further set, apart.
 
     Raises:
-        ModelError: the model cannot be loaded, or its loss is not a number.
+        ModelError: the model cannot be loaded, its loss or a score is not a number, or a reward model has another
+            vocabulary.
+        ConfigError: a reward function that cannot be used.
         DataError: no held-out row is left.
     """
     quiet_libraries()
-    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
-    model = load_model(model_config, model_directory).to(device()).eval()  # type: ignore[arg-type]
-    size = weights_size(model_directory)
     own = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
     names = [name for name in dict.fromkeys(rows.dataset) if name != HELD_OUT]
     others = [rows[rows.dataset == name].reset_index(drop=True) for name in names]
     if own.empty:
         raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
-    scores, predictions = _score(config, model_config.name, model, tokenizer, own, end_token_ids, size)
+    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
+    is_reward = is_reward_model(model_directory)
+    load = load_reward_model if is_reward else load_model
+    subject = _Subject(
+        config,
+        model_config.name,
+        load(model_config, model_directory).to(device()).eval(),  # type: ignore[arg-type]
+        is_reward,
+        tokenizer,
+        end_token_ids,
+        weights_size(model_directory),
+        rewards,
+        reward_functions(rewards),
+        [] if is_reward else load_reward_models(model_config, reward_models, tokenizer),
+    )
+    scores, predictions = _score(subject, own)
     return Evaluation(
         scores=scores,
         predictions=predictions,
         others=[
-            SetScores(
-                name=name, scores=_score(config, model_config.name, model, tokenizer, each, end_token_ids, size)[0]
-            )
-            for name, each in zip(names, others, strict=True)
+            SetScores(name=name, scores=_score(subject, each)[0]) for name, each in zip(names, others, strict=True)
         ],
     )
 
 
-def _score(
-    config: EvaluateConfig,
-    name: str,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: pd.DataFrame,
-    end_token_ids: list[int],
-    size_bytes: int,
-) -> tuple[Scores, list[Prediction]]:
-    loss, num_tokens = held_out_loss(model, rows, tokenizer.pad_token_id, config.batch_size)
-    if not math.isfinite(loss):
-        raise ModelError(f"{name}: the held-out loss is {loss}; its weights are damaged or diverged")
-    asked = _spread(rows[rows.prompt_length > 0], config.generate_rows)
-    answers = generate_answers(model, tokenizer, asked, config, end_token_ids)
-    expected = list(asked.expected)
+def _score(subject: _Subject, given: pd.DataFrame) -> tuple[Scores, list[Prediction]]:
+    rows = with_preferences(given)
+    if subject.is_reward_model:
+        preferences = _preferences_of_scores(subject, rows)
+        return _reward_model_scores(subject, preferences), []
+    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
+    values, preferences = _likelihoods(subject, rows, counted)
+    wanted = np.flatnonzero(rows.is_wanted).tolist()
+    loss, num_tokens = mean_loss([values[row] for row in wanted], [counted[row] for row in wanted])
+    if loss is not None and not math.isfinite(loss):
+        raise ModelError(f"{subject.name}: the held-out loss is {loss}; its weights are damaged or diverged")
+    asked = _spread(rows[rows.is_wanted & (rows.prompt_length > 0)], subject.config.generate_rows)
+    answers = generate_answers(subject.model, subject.tokenizer, asked, subject.config, subject.end_token_ids)
+    texts, expected = [answer.text for answer in answers], list(asked.expected)
     predictions = [
-        Prediction(row_id=row.row_id, prompt=row.prompt, expected=row.expected, answer=answer)
-        for row, answer in zip(asked.itertuples(), answers, strict=True)
+        Prediction(row_id=row.row_id, prompt=row.prompt, expected=row.expected, answer=text)
+        for row, text in zip(asked.itertuples(), texts, strict=True)
     ]
     scores = Scores(
         eval_loss=loss,
-        perplexity=math.exp(min(loss, 700.0)),
-        exact_match=exact_match(answers, expected),
-        rouge_l=rouge_l(answers, expected) if is_long_text(expected) else None,
-        loss_rows=len(rows),
+        perplexity=None if loss is None else math.exp(min(loss, 700.0)),
+        exact_match=exact_match(texts, expected),
+        rouge_l=rouge_l(texts, expected) if is_long_text(expected) else None,
+        preference_accuracy=preferences.accuracy,
+        preference_margin=preferences.margin,
+        mean_reward=_mean_reward(subject, asked, answers),
+        loss_rows=len(wanted),
         loss_tokens=num_tokens,
         generated_rows=len(asked),
-        size_bytes=size_bytes,
+        size_bytes=subject.size_bytes,
     )
     return scores, predictions
+
+
+def _reward_model_scores(subject: _Subject, preferences: _Preferences) -> Scores:
+    return Scores(
+        eval_loss=None,
+        perplexity=None,
+        exact_match=None,
+        rouge_l=None,
+        preference_accuracy=preferences.accuracy,
+        preference_margin=preferences.margin,
+        loss_rows=0,
+        loss_tokens=0,
+        generated_rows=0,
+        size_bytes=subject.size_bytes,
+    )
+
+
+def _likelihoods(
+    subject: _Subject, rows: pd.DataFrame, counted: Sequence[np.ndarray]
+) -> tuple[list[np.ndarray], _Preferences]:
+    """Return the log-probabilities of each row's trained tokens, [seq] each, and the preferences of likelihoods.
+
+    The value of an answer of a pair is the sum of log p over its tokens, its end token among them. Without pairs, the
+    margin is that of the mean log p of a token: of all wanted answers, minus of all unwanted ones.
+    """
+    tokenizer, model, size = subject.tokenizer, subject.model, subject.config.batch_size
+    sequences, masks = [list(ids) for ids in rows.input_ids], list(counted)
+    with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]
+    for row in with_rejected:
+        prompt = int(rows.prompt_length[row])
+        sequences.append(sequences[row][:prompt] + rows.rejected_ids[row])
+        masks.append(_from(prompt, len(sequences[-1])))
+        # all of the chosen answer counts too, as in its pair, whatever of it is trained
+        masks[row] = counted[row] | _from(prompt, len(sequences[row]))
+    values = token_log_probabilities(model, sequences, masks, tokenizer.pad_token_id, size)
+    sums = [
+        float(value[int(rows.prompt_length[row]) :].sum(dtype=np.float64))
+        for row, value in zip([*range(len(rows)), *with_rejected], values, strict=True)
+    ]
+    pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
+    if pairs:
+        return values[: len(rows)], _of_pairs(
+            [sums[first] for first, _ in pairs], [sums[second] for _, second in pairs]
+        )
+    groups = [np.flatnonzero(rows.is_wanted == kind).tolist() for kind in (True, False)]
+    losses = [mean_loss([values[row] for row in group], [counted[row] for row in group])[0] for group in groups]
+    margin = None if losses[0] is None or losses[1] is None else losses[1] - losses[0]
+    return values[: len(rows)], _Preferences(None, margin)
+
+
+def _preferences_of_scores(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
+    """Return the preferences of a reward model; without pairs, the margin of the mean score of a row."""
+    scorer = RewardModel(subject.model, subject.tokenizer, subject.config.batch_size)
+    prompts = [list(ids)[:length] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
+    answers = [list(ids)[length:] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
+    with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]
+    scores = scorer.score(
+        [*prompts, *(prompts[row] for row in with_rejected)],
+        [*answers, *(rows.rejected_ids[row] for row in with_rejected)],
+    )
+    pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
+    if pairs:
+        return _of_pairs([scores[first] for first, _ in pairs], [scores[second] for _, second in pairs])
+    wanted, unwanted = (
+        [score for score, is_wanted in zip(scores, rows.is_wanted, strict=True) if is_wanted == kind]
+        for kind in (True, False)
+    )
+    return _Preferences(None, mean(wanted) - mean(unwanted) if wanted and unwanted else None)
+
+
+def _of_pairs(chosen: list[float], rejected: list[float]) -> _Preferences:
+    return _Preferences(preference_accuracy(chosen, rejected), preference_margin(chosen, rejected))
+
+
+def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) -> float | None:
+    """Return the mean over the answers of their weighted rewards and the reward models' scores; None without any."""
+    if not answers or not (subject.functions or subject.reward_models):
+        return None
+    rewards = total_reward(
+        subject.rewards,
+        subject.functions,
+        list(asked.prompt),
+        [answer.text for answer in answers],
+        list(asked.expected),
+    )
+    prompts = [list(ids)[:length] for ids, length in zip(asked.input_ids, asked.prompt_length, strict=True)]
+    for scorer in subject.reward_models:
+        scores = scorer.score(prompts, [answer.ids for answer in answers])
+        rewards = [reward + score for reward, score in zip(rewards, scores, strict=True)]
+    return mean(rewards)
+
+
+def _from(start: int, length: int) -> np.ndarray:
+    return np.arange(length) >= start
 
 
 def _spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:
     """Return `number` of `rows` at even distances, so that every source has its share."""
     chosen = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
     return rows.iloc[chosen]
-
-
-@torch.inference_mode()
-def held_out_loss(model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int) -> tuple[float, int]:
-    """Return (mean negative log-likelihood of a completion token in nats, number of such tokens).
-
-    The denominator counts the labels that are not -100, the first of each row excepted: nothing predicts it.
-    """
-    total, count = 0.0, 0
-    by_length = rows.input_ids.map(len).sort_values(kind="stable").index
-    for start in tqdm(range(0, len(rows), batch_size), desc="loss", unit="batch", disable=None):
-        batch = rows.loc[by_length[start : start + batch_size]]
-        ids, mask = _pad(list(batch.input_ids), pad_token_id, "right")
-        labels, _ = _pad(list(batch.labels), _IGNORED, "right")
-        logits = model(input_ids=ids.to(model.device), attention_mask=mask.to(model.device), use_cache=False).logits
-        targets = labels[:, 1:].to(logits.device)
-        losses = cross_entropy(
-            logits[:, :-1].float().flatten(0, 1), targets.flatten(), ignore_index=_IGNORED, reduction="sum"
-        )
-        total += losses.item()
-        count += int((targets != _IGNORED).sum())
-    return total / max(1, count), count
-
-
-@torch.inference_mode()
-def generate_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    rows: pd.DataFrame,
-    config: EvaluateConfig,
-    end_token_ids: list[int],
-) -> list[str]:
-    """Return the model's greedy answer to each row's prompt, in the order of `rows`, without special tokens."""
-    if rows.empty:
-        return []
-    expected_lengths = rows.input_ids.map(len) - rows.prompt_length
-    longest = config.max_new_tokens or min(_LONGEST_ANSWER, int(expected_lengths.max()))
-    answers: dict[int, str] = {}
-    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
-    for index in tqdm(_batches(rows.prompt_length, config.batch_size, positions - longest), "generate", disable=None):
-        prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
-        ids, mask = _pad(prompts, tokenizer.pad_token_id, "left")
-        settings = GenerationConfig(
-            max_new_tokens=int(min(longest, positions - ids.shape[1])),
-            do_sample=False,
-            eos_token_id=end_token_ids,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=settings
-        )
-        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        answers.update(zip(index, texts, strict=True))
-    return [answers[position].strip() for position in rows.index]
-
-
-def _batches(lengths: pd.Series, batch_size: int, longest_prompt: float) -> list[pd.Index]:
-    """Return the rows in batches of like length; those over `longest_prompt` alone, as their room is their own."""
-    by_length = lengths.sort_values(kind="stable")
-    together = by_length.index[by_length <= longest_prompt]
-    alone = by_length.index[by_length > longest_prompt]
-    batches = [together[start : start + batch_size] for start in range(0, len(together), batch_size)]
-    return batches + [alone[position : position + 1] for position in range(len(alone))]
-
-
-def _pad(rows: list[list[int]], value: int, side: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return ([batch, seq] int64 padded with `value`, [batch, seq] mask with 1 at real tokens)."""
-    width = max(map(len, rows))
-    ids = torch.full((len(rows), width), value, dtype=torch.long)
-    mask = torch.zeros((len(rows), width), dtype=torch.long)
-    for position, row in enumerate(rows):
-        place = slice(width - len(row), width) if side == "left" else slice(0, len(row))
-        ids[position, place] = torch.tensor(row, dtype=torch.long)
-        mask[position, place] = 1
-    return ids, mask

@@ -4,6 +4,7 @@ from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.schema_train import Objective, RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
 from images.pods import ONE_GPU, SMALL, local_path
@@ -14,7 +15,7 @@ from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=source_version("tasks/evaluate", "tasks/models"), serialize=True),
+    cache=Cache(version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards"), serialize=True),
     environment=POD_ENVIRONMENT,
 )
 def evaluate(
@@ -25,26 +26,31 @@ def evaluate(
     tokens: FlyteDirectory,
     tokenizer: FlyteDirectory,
     end_token_ids: list[int],
+    rewards: list[RewardFunctionConfig],
+    reward_models: list[FlyteDirectory],
 ) -> Evaluation:
     """Score `model` on the held-out rows; the same task scores base, tuned and quantized models (`label`)."""
     import pandas as pd
 
-    from tasks.evaluate import score
+    from tasks.evaluate import metrics, score
 
     rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
-    evaluation = score.evaluate_model(config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids)
+    scorers = [local_path(directory) for directory in reward_models]
+    evaluation = score.evaluate_model(
+        config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids, rewards, scorers
+    )
     for name, scores in [("", evaluation.scores), *((f" on {each.name}", each.scores) for each in evaluation.others)]:
-        match, number = scores.exact_match, scores.generated_rows
-        answers = "" if match is None else f", exact match {match:.1%} of {number}"
-        print(f"evaluate {label}{name}: loss {scores.eval_loss:.4f} over {scores.loss_rows} rows{answers}", flush=True)
+        print(f"evaluate {label}{name}: {metrics.score_line(scores)}", flush=True)
     return evaluation
 
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
-def compare(config: EvaluateConfig, base: Evaluation, tuned: Evaluation) -> bool:
-    """Show base and tuned side by side; return whether the tuned model's held-out loss is lower."""
+def compare(config: EvaluateConfig, objective: Objective, base: Evaluation, tuned: Evaluation) -> bool:
+    """Show base and tuned side by side; return whether the tuned model is better by the measure of `objective`."""
     from tasks.decks import html
     from tasks.decks.scores import render_scores
+    from tasks.decks.verdict import is_better, verdict
 
+    print(f"compare: {verdict(objective, base.scores, tuned.scores)}", flush=True)
     Deck("evaluation", html.fragment(render_scores({"base": base, "tuned": tuned}, config.num_samples)))
-    return tuned.scores.eval_loss < base.scores.eval_loss
+    return is_better(objective, base.scores, tuned.scores)

@@ -8,7 +8,8 @@ from itertools import islice
 from typing import Any, NamedTuple
 
 from configs.embedded.english_to_sql import make_rows
-from configs.embedded.names import parse_embedded_source
+from configs.embedded.names import EMBEDDED_DATA, EMBEDDED_PREFERENCES, parse_embedded_source
+from configs.embedded.preferences import make_preferences
 from configs.errors import DataError
 from configs.places import DataFile, find_files
 from configs.schema import SourceConfig
@@ -16,8 +17,8 @@ from configs.streams import range_digest, shown
 from configs.wire import FileRange, Shard
 from tasks.get_data.readers import BadRow, Row, read_rows
 
-# the seed of the embedded rows is part of the data set, as a file's content would be
-_EMBEDDED_SEED = 0
+# the seed of embedded rows is part of the data set, as a file's content would be
+_EMBEDDED_SEEDS = {EMBEDDED_DATA: 0, EMBEDDED_PREFERENCES: 1}
 _ROWS_LOOKED_AT = 100
 
 
@@ -106,7 +107,9 @@ def _read_set(source: SourceConfig, revision: str, token: str | None) -> Iterato
 
 
 def _embedded_records(name: str) -> Iterator[dict[str, Any]]:
-    return (dict(row) for row in make_rows(parse_embedded_source(name), _EMBEDDED_SEED))
+    kind, num_rows = parse_embedded_source(name)
+    make = make_preferences if kind == EMBEDDED_PREFERENCES else make_rows
+    return (dict(row) for row in make(num_rows, _EMBEDDED_SEEDS[kind]))
 
 
 def _hub_records(source: SourceConfig, revision: str, token: str | None) -> Iterator[dict[str, Any]]:

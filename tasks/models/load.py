@@ -1,4 +1,4 @@
-"""Load a causal language model and its tokenizer from a directory, in the type the config asks for."""
+"""Load a language model or a reward model, and its tokenizer, from a directory, in the type the config asks for."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from peft import PeftModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from configs.errors import ModelError
 from configs.schema import ModelConfig
 
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HEAD_WEIGHTS = ("score.weight", "score.bias")
+ADAPTER_FOLDER = "adapter"
+"""Where a model directory keeps virtual tokens, which cannot be merged into weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
@@ -42,15 +52,57 @@ def checkpoint_dtype(directory: Path) -> torch.dtype:
 def load_model(
     config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the model in `directory`; `dtype` overrides the config's. Quantized models keep their own types.
+    """Return the causal language model in `directory`, with its virtual tokens where a folder `adapter` has some.
+
+    `dtype` overrides the config's, and `kwargs`, which go to transformers, its attention. Quantized models keep their
+    own types.
 
     Raises:
         ModelError: weights are missing or do not fit the configuration.
     """
+    model, missing = _load(AutoModelForCausalLM, config, directory, dtype, **kwargs)
+    _refuse_missing(config, missing)
+    return _with_adapter(model, directory)
+
+
+def load_reward_model(
+    config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, new_head: bool = False, **kwargs: Any
+) -> PreTrainedModel:
+    """Return the model in `directory` with a head that yields one score a sequence, [batch, 1].
+
+    A folder `adapter` has the head and what prefix tuning trained. The score is read at the last token that is not
+    padding. `new_head` allows a model that has no such head yet: it
+    then has random weights, N(0, initializer_range), of PyTorch's own random numbers. `dtype` and `kwargs` are as for
+    `load_model`.
+
+    Raises:
+        ModelError: weights other than those of a new head are missing, or the model has no such variant.
+    """
+    # a head that comes with an adapter is read after the base
+    is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
+    model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
+    _refuse_missing(config, [name for name in missing if not (is_headless and name in _HEAD_WEIGHTS)])
+    return _with_adapter(model, directory)
+
+
+def is_reward_model(directory: Path) -> bool:
+    """Return whether the model in `directory` yields a score, and not the next token."""
+    adapter = directory / ADAPTER_FOLDER / "adapter_config.json"
+    if adapter.is_file():
+        # the files beside it are those of a base that has no head yet
+        return json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_CLS"
+    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    return any(name.endswith("ForSequenceClassification") for name in (settings.get("architectures") or [])[:1])
+
+
+def _load(
+    kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
+) -> tuple[PreTrainedModel, list[str]]:
+    """Return the model and the names of the weights that its files lack."""
     if config.attn_implementation != "auto":
-        kwargs["attn_implementation"] = config.attn_implementation
+        kwargs.setdefault("attn_implementation", config.attn_implementation)
     try:
-        model, info = AutoModelForCausalLM.from_pretrained(
+        model, info = kind.from_pretrained(
             directory,
             dtype=dtype or weight_dtype(config),
             trust_remote_code=config.trust_remote_code,
@@ -60,13 +112,21 @@ def load_model(
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
-    missing = sorted(info["missing_keys"])
+    return model, sorted(info["missing_keys"])
+
+
+def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:
     if missing:
         # transformers fills them with random numbers and only warns
         raise ModelError(
             f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}"
         )
-    return model
+
+
+def _with_adapter(model: PreTrainedModel, directory: Path) -> Any:
+    """Return `model`, wrapped in what prompt or prefix tuning trained, if there is any."""
+    adapter = directory / ADAPTER_FOLDER
+    return PeftModel.from_pretrained(model, adapter) if adapter.is_dir() else model
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:

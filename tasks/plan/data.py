@@ -114,7 +114,8 @@ def _revision(where: str, source: SourceConfig, token: str | None) -> str:
         with explained(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
             return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
     if isinstance(source.path, str) and source.path.startswith("embedded:"):
-        return f"embedded-{parse_embedded_source(source.path)}"
+        name, num_rows = parse_embedded_source(source.path)
+        return f"{name.replace(':', '-')}-{num_rows}"
     digest = hashlib.sha256()
     for file, _ in _files(where, source):
         digest.update(f"{file.name}\0{range_digest(file.path, 0, None)[0]}\n".encode())

@@ -8,7 +8,8 @@ import tempfile
 from pathlib import Path
 
 from configs.errors import ArtifactError, ConfigError
-from configs.schema import FineTuneConfig, TrainConfig
+from configs.schema import FineTuneConfig
+from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
 from configs.topologies import TOPOLOGIES
 
 _GIB = 2**30
@@ -38,6 +39,24 @@ def check_topology(train: TrainConfig) -> None:
         )
 
 
+def check_rewards(train: TrainConfig, has_reward_model: bool) -> None:
+    """Refuse an objective that rewards answers where nothing does, and reward functions that cannot be called.
+
+    Raises:
+        ConfigError: names the setting and the fix.
+    """
+    if train.objective not in ONLINE:
+        return
+    if not train.policy.rewards and not has_reward_model:
+        raise ConfigError(
+            f"train.objective={train.objective} needs something that rewards answers\n"
+            "name functions in train.policy.rewards, or use the workflow align, which trains a reward model"
+        )
+    from tasks.rewards.functions import check_rewards as check_functions
+
+    check_functions(train.policy.rewards)
+
+
 def read_chat_template(path: str | None) -> str | None:
     """Return the content of the chat template file, or None when the config names none.
 
@@ -65,8 +84,8 @@ def check_packages(config: FineTuneConfig) -> None:
         "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding != "none" else [],
         "bitsandbytes": [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else [],
     }
-    if config.train.method == "qlora":
-        asks["bitsandbytes"].append("train.method=qlora")
+    if config.train.method in QUANTIZED_METHODS:
+        asks["bitsandbytes"].append(f"train.method={config.train.method}")
     for package, settings in asks.items():
         if settings and importlib.util.find_spec(package) is None:
             raise ConfigError(

@@ -7,6 +7,8 @@ from typing import NamedTuple
 from flytekit import task
 
 from configs.schema import FineTuneConfig
+from configs.schema_align import AlignConfig
+from configs.schema_train import RewardFunctionConfig
 from configs.wire import Part, Plan, Shard
 from images.local_cache import forget_lost_outputs
 from images.pods import SMALL, is_laptop_run
@@ -19,6 +21,26 @@ class Planned(NamedTuple):
     contamination: list[str]
     shards: list[Shard]
     parts: list[Part]
+    rewards: list[RewardFunctionConfig]
+
+
+class PlannedAlignment(NamedTuple):
+    """Each stage's config and the places of its rows; those of `reward` are empty where no stage trains one."""
+
+    plan: Plan
+    sft: FineTuneConfig
+    sft_contamination: list[str]
+    sft_shards: list[Shard]
+    sft_parts: list[Part]
+    reward: list[FineTuneConfig]
+    reward_contamination: list[str]
+    reward_shards: list[Shard]
+    reward_parts: list[Part]
+    policy: FineTuneConfig
+    policy_contamination: list[str]
+    policy_shards: list[Shard]
+    policy_parts: list[Part]
+    rewards: list[RewardFunctionConfig]
 
 
 class Resolved(NamedTuple):
@@ -53,32 +75,103 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
 )
 def make_plan(config: FineTuneConfig) -> Planned:
     """Check the config, the model's files, the data's places and the hub token; return what they hold right now."""
-    from tasks.plan import data, models, settings
+    from tasks.plan import data
+
+    _check_settings(config)
+    _check_machine(config)
+    warnings = _push_warnings(config)
+    resolved = data.resolve_data(config.data, read_hub_token())
+    return Planned(
+        plan=_plan(config, warnings),
+        contamination=resolved.contamination,
+        shards=resolved.shards,
+        parts=_parts(config),
+        rewards=config.train.policy.rewards,
+    )
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN],
+    environment=POD_ENVIRONMENT,
+)
+def plan_alignment(config: AlignConfig) -> PlannedAlignment:
+    """Make the checks of `make_plan` for all stages at once, before the first of them runs."""
+    from tasks.plan import data
 
     token = read_hub_token()
-    settings.check_topology(config.train)
-    warnings: list[str] = []
-    if is_laptop_run():
-        settings.check_packages(config)
-        settings.check_output_directory(config)
-        forgotten = forget_lost_outputs()
-        if forgotten:
-            print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
-    if config.push_to_hub.repository is not None:
-        from tasks.plan.hub import check_push_access
+    stages = {name: config.stage(name) for name in config.stages()}
+    for name, stage in stages.items():
+        _check_settings(stage, has_reward_model=name == "policy" and "reward" in stages)
+    _check_machine(stages["policy"])
+    warnings = _push_warnings(stages["policy"])
+    resolved = {name: data.resolve_data(stage.data, token) for name, stage in stages.items()}
+    reward = [stages["reward"]] if "reward" in stages else []
+    return PlannedAlignment(
+        plan=_plan(stages["policy"], warnings),
+        sft=stages["sft"],
+        sft_contamination=resolved["sft"].contamination,
+        sft_shards=resolved["sft"].shards,
+        sft_parts=_parts(stages["sft"]),
+        reward=reward,
+        reward_contamination=resolved["reward"].contamination if reward else [],
+        reward_shards=resolved["reward"].shards if reward else [],
+        reward_parts=_parts(reward[0]) if reward else [],
+        policy=stages["policy"],
+        policy_contamination=resolved["policy"].contamination,
+        policy_shards=resolved["policy"].shards,
+        policy_parts=_parts(stages["policy"]),
+        rewards=stages["policy"].train.policy.rewards,
+    )
 
-        warnings += check_push_access(config.push_to_hub.repository, token, HUB_TOKEN_SOURCES)
-    resolved = data.resolve_data(config.data, token)
-    model = models.resolve_model(config.model, token)
+
+def _check_machine(config: FineTuneConfig) -> None:
+    """Check what a laptop needs to run the config; a cluster has images for that."""
+    from tasks.plan import settings
+
+    if not is_laptop_run():
+        return
+    settings.check_packages(config)
+    settings.check_output_directory(config)
+    forgotten = forget_lost_outputs()
+    if forgotten:
+        print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
+
+
+def _check_settings(config: FineTuneConfig, has_reward_model: bool = False) -> None:
+    from tasks.plan import settings
+
+    settings.check_topology(config.train)
+    settings.check_rewards(config.train, has_reward_model)
+
+
+def _push_warnings(config: FineTuneConfig) -> list[str]:
+    """Check that the hub takes what is to be pushed; return and print what is worth knowing."""
+    if config.push_to_hub.repository is None:
+        return []
+    from tasks.plan.hub import check_push_access
+
+    warnings = check_push_access(config.push_to_hub.repository, read_hub_token(), HUB_TOKEN_SOURCES)
+    for warning in warnings:
+        print(f"warning: {warning}")
+    return warnings
+
+
+def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
+    from tasks.plan import models, settings
+
+    model = models.resolve_model(config.model, read_hub_token())
     if is_laptop_run():
         required = settings.required_disk_bytes(model.weight_bytes, config)
         settings.check_disk(Path(tempfile.gettempdir()), required)
-    for warning in warnings:
-        print(f"warning: {warning}")
-    plan = Plan(
+    return Plan(
         model_revision=model.revision,
         chat_template=settings.read_chat_template(config.tokenize.chat_template),
         warnings=warnings,
     )
-    parts = [Part(number=number, of=config.data.shards) for number in range(config.data.shards)]
-    return Planned(plan=plan, contamination=resolved.contamination, shards=resolved.shards, parts=parts)
+
+
+def _parts(config: FineTuneConfig) -> list[Part]:
+    return [Part(number=number, of=config.data.shards) for number in range(config.data.shards)]

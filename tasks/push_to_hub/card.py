@@ -11,12 +11,39 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from configs.schema import FineTuneConfig, PushedArtifact
 from configs.wire import DataReport, Scores
 
-_NAMES = {
-    "model": "The fine-tuned model in full precision.",
-    "adapter": "The LoRA adapter alone; load it over the base model with peft.",
-    "8bit": "The fine-tuned model quantized to 8 bits (LLM.int8(), bitsandbytes).",
-    "4bit": "The fine-tuned model quantized to 4 bits (NF4, bitsandbytes).",
+_PRECISIONS = {
+    "model": "in full precision",
+    "8bit": "quantized to 8 bits (LLM.int8(), bitsandbytes)",
+    "4bit": "quantized to 4 bits (NF4, bitsandbytes)",
 }
+_ADAPTERS = {
+    "lora": "The LoRA adapter alone",
+    "qlora": "The LoRA adapter alone, trained over a 4-bit base (QLoRA)",
+    "lora_8bit": "The LoRA adapter alone, trained over an 8-bit base",
+    "prompt_tuning": "The virtual tokens that prompt tuning trained, and no weight of the base",
+    "prefix_tuning": "The keys and values of virtual tokens that prefix tuning trained, and no weight of the base",
+}
+_OBJECTIVES = {
+    "sft": "supervised fine-tuning",
+    "cpt": "continued pre-training",
+    "dpo": "direct preference optimization",
+    "kto": "Kahneman-Tversky optimization",
+    "reward": "reward model (Bradley-Terry)",
+    "rloo": "reinforcement learning (RLOO)",
+    "grpo": "reinforcement learning (GRPO)",
+}
+# the measure, its name in tables, its name in metadata, its format
+_ALWAYS_SHOWN = [
+    ("eval_loss", "loss", "loss", "{:.4f}"),
+    ("perplexity", "perplexity", "perplexity", "{:.4g}"),
+    ("exact_match", "exact match", "exact_match", "{:.1%}"),
+    ("rouge_l", "ROUGE-L", "rouge", "{:.1%}"),
+]
+_SHOWN_WHERE_KNOWN = [
+    ("preference_accuracy", "preference accuracy", "preference_accuracy", "{:.1%}"),
+    ("preference_margin", "preference margin", "preference_margin", "{:.4f}"),
+    ("mean_reward", "mean reward", "mean_reward", "{:.4f}"),
+]
 
 
 def public_config(config: FineTuneConfig) -> str:
@@ -45,15 +72,11 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
     metadata = ModelCardData(
         base_model=base,
         library_name="peft" if artifact == "adapter" else "transformers",
-        pipeline_tag="text-generation",
+        pipeline_tag=_pipeline(config),
         datasets=[source.hub for source in config.data.sources if source.hub] or None,
-        tags=["fine-tuned", config.train.method],
+        tags=["fine-tuned", config.train.objective, config.train.method],
         model_name=repository.split("/")[1],
-        eval_results=_eval_results(own),
-    )
-    rows = "\n".join(
-        f"| {name} | {s.eval_loss:.4f} | {s.perplexity:.4g} | {_percent(s.exact_match)} | {_percent(s.rouge_l)} |"
-        for name, s in scores.items()
+        eval_results=_eval_results(own, _pipeline(config)),
     )
     sources = ", ".join(
         f"`{count.source}` ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
@@ -65,21 +88,19 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
 # {repository.split("/")[1]}
 
-{_NAMES[artifact]}
+{_what_it_is(config, artifact)}
 
 - Base model: `{shown_base}`
+- Objective: {config.train.objective}, {_OBJECTIVES[config.train.objective]}
 - Method: {config.train.method}
 - Data: {sources}; {data.train_rows:,} rows trained on, {data.test_rows:,} held out,
   {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
 
 ## Held-out scores
 
-| model | loss | perplexity | exact match | ROUGE-L |
-|---|---|---|---|---|
-{rows}
+{_score_table(scores)}
 
-Loss and perplexity are over {own.loss_tokens:,} completion tokens of {own.loss_rows:,} held-out rows; exact match and
-ROUGE-L over greedy answers to {own.generated_rows:,} of them. All models answered the same rows.
+{_what_was_scored(own)}
 
 ## Configuration
 
@@ -87,6 +108,43 @@ ROUGE-L over greedy answers to {own.generated_rows:,} of them. All models answer
 {public_config(config)}```
 """
     return str(ModelCard(content))
+
+
+def _pipeline(config: FineTuneConfig) -> str:
+    return "text-classification" if config.train.objective == "reward" else "text-generation"
+
+
+def _what_it_is(config: FineTuneConfig, artifact: PushedArtifact) -> str:
+    is_reward = config.train.objective == "reward"
+    if artifact == "adapter":
+        head = ", with the head that yields the score" if is_reward else ""
+        return f"{_ADAPTERS[config.train.method]}{head}; load it over the base model with peft."
+    score = " It yields one score for a prompt with an answer: the higher, the more wanted." if is_reward else ""
+    return f"The {'reward' if is_reward else 'fine-tuned'} model {_PRECISIONS[artifact]}.{score}"
+
+
+def _score_table(scores: Mapping[str, Scores]) -> str:
+    """Return a Markdown table; preferences and rewards only where some model has them."""
+    known = [each for each in _SHOWN_WHERE_KNOWN if any(getattr(s, each[0]) is not None for s in scores.values())]
+    columns = _ALWAYS_SHOWN + known
+    lines = [["model", *(title for _, title, _, _ in columns)], ["---"] * (len(columns) + 1)]
+    for name, own in scores.items():
+        values = [(getattr(own, field), text) for field, _, _, text in columns]
+        lines.append([name, *("-" if value is None else text.format(value) for value, text in values)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _what_was_scored(own: Scores) -> str:
+    sentences = []
+    if own.eval_loss is not None:
+        sentences.append(
+            f"Loss and perplexity are over {own.loss_tokens:,} completion tokens of {own.loss_rows:,} held-out rows; "
+            f"exact match and\nROUGE-L over greedy answers to {own.generated_rows:,} of them."
+        )
+    if own.preference_margin is not None:
+        unit = "score" if own.eval_loss is None else "log-likelihood in nats"
+        sentences.append(f"Preferences compare the {unit} of wanted and unwanted answers.")
+    return " ".join([*sentences, "All models were scored on the same rows."])
 
 
 def repository_of(config: FineTuneConfig, artifact: PushedArtifact) -> str:
@@ -105,25 +163,15 @@ def _is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
-def _eval_results(scores: Scores) -> list[EvalResult]:
-    values = {
-        "loss": scores.eval_loss,
-        "perplexity": scores.perplexity,
-        "exact_match": scores.exact_match,
-        "rouge": scores.rouge_l,
-    }
+def _eval_results(scores: Scores, task: str) -> list[EvalResult]:
     return [
         EvalResult(
-            task_type="text-generation",
+            task_type=task,
             dataset_type="held-out",
             dataset_name="held-out rows",
-            metric_type=name,
+            metric_type=metric,
             metric_value=round(value, 6),
         )
-        for name, value in values.items()
-        if value is not None
+        for field, _, metric, _ in _ALWAYS_SHOWN + _SHOWN_WHERE_KNOWN
+        if (value := getattr(scores, field)) is not None
     ]
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1%}"

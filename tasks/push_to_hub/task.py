@@ -31,12 +31,13 @@ def push_to_hub(
         print(note)
         return Published(artifact=artifact, repository="", commit_url=None, note=note)
     from configs.errors import HubError
+    from tasks.decks.verdict import why_not_better
     from tasks.push_to_hub import card, upload
 
     repository = card.repository_of(config, artifact)
     if config.push_to_hub.only_if_better and not is_better:
         note = (
-            f"not pushed to {repository}: the tuned model's held-out loss is not below the base model's; "
+            f"not pushed to {repository}: {why_not_better(config.train.objective, scores['base'], scores['tuned'])}; "
             "push_to_hub.only_if_better=false publishes it all the same"
         )
         print(note)

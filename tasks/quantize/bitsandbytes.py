@@ -2,23 +2,27 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from configs.errors import ConfigError, ModelError
 from configs.schema import ModelConfig, QuantizationMethod
-from tasks.models.load import load_tokenizer, weight_dtype
+from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.quiet import quiet_libraries
+
+# what a model that yields one score calls its head; a language model's head is found by transformers
+_REWARD_HEADS = ["score"]
 
 
 def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
     """Write a quantized copy of `model`, with its tokenizer, to `output`.
 
     8bit is LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339). 4bit is NF4 with double quantization,
-    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized; embeddings and the output
-    head keep their type.
+    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized; embeddings, the output head
+    of a language model and the score head of a reward model keep their type, and so do virtual tokens in `adapter/`.
 
     Raises:
         ConfigError: bitsandbytes is not installed.
@@ -32,10 +36,14 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
         ) from None
     quiet_libraries()
     dtype = weight_dtype(model_config)
-    quantized = AutoModelForCausalLM.from_pretrained(
+    is_reward = is_reward_model(model)
+    settings = bitsandbytes_config(method, dtype)
+    if is_reward:
+        settings.llm_int8_skip_modules = _REWARD_HEADS
+    quantized = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
         model,
         dtype=dtype,
-        quantization_config=bitsandbytes_config(method, dtype),
+        quantization_config=settings,
         device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
         trust_remote_code=model_config.trust_remote_code,
     )
@@ -45,6 +53,8 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
         )
     quantized.save_pretrained(output)
     load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)
+    if (model / ADAPTER_FOLDER).is_dir():
+        shutil.copytree(model / ADAPTER_FOLDER, output / ADAPTER_FOLDER)
 
 
 def bitsandbytes_config(method: QuantizationMethod, dtype: torch.dtype) -> BitsAndBytesConfig:

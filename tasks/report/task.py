@@ -9,7 +9,8 @@ from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
 from configs.schema import FineTuneConfig
-from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
+from configs.schema_align import AlignConfig
+from configs.wire import DataReport, Evaluation, Plan, Published, StageReport, TokenReport, TrainReport
 from images.pods import SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
@@ -71,6 +72,79 @@ def write_report(
         model=model,
         quantized_models=quantized_models,
         quarantine=quarantine,
+        published=published,
+        report=FlyteFile(str(report.absolute()), **upload),
+        metrics=FlyteFile(str(metrics.absolute()), **upload),
+    )
+
+
+class AlignResult(BaseModel):
+    """What an alignment leaves behind. Printed, it is the table of base, SFT and aligned model, and the paths."""
+
+    table: str
+    model: FlyteDirectory
+    sft_model: FlyteDirectory
+    reward_models: list[FlyteDirectory]
+    quantized_models: list[FlyteDirectory]
+    published: list[Published]
+    report: FlyteFile
+    metrics: FlyteFile
+
+    def __str__(self) -> str:
+        paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
+        return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def report_stage(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> StageReport:
+    """Put the reports of one stage together."""
+    return StageReport(name=name, data=data, tokens=tokens, training=training)
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+def write_alignment_report(
+    config: AlignConfig,
+    plan: Plan,
+    sft: StageReport,
+    reward: list[StageReport],
+    policy: StageReport,
+    base: Evaluation,
+    sft_evaluation: Evaluation,
+    reward_evaluations: list[Evaluation],
+    tuned: Evaluation,
+    quantized: list[Evaluation],
+    model: FlyteDirectory,
+    sft_model: FlyteDirectory,
+    reward_models: list[FlyteDirectory],
+    quantized_models: list[FlyteDirectory],
+    published: list[Published],
+    adapter: FlyteDirectory,
+) -> AlignResult:
+    """Write `report.html` and `metrics.json` of all stages; not cached, so that every run ends with its table."""
+    from tasks.decks import html
+    from tasks.report import align, export, write
+
+    names = [f"quantized_{method}" for method in config.quantize.methods]
+    evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
+    results = align.AlignmentResults(config, plan, [sft, *reward, policy], evaluations, reward_evaluations, published)
+    Deck("report", html.fragment(align.render_alignment(results)))
+    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
+    report, metrics = align.write_alignment(results, directory)
+    if is_laptop_run():
+        models = {"model": model, "sft": sft_model, **dict(zip(names, quantized_models, strict=True))}
+        if reward_models:
+            models["reward_model"] = reward_models[0]
+        if config.policy.train.method != "full":
+            models["adapter"] = adapter
+        folders = export.export_models({name: local_path(each) for name, each in models.items()}, directory)
+        print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
+    upload = {"remote_path": False} if is_laptop_run() else {}
+    return AlignResult(
+        table=write.text_table(evaluations),
+        model=model,
+        sft_model=sft_model,
+        reward_models=reward_models,
+        quantized_models=quantized_models,
         published=published,
         report=FlyteFile(str(report.absolute()), **upload),
         metrics=FlyteFile(str(metrics.absolute()), **upload),

@@ -13,9 +13,10 @@ from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
 from tasks.decks import html
 from tasks.decks.data import render_data
-from tasks.decks.scores import OTHER_HEADER, SCORE_HEADER, other_rows, render_scores, score_rows, worse_elsewhere
+from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
+from tasks.decks.verdict import is_better, verdict
 
 
 @dataclass(frozen=True)
@@ -34,23 +35,20 @@ class RunResults:
 def render_report(results: RunResults) -> str:
     """Return the body of the report: verdict, scores and samples first, then how they came about."""
     base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
-    better = tuned.eval_loss < base.eval_loss
-    verdict = f"Held-out loss went from {base.eval_loss:.3f} to {tuned.eval_loss:.3f}" + (
-        f", exact match from {base.exact_match:.1%} to {tuned.exact_match:.1%}."
-        if base.exact_match is not None and tuned.exact_match is not None
-        else "."
-    )
+    objective = results.config.train.objective
+    better = is_better(objective, base, tuned)
     warnings = [*results.plan.warnings]
     return "".join(
         [
             html.heading(f"Fine-tuning report: {results.config.name}", 1),
             html.paragraph(
-                f"{results.config.model.name}, {results.config.train.method}, "
+                f"{results.config.model.name}, {results.config.train.objective}, {results.config.train.method}, "
                 f"{results.data.train_rows:,} training rows.",
                 "note",
             ),
             html.paragraph(
-                ("Better than the base model. " if better else "Not better than the base model. ") + verdict,
+                ("Better than the base model. " if better else "Not better than the base model. ")
+                + verdict(objective, base, tuned),
                 "good" if better else "bad",
             ),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in warnings),
@@ -86,6 +84,12 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "truncated_rows": results.tokens.truncated_rows,
         "split_rows": results.tokens.split_rows,
         "packed_rows": results.tokens.packed_rows,
+        "objective": results.training.objective,
+        "method": results.training.method,
+        "steps": results.training.steps,
+        "best_step": results.training.best_step,
+        "findings": results.training.findings,
+        "choices": {choice.name: choice.value for choice in results.training.choices},
         "published": [item.model_dump() for item in results.published],
     }
 
@@ -101,12 +105,12 @@ def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:
 
 def text_table(evaluations: Mapping[str, Evaluation]) -> str:
     """Return the scores as an aligned text table, and a second one for further evaluation sets."""
-    table = _aligned([tuple(SCORE_HEADER), *score_rows(evaluations)])
+    table = _aligned([tuple(score_header(evaluations)), *score_rows(evaluations)])
     others = other_rows(evaluations)
     if not others:
         return table
     warnings = [f"warning: {warning}" for warning in worse_elsewhere(evaluations)]
-    return "\n".join([table, "", _aligned([tuple(OTHER_HEADER), *others]), *warnings])
+    return "\n".join([table, "", _aligned([tuple(other_header(evaluations)), *others]), *warnings])
 
 
 def _aligned(lines: Sequence[tuple[str, ...]]) -> str:

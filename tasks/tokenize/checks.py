@@ -6,71 +6,125 @@ were: it names the first faulty row of the training split, then of the test spli
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerBase
 
-from configs.errors import DataError
+from configs.errors import ConfigError, DataError
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
+from configs.wire import TokenReport
 from tasks.tokenize.counts import Found, SplitCounts
-from tasks.tokenize.files import count_kinds, first_row_of_kind
+from tasks.tokenize.files import count_kinds, first_row_of_kind, has_histories
+from tasks.tokenize.over_length import cuts
+from tasks.tokenize.rows import KINDS, WHOLE_TEXT, Setup
 
-_KINDS = ("pair", "messages", "text")
+_COLUMNS = {
+    "pair": "pair (prompt, completion)",
+    "messages": "messages",
+    "text": "text",
+    "preference": "preference (prompt, chosen, rejected)",
+    "kto": "kto (prompt, completion, label)",
+}
 
 
-def check_kinds(splits: dict[str, Path]) -> bool:
-    """Refuse rows that supervised fine-tuning has no use for, and return whether there are conversations.
+def check_settings(config: TokenizeConfig, objective: Objective) -> None:
+    """Refuse settings that `objective` does not go with; needs no row and no model.
 
     Raises:
-        DataError: names the file, the count and the kind.
+        ConfigError: names the setting, the objective and the fix.
+    """
+    tokens = config.new_special_tokens
+    for token in tokens:
+        if not token.strip():
+            raise ConfigError(f"tokenize.new_special_tokens holds {token!r}; a token must have a letter or a sign")
+        if tokens.count(token) > 1:
+            raise ConfigError(f"tokenize.new_special_tokens names {token} twice; name each token once")
+    if objective in WHOLE_TEXT:
+        return
+    if config.packing != "none":
+        raise ConfigError(
+            f"tokenize.packing={config.packing} is for train.objective sft and cpt; {objective} needs each answer "
+            "beside its own prompt alone\nset tokenize.packing to none"
+        )
+    if config.over_length == "split":
+        raise ConfigError(
+            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective} a piece of an answer has "
+            "lost its prompt\nset tokenize.over_length to auto, drop, cut_left or cut_right"
+        )
+
+
+def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:
+    """Refuse rows that `objective` has no use for, and return whether there are conversations.
+
+    Raises:
+        DataError: names the file, the count, the kind and the objective.
     """
     counts = {name: count_kinds(path) for name, path in splits.items()}
     for name, kinds in counts.items():
-        others = [kind for kind in kinds if kind not in _KINDS]
+        others = [kind for kind in kinds if kind not in KINDS[objective]]
         if others:
             row_id, kind = first_row_of_kind(splits[name], others)
             total = sum(each.get(kind, 0) for each in counts.values())
+            wanted = " or ".join(_COLUMNS[each] for each in KINDS[objective])
+            takers = [each for each in KINDS if kind in KINDS[each]]
             raise DataError(
-                f"{total} rows of {row_id.rpartition(':')[0]} are of kind {kind}, "
-                "which supervised fine-tuning has no use for\n"
-                "map the columns of prompt and completion, or only check them with prepare_data"
+                f"{total} rows of {row_id.rpartition(':')[0]} are of kind {kind}, and train.objective={objective} "
+                f"needs {wanted} rows\nset train.objective to {_either(takers)} for such rows, or give their columns "
+                "other roles with data.sources[].format and columns"
             )
-    return any("messages" in kinds for kinds in counts.values())
+    if any("messages" in kinds for kinds in counts.values()):
+        return True
+    with_history = [name for name, kinds in counts.items() if {"preference", "kto"} & kinds.keys()]
+    return any(has_histories(splits[name]) for name in with_history)
 
 
-def check_tokens(
-    splits: dict[str, SplitCounts], tokenizer: PreTrainedTokenizerBase, config: TokenizeConfig, max_length: int
-) -> list[int]:
+def _either(names: Sequence[str]) -> str:
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
+
+
+def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
     """Make all checks of the splits, by name, and return the special tokens that end answers, sorted.
 
     Raises:
-        DataError: the first check that fails: a row that could not be tokenized, a split of which nothing is left,
-            more than one BOS, no trained token, no trained end.
+        DataError: the first check that fails: a row that could not be tokenized, a split of which nothing is left, a
+            token that the model does not know, more than one BOS, no trained token, no trained end.
     """
     for counts in splits.values():
         if counts.fault is not None:
             raise DataError(counts.fault)
     for name, counts in splits.items():
-        _check_not_empty(name, counts, config, max_length)
+        _check_not_empty(name, counts, setup)
     found = reduce(SplitCounts.plus, splits.values())
-    _check_begins(found.two_bos, tokenizer)
+    _check_known(found.unknown, setup)
+    _check_begins(found.two_bos, setup.tokenizer)
     _check_trained(found.untrained)
-    _check_ends(found, max_length)
+    _check_ends(found, setup.max_length)
     return found.ends
 
 
-def _check_not_empty(name: str, counts: SplitCounts, config: TokenizeConfig, max_length: int) -> None:
+def _check_not_empty(name: str, counts: SplitCounts, setup: Setup) -> None:
     if counts.num_sequences:
         return
     fix = (
-        ", or set tokenize.over_length to cut_left, cut_right or split"
-        if config.over_length in ("auto", "drop")
+        f", or set tokenize.over_length to {cuts(setup.objective)}"
+        if setup.config.over_length in ("auto", "drop")
         else "; cut, they would have no answer or no question left"
     )
     raise DataError(
-        f"all {counts.dropped} {name} rows are longer than tokenize.max_length={max_length} tokens\nraise it{fix}"
+        f"all {counts.dropped} {name} rows are longer than tokenize.max_length={setup.max_length} tokens\nraise it{fix}"
     )
+
+
+def _check_known(found: Found, setup: Setup) -> None:
+    if found.num_rows:
+        raise DataError(
+            f"{found.first[0]}: has a token for which the model's vocabulary of {setup.vocabulary_size} has no "
+            f"embedding ({found.num_rows} such rows)\nremove the special token from these texts, or use a model that "
+            "has it"
+        )
 
 
 def _check_begins(found: Found, tokenizer: PreTrainedTokenizerBase) -> None:
@@ -108,10 +162,35 @@ def _check_ends(counts: SplitCounts, max_length: int) -> None:
         )
 
 
-def warnings(splits: dict[str, SplitCounts], tokenizer: PreTrainedTokenizerBase) -> list[str]:
+def check_same_tokenizer(reports: Sequence[TokenReport]) -> None:
+    """Refuse stages of one run, in their order, whose tokens do not mean the same, or whose templates differ.
+
+    Raises:
+        ConfigError: names the stage by its number, and the fix.
+    """
+    first = reports[0]
+    for number, report in enumerate(reports[1:], 2):
+        if report.tokenizer_hash != first.tokenizer_hash:
+            raise ConfigError(
+                f"stage {number} has another tokenizer than the first stage (SHA-256 {report.tokenizer_hash[:12]}, "
+                f"{first.tokenizer_hash[:12]})\nbegin each stage with the model and the tokenizer of the one before"
+            )
+        if report.template_hash != first.template_hash:
+            raise ConfigError(
+                f"stage {number} has another chat template than the first stage: {report.template}, {first.template}\n"
+                "name one for all of them with tokenize.chat_template"
+            )
+
+
+def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
     """Return what is worth knowing of rows that were kept, with their number and the first ids, never their content."""
     found = reduce(SplitCounts.plus, splits.values())
     lines = []
+    if setup.template.source == "plain":
+        lines.append(
+            "the model has no chat template, as base models have none: conversations are written in a plain one "
+            "(User: ..., Assistant: ...), which is saved with the model; name another with tokenize.chat_template"
+        )
     if found.control_text.num_rows:
         lines.append(
             f"{found.control_text.num_rows} rows hold the text of special tokens in their content "
@@ -120,9 +199,35 @@ def warnings(splits: dict[str, SplitCounts], tokenizer: PreTrainedTokenizerBase)
         )
     if found.without_bos.num_rows:
         lines.append(
-            f"{found.without_bos.num_rows} rows begin without {tokenizer.bos_token} ({_named(found.without_bos)}): the "
-            "tokenizer writes it before a text, the chat template does not; begin the template of "
-            "tokenize.chat_template with {{ bos_token }} if the model was trained with it"
+            f"{found.without_bos.num_rows} rows begin without {setup.tokenizer.bos_token} "
+            f"({_named(found.without_bos)}): the tokenizer writes it before a text, the chat template does not; begin "
+            "the template of tokenize.chat_template with {{ bos_token }} if the model was trained with it"
+        )
+    if found.same_answers.num_rows:
+        lines.append(
+            f"{found.same_answers.num_rows} rows have a rejected answer whose tokens are those of the chosen one "
+            f"({_named(found.same_answers)}); nothing is learned from them; remove or correct them"
+        )
+    return lines + _labels_and_new_tokens(splits["train"], setup)
+
+
+def _labels_and_new_tokens(train: SplitCounts, setup: Setup) -> list[str]:
+    lines = []
+    if setup.objective == "kto" and train.num_unwanted in (0, train.num_sequences):
+        label = "false" if train.num_unwanted else "true"
+        lines.append(
+            f"all {train.num_sequences} training rows have the label {label}; kto learns from wanted answers against "
+            "unwanted ones; add rows of the other label"
+        )
+    unseen = [
+        setup.tokenizer.convert_ids_to_tokens(number)
+        for number in setup.new_token_ids
+        if number not in train.new_tokens
+    ]
+    if unseen:
+        lines.append(
+            f"tokenize.new_special_tokens: no training row has {', '.join(unseen)}, so that nothing is learned of it; "
+            "the chat template must write it, or a plain text hold it: in other contents it is plain text"
         )
     return lines
 

@@ -64,8 +64,7 @@ def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
     Tokens count by their own `special` flag: a tokenizer's `all_special_ids` has only those with a role, such as eos,
     and misses Llama-3's `<|eot_id|>`.
     """
-    template = tokenizer.chat_template or ""
-    template = template if isinstance(template, str) else "".join(template.values())
+    template = template_text(tokenizer)
     added = {
         token.content: (number, token) for number, token in tokenizer.added_tokens_decoder.items() if token.content
     }
@@ -82,6 +81,12 @@ def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
         new_line_ids=tokenizer(_NEW_LINE, add_special_tokens=False, verbose=False)["input_ids"],
         opening_ids=_opening_ids(tokenizer),
     )
+
+
+def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Return the source of the template that is set on `tokenizer`, of all of them where it has several."""
+    template = tokenizer.chat_template or ""
+    return template if isinstance(template, str) else "".join(template.values())
 
 
 def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:

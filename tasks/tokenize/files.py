@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from tasks.tokenize.over_length import Record
-from tasks.tokenize.tokens import Row
+from tasks.tokenize.rows import Row
 
 TOKENS_FILE = "tokens.parquet"
 _TOKENS = pa.list_(pa.int32())
@@ -30,6 +30,8 @@ TOKEN_SCHEMA = pa.schema(
         ("prompt", pa.string()),
         ("expected", pa.string()),
         ("dataset", pa.string()),
+        ("rejected_ids", _TOKENS),
+        ("is_wanted", pa.bool_()),
     ]
 )
 TOKEN_COLUMNS = TOKEN_SCHEMA.names
@@ -55,7 +57,7 @@ def read_rows(path: Path, number: int, of: int) -> Iterator[list[Row]]:
         for values in zip(*(columns.get(name, blank) for name in Row._fields), strict=True):
             row = Row(*(value or "" for value in values))
             batch.append(row)
-            num_characters += len(row.prompt) + len(row.completion) + len(row.messages)
+            num_characters += sum(map(len, (row.prompt, row.completion, row.messages, row.rejected)))
             if len(batch) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
                 yield batch
                 batch, num_characters = [], 0
@@ -70,6 +72,16 @@ def count_kinds(path: Path) -> dict[str, int]:
         for kind, count in zip(*map(pa.Array.to_pylist, pc.value_counts(table.column("kind")).flatten()), strict=True):
             counts[kind] = counts.get(kind, 0) + count
     return counts
+
+
+def has_histories(path: Path) -> bool:
+    """Return whether any row holds turns of a conversation."""
+    tables = _read_range(path, 0, 1, ["messages"])
+    return any(
+        pc.any(pc.greater(pc.binary_length(table.column("messages")), 0)).as_py()
+        for table in tables
+        if table.num_columns
+    )
 
 
 def first_row_of_kind(path: Path, kinds: Sequence[str]) -> tuple[str, str]:
@@ -114,22 +126,25 @@ def _read_range(path: Path, number: int, of: int, columns: Sequence[str]) -> Ite
                     return
 
 
-def token_arrays(records: Sequence[Record]) -> tuple[pa.RecordBatch, np.ndarray, np.ndarray]:
-    """Return the records as a table of `TOKEN_SCHEMA`, all labels end to end [tokens] int32, and [rows + 1] offsets."""
-    offsets = np.zeros(len(records) + 1, np.int32)
-    np.cumsum([len(record.input_ids) for record in records], out=offsets[1:])
-    ids, labels = (
-        np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
-        for rows in ([r.input_ids for r in records], [r.labels for r in records])
-    )
+def token_table(records: Sequence[Record]) -> pa.RecordBatch:
+    """Return the records as a table of `TOKEN_SCHEMA`."""
     columns = [
         pa.array([r.row_id for r in records], pa.string()),
-        pa.ListArray.from_arrays(pa.array(offsets), pa.array(ids)),
-        pa.ListArray.from_arrays(pa.array(offsets), pa.array(labels)),
+        _list_array([r.input_ids for r in records]),
+        _list_array([r.labels for r in records]),
         pa.array([r.prompt_length for r in records], pa.int32()),
         *(pa.array([getattr(r, name) for r in records], pa.string()) for name in ("prompt", "expected", "dataset")),
+        _list_array([r.rejected_ids for r in records]),
+        pa.array([r.is_wanted for r in records], pa.bool_()),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=TOKEN_SCHEMA), labels, offsets
+    return pa.RecordBatch.from_arrays(columns, schema=TOKEN_SCHEMA)
+
+
+def _list_array(rows: Sequence[Sequence[int]]) -> pa.ListArray:
+    offsets = np.zeros(len(rows) + 1, np.int32)
+    np.cumsum([len(row) for row in rows], out=offsets[1:])
+    values = np.fromiter(chain.from_iterable(rows), np.int32, int(offsets[-1]))
+    return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
 
 
 class TokenWriter:
@@ -171,7 +186,10 @@ class TokenWriter:
 
 
 def _row_bytes(batch: pa.RecordBatch) -> np.ndarray:
-    """Return the size of each row, [rows] int64: 8 bytes for each token with its label, and the texts."""
-    tokens = pc.list_value_length(batch.column("input_ids")).to_numpy(zero_copy_only=False).astype(np.int64)
+    """Return the size of each row, [rows] int64: 8 bytes for each token with its label, 4 for others, and the texts."""
+    tokens, rejected = (
+        pc.list_value_length(batch.column(name)).to_numpy(zero_copy_only=False).astype(np.int64)
+        for name in ("input_ids", "rejected_ids")
+    )
     texts = [pc.binary_length(batch.column(name)).to_numpy(zero_copy_only=False) for name in ("prompt", "expected")]
-    return 8 * tokens + texts[0] + texts[1]
+    return 8 * tokens + 4 * rejected + texts[0] + texts[1]

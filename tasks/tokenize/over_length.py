@@ -7,6 +7,8 @@ from typing import Literal
 
 from configs.errors import DataError
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
+from tasks.tokenize.rows import WHOLE_TEXT, Setup
 
 IGNORED = -100
 _MOST_CHARACTERS_PER_TOKEN = 1000
@@ -18,6 +20,8 @@ class Record:
 
     `prompt_length` is the number of leading tokens that ask for the last answer; 0 where nothing is asked. `is_answer`
     tells rows with an answer from plain text. `may_lack_end` is true where the user's own setting cut the end away.
+    `rejected_ids` are the tokens of a rejected answer with its end, after the same prompt; empty where there is none.
+    `is_wanted` is false for an unwanted answer.
     """
 
     row_id: str
@@ -29,6 +33,23 @@ class Record:
     dataset: str
     is_answer: bool
     may_lack_end: bool = False
+    rejected_ids: list[int] = field(default_factory=list)
+    is_wanted: bool = True
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of the sequence, or of the longer of the two that a pair of answers makes."""
+        return max(len(self.input_ids), self.num_rejected_tokens)
+
+    @property
+    def num_rejected_tokens(self) -> int:
+        """Tokens of the prompt with the rejected answer; 0 where there is none."""
+        return self.prompt_length + len(self.rejected_ids) if self.rejected_ids else 0
+
+    @property
+    def has_same_answers(self) -> bool:
+        """Whether the rejected answer is the chosen one."""
+        return bool(self.rejected_ids) and self.rejected_ids == self.input_ids[self.prompt_length :]
 
 
 @dataclass(frozen=True)
@@ -40,25 +61,27 @@ class Fitted:
     num_left_out: int = 0
 
 
-def fit_record(record: Record, config: TokenizeConfig, max_length: int, bos_token_id: int | None) -> Fitted:
+def fit_record(record: Record, setup: Setup) -> Fitted:
     """Return the sequences, of at most `max_length` tokens each, that become of a row under `over_length`.
 
     A row is dropped under `drop`, and where cutting would leave no token that the loss counts or, from the left,
-    nothing of the prompt. `auto` drops rows with an answer and splits plain text.
+    nothing of the prompt. `auto` drops rows with an answer and splits plain text. A pair is as long as the longer of
+    its sequences, loses the same tokens of the prompt in both, or the end of either answer, and is never split.
 
     Raises:
         DataError: under `error`.
     """
-    if len(record.input_ids) <= max_length:
+    max_length = setup.max_length
+    if record.num_tokens <= max_length:
         return Fitted("whole", [record])
-    policy = resolved_policy(config, record.is_answer)
+    policy = resolved_policy(setup.config, record.is_answer)
     if policy == "error":
-        raise too_long(record.row_id, str(len(record.input_ids)), max_length)
+        raise too_long(record.row_id, str(record.num_tokens), setup)
     if policy == "split":
         return _split(record, max_length)
     cut = None
     if policy == "cut_left":
-        cut = _cut_left(record, max_length, bos_token_id)
+        cut = _cut_left(record, max_length, setup.tokenizer.bos_token_id)
     elif policy == "cut_right":
         cut = _cut_right(record, max_length)
     return Fitted("dropped") if cut is None else Fitted("truncated", [cut])
@@ -80,12 +103,17 @@ def is_hopeless(num_characters: int, num_answers: int, max_length: int) -> bool:
     return num_answers > max_length or num_characters > _MOST_CHARACTERS_PER_TOKEN * max_length
 
 
-def too_long(row_id: str, num_tokens: str, max_length: int) -> DataError:
+def too_long(row_id: str, num_tokens: str, setup: Setup) -> DataError:
     """Return the error of an over-long row under `over_length: error`."""
     return DataError(
-        f"{row_id}: {num_tokens} tokens, tokenize.max_length={max_length}\n"
-        "raise tokenize.max_length, or set tokenize.over_length to drop, cut_left, cut_right or split"
+        f"{row_id}: {num_tokens} tokens, tokenize.max_length={setup.max_length}\n"
+        f"raise tokenize.max_length, or set tokenize.over_length to drop, {cuts(setup.objective)}"
     )
+
+
+def cuts(objective: Objective) -> str:
+    """Return the policies that keep a part of an over-long row, in words."""
+    return "cut_left, cut_right or split" if objective in WHOLE_TEXT else "cut_left or cut_right"
 
 
 def _is_counted(labels: list[int]) -> bool:
@@ -104,6 +132,8 @@ def _cut_right(record: Record, max_length: int) -> Record | None:
         # a question whose answer is gone, or that is itself cut, is no longer asked
         prompt_length=record.prompt_length if record.prompt_length < max_length else 0,
         may_lack_end=True,
+        # an answer of which a token is left has left room for one of the other
+        rejected_ids=record.rejected_ids[: max(0, max_length - record.prompt_length)],
     )
 
 
@@ -116,7 +146,7 @@ def _cut_left(record: Record, max_length: int, bos_token_id: int | None) -> Reco
     opening = 1 if ids[0] == bos_token_id else 0
     # all of a plain text may be cut, but its end
     asked = record.prompt_length if record.is_answer else len(ids)
-    kept = max_length - opening - (len(ids) - asked)
+    kept = max_length - opening - (record.num_tokens - asked)
     if kept < 1:
         return None
     start = asked - kept

@@ -15,15 +15,18 @@ from typing import Any
 
 from configs.errors import ArtifactError, DataError
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize import checks
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import COUNTS_FILE, PartCounts, SplitCounts, add_batch, merge_splits
-from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_tokens, token_arrays
+from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_tokens, token_table
 from tasks.tokenize.packing import PackReport, pack_tokens
 from tasks.tokenize.report import make_report, summary_lines
+from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import choose_template, load_tokenizer, longest_sequence
-from tasks.tokenize.tokens import Setup, tokenize_rows
+from tasks.tokenize.tokens import tokenize_rows
+from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, model_vocabulary_size, write_model_facts
 
 __all__ = ["join_parts", "summary_lines", "tokenize_part"]
 
@@ -32,6 +35,7 @@ _NUM_SAMPLES = 3
 
 def tokenize_part(
     config: TokenizeConfig,
+    objective: Objective,
     chat_template: str | None,
     tokenizer_directory: Path,
     trust_remote_code: bool,
@@ -47,11 +51,13 @@ def tokenize_part(
     counts: which row is named must not depend on which part is the first to find one.
 
     Raises:
-        ModelError: a tokenizer that cannot be used, or a max_length beyond the model's positions.
-        DataError: rows of a kind that is not trained on, anywhere in the splits.
+        ConfigError: settings that the objective, or the tokenizer's vocabulary, does not go with.
+        ModelError: a tokenizer that cannot be used, or whose vocabulary or max_length is beyond the model's.
+        DataError: rows of a kind that the objective does not take, anywhere in the splits.
     """
-    has_messages = checks.check_kinds(splits)
-    setup = _set_up(config, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    checks.check_settings(config, objective)
+    has_messages = checks.check_kinds(splits, objective)
+    setup = _set_up(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     counts = PartCounts(number=number, of=of, has_messages=has_messages)
     for name, path in splits.items():
         split = counts.splits[name] = SplitCounts()
@@ -59,9 +65,9 @@ def tokenize_part(
             with TokenWriter(output / f"{name}.parquet") as writer:
                 for rows in read_rows(path, number, of):
                     batch = tokenize_rows(rows, setup)
-                    table, labels, offsets = token_arrays(batch.records)
+                    table = token_table(batch.records)
                     writer.write(table)
-                    add_batch(split, batch, labels, offsets, setup)
+                    add_batch(split, batch, table, setup)
         except DataError as error:
             split.fault = str(error)
             break
@@ -70,6 +76,7 @@ def tokenize_part(
 
 def join_parts(
     config: TokenizeConfig,
+    objective: Objective,
     chat_template: str | None,
     tokenizer_directory: Path,
     trust_remote_code: bool,
@@ -82,20 +89,23 @@ def join_parts(
     `tokenizer`. With `packing`, the training file holds packed rows, as `pack_tokens` writes them.
 
     Raises:
+        ConfigError, ModelError: as `tokenize_part`.
         ArtifactError: parts that are not all of one run.
         DataError: a row that could not be tokenized, nothing is left to train on or to hold out, a sequence begins
             with more than one BOS, or a row has no trained token or no trained end of turn.
     """
+    checks.check_settings(config, objective)
     counted = sorted(((_read_counts(path), path) for path in parts), key=lambda part: part[0].number)
     counts, folders = [part for part, _ in counted], [path for _, path in counted]
     if [(part.number, part.of) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
         raise ArtifactError(f"the {len(counts)} parts of the tokens are not those of one run; tokenize the rows again")
     has_messages = any(part.has_messages for part in counts)
-    setup = _set_up(config, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    setup = _set_up(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     splits = {name: merge_splits(counts, name) for name in ("train", "test")}
-    ends = checks.check_tokens(splits, setup.tokenizer, config, setup.max_length)
+    ends = checks.check_tokens(splits, setup)
     packed = _write_tokens(setup, folders, outputs)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
+    write_model_facts(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
     return make_report(setup, splits, ends, packed, _first_rows([path / "train.parquet" for path in folders]))
 
 
@@ -104,12 +114,21 @@ def _read_counts(part: Path) -> PartCounts:
 
 
 def _set_up(
-    config: TokenizeConfig, chat_template: str | None, directory: Path, trust_remote_code: bool, has_messages: bool
+    config: TokenizeConfig,
+    objective: Objective,
+    chat_template: str | None,
+    directory: Path,
+    trust_remote_code: bool,
+    has_messages: bool,
 ) -> Setup:
     tokenizer = load_tokenizer(directory, trust_remote_code)
     max_length = longest_sequence(directory, config.max_length)
     template = choose_template(tokenizer, chat_template, has_messages)
-    return Setup(tokenizer, find_control_tokens(tokenizer), template, config, max_length)
+    vocabulary_size = model_vocabulary_size(directory)
+    check_vocabulary(tokenizer, vocabulary_size)
+    new_token_ids = add_special_tokens(tokenizer, config.new_special_tokens)
+    control = find_control_tokens(tokenizer)
+    return Setup(tokenizer, control, template, config, max_length, objective, tuple(new_token_ids), vocabulary_size)
 
 
 def _write_tokens(setup: Setup, parts: list[Path], outputs: dict[str, Path]) -> PackReport | None:

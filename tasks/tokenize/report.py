@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
@@ -11,7 +12,8 @@ from tasks.tokenize import checks
 from tasks.tokenize.counts import SplitCounts
 from tasks.tokenize.over_length import IGNORED
 from tasks.tokenize.packing import PackReport
-from tasks.tokenize.tokens import Setup
+from tasks.tokenize.rows import Setup
+from tasks.tokenize.vocabulary import vocabulary_hash
 
 _FEW_TEST_ROWS = 5
 _SAMPLE_TOKENS = 200
@@ -22,9 +24,9 @@ def make_report(
     splits: dict[str, SplitCounts],
     end_token_ids: list[int],
     packed: PackReport | None,
-    samples: Sequence[Mapping[str, list[int]]],
+    samples: Sequence[Mapping[str, Any]],
 ) -> TokenReport:
-    """Return the report of the splits `train` and `test`; `samples` are rows with `input_ids` and `labels`."""
+    """Return the report of the splits `train` and `test`; `samples` are rows of a tokens file."""
     train, test = splits["train"], splits["test"]
     edges, counts = histogram(train.lengths)
     return TokenReport(
@@ -43,11 +45,16 @@ def make_report(
         trained_tokens=train.trained_tokens,
         packed_rows=packed.num_packed if packed else 0,
         packing_fill=packed.fill if packed else 0.0,
+        preference_rows=train.num_pairs,
+        unwanted_rows=train.num_unwanted,
         end_token_ids=end_token_ids,
+        new_token_ids=list(setup.new_token_ids),
+        tokenizer_hash=vocabulary_hash(setup.tokenizer),
         lengths=edges,
         length_counts=counts,
         samples=[_spans(row["input_ids"], row["labels"], setup.tokenizer) for row in samples],
-        warnings=checks.warnings(splits, setup.tokenizer),
+        rejected_samples=[_rejected_spans(row, setup.tokenizer) for row in samples],
+        warnings=checks.warnings(splits, setup),
     )
 
 
@@ -62,12 +69,20 @@ def _spans(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokeniz
     return [Span(text=tokenizer.decode(ids), trained=trained) for ids, trained in spans]
 
 
+def _rejected_spans(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
+    asked, rejected = row["input_ids"][: row["prompt_length"]], row["rejected_ids"]
+    return _spans([*asked, *rejected], [*[IGNORED] * len(asked), *rejected], tokenizer) if rejected else []
+
+
 def summary_lines(report: TokenReport) -> list[str]:
     """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
+    sequences = "pairs of answers" if report.preference_rows else "sequences"
     lines = [
-        f"tokens: {report.train_rows} training sequences, {report.train_tokens} tokens, "
+        f"tokens: {report.train_rows} training {sequences}, {report.train_tokens} tokens, "
         f"{report.trained_tokens} of them trained; longest allowed {report.max_length}; template: {report.template}"
     ]
+    if report.unwanted_rows:
+        lines[0] += f"; {report.unwanted_rows} answers unwanted"
     if report.packed_rows:
         lines[0] += f"; packed into {report.packed_rows} rows, {report.packing_fill:.1%} full"
     dropped = report.dropped_train_rows + report.dropped_test_rows

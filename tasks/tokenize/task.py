@@ -7,9 +7,10 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
-from images.pods import CPU, local_path, scratch_directory, table_path
+from images.pods import CPU, SMALL, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 _VERSION = source_version("tasks/tokenize", "tasks/decks")
@@ -31,6 +32,7 @@ class Tokens(NamedTuple):
 )
 def tokenize_part(
     config: TokenizeConfig,
+    objective: Objective,
     chat_template: Optional[str],
     tokenizer: FlyteDirectory,
     trust_remote_code: bool,
@@ -44,7 +46,7 @@ def tokenize_part(
     output = scratch_directory("part")
     splits = {"train": table_path(train), "test": table_path(test)}
     prepare.tokenize_part(
-        config, chat_template, local_path(tokenizer), trust_remote_code, splits, part.number, part.of, output
+        config, objective, chat_template, local_path(tokenizer), trust_remote_code, splits, part.number, part.of, output
     )
     return FlyteDirectory(str(output))
 
@@ -59,6 +61,7 @@ def tokenize_part(
 )
 def tokenize(
     config: TokenizeConfig,
+    objective: Objective,
     chat_template: Optional[str],
     tokenizer: FlyteDirectory,
     trust_remote_code: bool,
@@ -71,7 +74,8 @@ def tokenize(
 
     outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
     folders = [local_path(part) for part in parts]
-    report = prepare.join_parts(config, chat_template, local_path(tokenizer), trust_remote_code, folders, outputs)
+    directory = local_path(tokenizer)
+    report = prepare.join_parts(config, objective, chat_template, directory, trust_remote_code, folders, outputs)
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)
@@ -81,3 +85,12 @@ def tokenize(
         tokenizer=FlyteDirectory(str(outputs["tokenizer"])),
         report=report,
     )
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def check_same_tokenizer(first: TokenReport, others: list[TokenReport], last: TokenReport) -> TokenReport:
+    """Return the report of the last stage, where all stages of a run have one tokenizer and one chat template."""
+    from tasks.tokenize import checks
+
+    checks.check_same_tokenizer([first, *others, last])
+    return last

@@ -20,6 +20,7 @@ PLAIN_TEMPLATE = (
     "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
+MODEL_CONFIG = "config.json"
 _LONGEST_DEFAULT = 2048
 
 
@@ -146,15 +147,20 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], r
         ) from None
 
 
+def text_config(directory: Path) -> dict[str, Any]:
+    """Return the model's config.json, or the part of it that is of its language model."""
+    config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
+    return dict(config.get("text_config") or config)
+
+
 def longest_sequence(directory: Path, wanted: int | None) -> int:
     """Return the longest sequence in tokens: `wanted`, or the model's positions, at most 2048.
 
     Raises:
         ModelError: `wanted` is more than the model's positions.
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    text_config = config.get("text_config", config)
-    positions = text_config.get("max_position_embeddings") or text_config.get("n_positions")
+    config = text_config(directory)
+    positions = config.get("max_position_embeddings") or config.get("n_positions")
     if wanted is None:
         return min(positions or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
     if positions and wanted > positions:

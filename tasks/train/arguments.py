@@ -5,18 +5,29 @@ from __future__ import annotations
 import math
 import os
 from pathlib import Path
+from typing import Any
 
 import torch
-from trl import SFTConfig
+import trl
+from transformers import TrainingArguments
 
 from configs.errors import ConfigError
-from configs.schema import TrainConfig
-from tasks.models.load import has_bfloat16
+from configs.schema_train import ONLINE, PROMPT_METHODS, Objective, TrainConfig
+from tasks.train.choices import Choices
 
 DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 50
-_DEFAULT_LEARNING_RATE = {"full": 2e-5, "lora": 2e-4, "qlora": 2e-4}
+# (full, adapters, virtual tokens): a preference or a reward moves a trained model, and needs far smaller steps
+_LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
+    "sft": (2e-5, 2e-4, 1e-2),
+    "cpt": (2e-5, 2e-4, 1e-2),
+    "dpo": (1e-6, 1e-5, 1e-3),
+    "kto": (1e-6, 1e-5, 1e-3),
+    "reward": (1e-5, 1e-4, 1e-2),
+    "rloo": (1e-6, 1e-5, 1e-3),
+    "grpo": (1e-6, 1e-5, 1e-3),
+}
 
 
 def world_size() -> int:
@@ -25,8 +36,10 @@ def world_size() -> int:
 
 
 def learning_rate(config: TrainConfig) -> float:
-    """Return the configured peak learning rate, or the method's default."""
-    return config.learning_rate or _DEFAULT_LEARNING_RATE[config.method]
+    """Return the configured peak learning rate, or the default of objective and method."""
+    full, adapter, virtual = _LEARNING_RATES[config.objective]
+    default = virtual if config.method in PROMPT_METHODS else full if config.method == "full" else adapter
+    return config.learning_rate or default
 
 
 def accumulation_steps(config: TrainConfig) -> int:
@@ -44,22 +57,47 @@ def accumulation_steps(config: TrainConfig) -> int:
 
 
 def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
-    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up."""
-    return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(num_rows / config.batch_size)))
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
+
+    For rloo and grpo a row is a prompt with `num_generations` answers, and a batch that is not full is left out.
+
+    Raises:
+        ConfigError: there are fewer prompts than one batch needs.
+    """
+    if config.objective not in ONLINE:
+        return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(num_rows / config.batch_size)))
+    prompts = config.batch_size // config.policy.num_generations
+    if num_rows < prompts:
+        raise ConfigError(
+            f"train.batch_size={config.batch_size} answers with policy.num_generations={config.policy.num_generations} "
+            f"needs {prompts} prompts, and there are {num_rows} training rows; lower train.batch_size"
+        )
+    steps = num_rows // prompts * config.policy.num_iterations
+    return config.max_steps or max(1, math.ceil(config.epochs * steps))
 
 
-def training_arguments(config: TrainConfig, num_rows: int, directory: Path) -> SFTConfig:
-    """Return TRL's arguments. Must be made before the model is loaded: under ZeRO 3 it decides how.
+def training_arguments(
+    config: TrainConfig, choices: Choices, num_rows: int, directory: Path, evaluation: dict[str, Any]
+) -> TrainingArguments:
+    """Return the arguments of the objective's TRL trainer. Must be made before the model is loaded: under ZeRO 3 they
+    decide how. `evaluation` holds the arguments of what is done while training runs.
 
     Lengths, template and masks were settled by the tokenize stage, so that TRL's own preparation is off.
     """
     steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
-    return SFTConfig(
+    specific = _OF_OBJECTIVE.get(config.objective, _nothing_more)(config)
+    if config.objective not in ONLINE:
+        # RLOO and GRPO have no such argument
+        specific["activation_offloading"] = choices.activation_offloading
+        specific["max_length"] = None
+    arguments = getattr(trl, _ARGUMENTS[config.objective])
+    return arguments(
         output_dir=str(directory),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.micro_batch_size,
+        per_device_eval_batch_size=config.micro_batch_size,
         gradient_accumulation_steps=accumulation_steps(config),
         learning_rate=learning_rate(config),
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
@@ -67,28 +105,80 @@ def training_arguments(config: TrainConfig, num_rows: int, directory: Path) -> S
         warmup_steps=int(config.warmup_fraction * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
-        optim="adamw_torch_fused" if config.sharding == "none" else "adamw_torch",
-        bf16=has_bfloat16(),
+        optim=choices.optim,
+        bf16=choices.bf16,
         use_cpu=not on_gpu,
         ddp_backend="gloo" if world_size() > 1 and not on_gpu else None,
         ddp_find_unused_parameters=False,
-        activation_checkpointing=config.gradient_checkpointing,
+        gradient_checkpointing=choices.gradient_checkpointing,
+        use_liger_kernel=choices.use_liger_kernel,
+        torch_compile=choices.torch_compile,
         deepspeed=None if config.sharding == "none" else str(DEEPSPEED_CONFIGS / f"{config.sharding}.json"),
-        train_sampling_strategy="group_by_length" if config.group_by_length else "random",
         logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),
         logging_first_step=True,
         # the default shows a loss of NaN as 0
         logging_nan_inf_filter=False,
-        # checkpoints belong to the training-state work; the model is saved once, at the end
-        save_strategy="no",
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         seed=config.seed,
         data_seed=config.seed,
-        max_length=None,
-        packing=False,
-        # `fit` reads no other columns, and TRL would take position_ids for one that is not needed
+        # the collators read no other columns, and TRL would take position_ids for one that is not needed
         remove_unused_columns=False,
-        dataset_kwargs={"skip_prepare_dataset": True},
+        **{"save_strategy": "no", **evaluation},
+        **specific,
     )
+
+
+_ARGUMENTS: dict[Objective, str] = {
+    "sft": "SFTConfig",
+    "cpt": "SFTConfig",
+    "dpo": "DPOConfig",
+    "kto": "KTOConfig",
+    "reward": "RewardConfig",
+    "rloo": "RLOOConfig",
+    "grpo": "GRPOConfig",
+}
+
+
+def _nothing_more(config: TrainConfig) -> dict[str, Any]:
+    return {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
+
+
+def _dpo(config: TrainConfig) -> dict[str, Any]:
+    with_sft = config.dpo.sft_weight > 0
+    return {
+        "beta": config.dpo.beta,
+        "loss_type": [config.dpo.loss, *(["sft"] if with_sft else [])],
+        "loss_weights": [1.0, config.dpo.sft_weight] if with_sft else None,
+        "label_smoothing": config.dpo.label_smoothing,
+    }
+
+
+def _kto(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "beta": config.kto.beta,
+        "loss_type": config.kto.loss,
+        "desirable_weight": config.kto.desirable_weight,
+        "undesirable_weight": config.kto.undesirable_weight,
+    }
+
+
+def _reward(config: TrainConfig) -> dict[str, Any]:
+    return {"center_rewards_coefficient": config.reward.center_coefficient}
+
+
+def _policy(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "beta": config.policy.kl_coefficient,
+        "num_generations": config.policy.num_generations,
+        "num_generations_eval": 1,
+        "max_completion_length": config.policy.max_new_tokens,
+        "temperature": config.policy.temperature,
+        "top_p": config.policy.top_p,
+        "num_iterations": config.policy.num_iterations,
+        "log_completions": False,
+    }
+
+
+_OF_OBJECTIVE = {"dpo": _dpo, "kto": _kto, "reward": _reward, "rloo": _policy, "grpo": _policy}

@@ -1,203 +1,260 @@
-"""Supervised fine-tuning, one code path for one process and for many: TRL's trainer over token ids and labels."""
+"""One training for every objective and method, on one process or many: TRL's trainers over tokenized rows."""
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import datasets
+import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import torch
-from peft import LoraConfig, PeftModel
-from safetensors import safe_open
-from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
-from transformers.pytorch_utils import Conv1D
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
-from trl import SFTConfig, SFTTrainer
 
-from configs.errors import ArtifactError, ConfigError
-from configs.schema import ModelConfig, TrainConfig
-from configs.wire import CurvePoint, TrainReport
-from tasks.models.load import checkpoint_dtype, has_bfloat16, load_model, load_tokenizer
+from configs.schema import ModelConfig
+from configs.schema_train import ONLINE, TrainConfig
+from configs.wire import HELD_OUT, Choice, CurvePoint, TrainReport
+from tasks.models.load import checkpoint_dtype, load_reward_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
-from tasks.train.arguments import learning_rate, training_arguments, world_size
-from tasks.train.batches import ExamplesAreApart, PaddedCollator, packed_collator
+from tasks.rewards.functions import reward_functions
+from tasks.rewards.models import RewardModel
+from tasks.train import choices as choosing
+from tasks.train import merge, methods
+from tasks.train.arguments import learning_rate, optimizer_steps, training_arguments, world_size
+from tasks.train.batches import ExamplesAreApart, packed_collator
+from tasks.train.diagnose import diagnose, series_of
+from tasks.train.held_out import (
+    evaluated_rows,
+    evaluation_arguments,
+    held_out_sample,
+    remove_checkpoints,
+    watch_callbacks,
+    watch_choices,
+)
+from tasks.train.objectives import FORMS, example_lengths, longest_sequence, read_examples, trainer_class
+from tasks.train.order import EpochOrder, num_fill_rows, without_fill
 from tasks.train.progress import Progress
+from tasks.train.watch import Watched, row_ids_of, with_row_numbers
+
+CHOICES_FILE = "training.json"
+_TOKENS_FILE = "tokens.parquet"
 
 
-def fit(
-    config: TrainConfig,
-    model_config: ModelConfig,
-    model_directory: Path,
-    tokens_directory: Path,
-    tokenizer_directory: Path,
-    end_token_ids: list[int],
-    output: Path,
-) -> TrainReport:
+@dataclass(frozen=True)
+class FitInputs:
+    """What training reads: folders of the base model, of the tokens of both splits, and of the tokenizer.
+
+    Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a tokenizer each.
+    """
+
+    model: Path
+    train_tokens: Path
+    tokenizer: Path
+    end_token_ids: list[int]
+    test_tokens: Path | None = None
+    new_token_ids: list[int] = field(default_factory=list)
+    reward_models: list[Path] = field(default_factory=list)
+
+
+def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Path) -> TrainReport:
     """Train and, on rank 0, write the model or the adapter, with its tokenizer, to `output`. All ranks call this.
 
-    The loss of a step is the mean over the completion tokens of the whole batch, over all processes and
-    accumulation passes, so that it does not depend on how the batch was divided.
+    The loss of a supervised step is the mean over the answers' tokens of the whole batch, over all processes and
+    accumulation passes; that of a preference, the mean over its pairs: neither depends on how the batch was divided.
 
     Rows with `position_ids` are packed: each example of a row is trained as if it were alone.
 
     Raises:
-        ConfigError: target modules that match nothing, a batch that does not divide, or a model that cannot train on
+        ConfigError: a method that the model cannot take, a batch that does not divide, or a model that cannot train on
             packed rows.
-        DivergedError: the loss is not a number.
+        DivergedError: the loss is not a number, or far above what it was.
         ArtifactError: what was saved is empty.
     """
     started = time.monotonic()
     quiet_libraries()
     datasets.disable_progress_bars()
-    tokens_file = tokens_directory / "tokens.parquet"
-    arguments = training_arguments(config, pq.read_metadata(tokens_file).num_rows, output)
+    tokens_file = inputs.train_tokens / _TOKENS_FILE
+    num_rows = pq.read_metadata(tokens_file).num_rows
+    num_steps = optimizer_steps(config, num_rows)
+    own = _held_out_rows(config, inputs)
+    held_out = [own[number] for number in held_out_sample(len(own), evaluated_rows(config, num_steps))]
+    is_packed = "position_ids" in pq.read_schema(tokens_file).names
+    model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    choices = choosing.choose(config, loading, choosing.detect(), is_packed, model_type)
+    lines = [*choices.lines, *watch_choices(config, len(own), len(held_out))]
+    evaluation = evaluation_arguments(config, num_steps, bool(held_out))
+    arguments = training_arguments(config, choices, num_rows, output, evaluation)
+    if arguments.process_index == 0:
+        for line in choosing.log_lines(choices):
+            print(line, flush=True)
+    _connect(config)
+    tokenizer = load_tokenizer(inputs.tokenizer, loading.trust_remote_code)
+    load = partial(_load, config, loading, inputs, tokenizer, choices)
+    model = load()
+    methods.check_method(config, model, longest_sequence(config, tokens_file))
+    trainer = make_trainer(config, arguments, model, tokenizer, inputs, held_out, load)
+    trainer.remove_callback(PrinterCallback)
+    trainer.train()
+    if config.method == "full" and config.sharding == "none" and loading.dtype == "auto":
+        # trained in 32 bits, published in the type of the base; DeepSpeed gathers in its own
+        trainer.model.to(checkpoint_dtype(inputs.model))
+    trainer.save_model(str(output))
+    report = _report(trainer, config, num_rows, lines, time.monotonic() - started)
+    if trainer.is_world_process_zero():
+        remove_checkpoints(output)
+        merge.check_saved(output)
+        # transformers' record of its own arguments: a pickle, and it names paths of this machine
+        (output / "training_args.bin").unlink(missing_ok=True)
+        record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
+        (output / CHOICES_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    return report
+
+
+def _connect(config: TrainConfig) -> None:
     if config.sharding == "zero3" and not torch.cuda.is_available():
         import deepspeed
 
         # parameters are divided while the model is loaded, which needs the processes to be connected
         deepspeed.init_distributed("gloo")
-    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
-    model = _trainable_model(config, model_config, model_directory)
-    if config.method != "full":
-        check_targets(config, _linear_layers(model))
-    _set_end_tokens(model, end_token_ids, tokenizer.pad_token_id)
-    trainer = make_trainer(config, arguments, model, tokenizer, tokens_file)
-    trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    if config.method == "full" and config.sharding == "none" and model_config.dtype == "auto":
-        # trained in 32 bits, published in the type of the base; DeepSpeed gathers in its own
-        trainer.model.to(checkpoint_dtype(model_directory))
-    trainer.save_model(str(output))
-    if trainer.is_world_process_zero():
-        check_saved(output)
-        # transformers' record of its own arguments: a pickle, and it names paths of this machine
-        (output / "training_args.bin").unlink(missing_ok=True)
-    return _report(trainer, config, time.monotonic() - started)
+
+
+def _load(
+    config: TrainConfig,
+    loading: ModelConfig,
+    inputs: FitInputs,
+    tokenizer: PreTrainedTokenizerBase,
+    choices: choosing.Choices,
+) -> PreTrainedModel:
+    """Return the base as it is trained."""
+    attention = {"attn_implementation": choices.attn_implementation} if choices.attn_implementation else {}
+    model = methods.trainable_model(config, loading, inputs.model, inputs.new_token_ids, len(tokenizer), **attention)
+    methods.set_end_tokens(model, inputs.end_token_ids, tokenizer.pad_token_id)
+    return model
 
 
 def make_trainer(
     config: TrainConfig,
-    arguments: SFTConfig,
+    arguments: TrainingArguments,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
-    tokens_file: Path,
-) -> SFTTrainer:
-    """Return TRL's trainer of `model` on the rows of `tokens_file`, packed or not.
+    inputs: FitInputs,
+    held_out: list[int],
+    load: Callable[[], PreTrainedModel],
+) -> Trainer:
+    """Return the objective's trainer of `model`. `held_out` are rows of the test tokens; `load` loads the base anew.
 
     Raises:
         ConfigError: the rows are packed, and the model takes no position ids.
     """
-    is_packed = "position_ids" in pq.read_schema(tokens_file).names
-    packed = packed_collator(model, tokenizer.pad_token_id) if is_packed else None
-    output = Path(arguments.output_dir)
-    rows = datasets.Dataset.from_parquet(
-        str(tokens_file),
-        columns=["input_ids", "labels", "position_ids"] if is_packed else ["input_ids", "labels"],
-        cache_dir=str(output.parent / f"{output.name}-cache"),
-    )
-    return SFTTrainer(
-        model=model,
-        args=arguments,
-        data_collator=packed or PaddedCollator(tokenizer.pad_token_id),
-        train_dataset=rows,
-        processing_class=tokenizer,
-        peft_config=None if config.method == "full" else _adapter_config(config),
-        callbacks=[Progress(), *([ExamplesAreApart(packed)] if packed else [])],
-    )
+    form = FORMS[config.objective]
+    tokens_file = inputs.train_tokens / _TOKENS_FILE
+    cache = Path(arguments.output_dir).parent / f"{Path(arguments.output_dir).name}-cache"
+    is_online = config.objective in ONLINE
+    num_rows = pq.read_metadata(tokens_file).num_rows
+    rows_per_pass = config.micro_batch_size * world_size()
+    num_fill = 0 if is_online else num_fill_rows(num_rows, rows_per_pass, world_size())
+    settings: dict[str, Any] = {
+        "model": model,
+        "args": arguments,
+        "train_dataset": read_examples(config.objective, tokens_file, cache, num_fill),
+        "processing_class": tokenizer,
+        "peft_config": methods.adapter_config(config, model, inputs.new_token_ids),
+        "callbacks": [Progress(), *watch_callbacks(config)],
+    }
+    if held_out and inputs.test_tokens is not None:
+        test_file = inputs.test_tokens / _TOKENS_FILE
+        settings["eval_dataset"] = read_examples(config.objective, test_file, cache, rows=held_out)
+    if is_online:
+        settings["reward_funcs"] = _rewards(config, inputs, arguments.device)
+        arguments.reward_weights = [r.weight for r in config.policy.rewards] + [1.0] * len(inputs.reward_models)
+    elif form.collator is not None:
+        collator: Any = form.collator(tokenizer.pad_token_id)
+        if "position_ids" in pq.read_schema(tokens_file).names:
+            packed = packed_collator(model, tokenizer.pad_token_id)
+            settings["callbacks"].append(ExamplesAreApart(packed))
+            collator = packed
+        settings["data_collator"] = with_row_numbers(without_fill(collator))
+    if config.objective in ("dpo", "kto") and config.method == "full":
+        settings["ref_model"] = load()
+    trainer = trainer_class(config.objective, Watched)(**settings)
+    if config.method != "full":
+        methods.keep_trained_in_float32(trainer.model)
+    trainer.start_watch(config, row_ids_of(tokens_file))
+    if not is_online:
+        lengths = example_lengths(config.objective, tokens_file) if config.group_by_length else None
+        trainer.epoch_sampler = EpochOrder(num_rows, num_fill, lengths, config.batch_size, config.seed)
+    return trainer
 
 
-def _trainable_model(config: TrainConfig, model_config: ModelConfig, directory: Path) -> PreTrainedModel:
-    quantization = None
-    dtype = None
-    if config.method == "full" and model_config.dtype == "auto":
-        # small updates vanish in 16-bit weights; mixed precision keeps a 32-bit copy
-        dtype = torch.float32
-    if config.method == "qlora":
-        compute = torch.bfloat16 if has_bfloat16() else torch.float32
-        quantization = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_compute_dtype=compute,
+def _held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:
+    """Return the numbers of the held-out rows that a loss, or a reward, can be taken of during training."""
+    if inputs.test_tokens is None:
+        return []
+    table = pq.read_table(inputs.test_tokens / _TOKENS_FILE, columns=["dataset", "prompt_length"])
+    is_own = pc.equal(table["dataset"], HELD_OUT)
+    if config.objective in ONLINE:
+        is_own = pc.and_(is_own, pc.greater(table["prompt_length"], 0))
+    return np.flatnonzero(is_own.to_numpy()).tolist()
+
+
+def _rewards(config: TrainConfig, inputs: FitInputs, device: torch.device) -> list[Callable[..., list[float]]]:
+    """Return what TRL calls with the generated answers: the config's functions, then the reward models."""
+    calls: list[Callable[..., list[float]]] = []
+    for settings, function in zip(config.policy.rewards, reward_functions(config.policy.rewards), strict=True):
+
+        def by_function(completions: list[str], _call: Any = function, **columns: Any) -> list[float]:
+            return _call(prompts=columns["prompt_text"], completions=completions, expected=columns["expected"])
+
+        by_function.__name__ = (settings.function or settings.kind).rpartition(":")[2]
+        calls.append(by_function)
+    for directory in inputs.reward_models:
+        judge = RewardModel(
+            load_reward_model(ModelConfig(name=directory.name), directory).to(device).eval(), load_tokenizer(directory)
         )
-        return load_model(model_config, directory, quantization_config=quantization)
-    return load_model(model_config, directory, dtype)
+
+        def by_model(
+            prompts: list[list[int]], completion_ids: list[list[int]], _judge: Any = judge, **_: Any
+        ) -> list[float]:
+            return _judge.score(prompts, completion_ids)
+
+        by_model.__name__ = "reward_model"
+        calls.append(by_model)
+    return calls
 
 
-def _linear_layers(model: PreTrainedModel) -> list[str]:
-    """Return the names of the layers an adapter can be put on; GPT-2's `Conv1D` is a linear layer too."""
-    layers = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear | Conv1D)]
-    return [name for name in layers if model.get_submodule(name) is not model.get_output_embeddings()]
-
-
-def _set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:
-    """Make generation stop where the training rows stop, also for whoever loads the model later."""
-    model.generation_config.eos_token_id = end_token_ids if len(end_token_ids) > 1 else end_token_ids[0]
-    model.generation_config.pad_token_id = pad_token_id
-    model.config.pad_token_id = pad_token_id
-
-
-def _adapter_config(config: TrainConfig) -> LoraConfig:
-    targets = config.lora.target_modules
-    return LoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
-        target_modules="all-linear" if targets == ["all-linear"] else list(targets),
-        task_type="CAUSAL_LM",
-    )
-
-
-def check_targets(config: TrainConfig, module_names: list[str]) -> None:
-    """Refuse target modules that match none of the model's linear layers, `module_names`.
-
-    Raises:
-        ConfigError: names the target and some modules that exist.
-    """
-    for target in config.lora.target_modules:
-        if target != "all-linear" and not any(n == target or n.endswith(f".{target}") for n in module_names):
-            raise ConfigError(
-                f"train.lora.target_modules: {target} matches no linear layer of the model; it has "
-                + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in module_names}))
-            )
-
-
-def check_saved(directory: Path) -> None:
-    """Refuse a saved model or adapter without tensors, or with an empty one (as sharded saving can leave behind).
-
-    Raises:
-        ArtifactError: names the file and the tensor.
-    """
-    files = sorted(directory.glob("*.safetensors"))
-    if not files:
-        raise ArtifactError(f"training saved no weights to {directory}; run again, and report this")
-    for path in files:
-        with safe_open(path, framework="pt") as file:
-            names = list(file.keys())
-            empty = [name for name in names if 0 in file.get_slice(name).get_shape()]
-        if not names or empty:
-            raise ArtifactError(f"training saved an empty {empty[0] if empty else 'file'} to {path.name}; report this")
-
-
-def _report(trainer: SFTTrainer, config: TrainConfig, seconds: float) -> TrainReport:
-    points = [entry for entry in trainer.state.log_history if "loss" in entry]
+def _report(trainer: Trainer, config: TrainConfig, num_rows: int, choices: list[Choice], seconds: float) -> TrainReport:
+    history = trainer.state.log_history
+    curve = [
+        CurvePoint(
+            step=entry["step"],
+            loss=entry["loss"],
+            learning_rate=entry.get("learning_rate", 0.0),
+            grad_norm=float(entry.get("grad_norm") or 0.0),
+        )
+        for entry in history
+        if "loss" in entry
+    ]
+    series = series_of(history)
     parameters = [
         # under ZeRO 3 a parameter's own size is that of its local part
         (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
         for parameter in trainer.model.parameters()
     ]
     return TrainReport(
+        objective=config.objective,
         method=config.method,
-        curve=[
-            CurvePoint(
-                step=entry["step"],
-                loss=entry["loss"],
-                learning_rate=entry.get("learning_rate", 0.0),
-                grad_norm=float(entry.get("grad_norm") or 0.0),
-            )
-            for entry in points
-        ],
+        curve=curve,
+        series=series,
+        choices=choices,
+        findings=diagnose(config.objective, config, curve, series, num_rows),
+        best_step=trainer.state.best_global_step if trainer.state.best_model_checkpoint else None,
         steps=trainer.state.global_step,
         epochs=trainer.state.epoch or 0.0,
         seconds=seconds,
@@ -209,19 +266,3 @@ def _report(trainer: SFTTrainer, config: TrainConfig, seconds: float) -> TrainRe
         device=trainer.args.device.type,
         precision="bfloat16" if trainer.args.bf16 else "float32",
     )
-
-
-def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: Path) -> None:
-    """Write the base with the adapter added to its weights, W + (alpha / r) B A, in the base's own precision."""
-    quiet_libraries()
-    # "auto" is the type of the checkpoint: an adapter is merged into what was published, not into a quantized copy
-    model = load_model(model_config, base, dtype="auto")  # type: ignore[arg-type]
-    merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-    tokenizer = load_tokenizer(adapter, model_config.trust_remote_code)
-    generation = adapter / "generation_config.json"
-    merged.config.pad_token_id = tokenizer.pad_token_id
-    merged.save_pretrained(output)
-    tokenizer.save_pretrained(output)
-    if generation.exists():
-        (output / generation.name).write_bytes(generation.read_bytes())
-    check_saved(output)

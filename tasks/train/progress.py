@@ -1,8 +1,7 @@
-"""Training progress: a bar in a terminal, one line for each logged step in a log file, and a stop at a loss of NaN."""
+"""Training progress: a bar in a terminal, one line for each logged step and each evaluation in a log file."""
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 from typing import Any
@@ -10,16 +9,16 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
-from configs.errors import DivergedError
-
 
 class Progress(TrainerCallback):
-    """Shows steps, loss and time left, on rank 0 only."""
+    """Shows steps, loss, held-out loss, speed and time left, on rank 0 only; the mean reward where there is one."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._first_step_ended = 0.0
         self._first_step = 0
+        # when tokens were counted last, how many, and the time since then that was not training
+        self._counted_at, self._num_tokens, self._other_seconds = 0.0, 0.0, 0.0
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero and sys.stderr.isatty():
@@ -37,20 +36,43 @@ class Progress(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        loss = float(logs["loss"])
-        if not math.isfinite(loss):
-            raise DivergedError(
-                f"training loss is {loss} at step {state.global_step}; "
-                f"lower train.learning_rate (now {args.learning_rate:g}) or raise train.warmup_fraction"
-            )
+        loss, reward = float(logs["loss"]), logs.get("reward")
+        speed = self._tokens_per_second(logs.get("num_tokens"))
         if self._bar is not None:
-            self._bar.set_postfix(loss=f"{loss:.3f}")
+            shown = {"loss": f"{loss:.3f}"} | ({} if reward is None else {"reward": f"{reward:.3f}"})
+            self._bar.set_postfix(shown | ({} if speed is None else {"tokens/s": f"{speed:,.0f}"}))
         elif state.is_world_process_zero:
             print(
                 f"train: step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
-                f"lr {float(logs.get('learning_rate', 0.0)):.2e}{self._time_left(state)}",
+                + ("" if reward is None else f"reward {reward:.4f}  ")
+                + f"lr {float(logs.get('learning_rate', 0.0)):.2e}"
+                + ("" if speed is None else f"  {speed:,.0f} tokens/s")
+                + self._time_left(state),
                 flush=True,
             )
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        metrics = kwargs.get("metrics") or {}
+        self._other_seconds += float(metrics.get("eval_runtime", 0.0))
+        reward = metrics.get("eval_reward")
+        name, value = ("loss", metrics.get("eval_loss")) if reward is None else ("reward", reward)
+        if not state.is_world_process_zero or value is None:
+            return
+        line = f"train: step {state.global_step}/{state.max_steps}  held-out {name} {float(value):.4f}"
+        if self._bar is not None:
+            self._bar.write(line, file=sys.stderr)
+        else:
+            print(line, flush=True)
+
+    def _tokens_per_second(self, num_tokens: float | None) -> float | None:
+        """Return the tokens of all processes per second of training since the last call; None at the first."""
+        if num_tokens is None:
+            return None
+        now = time.monotonic()
+        seconds = now - self._counted_at - self._other_seconds
+        tokens, is_first = num_tokens - self._num_tokens, not self._counted_at
+        self._counted_at, self._num_tokens, self._other_seconds = now, num_tokens, 0.0
+        return None if is_first or seconds <= 0 or tokens <= 0 else tokens / seconds
 
     def _time_left(self, state: Any) -> str:
         steps = state.global_step - self._first_step
@@ -62,3 +84,9 @@ class Progress(TrainerCallback):
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if self._bar is not None:
             self._bar.close()
+        if not state.is_world_process_zero:
+            return
+        if state.global_step < state.max_steps:
+            print(f"train: ended early at step {state.global_step}/{state.max_steps}: held-out loss no longer falls")
+        if state.best_model_checkpoint:
+            print(f"train: the weights of step {state.best_global_step} are kept", flush=True)

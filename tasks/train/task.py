@@ -12,14 +12,15 @@ from flytekit.types.directory import FlyteDirectory
 from flytekitplugins.kfpytorch import Elastic
 
 from configs.errors import InterruptedRunError
-from configs.schema import ModelConfig, TrainConfig
+from configs.schema import ModelConfig
+from configs.schema_train import TrainConfig
 from configs.topologies import TOPOLOGIES
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
 from images.pods import BIG_CPU, SMALL, download_once, is_laptop_run, local_path, node_resources, scratch_directory
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
-_VERSION = source_version("tasks/train", "tasks/models", "tasks/decks", "configs/deepspeed")
+_VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
 
 
 class Trained(NamedTuple):
@@ -32,8 +33,11 @@ def _train(
     loading: ModelConfig,
     model: FlyteDirectory,
     tokens: FlyteDirectory,
+    held_out: FlyteDirectory,
     tokenizer: FlyteDirectory,
     end_token_ids: list[int],
+    new_token_ids: list[int],
+    reward_models: list[FlyteDirectory],
 ) -> Trained:
     """Train in every process of the topology; the result is a whole model or an adapter, with its tokenizer."""
     from tasks.decks import html
@@ -42,15 +46,16 @@ def _train(
 
     distributed.check_world_size(config)
     output = scratch_directory("trained")
-    report = fit.fit(
-        config,
-        loading,
-        download_once(model),
-        download_once(tokens),
-        download_once(tokenizer),
-        end_token_ids,
-        output,
+    inputs = fit.FitInputs(
+        model=download_once(model),
+        train_tokens=download_once(tokens),
+        test_tokens=download_once(held_out),
+        tokenizer=download_once(tokenizer),
+        end_token_ids=end_token_ids,
+        new_token_ids=new_token_ids,
+        reward_models=[download_once(each) for each in reward_models],
     )
+    report = fit.fit(config, loading, inputs, output)
     uri = ""
     if distributed.rank() == 0:
         # uploaded before any process ends: a job counts as succeeded when its first pod does
@@ -99,8 +104,10 @@ def train(
     loading: ModelConfig,
     model: FlyteDirectory,
     tokens: FlyteDirectory,
+    held_out: FlyteDirectory,
     tokenizer: FlyteDirectory,
     token_report: TokenReport,
+    reward_models: list[FlyteDirectory],
 ) -> Trained:
     """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
     if is_laptop_run():
@@ -112,8 +119,11 @@ def train(
             loading=loading,
             model=model,
             tokens=tokens,
+            held_out=held_out,
             tokenizer=tokenizer,
             end_token_ids=token_report.end_token_ids,
+            new_token_ids=token_report.new_token_ids,
+            reward_models=reward_models,
         )
     except IgnoreOutputs:
         # also only on a laptop: the launcher's word for a signal, such as Ctrl-C
@@ -136,11 +146,11 @@ def train(
     environment=POD_ENVIRONMENT,
 )
 def merge(config: TrainConfig, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
-    """Merge an adapter into the unquantized base; a fully trained model passes as it is."""
+    """Return a model to load: an adapter merged into the unquantized base, or virtual tokens beside it."""
     if config.method == "full":
         return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
-    from tasks.train import fit
+    from tasks.train import merge as merging
 
     output = scratch_directory("merged")
-    fit.merge_adapter(loading, local_path(base), local_path(trained), output)
+    merging.merge_adapter(loading, local_path(base), local_path(trained), output)
     return FlyteDirectory(str(output))

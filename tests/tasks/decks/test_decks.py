@@ -184,3 +184,46 @@ def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_
     assert "<h3>Scores on further evaluation sets</h3>" in page and EVIL not in page
     numbers = json.loads(write_report(changed, tmp_path)[1].read_text())
     assert numbers["tuned"]["others"]["books"]["eval_loss"] == 1.5
+
+
+def test_preferences_and_rewards_have_columns_where_some_model_has_them(results: RunResults, tmp_path: Path) -> None:
+    base, tuned = evaluation(2.0, "", None), evaluation(1.0, "", None)
+    assert text_table({"base": base, "tuned": tuned}).splitlines()[0].split() == [
+        "model", "eval_loss", "perplexity", "exact_match", "rouge_l", "size",
+    ]  # fmt: skip
+    scored = {"preference_accuracy": 0.75, "preference_margin": -1.5, "mean_reward": -0.25}
+    tuned = tuned.model_copy(update={"scores": tuned.scores.model_copy(update=scored)})
+    header, first, second = text_table({"base": base, "tuned": tuned}).splitlines()
+    assert header.split()[5:] == ["preference_accuracy", "preference_margin", "mean_reward", "size"]
+    assert first.split()[5:] == ["-", "-", "-", "3.0", "MiB"]
+    assert second.split()[5:] == ["75.0%", "-1.5000", "-0.2500", "3.0", "MiB"]
+    assert len(header) == len(first) == len(second)
+    changed = RunResults(**{**vars(results), "evaluations": {"base": base, "tuned": tuned}})
+    assert "<td>-1.5000</td>" in render_report(changed)
+    assert json.loads(write_report(changed, tmp_path)[1].read_text())["tuned"]["preference_margin"] == -1.5
+
+
+def test_a_reward_model_is_shown_without_loss_and_without_answers(results: RunResults, tmp_path: Path) -> None:
+    none = {"eval_loss": None, "perplexity": None, "exact_match": None, "loss_rows": 0, "generated_rows": 0}
+    preferred = {"preference_accuracy": 0.5, "preference_margin": 3.0}
+    base, tuned = (
+        evaluation(2.0, "answer").model_copy(
+            update={
+                "scores": evaluation(2.0, "").scores.model_copy(update={**preferred, **changed}),
+                "predictions": predictions,
+                "others": [SetScores(name="books", scores=evaluation(2.0, "").scores.model_copy(update=changed))],
+            }
+        )
+        for changed, predictions in (({}, evaluation(2.0, "").predictions), ({**none, "preference_accuracy": 0.9}, []))
+    )
+    train = results.config.train.model_copy(update={"objective": "reward"})
+    config = results.config.model_copy(update={"train": train})
+    changed = RunResults(**{**vars(results), "config": config, "evaluations": {"base": base, "tuned": tuned}})
+    page, _ = write_report(changed, tmp_path)
+    text = re.sub(r"<[^>]+>", " ", page.read_text())
+    assert "Better than the base model. Preference accuracy went from 50.0% to 90.0%" in text
+    assert "Before and after" not in text[: text.index("Resolved configuration")]
+    table, others = text_table({"base": base, "tuned": tuned}).split("\n\n")
+    assert table.splitlines()[2].split() == ["tuned", "-", "-", "-", "-", "90.0%", "3.0000", "3.0", "MiB"]
+    assert others.splitlines()[2].split() == ["books", "tuned", "-", "-", "-", "-", "90.0%", "-"]
+    assert "warning" not in others

@@ -12,8 +12,10 @@ import torch
 from configs.errors import DataError
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.wire import Evaluation
-from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
-from tasks.evaluate.score import evaluate_model, generate_answers, held_out_loss
+from tasks.evaluate.answers import generate_answers
+from tasks.evaluate.likelihood import held_out_loss
+from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l, score_line
+from tasks.evaluate.score import evaluate_model
 from tasks.models.load import load_model, load_tokenizer
 
 
@@ -54,6 +56,46 @@ def test_loss_is_the_mean_over_completion_tokens_of_all_rows(model) -> None:
         assert loss == pytest.approx(sum(negative_log_likelihoods) / 9, rel=1e-5)
 
 
+def test_the_head_sees_only_the_places_that_are_asked_for(model) -> None:
+    seen: list[tuple[int, ...]] = []
+    handle = model.lm_head.register_forward_hook(lambda module, given, logits: seen.append(tuple(logits.shape)))
+    held_out_loss(model, rows_of((list(range(5, 205)), 197), ([5, 6, 7], 1)), 0, 2)
+    handle.remove()
+    # 3 answer tokens of 200, and 2 of 3; the vocabulary is 258
+    assert seen == [(1, 5, 258)]
+
+
+def test_logits_are_capped_as_the_model_does_it() -> None:
+    from transformers import Gemma2Config, Gemma2ForCausalLM
+
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=64, hidden_size=16, intermediate_size=16, num_hidden_layers=2, num_attention_heads=2, head_dim=8,
+        num_key_value_heads=2, final_logit_softcapping=0.05, attn_implementation="eager",
+    )  # fmt: skip
+    capped = Gemma2ForCausalLM(config).eval()
+    with torch.no_grad():
+        log_probs = capped(torch.tensor([[5, 6, 7, 8]])).logits.log_softmax(-1)[0]
+    by_hand = -(log_probs[1, 7] + log_probs[2, 8]).item() / 2
+    assert held_out_loss(capped, rows_of(([5, 6, 7, 8], 2)), 0, 1)[0] == pytest.approx(by_hand, rel=1e-6)
+
+
+def test_rows_whose_logits_do_not_fit_together_are_passed_apart(model, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = rows_of(*[([5, 6, 7, 8, 9], 1)] * 6)
+    whole = held_out_loss(model, rows, 0, 6)
+    seen: list[int] = []
+    handle = model.lm_head.register_forward_hook(lambda module, given, logits: seen.append(logits.shape[1]))
+    # room for the 4 answer tokens of two rows, and not of three
+    monkeypatch.setattr("tasks.evaluate.likelihood._MOST_LOGITS", 258 * 9)
+    assert held_out_loss(model, rows, 0, 6) == (pytest.approx(whole[0]), 24)
+    handle.remove()
+    assert seen == [8, 8, 8]
+
+
+def test_a_loss_of_no_token_is_none(model) -> None:
+    assert held_out_loss(model, rows_of(([5, 6, 7], 3)), 0, 4) == (None, 0)
+
+
 def test_a_first_token_is_never_counted(model) -> None:
     assert held_out_loss(model, rows_of(([5, 6, 7], 0)), 0, 4)[1] == 2
 
@@ -78,7 +120,8 @@ def test_answers_end_where_the_models_positions_end(tiny_model: Path) -> None:
     config = EvaluateConfig(max_new_tokens=10)
     answers = generate_answers(short, load_tokenizer(tiny_model), rows, config, [1])
     assert len(answers) == 4
-    assert [len(answer) > 0 for answer in answers] == [True] * 4
+    assert [len(answer.text) > 0 for answer in answers] == [True] * 4
+    assert [len(answer.ids) for answer in answers] == [10, 9, 2, 1]
 
 
 def test_generation_stops_at_the_end_token(model, tiny_model: Path) -> None:
@@ -89,7 +132,8 @@ def test_generation_stops_at_the_end_token(model, tiny_model: Path) -> None:
     third = int(ids[0, 5])
     first_place = ids[0, 3:].tolist().index(third)
     answer = generate_answers(model, tokenizer, rows, config, [third])[0]
-    assert answer == tokenizer.decode(ids[0, 3 : 3 + first_place + 1], skip_special_tokens=True).strip()
+    assert answer.ids == ids[0, 3 : 3 + first_place + 1].tolist()
+    assert answer.text == tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
 
 
 def test_text_rows_have_loss_but_no_answers(tiny_model: Path) -> None:
@@ -145,3 +189,12 @@ def test_long_texts_have_a_median_of_sixteen_words() -> None:
     assert is_long_text(["w " * 16])
     assert not is_long_text(["w " * 15])
     assert not is_long_text([])
+
+
+def test_the_line_of_the_log_has_what_is_known(tiny_model: Path) -> None:
+    scores = evaluate_model(
+        EvaluateConfig(generate_rows=0), ModelConfig(name="tiny"), tiny_model, rows_of(([5, 6, 7], 1)), tiny_model, [1]
+    ).scores
+    assert score_line(scores) == f"loss {scores.eval_loss:.4f} over 1 rows"
+    assert score_line(scores.model_copy(update={"mean_reward": 0.5})).endswith(", mean reward 0.5000")
+    assert score_line(scores.model_copy(update={"eval_loss": None})) == "no score"

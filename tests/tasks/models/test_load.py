@@ -11,7 +11,7 @@ import torch
 
 from configs.errors import ModelError
 from configs.schema import ModelConfig
-from tasks.models.load import load_model
+from tasks.models.load import is_reward_model, load_model, load_reward_model, load_tokenizer
 
 
 def config(**settings: object) -> ModelConfig:
@@ -51,3 +51,46 @@ def test_pickled_weights_load_only_when_allowed(tiny_model: Path, tmp_path: Path
     with pytest.raises(ModelError):
         load_model(config(), model)
     assert load_model(config(allow_pickled_weights=True), model).num_parameters() > 0
+
+
+def test_a_model_without_a_head_scores_only_when_a_new_one_is_allowed(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"lacks 1 weights .* first score.weight"):
+        load_reward_model(config(), tiny_model)
+    assert not is_reward_model(tiny_model)
+    model = load_reward_model(config(), tiny_model, new_head=True)
+    assert tuple(model.score.weight.shape) == (1, 64)
+    model.save_pretrained(tmp_path)
+    assert is_reward_model(tmp_path)
+    assert torch.equal(load_reward_model(config(), tmp_path).score.weight, model.score.weight)
+
+
+def test_a_new_head_excuses_no_other_missing_weight(tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    settings = json.loads((model / "config.json").read_text())
+    (model / "config.json").write_text(json.dumps({**settings, "num_hidden_layers": 3}))
+    with pytest.raises(ModelError, match=r"lacks 9 weights .* first model.layers.2"):
+        load_reward_model(config(), model, new_head=True)
+
+
+def test_virtual_tokens_in_the_adapter_folder_are_loaded_with_their_model(tiny_model: Path, tmp_path: Path) -> None:
+    import peft
+
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    load_tokenizer(tiny_model).save_pretrained(model)
+    ids = torch.tensor([[5, 6, 7, 8]])
+    wrapped = peft.get_peft_model(
+        load_model(config(), tiny_model), peft.PrefixTuningConfig(num_virtual_tokens=4, task_type="CAUSAL_LM")
+    ).eval()
+    wrapped.save_pretrained(model / "adapter")
+    with torch.no_grad():
+        base, expected, loaded = (
+            m.eval()(ids).logits for m in (load_model(config(), tiny_model), wrapped, load_model(config(), model))
+        )
+    assert torch.equal(loaded, expected)
+    assert not torch.allclose(loaded, base, atol=1e-3)
+    assert not is_reward_model(model)
+
+
+def test_a_kernel_that_the_caller_chose_goes_before_the_configs(tiny_model: Path) -> None:
+    model = load_model(config(attn_implementation="sdpa"), tiny_model, attn_implementation="eager")
+    assert model.config._attn_implementation == "eager"

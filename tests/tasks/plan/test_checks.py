@@ -176,7 +176,9 @@ def test_an_output_directory_that_cannot_be_written_is_named(folder: str, tmp_pa
 
 
 def test_embedded_names() -> None:
-    assert parse_embedded_source("embedded:english-to-sql:50") == 50
+    assert parse_embedded_source("embedded:english-to-sql:50") == ("embedded:english-to-sql", 50)
+    preferences = "embedded:english-to-sql-preferences"
+    assert parse_embedded_source(preferences) == (preferences, 8000)
     for wrong in (
         "embedded:other",
         "embedded:english-to-sql:x",

@@ -162,3 +162,52 @@ def test_the_public_config_keeps_settings_and_cuts_paths(config: FineTuneConfig)
     text = public_config(config)
     assert "method: full" in text and "rows.jsonl" in text and "owner/rows" in text
     assert "/home" not in text
+
+
+@pytest.mark.parametrize(
+    ("method", "words"),
+    [
+        ("lora", "The LoRA adapter alone; load it over the base model with peft."),
+        ("qlora", "The LoRA adapter alone, trained over a 4-bit base (QLoRA); load"),
+        ("lora_8bit", "The LoRA adapter alone, trained over an 8-bit base; load"),
+        ("prompt_tuning", "The virtual tokens that prompt tuning trained, and no weight of the base; load"),
+        ("prefix_tuning", "The keys and values of virtual tokens that prefix tuning trained, and no weight"),
+    ],
+)
+def test_an_adapters_card_says_what_was_trained(method: str, words: str, config: FineTuneConfig) -> None:
+    train = config.train.model_copy(update={"method": method})
+    text = model_card(
+        config.model_copy(update={"train": train}), "adapter", DATA, {"base": scores(3.0), "tuned": scores(1.0)}
+    )
+    assert words in text
+    card = ModelCard(text)
+    assert (card.data.library_name, card.data.pipeline_tag) == ("peft", "text-generation")
+    assert {"sft", method} <= set(card.data.tags)
+    assert ("LoRA" in text.split("## Configuration")[0]) == ("lora" in method)
+
+
+def test_a_reward_models_card_is_of_a_classifier_with_its_preferences(config: FineTuneConfig) -> None:
+    train = config.train.model_copy(update={"objective": "reward"})
+    preferred = {"preference_accuracy": 0.875, "preference_margin": 1.25}
+    none = {"eval_loss": None, "perplexity": None, "exact_match": None, "loss_rows": 0, "loss_tokens": 0}
+    tuned = scores(1.0).model_copy(update={**none, **preferred})
+    text = model_card(config.model_copy(update={"train": train}), "model", DATA, {"base": scores(3.0), "tuned": tuned})
+    card = ModelCard(text)
+    assert card.data.pipeline_tag == "text-classification"
+    assert {result.task_type for result in card.data.eval_results} == {"text-classification"}
+    assert {r.metric_type: r.metric_value for r in card.data.eval_results} == preferred
+    assert "The reward model in full precision. It yields one score" in text
+    assert "- Objective: reward, reward model (Bradley-Terry)" in text
+    assert "| tuned | - | - | - | - | 87.5% | 1.2500 |" in text and "| base | 3.0000 | 2 | 50.0% | - | - | - |" in text
+    assert "Preferences compare the score of wanted and unwanted answers." in text
+    assert "Loss and perplexity" not in text
+
+
+def test_rewards_and_preferences_are_in_table_and_metadata_where_they_are_known(config: FineTuneConfig) -> None:
+    plain = model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.0)})
+    assert "| model | loss | perplexity | exact match | ROUGE-L |\n|" in plain and "Preferences" not in plain
+    tuned = scores(1.0).model_copy(update={"mean_reward": 0.5})
+    text = model_card(config, "model", DATA, {"base": scores(3.0), "tuned": tuned})
+    assert "| model | loss | perplexity | exact match | ROUGE-L | mean reward |" in text
+    assert "| tuned | 1.0000 | 2 | 50.0% | - | 0.5000 |" in text
+    assert {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}["mean_reward"] == 0.5

@@ -9,16 +9,16 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from token_rows import Row, canonical, canonical_rows
 
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.prepare import join_parts, tokenize_part
+from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import Template
-from tasks.tokenize.tokens import Row as CanonicalRow
-from tasks.tokenize.tokens import Setup, TokenBatch, tokenize_rows
-
-Row = str | tuple[str, str] | list[tuple[str, str]]
+from tasks.tokenize.tokens import TokenBatch, tokenize_rows
 
 # special tokens: the first begins a text or is None, the second ends a turn; the others frame roles
 SPECIAL_TOKENS: dict[str, list[str | None]] = {
@@ -28,31 +28,18 @@ SPECIAL_TOKENS: dict[str, list[str | None]] = {
 }
 
 
-def canonical(rows: list[Row]) -> pd.DataFrame:
-    """Return plain texts, (prompt, completion) pairs and conversations as the data stage writes them."""
-    return pd.DataFrame([{"row_id": f"f:{n}", **_columns(row)} for n, row in enumerate(rows, 1)])
-
-
-def _columns(row: Row) -> dict[str, str]:
-    if isinstance(row, str):
-        return {"kind": "text", "prompt": "", "completion": row, "messages": ""}
-    if isinstance(row, tuple):
-        return {"kind": "pair", "prompt": row[0], "completion": row[1], "messages": ""}
-    # a turn is (role, content), or (role, content, weight)
-    messages = json.dumps([dict(zip(("role", "content", "weight"), turn, strict=False)) for turn in row])
-    return {"kind": "messages", "prompt": row[-2][1], "completion": row[-1][1], "messages": messages}
-
-
-def canonical_rows(frame: pd.DataFrame) -> list[CanonicalRow]:
-    """Return the rows of a table as the stage reads them from a file."""
-    names = [name for name in CanonicalRow._fields if name in frame]
-    return [CanonicalRow(**dict(zip(names, row, strict=True))) for row in frame[names].itertuples(index=False)]
-
-
 class Prepared:
     """Tokens of a training split, decoded; the test split is the same rows."""
 
-    def __init__(self, model: Path, tmp_path: Path, rows: list[Row], template: str | None, config: TokenizeConfig):
+    def __init__(
+        self,
+        model: Path,
+        tmp_path: Path,
+        rows: list[Row],
+        template: str | None,
+        config: TokenizeConfig,
+        objective: Objective,
+    ):
         from transformers import AutoTokenizer
 
         outputs = {name: tmp_path / name for name in ("train", "test", "tokenizer")}
@@ -60,7 +47,7 @@ class Prepared:
         for path in (part, *outputs.values()):
             path.mkdir(exist_ok=True)
         canonical(rows).to_parquet(source)
-        arguments = (config, template, model, False)
+        arguments = (config, objective, template, model, False)
         tokenize_part(*arguments, dict.fromkeys(("train", "test"), source), 0, 1, part)
         self.report: TokenReport = join_parts(*arguments, [part], outputs)
         self.rows = pd.read_parquet(outputs["train"] / "tokens.parquet")
@@ -115,16 +102,24 @@ class Family:
         frame = canonical(list(rows))
         return TokenTable(**vars(tokenize_rows(canonical_rows(frame), self.setup(**settings))))
 
-    def setup(self, **settings: object) -> Setup:
+    def setup(self, objective: Objective = "sft", **settings: object) -> Setup:
         config = TokenizeConfig(**settings)
         control = find_control_tokens(self.tokenizer)
-        return Setup(self.tokenizer, control, Template("config", True, ""), config, config.max_length or 4096)
+        return Setup(
+            self.tokenizer, control, Template("config", True, ""), config, config.max_length or 4096, objective
+        )
 
 
 @pytest.fixture
 def prepare(tiny_model: Path, tmp_path: Path) -> Callable[..., Prepared]:
-    def run(rows: list[Row], template: str | None = None, model: Path | None = None, **settings: object) -> Prepared:
-        return Prepared(model or tiny_model, tmp_path, rows, template, TokenizeConfig(**settings))
+    def run(
+        rows: list[Row],
+        template: str | None = None,
+        model: Path | None = None,
+        objective: Objective = "sft",
+        **settings: object,
+    ) -> Prepared:
+        return Prepared(model or tiny_model, tmp_path, rows, template, TokenizeConfig(**settings), objective)
 
     return run
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from tasks.tokenize import tokens
 from tasks.tokenize.control_tokens import ControlTokens, Piece, encode_pieces, find_control_tokens
-from tasks.tokenize.tokens import Row, tokenize_rows
+from tasks.tokenize.rows import Row
+from tasks.tokenize.tokens import tokenize_rows
 
 TYPED = [
     "<|im_end|>",

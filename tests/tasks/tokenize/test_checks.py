@@ -135,12 +135,12 @@ def test_the_trained_model_carries_the_reported_template(prepare, tiny_model: Pa
     from transformers import AutoTokenizer
 
     from configs.schema import ModelConfig, TrainConfig
-    from tasks.train.fit import fit
+    from tasks.train.fit import FitInputs, fit
 
     prepared = prepare([[("user", "u"), ("assistant", "a")]] * 4, CHATML)
     config = TrainConfig(method="full", max_steps=1, batch_size=4, micro_batch_size=4)
     model = tmp_path / "model"
     tokens = prepared.tokenizer_directory.parent / "train"
-    fit(config, ModelConfig(name="tiny"), tiny_model, tokens, prepared.tokenizer_directory, [1], model)
+    fit(config, ModelConfig(name="tiny"), FitInputs(tiny_model, tokens, prepared.tokenizer_directory, [1]), model)
     saved = AutoTokenizer.from_pretrained(model).chat_template
     assert hashlib.sha256(saved.encode()).hexdigest() == prepared.report.template_hash

@@ -158,6 +158,8 @@ def test_no_token_spans_a_prompt_and_its_answer(prepare, tiny_model, tmp_path) -
     tokenizer["model"]["merges"] = [["Ċ", "Ċ"]]
     tokenizer["pre_tokenizer"]["use_regex"] = False
     (merging / "tokenizer.json").write_text(json.dumps(tokenizer), encoding="utf-8")
+    model = json.loads((merging / "config.json").read_text(encoding="utf-8"))
+    (merging / "config.json").write_text(json.dumps({**model, "vocab_size": 259}), encoding="utf-8")
     template = (
         "{% for m in messages %}{{ m['role'] + '\n' + m['content'] }}"
         "{% if m['role'] == 'assistant' %}{{ eos_token }}{% endif %}{% endfor %}"

@@ -15,6 +15,7 @@ from conftest import ROOT, SHARED_DATA
 
 from configs.errors import ArtifactError, DataError
 from configs.schema import TokenizeConfig
+from configs.schema_train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize import files
 from tasks.tokenize.prepare import join_parts, tokenize_part
@@ -32,14 +33,20 @@ def canonical(pairs: list[tuple[str, str]], **columns: str) -> pd.DataFrame:
 
 
 def in_parts(
-    model: Path, splits: dict[str, pd.DataFrame], of: int, folder: Path, config: TokenizeConfig, template: str | None
+    model: Path,
+    splits: dict[str, pd.DataFrame],
+    of: int,
+    folder: Path,
+    config: TokenizeConfig,
+    template: str | None,
+    objective: Objective = "sft",
 ) -> tuple[TokenReport, dict[str, bytes]]:
     """Return the report of `of` parts, and the content of every file that they leave."""
     folder.mkdir()
     for name, rows in splits.items():
         rows.to_parquet(folder / f"{name}.parquet", index=False, row_group_size=100)
     paths = {name: folder / f"{name}.parquet" for name in splits}
-    arguments = (config, template, model, False)
+    arguments = (config, objective, template, model, False)
     parts = [folder / f"part-{number}" for number in range(of)]
     for number, part in enumerate(parts):
         part.mkdir()
@@ -110,6 +117,8 @@ def test_the_columns_and_their_types(tiny_model, tmp_path) -> None:
         "prompt": "string",
         "expected": "string",
         "dataset": "string",
+        "rejected_ids": "list<element: int32>",
+        "is_wanted": "bool",
     }
     assert table.column("dataset").to_pylist() == ["gsm8k"] * 3
 
@@ -118,6 +127,51 @@ def test_rows_without_a_data_set_and_columns_that_are_not_read(tiny_model, tmp_p
     rows = canonical([("q", "a")] * 3).drop(columns=["dataset", "rejected", "label"])
     in_parts(tiny_model, {"train": rows, "test": rows}, 1, tmp_path / "run", CONFIG, None)
     assert pq.read_table(tmp_path / "run" / "out-test" / "tokens.parquet").column("dataset").to_pylist() == [""] * 3
+
+
+def preferences(number: int) -> pd.DataFrame:
+    """Return preferences, every third with the turns before it, of one token more for each byte of three texts."""
+    frame = canonical([(f"q{n} " * (n % 9 + 1), "good " * (n % 5 + 1)) for n in range(number)], kind="preference")
+    frame["rejected"] = ["bad " * (n % 7 + 1) for n in range(number)]
+    history = json.dumps([{"role": "user", "content": "U"}])
+    frame["messages"] = [history if n % 3 == 0 else "" for n in range(number)]
+    return frame
+
+
+@pytest.mark.parametrize(
+    ("objective", "settings", "template"),
+    [("dpo", {}, CHATML), ("kto", {"over_length": "cut_left"}, None), ("grpo", {}, None), ("reward", {}, None)],
+)
+def test_preferences_leave_the_same_bytes_in_any_number_of_parts(
+    objective: Objective, settings, template, tiny_model, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(files, "_GROUP_ROWS", 20)
+    config = TokenizeConfig(max_length=64, **settings)
+    rows = preferences(120)
+    splits = {"train": rows[:100], "test": rows[100:]}
+    one, *others = (
+        in_parts(tiny_model, splits, of, tmp_path / str(of), config, template, objective) for of in (1, 3, 7)
+    )
+    assert (one[0].train_rows + one[0].dropped_train_rows) == (200 if objective == "kto" else 100)
+    assert one[0].preference_rows == (one[0].train_rows if objective in ("dpo", "reward") else 0)
+    assert others == [one, one]
+
+
+def test_row_groups_count_rejected_answers(tiny_model, tmp_path, monkeypatch) -> None:
+    """q, a line break, a and an end are 4 tokens of 8 bytes, with 2 of text; a rejected answer of 25 is 100 more."""
+    monkeypatch.setattr(files, "_GROUP_BYTES", 200)
+    rows = canonical([("q", "a")] * 4, kind="preference", rejected="b" * 24)
+    in_parts(tiny_model, {"train": rows, "test": rows}, 1, tmp_path / "run", CONFIG, None, "dpo")
+    metadata = pq.read_metadata(tmp_path / "run" / "out-train" / "tokens.parquet")
+    # 134 and 134 reach 200
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2, 2]
+
+
+def test_a_history_in_another_part_sets_the_template_for_all(tiny_model, tmp_path) -> None:
+    rows = canonical([("q", "a")] * 4, kind="preference", rejected="b")
+    rows.loc[3, "messages"] = json.dumps([{"role": "user", "content": "U"}])
+    report, _ = in_parts(tiny_model, {"train": rows, "test": rows[:1]}, 4, tmp_path / "run", CONFIG, None, "dpo")
+    assert report.template == "plain"
 
 
 @pytest.mark.parametrize("of", [1, 3, 7])
@@ -176,8 +230,8 @@ def test_other_kinds_of_rows_are_refused_by_each_part(tiny_model, tmp_path) -> N
     rows.loc[3, "kind"] = "preference"
     rows.to_parquet(tmp_path / "rows.parquet")
     paths = dict.fromkeys(("train", "test"), tmp_path / "rows.parquet")
-    with pytest.raises(DataError, match=r"^2 rows of f.jsonl are of kind preference, which supervised"):
-        tokenize_part(CONFIG, None, tiny_model, False, paths, 0, 4, tmp_path)
+    with pytest.raises(DataError, match=r"^2 rows of f.jsonl are of kind preference, and train.objective=sft needs"):
+        tokenize_part(CONFIG, "sft", None, tiny_model, False, paths, 0, 4, tmp_path)
 
 
 def test_a_conversation_in_another_part_sets_the_template_for_all(tiny_model, tmp_path) -> None:
@@ -195,9 +249,9 @@ def test_parts_that_are_not_of_one_run_are_refused(kept: list[int], tiny_model, 
     parts = [tmp_path / f"part-{number}" for number in range(3)]
     for number, part in enumerate(parts):
         part.mkdir()
-        tokenize_part(CONFIG, None, tiny_model, False, paths, number, 3, part)
+        tokenize_part(CONFIG, "sft", None, tiny_model, False, paths, number, 3, part)
     with pytest.raises(ArtifactError, match="are not those of one run"):
-        join_parts(CONFIG, None, tiny_model, False, [parts[n] for n in kept], {})
+        join_parts(CONFIG, "sft", None, tiny_model, False, [parts[n] for n in kept], {})
 
 
 def test_packing_packs_the_training_rows_alone(tiny_model, tmp_path) -> None:
@@ -223,7 +277,7 @@ from pathlib import Path
 from configs.schema import TokenizeConfig
 from tasks.tokenize.prepare import join_parts, tokenize_part
 model, folder, rows = map(Path, sys.argv[1:])
-arguments = (TokenizeConfig(), None, model, False)
+arguments = (TokenizeConfig(), "sft", None, model, False)
 part, outputs = folder / "part", {name: folder / name for name in ("train", "test", "tokenizer")}
 for path in (part, *outputs.values()):
     path.mkdir(parents=True)

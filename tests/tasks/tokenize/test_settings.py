@@ -21,6 +21,7 @@ EXPECTED = {
     "prompt_separator": ("=", [PAIR.replace("\n", "="), CHAT]),
     "packing": ("best_fit", [PAIR + CHAT]),
 }
+TESTED_APART = ("chat_template", "new_special_tokens")
 
 
 def test_the_defaults(prepare) -> None:
@@ -28,7 +29,7 @@ def test_the_defaults(prepare) -> None:
     assert [tokens.marked(n) for n in range(2)] == [PAIR, CHAT]
 
 
-@pytest.mark.parametrize("name", [name for name in TokenizeConfig.model_fields if name != "chat_template"])
+@pytest.mark.parametrize("name", [n for n in TokenizeConfig.model_fields if n not in TESTED_APART])
 def test_each_setting_changes_the_tokens(name: str, prepare) -> None:
     value, expected = EXPECTED[name]
     settings = {name: value}
@@ -43,3 +44,12 @@ def test_each_setting_changes_the_tokens(name: str, prepare) -> None:
 def test_the_chat_template_changes_the_tokens(prepare) -> None:
     """The file's content is read when the run is planned, and handed to this stage beside the config."""
     assert prepare(ROWS, CHATML).marked(0) == "<|user|>q<eos><|assistant|>«abcdefghi<eos>»"
+
+
+def test_new_special_tokens_are_one_token_each(prepare) -> None:
+    """The template of base models writes `User: U` and a line break: nine tokens, and six with `User` as one."""
+    assert list(prepare(ROWS[1:]).rows.input_ids[0][:2]) != [258, 259]
+    tokens = prepare(ROWS[1:], new_special_tokens=["User", "Assistant"])
+    assert list(tokens.rows.input_ids[0]).count(258) == list(tokens.rows.input_ids[0]).count(259) == 2
+    assert tokens.report.new_token_ids == [258, 259]
+    assert tokens.marked(0) == CHAT

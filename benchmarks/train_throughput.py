@@ -1,0 +1,285 @@
+"""Training throughput beside plain TRL: tokens per second, model FLOPs utilization and peak memory of each cell.
+
+A cell is a method on a model shape. Each run is a process of its own; ours and TRL's take turns, which of them is first
+changes with each repeat, medians are printed, and the ratio is the median over pairs that ran one after the other.
+TRL runs as its documentation has it, `SFTTrainer` with a `LoraConfig` and, on a GPU, `packing=True`, on the same token
+ids and labels; precision, type of the weights, gradient checkpointing, attention and batch size are those that ours
+chose, which are faster than TRL's defaults on a CPU. Two passes are made over the rows and the second is timed, with
+the making of batches, without loading the model. On a CPU, with one thread, seconds are the process's CPU time: what
+else the machine does lengthens it least.
+
+Model FLOPs are those that the method needs: for each token 2 for each weight of a linear layer in the forward pass, 2
+in the backward pass for the gradient of its input, and 2 for the gradient of the weight where it is trained (so 6 N for
+full, 4 N for an adapter and 6 for its own weights); the output head only for tokens that have a label; causal attention
+within each example, 12 x layers x hidden x length / 2 a token. Embedding look-ups, norms, recomputed activations and
+padding count nothing. They are divided by the device's peak: dense bfloat16 of the data sheet for known GPUs, else what
+a large matrix product in the type of the computation reaches here. Peak memory is the resident set of the process on a
+CPU, and what PyTorch allocated on a GPU.
+
+Lengths of varying rows are log-normal, fitted to GSM8K (https://github.com/openai/grade-school-math, MIT): question
+and answer of its 7,473 training rows have a median of 484 characters, deviation 0.387 of the logarithm, and the
+question is 45 % of them; 3.5 characters make a token. The second table is ours: time per trained token on those rows
+against as many rows of one length with as many tokens in all.
+
+    python benchmarks/train_throughput.py [--repeats 3] [--shapes small medium] [--methods full lora] [--scale 1.0]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from throughput_shapes import (  # noqa: E402
+    CPU_SHAPES,
+    GPU_SHAPES,
+    LORA_RANK,
+    SHAPES,
+    Shape,
+    needed_flops,
+    peak_flops,
+    row_lengths,
+    write_model,
+    write_tokens,
+)
+
+Numbers = dict[str, float]
+# weights, gradients and both moments in 32 bits take more than a GPU of 141 GB has
+TOO_LARGE = {("full", "8B")}
+
+
+def time_second_epoch() -> Numbers:
+    """Return a record that every trainer of this process fills in: the `seconds` of its second epoch."""
+    import torch
+    from transformers import TrainerCallback, trainer
+
+    record: Numbers = {}
+    is_one_thread = not torch.cuda.is_available() and torch.get_num_threads() == 1
+    clock = time.process_time if is_one_thread else time.perf_counter
+
+    class SecondEpoch(TrainerCallback):
+        _epochs = 0
+
+        def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self._epochs += 1
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            self._started = clock()
+
+        def on_epoch_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if torch.cuda.is_available():
+                torch.cuda.synchronize()
+            if self._epochs == 2:
+                record["seconds"] = clock() - self._started
+
+    trainer.DEFAULT_CALLBACKS.append(SecondEpoch)
+    return record
+
+
+def train_config(method: str, shape: Shape) -> Any:
+    """Return what a user would write: the defaults, and the size of a batch."""
+    from configs.schema import TrainConfig
+
+    batch = {"batch_size": shape.micro_batch * 2, "micro_batch_size": shape.micro_batch}
+    return TrainConfig(method=method, epochs=2.0, lora={"rank": LORA_RANK, "alpha": 32}, **batch)
+
+
+def train_ours(directory: Path, method: str, shape: Shape, rows: str, output: Path) -> None:
+    """Train as the train task does."""
+    from configs.schema import ModelConfig
+    from tasks.train.fit import FitInputs, fit
+
+    model = directory / "model"
+    inputs = FitInputs(model=model, train_tokens=directory / rows, tokenizer=model, end_token_ids=[1])
+    fit(train_config(method, shape), ModelConfig(name="random weights"), inputs, output)
+
+
+def train_trl(directory: Path, method: str, shape: Shape, rows: str, output: Path) -> None:
+    """Train as TRL's documentation has it, with what ours chooses for precision, memory and attention."""
+    import datasets
+    import torch
+    from peft import LoraConfig
+    from transformers import BitsAndBytesConfig
+    from trl import SFTConfig, SFTTrainer
+
+    from configs.schema import ModelConfig
+    from tasks.models.quiet import quiet_libraries
+    from tasks.train.choices import choose, detect
+
+    quiet_libraries()
+    config, is_packed = train_config(method, shape), rows.endswith("-packed")
+    choices = choose(config, ModelConfig(), detect(), is_packed, "llama")
+    in_16_bits = choices.bf16 and method != "full"
+    loading: dict[str, Any] = {"dtype": "bfloat16" if in_16_bits else "float32"}
+    loading["attn_implementation"] = choices.attn_implementation
+    if method == "qlora":
+        four_bits = {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True}
+        compute = torch.bfloat16 if choices.bf16 else torch.float32
+        loading["quantization_config"] = BitsAndBytesConfig(**four_bits, bnb_4bit_compute_dtype=compute)
+    source = directory / rows.removesuffix("-packed") / "tokens.parquet"
+    arguments = SFTConfig(
+        output_dir=str(output),
+        num_train_epochs=2.0,
+        per_device_train_batch_size=config.micro_batch_size,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        max_length=shape.max_length,
+        packing=is_packed,
+        bf16=choices.bf16,
+        activation_checkpointing=choices.gradient_checkpointing,
+        use_cpu=not torch.cuda.is_available(),
+        model_init_kwargs=loading,
+        save_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+    )
+    lora = LoraConfig(r=LORA_RANK, lora_alpha=32, target_modules="all-linear", task_type="CAUSAL_LM")
+    trainer = SFTTrainer(
+        model=str(directory / "model"),
+        args=arguments,
+        train_dataset=datasets.Dataset.from_parquet(
+            str(source), columns=["input_ids", "labels"], cache_dir=str(output.parent / "cache")
+        ),
+        peft_config=None if method == "full" else lora,
+    )
+    trainer.train()
+
+
+def measure(side: str, method: str, shape_name: str, rows: str, directory: Path) -> Numbers:
+    """Train in this process; return the seconds of the second pass and the peak GiB."""
+    import torch
+
+    record = time_second_epoch()
+    with tempfile.TemporaryDirectory(dir=directory) as scratch:
+        train = train_ours if side == "ours" else train_trl
+        train(directory, method, SHAPES[shape_name], rows, Path(scratch) / "out")
+    if torch.cuda.is_available():
+        return {**record, "gib": torch.cuda.max_memory_allocated() / 2**30}
+    unit = 2**30 if sys.platform == "darwin" else 2**20  # ru_maxrss is bytes on macOS, KiB on Linux
+    return {**record, "gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit}
+
+
+def run(*arguments: str) -> Any:
+    """Return what another process of this file prints last, as JSON."""
+    done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(f"failed: {' '.join(arguments)}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def in_turns(runs: list[tuple[str, ...]], directory: Path, repeats: int) -> list[list[Numbers]]:
+    """Return, for each of `runs` (side, method, shape, rows), its numbers in every repeat."""
+    found: list[list[Numbers]] = [[] for _ in runs]
+    for repeat in range(repeats):
+        order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
+        for number in order:
+            found[number].append(run("--measure", *runs[number], "--directory", str(directory)))
+    return found
+
+
+def median(numbers: list[Numbers], name: str) -> float:
+    """Return the median of one of the numbers over the repeats."""
+    return statistics.median(each[name] for each in numbers)
+
+
+def ratio(above: list[Numbers], below: list[Numbers]) -> float:
+    """Return the median over repeats of the seconds above / below."""
+    return statistics.median(a["seconds"] / b["seconds"] for a, b in zip(above, below, strict=True))
+
+
+def compare_with_trl(
+    options: argparse.Namespace, directory: Path, shape_name: str, peak: float, kinds: list[str]
+) -> None:
+    """Print a line for each method and kind of rows: ours, TRL's, and ours / TRL's tokens per second."""
+    shape = SHAPES[shape_name]
+    for kind in kinds:
+        lengths = row_lengths(shape, kind.removesuffix("-packed"), options.scale)
+        for method in options.methods:
+            if (method, shape_name) in TOO_LARGE:
+                print(f"{shape_name:<7} {method:<6} does not fit one GPU, and is left out")
+                continue
+            sides = [(side, method, shape_name, kind) for side in ("ours", "trl")]
+            ours, trl = in_turns(sides, directory, options.repeats)
+            needed = needed_flops(shape, method, lengths)
+            for name, found in (("ours", ours), ("TRL", trl)):
+                seconds = median(found, "seconds")
+                print(
+                    f"{shape_name:<7} {method:<6} {kind:<14} {name:<5} {sum(lengths) / seconds:>9,.0f} tokens/s  "
+                    f"MFU {needed / seconds / peak:>6.1%}  peak {median(found, 'gib'):>6.2f} GiB"
+                    + (f"  ours / TRL {ratio(trl, ours):.3f}" if name == "TRL" else ""),
+                    flush=True,
+                )
+
+
+def compare_lengths(options: argparse.Namespace, directory: Path, shape_name: str, suffix: str) -> None:
+    """Print the time per trained token on rows of varying length against rows of one length."""
+    for method in options.methods:
+        if (method, shape_name) in TOO_LARGE:
+            continue
+        runs = [("ours", method, shape_name, kind + suffix) for kind in ("varied", "equal")]
+        varied, equal = in_turns(runs, directory, options.repeats)
+        print(
+            f"{shape_name:<7} {method:<6} varied / equal: {ratio(varied, equal):.3f} of the time per token",
+            flush=True,
+        )
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help="those for the device when not given")
+    parser.add_argument("--methods", nargs="+", choices=["full", "lora", "qlora"], help="qlora: on a GPU by default")
+    parser.add_argument("--repeats", type=int, default=3, help="processes for each side of each cell")
+    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows")
+    parser.add_argument("--tables", nargs="+", default=["trl", "lengths"], choices=["trl", "lengths"])
+    parser.add_argument("--make", help=argparse.SUPPRESS)
+    parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.measure:
+        print(json.dumps(measure(*options.measure, directory=options.directory)))
+        return
+    if options.make:
+        import torch
+
+        on_gpu = torch.cuda.is_available()
+        if options.make == "device":
+            name = torch.cuda.get_device_name() if on_gpu else f"CPU, {torch.get_num_threads()} threads"
+            print(json.dumps({"on_gpu": on_gpu, "name": name, "peak": peak_flops(on_gpu)}))
+            return
+        write_model(options.directory / "model", SHAPES[options.make])
+        for kind in ("varied", "equal"):
+            write_tokens(options.directory, SHAPES[options.make], kind, options.scale)
+        print("null")
+        return
+    # a process of its own: what holds the GPU's memory here would be missing there
+    device = run("--make", "device")
+    on_gpu, peak = device["on_gpu"], device["peak"]
+    options.methods = options.methods or (["full", "lora", "qlora"] if on_gpu else ["full", "lora"])
+    print(f"{device['name']}: peak {peak / 1e12:,.3f} TFLOP/s; {options.repeats} repeats")
+    suffix = "-packed" if on_gpu else ""
+    for shape_name in options.shapes or (GPU_SHAPES if on_gpu else CPU_SHAPES):
+        with tempfile.TemporaryDirectory() as directory:
+            run("--make", shape_name, "--directory", directory, "--scale", str(options.scale))
+            kinds = ["varied-packed"] if on_gpu else ["equal", "varied"]
+            if "trl" in options.tables:
+                compare_with_trl(options, Path(directory), shape_name, peak, kinds)
+            if "lengths" in options.tables:
+                compare_lengths(options, Path(directory), shape_name, suffix)
+
+
+if __name__ == "__main__":
+    main()

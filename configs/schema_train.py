@@ -1,0 +1,297 @@
+"""The train section of a config: what is learned from (objective), what is trained (method), and how."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from configs.combinations import REFUSED
+from configs.schema_data import Section
+
+Objective = Literal["sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"]
+Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
+
+ONLINE: tuple[Objective, ...] = ("rloo", "grpo")
+"""Objectives whose answers the model itself generates while it trains."""
+PROMPT_METHODS: tuple[Method, ...] = ("prompt_tuning", "prefix_tuning")
+"""Methods that train virtual tokens, and no weight of the base."""
+QUANTIZED_METHODS: tuple[Method, ...] = ("qlora", "lora_8bit")
+"""Methods that train an adapter over a quantized base."""
+
+
+class LoraConfig(Section):
+    """Low-rank adapters, Hu et al. 2021 (https://arxiv.org/abs/2106.09685)."""
+
+    rank: int = Field(16, ge=1, description="Rank r of the update B A.")
+    alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
+    target_modules: list[str] = Field(
+        ["all-linear"], min_length=1, description="Suffixes of module names, or `all-linear` (all but the output head)."
+    )
+    use_rslora: bool = Field(
+        False,
+        description="Scale by alpha / sqrt(rank), https://arxiv.org/abs/2312.03732: for high ranks.",
+    )
+    use_dora: bool = Field(
+        False,
+        description="Train magnitude and direction apart, Liu et al. 2024 (https://arxiv.org/abs/2402.09353): slower.",
+    )
+
+
+class PromptConfig(Section):
+    """Virtual tokens before every sequence: prompt tuning (https://arxiv.org/abs/2104.08691) trains their embeddings,
+    prefix tuning (https://arxiv.org/abs/2101.00190) their keys and values in every layer."""
+
+    num_virtual_tokens: int = Field(20, ge=1, description="They take the room of as many positions of the model.")
+    init_text: str | None = Field(
+        None, description="Text whose embeddings prompt tuning begins with; random ones of the vocabulary when not set."
+    )
+
+
+class DpoConfig(Section):
+    """Direct preference optimization, Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290), and its variants."""
+
+    beta: float = Field(0.1, gt=0.0, description="Strength of the tie to the reference; the temperature of the reward.")
+    loss: Literal[
+        "sigmoid",
+        "hinge",
+        "ipo",
+        "exo_pair",
+        "nca_pair",
+        "robust",
+        "bco_pair",
+        "sppo_hard",
+        "aot",
+        "aot_unpaired",
+        "apo_zero",
+        "apo_down",
+        "discopop",
+        "sigmoid_norm",
+    ] = Field("sigmoid", description="`sigmoid` is the paper's; the others are those of TRL's documentation.")
+    label_smoothing: float = Field(
+        0.0, ge=0.0, lt=0.5, description="Share of the preferences taken to be wrong (sigmoid, robust, exo_pair, aot)."
+    )
+    sft_weight: float = Field(
+        0.0, ge=0.0, description="Weight of the negative log-likelihood of the chosen answer, added to the loss."
+    )
+
+    @model_validator(mode="after")
+    def _smoothing_is_read(self) -> DpoConfig:
+        readers = ("robust", "exo_pair", "aot", "aot_unpaired")
+        if self.label_smoothing and self.loss not in readers:
+            raise ValueError(f"label_smoothing is not read by loss={self.loss}; use one of {', '.join(readers)}")
+        if self.loss == "exo_pair" and not self.label_smoothing:
+            raise ValueError("loss=exo_pair needs label_smoothing above 0; its paper uses 0.001")
+        return self
+
+
+class KtoConfig(Section):
+    """Kahneman-Tversky optimization, Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306)."""
+
+    beta: float = Field(0.1, gt=0.0, description="Strength of the tie to the reference.")
+    loss: Literal["kto", "apo_zero_unpaired"] = Field(
+        "kto", description="`apo_zero_unpaired` has no term of the KL divergence between policy and reference."
+    )
+    desirable_weight: float = Field(1.0, gt=0.0, description="Weight of wanted answers.")
+    undesirable_weight: float = Field(1.0, gt=0.0, description="Weight of unwanted answers.")
+
+
+class RewardModelConfig(Section):
+    """A model that scores answers: Bradley-Terry, loss -log sigmoid(score(chosen) - score(rejected))."""
+
+    center_coefficient: float | None = Field(
+        None,
+        gt=0.0,
+        description="Weight of (score(chosen) + score(rejected))^2, Eisenstein et al. 2023: scores around 0; 0.01.",
+    )
+
+
+class RewardFunctionConfig(Section):
+    """A reward computed from a generated answer, for tasks whose answers can be verified."""
+
+    kind: Literal["exact_match", "regex", "python"] = Field(
+        description="`exact_match`: 1 where the answer is the expected one; `regex`: 1 where `pattern` is found in the "
+        "answer; `python`: what `function` returns."
+    )
+    pattern: str | None = Field(
+        None,
+        description="Regular expression. For exact_match, its first group is what is compared of answer and expected "
+        "text: `#### (-?[0-9.,]+)` for GSM8K; the whole text when not set.",
+    )
+    function: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
+        description="`package.module:function` within the project, called with lists prompts, completions and "
+        "expected, all text; returns one number for each.",
+    )
+    weight: float = Field(1.0, description="Rewards are added up with these weights.")
+
+    @model_validator(mode="after")
+    def _what_the_kind_reads(self) -> RewardFunctionConfig:
+        if self.kind == "python" and (self.function is None or self.pattern is not None):
+            raise ValueError("kind=python needs function, and reads no pattern")
+        if self.kind != "python" and self.function is not None:
+            raise ValueError(f"function is for kind=python, and kind is {self.kind}")
+        if self.kind == "regex" and self.pattern is None:
+            raise ValueError("kind=regex needs pattern")
+        if self.pattern is not None:
+            import re
+
+            try:
+                groups = re.compile(self.pattern).groups
+            except re.error as error:
+                raise ValueError(f"pattern={self.pattern!r} is no regular expression: {error}") from None
+            if self.kind == "exact_match" and groups < 1:
+                raise ValueError(f"pattern={self.pattern!r} has no group; put ( ) around the part to compare")
+        return self
+
+
+class PolicyConfig(Section):
+    """Reinforcement learning: RLOO, Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740), or GRPO, Shao et al. 2024
+    (https://arxiv.org/abs/2402.03300), with a KL penalty to the model that training began with."""
+
+    rewards: list[RewardFunctionConfig] = Field([], description="What an answer is worth, beside a reward model.")
+    kl_coefficient: float = Field(0.05, ge=0.0, description="Weight of the KL divergence from the reference.")
+    num_generations: int = Field(4, ge=2, description="Answers to each prompt, compared with one another.")
+    max_new_tokens: int = Field(256, ge=1, description="Longest generated answer in tokens.")
+    temperature: float = Field(1.0, gt=0.0, description="Of the sampling.")
+    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Share of the probability sampled from.")
+    num_iterations: int = Field(1, ge=1, description="Optimizer passes over each batch of answers.")
+
+
+class WatchConfig(Section):
+    """What is looked at while training runs, and what ends it early."""
+
+    evaluations: int = Field(
+        10, ge=0, description="Times the held-out loss is taken during training, evenly spaced; 0 for never."
+    )
+    early_stopping: int | None = Field(
+        None, ge=1, description="End after so many evaluations without a lower held-out loss; not when not set."
+    )
+    keep: Literal["best", "last"] = Field(
+        "best", description="Which weights are kept: those of the lowest held-out loss, or of the last step."
+    )
+    spike_threshold: float | None = Field(
+        20.0,
+        gt=0.0,
+        description="Stop at a step whose loss is so many robust deviations above the median of the last 50; "
+        "not when not set. A loss that is not a number always stops.",
+    )
+
+    @model_validator(mode="after")
+    def _patience_can_run_out(self) -> WatchConfig:
+        if self.early_stopping is not None and self.early_stopping >= self.evaluations:
+            raise ValueError(
+                f"early_stopping={self.early_stopping} never ends a run of evaluations={self.evaluations}; "
+                f"lower it, or set evaluations to {self.early_stopping + 1} or more"
+            )
+        return self
+
+
+class EfficiencyConfig(Section):
+    """What saves time or memory. What a device does not have falls back, with a line in the log and in the report."""
+
+    precision: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto", description="Of the computation; `auto` is bfloat16 on a GPU that has it, else float32."
+    )
+    gradient_checkpointing: Literal["auto", "on", "off"] = Field(
+        "auto", description="Recompute activations in the backward pass; `auto` is on on a GPU."
+    )
+    optimizer: Literal["auto", "adamw", "adamw_8bit", "paged_adamw_8bit"] = Field(
+        "auto", description="`auto` is PyTorch's fused AdamW; 8-bit ones (bitsandbytes) keep states in 2 bytes, not 8."
+    )
+    kernels: Literal["auto", "off"] = Field(
+        "auto", description="Liger's fused norm, rotary and MLP kernels, where there is a GPU and the model has them."
+    )
+    compile: bool = Field(False, description="torch.compile; worth its wait for long runs of rows of like length.")
+    activation_offload: bool = Field(False, description="Keep activations in host memory between the passes (GPU).")
+
+
+class TrainConfig(Section):
+    """Fine-tuning: an objective, a method, a schedule and a topology."""
+
+    objective: Objective = Field(
+        "sft",
+        description="sft: answers; cpt: plain text; dpo, reward: preferences; kto: answers with a label; rloo, grpo: "
+        "rewards of generated answers.",
+    )
+    method: Method = Field(
+        "lora",
+        description="All weights; a low-rank adapter, over the base as it is (lora), in 4 bits (qlora) or in 8 bits "
+        "(lora_8bit); or virtual tokens (prompt_tuning, prefix_tuning).",
+    )
+    lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora, qlora or lora_8bit.")
+    prompt: PromptConfig = Field(PromptConfig(), description="Read when `method` is prompt_tuning or prefix_tuning.")
+    dpo: DpoConfig = Field(DpoConfig(), description="Read when `objective` is dpo.")
+    kto: KtoConfig = Field(KtoConfig(), description="Read when `objective` is kto.")
+    reward: RewardModelConfig = Field(RewardModelConfig(), description="Read when `objective` is reward.")
+    policy: PolicyConfig = Field(PolicyConfig(), description="Read when `objective` is rloo or grpo.")
+    epochs: float = Field(1.0, gt=0.0, description="Passes over the training rows.")
+    max_steps: int | None = Field(None, ge=1, description="Optimizer steps; when set, `epochs` is not read.")
+    batch_size: int = Field(
+        16,
+        ge=1,
+        description="Rows per optimizer step, over all processes; packed rows hold several each; for rloo and grpo, "
+        "generated answers.",
+    )
+    micro_batch_size: int = Field(
+        8, ge=1, description="Rows per forward pass and process; accumulation makes up the rest."
+    )
+    learning_rate: float | None = Field(
+        None, gt=0.0, description="Peak learning rate; when not set, by objective and method (docs/methods.md)."
+    )
+    lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
+        "cosine", description="Shape of the learning rate after warm-up."
+    )
+    warmup_fraction: float = Field(0.03, ge=0.0, lt=1.0, description="Share of the steps spent in linear warm-up.")
+    weight_decay: float = Field(0.0, ge=0.0, description="Decoupled weight decay of AdamW.")
+    max_grad_norm: float = Field(1.0, gt=0.0, description="Gradients are clipped to this global norm.")
+    group_by_length: bool = Field(True, description="Batch rows of like length: less padding, same rows per epoch.")
+    efficiency: EfficiencyConfig = Field(EfficiencyConfig(), description="Time and memory.")
+    watch: WatchConfig = Field(WatchConfig(), description="Held-out loss during training, and what stops a run.")
+    sharding: Literal["none", "zero1", "zero2", "zero3"] = Field(
+        "none", description="`none` replicates the model (DDP); zero1-3 use configs/deepspeed/<name>.json."
+    )
+    nodes: int = Field(1, ge=1, description="Machines. With `processes_per_node`, one of the declared topologies.")
+    processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
+    logging_steps: int | None = Field(
+        None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
+    )
+    seed: int = Field(0, description="Seed of data order, adapter initialisation, dropout and sampling.")
+
+    @model_validator(mode="after")
+    def _objective_and_method_go_together(self) -> TrainConfig:
+        reason = REFUSED.get((self.objective, self.method))
+        if reason:
+            raise ValueError(f"train.method={self.method} with train.objective={self.objective}: {reason}")
+        return self
+
+    @model_validator(mode="after")
+    def _quantized_bases_are_not_divided(self) -> TrainConfig:
+        if self.method in QUANTIZED_METHODS and self.sharding == "zero3":
+            raise ValueError(f"train.method={self.method} cannot run under sharding=zero3; use none, zero1 or zero2")
+        return self
+
+    @model_validator(mode="after")
+    def _dora_reads_its_base(self) -> TrainConfig:
+        if self.method == "lora_8bit" and self.lora.use_dora:
+            raise ValueError(
+                "train.lora.use_dora does not work over 8-bit weights (train.method=lora_8bit); use qlora or lora"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_suit_the_objective(self) -> TrainConfig:
+        answers = self.policy.num_generations
+        if self.objective in ONLINE and self.batch_size % answers:
+            raise ValueError(
+                f"train.batch_size={self.batch_size} counts generated answers, and is not a multiple of "
+                f"policy.num_generations={answers}; set it to {max(1, round(self.batch_size / answers)) * answers}"
+            )
+        if self.objective == "kto" and self.kto.loss == "kto" and self.micro_batch_size < 2:
+            raise ValueError(
+                "train.micro_batch_size=1: kto estimates the KL divergence from other rows of the same pass; "
+                "set it to 2 or more, or kto.loss to apo_zero_unpaired"
+            )
+        return self

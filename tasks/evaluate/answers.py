@@ -1,0 +1,72 @@
+"""Greedy answers of a model to the prompts of held-out rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import pandas as pd
+import torch
+from peft import PeftModel, PeftType
+from tqdm import tqdm
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from configs.schema import EvaluateConfig
+from tasks.evaluate.batches import pad, prompt_batches
+
+_LONGEST_ANSWER = 512
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model generated: the tokens up to and with its end token, and the text without special tokens."""
+
+    ids: list[int]
+    text: str
+
+
+@torch.inference_mode()
+def generate_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: pd.DataFrame,
+    config: EvaluateConfig,
+    end_token_ids: list[int],
+) -> list[Answer]:
+    """Return the model's greedy answer to each row's prompt, in the order of `rows`; white space at its ends is cut.
+
+    An answer ends with one of `end_token_ids`, at the longest length allowed, or where the model's positions end.
+    """
+    if rows.empty:
+        return []
+    expected_lengths = rows.input_ids.map(len) - rows.prompt_length
+    longest = config.max_new_tokens or min(_LONGEST_ANSWER, int(expected_lengths.max()))
+    answers: dict[int, Answer] = {}
+    settings = model.active_peft_config if isinstance(model, PeftModel) else None
+    virtual = settings.num_virtual_tokens if settings is not None and settings.is_prompt_learning else 0
+    positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
+    # behind virtual embeddings peft gives no position ids, so that padding would shift the prompt away from them
+    one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
+    batches = prompt_batches(rows.prompt_length, config.batch_size, positions - longest, one_length)
+    for index in tqdm(batches, "generate", disable=None):
+        prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
+        ids, mask = pad(prompts, tokenizer.pad_token_id, "left")
+        generation = GenerationConfig(
+            max_new_tokens=int(min(longest, positions - ids.shape[1])),
+            do_sample=False,
+            eos_token_id=end_token_ids,
+            pad_token_id=tokenizer.pad_token_id,
+        )
+        output = model.generate(
+            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation
+        )
+        new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
+        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+        answers.update({row: Answer(each, text.strip()) for row, each, text in zip(index, new, texts, strict=True)})
+    return [answers[position] for position in rows.index]
+
+
+def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:
+    """Return `ids` up to and with the first end token: what follows is padding."""
+    ends = [position for position, token in enumerate(ids) if token in end_token_ids]
+    return ids[: ends[0] + 1] if ends else ids

@@ -1,0 +1,125 @@
+"""How likely a model finds given tokens, without a logit for any token that is not asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import torch
+from torch.nn.functional import cross_entropy
+from tqdm import tqdm
+from transformers import PreTrainedModel
+
+from tasks.evaluate.batches import pad
+
+IGNORED = -100
+# logits of one pass, [tokens, vocab]: at most 2 GiB in 16 bits, unless a single row needs more
+_MOST_LOGITS = 2**30
+# tokens whose logits are made 32-bit at a time
+_CHUNK_TOKENS = 1024
+
+
+@torch.inference_mode()
+def token_log_probabilities(
+    model: PreTrainedModel,
+    sequences: Sequence[Sequence[int]],
+    counted: Sequence[np.ndarray],
+    pad_token_id: int,
+    batch_size: int,
+) -> list[np.ndarray]:
+    """Return, for each sequence, [seq] float32: log p(token | the tokens before it) in nats, 0 where not `counted`.
+
+    `counted` holds a bool [seq] for each sequence. A first token has no log-probability, counted or not: nothing
+    predicts it. A pass takes at most `batch_size` sequences, of like length.
+    """
+    results = [np.zeros(len(ids), dtype=np.float32) for ids in sequences]
+    vocabulary = int(model.config.get_text_config().vocab_size)
+    batches = list(_batches([len(ids) for ids in sequences], counted, batch_size, vocabulary))
+    for batch in tqdm(batches, desc="loss", unit="batch", disable=None):
+        ids, mask = pad([list(sequences[row]) for row in batch], pad_token_id, "right")
+        wanted = torch.zeros_like(ids, dtype=torch.bool)
+        for position, row in enumerate(batch):
+            wanted[position, 1 : len(sequences[row])] = torch.from_numpy(np.asarray(counted[row][1:], dtype=bool))
+        if not wanted.any():
+            continue
+        place = model.device
+        logits = _logits_before(model, ids.to(place), mask.to(place), wanted.to(place))
+        targets = ids[wanted].to(logits.device)
+        values = torch.cat(
+            [
+                -cross_entropy(some.float(), tokens, reduction="none")
+                for some, tokens in zip(logits.split(_CHUNK_TOKENS), targets.split(_CHUNK_TOKENS), strict=True)
+            ]
+        )
+        spread = torch.zeros(ids.shape, dtype=torch.float32)
+        spread[wanted] = values.cpu()
+        for position, row in enumerate(batch):
+            results[row] = spread[position, : len(sequences[row])].numpy().copy()
+    return results
+
+
+def held_out_loss(
+    model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int
+) -> tuple[float | None, int]:
+    """Return (mean negative log-likelihood of a completion token in nats, number of such tokens); None of no token.
+
+    The denominator counts the labels that are not -100, the first of each row excepted: nothing predicts it.
+    """
+    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
+    values = token_log_probabilities(model, list(rows.input_ids), counted, pad_token_id, batch_size)
+    return mean_loss(values, counted)
+
+
+def mean_loss(values: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> tuple[float | None, int]:
+    """Return (mean of -`values` where `counted`, the first of each row excepted; their number); None of no token."""
+    number = sum(int(mask[1:].sum()) for mask in counted)
+    total = sum(float(row[1:][mask[1:]].sum(dtype=np.float64)) for row, mask in zip(values, counted, strict=True))
+    return (-total / number if number else None), number
+
+
+def _batches(
+    lengths: list[int], counted: Sequence[np.ndarray], batch_size: int, vocabulary: int
+) -> Iterator[list[int]]:
+    """Yield positions of rows in batches of like length whose logits fit."""
+    batch: list[int] = []
+    tokens = 0
+    for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
+        number = int(np.sum(counted[row]))
+        if batch and (len(batch) == batch_size or (tokens + number) * vocabulary > _MOST_LOGITS):
+            yield batch
+            batch, tokens = [], 0
+        batch.append(row)
+        tokens += number
+    if batch:
+        yield batch
+
+
+def _logits_before(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor, wanted: torch.Tensor) -> torch.Tensor:
+    """Return [tokens, vocab] logits that predict the `wanted` tokens ([batch, seq] bool, none at position 0)."""
+    before = torch.roll(wanted, -1, dims=1)
+    head = model.get_output_embeddings()
+    with _only(before, head):
+        logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
+    # virtual tokens may stand before the sequence
+    return logits[0] if head is not None else logits[:, -ids.shape[1] :][before]
+
+
+@contextmanager
+def _only(places: torch.Tensor, head: torch.nn.Module | None) -> Iterator[None]:
+    """Let the output head see the hidden states at `places` alone, as [1, places, hidden]; what models do to logits
+    after the head, such as capping them, is done to each alone."""
+    if head is None:
+        yield
+        return
+
+    def select(module: torch.nn.Module, arguments: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        (hidden,) = arguments
+        return (hidden[:, -places.shape[1] :][places.to(hidden.device)].unsqueeze(0),)
+
+    handle = head.register_forward_pre_hook(select)
+    try:
+        yield
+    finally:
+        handle.remove()

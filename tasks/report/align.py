@@ -1,0 +1,114 @@
+"""The report of several trainings: scores after each stage first, then what each stage learned from, and how."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from configs.load import dump_config
+from configs.schema_align import AlignConfig
+from configs.wire import Evaluation, Plan, Published, StageReport
+from tasks.decks import html
+from tasks.decks.data import render_data
+from tasks.decks.scores import render_scores
+from tasks.decks.tokens import render_tokens
+from tasks.decks.training import render_training
+from tasks.decks.verdict import is_better, verdict
+
+_TITLES = {"sft": "Stage: supervised fine-tuning", "reward": "Stage: reward model", "policy": "Stage: alignment"}
+
+
+@dataclass(frozen=True)
+class AlignmentResults:
+    """What the stages reported. `evaluations` holds base, sft, tuned, and quantized_<method> for each method."""
+
+    config: AlignConfig
+    plan: Plan
+    stages: Sequence[StageReport]
+    evaluations: Mapping[str, Evaluation]
+    reward: Sequence[Evaluation]
+    published: Sequence[Published]
+
+
+def render_alignment(results: AlignmentResults) -> str:
+    """Return the body of the report."""
+    config, objective = results.config, results.config.policy.train.objective
+    sft, tuned = results.evaluations["sft"].scores, results.evaluations["tuned"].scores
+    better = is_better(objective, sft, tuned)
+    reward = [each.scores.preference_accuracy for each in results.reward]
+    return "".join(
+        [
+            html.heading(f"Alignment report: {config.name}", 1),
+            html.paragraph(f"{config.model.name}: {', then '.join(_words(results.stages))}.", "note"),
+            html.paragraph(
+                ("Better than the SFT model. " if better else "Not better than the SFT model. ")
+                + verdict(objective, sft, tuned),
+                "good" if better else "bad",
+            ),
+            *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
+            *(
+                html.paragraph(
+                    f"The reward model scores {share:.1%} of its held-out pairs right.", "note"
+                )
+                for share in reward
+                if share is not None
+            ),
+            *(html.paragraph(item.note, "note") for item in results.published),
+            render_scores(results.evaluations, config.evaluate.num_samples),
+            *(_render_stage(stage) for stage in results.stages),
+            html.heading("Resolved configuration"),
+            html.preformatted(dump_config(config)),
+        ]
+    )
+
+
+def _words(stages: Sequence[StageReport]) -> list[str]:
+    return [f"{report.objective} ({report.method})" for stage in stages for report in stage.training]
+
+
+def _render_stage(stage: StageReport) -> str:
+    return "".join(
+        [
+            html.heading(_TITLES[stage.name], 1),
+            *(render_training(report) for report in stage.training),
+            render_data(stage.data),
+            render_tokens(stage.tokens),
+        ]
+    )
+
+
+def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
+    """Return the content of `metrics.json`."""
+    return {
+        "name": results.config.name,
+        **{name: evaluation.scores.model_dump() for name, evaluation in results.evaluations.items()},
+        "reward_model": results.reward[0].scores.model_dump() if results.reward else None,
+        "stages": {
+            stage.name: {
+                "objective": stage.training[0].objective,
+                "method": stage.training[0].method,
+                "steps": stage.training[0].steps,
+                "findings": stage.training[0].findings,
+                "train_rows": stage.data.train_rows,
+                "test_rows": stage.data.test_rows,
+                "quarantined_rows": stage.data.quarantined_rows,
+                "deduplicated_rows": stage.data.deduplicated_rows,
+                "dropped_rows": stage.tokens.dropped_train_rows + stage.tokens.dropped_test_rows,
+            }
+            for stage in results.stages
+        },
+        "published": [item.model_dump() for item in results.published],
+    }
+
+
+def write_alignment(results: AlignmentResults, directory: Path) -> tuple[Path, Path]:
+    """Write `report.html` and `metrics.json` to `directory`; return their paths."""
+    directory.mkdir(parents=True, exist_ok=True)
+    report, numbers = directory / "report.html", directory / "metrics.json"
+    page = html.document(f"Alignment report: {results.config.name}", render_alignment(results))
+    report.write_text(page, encoding="utf-8")
+    numbers.write_text(json.dumps(alignment_metrics(results), indent=2) + "\n", encoding="utf-8")
+    return report, numbers

@@ -1,0 +1,224 @@
+"""Rewards computed from the text of an answer, as `train.policy.rewards` names them. Imports no torch: the plan checks
+them before anything else runs."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import math
+import re
+import sys
+import traceback
+from collections.abc import Sequence
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Protocol, cast
+
+from configs.errors import ConfigError
+from configs.schema_train import RewardFunctionConfig
+from configs.versions import ROOT
+
+
+class RewardFunction(Protocol):
+    """Returns what each of `completions` is worth, as an answer to its prompt."""
+
+    __name__: str
+
+    def __call__(self, prompts: list[str], completions: list[str], expected: list[str]) -> list[float]: ...
+
+
+def reward_functions(configs: Sequence[RewardFunctionConfig]) -> list[RewardFunction]:
+    """Return one function for each of `configs`, called `f(prompts, completions, expected)` with texts.
+
+    Each returns one finite float per answer, weights not applied, and has the name of its kind, or of the project's
+    function, as `__name__`.
+
+    Raises:
+        ConfigError: a function that is not of this project, is not there, cannot be imported or takes other
+            arguments; when it is called, one that fails or returns other than one finite number per answer.
+    """
+    return [_reward_function(number, config) for number, config in enumerate(configs)]
+
+
+def check_rewards(configs: Sequence[RewardFunctionConfig]) -> None:
+    """Import every function that `configs` names, and check that it takes what it will be given.
+
+    Raises:
+        ConfigError: as `reward_functions`.
+    """
+    reward_functions(configs)
+
+
+def total_reward(
+    configs: Sequence[RewardFunctionConfig],
+    functions: Sequence[RewardFunction],
+    prompts: list[str],
+    completions: list[str],
+    expected: list[str],
+) -> list[float]:
+    """Return the weighted sum of the rewards of each answer; 0.0 where there are no functions.
+
+    Raises:
+        ConfigError: a function that fails or returns other than one finite number per answer.
+    """
+    totals = [0.0] * len(completions)
+    for config, function in zip(configs, functions, strict=True):
+        rewards = function(prompts, completions, expected)
+        totals = [total + config.weight * reward for total, reward in zip(totals, rewards, strict=True)]
+    return totals
+
+
+def rewards_hash(configs: Sequence[RewardFunctionConfig]) -> str:
+    """Return a hash of the files that hold the project's functions: what a cached result of them depends on."""
+    digest = hashlib.sha256()
+    for number, config in enumerate(configs):
+        if config.kind == "python":
+            digest.update(_project_file(_setting(number, config), _module_of(config)).read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _reward_function(number: int, config: RewardFunctionConfig) -> RewardFunction:
+    function: RewardFunction
+    if config.kind == "python":
+        function = _project_function(_setting(number, config), str(config.function))
+    elif config.kind == "regex":
+        function = _regex(str(config.pattern))
+    else:
+        function = _exact_match(config.pattern)
+    return _checked(_setting(number, config), function)
+
+
+def _setting(number: int, config: RewardFunctionConfig) -> str:
+    """Return how errors name a reward: its config path, and what the path holds."""
+    if config.kind == "python":
+        return f"train.policy.rewards[{number}].function={config.function}"
+    return f"train.policy.rewards[{number}].kind={config.kind}"
+
+
+def _exact_match(pattern: str | None) -> RewardFunction:
+    """Return 1.0 where answer and expected text are the same, white space at the ends aside, else 0.0.
+
+    With `pattern`, what is compared is the first group of its last match in each, as in GSM8K's `#### 42`. An answer
+    without a match has 0.0; an expected text without one is compared as a whole, being the bare result already.
+    Nothing else is normalized: `1,000` is not `1000` (`tasks.rewards.numbers:last_number_matches` says it is).
+    """
+    compiled = re.compile(pattern) if pattern is not None else None
+
+    def result(text: str) -> str | None:
+        if compiled is None:
+            return text.strip()
+        groups = [match.group(1) for match in compiled.finditer(text) if match.group(1) is not None]
+        return groups[-1].strip() if groups else None
+
+    def exact_match(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
+        wanted = [text.strip() if (found := result(text)) is None else found for text in expected]
+        return [float(result(answer) == text) for answer, text in zip(completions, wanted, strict=True)]
+
+    return exact_match
+
+
+def _regex(pattern: str) -> RewardFunction:
+    compiled = re.compile(pattern)
+
+    def regex(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
+        return [float(compiled.search(answer) is not None) for answer in completions]
+
+    return regex
+
+
+def _module_of(config: RewardFunctionConfig) -> str:
+    return str(config.function).partition(":")[0]
+
+
+def _project_file(setting: str, module: str) -> Path:
+    """Return the file of `module`, which is found by name alone: nothing is imported to find it."""
+    base = ROOT.joinpath(*module.split("."))
+    for path in (base / "__init__.py", base.with_name(base.name + ".py")):
+        if path.is_file() and path.resolve().is_relative_to(ROOT.resolve()):
+            return path.resolve()
+    raise ConfigError(
+        f"{setting}: module {module} is not a file of this project\n"
+        f"write it to {base.relative_to(ROOT).as_posix()}.py beside configs/ and tasks/, or name another"
+    )
+
+
+def _project_function(setting: str, path: str) -> RewardFunction:
+    module_name, _, name = path.partition(":")
+    file = _project_file(setting, module_name)
+    _make_importable(setting, module_name.partition(".")[0])
+    try:
+        module = importlib.import_module(module_name)
+    except Exception as error:  # the user's code may raise anything
+        raise ConfigError(
+            f"{setting}: importing {module_name} failed with {type(error).__name__}: {str(error)[:200]}; mend the file"
+        ) from None
+    if Path(str(module.__file__)).resolve() != file:
+        raise ConfigError(f"{setting}: {module_name} is another installed module; rename the project's")
+    function = getattr(module, name, None)
+    if not callable(function):
+        what = "has no" if function is None else "has a value, not a function, named"
+        raise ConfigError(
+            f"{setting}: {module_name} {what} {name}; define `def {name}(prompts, completions, expected)`"
+        )
+    try:
+        inspect.signature(function).bind(prompts=[], completions=[], expected=[])
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{setting}: it is called with prompts=, completions= and expected=, and does not take them ({error}); "
+            f"define `def {name}(prompts, completions, expected)`"
+        ) from None
+    return cast(RewardFunction, function)
+
+
+def _make_importable(setting: str, top: str) -> None:
+    """See to it that importing the module or package `top` takes the project's; an editable install lists only some."""
+    if top in sys.modules:
+        return
+    found = importlib.util.find_spec(top)
+    if found is None:
+        sys.path.append(str(ROOT))
+    elif not _is_of_project(found):
+        raise ConfigError(f"{setting}: an installed package is named {top} too; rename the project's")
+
+
+def _is_of_project(spec: ModuleSpec) -> bool:
+    places = list(spec.submodule_search_locations or []) or [spec.origin or ""]
+    return all(Path(place).resolve().is_relative_to(ROOT.resolve()) for place in places)
+
+
+def _checked(setting: str, function: RewardFunction) -> RewardFunction:
+    """Return `function` with its result made floats, or an error that tells what is wrong and no row."""
+
+    def checked(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
+        try:
+            rewards = function(prompts=prompts, completions=completions, expected=expected)
+        except Exception as error:  # the user's code may raise anything, and its message may hold a row
+            lines = traceback.extract_tb(error.__traceback__)
+            line = ([each for each in lines if Path(each.filename).is_relative_to(ROOT)] or lines)[-1]
+            raise ConfigError(
+                f"{setting} failed with {type(error).__name__} in line {line.lineno} of {Path(line.filename).name}; "
+                "it must return a number for any answer, the empty one too"
+            ) from None
+        if isinstance(rewards, str | bytes | dict) or not hasattr(rewards, "__len__"):
+            raise ConfigError(f"{setting} returned {type(rewards).__name__}; return a list of one number per answer")
+        if len(rewards) != len(completions):
+            raise ConfigError(
+                f"{setting} returned {len(rewards)} rewards for {len(completions)} answers; return one for each"
+            )
+        return [_finite(setting, reward) for reward in rewards]
+
+    checked.__name__ = getattr(function, "__name__", "python")
+    return checked
+
+
+def _finite(setting: str, reward: object) -> float:
+    if isinstance(reward, str | bytes):
+        raise ConfigError(f"{setting} returned text for a reward; return numbers")
+    try:
+        number = float(reward)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        raise ConfigError(f"{setting} returned {type(reward).__name__} for a reward; return numbers") from None
+    if not math.isfinite(number):
+        raise ConfigError(f"{setting} returned {number} for a reward; return finite numbers")
+    return number

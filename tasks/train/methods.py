@@ -1,0 +1,290 @@
+"""What is trained: the base as each method loads it, the adapter put on it, and what does not fit it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import peft
+import torch
+from peft.utils import ModulesToSaveWrapper
+from peft.utils.integrations import gather_params_ctx
+from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers.pytorch_utils import Conv1D
+
+from configs.errors import ConfigError, ModelError
+from configs.schema import ModelConfig
+from configs.schema_train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from tasks.models.load import device, has_bfloat16, load_model, load_reward_model, load_tokenizer
+
+_FEWEST_POSITIONS = 8
+_HEAD_NAME = "score"
+
+
+def trainable_model(
+    config: TrainConfig,
+    model_config: ModelConfig,
+    directory: Path,
+    new_token_ids: list[int],
+    vocabulary_size: int,
+    **kwargs: Any,
+) -> PreTrainedModel:
+    """Return the base in `directory` as `config.method` trains it, with a row for each token of the tokenizer.
+
+    Full: all weights, in 32 bits when `model.dtype` is auto. qlora: NF4 with double quantization, Dettmers et al. 2023
+    (https://arxiv.org/abs/2305.14314). lora_8bit: LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339).
+    The objective `reward` gets a model that scores, whose new head is a function of `config.seed`.
+
+    `vocabulary_size` is the tokenizer's highest id + 1. The rows of those `new_token_ids` that the base's own tokenizer
+    does not have begin as the mean of the rows before them, in embeddings and output head. `kwargs` go to transformers.
+
+    Raises:
+        ConfigError: bitsandbytes is missing, or cannot quantize on this device.
+        ModelError: the model cannot be loaded, or has fewer embeddings than the tokenizer has tokens.
+    """
+    dtype = None
+    if config.method == "full" and model_config.dtype == "auto":
+        # small updates vanish in 16-bit weights; mixed precision keeps a 32-bit copy
+        dtype = torch.float32
+    if config.method in QUANTIZED_METHODS:
+        check_bitsandbytes(config, device())
+        kwargs["quantization_config"] = _quantization(config)
+    if config.objective == "reward":
+        here = device()
+        with torch.random.fork_rng([here.index] if here.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            model = load_reward_model(model_config, directory, dtype, new_head=True, **kwargs)
+    else:
+        model = load_model(model_config, directory, dtype, **kwargs)
+    if new_token_ids or model.get_input_embeddings().num_embeddings < vocabulary_size:
+        known = _vocabulary_size(directory, model_config.trust_remote_code)
+        # a token that the base knows keeps what it has learned
+        add_tokens(model, [token for token in new_token_ids if token >= known], vocabulary_size)
+    if config.method != "full":
+        # peft would write this machine's path into the adapter, and the whole embedding beside new tokens
+        model.name_or_path = ""
+    return model
+
+
+def _vocabulary_size(directory: Path, trust_remote_code: bool) -> int:
+    return max(load_tokenizer(directory, trust_remote_code).get_vocab().values()) + 1
+
+
+def _quantization(config: TrainConfig) -> BitsAndBytesConfig:
+    if config.method == "lora_8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    precision = config.efficiency.precision
+    is_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16 if is_bfloat16 else torch.float32,
+    )
+
+
+def check_bitsandbytes(config: TrainConfig, target: torch.device) -> None:
+    """Quantize a small matrix on `target` as `config.method` would: what bitsandbytes lacks there shows at once.
+
+    Raises:
+        ConfigError: names the method, the device and the fix.
+    """
+    try:
+        from bitsandbytes import functional
+    except ImportError:
+        raise ConfigError(
+            f"train.method={config.method} needs bitsandbytes, which is not installed; install it, or use lora"
+        ) from None
+    try:
+        weights = torch.ones(64, 64, device=target)
+        if config.method == "qlora":
+            functional.dequantize_4bit(*functional.quantize_4bit(weights, quant_type="nf4"))
+        else:
+            functional.int8_vectorwise_quant(weights.half())
+    except (RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ConfigError(
+            f"train.method={config.method}: bitsandbytes cannot quantize on {target.type} here; use lora, or another "
+            f"device\nit says: {str(error).strip().splitlines()[0][:200]}"
+        ) from None
+
+
+def add_tokens(model: PreTrainedModel, new_token_ids: list[int], vocabulary_size: int) -> None:
+    """Give `model` at least `vocabulary_size` embeddings; those of `new_token_ids` become the mean of the rows before.
+
+    Spare rows, which many models have, are used first. A tied output head stays tied.
+
+    Raises:
+        ModelError: tokens without an embedding that are not new: the tokenizer is another model's.
+    """
+    num_rows = model.get_input_embeddings().num_embeddings
+    unknown = sorted(set(range(num_rows, vocabulary_size)) - set(new_token_ids))
+    if unknown:
+        raise ModelError(
+            f"the tokenizer has {vocabulary_size} tokens and the model {num_rows} embeddings, none for token "
+            f"{unknown[0]}\nuse the tokenizer that the model was published with"
+        )
+    if vocabulary_size > num_rows:
+        model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
+    if not new_token_ids:
+        return
+    for weight in {id(module.weight): module.weight for module in _token_layers(model).values()}.values():
+        with gather_params_ctx([weight]), torch.no_grad():
+            mean = weight[: min(new_token_ids)].mean(0, dtype=torch.float32)
+            weight[new_token_ids] = mean.to(weight.dtype)
+
+
+def _token_layers(model: PreTrainedModel) -> dict[str, Any]:
+    """Return the input embedding and, where there is one, the output head, by name."""
+    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
+    return {name: module for name, module in model.named_modules() if any(module is layer for layer in layers)}
+
+
+def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: list[int]) -> peft.PeftConfig | None:
+    """Return what peft is to put on `model`, as `trainable_model` returned it; None when all weights are trained.
+
+    LoRA adds (alpha / r) B A to a weight, or (alpha / sqrt(r)) B A with rsLoRA; DoRA, m (W + B A) / ||W + B A||, by
+    column. Beside it only the embeddings of `new_token_ids` are trained, in the output head too, and a reward model's
+    head.
+
+    Raises:
+        ConfigError: new tokens with a method that leaves the embeddings as they are.
+    """
+    if config.method == "full":
+        return None
+    if config.method in PROMPT_METHODS:
+        if new_token_ids:
+            raise ConfigError(
+                f"tokenize.new_special_tokens: train.method={config.method} trains no embedding of a real token\n"
+                "use lora or full, or leave new_special_tokens out"
+            )
+        return _virtual_tokens(config, model)
+    lora, is_reward = config.lora, config.objective == "reward"
+    names = list(_token_layers(model))
+    if getattr(model.config, "tie_word_embeddings", False):
+        # peft trains the tied layer with it
+        names = names[:1]
+    return peft.LoraConfig(
+        r=lora.rank,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules="all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules),
+        use_rslora=lora.use_rslora,
+        use_dora=lora.use_dora,
+        task_type=_task_type(config),
+        modules_to_save=[_HEAD_NAME] if is_reward else None,
+        trainable_token_indices={name: sorted(new_token_ids) for name in names} if new_token_ids else None,
+    )
+
+
+def _task_type(config: TrainConfig) -> str:
+    return "SEQ_CLS" if config.objective == "reward" else "CAUSAL_LM"
+
+
+def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftConfig:
+    count, text = config.prompt.num_virtual_tokens, config.prompt.init_text
+    if config.method == "prefix_tuning":
+        return peft.PrefixTuningConfig(num_virtual_tokens=count, task_type=_task_type(config))
+    # given embeddings, a model cannot tell padding, where a score must not be read
+    assert config.objective != "reward", "the config refuses prompt tuning of a reward model"
+    if text is None:
+        return peft.PromptTuningConfig(
+            num_virtual_tokens=count, task_type="CAUSAL_LM", prompt_tuning_init="SAMPLE_VOCAB"
+        )
+    return peft.PromptTuningConfig(
+        num_virtual_tokens=count,
+        task_type="CAUSAL_LM",
+        prompt_tuning_init="TEXT",
+        prompt_tuning_init_text=text,
+        tokenizer_name_or_path=model.config._name_or_path,
+    )
+
+
+def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int = _FEWEST_POSITIONS) -> None:
+    """Refuse what does not fit `model`, as `trainable_model` returned it; `longest_row` is in tokens.
+
+    Raises:
+        ConfigError: target modules that match no linear layer, or the output head; a rank above a layer's width;
+            virtual tokens that leave no room for a row.
+    """
+    if config.method in PROMPT_METHODS:
+        _check_room(config, model, max(longest_row, _FEWEST_POSITIONS))
+    elif config.method != "full":
+        _check_targets(config, model)
+
+
+def _check_room(config: TrainConfig, model: PreTrainedModel, longest_row: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    count = config.prompt.num_virtual_tokens
+    if positions and count + longest_row > positions:
+        raise ConfigError(
+            f"train.prompt.num_virtual_tokens={count} leaves {max(0, positions - count)} of the model's {positions} "
+            f"positions, and rows need {longest_row}\nlower it"
+            + (", or tokenize.max_length" if longest_row > _FEWEST_POSITIONS else "")
+        )
+
+
+def _check_targets(config: TrainConfig, model: PreTrainedModel) -> None:
+    heads = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
+    widths = dict(_linear_layers(model))
+    targets, rank = config.lora.target_modules, config.lora.rank
+    for target in targets:
+        if any(_is_named(name, target) for name in [*heads, *([_HEAD_NAME] if config.objective == "reward" else [])]):
+            raise ConfigError(
+                f"train.lora.target_modules: {target} is the output head, whose weight the losses read directly: an "
+                "adapter on it would not be used\nleave it out"
+            )
+        if target != "all-linear" and not any(_is_named(name, target) for name in widths):
+            raise ConfigError(
+                f"train.lora.target_modules: {target} matches no linear layer of the model; it has "
+                + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in widths}))
+            )
+    for name, width in widths.items():
+        if rank > width and any(target == "all-linear" or _is_named(name, target) for target in targets):
+            raise ConfigError(
+                f"train.lora.rank={rank} exceeds the width of {name}, {width}; lower it to {width} or less"
+            )
+
+
+def _is_named(name: str, target: str) -> bool:
+    return name == target or name.endswith(f".{target}")
+
+
+def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
+    """Yield name and smaller dimension of each layer an adapter can be put on; GPT-2's `Conv1D` is linear too."""
+    heads = (model.get_output_embeddings(), getattr(model, _HEAD_NAME, None))
+    for name, module in model.named_modules():
+        if any(module is head for head in heads):
+            continue
+        # sizes of the layer: a quantized or divided weight has others
+        if isinstance(module, Conv1D):
+            yield name, min(module.nx, module.nf)
+        elif isinstance(module, torch.nn.Linear):
+            yield name, min(module.in_features, module.out_features)
+
+
+def set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:
+    """Make generation stop where the training rows stop, also for whoever loads the model later.
+
+    A reward model generates nothing, and reads its score at the last token that is not `pad_token_id`.
+    """
+    model.config.pad_token_id = pad_token_id
+    generation = getattr(model, "generation_config", None)
+    if generation is not None:
+        generation.eos_token_id = end_token_ids if len(end_token_ids) > 1 else end_token_ids[0]
+        generation.pad_token_id = pad_token_id
+
+
+def keep_trained_in_float32(model: torch.nn.Module) -> None:
+    """Make 32-bit numbers of all trained ones: in bfloat16 an update below 1/256 of a number is lost.
+
+    For adapters, after the trainer was made: TRL makes bfloat16 of adapters over a quantized base, and peft leaves a
+    reward model's head in the type of the base.
+    """
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()
+    for module in model.modules():
+        if isinstance(module, ModulesToSaveWrapper):
+            # a head of 32 bits behind layers of 16
+            module.register_forward_pre_hook(lambda wrapper, inputs: (inputs[0].to(wrapper.weight.dtype), *inputs[1:]))

@@ -1,0 +1,155 @@
+"""The order of rows, and what a row weighs, made independent of how a batch is divided over passes and processes.
+
+transformers divides a batch's loss evenly over its passes, and accelerate fills the last batch of several processes
+with rows that were trained already. So where a loss is a mean over rows, a last batch of 11 rows in passes of 4 would
+give its last 3 rows more weight than the others; and a row that fills is trained twice. Here a row counts once,
+whatever the number of passes and processes is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import Sampler
+
+_MEGA_BATCHES = 50
+
+
+def epoch_order(num_rows: int, lengths: np.ndarray | None, batch_size: int, seed: int, epoch: int) -> np.ndarray:
+    """Return all row numbers in the order of an epoch, [num_rows] int64: a pure function of its arguments.
+
+    With `lengths`, [num_rows], each batch has rows of like length: rows are shuffled, sorted by length within groups of
+    up to 50 batches, and the batches shuffled. The batch with the longest row comes first, so that what does not fit
+    in memory fails at once; a batch that is not full comes last.
+    """
+    generator = np.random.default_rng([seed, epoch])
+    order = generator.permutation(num_rows)
+    if lengths is None:
+        return order
+    group = batch_size * min(max(1, num_rows // (4 * batch_size)), _MEGA_BATCHES)
+    for start in range(0, num_rows, group):
+        rows = order[start : start + group]
+        order[start : start + group] = rows[np.argsort(lengths[rows], kind="stable")]
+    num_full = num_rows // batch_size
+    batches = order[: num_full * batch_size].reshape(num_full, batch_size)[generator.permutation(num_full)]
+    if num_full:
+        longest = int(lengths[batches].max(axis=1).argmax())
+        batches[[0, longest]] = batches[[longest, 0]]
+    return np.concatenate([batches.reshape(-1), order[num_full * batch_size :]])
+
+
+class EpochOrder(Sampler[int]):
+    """Yields `epoch_order`, and then the numbers of rows that fill the last passes of all processes."""
+
+    def __init__(self, num_rows: int, num_fill: int, lengths: np.ndarray | None, batch_size: int, seed: int) -> None:
+        self._arguments = (num_rows, lengths, batch_size, seed)
+        self._num_rows, self._num_fill = num_rows, num_fill
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; called by the trainer before each."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return self._num_rows + self._num_fill
+
+    def __iter__(self) -> Iterator[int]:
+        yield from epoch_order(*self._arguments, self._epoch).tolist()
+        yield from range(self._num_rows, self._num_rows + self._num_fill)
+
+
+def num_fill_rows(num_rows: int, rows_per_pass: int, world_size: int) -> int:
+    """Return how many rows of no weight bring `num_rows` to a multiple of the rows of one pass of all processes."""
+    return -num_rows % rows_per_pass if world_size > 1 else 0
+
+
+def without_fill(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
+    """Return a collator that leaves out the rows that fill, and counts the others as `num_rows`, [1] int64.
+
+    Rows that fill have `is_fill` set. A pass of nothing else keeps one of them, with all labels -100 and a count of 0:
+    every process must take part in every pass.
+    """
+
+    def collate_real_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
+        real = [row for row in rows if not row.get("is_fill")]
+        batch = collate([{key: row[key] for key in row if key != "is_fill"} for row in real or rows[:1]])
+        if not real and "labels" in batch:
+            batch["labels"] = torch.full_like(batch["labels"], -100)
+        batch["num_rows"] = torch.tensor([len(real)])
+        return batch
+
+    return collate_real_rows
+
+
+class Ordered:
+    """Mixin before a TRL trainer of token ids: our order of rows, rows weighted alike, and no preparation of data.
+
+    `epoch_sampler` is set before training. `mean_over_rows` says that the loss of a pass is the mean over its rows.
+    """
+
+    epoch_sampler: EpochOrder | None = None
+    mean_over_rows = False
+    _window_rows = 0.0
+    _has_fill = False
+
+    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
+        return dataset
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
+        return self.epoch_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """Return the passes of one optimizer step, and count their rows over all processes."""
+        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+        if self.mean_over_rows and samples:
+            count = torch.stack([batch["num_rows"].sum() for batch in samples]).sum().to(self.args.device)  # type: ignore[attr-defined]
+            self._window_rows = float(self.accelerator.gather(count.reshape(1)).sum())  # type: ignore[attr-defined]
+            # the same on all processes, so that they gather in the same way
+            full = len(samples) * self.args.per_device_train_batch_size * self.accelerator.num_processes  # type: ignore[attr-defined]
+            self._has_fill = self.accelerator.num_processes > 1 and self._window_rows < full  # type: ignore[attr-defined]
+        return samples, num_items
+
+    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return the trainer's loss; in training, its share of the mean over all rows of the step."""
+        num_rows = inputs.pop("num_rows", None)
+        is_uneven = self._has_fill and num_rows is not None and model.training
+        with _rows_gathered(self.accelerator, int(num_rows.sum())) if is_uneven else nullcontext():  # type: ignore[attr-defined]
+            loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if num_rows is None or not self.mean_over_rows or not model.training:
+            return loss
+        # transformers divides by the passes of the step, and DDP by the processes
+        passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes  # type: ignore[attr-defined]
+        return loss * (num_rows.sum() * passes / self._window_rows)
+
+
+@contextmanager
+def _rows_gathered(accelerator: Any, num_rows: int) -> Iterator[None]:
+    """Within the block, `accelerator.gather` takes what each process has of rows, none where `num_rows` is 0.
+
+    TRL gathers scores for its log, and processes that give unequal numbers of them would crash, or wait for ever.
+    """
+    gather = accelerator.gather
+
+    def gather_rows(tensor: torch.Tensor) -> torch.Tensor:
+        if tensor.dim() == 0:
+            return gather(tensor)
+        own = tensor if num_rows else torch.full_like(tensor, torch.nan)
+        rows = gather(accelerator.pad_across_processes(own, dim=0, pad_index=torch.nan))
+        return rows[~rows.reshape(len(rows), -1).isnan().any(dim=1)]
+
+    accelerator.gather = gather_rows
+    try:
+        yield
+    finally:
+        del accelerator.gather
+
+
+def row_lengths(columns: Sequence[Any]) -> np.ndarray:
+    """Return the number of tokens of each row, [rows] int64, over some list columns of a table."""
+    import pyarrow.compute as pc
+
+    return np.sum([pc.list_value_length(column).to_numpy() for column in columns], axis=0).astype(np.int64)

@@ -1,0 +1,95 @@
+"""Which measure decides for which objective, and what the verdict says of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from configs.wire import Scores
+from tasks.decks.verdict import is_better, verdict, why_not_better
+
+
+def scores(**values) -> Scores:
+    known = {"eval_loss": 2.0, "perplexity": 2.0, "exact_match": None, "rouge_l": None}
+    counts = {"loss_rows": 1, "loss_tokens": 1, "generated_rows": 0, "size_bytes": 1}
+    return Scores(**{**known, **counts, **values})
+
+
+def preferences(accuracy: float | None, margin: float | None, **values) -> Scores:
+    return scores(preference_accuracy=accuracy, preference_margin=margin, **values)
+
+
+def reward_model(accuracy: float, margin: float) -> Scores:
+    return preferences(accuracy, margin, eval_loss=None, perplexity=None)
+
+
+@pytest.mark.parametrize("objective", ["sft", "cpt"])
+def test_the_lower_loss_is_better(objective) -> None:
+    assert is_better(objective, scores(), scores(eval_loss=1.9))
+    assert not is_better(objective, scores(), scores(eval_loss=2.0))
+    assert not is_better(objective, scores(), scores(eval_loss=2.1, exact_match=1.0))
+    assert not is_better(objective, scores(), scores(eval_loss=None))
+
+
+@pytest.mark.parametrize("objective", ["dpo", "reward", "kto"])
+def test_the_higher_accuracy_is_better_and_the_margin_decides_between_equal_ones(objective) -> None:
+    assert is_better(objective, preferences(0.5, 9.0), preferences(0.6, 1.0, eval_loss=3.0))
+    assert not is_better(objective, preferences(0.6, 1.0), preferences(0.5, 9.0))
+    assert is_better(objective, preferences(0.6, 1.0), preferences(0.6, 1.1))
+    assert not is_better(objective, preferences(0.6, 1.0), preferences(0.6, 1.0))
+    assert not is_better(objective, scores(), preferences(0.6, 1.0))
+
+
+def test_answers_with_a_label_and_no_pair_are_decided_by_the_margin() -> None:
+    assert is_better("kto", preferences(None, 0.1), preferences(None, 0.2))
+    assert not is_better("kto", preferences(None, 0.2), preferences(None, 0.1))
+
+
+def test_a_margin_in_nats_is_not_compared_with_one_of_scores() -> None:
+    assert is_better("reward", preferences(0.5, 9.0), reward_model(0.6, 0.1))
+    assert not is_better("reward", preferences(0.6, 0.1), reward_model(0.6, 9.0))
+    assert is_better("reward", reward_model(0.6, 0.1), reward_model(0.6, 9.0))
+    assert "margin" not in verdict("reward", preferences(0.5, 9.0), reward_model(0.6, 0.1))
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+def test_the_higher_reward_is_better_whatever_the_loss(objective) -> None:
+    assert is_better(objective, scores(mean_reward=-1.0), scores(mean_reward=-0.5, eval_loss=3.0))
+    assert not is_better(objective, scores(mean_reward=0.5), scores(mean_reward=0.5, eval_loss=1.0))
+    assert not is_better(objective, scores(mean_reward=0.5), scores())
+
+
+@pytest.mark.parametrize(
+    ("objective", "base", "tuned", "words"),
+    [
+        (
+            "sft",
+            scores(exact_match=0.1),
+            scores(eval_loss=1.0, exact_match=0.75),
+            "Held-out loss went from 2.000 to 1.000, exact match from 10.0% to 75.0%; "
+            "the held-out loss decides for sft.",
+        ),
+        (
+            "dpo",
+            preferences(0.5, 0.1),
+            preferences(0.75, 1.5, eval_loss=2.5),
+            "Preference accuracy went from 50.0% to 75.0%, held-out loss from 2.000 to 2.500, preference margin from "
+            "0.100 to 1.500; the preference accuracy decides for dpo.",
+        ),
+        (
+            "reward",
+            preferences(0.5, 9.0),
+            reward_model(0.75, 0.5),
+            "Preference accuracy went from 50.0% to 75.0%; the preference accuracy decides for reward.",
+        ),
+        ("grpo", scores(), scores(), "There is no mean reward, which decides for grpo, of both models."),
+    ],
+)
+def test_the_verdict_says_what_changed_and_what_decided(objective, base: Scores, tuned: Scores, words: str) -> None:
+    assert verdict(objective, base, tuned) == words
+
+
+def test_what_a_worse_model_lacks_is_said_in_half_a_sentence() -> None:
+    assert why_not_better("sft", scores(), scores()) == "the tuned model's held-out loss is not below the base model's"
+    words = "the tuned model's preference margin is not above the base model's"
+    assert why_not_better("dpo", preferences(0.5, 1.0), preferences(0.5, 0.5)) == words
+    assert why_not_better("rloo", scores(), scores(mean_reward=1.0)).startswith("there is no mean reward")

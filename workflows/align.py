@@ -1,0 +1,246 @@
+"""SFT, then preferences or rewards: each stage begins with the model of the one before.
+
+pyflyte run workflows/align.py align --config configs/presets/align-demo.yaml
+
+The rows of all stages are checked and tokenized before the first is trained: what is wrong with the preferences is
+known in minutes, and not after the SFT.
+"""
+
+from typing import NamedTuple, Optional
+
+from flytekit import dynamic, workflow
+from flytekit.types.directory import FlyteDirectory
+
+from configs.schema import FineTuneConfig
+from configs.schema_align import AlignConfig
+from configs.wire import Evaluation, Part, Shard, StageReport, TokenReport
+from images.pods import SMALL
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.evaluate.task import compare, evaluate
+from tasks.get_model.task import get_model
+from tasks.plan.task import plan_alignment
+from tasks.report.task import AlignResult, report_stage, write_alignment_report
+from tasks.tokenize.task import check_same_tokenizer
+from tasks.train.task import merge, train
+from workflows.prepare_tokens import prepare_tokens
+from workflows.publish import push_all, quantize_all
+
+
+class RewardTokens(NamedTuple):
+    """What a reward model learns from: lists of one, or of none where no stage trains one."""
+
+    train: list[FlyteDirectory]
+    test: list[FlyteDirectory]
+    reports: list[TokenReport]
+    stages: list[StageReport]
+
+
+class RewardModels(NamedTuple):
+    models: list[FlyteDirectory]
+    evaluations: list[Evaluation]
+    stages: list[StageReport]
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def prepare_reward_tokens(
+    configs: list[FineTuneConfig],
+    chat_template: Optional[str],
+    contamination: list[str],
+    shards: list[Shard],
+    parts: list[Part],
+    tokenizer: FlyteDirectory,
+) -> RewardTokens:
+    """Check and tokenize the rows of the reward model, where the run has one."""
+    prepared = [
+        prepare_tokens(
+            config=config,
+            chat_template=chat_template,
+            contamination=contamination,
+            shards=shards,
+            parts=parts,
+            tokenizer=tokenizer,
+        )
+        for config in configs
+    ]
+    return RewardTokens(
+        train=[each.train for each in prepared],
+        test=[each.test for each in prepared],
+        reports=[each.report for each in prepared],
+        stages=[report_stage(name="reward", data=each.data, tokens=each.report, training=[]) for each in prepared],
+    )
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def train_reward_models(
+    configs: list[FineTuneConfig],
+    model: FlyteDirectory,
+    tokens: list[FlyteDirectory],
+    held_out: list[FlyteDirectory],
+    tokenizer: FlyteDirectory,
+    token_reports: list[TokenReport],
+    stages: list[StageReport],
+) -> RewardModels:
+    """Train the reward model from the SFT model, and score it on held-out preferences."""
+    models, evaluations, reports = [], [], []
+    for config, rows, test, report, stage in zip(configs, tokens, held_out, token_reports, stages, strict=True):
+        trained = train(
+            config=config.train,
+            loading=config.model,
+            model=model,
+            tokens=rows,
+            held_out=test,
+            tokenizer=tokenizer,
+            token_report=report,
+            reward_models=[],
+        )
+        merged = merge(config=config.train, loading=config.model, base=model, trained=trained.model)
+        models.append(merged)
+        evaluations.append(
+            evaluate(
+                label="reward_model",
+                config=config.evaluate,
+                loading=config.model,
+                model=merged,
+                tokens=test,
+                tokenizer=tokenizer,
+                end_token_ids=report.end_token_ids,
+                rewards=[],
+                reward_models=[],
+            )
+        )
+        reports.append(report_stage(name="reward", data=stage.data, tokens=report, training=[trained.report]))
+    return RewardModels(models=models, evaluations=evaluations, stages=reports)
+
+
+@workflow
+def align(config: AlignConfig) -> AlignResult:
+    """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO."""
+    plan = plan_alignment(config=config)
+    base = get_model(config=config.model, revision=plan.plan.model_revision)
+    sft_tokens = prepare_tokens(
+        config=plan.sft,
+        chat_template=plan.plan.chat_template,
+        contamination=plan.sft_contamination,
+        shards=plan.sft_shards,
+        parts=plan.sft_parts,
+        tokenizer=base.tokenizer,
+    )
+    tokens = prepare_tokens(
+        config=plan.policy,
+        chat_template=plan.plan.chat_template,
+        contamination=plan.policy_contamination,
+        shards=plan.policy_shards,
+        parts=plan.policy_parts,
+        tokenizer=sft_tokens.tokenizer,
+    )
+    reward_tokens = prepare_reward_tokens(
+        configs=plan.reward,
+        chat_template=plan.plan.chat_template,
+        contamination=plan.reward_contamination,
+        shards=plan.reward_shards,
+        parts=plan.reward_parts,
+        tokenizer=sft_tokens.tokenizer,
+    )
+    token_report = check_same_tokenizer(first=sft_tokens.report, others=reward_tokens.reports, last=tokens.report)
+    before = evaluate(
+        label="base",
+        config=config.evaluate,
+        loading=config.model,
+        model=base.model,
+        tokens=tokens.test,
+        tokenizer=tokens.tokenizer,
+        end_token_ids=token_report.end_token_ids,
+        rewards=plan.rewards,
+        reward_models=[],
+    )
+    sft_trained = train(
+        config=config.sft.train,
+        loading=config.model,
+        model=base.model,
+        tokens=sft_tokens.train,
+        held_out=sft_tokens.test,
+        tokenizer=sft_tokens.tokenizer,
+        token_report=sft_tokens.report,
+        reward_models=[],
+    )
+    sft_model = merge(config=config.sft.train, loading=config.model, base=base.model, trained=sft_trained.model)
+    reward = train_reward_models(
+        configs=plan.reward,
+        model=sft_model,
+        tokens=reward_tokens.train,
+        held_out=reward_tokens.test,
+        tokenizer=tokens.tokenizer,
+        token_reports=reward_tokens.reports,
+        stages=reward_tokens.stages,
+    )
+    after_sft = evaluate(
+        label="sft",
+        config=config.evaluate,
+        loading=config.model,
+        model=sft_model,
+        tokens=tokens.test,
+        tokenizer=tokens.tokenizer,
+        end_token_ids=token_report.end_token_ids,
+        rewards=plan.rewards,
+        reward_models=reward.models,
+    )
+    trained = train(
+        config=config.policy.train,
+        loading=config.model,
+        model=sft_model,
+        tokens=tokens.train,
+        held_out=tokens.test,
+        tokenizer=tokens.tokenizer,
+        token_report=token_report,
+        reward_models=reward.models,
+    )
+    tuned = merge(config=config.policy.train, loading=config.model, base=sft_model, trained=trained.model)
+    after = evaluate(
+        label="tuned",
+        config=config.evaluate,
+        loading=config.model,
+        model=tuned,
+        tokens=tokens.test,
+        tokenizer=tokens.tokenizer,
+        end_token_ids=token_report.end_token_ids,
+        rewards=plan.rewards,
+        reward_models=reward.models,
+    )
+    is_better = compare(config=config.evaluate, objective=config.policy.train.objective, base=after_sft, tuned=after)
+    quantized = quantize_all(
+        config=plan.policy,
+        model=tuned,
+        tokens=tokens.test,
+        tokenizer=tokens.tokenizer,
+        token_report=token_report,
+        reward_models=reward.models,
+    )
+    published = push_all(
+        config=plan.policy,
+        model=tuned,
+        trained=trained.model,
+        quantized_models=quantized.models,
+        data=tokens.data,
+        is_better=is_better,
+        base=after_sft,
+        tuned=after,
+        quantized=quantized.evaluations,
+    )
+    return write_alignment_report(
+        config=config,
+        plan=plan.plan,
+        sft=report_stage(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
+        reward=reward.stages,
+        policy=report_stage(name="policy", data=tokens.data, tokens=token_report, training=[trained.report]),
+        base=before,
+        sft_evaluation=after_sft,
+        reward_evaluations=reward.evaluations,
+        tuned=after,
+        quantized=quantized.evaluations,
+        model=tuned,
+        sft_model=sft_model,
+        reward_models=reward.models,
+        quantized_models=quantized.models,
+        published=published,
+        adapter=trained.model,
+    )

@@ -1,0 +1,62 @@
+"""From the places of rows to token ids: the part that every training has in common, side by side over shards."""
+
+from functools import partial
+from typing import NamedTuple, Optional
+
+from flytekit import map_task, workflow
+from flytekit.types.directory import FlyteDirectory
+from flytekit.types.structured import StructuredDataset
+
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Part, Shard, TokenReport
+from tasks.get_data.task import get_data, scan_shard
+from tasks.tokenize.task import tokenize, tokenize_part
+
+
+class PreparedTokens(NamedTuple):
+    train: FlyteDirectory
+    test: FlyteDirectory
+    tokenizer: FlyteDirectory
+    report: TokenReport
+    data: DataReport
+    quarantine: StructuredDataset
+
+
+@workflow
+def prepare_tokens(
+    config: FineTuneConfig,
+    chat_template: Optional[str],
+    contamination: list[str],
+    shards: list[Shard],
+    parts: list[Part],
+    tokenizer: FlyteDirectory,
+) -> PreparedTokens:
+    """Read, check and split rows, and tokenize them for the config's objective."""
+    scan = partial(scan_shard, config=config.data, contamination=contamination)
+    rows = get_data(config=config.data, shards=map_task(scan)(shard=shards))
+    tokenize_rows = partial(
+        tokenize_part,
+        config=config.tokenize,
+        objective=config.train.objective,
+        chat_template=chat_template,
+        tokenizer=tokenizer,
+        trust_remote_code=config.model.trust_remote_code,
+        train=rows.train,
+        test=rows.test,
+    )
+    tokens = tokenize(
+        config=config.tokenize,
+        objective=config.train.objective,
+        chat_template=chat_template,
+        tokenizer=tokenizer,
+        trust_remote_code=config.model.trust_remote_code,
+        parts=map_task(tokenize_rows)(part=parts),
+    )
+    return PreparedTokens(
+        train=tokens.train,
+        test=tokens.test,
+        tokenizer=tokens.tokenizer,
+        report=tokens.report,
+        data=rows.report,
+        quarantine=rows.quarantine,
+    )

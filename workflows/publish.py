@@ -1,0 +1,81 @@
+"""What becomes of a trained model: quantized copies with scores of their own, and publication."""
+
+from typing import NamedTuple
+
+from flytekit import dynamic
+from flytekit.types.directory import FlyteDirectory
+
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Evaluation, Published, TokenReport
+from images.pods import SMALL
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.evaluate.task import evaluate
+from tasks.push_to_hub.task import push_to_hub
+from tasks.quantize.task import quantize
+
+
+class QuantizedModels(NamedTuple):
+    models: list[FlyteDirectory]
+    evaluations: list[Evaluation]
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def quantize_all(
+    config: FineTuneConfig,
+    model: FlyteDirectory,
+    tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    token_report: TokenReport,
+    reward_models: list[FlyteDirectory],
+) -> QuantizedModels:
+    """Quantize the tuned model by each of `quantize.methods`, and score every copy on the held-out rows."""
+    models, evaluations = [], []
+    for method in config.quantize.methods:
+        quantized = quantize(method=method, loading=config.model, model=model)
+        evaluations.append(
+            evaluate(
+                label=f"quantized_{method}",
+                config=config.evaluate,
+                loading=config.model,
+                model=quantized,
+                tokens=tokens,
+                tokenizer=tokenizer,
+                end_token_ids=token_report.end_token_ids,
+                rewards=config.train.policy.rewards,
+                reward_models=reward_models,
+            )
+        )
+        models.append(quantized)
+    return QuantizedModels(models=models, evaluations=evaluations)
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def push_all(
+    config: FineTuneConfig,
+    model: FlyteDirectory,
+    trained: FlyteDirectory,
+    quantized_models: list[FlyteDirectory],
+    data: DataReport,
+    is_better: bool,
+    base: Evaluation,
+    tuned: Evaluation,
+    quantized: list[Evaluation],
+) -> list[Published]:
+    """Push each of `push_to_hub.artifacts` to its repository."""
+    methods = config.quantize.methods
+    directories = {"model": model, "adapter": trained, **dict(zip(methods, quantized_models, strict=True))}
+    scores = {"base": base.scores, "tuned": tuned.scores}
+    scores |= {f"quantized_{method}": each.scores for method, each in zip(methods, quantized, strict=True)}
+    for name, evaluation in (("base", base), ("tuned", tuned)):
+        scores |= {f"{name}, on {each.name}": each.scores for each in evaluation.others}
+    return [
+        push_to_hub(
+            config=config,
+            artifact=artifact,
+            directory=directories[artifact],
+            is_better=is_better,
+            data=data,
+            scores=scores,
+        )
+        for artifact in config.push_to_hub.artifacts
+    ]
