@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run test test-fast lint types package benchmark clean
+.PHONY: help setup run align test test-fast lint types package benchmark clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,12 @@ run: export TMPDIR := $(CURDIR)/.flyte
 run: $(INSTALLED) ## Fine-tune on a laptop: make run [PRESET=demo | CONFIG=my.yaml]
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/fine_tune.py fine_tune --config $(CONFIG)
+
+align: export TMPDIR := $(CURDIR)/.flyte
+align: PRESET = align-demo
+align: $(INSTALLED) ## SFT, then preferences or rewards: make align [PRESET=align-demo | CONFIG=my.yaml]
+	@mkdir -p $(TMPDIR)
+	@$(BIN)/pyflyte run workflows/align.py align --config $(CONFIG)
 
 test: lint types ## Lint, check types, and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile

@@ -31,8 +31,8 @@ class Shape(NamedTuple):
 
 
 CPU_SHAPES = {
-    "small": Shape(128, 384, 4, 4, 4, 2048, True, 40_000, 512, 8),
-    "medium": Shape(256, 768, 6, 4, 4, 4096, True, 16_000, 512, 8),
+    "small": Shape(128, 384, 4, 4, 4, 2048, True, 80_000, 512, 8),
+    "medium": Shape(256, 768, 6, 4, 4, 4096, True, 24_000, 512, 4),
 }
 GPU_SHAPES = {
     "1B": Shape(2048, 8192, 16, 32, 8, 128_256, True, 400_000, 4096, 4),

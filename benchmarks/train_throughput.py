@@ -1,7 +1,7 @@
 """Training throughput beside plain TRL: tokens per second, model FLOPs utilization and peak memory of each cell.
 
 A cell is a method on a model shape. Each run is a process of its own; ours and TRL's take turns, which of them is first
-changes with each repeat, medians are printed, and the ratio is the median over pairs that ran one after the other.
+changes with each repeat, medians are printed, and a ratio is the median over the repeats.
 TRL runs as its documentation has it, `SFTTrainer` with a `LoraConfig` and, on a GPU, `packing=True`, on the same token
 ids and labels; precision, type of the weights, gradient checkpointing, attention and batch size are those that ours
 chose, which are faster than TRL's defaults on a CPU. Two passes are made over the rows and the second is timed, with
@@ -18,7 +18,7 @@ CPU, and what PyTorch allocated on a GPU.
 
 Lengths of varying rows are log-normal, fitted to GSM8K (https://github.com/openai/grade-school-math, MIT): question
 and answer of its 7,473 training rows have a median of 484 characters, deviation 0.387 of the logarithm, and the
-question is 45 % of them; 3.5 characters make a token. The second table is ours: time per trained token on those rows
+question is 45 % of them; 3.5 characters make a token. `varied / equal` is our time per token on those rows
 against as many rows of one length with as many tokens in all.
 
     python benchmarks/train_throughput.py [--repeats 3] [--shapes small medium] [--methods full lora] [--scale 1.0]
@@ -200,51 +200,37 @@ def ratio(above: list[Numbers], below: list[Numbers]) -> float:
     return statistics.median(a["seconds"] / b["seconds"] for a, b in zip(above, below, strict=True))
 
 
-def compare_with_trl(
-    options: argparse.Namespace, directory: Path, shape_name: str, peak: float, kinds: list[str]
-) -> None:
-    """Print a line for each method and kind of rows: ours, TRL's, and ours / TRL's tokens per second."""
+def compare(options: argparse.Namespace, directory: Path, shape_name: str, peak: float, suffix: str) -> None:
+    """Print the lines of one shape; on a GPU `suffix` asks for packed rows, and TRL runs on varying ones."""
     shape = SHAPES[shape_name]
-    for kind in kinds:
-        lengths = row_lengths(shape, kind.removesuffix("-packed"), options.scale)
-        for method in options.methods:
-            if (method, shape_name) in TOO_LARGE:
-                print(f"{shape_name:<7} {method:<6} does not fit one GPU, and is left out")
-                continue
-            sides = [(side, method, shape_name, kind) for side in ("ours", "trl")]
-            ours, trl = in_turns(sides, directory, options.repeats)
-            needed = needed_flops(shape, method, lengths)
-            for name, found in (("ours", ours), ("TRL", trl)):
-                seconds = median(found, "seconds")
-                print(
-                    f"{shape_name:<7} {method:<6} {kind:<14} {name:<5} {sum(lengths) / seconds:>9,.0f} tokens/s  "
-                    f"MFU {needed / seconds / peak:>6.1%}  peak {median(found, 'gib'):>6.2f} GiB"
-                    + (f"  ours / TRL {ratio(trl, ours):.3f}" if name == "TRL" else ""),
-                    flush=True,
-                )
-
-
-def compare_lengths(options: argparse.Namespace, directory: Path, shape_name: str, suffix: str) -> None:
-    """Print the time per trained token on rows of varying length against rows of one length."""
     for method in options.methods:
         if (method, shape_name) in TOO_LARGE:
+            print(f"{shape_name:<7} {method:<6} does not fit one GPU, and is left out")
             continue
-        runs = [("ours", method, shape_name, kind + suffix) for kind in ("varied", "equal")]
-        varied, equal = in_turns(runs, directory, options.repeats)
-        print(
-            f"{shape_name:<7} {method:<6} varied / equal: {ratio(varied, equal):.3f} of the time per token",
-            flush=True,
-        )
+        sides = [("ours", "varied"), ("trl", "varied"), ("ours", "equal"), *([] if suffix else [("trl", "equal")])]
+        runs = [(side, method, shape_name, kind + suffix) for side, kind in sides]
+        found = dict(zip(sides, in_turns(runs, directory, options.repeats), strict=True))
+        for (side, kind), numbers in found.items():
+            lengths = row_lengths(shape, kind, options.scale)
+            seconds = median(numbers, "seconds")
+            beside = f"  ours / TRL {ratio(numbers, found['ours', kind]):.3f}" if side == "trl" else ""
+            print(
+                f"{shape_name:<7} {method:<6} {kind + suffix:<14} {side:<5} {sum(lengths) / seconds:>9,.0f} tokens/s  "
+                f"MFU {needed_flops(shape, method, lengths) / seconds / peak:>6.1%}  "
+                f"peak {median(numbers, 'gib'):>6.2f} GiB{beside}",
+                flush=True,
+            )
+        lengthened = ratio(found["ours", "varied"], found["ours", "equal"])
+        print(f"{shape_name:<7} {method:<6} ours, varied / equal: {lengthened:.3f} of the time per token", flush=True)
 
 
 def main() -> None:
-    """Print both tables."""
+    """Print a line for each cell, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help="those for the device when not given")
     parser.add_argument("--methods", nargs="+", choices=["full", "lora", "qlora"], help="qlora: on a GPU by default")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each side of each cell")
     parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows")
-    parser.add_argument("--tables", nargs="+", default=["trl", "lengths"], choices=["trl", "lengths"])
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -274,11 +260,7 @@ def main() -> None:
     for shape_name in options.shapes or (GPU_SHAPES if on_gpu else CPU_SHAPES):
         with tempfile.TemporaryDirectory() as directory:
             run("--make", shape_name, "--directory", directory, "--scale", str(options.scale))
-            kinds = ["varied-packed"] if on_gpu else ["equal", "varied"]
-            if "trl" in options.tables:
-                compare_with_trl(options, Path(directory), shape_name, peak, kinds)
-            if "lengths" in options.tables:
-                compare_lengths(options, Path(directory), shape_name, suffix)
+            compare(options, Path(directory), shape_name, peak, suffix)
 
 
 if __name__ == "__main__":

@@ -124,7 +124,9 @@ class PushConfig(Section):
         ["model"], min_length=1, description="What to push; all but `model` go to `<repository>-<artifact>`."
     )
     only_if_better: bool = Field(
-        True, description="Push only when the tuned model's held-out loss is below the base model's."
+        True,
+        description="Push only a model that is better than the one it began with: in held-out loss, preferences or "
+        "reward, as its objective measures.",
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -30,10 +29,10 @@ class Step:
 
 @dataclass
 class Steps:
-    """All steps of a run, and the model as it was before the first."""
+    """All steps of a run, and the weights as they were before the first."""
 
     steps: list[Step] = field(default_factory=list)
-    policy: Any = None
+    weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
     @property
     def losses(self) -> list[float]:
@@ -60,7 +59,7 @@ def seen_steps(noise: float = 0.0) -> Iterator[Steps]:
                 for parameter in model.parameters():
                     if noise and parameter.requires_grad:
                         parameter += noise * torch.randn(parameter.shape, generator=generator)
-            seen.policy = copy.deepcopy(model).eval()
+            seen.weights = {name: weight.clone() for name, weight in model.state_dict().items()}
 
         def on_pre_optimizer_step(self, *_: Any, model: torch.nn.Module, **__: Any) -> None:
             gradients = {

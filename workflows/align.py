@@ -92,6 +92,7 @@ def train_reward_models(
             tokenizer=tokenizer,
             token_report=report,
             reward_models=[],
+            rewards_version="",
         )
         merged = merge(config=config.train, loading=config.model, base=model, trained=trained.model)
         models.append(merged)
@@ -106,6 +107,7 @@ def train_reward_models(
                 end_token_ids=report.end_token_ids,
                 rewards=[],
                 reward_models=[],
+                rewards_version="",
             )
         )
         reports.append(report_stage(name="reward", data=stage.data, tokens=report, training=[trained.report]))
@@ -152,6 +154,7 @@ def align(config: AlignConfig) -> AlignResult:
         end_token_ids=token_report.end_token_ids,
         rewards=plan.rewards,
         reward_models=[],
+        rewards_version=plan.plan.rewards_version,
     )
     sft_trained = train(
         config=config.sft.train,
@@ -162,6 +165,7 @@ def align(config: AlignConfig) -> AlignResult:
         tokenizer=sft_tokens.tokenizer,
         token_report=sft_tokens.report,
         reward_models=[],
+        rewards_version=plan.plan.rewards_version,
     )
     sft_model = merge(config=config.sft.train, loading=config.model, base=base.model, trained=sft_trained.model)
     reward = train_reward_models(
@@ -183,6 +187,7 @@ def align(config: AlignConfig) -> AlignResult:
         end_token_ids=token_report.end_token_ids,
         rewards=plan.rewards,
         reward_models=reward.models,
+        rewards_version=plan.plan.rewards_version,
     )
     trained = train(
         config=config.policy.train,
@@ -193,6 +198,7 @@ def align(config: AlignConfig) -> AlignResult:
         tokenizer=tokens.tokenizer,
         token_report=token_report,
         reward_models=reward.models,
+        rewards_version=plan.plan.rewards_version,
     )
     tuned = merge(config=config.policy.train, loading=config.model, base=sft_model, trained=trained.model)
     after = evaluate(
@@ -205,6 +211,7 @@ def align(config: AlignConfig) -> AlignResult:
         end_token_ids=token_report.end_token_ids,
         rewards=plan.rewards,
         reward_models=reward.models,
+        rewards_version=plan.plan.rewards_version,
     )
     is_better = compare(config=config.evaluate, objective=config.policy.train.objective, base=after_sft, tuned=after)
     quantized = quantize_all(
@@ -214,6 +221,7 @@ def align(config: AlignConfig) -> AlignResult:
         tokenizer=tokens.tokenizer,
         token_report=token_report,
         reward_models=reward.models,
+        rewards_version=plan.plan.rewards_version,
     )
     published = push_all(
         config=plan.policy,

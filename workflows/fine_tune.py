@@ -39,6 +39,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         end_token_ids=tokens.report.end_token_ids,
         rewards=planned.rewards,
         reward_models=[],
+        rewards_version=plan.rewards_version,
     )
     trained = train(
         config=config.train,
@@ -49,6 +50,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         tokenizer=tokens.tokenizer,
         token_report=tokens.report,
         reward_models=[],
+        rewards_version=plan.rewards_version,
     )
     tuned = merge(config=config.train, loading=config.model, base=base.model, trained=trained.model)
     after = evaluate(
@@ -61,6 +63,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         end_token_ids=tokens.report.end_token_ids,
         rewards=planned.rewards,
         reward_models=[],
+        rewards_version=plan.rewards_version,
     )
     is_better = compare(config=config.evaluate, objective=config.train.objective, base=before, tuned=after)
     quantized = quantize_all(
@@ -70,6 +73,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         tokenizer=tokens.tokenizer,
         token_report=tokens.report,
         reward_models=[],
+        rewards_version=plan.rewards_version,
     )
     published = push_all(
         config=config,

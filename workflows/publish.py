@@ -27,6 +27,7 @@ def quantize_all(
     tokenizer: FlyteDirectory,
     token_report: TokenReport,
     reward_models: list[FlyteDirectory],
+    rewards_version: str,
 ) -> QuantizedModels:
     """Quantize the tuned model by each of `quantize.methods`, and score every copy on the held-out rows."""
     models, evaluations = [], []
@@ -43,6 +44,7 @@ def quantize_all(
                 end_token_ids=token_report.end_token_ids,
                 rewards=config.train.policy.rewards,
                 reward_models=reward_models,
+                rewards_version=rewards_version,
             )
         )
         models.append(quantized)

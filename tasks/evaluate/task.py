@@ -28,8 +28,12 @@ def evaluate(
     end_token_ids: list[int],
     rewards: list[RewardFunctionConfig],
     reward_models: list[FlyteDirectory],
+    rewards_version: str,
 ) -> Evaluation:
-    """Score `model` on the held-out rows; the same task scores base, tuned and quantized models (`label`)."""
+    """Score `model` on the held-out rows; the same task scores base, tuned and quantized models (`label`).
+
+    `rewards_version` is not read: it makes a cached result depend on the project's reward functions.
+    """
     import pandas as pd
 
     from tasks.evaluate import metrics, score

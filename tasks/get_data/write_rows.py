@@ -24,8 +24,8 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 _GROUP_ROWS = 5000
 _NUM_SAMPLES = 5
-# the kinds that supervised fine-tuning takes, in any mixture
-_SUPERVISED = ("pair", "messages", "text")
+# what one objective takes in any mixture: sft; rloo and grpo; kto
+_TAKEN_TOGETHER = ({"pair", "messages", "text"}, {"pair", "messages", "preference"}, {"kto", "preference"})
 SHOWN_FAILURES = 1000
 _SHOWN_CHARACTERS = 600
 
@@ -110,8 +110,8 @@ class _Seen:
             completions=_shares((text[:_SHOWN_CHARACTERS], rows) for text, rows in self._completions.counts()),
         )
         kinds = ", ".join(f"{rows} {kind}" for kind, rows in self._kinds.most_common())
-        mixed = len({"answered" if kind in _SUPERVISED else kind for kind in self._kinds}) > 1
-        warnings = [f"no training method takes all of these kinds of rows: {kinds}"] if mixed else []
+        together = any(set(self._kinds) <= each for each in _TAKEN_TOGETHER)
+        warnings = [] if together else [f"no objective takes all of these kinds of rows: {kinds}"]
         warnings += [*self._languages.warnings(), *self._labels.warnings(), *self._completions.warnings()]
         return Written(self._samples, balance, self._systems.warnings(), warnings)
 

@@ -161,6 +161,7 @@ def _push_warnings(config: FineTuneConfig) -> list[str]:
 
 def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
     from tasks.plan import models, settings
+    from tasks.rewards.functions import rewards_hash
 
     model = models.resolve_model(config.model, read_hub_token())
     if is_laptop_run():
@@ -169,6 +170,7 @@ def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
     return Plan(
         model_revision=model.revision,
         chat_template=settings.read_chat_template(config.tokenize.chat_template),
+        rewards_version=rewards_hash(config.train.policy.rewards),
         warnings=warnings,
     )
 

@@ -50,9 +50,7 @@ def render_alignment(results: AlignmentResults) -> str:
             ),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             *(
-                html.paragraph(
-                    f"The reward model scores {share:.1%} of its held-out pairs right.", "note"
-                )
+                html.paragraph(f"The reward model scores {share:.1%} of its held-out pairs right.", "note")
                 for share in reward
                 if share is not None
             ),

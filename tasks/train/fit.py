@@ -21,10 +21,10 @@ from transformers.trainer_callback import PrinterCallback
 from configs.schema import ModelConfig
 from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import HELD_OUT, Choice, CurvePoint, TrainReport
-from tasks.models.load import checkpoint_dtype, load_reward_model, load_tokenizer
+from tasks.models.load import checkpoint_dtype, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 from tasks.rewards.functions import reward_functions
-from tasks.rewards.models import RewardModel
+from tasks.rewards.models import load_reward_models
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
 from tasks.train.arguments import learning_rate, optimizer_steps, training_arguments, world_size
@@ -99,7 +99,7 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     load = partial(_load, config, loading, inputs, tokenizer, choices)
     model = load()
     methods.check_method(config, model, longest_sequence(config, tokens_file))
-    trainer = make_trainer(config, arguments, model, tokenizer, inputs, held_out, load)
+    trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     if config.method == "full" and config.sharding == "none" and loading.dtype == "auto":
@@ -108,13 +108,23 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     trainer.save_model(str(output))
     report = _report(trainer, config, num_rows, lines, time.monotonic() - started)
     if trainer.is_world_process_zero():
-        remove_checkpoints(output)
-        merge.check_saved(output)
-        # transformers' record of its own arguments: a pickle, and it names paths of this machine
-        (output / "training_args.bin").unlink(missing_ok=True)
-        record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
-        (output / CHOICES_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        _complete(trainer, config, loading, report, output)
     return report
+
+
+def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
+    """Put beside the saved weights what else belongs to them, and take away what does not."""
+    remove_checkpoints(output)
+    merge.check_saved(output)
+    # transformers' record of its own arguments: a pickle, and it names paths of this machine
+    (output / "training_args.bin").unlink(missing_ok=True)
+    if config.method != "full":
+        merge.name_base(loading, output)
+        if config.objective != "reward":
+            # where answers end; peft saves nothing of it
+            trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
+    record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
+    (output / CHOICES_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _connect(config: TrainConfig) -> None:
@@ -141,6 +151,7 @@ def _load(
 
 def make_trainer(
     config: TrainConfig,
+    loading: ModelConfig,
     arguments: TrainingArguments,
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -172,7 +183,7 @@ def make_trainer(
         test_file = inputs.test_tokens / _TOKENS_FILE
         settings["eval_dataset"] = read_examples(config.objective, test_file, cache, rows=held_out)
     if is_online:
-        settings["reward_funcs"] = _rewards(config, inputs, arguments.device)
+        settings["reward_funcs"] = _rewards(config, loading, inputs, tokenizer)
         arguments.reward_weights = [r.weight for r in config.policy.rewards] + [1.0] * len(inputs.reward_models)
     elif form.collator is not None:
         collator: Any = form.collator(tokenizer.pad_token_id)
@@ -204,7 +215,9 @@ def _held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:
     return np.flatnonzero(is_own.to_numpy()).tolist()
 
 
-def _rewards(config: TrainConfig, inputs: FitInputs, device: torch.device) -> list[Callable[..., list[float]]]:
+def _rewards(
+    config: TrainConfig, loading: ModelConfig, inputs: FitInputs, tokenizer: PreTrainedTokenizerBase
+) -> list[Callable[..., list[float]]]:
     """Return what TRL calls with the generated answers: the config's functions, then the reward models."""
     calls: list[Callable[..., list[float]]] = []
     for settings, function in zip(config.policy.rewards, reward_functions(config.policy.rewards), strict=True):
@@ -214,10 +227,7 @@ def _rewards(config: TrainConfig, inputs: FitInputs, device: torch.device) -> li
 
         by_function.__name__ = (settings.function or settings.kind).rpartition(":")[2]
         calls.append(by_function)
-    for directory in inputs.reward_models:
-        judge = RewardModel(
-            load_reward_model(ModelConfig(name=directory.name), directory).to(device).eval(), load_tokenizer(directory)
-        )
+    for judge in load_reward_models(loading, inputs.reward_models, tokenizer):
 
         def by_model(
             prompts: list[list[int]], completion_ids: list[list[int]], _judge: Any = judge, **_: Any

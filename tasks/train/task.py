@@ -38,8 +38,12 @@ def _train(
     end_token_ids: list[int],
     new_token_ids: list[int],
     reward_models: list[FlyteDirectory],
+    rewards_version: str,
 ) -> Trained:
-    """Train in every process of the topology; the result is a whole model or an adapter, with its tokenizer."""
+    """Train in every process of the topology; the result is a whole model or an adapter, with its tokenizer.
+
+    `rewards_version` is not read: it makes a cached result depend on the project's reward functions.
+    """
     from tasks.decks import html
     from tasks.decks.training import render_training
     from tasks.train import distributed, fit
@@ -71,7 +75,7 @@ def _declare(nodes: int, processes: int) -> PythonFunctionTask:
     name = f"train_{nodes}x{processes}"
     function = types.FunctionType(_train.__code__, globals(), name)
     function.__annotations__ = _train.__annotations__
-    function.__doc__ = f"{_train.__doc__} {nodes} node(s) of {processes} process(es)."
+    function.__doc__ = f"{nodes} node(s) of {processes} process(es). {_train.__doc__}"
     function.__qualname__ = name
     return task(
         task_config=Elastic(
@@ -108,6 +112,7 @@ def train(
     tokenizer: FlyteDirectory,
     token_report: TokenReport,
     reward_models: list[FlyteDirectory],
+    rewards_version: str,
 ) -> Trained:
     """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
     if is_laptop_run():
@@ -124,6 +129,7 @@ def train(
             end_token_ids=token_report.end_token_ids,
             new_token_ids=token_report.new_token_ids,
             reward_models=reward_models,
+            rewards_version=rewards_version,
         )
     except IgnoreOutputs:
         # also only on a laptop: the launcher's word for a signal, such as Ctrl-C

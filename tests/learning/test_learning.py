@@ -76,15 +76,15 @@ def test_sft_raises_exact_match(blank: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("objective", "settings"),
-    # further steps of dpo widen the margin by making the rejected answers ever less likely, and the right ones with them
-    [("dpo", {"learning_rate": 3e-4, "max_steps": 12}), ("kto", {"epochs": 1})],
+    # at higher rates or in more steps the margin goes on growing, and the chosen answers become less likely too
+    [("dpo", {"epochs": 2}), ("kto", {"epochs": 1})],
 )
 def test_preferences_raise_the_margin_and_the_rate_of_the_chosen_style(
     objective: Objective, settings: dict[str, Any], copier: Path, tmp_path: Path
 ) -> None:
     rows = style_preferences(WORDS)
     tokens = tokenize(objective, copier, rows[:512], rows[512:], tmp_path / "tokens")
-    run = train(config_of(objective, **settings), copier, tokens, tmp_path)
+    run = train(config_of(objective, learning_rate=3e-4, **settings), copier, tokens, tmp_path)
     before, after = (evaluate(model, tokens).scores for model in (copier, run.model))
     (rate_before, _), (rate_after, right_after) = (sampled(model, tokens) for model in (copier, run.model))
     show(f"{objective}, margin", before=before.preference_margin, after=after.preference_margin)

@@ -25,8 +25,14 @@ UNCACHED = {
     "train",
     "quantize_all",
     "push_all",
+    "plan_alignment",
+    "prepare_reward_tokens",
+    "train_reward_models",
+    "check_same_tokenizer",
+    "report_stage",
+    "write_alignment_report",
 }
-SECRET = {"make_plan", "resolve_data", "scan_shard", "map_scan_shard", "get_model", "push_to_hub"}
+SECRET = {"make_plan", "plan_alignment", "resolve_data", "scan_shard", "map_scan_shard", "get_model", "push_to_hub"}
 
 
 @pytest.fixture(scope="module")

@@ -111,13 +111,22 @@ def test_a_repeat_that_leaves_contradicts_nothing(tmp_path: Path) -> None:
     assert [(c.kept, c.quarantined, c.deduplicated) for c in both.report.sources] == [(19, 2, 0)]
 
 
-def test_kinds_that_no_method_takes_together_are_a_warning(tmp_path: Path) -> None:
-    rows = [{"prompt": f"question number {n}", "chosen": "good", "rejected": "bad"} for n in range(20)]
+PREFERENCES = [{"prompt": f"question number {n}", "chosen": "good", "rejected": "bad"} for n in range(20)]
+JUDGED = [{"prompt": f"question number {n}", "completion": "good", "label": n % 2 == 0} for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("others", "expected"),
+    [(PREFERENCES, None), (JUDGED, "no objective takes all of these kinds of rows: 20 pair, 20 kto")],
+)
+def test_kinds_that_no_objective_takes_together_are_a_warning(
+    others: list[dict], expected: str | None, tmp_path: Path
+) -> None:
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
-    (tmp_path / "preferences.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    sources = [{"path": str(tmp_path / f"{name}.jsonl")} for name in ("pairs", "preferences")]
-    expected = "no training method takes all of these kinds of rows: 20 pair, 20 preference"
-    assert expected in load_data(DataConfig(sources=sources, deduplicate="none")).report.warnings
+    (tmp_path / "others.jsonl").write_text("".join(json.dumps(row) + "\n" for row in others))
+    sources = [{"path": str(tmp_path / f"{name}.jsonl")} for name in ("pairs", "others")]
+    warnings = load_data(DataConfig(sources=sources, deduplicate="none")).report.warnings
+    assert [warning for warning in warnings if "these kinds" in warning] == ([expected] if expected else [])
 
 
 def test_exact_duplicates_leave_their_first_row(tmp_path: Path) -> None:

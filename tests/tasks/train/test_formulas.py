@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import re
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from configs.schema import ModelConfig
 from configs.wire import TrainReport
-from tasks.models.load import load_model, load_tokenizer
+from tasks.models.load import load_model, load_reward_model, load_tokenizer
 
 Ids = list[int]
 # one batch of all eleven rows, in the order of the file, one step; weights move after the loss is taken
@@ -53,6 +54,13 @@ def one_step(train: Any, **settings: Any) -> tuple[Steps, dict[str, float]]:
     with seen_steps(NOISE) as seen:
         report, _ = train("out", **{**ONE_STEP, **settings})
     return seen, series_at_first_step(report)
+
+
+def with_weights(model: Any, seen: Steps) -> Any:
+    """Return a copy of `model` with the weights that the step began with; TRL's own changes to a model are not in it."""
+    policy = copy.deepcopy(model)
+    policy.load_state_dict(seen.weights)
+    return policy
 
 
 def series_at_first_step(report: TrainReport) -> dict[str, float]:
@@ -98,11 +106,12 @@ def test_dpo_is_the_formula_over_log_probabilities(
     loss: str, formula: Callable[..., float], more: dict, beta: float, train: Any, answers: Path, reference: Any
 ) -> None:
     seen, series = one_step(train, objective="dpo", dpo={"beta": beta, "loss": loss, **more})
+    policy = with_weights(reference, seen)
     losses, rewards = [], []
     for prompt, chosen, rejected, _ in rows_of(answers):
         with torch.no_grad():
             ratios = [
-                float(log_prob(seen.policy, prompt, answer).sum() - log_prob(reference, prompt, answer).sum())
+                float(log_prob(policy, prompt, answer).sum() - log_prob(reference, prompt, answer).sum())
                 for answer in (chosen, rejected)
             ]
         losses.append(formula(*ratios, beta, (len(chosen), len(rejected))))
@@ -117,11 +126,14 @@ def test_dpo_is_the_formula_over_log_probabilities(
     assert series["rewards/accuracies"] == pytest.approx(sum(c > r for c, r in rewards) / 11)
 
 
-def test_dpo_with_sft_adds_the_chosen_answers_negative_log_likelihood(train: Any, answers: Path) -> None:
+def test_dpo_with_sft_adds_the_chosen_answers_negative_log_likelihood(
+    train: Any, answers: Path, reference: Any
+) -> None:
     plain, _ = one_step(train, objective="dpo")
     added, _ = one_step(train, objective="dpo", dpo={"sft_weight": 0.5})
+    policy = with_weights(reference, plain)
     with torch.no_grad():
-        tokens = torch.cat([log_prob(plain.policy, prompt, chosen) for prompt, chosen, _, _ in rows_of(answers)])
+        tokens = torch.cat([log_prob(policy, prompt, chosen) for prompt, chosen, _, _ in rows_of(answers)])
     assert added.losses[0] == pytest.approx(plain.losses[0] - 0.5 * float(tokens.mean()), rel=1e-5)
 
 
@@ -129,12 +141,13 @@ def test_dpo_with_sft_adds_the_chosen_answers_negative_log_likelihood(train: Any
 def test_kto_is_the_formula_over_log_probabilities(loss: str, train: Any, answers: Path, reference: Any) -> None:
     kto = {"loss": loss, "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.7}
     seen, series = one_step(train, objective="kto", kto=kto, group_by_length=False)
+    policy = with_weights(reference, seen)
     # the KL divergence is taken of each prompt with the answer of the row before it in the batch
     rows = [rows_of(answers)[number] for number in seen.steps[0].rows]
 
     def ratio(prompt: Ids, answer: Ids) -> float:
         with torch.no_grad():
-            return float(log_prob(seen.policy, prompt, answer).sum() - log_prob(reference, prompt, answer).sum())
+            return float(log_prob(policy, prompt, answer).sum() - log_prob(reference, prompt, answer).sum())
 
     others = [rows[number - 1][1] for number in range(11)]
     divergence = max(0.0, sum(ratio(row[0], other) for row, other in zip(rows, others, strict=True)) / 11)
@@ -155,12 +168,14 @@ def test_kto_is_the_formula_over_log_probabilities(loss: str, train: Any, answer
 
 
 @pytest.mark.parametrize("center", [None, 0.3])
-def test_a_reward_models_loss_is_bradley_terry(center: float | None, train: Any, answers: Path) -> None:
+def test_a_reward_models_loss_is_bradley_terry(center: float | None, train: Any, answers: Path, tiny_model: Path) -> None:
     seen, series = one_step(train, objective="reward", reward={"center_coefficient": center})
+    model = with_weights(load_reward_model(ModelConfig(name="tiny"), tiny_model, new_head=True).eval(), seen)
+    model.config.pad_token_id = 0
     losses, margins = [], []
     for prompt, chosen, rejected, _ in rows_of(answers):
         with torch.no_grad():
-            one, other = (float(seen.policy(torch.tensor([prompt + answer])).logits) for answer in (chosen, rejected))
+            one, other = (float(model(torch.tensor([prompt + answer])).logits) for answer in (chosen, rejected))
         losses.append(-math.log(sigmoid(one - other)) + (center or 0.0) * (one + other) ** 2)
         margins.append(one - other)
     assert max(map(abs, margins)) > 0.05
@@ -210,11 +225,11 @@ def reward_of(text: str) -> float:
     return 2.0 * bool(re.search("[a-m]", text)) - 1.0 * bool(re.search("[0-9]", text))
 
 
-def assert_gradients_of(loss: torch.Tensor, seen: Steps) -> None:
+def assert_gradients_of(loss: torch.Tensor, policy: Any, seen: Steps) -> None:
     loss.backward()
     largest = max(float(gradient.abs().max()) for gradient in seen.steps[0].gradients.values())
     assert largest > 1e-3
-    for name, parameter in seen.policy.named_parameters():
+    for name, parameter in policy.named_parameters():
         torch.testing.assert_close(
             seen.steps[0].gradients[name], parameter.grad, atol=1e-5 * largest, rtol=1e-4, msg=name
         )
@@ -225,11 +240,11 @@ def test_rloo_compares_an_answer_with_the_mean_of_the_others(
 ) -> None:
     """Ahmadian et al. 2024, section 2: R(y) = r - beta log(p / p_ref); advantage: R less the mean of the others'."""
     batch, seen, series = generated(RLOOTrainer, train, monkeypatch)
-    tokenizer = load_tokenizer(tiny_model)
+    policy, tokenizer = with_weights(reference, seen), load_tokenizer(tiny_model)
     rows = answers_of(batch)
     rewards, divergences, likelihoods = [], [], []
     for prompt, answer in rows:
-        likelihoods.append(log_prob(seen.policy, prompt, answer).sum())
+        likelihoods.append(log_prob(policy, prompt, answer).sum())
         with torch.no_grad():
             divergences.append(float(likelihoods[-1] - log_prob(reference, prompt, answer).sum()))
         rewards.append(reward_of(tokenizer.decode(answer, skip_special_tokens=True)))
@@ -243,7 +258,7 @@ def test_rloo_compares_an_answer_with_the_mean_of_the_others(
     assert series["reward"] == pytest.approx(sum(rewards) / 16)
     assert series["kl"] == pytest.approx(sum(divergences) / sum(len(answer) for _, answer in rows), rel=1e-3)
     # the gradient of REINFORCE
-    assert_gradients_of(-torch.stack(likelihoods) @ torch.tensor(advantages).double() / 16, seen)
+    assert_gradients_of(-torch.stack(likelihoods) @ torch.tensor(advantages).double() / 16, policy, seen)
 
 
 def test_grpo_scales_an_answer_by_its_groups_spread(
@@ -251,7 +266,7 @@ def test_grpo_scales_an_answer_by_its_groups_spread(
 ) -> None:
     """Shao et al. 2024, equations 3 and 4, the loss a mean over the tokens of all answers, as in Yu et al. 2025."""
     batch, seen, series = generated(GRPOTrainer, train, monkeypatch)
-    tokenizer = load_tokenizer(tiny_model)
+    policy, tokenizer = with_weights(reference, seen), load_tokenizer(tiny_model)
     rows = answers_of(batch)
     rewards = [reward_of(tokenizer.decode(answer, skip_special_tokens=True)) for _, answer in rows]
     advantages: list[float] = []
@@ -262,7 +277,7 @@ def test_grpo_scales_an_answer_by_its_groups_spread(
     assert batch["advantages"].tolist() == pytest.approx(advantages, rel=1e-4, abs=1e-5)
     terms, divergences = [], []
     for (prompt, answer), advantage in zip(rows, advantages, strict=True):
-        likelihoods = log_prob(seen.policy, prompt, answer)
+        likelihoods = log_prob(policy, prompt, answer)
         with torch.no_grad():
             of_reference = log_prob(reference, prompt, answer)
         ratios = of_reference - likelihoods
@@ -273,7 +288,7 @@ def test_grpo_scales_an_answer_by_its_groups_spread(
     loss = torch.cat(terms).mean()
     assert seen.losses == [pytest.approx(loss.item(), rel=1e-4)]
     assert series["kl"] == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-4)
-    assert_gradients_of(loss, seen)
+    assert_gradients_of(loss, policy, seen)
 
 
 @pytest.mark.parametrize("method", ["full", "lora"])
