@@ -52,4 +52,4 @@ class InterruptedRunError(FineTuneError):
 
 
 class DivergedError(FineTuneError):
-    """Training whose loss is no longer a number."""
+    """Training whose loss is no longer a number, or has leapt or climbed."""

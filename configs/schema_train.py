@@ -70,7 +70,7 @@ class DpoConfig(Section):
         "sigmoid_norm",
     ] = Field("sigmoid", description="`sigmoid` is the paper's; the others are those of TRL's documentation.")
     label_smoothing: float = Field(
-        0.0, ge=0.0, lt=0.5, description="Share of the preferences taken to be wrong (sigmoid, robust, exo_pair, aot)."
+        0.0, ge=0.0, lt=0.5, description="Share of the preferences taken to be wrong (robust, exo_pair, aot)."
     )
     sft_weight: float = Field(
         0.0, ge=0.0, description="Weight of the negative log-likelihood of the chosen answer, added to the loss."

@@ -49,6 +49,6 @@ GPU_IMAGE = ImageSpec(
     python_version="3.11",
     # torch's wheels bring CUDA's libraries; DeepSpeed compiles its CPU Adam on first use and needs a compiler
     apt_packages=["build-essential"],
-    packages=[*_FLYTE, *_MODELS, *_REPORTS, *pinned("bitsandbytes", "deepspeed", "ninja")],
+    packages=[*_FLYTE, *_MODELS, *_REPORTS, *pinned("bitsandbytes", "deepspeed", "liger_kernel", "ninja")],
     env={"TOKENIZERS_PARALLELISM": "true", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300"},
 )

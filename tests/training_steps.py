@@ -72,10 +72,7 @@ def seen_steps(noise: float = 0.0) -> Iterator[Steps]:
             passes.clear()
 
     def train_and_note(self: Any, model: Any, inputs: Any, *arguments: Any, **kwargs: Any) -> torch.Tensor:
-        if isinstance(inputs, list):
-            rows = [row["row_number"] for row in inputs]
-        else:
-            rows = inputs["row_numbers"].tolist()
+        rows = [row["row_number"] for row in inputs] if isinstance(inputs, list) else inputs["row_numbers"].tolist()
         loss = train_on_pass(self, model, inputs, *arguments, **kwargs)
         passes.append((loss.item(), rows))
         return loss

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -32,8 +33,8 @@ def device() -> torch.device:
 
 
 def has_bfloat16() -> bool:
-    """Return whether bfloat16 is fast here; on CPUs it is emulated more often than not."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported()
+    """Return whether bfloat16 is fast here; CPUs and older GPUs emulate it."""
+    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def weight_dtype(config: ModelConfig) -> torch.dtype:
@@ -100,7 +101,7 @@ def _load(
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return the model and the names of the weights that its files lack."""
     if config.attn_implementation != "auto":
-        kwargs.setdefault("attn_implementation", config.attn_implementation)
+        kwargs.setdefault("attn_implementation", _attention_here(config.attn_implementation))
     try:
         model, info = kind.from_pretrained(
             directory,
@@ -113,6 +114,12 @@ def _load(
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
     return model, sorted(info["missing_keys"])
+
+
+def _attention_here(wanted: str) -> str:
+    """Return the kernel that was asked for, or PyTorch's own where flash-attn is not; training says so in its log."""
+    has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
+    return "sdpa" if wanted == "flash_attention_2" and not has_flash else wanted
 
 
 def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:

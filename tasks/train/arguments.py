@@ -76,6 +76,13 @@ def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
     return config.max_steps or max(1, math.ceil(config.epochs * steps))
 
 
+def prompts_left_out(config: TrainConfig, num_rows: int) -> int:
+    """Return how many prompts an epoch of rloo or grpo leaves out, others each time: its last batch is not full."""
+    if config.objective not in ONLINE:
+        return 0
+    return num_rows % (config.batch_size // config.policy.num_generations)
+
+
 def training_arguments(
     config: TrainConfig, choices: Choices, num_rows: int, directory: Path, evaluation: dict[str, Any]
 ) -> TrainingArguments:
@@ -110,8 +117,9 @@ def training_arguments(
         use_cpu=not on_gpu,
         ddp_backend="gloo" if world_size() > 1 and not on_gpu else None,
         ddp_find_unused_parameters=False,
-        gradient_checkpointing=choices.gradient_checkpointing,
+        activation_checkpointing=choices.gradient_checkpointing,
         use_liger_kernel=choices.use_liger_kernel,
+        liger_kernel_config=choices.liger_kernel_config,
         torch_compile=choices.torch_compile,
         deepspeed=None if config.sharding == "none" else str(DEEPSPEED_CONFIGS / f"{config.sharding}.json"),
         logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),

@@ -27,7 +27,7 @@ from tasks.rewards.functions import reward_functions
 from tasks.rewards.models import load_reward_models
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
-from tasks.train.arguments import learning_rate, optimizer_steps, training_arguments, world_size
+from tasks.train.arguments import learning_rate, optimizer_steps, prompts_left_out, training_arguments, world_size
 from tasks.train.batches import ExamplesAreApart, packed_collator
 from tasks.train.diagnose import diagnose, series_of
 from tasks.train.held_out import (
@@ -38,12 +38,18 @@ from tasks.train.held_out import (
     watch_callbacks,
     watch_choices,
 )
-from tasks.train.objectives import FORMS, example_lengths, longest_sequence, read_examples, trainer_class
+from tasks.train.objectives import (
+    FORMS,
+    example_lengths,
+    longest_sequence,
+    read_examples,
+    trained_tokens,
+    trainer_class,
+)
 from tasks.train.order import EpochOrder, num_fill_rows, without_fill
 from tasks.train.progress import Progress
 from tasks.train.watch import Watched, row_ids_of, with_row_numbers
 
-CHOICES_FILE = "training.json"
 _TOKENS_FILE = "tokens.parquet"
 
 
@@ -89,6 +95,9 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     choices = choosing.choose(config, loading, choosing.detect(), is_packed, model_type)
     lines = [*choices.lines, *watch_choices(config, len(own), len(held_out))]
+    if left_out := prompts_left_out(config, num_rows):
+        reason = "the last batch is not full; others in each epoch"
+        lines.append(Choice(name="prompts left out", value=f"{left_out} of {num_rows} an epoch", reason=reason))
     evaluation = evaluation_arguments(config, num_steps, bool(held_out))
     arguments = training_arguments(config, choices, num_rows, output, evaluation)
     if arguments.process_index == 0:
@@ -124,7 +133,7 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
             # where answers end; peft saves nothing of it
             trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
-    (output / CHOICES_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    (output / merge.RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
 
 def _connect(config: TrainConfig) -> None:
@@ -181,7 +190,7 @@ def make_trainer(
     }
     if held_out and inputs.test_tokens is not None:
         test_file = inputs.test_tokens / _TOKENS_FILE
-        settings["eval_dataset"] = read_examples(config.objective, test_file, cache, rows=held_out)
+        settings["eval_dataset"] = held_out_rows = read_examples(config.objective, test_file, cache, rows=held_out)
     if is_online:
         settings["reward_funcs"] = _rewards(config, loading, inputs, tokenizer)
         arguments.reward_weights = [r.weight for r in config.policy.rewards] + [1.0] * len(inputs.reward_models)
@@ -197,6 +206,13 @@ def make_trainer(
     trainer = trainer_class(config.objective, Watched)(**settings)
     if config.method != "full":
         methods.keep_trained_in_float32(trainer.model)
+        methods.show_head_bias(trainer.model)
+    elif is_online and trainer.ref_model is not None:
+        # TRL loads it anew by its path, where new tokens have no rows
+        reference = trainer.accelerator.unwrap_model(trainer.ref_model)
+        methods.fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
+    if "eval_dataset" in settings and "labels" in held_out_rows.column_names:
+        trainer.held_out_tokens_per_row = trained_tokens(held_out_rows) / len(held_out_rows)
     trainer.start_watch(config, row_ids_of(tokens_file))
     if not is_online:
         lengths = example_lengths(config.objective, tokens_file) if config.group_by_length else None

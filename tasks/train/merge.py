@@ -16,6 +16,9 @@ from configs.schema import ModelConfig
 from tasks.models.load import ADAPTER_FOLDER, load_model, load_reward_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 
+RECORD_FILE = "training.json"
+"""Objective, method and every effective choice of the training, beside what it made."""
+
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -25,6 +28,8 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
     A low-rank adapter is added to the weights, in the base's own precision and never to a quantized copy; rows of new
     tokens and a reward model's head are taken over. Virtual tokens cannot be: the base's files are copied as they are,
     and the adapter goes to the folder `adapter` beside them.
+
+    The record of the training goes with it.
 
     Raises:
         ArtifactError: what was written has no weights, or empty ones.
@@ -50,9 +55,9 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         merged.save_pretrained(output)
         check_saved(output)
     tokenizer.save_pretrained(output)
-    generation = adapter / "generation_config.json"
-    if generation.exists():
-        shutil.copyfile(generation, output / generation.name)
+    for name in ("generation_config.json", RECORD_FILE):
+        if (adapter / name).exists():
+            shutil.copyfile(adapter / name, output / name)
 
 
 def name_base(model_config: ModelConfig, adapter: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import peft
 import torch
-from peft.utils import ModulesToSaveWrapper
+from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from peft.utils.integrations import gather_params_ctx
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
@@ -57,14 +57,25 @@ def trainable_model(
             model = load_reward_model(model_config, directory, dtype, new_head=True, **kwargs)
     else:
         model = load_model(model_config, directory, dtype, **kwargs)
-    if new_token_ids or model.get_input_embeddings().num_embeddings < vocabulary_size:
-        known = _vocabulary_size(directory, model_config.trust_remote_code)
-        # a token that the base knows keeps what it has learned
-        add_tokens(model, [token for token in new_token_ids if token >= known], vocabulary_size)
+    fit_vocabulary(model, model_config, directory, new_token_ids, vocabulary_size)
     if config.method != "full":
         # peft would write this machine's path into the adapter, and the whole embedding beside new tokens
         model.name_or_path = ""
     return model
+
+
+def fit_vocabulary(
+    model: PreTrainedModel, model_config: ModelConfig, directory: Path, new_token_ids: list[int], vocabulary_size: int
+) -> None:
+    """Give `model`, loaded from `directory`, the rows of those `new_token_ids` that its own tokenizer does not have.
+
+    Raises:
+        ModelError: the model has fewer embeddings than the tokenizer has tokens.
+    """
+    if new_token_ids or model.get_input_embeddings().num_embeddings < vocabulary_size:
+        known = _vocabulary_size(directory, model_config.trust_remote_code)
+        # a token that the base knows keeps what it has learned
+        add_tokens(model, [token for token in new_token_ids if token >= known], vocabulary_size)
 
 
 def _vocabulary_size(directory: Path, trust_remote_code: bool) -> int:
@@ -288,3 +299,14 @@ def keep_trained_in_float32(model: torch.nn.Module) -> None:
         if isinstance(module, ModulesToSaveWrapper):
             # a head of 32 bits behind layers of 16
             module.register_forward_pre_hook(lambda wrapper, inputs: (inputs[0].to(wrapper.weight.dtype), *inputs[1:]))
+
+
+def show_head_bias(model: torch.nn.Module) -> None:
+    """Let TRL's losses read the bias of an output head whose new tokens peft trains: peft hands on the weight only.
+
+    For adapters, after the trainer was made.
+    """
+    for module in model.modules():
+        if isinstance(module, TrainableTokensWrapper):
+            # past nn.Module, which would make a second parameter of it
+            object.__setattr__(module, "bias", getattr(module.original_module, "bias", None))

@@ -182,3 +182,8 @@ def longest_sequence(config: TrainConfig, tokens_file: Path) -> int:
                 whole = np.maximum(whole, other)
             longest = max(longest, int(whole.max(initial=0)))
     return longest
+
+
+def trained_tokens(examples: datasets.Dataset) -> int:
+    """Return the tokens that the loss counts in rows of `read_examples`: never the first of a row."""
+    return sum(label != -100 for row in examples for label in row["labels"][1:])

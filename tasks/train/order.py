@@ -93,6 +93,8 @@ class Ordered:
 
     epoch_sampler: EpochOrder | None = None
     mean_over_rows = False
+    # trained tokens of a held-out row, on average; set where the loss is a mean over tokens
+    held_out_tokens_per_row: float | None = None
     _window_rows = 0.0
     _has_fill = False
 
@@ -116,14 +118,24 @@ class Ordered:
     def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return the trainer's loss; in training, its share of the mean over all rows of the step."""
         num_rows = inputs.pop("num_rows", None)
+        share = self._held_out_share(model, inputs)
         is_uneven = self._has_fill and num_rows is not None and model.training
         with _rows_gathered(self.accelerator, int(num_rows.sum())) if is_uneven else nullcontext():  # type: ignore[attr-defined]
             loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        if share is not None and torch.is_tensor(loss):
+            return loss * share
         if num_rows is None or not self.mean_over_rows or not model.training:
             return loss
         # transformers divides by the passes of the step, and DDP by the processes
         passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes  # type: ignore[attr-defined]
         return loss * (num_rows.sum() * passes / self._window_rows)
+
+    def _held_out_share(self, model: Any, inputs: Any) -> Any:
+        """Return what makes the mean over rows that transformers takes of held-out batches one over tokens."""
+        if model.training or self.held_out_tokens_per_row is None or "labels" not in inputs:
+            return None
+        labels = inputs["labels"]
+        return (labels[:, 1:] != -100).sum() / (len(labels) * self.held_out_tokens_per_row)
 
 
 @contextmanager

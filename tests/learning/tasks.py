@@ -1,4 +1,4 @@
-"""Small generated tasks, and the stages that a run has, called one after the other: tokenize, train, merge, evaluate."""
+"""Small generated tasks, and the stages of a run, called one after the other: tokenize, train, merge, evaluate."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Run:
 
 
 def make_model(directory: Path, hidden_size: int = 64, seed: int = 0) -> Path:
-    """Write a Llama of random weights, of two layers and 64 positions, whose tokens are the characters of `ALPHABET`."""
+    """Write a Llama of random weights, two layers and 64 positions, whose tokens are the characters of `ALPHABET`."""
     vocabulary = {token: number for number, token in enumerate(["<pad>", "<eos>", *ALPHABET])}
     tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="."))
     tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
@@ -96,6 +96,7 @@ def tokenize(
     test: Sequence[Row],
     folder: Path,
     config: TokenizeConfig | None = None,
+    chat_template: str | None = None,
 ) -> Tokens:
     """Write tokens of both splits, as the tokenize stage does."""
     config = config or TokenizeConfig(max_length=48, prompt_separator=">")
@@ -109,8 +110,8 @@ def tokenize(
     for output in outputs.values():
         output.mkdir()
     part = outputs.pop("part")
-    tokenize_part(config, objective, None, model, False, splits, 0, 1, part)
-    report = join_parts(config, objective, None, model, False, [part], outputs)
+    tokenize_part(config, objective, chat_template, model, False, splits, 0, 1, part)
+    report = join_parts(config, objective, chat_template, model, False, [part], outputs)
     return Tokens(**outputs, report=report)
 
 

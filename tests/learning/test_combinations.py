@@ -97,7 +97,9 @@ def config_for(objective: Objective, method: Method) -> TrainConfig:
     )
 
 
-@pytest.mark.parametrize(("objective", "method"), [pair for pair in product(OBJECTIVES, METHODS) if pair not in REFUSED])
+@pytest.mark.parametrize(
+    ("objective", "method"), [pair for pair in product(OBJECTIVES, METHODS) if pair not in REFUSED]
+)
 def test_it_trains_and_what_was_saved_loads_as_what_was_trained(
     objective: Objective, method: Method, base: Path, tokens_of, watched: Watched, tmp_path: Path
 ) -> None:

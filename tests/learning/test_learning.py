@@ -29,6 +29,7 @@ from tasks.models.load import load_model, load_tokenizer
 
 WORDS = words(712, 4, seed=2)
 TRAIN, TEST = WORDS[:512], WORDS[512:]
+STEPS = 24
 CAPITALS = RewardFunctionConfig(kind="regex", pattern="^[A-J]+$")
 
 
@@ -46,7 +47,7 @@ def config_of(objective: Objective, **settings: Any) -> TrainConfig:
 
 
 def sampled(model: Path, tokens: Tokens) -> tuple[float, float]:
-    """Return the shares of answers, sampled at temperature 1, that are in capitals, and that are also the right word."""
+    """Return the shares of answers, sampled at temperature 1, that are in capitals, and that are also right."""
     rows = pd.read_parquet(tokens.test / "tokens.parquet").drop_duplicates("prompt")
     prompts = torch.tensor([list(ids[:n]) for ids, n in zip(rows.input_ids, rows.prompt_length, strict=True)])
     torch.manual_seed(0)
@@ -67,7 +68,7 @@ def show(what: str, **numbers: float | None) -> None:
 def test_sft_raises_exact_match(blank: Path, tmp_path: Path) -> None:
     rows = [(text, successors(text)) for text in WORDS]
     tokens = tokenize("sft", blank, rows[:512], rows[512:], tmp_path / "tokens")
-    run = train(config_of("sft", epochs=8, learning_rate=5e-3), blank, tokens, tmp_path)
+    run = train(config_of("sft", epochs=5, learning_rate=5e-3), blank, tokens, tmp_path)
     before, after = (evaluate(model, tokens).scores.exact_match for model in (blank, run.model))
     show("sft, exact match", before=before, after=after)
     assert before < 0.02
@@ -120,13 +121,13 @@ def policy_run(
     rows = [(text, text.upper()) for text in WORDS]
     tokens = tokenize(objective, copier, rows[:512], rows[512:], folder / "tokens")
     policy = {"rewards": list(rewards), "max_new_tokens": 6}
-    config = config_of(objective, batch_size=64, micro_batch_size=64, max_steps=40, policy=policy, logging_steps=1)
+    config = config_of(objective, batch_size=64, micro_batch_size=64, max_steps=STEPS, policy=policy, logging_steps=1)
     return train(config, copier, tokens, folder, judges), tokens
 
 
 def assert_divergence_is_reported(run: Run) -> None:
     divergence = next(series for series in run.report.series if series.name == "kl")
-    assert len(divergence.values) == 40
+    assert len(divergence.values) == STEPS
     assert all(math.isfinite(value) for value in divergence.values)
     # the policy begins as its reference, and moves away from it
     assert abs(divergence.values[0]) < 1e-4
@@ -153,9 +154,7 @@ def test_a_policy_raises_the_mean_reward_of_a_function(
     assert_divergence_is_reported(run)
 
 
-def test_rloo_raises_the_mean_score_of_a_reward_model(
-    copier: Path, judge: tuple[Run, Tokens], tmp_path: Path
-) -> None:
+def test_rloo_raises_the_mean_score_of_a_reward_model(copier: Path, judge: tuple[Run, Tokens], tmp_path: Path) -> None:
     model = judge[0].model
     run, tokens = policy_run("rloo", copier, tmp_path, [], [model])
     before, after = (evaluate(each, tokens, [], [model]).scores.mean_reward for each in (copier, run.model))
@@ -184,7 +183,7 @@ def test_cpt_lowers_the_perplexity_of_its_domain_and_raises_that_of_another(blan
     tokens = {
         name: tokenize("cpt", blank, texts[:256], texts[256:], tmp_path / name) for name, texts in domains.items()
     }
-    settings = {"epochs": 8, "learning_rate": 5e-3}
+    settings = {"epochs": 6, "learning_rate": 5e-3}
     base = train(config_of("cpt", **settings), blank, tokens["old"], tmp_path / "base").model
     tuned = train(config_of("cpt", **settings), base, tokens["new"], tmp_path / "tuned").model
     perplexity = {

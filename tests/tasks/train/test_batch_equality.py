@@ -20,7 +20,13 @@ from tasks.train.objectives import FORMS
 
 POLICY = {"rewards": [{"kind": "regex", "pattern": "[a-m]"}], "max_new_tokens": 6, "num_generations": 2}
 # max_grad_norm out of the way: clipping comes before gradients are looked at
-COMMON = {"epochs": 1.0, "warmup_fraction": 0.0, "lr_scheduler": "constant", "max_grad_norm": 1e9, "learning_rate": 1e-4}
+COMMON = {
+    "epochs": 1.0,
+    "warmup_fraction": 0.0,
+    "lr_scheduler": "constant",
+    "max_grad_norm": 1e9,
+    "learning_rate": 1e-4,
+}
 CASES: dict[str, dict[str, Any]] = {
     "sft": {"objective": "sft"},
     "sft lora": {"objective": "sft", "method": "lora"},

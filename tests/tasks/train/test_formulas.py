@@ -22,7 +22,6 @@ from tasks.models.load import load_model, load_reward_model, load_tokenizer
 Ids = list[int]
 # one batch of all eleven rows, in the order of the file, one step; weights move after the loss is taken
 ONE_STEP = {"batch_size": 11, "micro_batch_size": 11, "max_steps": 1, "warmup_fraction": 0.0, "max_grad_norm": 1e9}
-NOISE = 0.1
 
 
 def log_prob(model: Any, prompt: Ids, answer: Ids) -> torch.Tensor:
@@ -49,15 +48,15 @@ def reference(tiny_model: Path) -> Any:
     return load_model(ModelConfig(name="tiny"), tiny_model).eval()
 
 
-def one_step(train: Any, **settings: Any) -> tuple[Steps, dict[str, float]]:
+def one_step(train: Any, noise: float = 0.1, **settings: Any) -> tuple[Steps, dict[str, float]]:
     """Return a step of a policy that is not its reference, and what the report says of it."""
-    with seen_steps(NOISE) as seen:
+    with seen_steps(noise) as seen:
         report, _ = train("out", **{**ONE_STEP, **settings})
     return seen, series_at_first_step(report)
 
 
 def with_weights(model: Any, seen: Steps) -> Any:
-    """Return a copy of `model` with the weights that the step began with; TRL's own changes to a model are not in it."""
+    """Return a copy of `model`, as transformers has it and not as TRL changes it, with the step's first weights."""
     policy = copy.deepcopy(model)
     policy.load_state_dict(seen.weights)
     return policy
@@ -140,7 +139,8 @@ def test_dpo_with_sft_adds_the_chosen_answers_negative_log_likelihood(
 @pytest.mark.parametrize("loss", ["kto", "apo_zero_unpaired"])
 def test_kto_is_the_formula_over_log_probabilities(loss: str, train: Any, answers: Path, reference: Any) -> None:
     kto = {"loss": loss, "beta": 0.5, "desirable_weight": 1.5, "undesirable_weight": 0.7}
-    seen, series = one_step(train, objective="kto", kto=kto, group_by_length=False)
+    # with more noise these answers are less likely than before, and the estimate is 0
+    seen, series = one_step(train, noise=0.01, objective="kto", kto=kto, group_by_length=False)
     policy = with_weights(reference, seen)
     # the KL divergence is taken of each prompt with the answer of the row before it in the batch
     rows = [rows_of(answers)[number] for number in seen.steps[0].rows]
@@ -168,7 +168,9 @@ def test_kto_is_the_formula_over_log_probabilities(loss: str, train: Any, answer
 
 
 @pytest.mark.parametrize("center", [None, 0.3])
-def test_a_reward_models_loss_is_bradley_terry(center: float | None, train: Any, answers: Path, tiny_model: Path) -> None:
+def test_a_reward_models_loss_is_bradley_terry(
+    center: float | None, train: Any, answers: Path, tiny_model: Path
+) -> None:
     seen, series = one_step(train, objective="reward", reward={"center_coefficient": center})
     model = with_weights(load_reward_model(ModelConfig(name="tiny"), tiny_model, new_head=True).eval(), seen)
     model.config.pad_token_id = 0
@@ -264,7 +266,8 @@ def test_rloo_compares_an_answer_with_the_mean_of_the_others(
 def test_grpo_scales_an_answer_by_its_groups_spread(
     train: Any, reference: Any, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Shao et al. 2024, equations 3 and 4, the loss a mean over the tokens of all answers, as in Yu et al. 2025."""
+    """Shao et al. 2024, equations 3 and 4; the mean over the tokens of all answers of Yu et al. 2025; and the KL
+    divergence weighted by the policy's ratio, of DeepSeek-V3.2 (https://arxiv.org/abs/2512.02556)."""
     batch, seen, series = generated(GRPOTrainer, train, monkeypatch)
     policy, tokenizer = with_weights(reference, seen), load_tokenizer(tiny_model)
     rows = answers_of(batch)
@@ -280,11 +283,12 @@ def test_grpo_scales_an_answer_by_its_groups_spread(
         likelihoods = log_prob(policy, prompt, answer)
         with torch.no_grad():
             of_reference = log_prob(reference, prompt, answer)
-        ratios = of_reference - likelihoods
-        divergence = ratios.exp() - ratios - 1
-        divergences.append(divergence)
-        # the ratio of the policy to itself is 1, and its gradient that of the log-likelihood
-        terms.append(-advantage * (likelihoods - likelihoods.detach()).exp() + BETA * divergence)
+        change = of_reference - likelihoods
+        divergence = change.exp() - change - 1
+        divergences.append(divergence.detach())
+        # the policy's ratio to itself is 1, and its gradient that of the log-likelihood
+        ratio = (likelihoods - likelihoods.detach()).exp()
+        terms.append(ratio * (BETA * divergence - advantage))
     loss = torch.cat(terms).mean()
     assert seen.losses == [pytest.approx(loss.item(), rel=1e-4)]
     assert series["kl"] == pytest.approx(float(torch.cat(divergences).mean()), rel=1e-4)
@@ -294,7 +298,9 @@ def test_grpo_scales_an_answer_by_its_groups_spread(
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
 def test_an_untouched_policy_has_no_divergence_from_its_reference(objective: str, method: str, train: Any) -> None:
-    report, _ = train("out", **ONE_STEP | {"batch_size": 8, "micro_batch_size": 8}, objective=objective, method=method, policy=POLICY)
+    report, _ = train(
+        "out", **ONE_STEP | {"batch_size": 8, "micro_batch_size": 8}, objective=objective, method=method, policy=POLICY
+    )
     assert series_at_first_step(report)["kl"] == pytest.approx(0.0, abs=1e-6)
 
 

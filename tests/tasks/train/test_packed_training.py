@@ -19,7 +19,7 @@ from tasks.models.load import load_model
 from tasks.tokenize.packing import pack_tokens
 from tasks.train import fit as fit_module
 from tasks.train.batches import ExamplesAreApart, PackedCollator
-from tasks.train.fit import fit
+from tasks.train.fit import FitInputs, fit
 from tasks.train.progress import Progress
 
 LOADING = ModelConfig(name="tiny")
@@ -32,6 +32,10 @@ class Step:
     def __init__(self) -> None:
         self.loss = 0.0
         self.gradients: dict[str, torch.Tensor] = {}
+
+
+def inputs(model: Path, tokens: Path, tokenizer: Path) -> FitInputs:
+    return FitInputs(model=model, train_tokens=tokens, tokenizer=tokenizer, end_token_ids=[1])
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def one_step(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             shape = {"batch_size": batch_size, "micro_batch_size": batch_size // passes}
             rest = {"max_grad_norm": 1e9, "weight_decay": 0.0, "max_steps": 1, "method": "full", **settings}
             config = TrainConfig(**shape, **rest)
-            fit(config, LOADING, model, tokens, tiny_model, [1], tmp_path / f"out-{name}")
+            fit(config, LOADING, inputs(model, tokens, tiny_model), tmp_path / f"out-{name}")
         return step
 
     return run
@@ -152,9 +156,11 @@ def test_without_position_ids_the_same_test_fails_and_training_is_refused(
 def test_packs_train_an_adapter_with_checkpointing_in_either_order(
     grouped: bool, tiny_model: Path, token_files: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    config = TrainConfig(batch_size=2, micro_batch_size=1, gradient_checkpointing=True, group_by_length=grouped)
+    config = TrainConfig(
+        batch_size=2, micro_batch_size=1, efficiency={"gradient_checkpointing": "on"}, group_by_length=grouped
+    )
     output = tmp_path / "out"
-    report = fit(config, LOADING, tiny_model, token_files[1], tiny_model, [1], output)
+    report = fit(config, LOADING, inputs(tiny_model, token_files[1], tiny_model), output)
     # four packed rows, two of them a step
     assert (report.steps, report.epochs) == (2, 1.0)
 
@@ -169,7 +175,7 @@ def test_a_small_model_overfits_eight_packed_examples(tiny_model: Path, tmp_path
     assert pack_tokens(tmp_path / "alone.parquet", tmp_path / "tokens.parquet", 26).num_packed == 2
     config = TrainConfig(method="full", batch_size=2, micro_batch_size=2, max_steps=60, learning_rate=5e-3)
     output = tmp_path / "out"
-    report = fit(config, LOADING, tiny_model, tmp_path, tiny_model, [1], output)
+    report = fit(config, LOADING, inputs(tiny_model, tmp_path, tiny_model), output)
     assert report.curve[0].loss > 4
     assert report.curve[-1].loss < 0.05
     # and each of them alone, as it will be asked
@@ -184,11 +190,12 @@ TWO_PROCESSES = """
 import os, sys
 from pathlib import Path
 from configs.schema import ModelConfig, TrainConfig
-from tasks.train.fit import fit
+from tasks.train.fit import FitInputs, fit
 tokens, model, output, sharding = sys.argv[1:]
 settings = {"method": "full", "batch_size": 4, "micro_batch_size": 1, "max_steps": 3, "learning_rate": 2e-3}
 config = TrainConfig(**settings, logging_steps=1, sharding=sharding, processes_per_node=2)
-report = fit(config, ModelConfig(name="tiny"), Path(model), Path(tokens), Path(model), [1], Path(output))
+inputs = FitInputs(model=Path(model), train_tokens=Path(tokens), tokenizer=Path(model), end_token_ids=[1])
+report = fit(config, ModelConfig(name="tiny"), inputs, Path(output))
 if os.environ["RANK"] == "0":
     print("losses", *[point.loss for point in report.curve], flush=True)
 """
@@ -201,7 +208,7 @@ def test_two_processes_train_packs_as_one_does(
 ) -> None:
     settings = {"method": "full", "batch_size": 4, "micro_batch_size": 1, "max_steps": 3, "learning_rate": 2e-3}
     config = TrainConfig(**settings, logging_steps=1)
-    report = fit(config, LOADING, tiny_model, token_files[1], tiny_model, [1], tmp_path / "one")
+    report = fit(config, LOADING, inputs(tiny_model, token_files[1], tiny_model), tmp_path / "one")
     script = tmp_path / "train.py"
     script.write_text(TWO_PROCESSES)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
