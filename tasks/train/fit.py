@@ -118,6 +118,8 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     report = _report(trainer, config, num_rows, lines, time.monotonic() - started)
     if trainer.is_world_process_zero():
         _complete(trainer, config, loading, report, output)
+        for finding in report.findings:
+            print(f"finding: {finding}", flush=True)
     return report
 
 
