@@ -52,6 +52,8 @@ def render_report(results: RunResults) -> str:
                 "good" if better else "bad",
             ),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in warnings),
+            # the most important one; the section on training has all
+            *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
             render_training(results.training),
