@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from configs.schema_train import Method, Objective
 
+_LEFT_PADDED = (
+    "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would stand "
+    "further from the virtual tokens than when it is asked alone; use prefix_tuning, lora or full"
+)
+
 REFUSED: dict[tuple[Objective, Method], str] = {
     ("reward", "prompt_tuning"): "behind trained embeddings a scoring model is given no token ids, and reads its score "
     "at the padding; use prefix_tuning, lora or full",
+    ("rloo", "prompt_tuning"): _LEFT_PADDED,
+    ("grpo", "prompt_tuning"): _LEFT_PADDED,
 }
 """The reason, with what to use instead, for each pair that `TrainConfig` refuses."""

@@ -1,4 +1,4 @@
-"""The held-out loss during training is the one that the evaluation takes: the mean over tokens, whatever the batches."""
+"""The held-out loss during training is the one that the evaluation takes: the mean over tokens, not over batches."""
 
 from __future__ import annotations
 
