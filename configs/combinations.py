@@ -9,8 +9,8 @@ if TYPE_CHECKING:
     from configs.schema_train import Method, Objective
 
 _LEFT_PADDED = (
-    "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would stand "
-    "further from the virtual tokens than when it is asked alone; use prefix_tuning, lora or full"
+    "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would "
+    "stand further from the virtual tokens than when it is asked alone; use prefix_tuning, lora or full"
 )
 
 REFUSED: dict[tuple[Objective, Method], str] = {

@@ -182,9 +182,11 @@ class WatchConfig(Section):
     @model_validator(mode="after")
     def _patience_can_run_out(self) -> WatchConfig:
         if self.early_stopping is not None and self.early_stopping >= self.evaluations:
+            # the least patience is 1, and one evaluation cannot run out of it
+            lower = "lower it, or " if self.evaluations > 1 else ""
             raise ValueError(
                 f"early_stopping={self.early_stopping} never ends a run of evaluations={self.evaluations}; "
-                f"lower it, or set evaluations to {self.early_stopping + 1} or more"
+                f"{lower}set train.watch.evaluations above it"
             )
         return self
 

@@ -152,6 +152,7 @@ class Span(WireType):
 class TokenReport(WireType):
     """Lengths of the tokenized rows, and what was left out for its length."""
 
+    objective: str = "sft"
     max_length: int = Field(description="Longest sequence allowed, in tokens.")
     template: str = Field(description="Where the chat template came from, or `none`.")
     template_hash: str = Field(description="SHA-256 of the chat template; empty without one.")
@@ -164,7 +165,9 @@ class TokenReport(WireType):
     split_pieces: int = Field(0, description="Sequences that the split rows became.")
     left_out_pieces: int = Field(0, description="Further pieces of split rows, left out: the loss counts none of them.")
     train_tokens: int = Field(description="All tokens of the training sequences.")
-    trained_tokens: int = Field(description="Tokens that the loss counts.")
+    trained_tokens: int = Field(
+        description="Tokens that the loss counts; for rloo and grpo those of the expected answers, which it does not."
+    )
     packed_rows: int = Field(0, description="Rows that the training sequences were packed into; 0 without packing.")
     packing_fill: float = Field(0.0, description="train_tokens / (packed_rows x max_length); 0 without packing.")
     preference_rows: int = Field(0, description="Training rows that are pairs: two sequences each, of one prompt.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import tempfile
 from pathlib import Path
 
@@ -40,6 +41,20 @@ def scratch_directory(name: str) -> Path:
     parent = Path(flytekit.current_context().working_directory)
     parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
+
+
+def node_directory(name: str) -> Path:
+    """Return a folder of this task that all its processes on this node share, as `scratch_directory` is not.
+
+    Checkpoints of a divided model are written by all of them, and read back from one place.
+    """
+    # one launcher has one address for its processes
+    launcher = (
+        f"{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    )
+    path = Path(tempfile.gettempdir()) / f"fine-tune-{name}-{launcher}"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def is_laptop_run() -> bool:

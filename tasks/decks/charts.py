@@ -88,6 +88,10 @@ def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y
         width=0.6,
     )
     axes.bar_label(drawn, labels=[text.format(value) for value in values], fontsize=9, padding=2)
-    axes.set_ylim(0, max([*values, 0.0]) * 1.15 or 1.0)
+    low, high = min([*values, 0.0]), max([*values, 0.0])
+    # room for the labels, which stand above a bar or below one that goes down
+    axes.set_ylim(low * 1.15, high * 1.15 or (0.0 if low else 1.0))
+    if low:
+        axes.axhline(0, color=_GREY, linewidth=1)
     axes.tick_params(axis="x", labelsize=8)
     return _svg(figure, name)

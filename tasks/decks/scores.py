@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 
 from configs.wire import Evaluation, Prediction, Scores
@@ -121,31 +122,36 @@ def _what_was_scored(scores: Scores) -> str:
 
 
 def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Return a bar chart of each score that all models have, or some, of the loss; rewards below 0 are not drawn."""
+    """Return a bar chart of each score that all models have, in the same unit."""
     charted = [
         ("eval_loss", "Held-out loss", "nats per token"),
         ("exact_match", "Exact match", "share of rows"),
         ("preference_accuracy", "Preference accuracy", "share of pairs"),
+        ("preference_margin", "Preference margin", "score" if _are_reward_models(evaluations) else "nats"),
         ("mean_reward", "Mean reward", "reward"),
     ]
     drawn = []
     for column, title, label in charted:
-        values = {name: getattr(each.scores, column) for name, each in evaluations.items()}
-        known = {name: value for name, value in values.items() if value is not None}
-        is_drawn = len(known) == len(values) or (column == "eval_loss" and known)
-        if is_drawn and min(known.values()) >= 0:
-            text = "{:.3f}" if column in ("eval_loss", "mean_reward") else "{:.1%}"
-            name = column.replace("_", "-")
-            drawn.append(charts.bars(list(known), list(known.values()), name, title, label, text))
+        if column == "preference_margin" and len({each.scores.eval_loss is None for each in evaluations.values()}) > 1:
+            # of a language model in nats, of a reward model in scores
+            continue
+        values = [getattr(each.scores, column) for each in evaluations.values()]
+        if all(value is not None and math.isfinite(value) for value in values):
+            text = "{:.1%}" if column in ("exact_match", "preference_accuracy") else "{:.3f}"
+            drawn.append(charts.bars(list(evaluations), values, column.replace("_", "-"), title, label, text))
     return drawn
+
+
+def _are_reward_models(evaluations: Mapping[str, Evaluation]) -> bool:
+    return all(each.scores.eval_loss is None for each in evaluations.values())
 
 
 def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:
     """Return cards for the first rows, wrong ones among them if there are any in the whole."""
     # a reward model answers nothing
     pairs = list(zip(base, tuned, strict=True)) if base and tuned else []
-    wrong = [pair for pair in pairs if pair[1].answer.strip() != pair[1].expected.strip()]
-    right = [pair for pair in pairs if pair[1].answer.strip() == pair[1].expected.strip()]
+    wrong = [pair for pair in pairs if not _is_right(pair[1])]
+    right = [pair for pair in pairs if _is_right(pair[1])]
     num_wrong = min(len(wrong), max(num_samples - len(right), num_samples // 4))
     shown = right[: num_samples - num_wrong] + wrong[:num_wrong]
     return [
@@ -154,7 +160,18 @@ def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) 
             ("prompt", after.prompt, ""),
             ("expected", after.expected, ""),
             ("before", before.answer or "(nothing)", ""),
-            ("after", after.answer or "(nothing)", "good" if after.answer.strip() == after.expected.strip() else "bad"),
+            ("after", after.answer or "(nothing)", _colour_of_change(_is_right(before), _is_right(after))),
         ]
         for before, after in shown
     ]
+
+
+def _is_right(prediction: Prediction) -> bool:
+    return prediction.answer.strip() == prediction.expected.strip()
+
+
+def _colour_of_change(was_right: bool, is_right: bool) -> str:
+    """Return the class of an answer after training: what training changed has a colour, what stayed as it was none."""
+    if was_right == is_right:
+        return ""
+    return "good" if is_right else "bad"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from configs.schema_train import ONLINE
 from configs.wire import TokenReport
 from tasks.decks import charts, html
 
@@ -10,11 +11,16 @@ def render_tokens(report: TokenReport) -> str:
     """Return the section on tokens, escaped."""
     share = report.trained_tokens / max(1, report.train_tokens)
     unit = "pairs of answers" if report.preference_rows else "sequences"
+    # what a reinforcement learner trains is what it answers; the expected answers are for its rewards
+    is_online = report.objective in ONLINE
     counts = [
         (f"training {unit}", f"{report.train_rows:,}"),
         (f"held-out {unit}", f"{report.test_rows:,}"),
         ("training tokens", f"{report.train_tokens:,}"),
-        ("of them trained", f"{report.trained_tokens:,} ({share:.0%})"),
+        (
+            "of them in expected answers, shown and not trained" if is_online else "of them trained",
+            f"{report.trained_tokens:,} ({share:.0%})",
+        ),
         ("longest allowed", f"{report.max_length:,} tokens"),
         ("chat template", report.template + (f", SHA-256 {report.template_hash[:12]}" if report.template_hash else "")),
         ("training rows dropped as too long", f"{report.dropped_train_rows:,}"),
@@ -44,7 +50,12 @@ def render_tokens(report: TokenReport) -> str:
                 report.lengths, report.length_counts, report.max_length, "Length of training rows", "tokens"
             ),
             html.table(counts, ["tokens", "value"]),
-            html.heading("What the model sees: trained spans in green", 3),
+            html.heading(
+                "What the model sees: the prompt; the expected answer, in green, is shown and not trained"
+                if is_online
+                else "What the model sees: trained spans in green",
+                3,
+            ),
             *_samples(report),
         ]
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from configs.schema_train import ONLINE
 from configs.wire import Series, TrainReport
 from tasks.decks import charts, html
 
@@ -29,28 +30,34 @@ _FURTHER_CHARTS: dict[str, list[tuple[str, str, str, str]]] = {
     ],
 }
 _FURTHER_CHARTS["grpo"] = _FURTHER_CHARTS["rloo"]
+_LOSS_OF_POLICY_GRADIENT = (
+    "The loss of a policy gradient stays around 0 and says nothing of how well the model does; the reward does."
+)
 
 
 def render_training(report: TrainReport) -> str:
     """Return the section on training."""
-    steps = [point.step for point in report.curve]
-    losses: _Lines = {"training": (steps, [point.loss for point in report.curve])} | _line(
-        report.series, "eval_loss", "held-out"
-    )
-    unit = "nats per trained token" if report.objective in _LIKELIHOOD_OBJECTIVES else "loss"
-    rates = {"rate": (steps, [point.learning_rate for point in report.curve])}
+    rates = {"rate": ([point.step for point in report.curve], [point.learning_rate for point in report.curve])}
     choices = [(choice.name, choice.value, choice.reason) for choice in report.choices]
     return "".join(
         [
             html.heading("Training"),
             *(html.paragraph(finding, "warn") for finding in report.findings),
-            charts.lines(losses, "loss", "Loss", unit, marked_step=report.best_step),
+            "" if report.objective in ONLINE else _loss_chart(report),
             *_further_charts(report),
             charts.lines(rates, "rate", "Learning rate", "learning rate", is_small=True),
+            html.paragraph(_LOSS_OF_POLICY_GRADIENT, "note") if report.objective in ONLINE else "",
             html.table(_facts(report), ["training", "value"]),
             html.heading("How it ran", 3) + html.table(choices, ["choice", "value", "why"]) if choices else "",
         ]
     )
+
+
+def _loss_chart(report: TrainReport) -> str:
+    training: _Lines = {"training": ([point.step for point in report.curve], [point.loss for point in report.curve])}
+    unit = "nats per trained token" if report.objective in _LIKELIHOOD_OBJECTIVES else "loss"
+    both = training | _line(report.series, "eval_loss", "held-out")
+    return charts.lines(both, "loss", "Loss", unit, marked_step=report.best_step)
 
 
 def _further_charts(report: TrainReport) -> list[str]:
@@ -81,7 +88,7 @@ def _facts(report: TrainReport) -> list[tuple[str, str]]:
         ("steps", f"{report.steps:,} ({report.epochs:.2f} epochs)"),
         ("weights kept", kept),
         (
-            "rows per step",
+            "answers per step" if report.objective in ONLINE else "rows per step",
             f"{report.batch_size:,}, over {report.world_size} process{'es' if report.world_size > 1 else ''}",
         ),
         ("peak learning rate", f"{report.learning_rate:g}"),

@@ -23,6 +23,7 @@ from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.quiet import quiet_libraries
+from tasks.models.vocabulary import make_room
 from tasks.rewards.functions import RewardFunction, reward_functions, total_reward
 from tasks.rewards.models import RewardModel, load_reward_models
 
@@ -81,10 +82,12 @@ def evaluate_model(
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     is_reward = is_reward_model(model_directory)
     load = load_reward_model if is_reward else load_model
+    model = load(model_config, model_directory)
+    make_room(model, model_config, model_directory, len(tokenizer))
     subject = _Subject(
         config,
         model_config.name,
-        load(model_config, model_directory).to(device()).eval(),  # type: ignore[arg-type]
+        model.to(device()).eval(),  # type: ignore[arg-type]
         is_reward,
         tokenizer,
         end_token_ids,

@@ -93,7 +93,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 - Base model: `{shown_base}`
 - Objective: {config.train.objective}, {_OBJECTIVES[config.train.objective]}
 - Method: {config.train.method}
-- Data: {sources}; {data.train_rows:,} rows trained on, {data.test_rows:,} held out,
+- Data: {sources}; {data.train_rows:,} rows to train on, {data.test_rows:,} held out,
   {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
 
 ## Held-out scores

@@ -17,6 +17,7 @@ from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.decks.verdict import is_better, verdict
+from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
 
 _TITLES = {"sft": "Stage: supervised fine-tuning", "reward": "Stage: reward model", "policy": "Stage: alignment"}
 
@@ -48,6 +49,7 @@ def render_alignment(results: AlignmentResults) -> str:
                 + verdict(objective, sft, tuned),
                 "good" if better else "bad",
             ),
+            held_out_warning(objective, results.stages[-1].tokens, results.evaluations["sft"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             *(
                 html.paragraph(f"The reward model scores {share:.1%} of its held-out pairs right.", "note")
@@ -71,6 +73,7 @@ def _render_stage(stage: StageReport) -> str:
     return "".join(
         [
             html.heading(_TITLES[stage.name], 1),
+            html.paragraph(f"{training_rows(stage.tokens)}.", "warn" if are_many_left_out(stage.tokens) else "note"),
             *(render_training(report) for report in stage.training),
             render_data(stage.data),
             render_tokens(stage.tokens),
@@ -92,6 +95,8 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
                 "findings": stage.training[0].findings,
                 "train_rows": stage.data.train_rows,
                 "test_rows": stage.data.test_rows,
+                "train_sequences": stage.tokens.train_rows,
+                "test_sequences": stage.tokens.test_rows,
                 "quarantined_rows": stage.data.quarantined_rows,
                 "deduplicated_rows": stage.data.deduplicated_rows,
                 "dropped_rows": stage.tokens.dropped_train_rows + stage.tokens.dropped_test_rows,

@@ -16,7 +16,8 @@ from tasks.decks.data import render_data
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
-from tasks.decks.verdict import is_better, verdict
+from tasks.decks.verdict import is_against_chance, is_better, verdict
+from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
 
 
 @dataclass(frozen=True)
@@ -37,21 +38,21 @@ def render_report(results: RunResults) -> str:
     base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
     objective = results.config.train.objective
     better = is_better(objective, base, tuned)
-    warnings = [*results.plan.warnings]
+    rival = "chance" if is_against_chance(objective, base) else "the base model"
     return "".join(
         [
             html.heading(f"Fine-tuning report: {results.config.name}", 1),
             html.paragraph(
                 f"{results.config.model.name}, {results.config.train.objective}, {results.config.train.method}, "
-                f"{results.data.train_rows:,} training rows.",
-                "note",
+                f"{training_rows(results.tokens)}.",
+                "warn" if are_many_left_out(results.tokens) else "note",
             ),
             html.paragraph(
-                ("Better than the base model. " if better else "Not better than the base model. ")
-                + verdict(objective, base, tuned),
+                f"{'Better' if better else 'Not better'} than {rival}. {verdict(objective, base, tuned)}",
                 "good" if better else "bad",
             ),
-            *(html.paragraph(f"Warning: {warning}", "warn") for warning in warnings),
+            held_out_warning(objective, results.tokens, results.evaluations["base"]),
+            *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             # the most important one; the section on training has all
             *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
@@ -80,6 +81,8 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "quantized_4bit": scores.get("quantized_4bit"),
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,
+        "train_sequences": results.tokens.train_rows,
+        "test_sequences": results.tokens.test_rows,
         "quarantined_rows": results.data.quarantined_rows,
         "deduplicated_rows": results.data.deduplicated_rows,
         "dropped_rows": results.tokens.dropped_train_rows + results.tokens.dropped_test_rows,

@@ -90,7 +90,7 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
 
     Raises:
         DataError: the first check that fails: a row that could not be tokenized, a split of which nothing is left, a
-            token that the model does not know, more than one BOS, no trained token, no trained end.
+            token that the model does not know, more than one BOS, no trained token, labels of one kind, no trained end.
     """
     for counts in splits.values():
         if counts.fault is not None:
@@ -101,6 +101,7 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
     _check_known(found.unknown, setup)
     _check_begins(found.two_bos, setup.tokenizer)
     _check_trained(found.untrained)
+    _check_labels(splits["train"], setup)
     _check_ends(found, setup.max_length)
     return found.ends
 
@@ -133,6 +134,16 @@ def _check_begins(found: Found, tokenizer: PreTrainedTokenizerBase) -> None:
             f"{found.first[0]}: the sequence begins with more than one {tokenizer.bos_token} "
             f"({found.num_rows} such rows); one is the rule\n"
             "remove it from the texts, or let the template of tokenize.chat_template write it once"
+        )
+
+
+def _check_labels(train: SplitCounts, setup: Setup) -> None:
+    if setup.objective == "kto" and train.num_unwanted in (0, train.num_sequences):
+        label, other = ("false", "true") if train.num_unwanted else ("true", "false")
+        raise DataError(
+            f"all {train.num_sequences} training rows have the label {label}, and train.objective=kto learns from "
+            f"wanted answers against unwanted ones\nadd rows of the label {other}, or train on wanted answers alone "
+            "with train.objective=sft"
         )
 
 
@@ -208,28 +219,23 @@ def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
             f"{found.same_answers.num_rows} rows have a rejected answer whose tokens are those of the chosen one "
             f"({_named(found.same_answers)}); nothing is learned from them; remove or correct them"
         )
-    return lines + _labels_and_new_tokens(splits["train"], setup)
+    return lines + _unseen_new_tokens(splits["train"], setup)
 
 
-def _labels_and_new_tokens(train: SplitCounts, setup: Setup) -> list[str]:
-    lines = []
-    if setup.objective == "kto" and train.num_unwanted in (0, train.num_sequences):
-        label = "false" if train.num_unwanted else "true"
-        lines.append(
-            f"all {train.num_sequences} training rows have the label {label}; kto learns from wanted answers against "
-            "unwanted ones; add rows of the other label"
-        )
+def _unseen_new_tokens(train: SplitCounts, setup: Setup) -> list[str]:
     unseen = [
         setup.tokenizer.convert_ids_to_tokens(number)
         for number in setup.new_token_ids
         if number not in train.new_tokens
     ]
-    if unseen:
-        lines.append(
+    if not unseen:
+        return []
+    return [
+        (
             f"tokenize.new_special_tokens: no training row has {', '.join(unseen)}, so that nothing is learned of it; "
             "the chat template must write it, or a plain text hold it: in other contents it is plain text"
         )
-    return lines
+    ]
 
 
 def _named(found: Found) -> str:

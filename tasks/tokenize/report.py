@@ -7,6 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
+from configs.schema_train import ONLINE
 from configs.wire import Span, TokenReport
 from tasks.tokenize import checks
 from tasks.tokenize.counts import SplitCounts
@@ -30,6 +31,7 @@ def make_report(
     train, test = splits["train"], splits["test"]
     edges, counts = histogram(train.lengths)
     return TokenReport(
+        objective=setup.objective,
         max_length=setup.max_length,
         template=setup.template.source,
         template_hash=setup.template.sha256,
@@ -77,9 +79,10 @@ def _rejected_spans(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) 
 def summary_lines(report: TokenReport) -> list[str]:
     """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
     sequences = "pairs of answers" if report.preference_rows else "sequences"
+    counted = "in expected answers, which are not trained" if report.objective in ONLINE else "trained"
     lines = [
         f"tokens: {report.train_rows} training {sequences}, {report.train_tokens} tokens, "
-        f"{report.trained_tokens} of them trained; longest allowed {report.max_length}; template: {report.template}"
+        f"{report.trained_tokens} of them {counted}; longest allowed {report.max_length}; template: {report.template}"
     ]
     if report.unwanted_rows:
         lines[0] += f"; {report.unwanted_rows} answers unwanted"

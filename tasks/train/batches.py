@@ -55,7 +55,9 @@ class PackedCollator:
         `max_length_k`.
         """
         length = max(len(row["input_ids"]) for row in rows)
-        positions = [[*row["position_ids"], *range(length - len(row["position_ids"]))] for row in rows]
+        # held-out rows are not packed, and are one example each
+        own = [row.get("position_ids") or range(len(row["input_ids"])) for row in rows]
+        positions = [[*each, *range(length - len(each))] for each in own]
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, "input_ids", self.pad_token_id),
             "labels": _padded(rows, "labels", _IGNORED),

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from statistics import mean
-from typing import Any
+from statistics import mean, variance
+from typing import Any, NamedTuple
 
 from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
 from configs.wire import CurvePoint, Series
@@ -14,6 +14,7 @@ from tasks.train.held_out import kept_weights
 _MOST_FINDINGS = 3
 _OVERFIT_RISE = 0.02
 _LEAST_FALL = 0.05
+_LEAST_RISE = 0.05
 _RISE = 0.10
 _STILL_FALLING = 0.03
 _NO_BETTER_THAN_CHANCE = 0.55
@@ -65,7 +66,9 @@ def diagnose(
     `num_rows` counts the rows trained on. Thresholds: held-out loss rose more than 2 % above its lowest (overfitting);
     training loss ended more than 10 % above its start (unstable), or less than 5 % below (not converged); held-out loss
     fell more than 3 % over the last third (still falling); held-out accuracy of pairs at or below 55 %; over half of
-    the groups with one reward; a KL divergence above 10 nats for an answer, where published runs stay at a few.
+    the groups with one reward, unless the mean reward is at its top; mean reward that rose, from the first third to the
+    last, by no more than 5 % of its range or two standard errors, whichever is more; a KL divergence above 10 nats for
+    an answer, where published runs stay at a few.
     """
     by_name = {each.name: each for each in series if each.values}
     run = _Run(config, curve, by_name, num_rows)
@@ -230,40 +233,66 @@ def _still_falling(run: _Run) -> str | None:
     )
 
 
-def _reward_change(run: _Run) -> tuple[float, float, float] | None:
-    """Return the mean reward over the first and the last fifth, and the least rise that counts: 5 % of its spread."""
+class _RewardChange(NamedTuple):
+    """Mean reward over the first and the last third of the steps, and the least difference that counts."""
+
+    start: float
+    end: float
+    least: float
+    highest: float
+    range: float
+
+    @property
+    def rose(self) -> bool:
+        return self.end - self.start > self.least
+
+
+def _reward_change(run: _Run) -> _RewardChange | None:
     reward = run.series.get("reward")
     if reward is None or len(reward.values) < 2:
         return None
-    fifth = max(1, len(reward.values) // 5)
-    spread = run.series.get("reward_std")
-    return (
-        mean(reward.values[:fifth]),
-        mean(reward.values[-fifth:]),
-        0.05 * mean(spread.values[:fifth]) if spread else 0.0,
-    )
+    values = reward.values
+    third = max(1, len(values) // 3)
+    first, last = values[:third], values[-third:]
+    # a third of one step tells nothing of the noise
+    error = math.sqrt((variance(first) + variance(last)) / third) if third > 1 else 0.0
+    spread = max(values) - min(values)
+    return _RewardChange(mean(first), mean(last), max(_LEAST_RISE * spread, 2 * error), max(values), spread)
+
+
+def _is_at_top(run: _Run, change: _RewardChange) -> bool:
+    """Return whether no more reward can be had, or whether it rose and has stayed at the highest that was seen."""
+    rewards = run.config.policy.rewards
+    most, least = sum(max(0.0, each.weight) for each in rewards), sum(min(0.0, each.weight) for each in rewards)
+    # a function of the project, or a reward model beside, may give more
+    is_known = bool(rewards) and all(each.kind != "python" for each in rewards) and change.highest <= most + 1e-6
+    if is_known and change.end >= most - _LEAST_RISE * (most - least):
+        return True
+    return change.rose and change.end >= change.highest - _LEAST_RISE * change.range
 
 
 def _same_rewards(run: _Run) -> str | None:
     same, change = run.series.get("frac_reward_zero_std"), _reward_change(run)
-    if same is None or mean(same.values) <= _MOST or change is None or change[1] > change[0] + change[2]:
+    if same is None or mean(same.values) <= _MOST or change is None or _is_at_top(run, change):
         return None
     policy = run.config.policy
     return (
-        f"In {mean(same.values):.0%} of the groups all answers to a prompt get the same reward (mean {change[1]:.3g}): "
-        f"nothing to learn from. Try a higher train.policy.temperature (now {policy.temperature:g}), more "
-        f"train.policy.num_generations (now {policy.num_generations}), or begin from a model that sometimes succeeds."
+        f"In {mean(same.values):.0%} of the groups all answers to a prompt get the same reward (mean "
+        f"{change.end:.3g}): nothing to learn from. Try a higher train.policy.temperature (now "
+        f"{policy.temperature:g}), more train.policy.num_generations (now {policy.num_generations}), or a model "
+        "and prompts where some answers succeed and others fail."
     )
 
 
 def _reward_did_not_rise(run: _Run) -> str | None:
     change = _reward_change(run)
-    if change is None or change[1] > change[0] + change[2] or _same_rewards(run):
+    if change is None or change.rose or _is_at_top(run, change) or _same_rewards(run):
         return None
-    rate = run.lower_rate() if change[1] < change[0] - change[2] else run.higher_rate()
+    rate = run.lower_rate() if change.start - change.end > change.least else run.higher_rate()
     return (
-        f"Mean reward did not rise: {change[0]:.3g} at the start, {change[1]:.3g} at the end, after {run.last_step} "
-        f"steps. Try {rate}, {run.longer(2)}, or a larger train.batch_size (now {run.config.batch_size})."
+        f"Mean reward did not rise: {change.start:.3g} over the first third of the {run.last_step} steps, "
+        f"{change.end:.3g} over the last (a change counts above {change.least:.2g}). Try {rate}, {run.longer(2)}, "
+        f"or a larger train.batch_size (now {run.config.batch_size})."
     )
 
 

@@ -23,6 +23,7 @@ from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import HELD_OUT, Choice, CurvePoint, TrainReport
 from tasks.models.load import checkpoint_dtype, load_tokenizer
 from tasks.models.quiet import quiet_libraries
+from tasks.models.vocabulary import fit_vocabulary
 from tasks.rewards.functions import reward_functions
 from tasks.rewards.models import load_reward_models
 from tasks.train import choices as choosing
@@ -129,6 +130,8 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
     merge.check_saved(output)
     # transformers' record of its own arguments: a pickle, and it names paths of this machine
     (output / "training_args.bin").unlink(missing_ok=True)
+    # peft's stub of a card, with a temporary folder for a base; a push writes a card of its own
+    (output / "README.md").unlink(missing_ok=True)
     if config.method != "full":
         merge.name_base(loading, output)
         if config.objective != "reward":
@@ -212,7 +215,7 @@ def make_trainer(
     elif is_online and trainer.ref_model is not None:
         # TRL loads it anew by its path, where new tokens have no rows
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
-        methods.fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
+        fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
     if "eval_dataset" in settings and "labels" in held_out_rows.column_names:
         trainer.held_out_tokens_per_row = trained_tokens(held_out_rows) / len(held_out_rows)
     trainer.start_watch(config, row_ids_of(tokens_file))

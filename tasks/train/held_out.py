@@ -125,19 +125,22 @@ def held_out_sample(num_rows: int, at_most: int = _MOST_ROWS) -> list[int]:
 
 
 def watch_choices(config: TrainConfig, num_held_out: int, num_evaluated: int) -> list[Choice]:
-    """Return what the report says of held-out loss during training, of early stopping and of the weights kept."""
+    """Return what the report says of held-out loss or reward during training, of early stopping and weights kept."""
     kept, reason = kept_weights(config, num_held_out > 0)
+    is_online = config.objective in ONLINE
+    name = "held-out reward" if is_online else "held-out loss"
     if not num_held_out or not config.watch.evaluations:
         why = "train.watch.evaluations is 0" if num_held_out else "there are no held-out rows"
-        return [Choice(name="held-out loss", value="not taken", reason=why), _kept(kept, reason)]
-    value = f"{config.watch.evaluations} times, of {num_evaluated:,} of {num_held_out:,} rows"
-    reason_of_rows = (
-        "" if num_evaluated == num_held_out else "evenly spread; more would take more than its share of time"
-    )
+        return [Choice(name=name, value="not taken", reason=why), _kept(kept, reason)]
+    some = f"{num_evaluated:,} of {num_held_out:,}"
+    of = f"one sampled answer to each of {some} prompts" if is_online else f"of {some} rows"
+    reasons = ["the evaluation at the end takes the likeliest answers instead"] if is_online else []
+    if num_evaluated < num_held_out:
+        reasons.append("evenly spread; more would take more than its share of time")
     patience = config.watch.early_stopping
     stopping = "never" if patience is None else f"after {patience} evaluations without a better one"
     return [
-        Choice(name="held-out loss", value=value, reason=reason_of_rows),
+        Choice(name=name, value=f"{config.watch.evaluations} times, {of}", reason="; ".join(reasons)),
         Choice(name="early stopping", value=stopping),
         _kept(kept, reason),
     ]

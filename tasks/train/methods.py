@@ -9,14 +9,14 @@ from typing import Any
 import peft
 import torch
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
-from peft.utils.integrations import gather_params_ctx
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
-from configs.errors import ConfigError, ModelError
+from configs.errors import ConfigError
 from configs.schema import ModelConfig
-from configs.schema_train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
-from tasks.models.load import device, has_bfloat16, load_model, load_reward_model, load_tokenizer
+from configs.schema_train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from tasks.models.load import device, has_bfloat16, load_model, load_reward_model
+from tasks.models.vocabulary import fit_vocabulary, token_layers
 
 _FEWEST_POSITIONS = 8
 _HEAD_NAME = "score"
@@ -64,24 +64,6 @@ def trainable_model(
     return model
 
 
-def fit_vocabulary(
-    model: PreTrainedModel, model_config: ModelConfig, directory: Path, new_token_ids: list[int], vocabulary_size: int
-) -> None:
-    """Give `model`, loaded from `directory`, the rows of those `new_token_ids` that its own tokenizer does not have.
-
-    Raises:
-        ModelError: the model has fewer embeddings than the tokenizer has tokens.
-    """
-    if new_token_ids or model.get_input_embeddings().num_embeddings < vocabulary_size:
-        known = _vocabulary_size(directory, model_config.trust_remote_code)
-        # a token that the base knows keeps what it has learned
-        add_tokens(model, [token for token in new_token_ids if token >= known], vocabulary_size)
-
-
-def _vocabulary_size(directory: Path, trust_remote_code: bool) -> int:
-    return max(load_tokenizer(directory, trust_remote_code).get_vocab().values()) + 1
-
-
 def _quantization(config: TrainConfig) -> BitsAndBytesConfig:
     if config.method == "lora_8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
@@ -120,37 +102,6 @@ def check_bitsandbytes(config: TrainConfig, target: torch.device) -> None:
         ) from None
 
 
-def add_tokens(model: PreTrainedModel, new_token_ids: list[int], vocabulary_size: int) -> None:
-    """Give `model` at least `vocabulary_size` embeddings; those of `new_token_ids` become the mean of the rows before.
-
-    Spare rows, which many models have, are used first. A tied output head stays tied.
-
-    Raises:
-        ModelError: tokens without an embedding that are not new: the tokenizer is another model's.
-    """
-    num_rows = model.get_input_embeddings().num_embeddings
-    unknown = sorted(set(range(num_rows, vocabulary_size)) - set(new_token_ids))
-    if unknown:
-        raise ModelError(
-            f"the tokenizer has {vocabulary_size} tokens and the model {num_rows} embeddings, none for token "
-            f"{unknown[0]}\nuse the tokenizer that the model was published with"
-        )
-    if vocabulary_size > num_rows:
-        model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-    if not new_token_ids:
-        return
-    for weight in {id(module.weight): module.weight for module in _token_layers(model).values()}.values():
-        with gather_params_ctx([weight]), torch.no_grad():
-            mean = weight[: min(new_token_ids)].mean(0, dtype=torch.float32)
-            weight[new_token_ids] = mean.to(weight.dtype)
-
-
-def _token_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the input embedding and, where there is one, the output head, by name."""
-    layers = [model.get_input_embeddings(), model.get_output_embeddings()]
-    return {name: module for name, module in model.named_modules() if any(module is layer for layer in layers)}
-
-
 def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: list[int]) -> peft.PeftConfig | None:
     """Return what peft is to put on `model`, as `trainable_model` returned it; None when all weights are trained.
 
@@ -171,7 +122,7 @@ def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: l
             )
         return _virtual_tokens(config, model)
     lora, is_reward = config.lora, config.objective == "reward"
-    names = list(_token_layers(model))
+    names = list(token_layers(model))
     if getattr(model.config, "tie_word_embeddings", False):
         # peft trains the tied layer with it
         names = names[:1]
@@ -218,10 +169,22 @@ def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int =
         ConfigError: target modules that match no linear layer, or the output head; a rank above a layer's width;
             virtual tokens that leave no room for a row.
     """
+    _check_answers(config, model, longest_row)
     if config.method in PROMPT_METHODS:
         _check_room(config, model, max(longest_row, _FEWEST_POSITIONS))
     elif config.method != "full":
         _check_targets(config, model)
+
+
+def _check_answers(config: TrainConfig, model: PreTrainedModel, longest_row: int) -> None:
+    positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if config.objective in ONLINE and positions and longest_row > positions:
+        asked = longest_row - config.policy.max_new_tokens
+        raise ConfigError(
+            f"train.policy.max_new_tokens={config.policy.max_new_tokens} after a prompt of {asked} tokens exceeds the "
+            f"model's {positions} positions\nlower it to {max(1, positions - asked)}, or leave long prompts out with "
+            "tokenize.max_length"
+        )
 
 
 def _check_room(config: TrainConfig, model: PreTrainedModel, longest_row: int) -> None:

@@ -17,7 +17,16 @@ from configs.schema_train import TrainConfig
 from configs.topologies import TOPOLOGIES
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
-from images.pods import BIG_CPU, SMALL, download_once, is_laptop_run, local_path, node_resources, scratch_directory
+from images.pods import (
+    BIG_CPU,
+    SMALL,
+    download_once,
+    is_laptop_run,
+    local_path,
+    node_directory,
+    node_resources,
+    scratch_directory,
+)
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
 _VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
@@ -49,7 +58,7 @@ def _train(
     from tasks.train import distributed, fit
 
     distributed.check_world_size(config)
-    output = scratch_directory("trained")
+    output = node_directory("trained")
     inputs = fit.FitInputs(
         model=download_once(model),
         train_tokens=download_once(tokens),

@@ -1,4 +1,4 @@
-"""Stops a run whose loss is not a number, leaps or climbs, before such a step changes the weights or is saved.
+"""Stops a run whose loss is not a number, explodes, leaps or climbs, before that step changes weights or is saved.
 
 transformers looks at the loss only when it logs, after the weights have changed, and does not know which rows a batch
 was made of. Here every optimizer step is looked at, over all processes, and rows travel with their number, so that the
@@ -25,7 +25,7 @@ from configs.schema_train import ONLINE, TrainConfig
 from tasks.train.distributed import broadcast, rank
 
 RowIds = Callable[[Sequence[int]], list[str]]
-Verdict = Literal["ok", "not a number", "spike", "climb"]
+Verdict = Literal["ok", "not a number", "explosion", "spike", "climb"]
 
 _WINDOW = 50
 _STEPS_BEFORE_SPIKES = 20
@@ -37,6 +37,11 @@ class LossWatch:
     """Judges the mean loss of one optimizer step after the other.
 
     `not a number`: NaN or infinite.
+
+    `explosion`, from the second step on: loss - highest so far > 10 + 4 x |highest so far|. The other two rules need
+    steps to compare with, and a rate far too high ruins a model within one. Token losses of single rows reach about 12
+    nats (ln of a vocabulary of 160,000), never 60, and means over a step less: the limit is 15 nats after a loss
+    of 1, and 70 after one of 12.
 
     `spike`, from the 21st step on: loss - median > threshold x max(1.4826 MAD, 0.1 |median|, 0.05), over the last 50
     steps. Median and MAD (the median distance from the median; 1.4826 of it are one standard deviation of a normal
@@ -54,13 +59,17 @@ class LossWatch:
         self._threshold = spike_threshold if has_scale else None
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._first: list[float] = []
+        self._highest: float | None = None
         self._num_seen = 0
 
     def verdict(self, loss: float) -> Verdict:
-        """Return what to think of the next step's loss, and remember it."""
+        """Return what to think of the next step's loss, and remember it, unless it is no number or an explosion."""
         if not math.isfinite(loss):
             return "not a number"
+        if self._is_explosion(loss):
+            return "explosion"
         is_spike = self._is_spike(loss)
+        self._highest = loss if self._highest is None else max(self._highest, loss)
         self._num_seen += 1
         self._recent.append(loss)
         if len(self._first) < _FIRST:
@@ -78,6 +87,16 @@ class LossWatch:
     def first_loss(self) -> float:
         """The mean of the first 3 losses."""
         return mean(self._first)
+
+    @property
+    def highest_loss(self) -> float:
+        """The highest loss so far, without one that exploded; NaN before the first."""
+        return math.nan if self._highest is None else self._highest
+
+    def _is_explosion(self, loss: float) -> bool:
+        if self._threshold is None or self._highest is None:
+            return False
+        return loss - self._highest > 10.0 + 4.0 * abs(self._highest)
 
     def _is_spike(self, loss: float) -> bool:
         if self._threshold is None or self._num_seen < _STEPS_BEFORE_SPIKES:
@@ -156,10 +175,13 @@ class _StopsBadSteps(TrainerCallback):
             what = f"training loss is {loss} at step {step}"
         elif not math.isfinite(grad_norm):
             what = f"the gradient's norm is {grad_norm} at step {step}, with a training loss of {loss:.4g}"
+        elif verdict == "explosion":
+            what = f"training loss exploded from {self._watch.highest_loss:.4g} to {loss:.4g} at step {step}"
         elif verdict == "spike":
             what = f"training loss leapt from about {self._watch.usual_loss:.4g} to {loss:.4g} at step {step}"
         elif verdict == "climb":
-            what = f"training loss climbed from {self._watch.first_loss:.4g} to {loss:.4g} by step {step}"
+            first = f"{self._watch.first_loss:.4g}, the mean of the first {_FIRST},"
+            what = f"training loss climbed from {first} to {loss:.4g} by step {step}"
         else:
             return
         fix = (
@@ -167,7 +189,7 @@ class _StopsBadSteps(TrainerCallback):
             if state.global_step
             else "no weight has changed yet: these rows or the model's own weights are the cause, or its precision"
         )
-        if verdict in ("spike", "climb"):
+        if verdict == "spike":
             fix += f", or raise train.watch.spike_threshold (now {self._threshold:g})"
         names = self._names_of_rows(passes)
         where = _last_good_weights(args.output_dir) if rank() == 0 else ""

@@ -26,6 +26,8 @@ from configs.wire import (
     TokenReport,
     TrainReport,
 )
+from tasks.decks.tokens import render_tokens
+from tasks.report.rows import held_out_warning
 from tasks.report.write import RunResults, metrics, render_report, text_table, write_report
 
 EVIL = "<script>alert('x')</script><img src=http://evil/>\" onload=\"y()"
@@ -122,6 +124,7 @@ def test_every_count_of_what_was_left_out_is_shown_and_in_the_metrics(results: R
     numbers = metrics(results)
     assert (numbers["quarantined_rows"], numbers["dropped_rows"], numbers["truncated_rows"]) == (2, 3, 4)
     assert (numbers["train_rows"], numbers["test_rows"]) == (6, 1)
+    assert (numbers["train_sequences"], numbers["test_sequences"]) == (5, 1)
     assert numbers["quantized_8bit"] is None
     text = re.sub(r"<[^>]+>", " ", render_report(results))
     for words in (
@@ -146,8 +149,83 @@ def test_samples_are_as_many_as_configured_and_show_failures(num_samples: int, r
     page = render_report(RunResults(**changed))
     samples = page[: page.index("<h2>Training")]
     assert samples.count('class="card"') == min(num_samples, 8)
-    if num_samples >= 4:
-        assert '<div class="bad"><b>after' in samples
+    assert samples.count("<span>no</span>") == 2 * {0: 0, 1: 0, 4: 1, 50: 3}[num_samples]
+
+
+def test_an_answer_has_a_colour_where_training_made_it_right_or_wrong(results: RunResults) -> None:
+    def answers(*texts: str) -> list[Prediction]:
+        return [Prediction(row_id=str(n), prompt="p", expected="e", answer=text) for n, text in enumerate(texts)]
+
+    scores = evaluation(1.0, "").scores
+    base = Evaluation(scores=scores, predictions=answers("e", "no", "e", "no"))
+    tuned = Evaluation(scores=scores, predictions=answers("e", "e", "worse", "still no"))
+    page = render_report(RunResults(**{**vars(results), "evaluations": {"base": base, "tuned": tuned}}))
+    shown = re.findall(r'<div class="(\w*)"><b>after</b><span>([^<]*)<', page)
+    assert sorted(shown) == [("", "e"), ("", "still no"), ("bad", "worse"), ("good", "e")]
+
+
+def charts_of(results: RunResults, base: dict, tuned: dict) -> set[str]:
+    changed = {
+        name: evaluation(2.0, "").model_copy(update={"scores": evaluation(2.0, "").scores.model_copy(update=values)})
+        for name, values in (("base", base), ("tuned", tuned))
+    }
+    page = render_report(RunResults(**{**vars(results), "evaluations": changed}))
+    return set(re.findall(r'id="(eval-loss|exact-match|preference-accuracy|preference-margin|mean-reward)-', page))
+
+
+def test_there_are_bars_of_each_score_that_all_models_have_below_0_too(results: RunResults) -> None:
+    always = {"eval-loss", "exact-match"}
+    assert charts_of(results, {}, {"preference_margin": 1.0}) == always
+    margins = charts_of(results, {"preference_margin": -1.5}, {"preference_margin": 0.0})
+    assert margins == always | {"preference-margin"}
+    rewards = charts_of(results, {"mean_reward": -1.5}, {"mean_reward": -0.5})
+    assert rewards == always | {"mean-reward"}
+    assert charts_of(results, {}, {"eval_loss": float("nan")}) == {"exact-match"}
+    base = {"preference_accuracy": 0.5, "preference_margin": 1.0}
+    reward_model = {**base, "eval_loss": None, "exact_match": None}
+    assert charts_of(results, base, reward_model) == {"preference-accuracy"}
+
+
+@pytest.mark.parametrize(
+    ("sequences", "dropped", "words", "css"),
+    [
+        (14, 88, "14 training sequences (88 rows left out as too long: raise tokenize.max_length).", "warn"),
+        (9, 1, "9 training sequences (1 row left out as too long: raise tokenize.max_length).", "note"),
+        (1000, 0, "1,000 training sequences.", "note"),
+    ],
+)
+def test_the_header_counts_what_trained_and_warns_where_much_was_left_out(
+    sequences: int, dropped: int, words: str, css: str, results: RunResults
+) -> None:
+    tokens = results.tokens.model_copy(update={"train_rows": sequences, "dropped_train_rows": dropped})
+    page = render_report(RunResults(**{**vars(results), "tokens": tokens}))
+    assert re.search(rf'<p class="{css}">[^\n]*?, sft, lora, {re.escape(words)}</p>', page)
+
+
+@pytest.mark.parametrize(("objective", "number"), [("sft", 2), ("sft", 20), ("dpo", 19), ("grpo", 1), ("rloo", 30)])
+def test_scores_of_few_held_out_rows_are_called_a_rough_guess(objective: str, number: int) -> None:
+    rows = {"test_rows": number, "objective": objective}
+    scored = evaluation(1.0, "")
+    if objective in ("grpo", "rloo"):
+        rows["test_rows"] = 100
+        scored = scored.model_copy(update={"scores": scored.scores.model_copy(update={"generated_rows": number})})
+    words = f"Only {number} held-out row{'s' if number > 1 else ''}: the scores are a rough guess"
+    found = held_out_warning(objective, TokenReport.model_construct(**rows), scored)
+    assert found == ("" if number >= 20 else f'<p class="warn">{words}</p>')
+
+
+def test_rows_of_further_evaluation_sets_are_no_held_out_rows() -> None:
+    scored = evaluation(1.0, "").model_copy(update={"others": [SetScores(name="b", scores=evaluation(1, "").scores)]})
+    assert "Only 4 held-out rows" in held_out_warning("sft", TokenReport.model_construct(test_rows=40), scored)
+
+
+@pytest.mark.parametrize(("objective", "is_trained"), [("sft", True), ("rloo", False), ("grpo", False)])
+def test_expected_answers_are_not_called_trained_where_a_reward_trains(
+    objective: str, is_trained: bool, results: RunResults
+) -> None:
+    page = render_tokens(results.tokens.model_copy(update={"objective": objective}))
+    assert ("trained spans in green" in page) is is_trained
+    assert ("of them in expected answers, shown and not trained" in page) is not is_trained
 
 
 @pytest.mark.parametrize(("tuned", "words"), [(1.0, "Better than the base"), (2.0, "Not better than the base")])
@@ -221,7 +299,7 @@ def test_a_reward_model_is_shown_without_loss_and_without_answers(results: RunRe
     changed = RunResults(**{**vars(results), "config": config, "evaluations": {"base": base, "tuned": tuned}})
     page, _ = write_report(changed, tmp_path)
     text = re.sub(r"<[^>]+>", " ", page.read_text())
-    assert "Better than the base model. Preference accuracy went from 50.0% to 90.0%" in text
+    assert " Better than chance. Preference accuracy 90.0 %; chance is 50 %." in text
     assert "Before and after" not in text[: text.index("Resolved configuration")]
     table, others = text_table({"base": base, "tuned": tuned}).split("\n\n")
     assert table.splitlines()[2].split() == ["tuned", "-", "-", "-", "-", "90.0%", "3.0000", "3.0", "MiB"]

@@ -68,14 +68,24 @@ def test_each_objective_has_the_charts_that_say_whether_it_worked(
     objective: str, names: list[str], titles: list[str]
 ) -> None:
     page = render_training(report(objective, series=series(*names)))
-    assert page.count("<svg") == 4
+    assert page.count("<svg") == (3 if objective in ("rloo", "grpo") else 4)
     assert all(title in words(page) for title in titles)
     ids = re.findall(r'id="([^"]+)"', page)
     assert len(ids) == len(set(ids))
 
 
 def test_a_series_that_was_not_logged_has_no_chart() -> None:
-    assert render_training(report("grpo", series=series("reward"))).count("<svg") == 3
+    assert render_training(report("grpo", series=series("reward"))).count("<svg") == 2
+
+
+@pytest.mark.parametrize("objective", ["rloo", "grpo"])
+def test_a_policy_gradient_is_shown_by_its_reward_and_its_loss_in_one_note(objective: str) -> None:
+    page = render_training(report(objective, series=series("eval_loss", "reward")))
+    assert 'id="loss-' not in page and page.index('id="reward-') < page.index('id="rate-')
+    assert "The loss of a policy gradient stays around 0" in words(page)
+    assert "answers per step 8, over 1 process" in words(page) and "rows per step" not in words(page)
+    supervised = words(render_training(report("dpo")))
+    assert "rows per step 8, over 1 process" in supervised and "policy gradient" not in supervised
 
 
 def test_choices_are_a_table_of_name_value_and_why() -> None:

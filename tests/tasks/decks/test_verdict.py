@@ -18,7 +18,7 @@ def preferences(accuracy: float | None, margin: float | None, **values) -> Score
     return scores(preference_accuracy=accuracy, preference_margin=margin, **values)
 
 
-def reward_model(accuracy: float, margin: float) -> Scores:
+def reward_model(accuracy: float | None, margin: float | None) -> Scores:
     return preferences(accuracy, margin, eval_loss=None, perplexity=None)
 
 
@@ -30,7 +30,7 @@ def test_the_lower_loss_is_better(objective) -> None:
     assert not is_better(objective, scores(), scores(eval_loss=None))
 
 
-@pytest.mark.parametrize("objective", ["dpo", "reward", "kto"])
+@pytest.mark.parametrize("objective", ["dpo", "kto"])
 def test_the_higher_accuracy_is_better_and_the_margin_decides_between_equal_ones(objective) -> None:
     assert is_better(objective, preferences(0.5, 9.0), preferences(0.6, 1.0, eval_loss=3.0))
     assert not is_better(objective, preferences(0.6, 1.0), preferences(0.5, 9.0))
@@ -44,11 +44,23 @@ def test_answers_with_a_label_and_no_pair_are_decided_by_the_margin() -> None:
     assert not is_better("kto", preferences(None, 0.2), preferences(None, 0.1))
 
 
-def test_a_margin_in_nats_is_not_compared_with_one_of_scores() -> None:
-    assert is_better("reward", preferences(0.5, 9.0), reward_model(0.6, 0.1))
-    assert not is_better("reward", preferences(0.6, 0.1), reward_model(0.6, 9.0))
+def test_a_reward_model_made_of_a_language_model_is_judged_against_chance() -> None:
+    perfect = preferences(1.0, 9.0)
+    assert is_better("reward", perfect, reward_model(1.0, 0.1))
+    assert is_better("reward", perfect, reward_model(0.51, 0.1))
+    assert not is_better("reward", preferences(0.2, 9.0), reward_model(0.5, 9.0))
+    assert not is_better("reward", perfect, reward_model(None, None))
+    assert is_better("reward", scores(), reward_model(0.6, 0.1))
+    assert why_not_better("reward", perfect, reward_model(0.4, 0.1)) == (
+        "the reward model's preference accuracy is not above chance, 50 %"
+    )
+
+
+def test_a_reward_model_trained_further_is_compared_with_what_it_was() -> None:
+    assert is_better("reward", reward_model(0.3, 0.1), reward_model(0.4, 0.1))
+    assert not is_better("reward", reward_model(0.9, 0.1), reward_model(0.8, 9.0))
     assert is_better("reward", reward_model(0.6, 0.1), reward_model(0.6, 9.0))
-    assert "margin" not in verdict("reward", preferences(0.5, 9.0), reward_model(0.6, 0.1))
+    assert "chance" not in verdict("reward", reward_model(0.6, 0.1), reward_model(0.7, 9.0))
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
@@ -78,10 +90,15 @@ def test_the_higher_reward_is_better_whatever_the_loss(objective) -> None:
         (
             "reward",
             preferences(0.5, 9.0),
-            reward_model(0.75, 0.5),
-            "Preference accuracy went from 50.0% to 75.0%; the preference accuracy decides for reward.",
+            reward_model(1.0, 0.5),
+            "Preference accuracy 100.0 %; chance is 50 %.",
         ),
-        ("grpo", scores(), scores(), "There is no mean reward, which decides for grpo, of both models."),
+        (
+            "kto",
+            scores(),
+            scores(),
+            "Nothing tells which model is better: kto is judged by the preference margin, which neither model has.",
+        ),
     ],
 )
 def test_the_verdict_says_what_changed_and_what_decided(objective, base: Scores, tuned: Scores, words: str) -> None:
@@ -92,4 +109,6 @@ def test_what_a_worse_model_lacks_is_said_in_half_a_sentence() -> None:
     assert why_not_better("sft", scores(), scores()) == "the tuned model's held-out loss is not below the base model's"
     words = "the tuned model's preference margin is not above the base model's"
     assert why_not_better("dpo", preferences(0.5, 1.0), preferences(0.5, 0.5)) == words
-    assert why_not_better("rloo", scores(), scores(mean_reward=1.0)).startswith("there is no mean reward")
+    judged = "rloo is judged by the mean reward, which"
+    assert why_not_better("rloo", scores(), scores(mean_reward=1.0)) == f"{judged} only the tuned model has"
+    assert why_not_better("rloo", scores(mean_reward=1.0), scores()) == f"{judged} the tuned model does not have"

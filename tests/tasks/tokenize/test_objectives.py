@@ -51,7 +51,9 @@ def rejected(tokens, row: int) -> str:
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_objective_takes_its_kinds_and_refuses_the_others(objective: Objective, kind: str, prepare) -> None:
     if kind in TAKEN[objective]:
-        assert prepare([ONE_OF_EACH[kind]] * 2, objective=objective).report.trained_tokens > 0
+        # kto needs one row of each label
+        rows = [ONE_OF_EACH[kind], labelled("r", "b", False) if kind == "kto" else ONE_OF_EACH[kind]]
+        assert prepare(rows, objective=objective).report.trained_tokens > 0
         return
     with pytest.raises(DataError) as error:
         prepare([ONE_OF_EACH[kind]] * 2, objective=objective)
@@ -153,9 +155,9 @@ def test_kto_takes_the_answers_of_a_preference_apart(prepare) -> None:
 
 
 @pytest.mark.parametrize(("label", "word"), [(True, "true"), (False, "false")])
-def test_kto_rows_of_one_label_are_a_warning(label: bool, word: str, prepare) -> None:
-    (warning,) = prepare([labelled("q", "a", label)] * 3, objective="kto").report.warnings
-    assert warning.startswith(f"all 3 training rows have the label {word}; kto learns from wanted answers against")
+def test_kto_rows_of_one_label_are_refused(label: bool, word: str, prepare) -> None:
+    with pytest.raises(DataError, match=f"all 3 training rows have the label {word}, and train.objective=kto learns"):
+        prepare([labelled("q", "a", label)] * 3, objective="kto")
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
@@ -329,6 +331,16 @@ def test_the_deck_shows_both_answers_of_a_pair(prepare) -> None:
     assert "<pre>q\n<mark>&lt;b&gt;&lt;eos&gt;</mark></pre>" in page
     assert "training pairs of answers" in page
     assert summary_lines(report)[0].startswith("tokens: 2 training pairs of answers, ")
+
+
+def test_the_log_says_that_expected_answers_of_an_online_objective_are_not_trained(prepare) -> None:
+    from tasks.tokenize.prepare import summary_lines
+
+    report = prepare([("q", "a")], objective="rloo").report
+    assert report.objective == "rloo"
+    assert "of them in expected answers, which are not trained; longest" in summary_lines(report)[0]
+    supervised = prepare([("q", "a")]).report
+    assert supervised.objective == "sft" and "of them trained; longest" in summary_lines(supervised)[0]
 
 
 def test_the_deck_counts_unwanted_answers(prepare) -> None:

@@ -147,11 +147,47 @@ def test_groups_of_one_reward_are_nothing_to_learn_from() -> None:
     assert rose == []
 
 
-@pytest.mark.parametrize(("last", "is_found"), [(0.52, True), (0.521, False)])
-def test_a_mean_reward_that_does_not_rise_is_told(last: float, is_found: bool) -> None:
-    # a twentieth of a spread of 0.4 is the least rise that counts
-    found = findings("rloo", reward=[0.5, 0.5, 0.5, 0.5, last], reward_std=[0.4] * 5)
-    assert [f.startswith("Mean reward did not rise: 0.5 at the start") for f in found] == [True] * is_found
+def test_groups_of_one_reward_are_told_of_a_reward_that_rose_to_less_than_its_top() -> None:
+    same = [0.7] * 6
+    # of 1 that an exact match gives, and of 0.9 that was seen
+    rewards = {"policy": {"rewards": [{"kind": "exact_match"}]}}
+    found = findings("grpo", reward=[0.1, 0.1, 0.9, 0.5, 0.5, 0.5], frac_reward_zero_std=same, train=rewards)
+    assert [f[:14] for f in found] == ["In 70% of the "]
+    assert findings("grpo", reward=[0.96] * 6, frac_reward_zero_std=same, train=rewards) == []
+    assert findings("grpo", reward=[0.94] * 6, frac_reward_zero_std=same, train=rewards) != []
+    # what a project's function gives at most is not known
+    rewards = {"policy": {"rewards": [{"kind": "python", "function": "a.b:c"}]}}
+    assert findings("grpo", reward=[0.96] * 6, frac_reward_zero_std=same, train=rewards) != []
+
+
+def test_one_lucky_answer_is_no_rise() -> None:
+    # one answer in each of the last two steps: over the last third 0.0625, with a standard error of
+    # sqrt(4 x 0.0625^2 / 3 / 4) = 0.036
+    lucky = [0.0] * 10 + [0.125] * 2
+    found = findings("grpo", reward=lucky, reward_std=[0.0] * 12, frac_reward_zero_std=[1.0] * 10 + [0.5] * 2)
+    assert [f[:14] for f in found] == ["In 92% of the "]
+    found = findings("rloo", reward=lucky)
+    assert found[0].startswith(
+        "Mean reward did not rise: 0 over the first third of the 100 steps, 0.0625 over the last"
+    )
+    assert "(a change counts above 0.072). Try train.learning_rate from " in found[0]
+    assert findings("rloo", reward=[0.0] * 8 + [0.125] * 4) == []
+
+
+# 20 steps of 0.4 and 0.6: the range is 0.2 and 5 % of it 0.01; of six steps each the variance is 6 x 0.1^2 / 5 = 0.012
+# and the standard error of the difference sqrt(2 x 0.012 / 6) = 0.0632
+@pytest.mark.parametrize(("rise", "is_found"), [(0.126, True), (0.127, False)])
+def test_a_mean_reward_that_does_not_rise_by_two_standard_errors_is_told(rise: float, is_found: bool) -> None:
+    reward = [0.4, 0.6] * 7 + [0.4 + rise, 0.6 + rise] * 3
+    found = findings("rloo", reward=reward)
+    assert [f.startswith("Mean reward did not rise: 0.5 over the first third") for f in found] == [True] * is_found
+
+
+@pytest.mark.parametrize(("last", "is_found"), [(0.519, True), (0.521, False)])
+def test_a_mean_reward_that_does_not_rise_by_a_twentieth_of_its_range_is_told(last: float, is_found: bool) -> None:
+    # without noise in either third, and a range of 0.4
+    found = findings("rloo", reward=[0.5] * 3 + [0.3, 0.7, 0.5] + [last] * 3)
+    assert [f.startswith("Mean reward did not rise: 0.5 over the first third") for f in found] == [True] * is_found
 
 
 def test_a_reward_that_fell_is_told_to_go_slower() -> None:

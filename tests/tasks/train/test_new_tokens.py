@@ -13,12 +13,9 @@ from taught_models import LOADING, logits, saved, settings, taught
 
 from configs.errors import ConfigError, ModelError
 from tasks.models.load import load_model, load_reward_model, load_tokenizer
+from tasks.models.vocabulary import add_tokens, make_room
 from tasks.train.merge import merge_adapter
-from tasks.train.methods import (
-    adapter_config,
-    add_tokens,
-    trainable_model,
-)
+from tasks.train.methods import adapter_config, trainable_model
 
 NEW_TOKENS = ["<|tool|>", "<|end_of_tool|>"]
 # the tiny model's 258 tokens are followed by the new ones
@@ -142,3 +139,10 @@ def test_a_reward_model_has_new_tokens_too(tiny_model: Path, more_tokens: Path, 
             output = tmp_path / "merged"
         again = load_reward_model(LOADING, output)
         torch.testing.assert_close(logits(again, ids), logits(model, ids), atol=1e-4, rtol=1e-4)
+
+
+def test_a_base_is_scored_with_the_embeddings_that_training_begins_with(tiny_model: Path, more_tokens: Path) -> None:
+    base = load_model(LOADING, tiny_model)
+    make_room(base, LOADING, tiny_model, len(load_tokenizer(more_tokens)))
+    begun = trainable_model(settings("full"), LOADING, tiny_model, NEW_IDS, 260)
+    assert torch.equal(base.get_input_embeddings().weight, begun.get_input_embeddings().weight)
