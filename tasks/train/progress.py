@@ -87,6 +87,7 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if state.global_step < state.max_steps:
-            print(f"train: ended early at step {state.global_step}/{state.max_steps}: held-out loss no longer falls")
+            why = "held-out reward no longer rises" if args.greater_is_better else "held-out loss no longer falls"
+            print(f"train: ended early at step {state.global_step}/{state.max_steps}: {why}")
         if state.best_model_checkpoint:
             print(f"train: the weights of step {state.best_global_step} are kept", flush=True)

@@ -115,7 +115,7 @@ def test_the_report_is_one_page_that_loads_nothing(first_run) -> None:
     page = (first_run[0].home / "outputs" / "first" / "report.html").read_text()
     assert "<script" not in page
     assert not re.findall(r'(?:src|href)="(?!#)[^"]+"', page)
-    for words in ("Held-out scores", "Training loss", "Before and after", "Resolved configuration", "<svg"):
+    for words in ("Held-out scores", "Learning rate", "Before and after", "Resolved configuration", "<svg"):
         assert words in page
 
 
