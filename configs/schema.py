@@ -126,7 +126,7 @@ class PushConfig(Section):
     only_if_better: bool = Field(
         True,
         description="Push only a model that is better than the one it began with: in held-out loss, preferences or "
-        "reward, as its objective measures.",
+        "reward, as its objective measures; a reward model, better than chance.",
     )
 
 

@@ -164,13 +164,13 @@ class WatchConfig(Section):
     """What is looked at while training runs, and what ends it early."""
 
     evaluations: int = Field(
-        10, ge=0, description="Times the held-out loss is taken during training, evenly spaced; 0 for never."
+        10, ge=0, description="Times the held-out loss (rloo, grpo: reward) is taken in training, evenly; 0 for never."
     )
     early_stopping: int | None = Field(
-        None, ge=1, description="End after so many evaluations without a lower held-out loss; not when not set."
+        None, ge=1, description="End after so many evaluations without a better one; not when not set."
     )
     keep: Literal["best", "last"] = Field(
-        "best", description="Which weights are kept: those of the lowest held-out loss, or of the last step."
+        "best", description="Weights kept: of the lowest held-out loss (highest reward), or of the last step."
     )
     spike_threshold: float | None = Field(
         20.0,
