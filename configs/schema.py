@@ -7,7 +7,7 @@ so that `--help` and registration stay fast.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -130,7 +130,23 @@ class PushConfig(Section):
     )
 
 
-class FineTuneConfig(Section):
+class RunConfig(Section):
+    """The whole of a run, as a file or a form gives it."""
+
+    @classmethod
+    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
+        """Parse and check; called by flytekit for every run.
+
+        Raises:
+            ConfigError: with at most three lines, one for each setting that is wrong.
+        """
+        try:
+            return super().model_validate_json(json_data, **kwargs)
+        except ValidationError as error:
+            raise ConfigError(describe(error, cls)) from None
+
+
+class FineTuneConfig(RunConfig):
     """The whole of a run. Only `data.sources` and, for all but `prepare_data`, `model.name` have no default."""
 
     name: str = Field(
@@ -188,18 +204,6 @@ class FineTuneConfig(Section):
                 "such tokens; add them in an sft run, and begin with its model"
             )
         return self
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> FineTuneConfig:
-        """Parse and check; called by flytekit for every run.
-
-        Raises:
-            ConfigError: with at most three lines, one for each setting that is wrong.
-        """
-        try:
-            return super().model_validate_json(json_data, **kwargs)
-        except ValidationError as error:
-            raise ConfigError(describe(error, cls)) from None
 
 
 _PATTERNS_IN_WORDS = {

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, ValidationError, model_validator
 
-from configs.errors import ConfigError
 from configs.schema import (
     EvaluateConfig,
     FineTuneConfig,
     ModelConfig,
     PushConfig,
     QuantizeConfig,
+    RunConfig,
     TokenizeConfig,
-    describe,
 )
 from configs.schema_data import DataConfig, Section
 from configs.schema_train import ONLINE, PROMPT_METHODS, TrainConfig
@@ -29,7 +28,7 @@ class StageConfig(Section):
     train: TrainConfig = Field(description="Objective, method and schedule of this stage.")
 
 
-class AlignConfig(Section):
+class AlignConfig(RunConfig):
     """SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO. Tokens are made alike in all stages."""
 
     name: str = Field(
@@ -103,15 +102,3 @@ class AlignConfig(Section):
             output_directory=self.output_directory,
             **{"quantize": QuantizeConfig(methods=[]), **last},
         )
-
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> AlignConfig:
-        """Parse and check; called by flytekit for every run.
-
-        Raises:
-            ConfigError: with at most three lines, one for each setting that is wrong.
-        """
-        try:
-            return super().model_validate_json(json_data, **kwargs)
-        except ValidationError as error:
-            raise ConfigError(describe(error, cls)) from None
