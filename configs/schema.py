@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import ConfigError
 from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, Section, SourceConfig
-from configs.schema_train import ONLINE, PROMPT_METHODS, RewardFunctionConfig, TrainConfig
+from configs.schema_train import PROMPT_METHODS, WHOLE_TEXT, Objective, RewardFunctionConfig, TrainConfig
 
 __all__ = [
     "CheckConfig",
@@ -83,6 +83,29 @@ class TokenizeConfig(Section):
     new_special_tokens: list[str] = Field(
         [], description="Tokens to add to the vocabulary, such as <|tool|>; their embeddings are trained and saved."
     )
+
+
+def fault_of_tokenize(config: TokenizeConfig, objective: Objective) -> str | None:
+    """Return why `config` does not go with `objective`, with the fix, or None; needs no row and no model."""
+    tokens = config.new_special_tokens
+    for token in tokens:
+        if not token.strip():
+            return f"tokenize.new_special_tokens holds {token!r}; a token must have a letter or a sign"
+        if tokens.count(token) > 1:
+            return f"tokenize.new_special_tokens names {token} twice; name each token once"
+    if objective in WHOLE_TEXT:
+        return None
+    if config.packing != "none":
+        return (
+            f"tokenize.packing={config.packing} is for train.objective sft and cpt; {objective} needs each answer "
+            "beside its own prompt alone\nset tokenize.packing to none"
+        )
+    if config.over_length == "split":
+        return (
+            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective} a piece of an answer has "
+            "lost its prompt\nset tokenize.over_length to auto, drop, cut_left or cut_right"
+        )
+    return None
 
 
 class EvaluateConfig(Section):
@@ -178,30 +201,18 @@ class FineTuneConfig(RunConfig):
     @model_validator(mode="after")
     def _tokens_suit_the_training(self) -> FineTuneConfig:
         objective, method = self.train.objective, self.train.method
-        if self.tokenize.packing != "none" and objective not in ("sft", "cpt"):
-            raise ValueError(
-                f"tokenize.packing={self.tokenize.packing} is for train.objective=sft and cpt, and it is {objective}; "
-                "set packing to none"
-            )
+        fault = fault_of_tokenize(self.tokenize, objective)
+        if fault is not None:
+            raise ValueError(fault)
         if self.tokenize.packing != "none" and method in PROMPT_METHODS:
             raise ValueError(
                 f"tokenize.packing={self.tokenize.packing} puts several rows into one sequence, and "
                 f"train.method={method} one prompt before each; set packing to none"
             )
-        if self.tokenize.over_length == "split" and objective not in ("sft", "cpt"):
-            raise ValueError(
-                f"tokenize.over_length=split would part the answers that train.objective={objective} compares; "
-                "use drop, cut_left or cut_right"
-            )
         if self.tokenize.new_special_tokens and method in PROMPT_METHODS:
             raise ValueError(
                 f"tokenize.new_special_tokens need embeddings of their own, which train.method={method} does not "
                 "train; use full or lora"
-            )
-        if self.tokenize.new_special_tokens and objective in ONLINE and method == "full":
-            raise ValueError(
-                f"tokenize.new_special_tokens with train.objective={objective} and method=full: the reference has no "
-                "such tokens; add them in an sft run, and begin with its model"
             )
         return self
 

@@ -14,6 +14,8 @@ Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_
 
 ONLINE: tuple[Objective, ...] = ("rloo", "grpo")
 """Objectives whose answers the model itself generates while it trains."""
+WHOLE_TEXT: tuple[Objective, ...] = ("sft", "cpt")
+"""Objectives that train tokens one by one; all others compare or score the last answer as a whole."""
 PROMPT_METHODS: tuple[Method, ...] = ("prompt_tuning", "prefix_tuning")
 """Methods that train virtual tokens, and no weight of the base."""
 QUANTIZED_METHODS: tuple[Method, ...] = ("qlora", "lora_8bit")

@@ -13,13 +13,13 @@ from pathlib import Path
 from transformers import PreTrainedTokenizerBase
 
 from configs.errors import ConfigError, DataError
-from configs.schema import TokenizeConfig
+from configs.schema import TokenizeConfig, fault_of_tokenize
 from configs.schema_train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.counts import Found, SplitCounts
 from tasks.tokenize.files import count_kinds, first_row_of_kind, has_histories
 from tasks.tokenize.over_length import cuts
-from tasks.tokenize.rows import KINDS, WHOLE_TEXT, Setup
+from tasks.tokenize.rows import KINDS, Setup
 
 _COLUMNS = {
     "pair": "pair (prompt, completion)",
@@ -31,29 +31,14 @@ _COLUMNS = {
 
 
 def check_settings(config: TokenizeConfig, objective: Objective) -> None:
-    """Refuse settings that `objective` does not go with; needs no row and no model.
+    """Refuse settings that `objective` does not go with, also where no whole config was parsed.
 
     Raises:
         ConfigError: names the setting, the objective and the fix.
     """
-    tokens = config.new_special_tokens
-    for token in tokens:
-        if not token.strip():
-            raise ConfigError(f"tokenize.new_special_tokens holds {token!r}; a token must have a letter or a sign")
-        if tokens.count(token) > 1:
-            raise ConfigError(f"tokenize.new_special_tokens names {token} twice; name each token once")
-    if objective in WHOLE_TEXT:
-        return
-    if config.packing != "none":
-        raise ConfigError(
-            f"tokenize.packing={config.packing} is for train.objective sft and cpt; {objective} needs each answer "
-            "beside its own prompt alone\nset tokenize.packing to none"
-        )
-    if config.over_length == "split":
-        raise ConfigError(
-            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective} a piece of an answer has "
-            "lost its prompt\nset tokenize.over_length to auto, drop, cut_left or cut_right"
-        )
+    fault = fault_of_tokenize(config, objective)
+    if fault is not None:
+        raise ConfigError(fault)
 
 
 def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:

@@ -8,7 +8,7 @@ from typing import Literal, NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from configs.schema import TokenizeConfig
-from configs.schema_train import ONLINE, Objective
+from configs.schema_train import ONLINE, WHOLE_TEXT, Objective
 from tasks.tokenize.control_tokens import ControlTokens
 from tasks.tokenize.template import Template
 
@@ -22,9 +22,6 @@ KINDS: dict[Objective, tuple[str, ...]] = {
     "grpo": ("pair", "messages", "preference"),
 }
 """The kinds of rows that each objective takes, in any mixture."""
-
-WHOLE_TEXT: tuple[Objective, ...] = ("sft", "cpt")
-"""Objectives that train tokens one by one; all others compare or score the last answer as a whole."""
 
 PAIRED: tuple[Objective, ...] = ("dpo", "reward")
 """Objectives that need a rejected answer beside each."""

@@ -123,7 +123,10 @@ STAGE = {"data": {"sources": [{"path": "rows.jsonl"}]}}
         ({"reward": {**STAGE, "train": {"objective": "reward"}}}, "learns from pairs; remove it"),
         ({"reward": {**STAGE, "train": {"objective": "sft"}}}, "this stage trains a reward model"),
         ({"sft": {**STAGE, "train": {"method": "prompt_tuning"}}}, "changes no weights for the next stage"),
-        ({"tokenize": {"over_length": "split"}}, "policy: tokenize.over_length=split would part the answers"),
+        (
+            {"tokenize": {"over_length": "split"}},
+            "policy: tokenize.over_length=split is for train.objective sft and cpt",
+        ),
         ({"polcy": {}}, "polcy is not a setting (did you mean policy?)"),
     ],
 )
