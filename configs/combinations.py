@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from configs.schema_cluster import Sharding
     from configs.schema_train import Method, Objective
 
 _LEFT_PADDED = (
@@ -20,3 +21,12 @@ REFUSED: dict[tuple[Objective, Method], str] = {
     ("grpo", "prompt_tuning"): _LEFT_PADDED,
 }
 """The reason, with what to use instead, for each pair that `TrainConfig` refuses."""
+
+REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
+    **{
+        (method, sharding): "its 4- and 8-bit weights are not divided correctly; use none, zero1 or zero2"
+        for method in ("qlora", "lora_8bit")
+        for sharding in ("zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard", "tensor_parallel")
+    },
+}
+"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model."""

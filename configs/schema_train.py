@@ -6,8 +6,20 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.combinations import REFUSED
+from configs.combinations import REFUSED, REFUSED_SHARDING
+from configs.schema_cluster import (
+    MODEL_PARALLEL,
+    CheckpointConfig,
+    ClusterConfig,
+    DeepSpeedConfig,
+    FsdpConfig,
+    Sharding,
+    node_range,
+)
 from configs.schema_data import Section
+from configs.schema_objectives import DpoConfig, KtoConfig, PolicyConfig, RewardFunctionConfig, RewardModelConfig
+
+__all__ = ["RewardFunctionConfig"]
 
 Objective = Literal["sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"]
 Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
@@ -49,117 +61,6 @@ class PromptConfig(Section):
     init_text: str | None = Field(
         None, description="Text whose embeddings prompt tuning begins with; random ones of the vocabulary when not set."
     )
-
-
-class DpoConfig(Section):
-    """Direct preference optimization, Rafailov et al. 2023 (https://arxiv.org/abs/2305.18290), and its variants."""
-
-    beta: float = Field(0.1, gt=0.0, description="Strength of the tie to the reference; the temperature of the reward.")
-    loss: Literal[
-        "sigmoid",
-        "hinge",
-        "ipo",
-        "exo_pair",
-        "nca_pair",
-        "robust",
-        "bco_pair",
-        "sppo_hard",
-        "aot",
-        "aot_unpaired",
-        "apo_zero",
-        "apo_down",
-        "discopop",
-        "sigmoid_norm",
-    ] = Field("sigmoid", description="`sigmoid` is the paper's; the others are those of TRL's documentation.")
-    label_smoothing: float = Field(
-        0.0, ge=0.0, lt=0.5, description="Share of the preferences taken to be wrong (robust, exo_pair, aot)."
-    )
-    sft_weight: float = Field(
-        0.0, ge=0.0, description="Weight of the negative log-likelihood of the chosen answer, added to the loss."
-    )
-
-    @model_validator(mode="after")
-    def _smoothing_is_read(self) -> DpoConfig:
-        readers = ("robust", "exo_pair", "aot", "aot_unpaired")
-        if self.label_smoothing and self.loss not in readers:
-            raise ValueError(f"label_smoothing is not read by loss={self.loss}; use one of {', '.join(readers)}")
-        if self.loss == "exo_pair" and not self.label_smoothing:
-            raise ValueError("loss=exo_pair needs label_smoothing above 0; its paper uses 0.001")
-        return self
-
-
-class KtoConfig(Section):
-    """Kahneman-Tversky optimization, Ethayarajh et al. 2024 (https://arxiv.org/abs/2402.01306)."""
-
-    beta: float = Field(0.1, gt=0.0, description="Strength of the tie to the reference.")
-    loss: Literal["kto", "apo_zero_unpaired"] = Field(
-        "kto", description="`apo_zero_unpaired` has no term of the KL divergence between policy and reference."
-    )
-    desirable_weight: float = Field(1.0, gt=0.0, description="Weight of wanted answers.")
-    undesirable_weight: float = Field(1.0, gt=0.0, description="Weight of unwanted answers.")
-
-
-class RewardModelConfig(Section):
-    """A model that scores answers: Bradley-Terry, loss -log sigmoid(score(chosen) - score(rejected))."""
-
-    center_coefficient: float | None = Field(
-        None,
-        gt=0.0,
-        description="Weight of (score(chosen) + score(rejected))^2, Eisenstein et al. 2023: scores around 0; 0.01.",
-    )
-
-
-class RewardFunctionConfig(Section):
-    """A reward computed from a generated answer, for tasks whose answers can be verified."""
-
-    kind: Literal["exact_match", "regex", "python"] = Field(
-        description="`exact_match`: 1 where the answer is the expected one; `regex`: 1 where `pattern` is found in the "
-        "answer; `python`: what `function` returns."
-    )
-    pattern: str | None = Field(
-        None,
-        description="Regular expression. For exact_match, its first group is what is compared of answer and expected "
-        "text: `#### (-?[0-9.,]+)` for GSM8K; the whole text when not set.",
-    )
-    function: str | None = Field(
-        None,
-        pattern=r"^[A-Za-z_][\w.]*:[A-Za-z_]\w*$",
-        description="`package.module:function` within the project, called with lists prompts, completions and "
-        "expected, all text; returns one number for each.",
-    )
-    weight: float = Field(1.0, description="Rewards are added up with these weights.")
-
-    @model_validator(mode="after")
-    def _what_the_kind_reads(self) -> RewardFunctionConfig:
-        if self.kind == "python" and (self.function is None or self.pattern is not None):
-            raise ValueError("kind=python needs function, and reads no pattern")
-        if self.kind != "python" and self.function is not None:
-            raise ValueError(f"function is for kind=python, and kind is {self.kind}")
-        if self.kind == "regex" and self.pattern is None:
-            raise ValueError("kind=regex needs pattern")
-        if self.pattern is not None:
-            import re
-
-            try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern={self.pattern!r} is no regular expression: {error}") from None
-            if self.kind == "exact_match" and groups < 1:
-                raise ValueError(f"pattern={self.pattern!r} has no group; put ( ) around the part to compare")
-        return self
-
-
-class PolicyConfig(Section):
-    """Reinforcement learning: RLOO, Ahmadian et al. 2024 (https://arxiv.org/abs/2402.14740), or GRPO, Shao et al. 2024
-    (https://arxiv.org/abs/2402.03300), with a KL penalty to the model that training began with."""
-
-    rewards: list[RewardFunctionConfig] = Field([], description="What an answer is worth, beside a reward model.")
-    kl_coefficient: float = Field(0.05, ge=0.0, description="Weight of the KL divergence from the reference.")
-    num_generations: int = Field(4, ge=2, description="Answers to each prompt, compared with one another.")
-    max_new_tokens: int = Field(256, ge=1, description="Longest generated answer in tokens.")
-    temperature: float = Field(1.0, gt=0.0, description="Of the sampling.")
-    top_p: float = Field(1.0, gt=0.0, le=1.0, description="Share of the probability sampled from.")
-    num_iterations: int = Field(1, ge=1, description="Optimizer passes over each batch of answers.")
 
 
 class WatchConfig(Section):
@@ -254,11 +155,19 @@ class TrainConfig(Section):
     group_by_length: bool = Field(True, description="Batch rows of like length: less padding, same rows per epoch.")
     efficiency: EfficiencyConfig = Field(EfficiencyConfig(), description="Time and memory.")
     watch: WatchConfig = Field(WatchConfig(), description="Held-out loss during training, and what stops a run.")
-    sharding: Literal["none", "zero1", "zero2", "zero3"] = Field(
-        "none", description="`none` replicates the model (DDP); zero1-3 use configs/deepspeed/<name>.json."
+    sharding: Sharding = Field(
+        "none",
+        description="How the model is divided among processes: not at all (none: DDP), by DeepSpeed (zero1-3), by "
+        "PyTorch (fsdp_*), within its layers (tensor_parallel), or by layers over the GPUs of one process (layers).",
     )
-    nodes: int = Field(1, ge=1, description="Machines. With `processes_per_node`, one of the declared topologies.")
+    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="Read when `sharding` is zero1, zero2 or zero3.")
+    fsdp: FsdpConfig = Field(FsdpConfig(), description="Read when `sharding` is one of fsdp_*.")
+    nodes: int | str = Field(
+        1, description="Machines: a number, or a range such as `1:5` with which training begins and goes on."
+    )
     processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="What a retry resumes from.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="The training pods; changes no result.")
     logging_steps: int | None = Field(
         None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
     )
@@ -271,10 +180,54 @@ class TrainConfig(Section):
             raise ValueError(f"train.method={self.method} with train.objective={self.objective}: {reason}")
         return self
 
+    @property
+    def fewest_nodes(self) -> int:
+        """Machines with which training may begin."""
+        return node_range(self.nodes)[0]
+
+    @property
+    def most_nodes(self) -> int:
+        """Machines that training asks for."""
+        return node_range(self.nodes)[1]
+
     @model_validator(mode="after")
-    def _quantized_bases_are_not_divided(self) -> TrainConfig:
-        if self.method in QUANTIZED_METHODS and self.sharding == "zero3":
-            raise ValueError(f"train.method={self.method} cannot run under sharding=zero3; use none, zero1 or zero2")
+    def _sharding_suits_the_rest(self) -> TrainConfig:
+        for subject in (self.method, self.objective):
+            reason = REFUSED_SHARDING.get((subject, self.sharding))
+            if reason:
+                name = "method" if subject == self.method else "objective"
+                raise ValueError(f"train.{name}={subject} cannot run under sharding={self.sharding}: {reason}")
+        is_zero = self.sharding.startswith("zero")
+        if self.deepspeed.offload != "none" and not is_zero:
+            raise ValueError(
+                f"train.deepspeed.offload={self.deepspeed.offload} is DeepSpeed's, and train.sharding is "
+                f"{self.sharding}; set sharding to zero2 or zero3, or offload to none"
+            )
+        if self.deepspeed.offload == "optimizer_and_parameters" and self.sharding != "zero3":
+            raise ValueError(
+                "train.deepspeed.offload=optimizer_and_parameters needs sharding=zero3: the others keep whole "
+                f"parameters on each GPU, and train.sharding is {self.sharding}; use offload=optimizer"
+            )
+        if self.deepspeed.config is not None and not is_zero:
+            raise ValueError(
+                f"train.deepspeed.config is not read by train.sharding={self.sharding}; set sharding to the stage of "
+                "that file (zero1, zero2 or zero3), or remove it"
+            )
+        if self.sharding in MODEL_PARALLEL and self.most_nodes > 1:
+            raise ValueError(
+                f"train.sharding={self.sharding} exchanges activations within each layer or between layers, and stays "
+                f"within one machine; set train.nodes=1 (now {self.nodes})"
+            )
+        if self.sharding == "layers" and self.processes_per_node > 1:
+            raise ValueError(
+                "train.sharding=layers lays the model over the GPUs of one process; set train.processes_per_node=1 "
+                f"(now {self.processes_per_node}) and train.cluster.gpus_per_process to their number"
+            )
+        if self.sharding != "layers" and self.cluster.gpus_per_process > 1:
+            raise ValueError(
+                f"train.cluster.gpus_per_process={self.cluster.gpus_per_process} is read by sharding=layers only; "
+                "other shardings use one GPU in each process: raise train.processes_per_node"
+            )
         return self
 
     @model_validator(mode="after")

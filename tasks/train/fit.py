@@ -59,6 +59,8 @@ class FitInputs:
     """What training reads: folders of the base model, of the tokens of both splits, and of the tokenizer.
 
     Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a tokenizer each.
+    `deepspeed_json` is the text of a DeepSpeed config that runs in the place of a shipped one. `notes` go into the
+    report beside the choices.
     """
 
     model: Path
@@ -68,6 +70,8 @@ class FitInputs:
     test_tokens: Path | None = None
     new_token_ids: list[int] = field(default_factory=list)
     reward_models: list[Path] = field(default_factory=list)
+    deepspeed_json: str = ""
+    notes: list[Choice] = field(default_factory=list)
 
 
 def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Path) -> TrainReport:
@@ -95,7 +99,7 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     is_packed = "position_ids" in pq.read_schema(tokens_file).names
     model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     choices = choosing.choose(config, loading, choosing.detect(), is_packed, model_type)
-    lines = [*choices.lines, *watch_choices(config, len(own), len(held_out))]
+    lines = [*choices.lines, *inputs.notes, *watch_choices(config, len(own), len(held_out))]
     if left_out := prompts_left_out(config, num_rows):
         reason = "the last batch is not full; others in each epoch"
         lines.append(Choice(name="prompts left out", value=f"{left_out} of {num_rows} an epoch", reason=reason))

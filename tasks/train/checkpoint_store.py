@@ -1,0 +1,180 @@
+"""Where checkpoints lie: a folder on a disk or in an object store, one for each try, each naming the one before.
+
+Flyte gives every try a folder of its own and the folder of the try just before. A try that was killed before it saved
+anything would break that chain, so that the first thing a try writes is the name of its predecessor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+import fsspec
+
+from configs.errors import ArtifactError
+
+_PREVIOUS_FILE = "previous.txt"
+_MOST_TRIES = 64
+_ATTEMPTS = 5
+_FIRST_WAIT_SECONDS = 0.2
+_CHUNK_BYTES = 2**22
+
+Result = TypeVar("Result")
+
+
+def filesystem_of(uri: str) -> Any:
+    """Return fsspec's file system for `uri`."""
+    return fsspec.core.url_to_fs(uri)[0]
+
+
+@dataclass(frozen=True)
+class CheckpointPlaces:
+    """URIs of the folders of this try and of the one before it, if there was one."""
+
+    destination: str
+    previous: str | None = None
+    filesystem: Callable[[str], Any] = filesystem_of
+
+
+class Store:
+    """One try's folder. Names are relative, with `/`.
+
+    Every operation is tried 5 times, with waits of 0.2, 0.4, 0.8 and 1.6 s: an object store that fails now and then does
+    not end a run. A file is seen whole or not at all: object stores work so, and on a disk it is renamed into its place.
+    """
+
+    def __init__(self, uri: str, filesystem: Callable[[str], Any] = filesystem_of) -> None:
+        self.uri = uri.rstrip("/")
+        self._files = filesystem(self.uri)
+        self._root = str(self._files._strip_protocol(self.uri)).rstrip("/")
+        protocol = self._files.protocol
+        self._is_disk = "file" in ([protocol] if isinstance(protocol, str) else protocol)
+
+    def __repr__(self) -> str:
+        return f"Store({self.uri})"
+
+    def write_text(self, name: str, text: str) -> None:
+        """Write a small file."""
+        self._put(name, lambda path: self._files.pipe_file(path, text.encode()))
+
+    def read_text(self, name: str) -> str | None:
+        """Return the content of a file, or None where there is none."""
+        try:
+            content: bytes = self._persist(name, lambda: self._files.cat_file(self._path(name)))
+        except FileNotFoundError:
+            return None
+        return content.decode("utf-8", errors="replace")
+
+    def upload(self, local: Path, name: str) -> None:
+        """Copy a file into the store."""
+        self._put(name, lambda path: self._files.put_file(str(local), path))
+
+    def download(self, name: str, local: Path) -> None:
+        """Copy a file out of the store, to `local`.
+
+        Raises:
+            FileNotFoundError: there is none.
+        """
+        local.parent.mkdir(parents=True, exist_ok=True)
+        self._persist(name, lambda: self._files.get_file(self._path(name), str(local)))
+
+    def names(self) -> list[str]:
+        """Return the names of all files, sorted."""
+        try:
+            # a listing that was kept from before would not show what another machine wrote
+            self._persist("", lambda: self._files.invalidate_cache())
+            found = self._persist("", lambda: self._files.find(self._root))
+        except FileNotFoundError:
+            return []
+        return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+
+    def remove(self, name: str) -> None:
+        """Delete a file or a folder; one that is not there is no error."""
+        try:
+            self._persist(name, lambda: self._files.rm(self._path(name), recursive=True))
+        except FileNotFoundError:
+            return
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}" if name else self._root
+
+    def _put(self, name: str, write: Callable[[str], Any]) -> None:
+        path = self._path(name)
+
+        def put() -> None:
+            if not self._is_disk:
+                write(path)
+                return
+            self._files.makedirs(path.rpartition("/")[0], exist_ok=True)
+            partial = f"{path}.partial-{os.getpid()}"
+            try:
+                write(partial)
+                os.replace(partial, path)
+            except OSError:
+                Path(partial).unlink(missing_ok=True)
+                raise
+
+        self._persist(name, put)
+
+    def _persist(self, name: str, operation: Callable[[], Result]) -> Result:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return operation()
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                if attempt == _ATTEMPTS - 1 or _is_full(error):
+                    raise ArtifactError(
+                        f"checkpoint {self.uri}/{name}: {type(error).__name__} in {attempt + 1} tries: "
+                        f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
+                        + (
+                            "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
+                            if _is_full(error)
+                            else "is the store reachable, and may this machine write to it?"
+                        )
+                    ) from error
+                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
+        raise AssertionError("the last attempt returned or raised")
+
+
+def _is_full(error: OSError) -> bool:
+    import errno
+
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+def stores(places: CheckpointPlaces) -> list[Store]:
+    """Return this try's store, and those of the tries before it, newest first."""
+    return list(_chain(places))
+
+
+def _chain(places: CheckpointPlaces) -> Iterator[Store]:
+    own = Store(places.destination, places.filesystem)
+    yield own
+    seen = {own.uri}
+    previous = places.previous
+    while previous and previous.rstrip("/") not in seen and len(seen) < _MOST_TRIES:
+        store = Store(previous, places.filesystem)
+        seen.add(store.uri)
+        yield store
+        previous = store.read_text(_PREVIOUS_FILE)
+
+
+def name_previous(places: CheckpointPlaces) -> None:
+    """Write into this try's store which one came before it; called by one process, before anything else."""
+    if places.previous and places.previous.rstrip("/") != places.destination.rstrip("/"):
+        Store(places.destination, places.filesystem).write_text(_PREVIOUS_FILE, places.previous)
+
+
+def sha256_of(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK_BYTES):
+            digest.update(chunk)
+    return digest.hexdigest()
