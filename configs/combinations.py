@@ -22,11 +22,36 @@ REFUSED: dict[tuple[Objective, Method], str] = {
 }
 """The reason, with what to use instead, for each pair that `TrainConfig` refuses."""
 
+_PACKED = (
+    "bitsandbytes packs several weights into one byte, and what divides tensors would part them from what unpacks "
+    "them; use none, zero1 or zero2, or train.method=lora"
+)
+_VIRTUAL_TOKENS = (
+    "peft computes virtual tokens anew when a checkpoint is saved, which it cannot while FSDP divides them; use zero3, "
+    "or train.method=lora"
+)
+_ONE_POLICY = (
+    "TRL samples other answers in each process, and under tensor parallelism all processes are one model; use "
+    "fsdp_full_shard or zero3"
+)
+
 REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
     **{
-        (method, sharding): "its 4- and 8-bit weights are not divided correctly; use none, zero1 or zero2"
+        (method, sharding): _PACKED
         for method in ("qlora", "lora_8bit")
         for sharding in ("zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard", "tensor_parallel")
     },
+    **{
+        (method, sharding): _VIRTUAL_TOKENS
+        for method in ("prompt_tuning", "prefix_tuning")
+        for sharding in ("fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard")
+    },
+    ("lora", "tensor_parallel"): "peft gives the adapter of a divided layer the width of one process's part, and its "
+    "first forward pass fails; use fsdp_full_shard or zero3",
+    ("prefix_tuning", "tensor_parallel"): "a prefix has the keys and values of all heads, and each process has some "
+    "of them; use zero3, or train.method=prompt_tuning",
+    ("rloo", "tensor_parallel"): _ONE_POLICY,
+    ("grpo", "tensor_parallel"): _ONE_POLICY,
 }
-"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model."""
+"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model: all were
+tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""

@@ -53,3 +53,7 @@ class InterruptedRunError(FineTuneError):
 
 class DivergedError(FineTuneError):
     """Training whose loss is no longer a number, or has leapt or climbed."""
+
+
+class RetryError(FineTuneError):
+    """A fault that another try can survive; it goes on from the last checkpoint."""

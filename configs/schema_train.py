@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from configs.combinations import REFUSED, REFUSED_SHARDING
 from configs.schema_cluster import (
@@ -178,6 +178,19 @@ class TrainConfig(Section):
         reason = REFUSED.get((self.objective, self.method))
         if reason:
             raise ValueError(f"train.method={self.method} with train.objective={self.objective}: {reason}")
+        return self
+
+    @field_validator("nodes", mode="before")
+    @classmethod
+    def _a_number_or_a_range(cls, nodes: Any) -> Any:
+        if isinstance(nodes, float) and nodes.is_integer():
+            return int(nodes)
+        # one error for both types, where pydantic would give two: `node_range` refuses what is neither
+        return nodes if isinstance(nodes, int | str) else str(nodes)
+
+    @model_validator(mode="after")
+    def _nodes_are_a_range(self) -> TrainConfig:
+        node_range(self.nodes)
         return self
 
     @property

@@ -22,6 +22,7 @@ class Plan(WireType):
     model_revision: str = Field(description="Commit of the hub model, or a hash of the directory's or maker's content.")
     chat_template: str | None = Field(description="Content of the chat template file that the config names.")
     rewards_version: str = Field("", description="Hash of the project's reward functions that the config names.")
+    deepspeed_json: str = Field("", description="Content of the DeepSpeed file that the config names, checked.")
     warnings: list[str] = Field(description="What the user should know, one line each.")
 
 

@@ -6,33 +6,52 @@ import hashlib
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import flytekit
-from flytekit import Resources
+from flytekit import PodTemplate, Resources
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
 from configs.errors import ArtifactError
+from configs.schema_cluster import ClusterConfig
 
 _GONE = (
     "is in Flyte's local cache but was deleted from the disk\n"
     "forget the cached steps with `pyflyte local-cache clear` and run again"
 )
+_GRACE_SECONDS = 120
 SMALL = Resources(cpu="1", mem="2Gi", ephemeral_storage="10Gi")
 CPU = Resources(cpu="4", mem="16Gi", ephemeral_storage="200Gi")
 BIG_CPU = Resources(cpu="8", mem="64Gi", ephemeral_storage="200Gi")
 ONE_GPU = Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
 
 
-def node_resources(processes_per_node: int) -> Resources:
-    """Return what one training node asks for: one GPU, 8 CPUs and 96 GiB of host memory for each process."""
+def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:
+    """Return what one training machine is asked for: GPUs, CPU cores and host memory for each process."""
     return Resources(
-        cpu=str(8 * processes_per_node),
-        mem=f"{96 * processes_per_node}Gi",
-        gpu=str(processes_per_node),
-        ephemeral_storage="500Gi",
+        cpu=str(cluster.cpus_per_process * processes_per_node),
+        mem=f"{cluster.memory_gib_per_process * processes_per_node}Gi",
+        gpu=str(cluster.gpus_per_process * processes_per_node),
+        ephemeral_storage=f"{cluster.disk_gib}Gi",
+    )
+
+
+def pod_template(cluster: ClusterConfig) -> PodTemplate | None:
+    """Return where training pods may run, and how long they may save before they go; None for the cluster's own way."""
+    if not cluster.node_selectors and not cluster.interruptible:
+        return None
+    from kubernetes.client import V1PodSpec
+
+    return PodTemplate(
+        pod_spec=V1PodSpec(
+            containers=[],
+            node_selector={label.key: label.value for label in cluster.node_selectors} or None,
+            # clouds give spot machines 30 to 120 seconds
+            termination_grace_period_seconds=_GRACE_SECONDS,
+        )
     )
 
 
@@ -59,8 +78,38 @@ def node_directory(name: str) -> Path:
 
 def is_laptop_run() -> bool:
     """Return whether this is `pyflyte run` without a cluster."""
-    state = FlyteContextManager.current_context().execution_state
-    return state is not None and state.is_local_execution()
+    context = FlyteContextManager.current_context()
+    state = context.execution_state
+    if state is None or state.user_space_params is None:
+        return False
+    # a process of elastic training has a context of its own, in which only a cluster's execution has a name
+    return bool(state.is_local_execution() or not state.user_space_params.execution_id.name)
+
+
+def checkpoint_uris(fingerprint: str) -> tuple[str, str | None] | None:
+    """Return the folder for checkpoints of this try, and that of the try before; None where Flyte gives none.
+
+    On a laptop it is one folder for all runs with the same `fingerprint`, so that the same command goes on.
+    """
+    if is_laptop_run():
+        return str(laptop_checkpoints(fingerprint)), None
+    try:
+        checkpoint: Any = flytekit.current_context().checkpoint
+    except NotImplementedError:
+        return None
+    # Flyte's placeholder for the first try, which has none before it
+    previous = str(checkpoint._checkpoint_src or "").strip('"')
+    return str(checkpoint._checkpoint_dest), previous or None
+
+
+def laptop_checkpoints(fingerprint: str) -> Path:
+    """Return where a laptop keeps the checkpoints of a run."""
+    return Path(tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
+
+
+def filesystem_of(uri: str) -> Any:
+    """Return the file system for `uri` with the access that Flyte has."""
+    return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
 
 
 def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:

@@ -14,6 +14,13 @@ from flytekit import ImageSpec
 
 REGISTRY = os.environ.get("IMAGE_REGISTRY", "localhost/fine-tune")
 POD_ENVIRONMENT = {"IMAGE_REGISTRY": REGISTRY}
+TRAIN_ENVIRONMENT = {
+    **POD_ENVIRONMENT,
+    # a process whose peer is gone ends, and does not wait in NCCL
+    "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300",
+    # seconds in which processes may save after SIGTERM: less than a pod has
+    "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100",
+}
 
 _CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
 
@@ -50,5 +57,5 @@ GPU_IMAGE = ImageSpec(
     # torch's wheels bring CUDA's libraries; DeepSpeed compiles its CPU Adam on first use and needs a compiler
     apt_packages=["build-essential"],
     packages=[*_FLYTE, *_MODELS, *_REPORTS, *pinned("bitsandbytes", "deepspeed", "liger_kernel", "ninja")],
-    env={"TOKENIZERS_PARALLELISM": "true", "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300"},
+    env={"TOKENIZERS_PARALLELISM": "true"},
 )

@@ -18,14 +18,27 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLEST = {"model": {"name": "x"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
 
 
-def blocks(language: str) -> list[str]:
+GUIDES = [ROOT / "docs" / "data.md", ROOT / "docs" / "scaling-out.md"]
+
+
+def blocks(language: str, page: str = README) -> list[str]:
     """Return the fenced blocks of one language; of "" those that name none."""
-    return [text for name, text in re.findall(r"^```(\w*)\n(.*?)^```", README, re.S | re.M) if name == language]
+    return [text for name, text in re.findall(r"^```(\w*)\n(.*?)^```", page, re.S | re.M) if name == language]
 
 
 @pytest.mark.parametrize("block", blocks("yaml"), ids=lambda text: text.split(":")[0])
 def test_each_config_is_accepted(block: str) -> None:
     FineTuneConfig.model_validate_json(json.dumps({**SMALLEST, **yaml.safe_load(block)}))
+
+
+@pytest.mark.parametrize("path", GUIDES, ids=lambda path: path.name)
+def test_each_guide_says_what_is_accepted_and_links_to_what_is_there(path: Path) -> None:
+    page = path.read_text(encoding="utf-8")
+    assert blocks("yaml", page)
+    for block in blocks("yaml", page):
+        FineTuneConfig.model_validate_json(json.dumps({**SMALLEST, **yaml.safe_load(block)}))
+    for link in re.findall(r"\]\(([^)#]+)", page):
+        assert link.startswith("http") or (path.parent / link).exists(), link
 
 
 def test_each_make_target_exists() -> None:

@@ -15,7 +15,8 @@ from configs.schema_train import TrainConfig
 from tasks.train.batches import PaddedCollator
 from tasks.train.held_out import evaluation_arguments, watch_callbacks
 from tasks.train.progress import Progress
-from tasks.train.watch import Watched, with_row_numbers
+from tasks.train.row_numbers import with_row_numbers
+from tasks.train.watch import Watched
 
 BAD_TOKEN = 200
 

@@ -79,12 +79,14 @@ def train_reward_models(
     tokenizer: FlyteDirectory,
     token_reports: list[TokenReport],
     stages: list[StageReport],
+    deepspeed_json: str,
 ) -> RewardModels:
     """Train the reward model from the SFT model, and score it on held-out preferences."""
     models, evaluations, reports = [], [], []
     for config, rows, test, report, stage in zip(configs, tokens, held_out, token_reports, stages, strict=True):
         trained = train(
             config=config.train,
+            deepspeed_json=deepspeed_json,
             loading=config.model,
             model=model,
             tokens=rows,
@@ -94,7 +96,7 @@ def train_reward_models(
             reward_models=[],
             rewards_version="",
         )
-        merged = merge(config=config.train, loading=config.model, base=model, trained=trained.model)
+        merged = merge(method=config.train.method, loading=config.model, base=model, trained=trained.model)
         models.append(merged)
         evaluations.append(
             evaluate(
@@ -158,6 +160,7 @@ def align(config: AlignConfig) -> AlignResult:
     )
     sft_trained = train(
         config=config.sft.train,
+        deepspeed_json=plan.sft_deepspeed_json,
         loading=config.model,
         model=base.model,
         tokens=sft_tokens.train,
@@ -167,7 +170,7 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=[],
         rewards_version=plan.plan.rewards_version,
     )
-    sft_model = merge(config=config.sft.train, loading=config.model, base=base.model, trained=sft_trained.model)
+    sft_model = merge(method=config.sft.train.method, loading=config.model, base=base.model, trained=sft_trained.model)
     reward = train_reward_models(
         configs=plan.reward,
         model=sft_model,
@@ -176,6 +179,7 @@ def align(config: AlignConfig) -> AlignResult:
         tokenizer=tokens.tokenizer,
         token_reports=reward_tokens.reports,
         stages=reward_tokens.stages,
+        deepspeed_json=plan.reward_deepspeed_json,
     )
     after_sft = evaluate(
         label="sft",
@@ -191,6 +195,7 @@ def align(config: AlignConfig) -> AlignResult:
     )
     trained = train(
         config=config.policy.train,
+        deepspeed_json=plan.plan.deepspeed_json,
         loading=config.model,
         model=sft_model,
         tokens=tokens.train,
@@ -200,7 +205,7 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=reward.models,
         rewards_version=plan.plan.rewards_version,
     )
-    tuned = merge(config=config.policy.train, loading=config.model, base=sft_model, trained=trained.model)
+    tuned = merge(method=config.policy.train.method, loading=config.model, base=sft_model, trained=trained.model)
     after = evaluate(
         label="tuned",
         config=config.evaluate,

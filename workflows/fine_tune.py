@@ -43,6 +43,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     )
     trained = train(
         config=config.train,
+        deepspeed_json=plan.deepspeed_json,
         loading=config.model,
         model=base.model,
         tokens=tokens.train,
@@ -52,7 +53,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         reward_models=[],
         rewards_version=plan.rewards_version,
     )
-    tuned = merge(config=config.train, loading=config.model, base=base.model, trained=trained.model)
+    tuned = merge(method=config.train.method, loading=config.model, base=base.model, trained=trained.model)
     after = evaluate(
         label="tuned",
         config=config.evaluate,

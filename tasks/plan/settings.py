@@ -3,40 +3,110 @@
 from __future__ import annotations
 
 import importlib.util
+import math
 import shutil
 import tempfile
 from pathlib import Path
 
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import FineTuneConfig
+from configs.schema_cluster import DEEPSPEED
 from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
-from configs.topologies import TOPOLOGIES
+from configs.topologies import TOPOLOGIES, topology
 
 _GIB = 2**30
 
 
 def check_topology(train: TrainConfig) -> None:
-    """Refuse a topology that no task declares, and a batch that the processes cannot share evenly.
+    """Refuse a number of machines that no task declares, and a batch that the processes cannot share evenly.
 
     Raises:
         ConfigError: names the setting and the nearest value that works.
     """
-    wanted = (train.nodes, train.processes_per_node)
+    wanted = topology(train.fewest_nodes, train.most_nodes)
     if wanted not in TOPOLOGIES:
-        declared = ", ".join(f"{nodes}x{processes}" for nodes, processes in TOPOLOGIES)
         raise ConfigError(
-            f"train.nodes={wanted[0]}, train.processes_per_node={wanted[1]}: no such topology is declared "
-            f"({declared})\nchoose one of these or add it to configs/topologies.py"
+            f"train.nodes={train.nodes}: no such topology is declared ({', '.join(TOPOLOGIES)})\n"
+            "choose one of these or add it to configs/topologies.py"
         )
-    world_size = train.nodes * train.processes_per_node
-    rows_per_pass = train.micro_batch_size * world_size
+    # of one model divided within its layers all processes see the same rows
+    rows_at_once = 1 if train.sharding == "tensor_parallel" else train.processes_per_node
+    if train.fewest_nodes == train.most_nodes:
+        _check_batch(train, train.most_nodes * rows_at_once)
+    else:
+        _check_batches(train, rows_at_once)
+
+
+def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
+    rows_per_pass = train.micro_batch_size * data_parallel_size
     if train.batch_size % rows_per_pass:
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
-            f"{train.micro_batch_size} x {world_size} = {rows_per_pass}\n"
-            f"set train.batch_size={max(1, round(train.batch_size / rows_per_pass)) * rows_per_pass} "
-            "or another micro_batch_size"
+            f"{train.micro_batch_size} x {data_parallel_size} = {rows_per_pass}\n"
+            f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_pass)} or another micro_batch_size"
         )
+
+
+def _check_batches(train: TrainConfig, rows_at_once: int) -> None:
+    """Check each number of machines of a range; the micro-batch is lowered to what divides when training starts."""
+    least = 2 if train.objective == "kto" and train.kto.loss == "kto" else 1
+    counts = range(train.fewest_nodes, train.most_nodes + 1)
+    wrong = [nodes for nodes in counts if train.batch_size % (nodes * rows_at_once * least)]
+    if wrong:
+        multiple = math.lcm(*(nodes * rows_at_once * least for nodes in counts))
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} does not divide evenly among {_listed(wrong)} machines of "
+            f"{train.processes_per_node} processes, which train.nodes={train.nodes} allows\n"
+            f"set train.batch_size={_nearest_multiple(train.batch_size, multiple)}, or a number of machines"
+        )
+
+
+def _nearest_multiple(value: int, of: int) -> int:
+    return max(1, round(value / of)) * of
+
+
+def _listed(numbers: list[int]) -> str:
+    return ", ".join(map(str, numbers[:-1])) + (" or " if numbers[1:] else "") + str(numbers[-1])
+
+
+def check_local_processes(train: TrainConfig) -> None:
+    """Refuse on a laptop what only a cluster has: several machines, and more GPUs than there are.
+
+    Raises:
+        ConfigError: names the setting and the value that works here.
+    """
+    if train.fewest_nodes > 1:
+        raise ConfigError(
+            f"train.nodes={train.nodes} needs a cluster: run with `pyflyte run --remote`, or set train.nodes=1"
+        )
+    import torch
+
+    num_gpus = torch.cuda.device_count()
+    needed = train.processes_per_node * train.cluster.gpus_per_process
+    if 0 < num_gpus < needed:
+        raise ConfigError(
+            f"train.processes_per_node={train.processes_per_node} needs {needed} GPUs, and this machine has {num_gpus}"
+            f"\nset it to {max(1, num_gpus // train.cluster.gpus_per_process)}"
+        )
+
+
+def read_deepspeed(train: TrainConfig) -> str:
+    """Return the content of the DeepSpeed file that the config names, or nothing when it names none.
+
+    Raises:
+        ConfigError: it cannot be read, is no JSON, or contradicts the config.
+    """
+    path = train.deepspeed.config
+    if path is None:
+        return ""
+    from configs.deepspeed_file import check_deepspeed
+
+    try:
+        text = Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"train.deepspeed.config={path} cannot be read ({error}); name a JSON file") from None
+    check_deepspeed(text, train, path)
+    return text
 
 
 def check_rewards(train: TrainConfig, has_reward_model: bool) -> None:
@@ -81,7 +151,7 @@ def check_packages(config: FineTuneConfig) -> None:
         ConfigError: names the setting and the package.
     """
     asks = {
-        "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding != "none" else [],
+        "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding in DEEPSPEED else [],
         "bitsandbytes": [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else [],
     }
     if config.train.method in QUANTIZED_METHODS:

@@ -32,10 +32,12 @@ class PlannedAlignment(NamedTuple):
     sft_contamination: list[str]
     sft_shards: list[Shard]
     sft_parts: list[Part]
+    sft_deepspeed_json: str
     reward: list[FineTuneConfig]
     reward_contamination: list[str]
     reward_shards: list[Shard]
     reward_parts: list[Part]
+    reward_deepspeed_json: str
     policy: FineTuneConfig
     policy_contamination: list[str]
     policy_shards: list[Shard]
@@ -99,7 +101,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
 )
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Make the checks of `make_plan` for all stages at once, before the first of them runs."""
-    from tasks.plan import data
+    from tasks.plan import data, settings
 
     token = read_hub_token()
     stages = {name: config.stage(name) for name in config.stages()}
@@ -115,10 +117,12 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         sft_contamination=resolved["sft"].contamination,
         sft_shards=resolved["sft"].shards,
         sft_parts=_parts(stages["sft"]),
+        sft_deepspeed_json=settings.read_deepspeed(stages["sft"].train),
         reward=reward,
         reward_contamination=resolved["reward"].contamination if reward else [],
         reward_shards=resolved["reward"].shards if reward else [],
         reward_parts=_parts(reward[0]) if reward else [],
+        reward_deepspeed_json=settings.read_deepspeed(reward[0].train) if reward else "",
         policy=stages["policy"],
         policy_contamination=resolved["policy"].contamination,
         policy_shards=resolved["policy"].shards,
@@ -134,6 +138,7 @@ def _check_machine(config: FineTuneConfig) -> None:
     if not is_laptop_run():
         return
     settings.check_packages(config)
+    settings.check_local_processes(config.train)
     settings.check_output_directory(config)
     forgotten = forget_lost_outputs()
     if forgotten:
@@ -144,6 +149,7 @@ def _check_settings(config: FineTuneConfig, has_reward_model: bool = False) -> N
     from tasks.plan import settings
 
     settings.check_topology(config.train)
+    settings.read_deepspeed(config.train)
     settings.check_rewards(config.train, has_reward_model)
 
 
@@ -171,6 +177,7 @@ def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
         model_revision=model.revision,
         chat_template=settings.read_chat_template(config.tokenize.chat_template),
         rewards_version=rewards_hash(config.train.policy.rewards),
+        deepspeed_json=settings.read_deepspeed(config.train),
         warnings=warnings,
     )
 

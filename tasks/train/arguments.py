@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +13,9 @@ from transformers import TrainingArguments
 from configs.errors import ConfigError
 from configs.schema_train import ONLINE, PROMPT_METHODS, Objective, TrainConfig
 from tasks.train.choices import Choices
+from tasks.train.sharding import data_parallel_size, sharding_arguments
+from tasks.train.sharding import world_size as world_size
 
-DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 50
 # (full, adapters, virtual tokens): a preference or a reward moves a trained model, and needs far smaller steps
@@ -28,11 +28,6 @@ _LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
     "rloo": (1e-6, 1e-5, 1e-3),
     "grpo": (1e-6, 1e-5, 1e-3),
 }
-
-
-def world_size() -> int:
-    """Return the number of training processes, as torch elastic set it."""
-    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def learning_rate(config: TrainConfig) -> float:
@@ -48,7 +43,7 @@ def accumulation_steps(config: TrainConfig) -> int:
     Raises:
         ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
     """
-    rows_per_pass = config.micro_batch_size * world_size()
+    rows_per_pass = config.micro_batch_size * data_parallel_size(config)
     if config.batch_size % rows_per_pass:
         raise ConfigError(
             f"train.batch_size={config.batch_size} is not a multiple of micro_batch_size x processes = {rows_per_pass}"
@@ -84,10 +79,19 @@ def prompts_left_out(config: TrainConfig, num_rows: int) -> int:
 
 
 def training_arguments(
-    config: TrainConfig, choices: Choices, num_rows: int, directory: Path, evaluation: dict[str, Any]
+    config: TrainConfig,
+    choices: Choices,
+    num_rows: int,
+    directory: Path,
+    evaluation: dict[str, Any],
+    deepspeed_json: str = "",
 ) -> TrainingArguments:
     """Return the arguments of the objective's TRL trainer. Must be made before the model is loaded: under ZeRO 3 they
-    decide how. `evaluation` holds the arguments of what is done while training runs.
+    decide how. `evaluation` holds the arguments of what is done while training runs, and `deepspeed_json` the content
+    of the user's own DeepSpeed file, if there is one.
+
+    Activations are recomputed by transformers, under FSDP too: FSDP's own way hides a layer's adapter from peft, which
+    then saves empty ones, and gathers no less.
 
     Lengths, template and masks were settled by the tokenize stage, so that TRL's own preparation is off.
     """
@@ -121,7 +125,6 @@ def training_arguments(
         use_liger_kernel=choices.use_liger_kernel,
         liger_kernel_config=choices.liger_kernel_config,
         torch_compile=choices.torch_compile,
-        deepspeed=None if config.sharding == "none" else str(DEEPSPEED_CONFIGS / f"{config.sharding}.json"),
         logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),
         logging_first_step=True,
         # the default shows a loss of NaN as 0
@@ -133,6 +136,7 @@ def training_arguments(
         data_seed=config.seed,
         # the collators read no other columns, and TRL would take position_ids for one that is not needed
         remove_unused_columns=False,
+        **sharding_arguments(config, deepspeed_json),
         **{"save_strategy": "no", **evaluation},
         **specific,
     )

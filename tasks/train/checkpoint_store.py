@@ -6,7 +6,7 @@ anything would break that chain, so that the first thing a try writes is the nam
 
 from __future__ import annotations
 
-import hashlib
+import contextlib
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +15,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
+import xxhash
+from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import ArtifactError
 
@@ -44,8 +46,9 @@ class CheckpointPlaces:
 class Store:
     """One try's folder. Names are relative, with `/`.
 
-    Every operation is tried 5 times, with waits of 0.2, 0.4, 0.8 and 1.6 s: an object store that fails now and then does
-    not end a run. A file is seen whole or not at all: object stores work so, and on a disk it is renamed into its place.
+    Every operation is tried 5 times, with waits of 0.2, 0.4, 0.8 and 1.6 s: an object store that fails now and then
+    does not end a run. A file is seen whole or not at all: object stores work so, and on a disk it is renamed into its
+    place.
     """
 
     def __init__(self, uri: str, filesystem: Callable[[str], Any] = filesystem_of) -> None:
@@ -71,8 +74,17 @@ class Store:
         return content.decode("utf-8", errors="replace")
 
     def upload(self, local: Path, name: str) -> None:
-        """Copy a file into the store."""
-        self._put(name, lambda path: self._files.put_file(str(local), path))
+        """Bring a file into the store, which may become another name of it: it must not be changed afterwards."""
+
+        def bring(path: str) -> None:
+            if self._is_disk and type(self._files) is LocalFileSystem:
+                # without a copy, where both lie on one disk
+                with contextlib.suppress(OSError):
+                    Path(path).hardlink_to(local)
+                    return
+            self._files.put_file(str(local), path)
+
+        self._put(name, bring)
 
     def download(self, name: str, local: Path) -> None:
         """Copy a file out of the store, to `local`.
@@ -85,13 +97,17 @@ class Store:
 
     def names(self) -> list[str]:
         """Return the names of all files, sorted."""
+        return sorted(self.sizes())
+
+    def sizes(self) -> dict[str, int]:
+        """Return the names of all files with their sizes in bytes."""
         try:
             # a listing that was kept from before would not show what another machine wrote
-            self._persist("", lambda: self._files.invalidate_cache())
-            found = self._persist("", lambda: self._files.find(self._root))
+            self._files.invalidate_cache()
+            found = self._persist("", lambda: self._files.find(self._root, detail=True))
         except FileNotFoundError:
-            return []
-        return sorted(str(path).removeprefix(self._root).lstrip("/") for path in found)
+            return {}
+        return {str(path).removeprefix(self._root).lstrip("/"): int(info["size"]) for path, info in found.items()}
 
     def remove(self, name: str) -> None:
         """Delete a file or a folder; one that is not there is no error."""
@@ -114,7 +130,7 @@ class Store:
             partial = f"{path}.partial-{os.getpid()}"
             try:
                 write(partial)
-                os.replace(partial, path)
+                Path(partial).replace(path)
             except OSError:
                 Path(partial).unlink(missing_ok=True)
                 raise
@@ -171,9 +187,10 @@ def name_previous(places: CheckpointPlaces) -> None:
         Store(places.destination, places.filesystem).write_text(_PREVIOUS_FILE, places.previous)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, in hexadecimal."""
-    digest = hashlib.sha256()
+def checksum_of(path: Path) -> str:
+    """Return the XXH3 of a file, 128 bits in hexadecimal: it finds damage as fast as memory is read, but is no
+    signature."""
+    digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
             digest.update(chunk)

@@ -17,10 +17,11 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.schema import ModelConfig, TrainConfig
+from configs.schema_cluster import DEEPSPEED, FSDP
 from configs.schema_train import ONLINE
 from configs.wire import Choice
+from tasks.train.sharding import NOT_HERE, effective, sharding_lines, world_size
 
-NOT_HERE = "not here: "
 _EIGHT_BIT = {"adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 
 
@@ -38,6 +39,10 @@ class Hardware:
     has_bitsandbytes: bool = False
     has_compiler: bool = False
     """What torch.compile builds kernels with: Triton for a GPU, a C++ compiler for a CPU."""
+    num_processes: int = 1
+    """Processes of the run, over all machines."""
+    num_gpus: int = 0
+    """GPUs that this process sees."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,7 @@ def detect() -> Hardware:
             has_bfloat16=torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported(),
             has_bitsandbytes=has_bitsandbytes,
             has_compiler=any(shutil.which(name) for name in ("c++", "g++", "clang++")),
+            num_processes=world_size(),
         )
     has_triton = importlib.util.find_spec("triton") is not None
     return Hardware(
@@ -77,6 +83,8 @@ def detect() -> Hardware:
         liger_model_types=_liger_model_types() if has_triton else frozenset(),
         has_bitsandbytes=has_bitsandbytes,
         has_compiler=has_triton,
+        num_processes=world_size(),
+        num_gpus=torch.cuda.device_count(),
     )
 
 
@@ -122,7 +130,7 @@ def choose(
             _loss(config),
             _batching(config),
             _packing(hardware, is_packed),
-            Choice(name="sharding", value=config.sharding),
+            *sharding_lines(config, hardware.num_processes, hardware.num_gpus),
         ),
     )
 
@@ -201,17 +209,33 @@ def _gradient_checkpointing(config: TrainConfig, hardware: Hardware) -> tuple[bo
 
 
 def _optimizer(config: TrainConfig, hardware: Hardware) -> tuple[str, Choice]:
-    wish = config.efficiency.optimizer
-    if wish in _EIGHT_BIT and hardware.has_bitsandbytes:
+    wish, word = config.efficiency.optimizer, effective(config, hardware.num_processes)
+    lacking = _why_not_8_bit(config, hardware, word)
+    if wish in _EIGHT_BIT and not lacking:
         if wish == "paged_adamw_8bit" and hardware.device == "cpu":
             reason = f"{NOT_HERE}only GPU memory is paged; the states are in 8 bits all the same"
             return "adamw_bnb_8bit", Choice(name="optimizer", value="adamw_bnb_8bit", reason=reason)
         return _EIGHT_BIT[wish], Choice(name="optimizer", value=_EIGHT_BIT[wish])
-    chosen = "adamw_torch_fused" if config.sharding == "none" else "adamw_torch"
-    reason = "auto: one kernel for all weights" if config.sharding == "none" else "auto: DeepSpeed has the weights flat"
+    chosen, reason = "adamw_torch_fused", "auto: one kernel for all weights"
+    if word in DEEPSPEED:
+        offloaded = config.deepspeed.offload != "none"
+        reason = "auto: DeepSpeed's own, on the CPU" if offloaded else "auto: DeepSpeed has the weights flat"
+        chosen = "adamw_torch"
+    elif word == "tensor_parallel":
+        chosen, reason = "adamw_torch", "auto: divided and whole weights do not go into one kernel"
     if wish in _EIGHT_BIT:
-        reason = f"{NOT_HERE}bitsandbytes is not installed"
+        reason = f"{NOT_HERE}{lacking}"
     return chosen, Choice(name="optimizer", value=chosen, reason="" if wish == "adamw" else reason)
+
+
+def _why_not_8_bit(config: TrainConfig, hardware: Hardware, word: str) -> str:
+    if not hardware.has_bitsandbytes:
+        return "bitsandbytes is not installed"
+    if word in (*FSDP, "tensor_parallel"):
+        return f"bitsandbytes cannot step weights that {word} divides"
+    if word in DEEPSPEED and config.deepspeed.offload != "none":
+        return "DeepSpeed steps what is in host memory with its own AdamW"
+    return ""
 
 
 def _kernels(config: TrainConfig, hardware: Hardware, model_type: str) -> tuple[bool, Choice]:

@@ -1,56 +1,65 @@
-"""What a training process knows of the others."""
+"""What must be true of the processes of a run before they load anything, and the rows that each takes at once."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
 
-import torch.distributed as dist
+import torch
 
-from configs import errors
-from configs.errors import ConfigError, FineTuneError
-from configs.schema import TrainConfig
-from tasks.train.arguments import world_size
-
-
-def rank() -> int:
-    """Return this process's number over all nodes, from 0."""
-    return int(os.environ.get("RANK", "0"))
+from configs.errors import ConfigError
+from configs.schema_train import TrainConfig
+from tasks.train.sharding import world_size
 
 
 def check_world_size(config: TrainConfig) -> None:
     """Refuse to train in another shape than the config's.
 
     Raises:
-        ConfigError: torch elastic started another number of processes.
+        ConfigError: torch elastic started a number of processes that no number of `train.nodes` makes.
     """
-    wanted = config.nodes * config.processes_per_node
-    if world_size() != wanted:
+    fewest, most = (nodes * config.processes_per_node for nodes in (config.fewest_nodes, config.most_nodes))
+    if world_size() % config.processes_per_node or not fewest <= world_size() <= most:
+        wanted = str(most) if fewest == most else f"{fewest} to {most}"
         raise ConfigError(
             f"train.nodes={config.nodes} x train.processes_per_node={config.processes_per_node} makes {wanted} "
             f"processes, but {world_size()} were started; register the workflow again after changing topologies"
         )
 
 
-def broadcast(value: str) -> str:
-    """Return rank 0's `value` on every rank; a rank that is here knows that rank 0 has come this far."""
-    if not dist.is_initialized():
-        return value
-    values = [value]
-    dist.broadcast_object_list(values, src=0)
-    return values[0]
+def check_devices(config: TrainConfig) -> None:
+    """Refuse more processes than this machine has GPUs for. Without any GPU processes share the CPU.
 
-
-def user_error(failure: Any) -> FineTuneError | None:
-    """Return the message meant for a user in torch elastic's report of failed processes, if there is one.
-
-    `failure` is a `ChildFailedError`; the first process that failed wrote `type: message` for the launcher.
+    Raises:
+        ConfigError: names both numbers.
     """
-    if not hasattr(failure, "get_first_failure"):
-        return None
-    _, first = failure.get_first_failure()
-    record = (first.error_file_data or {}).get("message", "")
-    text = record.get("message", "") if isinstance(record, dict) else str(record)
-    name, _, message = text.partition(": ")
-    kind = getattr(errors, name, None)
-    return kind(message) if isinstance(kind, type) and issubclass(kind, FineTuneError) else None
+    num_gpus = torch.cuda.device_count()
+    num_processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    needed = num_processes * config.cluster.gpus_per_process
+    if 0 < num_gpus < needed:
+        raise ConfigError(
+            f"train.processes_per_node={num_processes} needs {needed} GPUs, and this machine has {num_gpus}\n"
+            f"set it to {max(1, num_gpus // config.cluster.gpus_per_process)}"
+        )
+
+
+def smallest_micro_batch(config: TrainConfig) -> int:
+    """Return the fewest rows of a forward pass that the objective can learn from."""
+    # KTO estimates the KL divergence from the other rows of the pass
+    return 2 if config.objective == "kto" and config.kto.loss == "kto" else 1
+
+
+def fitting_micro_batch(config: TrainConfig, data_parallel_size: int) -> int:
+    """Return the largest micro-batch, of at most `train.micro_batch_size` rows, that divides the batch evenly.
+
+    `data_parallel_size` counts the processes that see different rows.
+
+    Raises:
+        ConfigError: the batch does not divide among so many processes.
+    """
+    for rows in range(config.micro_batch_size, smallest_micro_batch(config) - 1, -1):
+        if config.batch_size % (rows * data_parallel_size) == 0:
+            return rows
+    raise ConfigError(
+        f"train.batch_size={config.batch_size} does not divide among {data_parallel_size} processes\n"
+        f"set it to a multiple of {data_parallel_size * smallest_micro_batch(config)}"
+    )

@@ -14,14 +14,13 @@ import datasets
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_callback import PrinterCallback
 
 from configs.schema import ModelConfig
 from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import HELD_OUT, Choice, CurvePoint, TrainReport
-from tasks.models.load import checkpoint_dtype, load_tokenizer
+from tasks.models.load import load_tokenizer
 from tasks.models.quiet import quiet_libraries
 from tasks.models.vocabulary import fit_vocabulary
 from tasks.rewards.functions import reward_functions
@@ -30,6 +29,9 @@ from tasks.train import choices as choosing
 from tasks.train import merge, methods
 from tasks.train.arguments import learning_rate, optimizer_steps, prompts_left_out, training_arguments, world_size
 from tasks.train.batches import ExamplesAreApart, packed_collator
+from tasks.train.checkpoint_store import CheckpointPlaces
+from tasks.train.checkpoints import fingerprint
+from tasks.train.collectives import broadcast, rank
 from tasks.train.diagnose import diagnose, series_of
 from tasks.train.held_out import (
     evaluated_rows,
@@ -49,7 +51,13 @@ from tasks.train.objectives import (
 )
 from tasks.train.order import EpochOrder, num_fill_rows, without_fill
 from tasks.train.progress import Progress
-from tasks.train.watch import Watched, row_ids_of, with_row_numbers
+from tasks.train.resume import restore
+from tasks.train.row_numbers import row_ids_of, with_row_numbers
+from tasks.train.saver import Recoverable, Saver, stop_signals
+from tasks.train.saving import save_whole
+from tasks.train.sharding import Divided, connect, data_parallel_size
+from tasks.train.universal import load_universal
+from tasks.train.watch import Watched
 
 _TOKENS_FILE = "tokens.parquet"
 
@@ -74,8 +82,17 @@ class FitInputs:
     notes: list[Choice] = field(default_factory=list)
 
 
-def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Path) -> TrainReport:
+def fit(
+    config: TrainConfig,
+    loading: ModelConfig,
+    inputs: FitInputs,
+    output: Path,
+    places: CheckpointPlaces | None = None,
+) -> TrainReport:
     """Train and, on rank 0, write the model or the adapter, with its tokenizer, to `output`. All ranks call this.
+
+    With `places`, the run goes on from the newest whole checkpoint there, and saves its own; on a CPU its weights are
+    those of a run that was never disturbed.
 
     The loss of a supervised step is the mean over the answers' tokens of the whole batch, over all processes and
     accumulation passes; that of a preference, the mean over its pairs: neither depends on how the batch was divided.
@@ -86,8 +103,21 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
         ConfigError: a method that the model cannot take, a batch that does not divide, or a model that cannot train on
             packed rows.
         DivergedError: the loss is not a number, or far above what it was.
-        ArtifactError: what was saved is empty.
+        ArtifactError: what was saved is empty, or three checkpoints in a row could not be saved.
+        RetryError: the run was asked to stop, by SIGTERM or SIGINT.
     """
+    with stop_signals() as stop_signal:
+        return _fit(config, loading, inputs, output, places, stop_signal)
+
+
+def _fit(
+    config: TrainConfig,
+    loading: ModelConfig,
+    inputs: FitInputs,
+    output: Path,
+    places: CheckpointPlaces | None,
+    stop_signal: Callable[[], str],
+) -> TrainReport:
     started = time.monotonic()
     quiet_libraries()
     datasets.disable_progress_bars()
@@ -104,23 +134,32 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
         reason = "the last batch is not full; others in each epoch"
         lines.append(Choice(name="prompts left out", value=f"{left_out} of {num_rows} an epoch", reason=reason))
     evaluation = evaluation_arguments(config, num_steps, bool(held_out))
-    arguments = training_arguments(config, choices, num_rows, output, evaluation)
+    arguments = training_arguments(config, choices, num_rows, output, evaluation, inputs.deepspeed_json)
     if arguments.process_index == 0:
         for line in choosing.log_lines(choices):
             print(line, flush=True)
-    _connect(config)
+    connect(config)
     tokenizer = load_tokenizer(inputs.tokenizer, loading.trust_remote_code)
     load = partial(_load, config, loading, inputs, tokenizer, choices)
     model = load()
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
-    trainer.train()
-    if config.method == "full" and config.sharding == "none" and loading.dtype == "auto":
-        # trained in 32 bits, published in the type of the base; DeepSpeed gathers in its own
-        trainer.model.to(checkpoint_dtype(inputs.model))
-    trainer.save_model(str(output))
-    report = _report(trainer, config, num_rows, lines, time.monotonic() - started)
+    restored = None
+    if places is not None:
+        trainer.saver = saver = _saver(config, inputs, output, places, stop_signal)
+        restored = restore(saver, output)
+    if restored is not None:
+        trainer.restore(restored.extras["trainer"])
+        if restored.is_universal:
+            load_universal(trainer)
+    trainer.train(resume_from_checkpoint=None if restored is None else str(restored.directory))
+    save_whole(trainer, config, loading, inputs.model, output)
+    seconds = time.monotonic() - started
+    if trainer.saver is not None:
+        lines += trainer.saver.lines()
+        seconds = trainer.saver.seconds
+    report = _report(trainer, config, num_rows, lines, seconds)
     if trainer.is_world_process_zero():
         _complete(trainer, config, loading, report, output)
         for finding in report.findings:
@@ -128,10 +167,17 @@ def fit(config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Pa
     return report
 
 
+def _saver(
+    config: TrainConfig, inputs: FitInputs, output: Path, places: CheckpointPlaces, stop_signal: Callable[[], str]
+) -> Saver:
+    """Return what saves the run's state; its folder on this machine lies beside `output`."""
+    identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
+    return Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
+
+
 def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
     """Put beside the saved weights what else belongs to them, and take away what does not."""
     remove_checkpoints(output)
-    merge.check_saved(output)
     # transformers' record of its own arguments: a pickle, and it names paths of this machine
     (output / "training_args.bin").unlink(missing_ok=True)
     # peft's stub of a card, with a temporary folder for a base; a push writes a card of its own
@@ -143,14 +189,6 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
             trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
     (output / merge.RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-
-
-def _connect(config: TrainConfig) -> None:
-    if config.sharding == "zero3" and not torch.cuda.is_available():
-        import deepspeed
-
-        # parameters are divided while the model is loaded, which needs the processes to be connected
-        deepspeed.init_distributed("gloo")
 
 
 def _load(
@@ -187,8 +225,8 @@ def make_trainer(
     cache = Path(arguments.output_dir).parent / f"{Path(arguments.output_dir).name}-cache"
     is_online = config.objective in ONLINE
     num_rows = pq.read_metadata(tokens_file).num_rows
-    rows_per_pass = config.micro_batch_size * world_size()
-    num_fill = 0 if is_online else num_fill_rows(num_rows, rows_per_pass, world_size())
+    num_copies = data_parallel_size(config)
+    num_fill = 0 if is_online else num_fill_rows(num_rows, config.micro_batch_size * num_copies, num_copies)
     settings: dict[str, Any] = {
         "model": model,
         "args": arguments,
@@ -212,7 +250,8 @@ def make_trainer(
         settings["data_collator"] = with_row_numbers(without_fill(collator))
     if config.objective in ("dpo", "kto") and config.method == "full":
         settings["ref_model"] = load()
-    trainer = trainer_class(config.objective, Watched)(**settings)
+    trainer = trainer_class(config.objective, Recoverable, Watched, Divided)(**settings)
+    trainer.start_dividing(config)
     if config.method != "full":
         methods.keep_trained_in_float32(trainer.model)
         methods.show_head_bias(trainer.model)

@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
+from configs.schema_cluster import DEEPSPEED, FSDP
 from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import Choice
+from tasks.train.sharding import effective
 
 _MOST_ROWS = 512
 _FEWEST_ROWS = 64
@@ -36,7 +38,10 @@ def kept_weights(config: TrainConfig, has_held_out: bool) -> tuple[Literal["best
         return "last", "there are no held-out rows"
     if not config.watch.evaluations:
         return "last", "train.watch.evaluations is 0"
-    if config.sharding != "none" and config.nodes > 1:
+    word = effective(config)
+    if word == "tensor_parallel":
+        return "last", "transformers does not load weights back into layers that it has divided"
+    if word in (*DEEPSPEED, *FSDP) and config.most_nodes > 1:
         return "last", "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
     return "best", ""
 
@@ -45,8 +50,8 @@ def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool
     """Return transformers' arguments for held-out loss during a run of `num_steps`, and for keeping the best weights.
 
     Needs the callbacks of `watch_callbacks`. A checkpoint is saved when it is the best so far, and only that one is
-    kept: weights alone, except under DeepSpeed, which loads back nothing but a whole state. For rloo and grpo the best
-    has the highest mean reward.
+    kept: weights alone, except under DeepSpeed and FSDP, which load back nothing but a whole state. For rloo and grpo
+    the best has the highest mean reward.
     """
     if not has_held_out or not config.watch.evaluations:
         return {"eval_strategy": "no", "save_strategy": "no"}
@@ -64,7 +69,7 @@ def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool
             "save_strategy": "best",
             "save_total_limit": 1,
             "load_best_model_at_end": True,
-            "save_only_model": config.sharding == "none",
+            "save_only_model": effective(config) not in (*DEEPSPEED, *FSDP),
         }
     return arguments
 
@@ -90,6 +95,14 @@ class EarlyStopping(EarlyStoppingCallback):
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Check nothing: without evaluations there is nothing to stop at, and `watch_choices` says so."""
+
+    def resume_state(self) -> int:
+        """Return the evaluations without a better one so far."""
+        return int(self.early_stopping_patience_counter)
+
+    def restore(self, state: int) -> None:
+        """Take over what `resume_state` returned."""
+        self.early_stopping_patience_counter = state
 
 
 def watch_callbacks(config: TrainConfig) -> list[TrainerCallback]:

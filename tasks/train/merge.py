@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import shutil
+from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import peft
+import torch
 from peft import PeftModel
 from safetensors import safe_open
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
-from tasks.models.load import ADAPTER_FOLDER, load_model, load_reward_model, load_tokenizer
+from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_model, load_reward_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 
 RECORD_FILE = "training.json"
@@ -32,7 +36,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
     The record of the training goes with it.
 
     Raises:
-        ArtifactError: what was written has no weights, or empty ones.
+        ArtifactError: what was written is not whole.
     """
     quiet_libraries()
     settings = peft.PeftConfig.from_pretrained(adapter)
@@ -42,7 +46,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         (output / ADAPTER_FOLDER).mkdir()
         for name in _ADAPTER_FILES:
             shutil.copyfile(adapter / name, output / ADAPTER_FOLDER / name)
-        check_saved(output / ADAPTER_FOLDER)
+        check_saved(output / ADAPTER_FOLDER, model_config, base)
     else:
         # "auto" is the type of the checkpoint: an adapter is merged into what was published
         load = partial(load_reward_model, new_head=True) if settings.task_type == "SEQ_CLS" else load_model
@@ -53,7 +57,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
         merged.config.pad_token_id = tokenizer.pad_token_id
         merged.save_pretrained(output)
-        check_saved(output)
+        check_saved(output, model_config)
     tokenizer.save_pretrained(output)
     for name in ("generation_config.json", RECORD_FILE):
         if (adapter / name).exists():
@@ -70,8 +74,12 @@ def name_base(model_config: ModelConfig, adapter: Path) -> None:
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def check_saved(directory: Path) -> None:
-    """Refuse a saved model or adapter without tensors, or with an empty one (as sharded saving can leave behind).
+def check_saved(directory: Path, loading: ModelConfig | None = None, base: Path | None = None) -> None:
+    """Refuse a saved model or adapter that is not whole: what sharded saving leaves behind can be empty or in parts.
+
+    Every tensor must be there, in its shape, and hold finite numbers. With `loading`, a model's tensors are those that
+    transformers looks for by its config.json; with `base` too, an adapter's are those that peft would put on the model
+    in that directory.
 
     Raises:
         ArtifactError: names the file and the tensor.
@@ -79,9 +87,77 @@ def check_saved(directory: Path) -> None:
     files = sorted(directory.glob("*.safetensors"))
     if not files:
         raise ArtifactError(f"training saved no weights to {directory}; run again, and report this")
+    shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
             names = list(file.keys())
-            empty = [name for name in names if 0 in file.get_slice(name).get_shape()]
-        if not names or empty:
-            raise ArtifactError(f"training saved an empty {empty[0] if empty else 'file'} to {path.name}; report this")
+            if not names:
+                raise ArtifactError(f"training saved an empty file to {path.name}; report this")
+            for name in names:
+                shapes[name] = tuple(file.get_slice(name).get_shape())
+                if 0 in shapes[name]:
+                    raise ArtifactError(f"training saved an empty {name} to {path.name}; report this")
+                tensor = file.get_tensor(name)
+                if tensor.is_floating_point() and not tensor.isfinite().all():
+                    raise ArtifactError(f"{name} in {path.name} has numbers that are not finite; report this")
+    if loading is not None and (directory / "adapter_config.json").exists():
+        if base is not None:
+            _compare(shapes, _adapter_shapes(loading, base, directory), directory)
+    elif loading is not None:
+        _check_loads(loading, directory)
+
+
+def _check_loads(loading: ModelConfig, directory: Path) -> None:
+    """Load a model without its numbers: transformers says what it misses, whatever names its files use."""
+    kind = AutoModelForSequenceClassification if is_reward_model(directory) else AutoModelForCausalLM
+    with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+        # it prints a table of what it finds
+        _, found = kind.from_pretrained(
+            directory,
+            dtype="auto",
+            device_map="meta",
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+            trust_remote_code=loading.trust_remote_code,
+        )
+    for name in sorted(found["missing_keys"]):
+        raise ArtifactError(f"training saved no {name} to {directory.name}; report this")
+    for name in sorted(found["unexpected_keys"]):
+        raise ArtifactError(f"training saved {name} to {directory.name}, which the model does not have; report this")
+    for name, saved, wanted in sorted(found["mismatched_keys"]):
+        raise ArtifactError(
+            f"{name} in {directory.name} has shape {tuple(saved)}, and the model {tuple(wanted)}; report this"
+        )
+
+
+def _adapter_shapes(loading: ModelConfig, base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
+    """Return the shape of each tensor of an adapter as peft makes it for the model in `base`, by the adapter's file."""
+    settings = peft.PeftConfig.from_pretrained(adapter)
+    model_config = AutoConfig.from_pretrained(base, trust_remote_code=loading.trust_remote_code)
+    kind = AutoModelForCausalLM
+    if settings.task_type == "SEQ_CLS":
+        kind, model_config.num_labels = AutoModelForSequenceClassification, 1
+    with torch.device("meta"):
+        model = kind.from_config(model_config, trust_remote_code=loading.trust_remote_code)
+    new_tokens = [
+        token for tokens in (getattr(settings, "trainable_token_indices", None) or {}).values() for token in tokens
+    ]
+    if new_tokens and max(new_tokens) >= model.get_input_embeddings().num_embeddings:
+        model.resize_token_embeddings(max(new_tokens) + 1, mean_resizing=False)
+    wrapped = peft.get_peft_model(model, settings, low_cpu_mem_usage=True)
+    tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
+
+
+def _compare(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], directory: Path) -> None:
+    for name in sorted(wanted.keys() | saved.keys()):
+        if name not in saved:
+            raise ArtifactError(f"training saved no {name} to {directory.name}; report this")
+        if name not in wanted:
+            raise ArtifactError(
+                f"training saved {name} to {directory.name}, which the model does not have; report this"
+            )
+        if saved[name] != wanted[name]:
+            raise ArtifactError(
+                f"{name} in {directory.name} has shape {saved[name]}, and the model {wanted[name]}; report this"
+            )

@@ -17,6 +17,7 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
+import torch
 from trl import (
     DPOTrainer,
     GRPOTrainer,
@@ -112,6 +113,20 @@ FORMS: dict[Objective, Form] = {
 
 class Policy:
     """Mixin before a TRL trainer that generates: prompts come as token ids, rendered by the tokenize stage."""
+
+    _prompt_order: Any = None
+
+    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
+        self._prompt_order = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
+        return self._prompt_order
+
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch in the order that it would have in an undisturbed run: TRL's sampler draws one each time."""
+        order = self._prompt_order
+        order.generator.manual_seed(order.seed)
+        for _ in range(kwargs["epoch"]):
+            torch.randperm(order.num_samples, generator=order.generator)
+        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
 
     def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
         return prompts, None, {}

@@ -104,6 +104,12 @@ class Ordered:
     def _get_train_sampler(self, train_dataset: Any = None) -> Any:
         return self.epoch_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
 
+    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
+        """Train an epoch; its number does not reach the sampler through the batches skipped by a resumed run."""
+        if self.epoch_sampler is not None:
+            self.epoch_sampler.set_epoch(kwargs["epoch"])
+        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
+
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
         """Return the passes of one optimizer step, and count their rows over all processes."""
         samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]

@@ -1,35 +1,43 @@
-"""Flyte tasks: elastic training in every declared topology, and the merge of an adapter into its base."""
+"""Flyte tasks: elastic training on every declared number of machines, and the merge of an adapter into its base."""
 
 import logging
+import shutil
 import types
 from typing import NamedTuple
 
 import flytekit
 from flytekit import Cache, Deck, PythonFunctionTask, dynamic, task
-from flytekit.core.base_task import IgnoreOutputs
-from flytekit.exceptions.user import FlyteUserRuntimeException
+from flytekit.exceptions.user import FlyteRecoverableException
+from flytekit.extras.accelerators import GPUAccelerator
 from flytekit.types.directory import FlyteDirectory
-from flytekitplugins.kfpytorch import Elastic
 
-from configs.errors import InterruptedRunError
+from configs.errors import RetryError
 from configs.schema import ModelConfig
-from configs.schema_train import TrainConfig
-from configs.topologies import TOPOLOGIES
+from configs.schema_cluster import CheckpointConfig, ClusterConfig
+from configs.schema_train import Method, TrainConfig
+from configs.topologies import TOPOLOGIES, task_name, topology
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
+from images.elastic import ConfiguredElastic
 from images.pods import (
     BIG_CPU,
     SMALL,
+    checkpoint_uris,
     download_once,
+    filesystem_of,
     is_laptop_run,
+    laptop_checkpoints,
     local_path,
     node_directory,
     node_resources,
+    pod_template,
     scratch_directory,
 )
-from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT, TRAIN_ENVIRONMENT
 
 _VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
+# the shape of most machines with GPUs; the operator makes PET_NPROC_PER_NODE of it, which flytekit does not read
+_DECLARED_PROCESSES = 8
 
 
 class Trained(NamedTuple):
@@ -39,6 +47,9 @@ class Trained(NamedTuple):
 
 def _train(
     config: TrainConfig,
+    cluster: ClusterConfig,
+    checkpoint: CheckpointConfig,
+    deepspeed_json: str,
     loading: ModelConfig,
     model: FlyteDirectory,
     tokens: FlyteDirectory,
@@ -55,65 +66,80 @@ def _train(
     """
     from tasks.decks import html
     from tasks.decks.training import render_training
-    from tasks.train import distributed, fit
+    from tasks.train import checkpoints, collectives, distributed, faults, fit
+    from tasks.train.attempt import fit_once
+    from tasks.train.checkpoint_store import CheckpointPlaces
 
-    distributed.check_world_size(config)
-    output = node_directory("trained")
-    inputs = fit.FitInputs(
-        model=download_once(model),
-        train_tokens=download_once(tokens),
-        test_tokens=download_once(held_out),
-        tokenizer=download_once(tokenizer),
-        end_token_ids=end_token_ids,
-        new_token_ids=new_token_ids,
-        reward_models=[download_once(each) for each in reward_models],
-    )
-    report = fit.fit(config, loading, inputs, output)
-    uri = ""
-    if distributed.rank() == 0:
-        # uploaded before any process ends: a job counts as succeeded when its first pod does
-        access = flytekit.FlyteContextManager.current_context().file_access
-        uri = access.put_data(str(output), access.join(access.raw_output_prefix, access.get_random_string()), True)
-        Deck("training", html.fragment(render_training(report)))
-    uri = distributed.broadcast(uri)
+    # apart on the way here: they are no part of what a cached result depends on
+    config = config.model_copy(update={"cluster": cluster, "checkpoint": checkpoint})
+    try:
+        with faults.told_apart(config):
+            distributed.check_world_size(config)
+            distributed.check_devices(config)
+            output = node_directory("trained")
+            inputs = fit.FitInputs(
+                model=download_once(model),
+                train_tokens=download_once(tokens),
+                test_tokens=download_once(held_out),
+                tokenizer=download_once(tokenizer),
+                end_token_ids=end_token_ids,
+                new_token_ids=new_token_ids,
+                reward_models=[download_once(each) for each in reward_models],
+                deepspeed_json=deepspeed_json,
+            )
+            fingerprint = checkpoints.fingerprint(config, inputs)
+            uris = checkpoint_uris(fingerprint)
+            places = None if uris is None else CheckpointPlaces(*uris, filesystem_of)
+            report = fit_once(config, loading, inputs, output, places)
+            uri = ""
+            if collectives.rank() == 0:
+                # uploaded before any process ends: a job counts as succeeded when its first pod does
+                access = flytekit.FlyteContextManager.current_context().file_access
+                target = access.join(access.raw_output_prefix, access.get_random_string())
+                uri = access.put_data(str(output), target, True)
+                Deck("training", html.fragment(render_training(report)))
+                if is_laptop_run():
+                    shutil.rmtree(laptop_checkpoints(fingerprint), ignore_errors=True)
+            uri = collectives.broadcast(uri)
+    except RetryError as error:
+        raise FlyteRecoverableException(error.message) from error
     return Trained(model=FlyteDirectory(uri, remote_directory=False), report=report)
 
 
-def _declare(nodes: int, processes: int) -> PythonFunctionTask:
+def _declare(nodes: str) -> PythonFunctionTask:
     """Return the task of one topology. Flyte names a task after its function, so that each gets a copy of its own."""
-    name = f"train_{nodes}x{processes}"
+    name = task_name(nodes)
     function = types.FunctionType(_train.__code__, globals(), name)
     function.__annotations__ = _train.__annotations__
-    function.__doc__ = f"{nodes} node(s) of {processes} process(es). {_train.__doc__}"
+    function.__doc__ = f"On {nodes} machine(s). {_train.__doc__}"
     function.__qualname__ = name
     return task(
-        task_config=Elastic(
-            nnodes=nodes,
-            nproc_per_node=processes,
-            # a restart inside an attempt would not see what the attempt saved; Flyte's retries do
-            max_restarts=0,
+        task_config=ConfiguredElastic(
+            # the number 1, and not a text, makes a plain pod of it
+            nnodes=1 if nodes == "1" else nodes,
+            nproc_per_node=_DECLARED_PROCESSES,
             monitor_interval=1,
-            rdzv_configs={"timeout": 3600, "join_timeout": 3600, "read_timeout": 900},
             increase_shared_mem=False,
         ),
         container_image=GPU_IMAGE,
-        requests=node_resources(processes),
+        requests=node_resources(_DECLARED_PROCESSES, ClusterConfig()),
         shared_memory=True,
-        retries=3,
-        cache=Cache(version=_VERSION, serialize=True),
-        environment={**POD_ENVIRONMENT, "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300"},
+        retries=ClusterConfig().retries,
+        cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("cluster", "checkpoint")),
+        environment=TRAIN_ENVIRONMENT,
         enable_deck=True,
     )(function)
 
 
-ELASTIC_TASKS = {shape: _declare(*shape) for shape in TOPOLOGIES}
+ELASTIC_TASKS = {nodes: _declare(nodes) for nodes in TOPOLOGIES}
 # a pod finds its task as an attribute of this module
-globals().update({f"train_{nodes}x{processes}": each for (nodes, processes), each in ELASTIC_TASKS.items()})
+globals().update({task_name(nodes): each for nodes, each in ELASTIC_TASKS.items()})
 
 
 @dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
 def train(
     config: TrainConfig,
+    deepspeed_json: str,
     loading: ModelConfig,
     model: FlyteDirectory,
     tokens: FlyteDirectory,
@@ -123,33 +149,42 @@ def train(
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> Trained:
-    """Train in the topology that the config names: `train.nodes` x `train.processes_per_node`."""
-    if is_laptop_run():
-        # the launcher logs a worker's traceback, of which one line is meant for the user and is shown below
-        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    try:
-        result = ELASTIC_TASKS[(config.nodes, config.processes_per_node)](
-            config=config,
-            loading=loading,
-            model=model,
-            tokens=tokens,
-            held_out=held_out,
-            tokenizer=tokenizer,
-            end_token_ids=token_report.end_token_ids,
-            new_token_ids=token_report.new_token_ids,
-            reward_models=reward_models,
-            rewards_version=rewards_version,
-        )
-    except IgnoreOutputs:
-        # also only on a laptop: the launcher's word for a signal, such as Ctrl-C
-        raise InterruptedRunError(
-            "training was interrupted; run the same command again: the steps before it come from the cache"
-        ) from None
-    except FlyteUserRuntimeException as error:
-        # only a laptop comes here: a cluster runs the elastic task later, in pods of its own
-        from tasks.train.distributed import user_error
+    """Train on `train.nodes` machines of the kind that `train.cluster` names.
 
-        raise user_error(error.value) or error from None
+    `deepspeed_json` is the text of the file at `train.deepspeed.config`, or nothing.
+    """
+    most = config.most_nodes
+    if is_laptop_run():
+        # the launcher logs a worker's traceback, of which one line is meant for the user and is shown
+        logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+        # of a range a laptop is the fewest
+        most = config.fewest_nodes
+    cluster = config.cluster
+    resources = node_resources(config.processes_per_node, cluster)
+    result = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
+        config=config.model_copy(update={"cluster": ClusterConfig(), "checkpoint": CheckpointConfig()}),
+        cluster=cluster,
+        checkpoint=config.checkpoint,
+        deepspeed_json=deepspeed_json,
+        loading=loading,
+        model=model,
+        tokens=tokens,
+        held_out=held_out,
+        tokenizer=tokenizer,
+        end_token_ids=token_report.end_token_ids,
+        new_token_ids=token_report.new_token_ids,
+        reward_models=reward_models,
+        rewards_version=rewards_version,
+    ).with_overrides(
+        requests=resources,
+        # without limits of its own an override is held to those of the declared shape
+        limits=resources,
+        accelerator=GPUAccelerator(cluster.gpu) if cluster.gpu else None,
+        shared_memory=f"{cluster.shared_memory_gib}Gi" if cluster.shared_memory_gib else True,
+        retries=cluster.retries,
+        interruptible=cluster.interruptible,
+        pod_template=pod_template(cluster),
+    )
     return Trained(model=result.model, report=result.report)
 
 
@@ -160,9 +195,9 @@ def train(
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
 )
-def merge(config: TrainConfig, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
+def merge(method: Method, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
     """Return a model to load: an adapter merged into the unquantized base, or virtual tokens beside it."""
-    if config.method == "full":
+    if method == "full":
         return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
     from tasks.train import merge as merging
 

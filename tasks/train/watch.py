@@ -9,22 +9,22 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
 
-import pyarrow.parquet as pq
 import torch
 import torch.distributed as dist
+from torch.distributed.tensor import DTensor
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from configs.errors import DivergedError
 from configs.schema_train import ONLINE, TrainConfig
-from tasks.train.distributed import broadcast, rank
+from tasks.train.collectives import broadcast, rank
+from tasks.train.row_numbers import RowIds, as_list, without_row_numbers
 
-RowIds = Callable[[Sequence[int]], list[str]]
 Verdict = Literal["ok", "not a number", "explosion", "spike", "climb"]
 
 _WINDOW = 50
@@ -93,6 +93,21 @@ class LossWatch:
         """The highest loss so far, without one that exploded; NaN before the first."""
         return math.nan if self._highest is None else self._highest
 
+    def state(self) -> dict[str, Any]:
+        """Return what was seen so far, for a run that goes on from here."""
+        return {
+            "recent": list(self._recent),
+            "first": self._first,
+            "highest": self._highest,
+            "num_seen": self._num_seen,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._recent = deque(state["recent"], maxlen=_WINDOW)
+        self._first, self._highest = list(state["first"]), state["highest"]
+        self._num_seen = state["num_seen"]
+
     def _is_explosion(self, loss: float) -> bool:
         if self._threshold is None or self._highest is None:
             return False
@@ -114,7 +129,7 @@ class LossWatch:
 class Watched:
     """Mixin before a TRL trainer; `start_watch` is called once, before training.
 
-    Batches may hold `row_numbers`, [rows] int64 (see `with_row_numbers`); where batches are lists of rows, as those of
+    Batches may hold `row_numbers`, [rows] int64 (see `row_numbers`); where batches are lists of rows, as those of
     RLOO and GRPO are, each row may hold `row_number`. The trainer itself never sees them.
     """
 
@@ -131,7 +146,7 @@ class Watched:
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
         """Return the loss of one pass as it is added up to the step's; nothing waits for the device."""
-        inputs, numbers = _without_row_numbers(inputs)
+        inputs, numbers = without_row_numbers(inputs)
         loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
         if self.watch_row_ids is not None:
             self._watched_passes.append((loss.detach(), numbers))
@@ -139,7 +154,7 @@ class Watched:
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
         """Return what the trainer makes of a held-out batch."""
-        return super().prediction_step(model, _without_row_numbers(inputs)[0], *args, **kwargs)  # type: ignore[misc]
+        return super().prediction_step(model, without_row_numbers(inputs)[0], *args, **kwargs)  # type: ignore[misc]
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
         """Keep the gradient's norm: where it is infinite under a finite loss, clipping makes every weight NaN."""
@@ -162,6 +177,14 @@ class _StopsBadSteps(TrainerCallback):
         self._is_online = config.objective in ONLINE
         self._watch = LossWatch(config.watch.spike_threshold, has_scale=not self._is_online)
         self._threshold = config.watch.spike_threshold
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return what a run that goes on from here has to know."""
+        return self._watch.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `resume_state` returned."""
+        self._watch.restore(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         passes, self._trainer._watched_passes = self._trainer._watched_passes, []
@@ -209,7 +232,7 @@ class _StopsBadSteps(TrainerCallback):
     def _stop_at_bad_weights(self, args: Any, state: Any) -> None:
         """No further step tells that the last one left weights that are not numbers."""
         finite = [
-            parameter.detach().isfinite().all().float()
+            _own_part(parameter.detach()).isfinite().all().float()
             for parameter in self._trainer.model.parameters()
             if parameter.requires_grad
         ]
@@ -224,7 +247,7 @@ class _StopsBadSteps(TrainerCallback):
 
     def _names_of_rows(self, passes: Sequence[tuple[torch.Tensor, Any]]) -> str:
         """Return the line on the step's rows, of all processes; those of the passes with the worst loss come first."""
-        local = [(float(loss), _numbers(numbers)) for loss, numbers in passes]
+        local = [(float(loss), as_list(numbers)) for loss, numbers in passes]
         everywhere: list[Any] = [local]
         if dist.is_initialized():
             everywhere = [None] * dist.get_world_size()
@@ -245,7 +268,8 @@ def _badness(each: tuple[float, list[int]]) -> float:
 
 def _mean_over_processes(values: Sequence[Any], device: torch.device) -> list[float]:
     """Return the mean of each value over all processes: one wait for the device; NaN where one process has NaN."""
-    each = [torch.as_tensor(value, dtype=torch.float32, device=device).reshape(()) for value in values]
+    whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in values]
+    each = [torch.as_tensor(value, dtype=torch.float32, device=device).reshape(()) for value in whole]
     total = torch.stack(each)
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
@@ -253,58 +277,13 @@ def _mean_over_processes(values: Sequence[Any], device: torch.device) -> list[fl
     return [float(value) for value in total.tolist()]
 
 
+def _own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor that FSDP or tensor parallelism divides."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
 def _last_good_weights(directory: str) -> str:
     checkpoint = get_last_checkpoint(directory) if Path(directory).is_dir() else None
     if checkpoint is None:
         return "no checkpoint was saved before"
     return f"the last good weights are of step {checkpoint.rpartition('-')[2]}, in {checkpoint}"
-
-
-def _without_row_numbers(inputs: Any) -> tuple[Any, Any]:
-    """Return a batch without its row numbers, and the numbers: a tensor, a list, or None."""
-    if isinstance(inputs, list):
-        numbers = [row["row_number"] for row in inputs if "row_number" in row]
-        return [{name: row[name] for name in row if name != "row_number"} for row in inputs], numbers
-    numbers = inputs.pop("row_numbers", None)
-    return inputs, numbers
-
-
-def _numbers(numbers: Any) -> list[int]:
-    return numbers.tolist() if torch.is_tensor(numbers) else [int(number) for number in numbers or []]
-
-
-def with_row_numbers(
-    collate: Callable[[list[dict[str, Any]]], dict[str, Any]],
-) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
-    """Return a collator that takes `row_number` off each example, and adds `row_numbers`, [rows] int64, to the batch.
-
-    Nothing is added to a batch in which an example has no number. Rows of a negative number fill a batch, and are named
-    nowhere.
-    """
-
-    def collate_numbered(rows: list[dict[str, Any]]) -> dict[str, Any]:
-        numbers = [row["row_number"] for row in rows if row.get("row_number") is not None]
-        batch = collate([{name: row[name] for name in row if name != "row_number"} for row in rows])
-        if rows and len(numbers) == len(rows):
-            batch["row_numbers"] = torch.tensor(numbers, dtype=torch.int64)
-        return batch
-
-    return collate_numbered
-
-
-def row_ids_of(tokens_file: Path) -> RowIds:
-    """Return a function from row numbers of a tokens file to ids, which reads the file when it is called.
-
-    A packed row has the ids of all its examples, joined by `+`.
-    """
-
-    def row_ids(numbers: Sequence[int]) -> list[str]:
-        names = pq.read_schema(tokens_file).names
-        column = next((name for name in ("row_id", "row_ids") if name in names), None)
-        if column is None:
-            return [f"row {number + 1} of {tokens_file.name}" for number in numbers]
-        ids = pq.read_table(tokens_file, columns=[column]).column(column)
-        found = [ids[number].as_py() for number in numbers]
-        return ["+".join(each) if isinstance(each, list) else str(each) for each in found]
-
-    return row_ids

@@ -75,7 +75,7 @@ def test_packaging_imports_none_of_the_heavy_libraries() -> None:
 
 def test_every_stage_is_packaged(specs: dict[str, TaskSpec]) -> None:
     stages = {"make_plan", "get_model", "get_data", "tokenize", "train", "merge", "evaluate", "compare", "quantize"}
-    assert stages | {"push_to_hub", "write_report", "train_1x1", "train_1x2", "train_5x8"} <= set(specs)
+    assert stages | {"push_to_hub", "write_report", "train_1", "train_2", "train_5", "train_1_to_5"} <= set(specs)
 
 
 @pytest.mark.parametrize("name", ["map_scan_shard", "map_tokenize_part"])
@@ -86,13 +86,23 @@ def test_shards_are_map_tasks(name: str, specs: dict[str, TaskSpec]) -> None:
     assert output.type.collection_type.blob.dimensionality == 1
 
 
-def test_five_nodes_of_eight_are_a_pytorch_job_of_that_shape(specs: dict[str, TaskSpec]) -> None:
-    template = specs["train_5x8"].template
-    assert template.type == "pytorch"
-    assert template.custom["elasticConfig"]["nprocPerNode"] == 8
-    assert template.custom["elasticConfig"]["minReplicas"] == template.custom["elasticConfig"]["maxReplicas"] == 5
-    assert template.custom["workerReplicas"]["replicas"] == 5
-    assert specs["train_1x1"].template.type == "python-task"
+@pytest.mark.parametrize(("name", "fewest", "most"), [("train_5", 5, 5), ("train_1_to_5", 1, 5)])
+def test_several_machines_are_a_pytorch_job(name: str, fewest: int, most: int, specs: dict[str, TaskSpec]) -> None:
+    template = specs[name].template
+    assert (template.type, template.task_type_version) == ("pytorch", 1)
+    elastic = template.custom["elasticConfig"]
+    assert (elastic["minReplicas"], elastic["maxReplicas"], elastic["nprocPerNode"]) == (fewest, most, 8)
+    assert elastic["rdzvBackend"] == "c10d"
+    assert template.custom["workerReplicas"]["replicas"] == most
+
+
+def test_one_machine_is_a_plain_pod(specs: dict[str, TaskSpec]) -> None:
+    assert specs["train_1"].template.type == "python-task"
+
+
+def test_what_only_the_pods_are_asked_is_no_part_of_a_cached_training(specs: dict[str, TaskSpec]) -> None:
+    for name in ("train_1", "train_5"):
+        assert set(specs[name].template.metadata.cache_ignore_input_vars) == {"cluster", "checkpoint"}
 
 
 def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, TaskSpec]) -> None:
@@ -108,17 +118,15 @@ def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, 
         assert bool(spec.template.security_context.secrets) == (name in SECRET), name
 
 
-def test_gpus_and_shared_memory_follow_the_topology(specs: dict[str, TaskSpec]) -> None:
-    for name, gpus in (
-        ("train_1x1", "1"),
-        ("train_1x2", "2"),
-        ("train_5x8", "8"),
-        ("evaluate", "1"),
-        ("quantize", "1"),
-    ):
+def test_gpus_and_shared_memory_are_declared(specs: dict[str, TaskSpec]) -> None:
+    # of the training tasks those of 8 processes; a run overrides them by its config
+    for name, gpus in (("train_1", "8"), ("train_5", "8"), ("evaluate", "1"), ("quantize", "1")):
         requests = {entry.name: entry.value for entry in container(specs[name]).resources.requests}
         assert requests[2] == gpus, name
-    assert specs["train_5x8"].template.extended_resources.HasField("shared_memory")
+    assert specs["train_5"].template.extended_resources.HasField("shared_memory")
+    environment = {entry.key: entry.value for entry in container(specs["train_5"]).env}
+    # less than the 120 s that a pod of a spot machine asks for
+    assert environment["TORCH_ELASTIC_SHUTDOWN_TIMEOUT"] == "100"
 
 
 def test_the_registry_reaches_the_pods(specs: dict[str, TaskSpec]) -> None:

@@ -16,9 +16,11 @@ from tasks.plan.data import resolve_data
 from tasks.plan.models import resolve_model
 from tasks.plan.settings import (
     check_disk,
+    check_local_processes,
     check_output_directory,
     check_topology,
     read_chat_template,
+    read_deepspeed,
     required_disk_bytes,
 )
 
@@ -33,20 +35,63 @@ def resolve(path: Path | str, **settings: object):
     return resolve_model(ModelConfig(name=str(path), **settings), None)
 
 
-@pytest.mark.parametrize(("nodes", "processes"), [(1, 1), (1, 2), (5, 8)])
-def test_declared_topologies_pass(nodes: int, processes: int) -> None:
-    rows = nodes * processes
+@pytest.mark.parametrize(
+    ("nodes", "processes", "most"), [(1, 1, 1), (1, 3, 1), (5, 8, 5), ("1:2", 4, 2), ("5:5", 8, 5)]
+)
+def test_declared_topologies_pass(nodes: int | str, processes: int, most: int) -> None:
+    rows = most * processes
     check_topology(TrainConfig(nodes=nodes, processes_per_node=processes, batch_size=2 * rows, micro_batch_size=2))
 
 
-def test_an_undeclared_topology_lists_the_declared_ones() -> None:
-    with pytest.raises(ConfigError, match=r"train.nodes=7, train.processes_per_node=3.*1x1, .*5x8"):
-        check_topology(TrainConfig(nodes=7, processes_per_node=3))
+@pytest.mark.parametrize("nodes", [7, "2:3"])
+def test_an_undeclared_topology_lists_the_declared_ones(nodes: int | str) -> None:
+    with pytest.raises(ConfigError, match=rf"train.nodes={nodes}: .*\(1, 2, .*, 1:8\)\n.*configs/topologies.py"):
+        check_topology(TrainConfig(nodes=nodes, processes_per_node=3))
 
 
 def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
     with pytest.raises(ConfigError, match=r"train.batch_size=30 .* 8 x 2 = 16\nset train.batch_size=32"):
         check_topology(TrainConfig(batch_size=30, micro_batch_size=8, processes_per_node=2))
+
+
+def test_of_a_range_every_number_of_machines_must_divide_the_batch() -> None:
+    # 1, 2, 3, 4, 5 machines of 8: the least common multiple of 8, 16, 24, 32, 40 is 480
+    settings = {"nodes": "1:5", "processes_per_node": 8, "micro_batch_size": 4}
+    check_topology(TrainConfig(batch_size=480, **settings))
+    with pytest.raises(ConfigError, match=r"batch_size=160 .* among 3 machines of 8 .*\nset train.batch_size=480, or"):
+        check_topology(TrainConfig(batch_size=160, **settings))
+    with pytest.raises(ConfigError, match=r"batch_size=1000 .* among 2, 3 or 4 machines .*\nset train.batch_size=960"):
+        check_topology(TrainConfig(batch_size=1000, **settings))
+
+
+def test_processes_that_share_their_rows_count_once() -> None:
+    # four processes hold one model between them: 1 process' worth of rows
+    check_topology(TrainConfig(method="full", sharding="tensor_parallel", processes_per_node=4, batch_size=8))
+    with pytest.raises(ConfigError, match="8 x 4 = 32"):
+        check_topology(TrainConfig(method="full", processes_per_node=4, batch_size=8))
+
+
+def test_a_laptop_has_one_machine_and_so_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"train.nodes=5 needs a cluster: .*--remote"):
+        check_local_processes(TrainConfig(nodes=5))
+    check_local_processes(TrainConfig(nodes="1:5", processes_per_node=4))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    check_local_processes(TrainConfig(processes_per_node=2))
+    with pytest.raises(ConfigError, match=r"processes_per_node=4 needs 4 GPUs, and this machine has 2\nset it to 2"):
+        check_local_processes(TrainConfig(processes_per_node=4))
+
+
+def test_a_deepspeed_file_is_read_and_checked(tmp_path: Path) -> None:
+    file = tmp_path / "mine.json"
+    settings = {"sharding": "zero2", "deepspeed": {"config": str(file)}}
+    assert read_deepspeed(TrainConfig()) == ""
+    with pytest.raises(ConfigError, match=r"train.deepspeed.config=.*mine.json cannot be read"):
+        read_deepspeed(TrainConfig(**settings))
+    file.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    assert read_deepspeed(TrainConfig(**settings)) == file.read_text()
+    file.write_text(json.dumps({"zero_optimization": {"stage": 3}}))
+    with pytest.raises(ConfigError, match=r"mine.json"):
+        read_deepspeed(TrainConfig(**settings))
 
 
 def test_a_whole_model_passes_and_its_revision_follows_its_content(model: Path) -> None:

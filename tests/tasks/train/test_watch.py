@@ -30,7 +30,8 @@ from tasks.train.held_out import (
     watch_choices,
 )
 from tasks.train.progress import Progress
-from tasks.train.watch import LossWatch, Watched, row_ids_of, with_row_numbers
+from tasks.train.row_numbers import row_ids_of, with_row_numbers
+from tasks.train.watch import LossWatch, Watched
 
 
 def verdicts(watch: LossWatch, losses: list[float]) -> list[str]:
@@ -361,7 +362,7 @@ from pathlib import Path
 sys.path[:0] = [{str(ROOT)!r}, {str(ROOT / "tests")!r}]
 from configs.errors import DivergedError
 from tasks.models.load import load_tokenizer
-from tasks.train.distributed import rank
+from tasks.train.collectives import rank
 from configs.schema_train import TrainConfig
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
 from watched_runs import BAD_TOKEN, numbered_rows, untied_model, watched_trainer

@@ -1,0 +1,222 @@
+"""A user's own DeepSpeed file, checked against the config before anything starts: one thing never has two values."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from configs.errors import ConfigError
+from configs.schema_train import TrainConfig
+
+
+def _names(text: str) -> frozenset[str]:
+    return frozenset(text.split())
+
+
+_AUTO = "auto"
+# what DeepSpeed 0.19 reads at the top: it is silent about any other key, and a misspelt one would do nothing
+TOP_LEVEL_KEYS = _names(
+    """
+    activation_checkpointing aio amp autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
+    compile compression_training csv_monitor curriculum_learning data_efficiency data_types dataloader_drop_last
+    disable_allgather disable_python_gc dump_state eigenvalue elasticity expert_parallel flops_profiler fp16
+    gradient_accumulation_steps gradient_allreduce_op gradient_clipping gradient_predivide_factor hybrid_engine
+    log_level memory_breakdown nebula optimizer pipeline prescale_gradients
+    progressive_layer_drop scheduler seq_parallel_communication_data_type sparse_gradients steps_per_print
+    tensor_parallel tensorboard timers torch_autocast train_batch_size train_micro_batch_size_per_gpu
+    use_data_before_expert_parallelism vocabulary_size wall_clock_breakdown wandb weight_quantization
+    zero_allow_untested_optimizer zero_force_ds_cpu_optimizer zero_optimization
+    """
+)
+# the fields of deepspeed.runtime.zero.config.DeepSpeedZeroConfig, by the names that a file may use
+ZERO_KEYS = _names(
+    """
+    allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm contiguous_gradients cpu_offload
+    cpu_offload_param cpu_offload_use_pin_memory elastic_checkpoint enable_sanity_checks
+    gather_16bit_weights_on_model_save ignore_unused_parameters leaf_module legacy_stage1 load_from_fp32_weights
+    log_trace_cache_warnings max_live_parameters max_reuse_distance memory_efficient_linear
+    model_persistence_threshold module_granularity_threshold offload_optimizer offload_param overlap_comm
+    override_module_apply param_persistence_threshold parameter_alignment pipeline_loading_checkpoint
+    prefetch_bucket_size reduce_bucket_size reduce_scatter round_robin_gradients save_muon_momentum_buffer_in_memory
+    stage stage3_allgather_sequential stage3_gather_16bit_weights_on_model_save
+    stage3_gather_fp16_weights_on_model_save stage3_max_live_parameters stage3_max_reuse_distance
+    stage3_model_persistence_threshold stage3_module_granularity_threshold stage3_param_persistence_threshold
+    stage3_prefetch_bucket_size stage3_use_all_reduce_for_fetch_params sub_group_size use_all_reduce_for_fetch_params
+    use_multi_rank_bucket_allreduce zenflow zero_hpz_partition_size zero_quantized_gradients
+    zero_quantized_nontrainable_weights zero_quantized_weights
+    """
+)
+# each has its own setting here, or none: what the value of the section must not be
+_NOT_HERE = {
+    "scheduler": "the learning rate follows train.lr_scheduler and train.warmup_fraction; remove it",
+    "tensor_parallel": "layers are divided by train.sharding=tensor_parallel, not by DeepSpeed; remove it",
+    "elasticity": "it would choose another batch than train.batch_size; remove it",
+    "amp": "it computes in 16-bit floats, where this trains in bfloat16 or float32; remove it",
+}
+_ADAMW_DEFAULTS: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
+
+
+def check_deepspeed(text: str, config: TrainConfig, path: str) -> dict[str, Any]:
+    """Return the settings in `text`, the content of the file that `train.deepspeed.config` names as `path`.
+
+    A value may be absent, or `auto`, which the trainer fills in; a value of its own must be the config's.
+
+    Raises:
+        ConfigError: no JSON object, an unknown key, or a value that contradicts the config: names file, key and both
+            values.
+    """
+    where = f"train.deepspeed.config={path}"
+    settings = _parsed(text, where)
+    zero = settings.get("zero_optimization", {})
+    if not isinstance(zero, dict):
+        raise ConfigError(f"{where}: zero_optimization is not an object of settings")
+    _check_keys(settings, TOP_LEVEL_KEYS, "", where)
+    _check_keys(zero, ZERO_KEYS, "zero_optimization.", where)
+    _check_stage(zero, config, where)
+    for key, why in _NOT_HERE.items():
+        if _is_on(settings.get(key)):
+            raise ConfigError(f"{where}: {key} has no place here: {why}")
+    if _is_on(settings.get("fp16"), by_default=False):
+        raise ConfigError(
+            f'{where}: fp16.enabled is on, and this trains in bfloat16 or float32; set it to false, and bf16 to "auto"'
+        )
+    for key, found, setting, wanted in _pairs(settings, zero, config):
+        if not _is_same(found, wanted):
+            said = "is not settled by" if wanted is None else "contradicts"
+            value = "" if wanted is None else f"={_shown(wanted)}"
+            raise ConfigError(
+                f'{where}: {key}={_shown(found)} {said} {setting}{value}; set it to "auto", or change {setting}'
+            )
+    _check_offload(zero, config, where)
+    return settings
+
+
+def _parsed(text: str, where: str) -> dict[str, Any]:
+    try:
+        settings = json.loads(text, object_pairs_hook=_without_doubles)
+    except json.JSONDecodeError as error:
+        raise ConfigError(f"{where} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except _DoubleKeyError as error:
+        raise ConfigError(f"{where}: {error} is there twice; keep one") from None
+    if not isinstance(settings, dict):
+        raise ConfigError(f"{where} is no JSON object of DeepSpeed's settings")
+    return settings
+
+
+class _DoubleKeyError(Exception):
+    """A key that an object has twice, of which JSON keeps the last in silence."""
+
+
+def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _DoubleKeyError(next(name for name in names if names.count(name) > 1))
+    return found
+
+
+def _check_keys(settings: dict[str, Any], known: frozenset[str], prefix: str, where: str) -> None:
+    for key in settings:
+        if key not in known:
+            nearest = difflib.get_close_matches(key, known, n=1)
+            hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "; remove it"
+            raise ConfigError(f"{where}: {prefix}{key} is no setting of DeepSpeed{hint}")
+
+
+def _check_stage(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
+    stage = int(config.sharding.removeprefix("zero"))
+    found = zero.get("stage")
+    if found != stage or isinstance(found, bool):
+        raise ConfigError(
+            f"{where}: zero_optimization.stage={_shown(found)} contradicts train.sharding={config.sharding}; "
+            f"set it to {stage}" + (f", or train.sharding to zero{found}" if found in (1, 2, 3) else "")
+        )
+    names = ("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save")
+    if stage == 3 and not any(zero.get(name) is True for name in names):
+        raise ConfigError(
+            f"{where}: zero_optimization.{names[0]} is not true, and checkpoints would have no weights that load "
+            "without DeepSpeed; set it to true"
+        )
+
+
+def _pairs(settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield key and value of the file, and name and value of the config, for all that both say.
+
+    The config's value is None where it depends on what is not known yet: the device, or the number of machines.
+    """
+    precision = config.efficiency.precision
+    machines = config.most_nodes if config.fewest_nodes == config.most_nodes else None
+    rows = None if machines is None else config.micro_batch_size * machines * config.processes_per_node
+    passes = None if rows is None or config.batch_size % rows else config.batch_size // rows
+    bf16 = settings.get("bf16", settings.get("bfloat16", {}))
+    is_bfloat16 = {"bfloat16": True, "float32": False}.get(precision)
+    yield "bf16.enabled", _value(bf16, "enabled"), "train.efficiency.precision", is_bfloat16
+    yield "train_batch_size", settings.get("train_batch_size"), "train.batch_size", config.batch_size
+    key = "train_micro_batch_size_per_gpu"
+    yield key, settings.get(key), "train.micro_batch_size", config.micro_batch_size
+    key = "gradient_accumulation_steps"
+    yield key, settings.get(key), "batch_size / (micro_batch_size x processes)", passes
+    yield "gradient_clipping", settings.get("gradient_clipping"), "train.max_grad_norm", config.max_grad_norm
+    yield from _optimizer_pairs(settings.get("optimizer"), config)
+
+
+def _optimizer_pairs(optimizer: Any, config: TrainConfig) -> Iterator[tuple[str, Any, str, Any]]:
+    if optimizer is None:
+        return
+    kind = config.efficiency.optimizer
+    wanted = "AdamW" if kind in ("auto", "adamw") else kind
+    yield "optimizer.type", _value(optimizer, "type") or "nothing", "train.efficiency.optimizer", wanted
+    parameters = _value(optimizer, "params") or {}
+    yield "optimizer.params.lr", _value(parameters, "lr"), "train.learning_rate", config.learning_rate
+    decay = _value(parameters, "weight_decay")
+    yield "optimizer.params.weight_decay", decay, "train.weight_decay", config.weight_decay
+    for name, value in _ADAMW_DEFAULTS.items():
+        yield f"optimizer.params.{name}", _value(parameters, name), f"AdamW's {name} here", value
+
+
+def _check_offload(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
+    wanted = config.deepspeed.offload
+    for part, is_wanted in (
+        ("offload_optimizer", wanted != "none"),
+        ("offload_param", wanted == "optimizer_and_parameters"),
+    ):
+        device = _value(zero.get(part), "device") or "none"
+        if device != ("cpu" if is_wanted else "none"):
+            fix = 'give it {"device": "cpu"}' if is_wanted else "remove it"
+            raise ConfigError(
+                f"{where}: zero_optimization.{part}.device={device} contradicts train.deepspeed.offload={wanted}; "
+                f"{fix}, or change train.deepspeed.offload"
+            )
+    for old in ("cpu_offload", "cpu_offload_param"):
+        if zero.get(old):
+            raise ConfigError(f"{where}: zero_optimization.{old} is deprecated; use train.deepspeed.offload alone")
+
+
+def _is_on(section: Any, by_default: bool = True) -> bool:
+    """Return whether a section is there and not switched off; `auto` is off, as nothing here switches it on."""
+    if not section:
+        return False
+    enabled = _value(section, "enabled")
+    return by_default if enabled is None else enabled is True
+
+
+def _value(section: Any, key: str) -> Any:
+    return section.get(key) if isinstance(section, dict) else None
+
+
+def _is_same(found: Any, wanted: Any) -> bool:
+    if found is None or found == _AUTO:
+        return True
+    if isinstance(found, bool) != isinstance(wanted, bool):
+        return False
+    if isinstance(found, str) and isinstance(wanted, str):
+        return found.lower() == wanted.lower()
+    return bool(found == wanted)
+
+
+def _shown(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    return json.dumps(value) if isinstance(value, bool | list | dict) else str(value)

@@ -1,0 +1,97 @@
+"""Memory that ran out: once more with half the micro-batch and twice the accumulation, which trains the same.
+
+A note in the checkpoint store tells the next try, on whichever machine, what did not fit.
+"""
+
+from __future__ import annotations
+
+import json
+
+from configs.errors import ConfigError, FineTuneError, RetryError
+from configs.schema_train import TrainConfig
+from configs.wire import Choice
+from tasks.train.checkpoint_store import Store
+from tasks.train.distributed import fitting_micro_batch, smallest_micro_batch
+
+NOTE_FILE = "out-of-memory.json"
+
+
+def noted_micro_batch(stores: list[Store]) -> int | None:
+    """Return the micro-batch that did not fit in an earlier try, as noted in the newest of `stores` that has a note."""
+    for store in stores:
+        text = store.read_text(NOTE_FILE)
+        if text is not None:
+            return int(json.loads(text)["micro_batch_size"])
+    return None
+
+
+def fit_micro_batch(
+    config: TrainConfig, data_parallel_size: int, noted: int | None
+) -> tuple[TrainConfig, list[Choice]]:
+    """Return `config` with the micro-batch to train with, and what the report says where it is not the config's own.
+
+    `noted` is the micro-batch that did not fit before. The batch of an optimizer step is the same always.
+
+    Raises:
+        ConfigError: no micro-batch divides the batch among so many processes.
+    """
+    most = config.micro_batch_size
+    if noted is not None:
+        most = min(most, max(noted // 2, smallest_micro_batch(config)))
+    rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": most}), data_parallel_size)
+    if rows == config.micro_batch_size:
+        return config, []
+    why = f"out of memory with {noted}" if noted is not None else f"divides the batch among {data_parallel_size}"
+    reason = f"{why}; the batch of {config.batch_size} rows is the same"
+    return config.model_copy(update={"micro_batch_size": rows}), [
+        Choice(name="micro-batch", value=str(rows), reason=reason)
+    ]
+
+
+def out_of_memory(
+    config: TrainConfig, data_parallel_size: int, noted: int | None, store: Store | None
+) -> FineTuneError:
+    """Return the error for memory that ran out with `config`, and note it in `store` where another try may help.
+
+    A RetryError the first time, with a smaller micro-batch to come; a ConfigError when there is none, or when this was
+    the second time already.
+    """
+    rows = config.micro_batch_size
+    smaller = _smaller(config, data_parallel_size)
+    if noted is None and smaller is not None and store is not None:
+        store.write_text(NOTE_FILE, json.dumps({"micro_batch_size": rows}))
+        more = "twice the" if 2 * smaller == rows else "more"
+        return RetryError(
+            f"out of memory with train.micro_batch_size={rows}; trying again with {smaller} and {more} accumulation, "
+            "the same batch"
+        )
+    before = f", after {noted}" if noted is not None else ""
+    return ConfigError(f"out of memory with train.micro_batch_size={rows}{before}\n{_advice(config, smaller)}")
+
+
+def _smaller(config: TrainConfig, data_parallel_size: int) -> int | None:
+    if config.micro_batch_size // 2 < smallest_micro_batch(config):
+        return None
+    half = config.model_copy(update={"micro_batch_size": config.micro_batch_size // 2})
+    try:
+        return fitting_micro_batch(half, data_parallel_size)
+    except ConfigError:
+        return None
+
+
+def _advice(config: TrainConfig, smaller: int | None) -> str:
+    """Return what takes less memory than the config, most effective first."""
+    ideas = []
+    if smaller is not None:
+        ideas.append(f"train.micro_batch_size={smaller}")
+    if config.efficiency.gradient_checkpointing != "on":
+        ideas.append("train.efficiency.gradient_checkpointing=on")
+    if config.method == "full":
+        ideas.append("train.method=lora or qlora")
+    elif config.method == "lora":
+        ideas.append("train.method=qlora")
+    if config.sharding in ("none", "zero1", "zero2") and config.method not in ("qlora", "lora_8bit"):
+        ideas.append("train.sharding=zero3 over more processes")
+    elif config.sharding == "zero3" and config.deepspeed.offload == "none":
+        ideas.append("train.deepspeed.offload=optimizer")
+    return "try " + ", ".join([*ideas, "a lower tokenize.max_length"])

@@ -1,0 +1,263 @@
+"""How the model is divided among processes: from the config's one word to what transformers and accelerate are told.
+
+none, fsdp_no_shard    a whole model in each process, gradients averaged (PyTorch's DDP)
+zero1, zero2, zero3    the optimizer divided; gradients too; parameters too, by DeepSpeed
+fsdp_shard_grad_op     optimizer and gradients divided, parameters gathered once for forward and backward, by PyTorch
+fsdp_full_shard        parameters too, gathered layer by layer
+fsdp_hybrid_shard      as fsdp_full_shard within each machine, which together hold a whole copy
+tensor_parallel        the matrices of each layer divided within a machine, whose processes all see the same rows
+layers                 layers one after the other over the GPUs of one process
+
+FSDP is its second version: transformers has given up the first, and with it NO_SHARD.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import DistributedType, ParallelismConfig, PartialState
+from torch.distributed.fsdp import MixedPrecisionPolicy
+from transformers import AutoConfig, PreTrainedModel
+
+from configs.errors import ConfigError
+from configs.schema import ModelConfig
+from configs.schema_cluster import DEEPSPEED, FSDP, Sharding
+from configs.schema_train import TrainConfig
+from configs.wire import Choice
+
+NOT_HERE = "not here: "
+DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
+_LOADED_ONCE = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
+
+
+def world_size() -> int:
+    """Return the number of training processes, as torch elastic set it."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def effective(config: TrainConfig, num_processes: int | None = None) -> Sharding:
+    """Return the word that is in effect on `num_processes`, by default those of this run.
+
+    What has nothing to divide, or nothing to divide it among, is one that says so.
+    """
+    word, processes = config.sharding, num_processes or world_size()
+    if word == "fsdp_no_shard" or (processes == 1 and word in (*FSDP, "tensor_parallel")):
+        return "none"
+    if word == "fsdp_hybrid_shard" and config.processes_per_node == 1:
+        return "none"
+    if word == "fsdp_hybrid_shard" and processes == config.processes_per_node:
+        return "fsdp_full_shard"
+    return word
+
+
+def data_parallel_size(config: TrainConfig) -> int:
+    """Return how many processes, or groups of them, see rows of their own."""
+    if effective(config) == "tensor_parallel":
+        return world_size() // config.processes_per_node
+    return world_size()
+
+
+def connect(config: TrainConfig) -> None:
+    """Prepare this process for dividing a model; after TrainingArguments, and before the model is loaded."""
+    if torch.cuda.is_available():
+        return
+    if config.sharding == "zero3":
+        import deepspeed
+
+        # parameters are divided while the model is loaded, which needs the processes to be connected
+        deepspeed.init_distributed("gloo")
+    if effective(config) in (*FSDP, "tensor_parallel"):
+        # accelerate leaves FSDP out in silence, and refuses tensor parallelism, where processes count as those of
+        # CPUs; PyTorch divides there as well
+        PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
+
+
+def deepspeed_file(config: TrainConfig) -> Path:
+    """Return the shipped DeepSpeed file of the stage and of what is kept in host memory."""
+    offload = "" if config.deepspeed.offload == "none" else f"_offload_{config.deepspeed.offload}"
+    return DEEPSPEED_CONFIGS / f"{config.sharding}{offload}.json"
+
+
+def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[str, Any]:
+    """Return transformers' arguments for how the model is divided.
+
+    `deepspeed_json` is the content of the user's own file, as `check_deepspeed` accepted it; it takes the place of
+    the shipped one. Checkpoints of FSDP are divided as the model is, and fit any number of processes.
+    """
+    word = effective(config)
+    arguments: dict[str, Any] = {"ddp_timeout": config.cluster.collective_timeout_seconds}
+    if word in DEEPSPEED:
+        arguments["deepspeed"] = json.loads(deepspeed_json) if deepspeed_json else str(deepspeed_file(config))
+    if word in FSDP:
+        arguments |= {
+            "fsdp": True,
+            "fsdp_config": {
+                "version": 2,
+                "reshard_after_forward": word != "fsdp_shard_grad_op",
+                "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
+                "state_dict_type": "SHARDED_STATE_DICT",
+                "cpu_ram_efficient_loading": True,
+            },
+        }
+    if word == "fsdp_hybrid_shard":
+        shards = config.processes_per_node
+        sizes = {"dp_replicate_size": world_size() // shards, "dp_shard_size": shards}
+        arguments["parallelism_config"] = ParallelismConfig(**sizes)
+    return arguments
+
+
+def loading_arguments(config: TrainConfig) -> dict[str, Any]:
+    """Return what `from_pretrained` is told: layers and matrices are laid out while they are loaded."""
+    word = effective(config)
+    if word == "tensor_parallel":
+        from transformers.distributed import DistributedConfig
+
+        return {"distributed_config": DistributedConfig(tp_size=config.processes_per_node)}
+    return {"device_map": "balanced"} if word == "layers" else {}
+
+
+def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, new_token_ids: list[int]) -> None:
+    """Refuse a model in `directory`, or new tokens, that cannot be divided as the config says.
+
+    Raises:
+        ConfigError: tensor parallelism of an unknown architecture, or of heads that do not divide evenly; new tokens
+            whose embeddings would be divided.
+    """
+    word = effective(config)
+    if new_token_ids and (word == "tensor_parallel" or (config.method != "full" and word in (*FSDP, "zero3"))):
+        raise ConfigError(
+            f"tokenize.new_special_tokens: train.sharding={word} divides the embeddings, and "
+            + (
+                "no rows are added to divided ones"
+                if config.method == "full"
+                else "peft trains single rows of whole ones"
+            )
+            + "; use zero2"
+            + (", fsdp_full_shard" if config.method == "full" else ", or train.method=full")
+        )
+    if word != "tensor_parallel":
+        return
+    settings = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
+    if not getattr(settings, "base_model_tp_plan", None):
+        raise ConfigError(
+            f"train.sharding=tensor_parallel: transformers has no plan to divide the layers of {settings.model_type}; "
+            "use fsdp_full_shard or zero3"
+        )
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = getattr(settings, name, None)
+        if isinstance(heads, int) and heads % config.processes_per_node:
+            raise ConfigError(
+                f"train.processes_per_node={config.processes_per_node} does not divide the model's {name}={heads} "
+                "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
+            )
+
+
+@contextmanager
+def loaded_once(config: TrainConfig) -> Iterator[None]:
+    """Within the block, under FSDP, the first process of each machine alone reads weights; the others get room.
+
+    FSDP hands the weights on from rank 0: host memory for one model on a machine is enough.
+    """
+    if effective(config) not in FSDP:
+        yield
+        return
+    before = {name: os.environ.get(name) for name in _LOADED_ONCE}
+    os.environ.update(dict.fromkeys(_LOADED_ONCE, "true"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+class Divided:
+    """Mixin before a trainer of a model that processes divide; `start_dividing` is called once, before training."""
+
+    def start_dividing(self, config: TrainConfig) -> None:
+        """Tell FSDP which parts to gather at once, and to add up gradients in 32 bits, as DDP does."""
+        if effective(config) not in FSDP:
+            return
+        plugin = self.accelerator.state.fsdp_plugin  # type: ignore[attr-defined]
+        if config.fsdp.wrap == "size":
+            plugin.transformer_cls_names_to_wrap = parts_by_size(self.model, config.fsdp.min_parameters)  # type: ignore[attr-defined]
+        if self.args.bf16:  # type: ignore[attr-defined]
+            plugin.mixed_precision_policy = MixedPrecisionPolicy(
+                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+            )
+
+    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
+        """Evaluate; a batch counts once, though under tensor parallelism every process has it."""
+        if getattr(self.accelerator.parallelism_config, "tp_enabled", False):  # type: ignore[attr-defined]
+            gather = self.accelerator.gather_for_metrics  # type: ignore[attr-defined]
+            self.gather_function = lambda tensor: gather(tensor)[: len(tensor)]
+        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save the model, and have the folder of a checkpoint there before any process looks for it.
+
+        transformers makes none under FSDP, and then asks each process whether there is one: where the answers differ,
+        they wait for each other for ever.
+        """
+        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)  # type: ignore[attr-defined]
+        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+
+
+def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
+    """Return the classes of the modules that hold at least `min_parameters`, adapters counted; see torch's
+    `size_based_auto_wrap_policy`.
+
+    Only modules of several layers, since accelerate knows parts by their class, and no class of single layers is of
+    one size. None that holds the embeddings or the output head, which accelerate keeps together; and no lists, which
+    have no forward pass to gather for.
+    """
+    ends = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
+    lists = (torch.nn.ModuleList, torch.nn.ModuleDict)
+
+    def is_part(module: torch.nn.Module) -> bool:
+        if module is model or isinstance(module, lists) or not any(True for _ in module.children()):
+            return False
+        if any(each is end for each in module.modules() for end in ends):
+            return False
+        return sum(parameter.numel() for parameter in module.parameters()) >= min_parameters
+
+    return sorted({type(module).__name__ for module in model.modules() if is_part(module)})
+
+
+def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> list[Choice]:
+    """Return what the report says of how the model is divided. `num_gpus` are those that one process sees."""
+    word = effective(config, num_processes)
+    lines = [Choice(name="sharding", value=word, reason=_why(config, word, num_gpus))]
+    if word in DEEPSPEED:
+        own = config.deepspeed.config
+        reason = "the user's own file" if own else ""
+        lines.append(Choice(name="DeepSpeed file", value=own or deepspeed_file(config).name, reason=reason))
+        held = {"optimizer": "optimizer", "optimizer_and_parameters": "optimizer and parameters"}
+        lines.append(Choice(name="in host memory", value=held.get(config.deepspeed.offload, "off")))
+    if word in FSDP:
+        size = f"of at least {config.fsdp.min_parameters:,} parameters"
+        value = "layer by layer" if config.fsdp.wrap == "layer" else size
+        lines.append(Choice(name="gathered in parts", value=value))
+    if word == "fsdp_hybrid_shard":
+        copies = num_processes // config.processes_per_node
+        lines.append(Choice(name="mesh", value=f"{copies} copies x {config.processes_per_node} parts"))
+    return lines
+
+
+def _why(config: TrainConfig, word: Sharding, num_gpus: int) -> str:
+    wish = config.sharding
+    if wish == "layers" and num_gpus < 2:
+        return f"{NOT_HERE}{num_gpus} GPUs; the layers stay together"
+    if wish == "fsdp_no_shard":
+        return "fsdp_no_shard: an undivided model is DDP, and PyTorch's FSDP has no strategy of that name any more"
+    if word == wish:
+        return ""
+    if word == "fsdp_full_shard":
+        return f"{wish} on one machine, where there is no second copy"
+    each = "one process on each machine" if wish == "fsdp_hybrid_shard" else "one process"
+    return f"{NOT_HERE}{wish} has nothing to divide among: {each}"

@@ -1,0 +1,63 @@
+"""DeepSpeed's checkpoints for another number of processes: each holds parts for as many as wrote it.
+
+DeepSpeed's own converter writes whole tensors (universal checkpointing, https://arxiv.org/abs/2406.18820), of which any
+number of processes reads its parts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+_LATEST, _LATEST_UNIVERSAL = "latest", "latest_universal"
+
+
+def to_universal(directory: Path) -> None:
+    """Convert DeepSpeed's checkpoint in `directory`, which holds the files of all machines that wrote it."""
+    from deepspeed.checkpoint import ds_to_universal
+
+    tag = (directory / _LATEST).read_text(encoding="utf-8").strip()
+    arguments = argparse.Namespace(
+        input_folder=str(directory / tag),
+        output_folder=str(directory / f"{tag}_universal"),
+        # without further processes, which would import everything anew
+        num_extract_workers=1,
+        num_merge_workers=1,
+        keep_temp_folder=False,
+        strict=True,
+        inject_missing_state=True,
+    )
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        ds_to_universal.main(arguments)
+    (directory / _LATEST_UNIVERSAL).write_text(f"{tag}_universal", encoding="utf-8")
+
+
+def load_universal(trainer: Any) -> None:
+    """Make DeepSpeed read a converted checkpoint; before the trainer prepares its model."""
+    trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
+    trainer.add_callback(_OptimizerMended())
+
+
+class _OptimizerMended(TrainerCallback):
+    """Puts right what DeepSpeed 0.19 makes of an optimizer under ZeRO 3 when it reads a converted checkpoint.
+
+    All groups of parameters are given one tensor that counts steps, which then counts each of them, and the settings
+    of the first group, weight decay too.
+    """
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        optimizer = kwargs["optimizer"]
+        while hasattr(optimizer, "optimizer"):
+            optimizer = optimizer.optimizer
+        for values in optimizer.state.values():
+            if torch.is_tensor(values.get("step")):
+                values["step"] = values["step"].clone()
+        if len(optimizer.param_groups) > 1:
+            # transformers' two groups: those that decay, and biases and norms
+            optimizer.param_groups[1]["weight_decay"] = 0.0

@@ -1,0 +1,120 @@
+"""Tasks run as a cluster runs them: `pyflyte-execute` on a file of inputs, each pod a process, outputs or errors as
+Flyte reads them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from conftest import ROOT
+from flyteidl.core.errors_pb2 import ErrorDocument
+from flyteidl.core.literals_pb2 import LiteralMap
+from flytekit import PythonFunctionTask
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+
+RESOLVER = "flytekit.core.python_auto_container.default_task_resolver"
+
+
+@dataclass
+class Pod:
+    """One machine of one try of a task. Pods of the same try share `home` and `number`."""
+
+    task: PythonFunctionTask
+    home: Path
+    inputs: dict[str, Any]
+    number: int = 0
+    environment: dict[str, str] = field(default_factory=dict)
+    machine: int = 0
+
+    @property
+    def output(self) -> Path:
+        return self.home / f"out-{self.number}"
+
+    @property
+    def log(self) -> str:
+        return (self.home / f"log-{self.number}-{self.machine}").read_text()
+
+    def start(self) -> Pod:
+        """Start the pod and return at once."""
+        self.home.mkdir(parents=True, exist_ok=True)
+        inputs = self.home / "inputs.pb"
+        context = FlyteContextManager.current_context()
+        literals = TypeEngine.dict_to_literal_map(context, self.inputs, self.task.python_interface.inputs)
+        inputs.write_bytes(literals.to_flyte_idl().SerializeToString())
+        module, _, name = self.task.name.rpartition(".")
+        previous = f"{self.home}/checkpoints/{self.number - 1}" if self.number else '""'
+        command = ["pyflyte-execute", "--inputs", inputs, "--output-prefix", self.output]
+        command += ["--raw-output-data-prefix", self.home / "raw", "--prev-checkpoint", previous]
+        command += ["--checkpoint-path", f"{self.home}/checkpoints/{self.number}", "--resolver", RESOLVER, "--"]
+        command += ["task-module", module, "task-name", name]
+        temporary = self.home / f"tmp-{self.number}-{self.machine}"
+        temporary.mkdir(parents=True, exist_ok=True)
+        with (self.home / f"log-{self.number}-{self.machine}").open("w") as log:
+            self.process = subprocess.Popen(
+                [Path(sys.executable).parent / command[0], *command[1:]],
+                cwd=ROOT,
+                env={
+                    "PATH": os.environ["PATH"],
+                    "HOME": str(self.home),
+                    "TMPDIR": str(temporary),
+                    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+                    "OMP_NUM_THREADS": "1",
+                    "FLYTE_INTERNAL_EXECUTION_ID": "f0",
+                    **self.task.environment,
+                    **self.environment,
+                },
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
+        return self
+
+    def wait(self, seconds: float = 240) -> Pod:
+        """Return when the pod has ended; one that does not is killed with all its processes."""
+        try:
+            self.process.wait(seconds)
+        finally:
+            self.kill()
+        return self
+
+    def run(self) -> Pod:
+        return self.start().wait()
+
+    def kill(self) -> None:
+        """End all processes of the pod, as when its machine is lost."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            return
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """The task's outputs as literals, by name."""
+        literals = LiteralMap.FromString((self.output / "outputs.pb").read_bytes()).literals
+        return dict(literals)
+
+    @property
+    def error(self) -> Any:
+        """What Flyte is told: code, message, kind (1 is recoverable), timestamp."""
+        file = self.output / "error.pb"
+        assert file.exists(), self.log[-3000:]
+        return ErrorDocument.FromString(file.read_bytes()).error
+
+
+RECOVERABLE, NON_RECOVERABLE = 1, 0
+
+
+def machines(count: int, processes: int) -> list[dict[str, str]]:
+    """Return the environments that the training operator gives to the pods of one job."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    job = {"PET_NNODES": str(count), "PET_NPROC_PER_NODE": str(processes), "PET_RDZV_BACKEND": "c10d"}
+    return [{**job, "PET_RDZV_ENDPOINT": f"localhost:{port}", "PET_RDZV_ID": "job"} for _ in range(count)]
