@@ -87,20 +87,26 @@ def train(directory: Path, is_packed: bool, group_by_length: bool) -> Numbers:
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
     from transformers.trainer_callback import PrinterCallback
 
-    from configs.schema import TrainConfig
+    from configs.schema import ModelConfig, TrainConfig
     from tasks.models.quiet import quiet_libraries
     from tasks.tokenize.packing import pack_tokens
     from tasks.train.arguments import training_arguments
-    from tasks.train.fit import make_trainer
+    from tasks.train.choices import choose, detect
+    from tasks.train.inputs import TOKENS_FILE, FitInputs
+    from tasks.train.trainer import make_trainer
 
     quiet_libraries()
-    source, packed = directory / "train.parquet", directory / "train-packed.parquet"
+    source, packed = directory / "train.parquet", directory / "packed" / TOKENS_FILE
+    packed.parent.mkdir(exist_ok=True)
     report = pack_tokens(source, packed, TRAIN_LENGTH)
     rows_per_pack = report.num_sequences / report.num_packed
     micro_batch = PACKED_MICRO_BATCH if is_packed else round(PACKED_MICRO_BATCH * rows_per_pack)
     shape = {"batch_size": micro_batch, "micro_batch_size": micro_batch}
     config = TrainConfig(method="full", epochs=1.0, group_by_length=group_by_length, logging_steps=10_000, **shape)
-    tokens = packed if is_packed else source
+    (directory / "padded").mkdir(exist_ok=True)
+    (directory / "padded" / TOKENS_FILE).unlink(missing_ok=True)
+    (directory / "padded" / TOKENS_FILE).symlink_to(source)
+    tokens = directory / ("packed" if is_packed else "padded")
     torch.manual_seed(0)
     sizes = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=VOCAB_SIZE, max_position_embeddings=TRAIN_LENGTH, **sizes))
@@ -108,8 +114,12 @@ def train(directory: Path, is_packed: bool, group_by_length: bool) -> Numbers:
     tokenizer = Tokenizer(models.WordLevel(words, unk_token="<pad>"))
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>")
     with tempfile.TemporaryDirectory(dir=directory) as output:
-        arguments = training_arguments(config, pq.read_metadata(tokens).num_rows, Path(output) / "out")
-        trainer = make_trainer(config, arguments, model, tokenizer, tokens)
+        base = ModelConfig(name="benchmark")
+        choices = choose(config, base, detect(), is_packed, "llama")
+        num_rows = pq.read_metadata(tokens / TOKENS_FILE).num_rows
+        arguments = training_arguments(config, choices, num_rows, Path(output) / "out", {})
+        inputs = FitInputs(model=directory, train_tokens=tokens, tokenizer=directory, end_token_ids=[1])
+        trainer = make_trainer(config, base, arguments, model, tokenizer, inputs, [], lambda: model)
         trainer.remove_callback(PrinterCallback)
         started = time.perf_counter()
         trainer.train()

@@ -55,6 +55,7 @@ _NOT_HERE = {
     "elasticity": "it would choose another batch than train.batch_size; remove it",
     "amp": "it computes in 16-bit floats, where this trains in bfloat16 or float32; remove it",
 }
+_PRECISIONS = {True: "bfloat16", False: "float32"}
 _ADAMW_DEFAULTS: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
 
 
@@ -85,7 +86,7 @@ def check_deepspeed(text: str, config: TrainConfig, path: str) -> dict[str, Any]
     for key, found, setting, wanted in _pairs(settings, zero, config):
         if not _is_same(found, wanted):
             said = "is not settled by" if wanted is None else "contradicts"
-            value = "" if wanted is None else f"={_shown(wanted)}"
+            value = "" if wanted is None else f"={_PRECISIONS[wanted] if isinstance(wanted, bool) else _shown(wanted)}"
             raise ConfigError(
                 f'{where}: {key}={_shown(found)} {said} {setting}{value}; set it to "auto", or change {setting}'
             )

@@ -17,7 +17,6 @@ from unittest.mock import patch
 
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from safetensors.torch import load_file
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
@@ -60,20 +59,8 @@ def held(tensors: Any) -> int:
 class Seen:
     """What one case showed of how its model was divided."""
 
-    def __init__(self, base: Path) -> None:
+    def __init__(self) -> None:
         self.parameters_held = self.states_held = 0
-        self.has_read_weights = False
-        self._base = base
-
-    def load(self, *arguments: Any) -> Any:
-        model = load(*arguments)
-        name = "model.embed_tokens.weight"
-        weight = model.get_input_embeddings().weight
-        if not isinstance(weight, DTensor) and weight.numel():
-            self.has_read_weights = torch.equal(
-                weight.float(), load_file(self._base / "model.safetensors")[name].float()
-            )
-        return model
 
     def save(self, trainer: Any, *arguments: Any) -> None:
         self.parameters_held = held(trainer.model.parameters())
@@ -90,7 +77,7 @@ def without_its_neighbours(self: DistributedDataParallel, *arguments: Any, **kwa
     return forward(self, *arguments, **kwargs)
 
 
-forward, load, save = DistributedDataParallel.forward, fit_module._load, fit_module.save_whole
+forward, save = DistributedDataParallel.forward, fit_module.save_whole
 
 
 def run(name: str, settings: dict[str, Any], model: Path, tokens: Path, output: Path) -> None:
@@ -106,11 +93,10 @@ def run(name: str, settings: dict[str, Any], model: Path, tokens: Path, output: 
         deepspeed_json=settings.pop("deepspeed_json", ""),
     )
     hardware = dataclasses.replace(choosing.detect(), has_bfloat16=True)
-    seen = Seen(model)
+    seen = Seen()
     is_averaged = settings.pop("averaged", True)
     with (
         patch.object(DistributedDataParallel, "forward", forward if is_averaged else without_its_neighbours),
-        patch.object(fit_module, "_load", seen.load),
         patch.object(fit_module, "save_whole", seen.save),
         # a CPU that emulates bfloat16 computes the same
         patch.object(choosing, "detect", lambda: hardware),
@@ -125,7 +111,6 @@ def run(name: str, settings: dict[str, Any], model: Path, tokens: Path, output: 
         "trainable": report.trainable_parameters,
         "parameters_held": seen.parameters_held,
         "states_held": seen.states_held,
-        "has_read_weights": seen.has_read_weights,
         "choices": {line.name: line.value for line in report.choices},
     }
     (output / f"{name}.{os.environ['RANK']}.json").write_text(json.dumps(record), encoding="utf-8")

@@ -11,7 +11,7 @@ from unittest.mock import patch
 import pytest
 import torch
 
-from tasks.train import fit as fit_module
+from tasks.train import trainer as trainer_module
 from tasks.train.progress import Progress
 from tasks.train.watch import Watched
 
@@ -77,7 +77,7 @@ def seen_steps(noise: float = 0.0) -> Iterator[Steps]:
         passes.append((loss.item(), rows))
         return loss
 
-    with patch.object(fit_module, "Progress", Catching), patch.object(Watched, "training_step", train_and_note):
+    with patch.object(trainer_module, "Progress", Catching), patch.object(Watched, "training_step", train_and_note):
         yield seen
 
 

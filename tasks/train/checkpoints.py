@@ -20,7 +20,7 @@ from configs.schema_train import TrainConfig
 from tasks.train.checkpoint_store import Store, checksum_of
 
 if TYPE_CHECKING:
-    from tasks.train.fit import FitInputs
+    from tasks.train.inputs import FitInputs
 
 Kind = Literal["checkpoint", "best"]
 FORMAT = 1

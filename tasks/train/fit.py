@@ -5,30 +5,23 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from configs.schema import ModelConfig
-from configs.schema_train import ONLINE, TrainConfig
-from configs.wire import HELD_OUT, Choice, CurvePoint, TrainReport
+from configs.schema_train import TrainConfig
+from configs.wire import Choice, CurvePoint, TrainReport
 from tasks.models.load import load_tokenizer
 from tasks.models.quiet import quiet_libraries
-from tasks.models.vocabulary import fit_vocabulary
-from tasks.rewards.functions import reward_functions
-from tasks.rewards.models import load_reward_models
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
 from tasks.train.arguments import learning_rate, optimizer_steps, prompts_left_out, training_arguments, world_size
-from tasks.train.batches import ExamplesAreApart, packed_collator
 from tasks.train.checkpoint_store import CheckpointPlaces
 from tasks.train.checkpoints import fingerprint
 from tasks.train.collectives import broadcast, rank
@@ -38,48 +31,18 @@ from tasks.train.held_out import (
     evaluation_arguments,
     held_out_sample,
     remove_checkpoints,
-    watch_callbacks,
     watch_choices,
 )
+from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
 from tasks.train.objectives import (
-    FORMS,
-    example_lengths,
     longest_sequence,
-    read_examples,
-    trained_tokens,
-    trainer_class,
 )
-from tasks.train.order import EpochOrder, num_fill_rows, without_fill
-from tasks.train.progress import Progress
 from tasks.train.resume import restore
-from tasks.train.row_numbers import row_ids_of, with_row_numbers
-from tasks.train.saver import Recoverable, Saver, stop_signals
+from tasks.train.saver import Saver, stop_signals
 from tasks.train.saving import save_whole
-from tasks.train.sharding import Divided, connect, data_parallel_size
+from tasks.train.sharding import connect
+from tasks.train.trainer import make_trainer
 from tasks.train.universal import load_universal
-from tasks.train.watch import Watched
-
-_TOKENS_FILE = "tokens.parquet"
-
-
-@dataclass(frozen=True)
-class FitInputs:
-    """What training reads: folders of the base model, of the tokens of both splits, and of the tokenizer.
-
-    Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a tokenizer each.
-    `deepspeed_json` is the text of a DeepSpeed config that runs in the place of a shipped one. `notes` go into the
-    report beside the choices.
-    """
-
-    model: Path
-    train_tokens: Path
-    tokenizer: Path
-    end_token_ids: list[int]
-    test_tokens: Path | None = None
-    new_token_ids: list[int] = field(default_factory=list)
-    reward_models: list[Path] = field(default_factory=list)
-    deepspeed_json: str = ""
-    notes: list[Choice] = field(default_factory=list)
 
 
 def fit(
@@ -121,10 +84,10 @@ def _fit(
     started = time.monotonic()
     quiet_libraries()
     datasets.disable_progress_bars()
-    tokens_file = inputs.train_tokens / _TOKENS_FILE
+    tokens_file = inputs.train_tokens / TOKENS_FILE
     num_rows = pq.read_metadata(tokens_file).num_rows
     num_steps = optimizer_steps(config, num_rows)
-    own = _held_out_rows(config, inputs)
+    own = held_out_rows(config, inputs)
     held_out = [own[number] for number in held_out_sample(len(own), evaluated_rows(config, num_steps))]
     is_packed = "position_ids" in pq.read_schema(tokens_file).names
     model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
@@ -145,15 +108,8 @@ def _fit(
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
-    restored = None
-    if places is not None:
-        trainer.saver = saver = _saver(config, inputs, output, places, stop_signal)
-        restored = restore(saver, output)
-    if restored is not None:
-        trainer.restore(restored.extras["trainer"])
-        if restored.is_universal:
-            load_universal(trainer)
-    trainer.train(resume_from_checkpoint=None if restored is None else str(restored.directory))
+    checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
+    trainer.train(resume_from_checkpoint=checkpoint)
     save_whole(trainer, config, loading, inputs.model, output)
     seconds = time.monotonic() - started
     if trainer.saver is not None:
@@ -167,12 +123,24 @@ def _fit(
     return report
 
 
-def _saver(
-    config: TrainConfig, inputs: FitInputs, output: Path, places: CheckpointPlaces, stop_signal: Callable[[], str]
-) -> Saver:
-    """Return what saves the run's state; its folder on this machine lies beside `output`."""
+def _resumed(
+    trainer: Any,
+    config: TrainConfig,
+    inputs: FitInputs,
+    output: Path,
+    places: CheckpointPlaces,
+    stop_signal: Callable[[], str],
+) -> str | None:
+    """Let `trainer` save its state, beside `output` first; return the folder of the checkpoint to go on from."""
     identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
-    return Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
+    trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
+    restored = restore(trainer.saver, output)
+    if restored is None:
+        return None
+    trainer.restore(restored.extras["trainer"])
+    if restored.is_universal:
+        load_universal(trainer)
+    return str(restored.directory)
 
 
 def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
@@ -203,104 +171,6 @@ def _load(
     model = methods.trainable_model(config, loading, inputs.model, inputs.new_token_ids, len(tokenizer), **attention)
     methods.set_end_tokens(model, inputs.end_token_ids, tokenizer.pad_token_id)
     return model
-
-
-def make_trainer(
-    config: TrainConfig,
-    loading: ModelConfig,
-    arguments: TrainingArguments,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    inputs: FitInputs,
-    held_out: list[int],
-    load: Callable[[], PreTrainedModel],
-) -> Trainer:
-    """Return the objective's trainer of `model`. `held_out` are rows of the test tokens; `load` loads the base anew.
-
-    Raises:
-        ConfigError: the rows are packed, and the model takes no position ids.
-    """
-    form = FORMS[config.objective]
-    tokens_file = inputs.train_tokens / _TOKENS_FILE
-    cache = Path(arguments.output_dir).parent / f"{Path(arguments.output_dir).name}-cache"
-    is_online = config.objective in ONLINE
-    num_rows = pq.read_metadata(tokens_file).num_rows
-    num_copies = data_parallel_size(config)
-    num_fill = 0 if is_online else num_fill_rows(num_rows, config.micro_batch_size * num_copies, num_copies)
-    settings: dict[str, Any] = {
-        "model": model,
-        "args": arguments,
-        "train_dataset": read_examples(config.objective, tokens_file, cache, num_fill),
-        "processing_class": tokenizer,
-        "peft_config": methods.adapter_config(config, model, inputs.new_token_ids),
-        "callbacks": [Progress(), *watch_callbacks(config)],
-    }
-    if held_out and inputs.test_tokens is not None:
-        test_file = inputs.test_tokens / _TOKENS_FILE
-        settings["eval_dataset"] = held_out_rows = read_examples(config.objective, test_file, cache, rows=held_out)
-    if is_online:
-        settings["reward_funcs"] = _rewards(config, loading, inputs, tokenizer)
-        arguments.reward_weights = [r.weight for r in config.policy.rewards] + [1.0] * len(inputs.reward_models)
-    elif form.collator is not None:
-        collator: Any = form.collator(tokenizer.pad_token_id)
-        if "position_ids" in pq.read_schema(tokens_file).names:
-            packed = packed_collator(model, tokenizer.pad_token_id)
-            settings["callbacks"].append(ExamplesAreApart(packed))
-            collator = packed
-        settings["data_collator"] = with_row_numbers(without_fill(collator))
-    if config.objective in ("dpo", "kto") and config.method == "full":
-        settings["ref_model"] = load()
-    trainer = trainer_class(config.objective, Recoverable, Watched, Divided)(**settings)
-    trainer.start_dividing(config)
-    if config.method != "full":
-        methods.keep_trained_in_float32(trainer.model)
-        methods.show_head_bias(trainer.model)
-    elif is_online and trainer.ref_model is not None:
-        # TRL loads it anew by its path, where new tokens have no rows
-        reference = trainer.accelerator.unwrap_model(trainer.ref_model)
-        fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
-    if "eval_dataset" in settings and "labels" in held_out_rows.column_names:
-        trainer.held_out_tokens_per_row = trained_tokens(held_out_rows) / len(held_out_rows)
-    trainer.start_watch(config, row_ids_of(tokens_file))
-    if not is_online:
-        lengths = example_lengths(config.objective, tokens_file) if config.group_by_length else None
-        trainer.epoch_sampler = EpochOrder(num_rows, num_fill, lengths, config.batch_size, config.seed)
-    return trainer
-
-
-def _held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:
-    """Return the numbers of the held-out rows that a loss, or a reward, can be taken of during training."""
-    if inputs.test_tokens is None:
-        return []
-    table = pq.read_table(inputs.test_tokens / _TOKENS_FILE, columns=["dataset", "prompt_length"])
-    is_own = pc.equal(table["dataset"], HELD_OUT)
-    if config.objective in ONLINE:
-        is_own = pc.and_(is_own, pc.greater(table["prompt_length"], 0))
-    return np.flatnonzero(is_own.to_numpy()).tolist()
-
-
-def _rewards(
-    config: TrainConfig, loading: ModelConfig, inputs: FitInputs, tokenizer: PreTrainedTokenizerBase
-) -> list[Callable[..., list[float]]]:
-    """Return what TRL calls with the generated answers: the config's functions, then the reward models."""
-    calls: list[Callable[..., list[float]]] = []
-    for settings, function in zip(config.policy.rewards, reward_functions(config.policy.rewards), strict=True):
-
-        def by_function(completions: list[str], _call: Any = function, **columns: Any) -> list[float]:
-            return _call(prompts=columns["prompt_text"], completions=completions, expected=columns["expected"])
-
-        by_function.__name__ = (settings.function or settings.kind).rpartition(":")[2]
-        calls.append(by_function)
-    for judge in load_reward_models(loading, inputs.reward_models, tokenizer):
-
-        def by_model(
-            prompts: list[list[int]], completion_ids: list[list[int]], _judge: Any = judge, **_: Any
-        ) -> list[float]:
-            return _judge.score(prompts, completion_ids)
-
-        by_model.__name__ = "reward_model"
-        calls.append(by_model)
-    return calls
 
 
 def _report(trainer: Trainer, config: TrainConfig, num_rows: int, choices: list[Choice], seconds: float) -> TrainReport:

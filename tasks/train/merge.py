@@ -144,6 +144,8 @@ def _adapter_shapes(loading: ModelConfig, base: Path, adapter: Path) -> dict[str
     ]
     if new_tokens and max(new_tokens) >= model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(max(new_tokens) + 1, mean_resizing=False)
+    # else peft warns that the adapter was made for a model of another name
+    settings.base_model_name_or_path = model.name_or_path
     wrapped = peft.get_peft_model(model, settings, low_cpu_mem_usage=True)
     tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}

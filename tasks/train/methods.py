@@ -17,7 +17,7 @@ from configs.schema import ModelConfig
 from configs.schema_train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.load import device, has_bfloat16, load_model, load_reward_model
 from tasks.models.vocabulary import fit_vocabulary, token_layers
-from tasks.train.sharding import check_divisible, loaded_once, loading_arguments
+from tasks.train.sharding import check_divisible, loading_arguments
 
 _FEWEST_POSITIONS = 8
 _HEAD_NAME = "score"
@@ -54,24 +54,18 @@ def trainable_model(
     if config.method in QUANTIZED_METHODS:
         check_bitsandbytes(config, device())
         kwargs["quantization_config"] = _quantization(config)
-    with loaded_once(config):
-        model = _loaded(config, model_config, directory, dtype, **kwargs)
+    if config.objective == "reward":
+        here = device()
+        with torch.random.fork_rng([here.index] if here.type == "cuda" else []):
+            torch.manual_seed(config.seed)
+            model = load_reward_model(model_config, directory, dtype, new_head=True, **kwargs)
+    else:
+        model = load_model(model_config, directory, dtype, **kwargs)
     fit_vocabulary(model, model_config, directory, new_token_ids, vocabulary_size)
     if config.method != "full":
         # peft would write this machine's path into the adapter, and the whole embedding beside new tokens
         model.name_or_path = ""
     return model
-
-
-def _loaded(
-    config: TrainConfig, model_config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
-) -> PreTrainedModel:
-    if config.objective != "reward":
-        return load_model(model_config, directory, dtype, **kwargs)
-    here = device()
-    with torch.random.fork_rng([here.index] if here.type == "cuda" else []):
-        torch.manual_seed(config.seed)
-        return load_reward_model(model_config, directory, dtype, new_head=True, **kwargs)
 
 
 def _quantization(config: TrainConfig) -> BitsAndBytesConfig:

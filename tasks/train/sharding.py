@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +31,6 @@ from configs.wire import Choice
 
 NOT_HERE = "not here: "
 DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
-_LOADED_ONCE = ("ACCELERATE_USE_FSDP", "FSDP_CPU_RAM_EFFICIENT_LOADING")
 
 
 def world_size() -> int:
@@ -102,7 +99,6 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
                 "reshard_after_forward": word != "fsdp_shard_grad_op",
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
                 "state_dict_type": "SHARDED_STATE_DICT",
-                "cpu_ram_efficient_loading": True,
             },
         }
     if word == "fsdp_hybrid_shard":
@@ -156,24 +152,6 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
                 f"train.processes_per_node={config.processes_per_node} does not divide the model's {name}={heads} "
                 "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
             )
-
-
-@contextmanager
-def loaded_once(config: TrainConfig) -> Iterator[None]:
-    """Within the block, under FSDP, the first process of each machine alone reads weights; the others get room.
-
-    FSDP hands the weights on from rank 0: host memory for one model on a machine is enough.
-    """
-    if effective(config) not in FSDP:
-        yield
-        return
-    before = {name: os.environ.get(name) for name in _LOADED_ONCE}
-    os.environ.update(dict.fromkeys(_LOADED_ONCE, "true"))
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            os.environ.pop(name) if value is None else os.environ.update({name: value})
 
 
 class Divided:

@@ -44,13 +44,15 @@ def replicated(flyte: PyFlyte, tiny_model: Path, rows_file: Path) -> Curve:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize("sharding", ["zero1", "zero2", "zero3", "fsdp_full_shard", "tensor_parallel"])
 def test_sharding_changes_memory_and_not_the_result(
     sharding: str, flyte: PyFlyte, tiny_model: Path, rows_file: Path, replicated: Curve
 ) -> None:
     pytest.importorskip("deepspeed")
     assert len(replicated) == 5 and replicated[-1] < replicated[0] - 0.5
-    curve = train(flyte, config(tiny_model, rows_file, sharding=sharding))
+    # under tensor parallelism a pass of 4 rows is that of both processes
+    rows = {"micro_batch_size": 4} if sharding == "tensor_parallel" else {}
+    curve = train(flyte, config(tiny_model, rows_file, sharding=sharding, **rows))
     assert curve == pytest.approx(replicated, abs=2e-3)
 
 

@@ -96,14 +96,14 @@ from pathlib import Path
 import torch
 from training_steps import seen_steps
 from configs.schema import ModelConfig, TrainConfig
-from tasks.train import fit as fit_module
+from tasks.train import trainer as trainer_module
 from tasks.train.fit import FitInputs, fit
 cases, model, tokens, output = sys.argv[1:]
 inputs = FitInputs(model=Path(model), train_tokens=Path(tokens), tokenizer=Path(model), end_token_ids=[1])
 output, rank = Path(output), int(os.environ["RANK"])
-fill = fit_module.num_fill_rows
+fill = trainer_module.num_fill_rows
 for name, settings in json.loads(cases).items():
-    fit_module.num_fill_rows = fill if settings.pop("fill", True) else lambda *_: 0
+    trainer_module.num_fill_rows = fill if settings.pop("fill", True) else lambda *_: 0
     with seen_steps(noise=0.05) as seen:
         report = fit(TrainConfig(**settings, processes_per_node=2), ModelConfig(name="tiny"), inputs, output / name)
     torch.save(

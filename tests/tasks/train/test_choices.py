@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from transformers import TrainingArguments
@@ -204,9 +206,52 @@ def test_a_prefix_is_never_recomputed() -> None:
     assert reason(choices, "gradient checkpointing").startswith("auto: ")
 
 
+EIGHT = replace(A100, num_processes=8, num_gpus=1)
+
+
 def test_deepspeed_is_given_an_optimizer_that_is_not_fused() -> None:
-    assert chosen(A100, sharding="zero2").optim == "adamw_torch"
-    assert chosen(A100, sharding="zero2", efficiency={"optimizer": "adamw_8bit"}).optim == "adamw_bnb_8bit"
+    assert chosen(EIGHT, sharding="zero2").optim == "adamw_torch"
+    assert chosen(EIGHT, sharding="zero2", efficiency={"optimizer": "adamw_8bit"}).optim == "adamw_bnb_8bit"
+    offloaded = chosen(EIGHT, sharding="zero2", deepspeed={"offload": "optimizer"})
+    assert (offloaded.optim, reason(offloaded, "optimizer")) == ("adamw_torch", "auto: DeepSpeed's own, on the CPU")
+
+
+@pytest.mark.parametrize(
+    ("settings", "optim", "words"),
+    [
+        ({"sharding": "fsdp_full_shard", "processes_per_node": 8}, "adamw_torch_fused", "weights that fsdp_full_shard"),
+        ({"sharding": "tensor_parallel", "method": "full", "processes_per_node": 8}, "adamw_torch", "tensor_parallel"),
+        ({"sharding": "zero2", "deepspeed": {"offload": "optimizer"}}, "adamw_torch", "host memory with its own AdamW"),
+    ],
+)
+def test_8_bit_states_of_divided_or_offloaded_weights_are_said_not_to_be(
+    settings: dict, optim: str, words: str
+) -> None:
+    choices = chosen(EIGHT, efficiency={"optimizer": "adamw_8bit"}, **settings)
+    assert choices.optim == chosen(EIGHT, **settings).optim == optim
+    assert reason(choices, "optimizer").startswith("not here: ")
+    assert words in reason(choices, "optimizer")
+
+
+def test_how_the_model_is_divided_is_in_the_report() -> None:
+    def divided(**settings: object) -> dict[str, str]:
+        lines = chosen(replace(A100, num_processes=16, num_gpus=1), processes_per_node=8, nodes=2, **settings).lines
+        return {line.name: line.value for line in lines[11:]}
+
+    assert divided() == {"sharding": "none"}
+    assert divided(sharding="fsdp_hybrid_shard") == {
+        "sharding": "fsdp_hybrid_shard",
+        "gathered in parts": "layer by layer",
+        "mesh": "2 copies x 8 parts",
+    }
+    by_size = divided(sharding="fsdp_full_shard", fsdp={"wrap": "size"})
+    assert by_size["gathered in parts"] == "of at least 100,000,000 parameters"
+    assert divided(sharding="zero3", deepspeed={"offload": "optimizer_and_parameters"}) == {
+        "sharding": "zero3",
+        "DeepSpeed file": "zero3_offload_optimizer_and_parameters.json",
+        "in host memory": "optimizer and parameters",
+    }
+    assert divided(sharding="zero2", deepspeed={"config": "my.json"})["DeepSpeed file"] == "my.json"
 
 
 @pytest.mark.parametrize("objective", ["sft", "reward"])

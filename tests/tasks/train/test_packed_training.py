@@ -17,7 +17,7 @@ from configs.errors import ConfigError
 from configs.schema import ModelConfig, TrainConfig
 from tasks.models.load import load_model
 from tasks.tokenize.packing import pack_tokens
-from tasks.train import fit as fit_module
+from tasks.train import trainer as trainer_module
 from tasks.train.batches import ExamplesAreApart, PackedCollator
 from tasks.train.fit import FitInputs, fit
 from tasks.train.progress import Progress
@@ -57,7 +57,7 @@ def one_step(tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
             return loss
 
         with monkeypatch.context() as patch:
-            patch.setattr(fit_module, "Progress", Watch)
+            patch.setattr(trainer_module, "Progress", Watch)
             patch.setattr(SFTTrainer, "compute_loss", watched)
             shape = {"batch_size": batch_size, "micro_batch_size": batch_size // passes}
             rest = {"max_grad_norm": 1e9, "weight_decay": 0.0, "max_steps": 1, "method": "full", **settings}

@@ -140,7 +140,9 @@ def test_evaluations_take_a_tenth_of_the_training_at_most_within_bounds() -> Non
     assert evaluated_rows(online, 1) == 16
 
 
-def test_without_held_out_rows_or_evaluations_the_last_weights_are_kept_and_that_is_said() -> None:
+def test_without_held_out_rows_or_evaluations_the_last_weights_are_kept_and_that_is_said(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     config = TrainConfig()
     assert kept_weights(config, True) == ("best", "")
     assert evaluation_arguments(config, 100, False) == {"eval_strategy": "no", "save_strategy": "no"}
@@ -154,8 +156,14 @@ def test_without_held_out_rows_or_evaluations_the_last_weights_are_kept_and_that
     divided = TrainConfig(sharding="zero2", nodes=2)
     assert evaluation_arguments(divided, 100, True)["save_strategy"] == "no"
     assert kept_weights(divided, True)[0] == "last"
-    # DeepSpeed loads back a whole state only
+    # DeepSpeed and FSDP load back a whole state only
     assert evaluation_arguments(TrainConfig(sharding="zero2"), 100, True)["save_only_model"] is False
+    assert evaluation_arguments(TrainConfig(sharding="fsdp_no_shard"), 100, True)["save_only_model"] is True
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert evaluation_arguments(TrainConfig(sharding="fsdp_full_shard"), 100, True)["save_only_model"] is False
+    within_layers = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
+    assert evaluation_arguments(within_layers, 100, True)["save_strategy"] == "no"
+    assert "divided" in kept_weights(within_layers, True)[1]
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
