@@ -39,7 +39,9 @@ _OUTPUTS_WAIT_SECONDS = 300
 @dataclass
 class ConfiguredElastic(Elastic):
     """`Elastic` for a task with inputs `config: TrainConfig` and `cluster: ClusterConfig`, which decide at run time all
-    but `nnodes`."""
+    but `nnodes`. `before_launch` is called in each pod before any process starts."""
+
+    before_launch: Callable[[], None] | None = None
 
 
 class TrainingError(FlyteException):
@@ -75,7 +77,9 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
             IgnoreOutputs: rank 0 ran on another machine, and its outputs are there.
         """
         config, cluster = cast(TrainConfig, kwargs["config"]), cast(ClusterConfig, kwargs["cluster"])
-        declared, function = cast(Elastic, self.task_config), cast(Callable[..., Any], self.task_function)
+        declared, function = cast(ConfiguredElastic, self.task_config), cast(Callable[..., Any], self.task_function)
+        if declared.before_launch is not None:
+            declared.before_launch()
         # by default torch's store outlives a restart, and processes find the addresses of those that are gone
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
         with tempfile.TemporaryDirectory(prefix="fine-tune-launch-") as folder:

@@ -8,8 +8,7 @@ zero1                 all-reduce b T once a step, all-gather b T
 zero2                 all-reduce b T in each pass, all-gather b T
 zero3, fsdp_full_shard    in each pass all-gather b P twice and reduce-scatter b T
 fsdp_shard_grad_op    in each pass all-gather b P and reduce-scatter b T
-fsdp_hybrid_shard     fsdp_full_shard within a machine, and all-reduce b T / G among the machines, G GPUs in each;
-                      fsdp_* reduce once a step, from whole gradients, unless told to in each pass
+fsdp_hybrid_shard     fsdp_full_shard within a machine, and all-reduce b T / G among the machines, G GPUs in each
 tensor_parallel       in each pass and layer all-reduce the activations twice forward, five times backward (q, k, v,
                       gate and up each for itself); all-gather the head, and all-reduce its input's gradient
 layers                in each pass the activations of one boundary forward and their gradient backward

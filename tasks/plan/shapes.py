@@ -69,8 +69,8 @@ class TrainingJob:
     """The settings of a config that decide memory, traffic and time, in the config's own words.
 
     `length` is tokens in each row of a pass; `accumulation` is passes for each optimizer step. `precision` is that of
-    the computation. `reduces_each_pass` is accelerate's `sync_each_batch`, read for fsdp_*: without it a GPU keeps
-    whole gradients from pass to pass. Under `tensor_parallel` and `layers` all GPUs work on the same rows.
+    the computation. `reduces_each_pass` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a
+    GPU keeps whole gradients from pass to pass. Under `tensor_parallel` and `layers` all GPUs work on the same rows.
     """
 
     shape: ModelShape
@@ -84,7 +84,7 @@ class TrainingJob:
     micro_batch: int = 1
     length: int = 4096
     accumulation: int = 1
-    reduces_each_pass: bool = False
+    reduces_each_pass: bool = True
     has_checkpointing: bool = True
     num_gpus: int = 1
     gpus_per_node: int = 8

@@ -182,7 +182,7 @@ def _chain(places: CheckpointPlaces) -> Iterator[Store]:
 
 
 def name_previous(places: CheckpointPlaces) -> None:
-    """Write into this try's store which one came before it; called by one process, before anything else."""
+    """Write into this try's store which one came before it: the first thing that a try does."""
     if places.previous and places.previous.rstrip("/") != places.destination.rstrip("/"):
         Store(places.destination, places.filesystem).write_text(_PREVIOUS_FILE, places.previous)
 

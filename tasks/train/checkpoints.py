@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from configs.errors import ArtifactError
 from configs.schema_train import TrainConfig
-from tasks.train.checkpoint_store import Store, checksum_of
+from tasks.train.checkpoint_store import CheckpointPlaces, Store, checksum_of, stores
 
 if TYPE_CHECKING:
     from tasks.train.inputs import FitInputs
@@ -214,6 +215,20 @@ def remove_old(store: Store, identity: str, keep: int) -> list[str]:
             remove_whole(store, folder)
             removed.append(folder)
     return removed
+
+
+def forget(places: CheckpointPlaces) -> None:
+    """Delete all checkpoints of a run that has ended, of all its tries: its model is where it belongs.
+
+    What cannot be deleted is named in a line, and stays.
+    """
+    for store in stores(places):
+        try:
+            for folder in sorted({name.partition("/")[0] for name in store.names()}):
+                if folder.startswith(("checkpoint-", "best-")):
+                    remove_whole(store, folder)
+        except ArtifactError as error:
+            print(f"train: checkpoints of a run that has ended were left behind: {error}", flush=True)
 
 
 def remove_whole(store: Store, folder: str) -> None:

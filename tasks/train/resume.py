@@ -11,7 +11,7 @@ from typing import Any
 
 from configs.schema_cluster import DEEPSPEED, FSDP
 from tasks.train import checkpoints
-from tasks.train.checkpoint_store import Store, name_previous, stores
+from tasks.train.checkpoint_store import Store, stores
 from tasks.train.checkpoints import BrokenCheckpointError, Checkpoint, folder_of
 from tasks.train.collectives import barrier, broadcast, everywhere, is_node_leader, machine, num_processes, rank
 from tasks.train.saver import EXTRAS_FILE, STATE_FILE, Saver
@@ -37,8 +37,6 @@ def restore(saver: Saver, output: Path) -> Restored | None:
     Raises:
         ArtifactError: the store cannot be read.
     """
-    if rank() == 0:
-        name_previous(saver.places)
     candidates = _candidates(saver) if rank() == 0 else []
     for number in range(int(broadcast(str(len(candidates))))):
         described = broadcast("\n".join(candidates[number]) if rank() == 0 else "")

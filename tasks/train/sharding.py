@@ -100,6 +100,8 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
                 "state_dict_type": "SHARDED_STATE_DICT",
             },
+            # reduced after each pass: accumulated whole, gradients would take the memory that was saved
+            "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         }
     if word == "fsdp_hybrid_shard":
         shards = config.processes_per_node

@@ -11,7 +11,7 @@ from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.extras.accelerators import GPUAccelerator
 from flytekit.types.directory import FlyteDirectory
 
-from configs.errors import RetryError
+from configs.errors import ArtifactError, RetryError
 from configs.schema import ModelConfig
 from configs.schema_cluster import CheckpointConfig, ClusterConfig
 from configs.schema_train import Method, TrainConfig
@@ -87,7 +87,8 @@ def _train(
                 reward_models=[download_once(each) for each in reward_models],
                 deepspeed_json=deepspeed_json,
             )
-            fingerprint = checkpoints.fingerprint(config, inputs)
+            # only a laptop names the folder by it
+            fingerprint = checkpoints.fingerprint(config, inputs) if is_laptop_run() else ""
             uris = checkpoint_uris(fingerprint)
             places = None if uris is None else CheckpointPlaces(*uris, filesystem_of)
             report = fit_once(config, loading, inputs, output, places)
@@ -100,10 +101,25 @@ def _train(
                 Deck("training", html.fragment(render_training(report)))
                 if is_laptop_run():
                     shutil.rmtree(laptop_checkpoints(fingerprint), ignore_errors=True)
+                elif places is not None:
+                    checkpoints.forget(places)
             uri = collectives.broadcast(uri)
     except RetryError as error:
         raise FlyteRecoverableException(error.message) from error
     return Trained(model=FlyteDirectory(uri, remote_directory=False), report=report)
+
+
+def _name_previous() -> None:
+    """Write where the try before this one saved, while this one can still be killed before it saves anything."""
+    from tasks.train.checkpoint_store import CheckpointPlaces, name_previous
+
+    uris = None if is_laptop_run() else checkpoint_uris("")
+    if uris is None:
+        return
+    try:
+        name_previous(CheckpointPlaces(*uris, filesystem_of))
+    except ArtifactError as error:
+        raise FlyteRecoverableException(error.message) from error
 
 
 def _declare(nodes: str) -> PythonFunctionTask:
@@ -120,6 +136,7 @@ def _declare(nodes: str) -> PythonFunctionTask:
             nproc_per_node=_DECLARED_PROCESSES,
             monitor_interval=1,
             increase_shared_mem=False,
+            before_launch=_name_previous,
         ),
         container_image=GPU_IMAGE,
         requests=node_resources(_DECLARED_PROCESSES, ClusterConfig()),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 
 from configs.errors import ConfigError, RetryError
 from configs.schema import ModelConfig, TrainConfig
-from tasks.train.checkpoint_store import CheckpointPlaces, Store
+from tasks.train.checkpoint_store import CheckpointPlaces, Store, name_previous
 from tasks.train.distributed import fitting_micro_batch
 from tasks.train.out_of_memory import NOTE_FILE, fit_micro_batch, noted_micro_batch, out_of_memory
 
@@ -125,6 +125,8 @@ def one_try(model: Path, tokens: Path, home: Path, number: int, rows: int, limit
     inputs = fit_module.FitInputs(model=model, train_tokens=tokens, tokenizer=model, end_token_ids=[1])
     previous = str(home / f"checkpoints-{number - 1}") if number else None
     places = CheckpointPlaces(str(home / f"checkpoints-{number}"), previous)
+    # as the launcher does before it starts a process
+    name_previous(places)
     try:
         report = fit_once(config, ModelConfig(name="wide"), inputs, home / f"model-{number}", places)
     except (ConfigError, RetryError) as error:
@@ -143,9 +145,12 @@ def test_a_run_that_ran_out_of_memory_ends_as_if_it_had_not(tiny_model: Path, tm
         arguments = (model, tokens, tmp_path / home, number, rows, limit_bytes, theirs)
         process = multiprocessing.get_context("spawn").Process(target=one_try, args=arguments)
         process.start()
+        # only the process holds it now: its end, whatever it is, is heard
+        theirs.close()
         assert ours.poll(240)
+        answer = ours.recv()
         process.join()
-        return ours.recv()
+        return answer
 
     peak_of_8, _ = run("undisturbed", 0, 8)
     peak_of_4, _ = run("small", 0, 4)
@@ -161,5 +166,6 @@ def test_a_run_that_ran_out_of_memory_ends_as_if_it_had_not(tiny_model: Path, tm
     begun = load_file(model / "model.safetensors")
     assert max(float((found[name] - expected[name]).abs().max()) for name in expected) < 1e-5
     assert max(float((begun[name] - expected[name]).abs().max()) for name in expected) > 1e-3
-    kind, message = run("limited", 2, 8, peak_of_4 // 3)
+    # too little for 4 rows as well
+    kind, message = run("limited", 2, 8, peak_of_4 - 30 * 2**20)
     assert kind == "ConfigError" and "train.micro_batch_size=4, after 8" in message

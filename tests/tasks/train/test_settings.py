@@ -81,6 +81,8 @@ ELSEWHERE: dict[str, str] = {
     "efficiency.compile": "tasks/train/test_choices.py",
     "watch.spike_threshold": "tasks/train/test_watch.py",
     **dict.fromkeys(("sharding", "processes_per_node"), "workflows/test_sharding.py"),
+    **dict.fromkeys(("deepspeed.offload", "deepspeed.config"), "tasks/train/test_sharding.py"),
+    **dict.fromkeys(("fsdp.wrap", "fsdp.min_parameters"), "tasks/train/test_sharding.py"),
     "nodes": "tasks/train/test_watch.py",
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
+from configs.combinations import REFUSED_SHARDING
 from configs.errors import ConfigError
 from configs.schema import ModelConfig, TrainConfig
 from tasks.train.sharding import (
@@ -59,6 +61,7 @@ TWO: dict[str, Record] = {
     "none-lora": LORA,
     "none-dpo": {"objective": "dpo"},
     "none-best": OVERFIT,
+    "none-best-lora": {**OVERFIT, **LORA, "learning_rate": 0.3},
     "none-bfloat16": BFLOAT16,
     "none-qlora": {"method": "qlora"},
     "none-prompt": {"method": "prompt_tuning"},
@@ -68,6 +71,7 @@ TWO: dict[str, Record] = {
     "fsdp_full_shard-lora": {"sharding": "fsdp_full_shard", **LORA, **RECOMPUTED},
     "fsdp_full_shard-dpo": {"sharding": "fsdp_full_shard", "objective": "dpo"},
     "fsdp_full_shard-best": {"sharding": "fsdp_full_shard", **OVERFIT},
+    "fsdp_full_shard-best-lora": {"sharding": "fsdp_full_shard", **OVERFIT, **LORA, **RECOMPUTED, "learning_rate": 0.3},
     "fsdp_full_shard-bfloat16": {"sharding": "fsdp_full_shard", **BFLOAT16},
     "fsdp_shard_grad_op": {"sharding": "fsdp_shard_grad_op", **RECOMPUTED},
     "fsdp_shard_grad_op-lora": {"sharding": "fsdp_shard_grad_op", **LORA},
@@ -161,7 +165,7 @@ def assert_same(found: Path, wanted: Path, name: str, loss: float = LOSS, weight
         torch.testing.assert_close(saved[key], tensor, atol=weight, rtol=0, msg=lambda text, key=key: f"{key}: {text}")
 
 
-SAME = [name for name in TWO if not name.startswith("no") and not name.endswith(("best", "bfloat16"))]
+SAME = [name for name in TWO if not name.startswith("no") and "-best" not in name and "bfloat16" not in name]
 
 
 @pytest.mark.slow
@@ -208,9 +212,9 @@ def test_mixed_precision_saves_the_32_bit_weights(name: str, two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fsdp_full_shard-best", "zero3-best"])
+@pytest.mark.parametrize("name", ["fsdp_full_shard-best", "fsdp_full_shard-best-lora", "zero3-best"])
 def test_the_best_weights_are_loaded_back_into_a_divided_model(name: str, two: Path) -> None:
-    best = record(two, "none-best")
+    best = record(two, like(name))
     assert best["best_step"] == record(two, name)["best_step"] == 1 < len(best["losses"])
     assert best["held_out"][0] < min(best["held_out"][1:])
     assert_same(two, two, name, weight=1e-4)
@@ -361,3 +365,13 @@ def test_an_architecture_without_a_plan_is_refused(tmp_path: Path, monkeypatch: 
     config = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
     with pytest.raises(ConfigError, match="no plan to divide the layers of gpt2"):
         check_divisible(config, ModelConfig(name="tiny"), tmp_path, [])
+
+
+@pytest.mark.parametrize(("subject", "sharding"), REFUSED_SHARDING)
+def test_what_was_tried_and_does_not_work_is_refused_with_the_reason(subject: str, sharding: str) -> None:
+    is_objective = subject in ("rloo", "grpo")
+    settings = {"objective": subject, "method": "full"} if is_objective else {"method": subject}
+    with pytest.raises(ValueError, match=re.escape(REFUSED_SHARDING[subject, sharding])) as error:  # type: ignore[index]
+        TrainConfig(sharding=sharding, **settings)
+    assert f"train.{'objective' if is_objective else 'method'}={subject}" in str(error.value)
+    TrainConfig(sharding="zero2", **settings)
