@@ -53,5 +53,5 @@ REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
     ("rloo", "tensor_parallel"): _ONE_POLICY,
     ("grpo", "tensor_parallel"): _ONE_POLICY,
 }
-"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model: all were
-tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""
+"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model. All but
+the quantized ones were tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""

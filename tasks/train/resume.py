@@ -81,6 +81,8 @@ def _fetch(saver: Saver, uri: str, folder: str, output: Path) -> str:
             weights = output / f"checkpoint-{best_step}"
             best = _named(store, "best", folder_of("best", best_step), saver.identity)
             checkpoints.download(best, weights, _wanted_machines(best))
+            if needs_universal(best):
+                to_universal(weights)
             state["best_model_checkpoint"] = str(weights)
         (local / STATE_FILE).write_text(json.dumps(state), encoding="utf-8")
     except BrokenCheckpointError as error:

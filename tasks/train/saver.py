@@ -153,7 +153,7 @@ class Saver:
             checkpoints.remove_whole(self._store(), checkpoints.folder_of("checkpoint", trainer.state.global_step))
         barrier()
         folder = str(staging)
-        if self.division not in (*DEEPSPEED, *FSDP):
+        if self.division not in (*DEEPSPEED, *FSDP, "tensor_parallel"):
             trainer.save_model(folder, _internal_call=True)
         trainer._save_optimizer_and_scheduler(folder)
         trainer._save_scaler(folder)

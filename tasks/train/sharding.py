@@ -8,7 +8,8 @@ fsdp_hybrid_shard      as fsdp_full_shard within each machine, which together ho
 tensor_parallel        the matrices of each layer divided within a machine, whose processes all see the same rows
 layers                 layers one after the other over the GPUs of one process
 
-FSDP is its second version: transformers has given up the first, and with it NO_SHARD.
+FSDP is its second version: transformers deprecates the first, and the second has no NO_SHARD. Each process reads the
+whole model into host memory before its part is taken.
 """
 
 from __future__ import annotations

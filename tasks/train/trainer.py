@@ -24,6 +24,8 @@ from tasks.train.progress import Progress
 from tasks.train.row_numbers import row_ids_of, with_row_numbers
 from tasks.train.saver import Recoverable
 from tasks.train.sharding import Divided, data_parallel_size
+from tasks.train.tensor_parallel import SavesParts
+from tasks.train.universal import LoadsBest
 from tasks.train.watch import Watched
 
 
@@ -72,7 +74,7 @@ def make_trainer(
         settings["data_collator"] = with_row_numbers(without_fill(collator))
     if config.objective in ("dpo", "kto") and config.method == "full":
         settings["ref_model"] = load()
-    trainer = trainer_class(config.objective, Recoverable, Watched, Divided)(**settings)
+    trainer = trainer_class(config.objective, Recoverable, SavesParts, LoadsBest, Watched, Divided)(**settings)
     trainer.start_dividing(config)
     if config.method != "full":
         methods.keep_trained_in_float32(trainer.model)

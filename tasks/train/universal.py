@@ -44,6 +44,17 @@ def load_universal(trainer: Any) -> None:
     trainer.add_callback(_OptimizerMended())
 
 
+class LoadsBest:
+    """Mixin before a trainer: the best weights may be of before a conversion, or of after it."""
+
+    def _load_best_model(self) -> None:
+        engine: Any = getattr(self.model_wrapped, "_config", None)  # type: ignore[attr-defined]
+        if hasattr(engine, "load_universal_checkpoint"):
+            best = Path(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
+            engine.load_universal_checkpoint = (best / _LATEST_UNIVERSAL).exists()
+        super()._load_best_model()  # type: ignore[misc]
+
+
 class _OptimizerMended(TrainerCallback):
     """Puts right what DeepSpeed 0.19 makes of an optimizer under ZeRO 3 when it reads a converted checkpoint.
 

@@ -151,6 +151,20 @@ def test_every_objective_and_method_goes_on_where_it_was(
     assert killed.weights == undisturbed.weights
 
 
+def test_checkpoints_come_by_the_clock(inputs: dict[str, Any], tmp_path: Path) -> None:
+    settings = SETTINGS | {"method": "full", "max_steps": 8, "checkpoint": {"every_minutes": 1e-6, "keep": 1}}
+    run = Run(tmp_path / "run", settings, inputs)
+    run.start(Kill(0, "step", 5))
+    assert [path.name for path in (run.directory / "cp" / "0").glob("checkpoint-*")] == ["checkpoint-00000004"]
+    assert run.start().first_step == 5
+    saved = next(line for line in run.report.choices if line.name == "checkpoints")
+    # after each step but the last
+    assert saved.value == "7, every 1e-06 min"
+    never = Run(tmp_path / "never", settings | {"checkpoint": {"every_minutes": None}}, inputs)
+    never.start(Kill(0, "step", 5))
+    assert never.start().first_step == 1
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
     processes: int, inputs: dict[str, Any], tmp_path: Path
@@ -249,7 +263,7 @@ DIVIDED = {
     f"{sharding} {method}": {"sharding": sharding} | METHODS[method]
     for sharding in ("fsdp_full_shard", "fsdp_shard_grad_op", "zero2", "zero3")
     for method in METHODS
-}
+} | {"tensor_parallel full": {"sharding": "tensor_parallel", "method": "full"}}
 
 
 @pytest.mark.slow
@@ -301,3 +315,24 @@ def test_a_divided_model_is_divided_anew(
     losses, wanted = ([point.loss for point in run.report.curve] for run in (moved, undisturbed))
     assert losses == pytest.approx(wanted, rel=1e-3)
     assert wanted[-1] < wanted[0] - 1.0 or method == "lora"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("sharding", "before", "after"), [("zero2", 2, 1), ("zero3", 1, 2), ("fsdp_full_shard", 2, 3)])
+def test_the_best_weights_outlive_another_division(
+    sharding: str, before: int, after: int, inputs: dict[str, Any], tmp_path: Path
+) -> None:
+    # a rate that rises for long and is then far too high: the first evaluation is the best
+    settings = SETTINGS | {"method": "full", "sharding": sharding, "batch_size": 12, "micro_batch_size": 1}
+    settings |= {"epochs": 16, "learning_rate": 5.0, "warmup_fraction": 0.9, "watch": {"spike_threshold": None}}
+    settings["watch"] |= {"evaluations": 8}
+    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, before)
+    assert undisturbed.start().exit_codes == [0] * before, undisturbed.log()
+    best_step = undisturbed.report.best_step
+    assert best_step is not None and best_step < 6
+    moved = Run(tmp_path / "moved", settings, inputs, before)
+    moved.start(Kill(before - 1, "step", 8))
+    made = moved.start(processes=after)
+    assert (made.first_step, made.exit_codes) == (7, [0] * after), moved.log()
+    assert moved.report.best_step == best_step
+    assert moved.weights == undisturbed.weights

@@ -68,6 +68,17 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
     "watch.early_stopping": ("overfit", 2, "steps"),
     "watch.keep": ("overfit", "last", "weights"),
 }
+PODS = (
+    "gpu",
+    "gpus_per_process",
+    "cpus_per_process",
+    "memory_gib_per_process",
+    "shared_memory_gib",
+    "disk_gib",
+    "node_selectors",
+    "interruptible",
+    "retries",
+)
 # fields whose effect, and often its size, is shown by other tests
 ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("dpo.beta", "dpo.loss", "dpo.label_smoothing", "dpo.sft_weight"), "tasks/train/test_formulas.py"),
@@ -83,7 +94,12 @@ ELSEWHERE: dict[str, str] = {
     **dict.fromkeys(("sharding", "processes_per_node"), "workflows/test_sharding.py"),
     **dict.fromkeys(("deepspeed.offload", "deepspeed.config"), "tasks/train/test_sharding.py"),
     **dict.fromkeys(("fsdp.wrap", "fsdp.min_parameters"), "tasks/train/test_sharding.py"),
-    "nodes": "tasks/train/test_watch.py",
+    "nodes": "workflows/test_elastic.py",
+    **dict.fromkeys(("checkpoint.every_minutes", "checkpoint.every_steps"), "tasks/train/test_killed_runs.py"),
+    "checkpoint.keep": "tasks/train/test_checkpoints.py",
+    **{f"cluster.{name}": "workflows/test_elastic.py" for name in PODS},
+    **dict.fromkeys(("cluster.max_restarts", "cluster.join_timeout_seconds"), "images/test_elastic.py"),
+    "cluster.collective_timeout_seconds": "tasks/train/test_sharding_words.py",
 }
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -16,19 +15,6 @@ import torch
 from conftest import ROOT
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
-
-from configs.combinations import REFUSED_SHARDING
-from configs.errors import ConfigError
-from configs.schema import ModelConfig, TrainConfig
-from tasks.train.sharding import (
-    DEEPSPEED_CONFIGS,
-    check_divisible,
-    deepspeed_file,
-    effective,
-    parts_by_size,
-    sharding_arguments,
-    sharding_lines,
-)
 
 pytest.importorskip("deepspeed")
 Record = dict[str, Any]
@@ -212,12 +198,22 @@ def test_mixed_precision_saves_the_32_bit_weights(name: str, two: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["fsdp_full_shard-best", "fsdp_full_shard-best-lora", "zero3-best"])
-def test_the_best_weights_are_loaded_back_into_a_divided_model(name: str, two: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "best_step", "loss", "weight"),
+    # the second of two steps of 0.3 in each weight, beside the last, which goes as far again
+    [
+        ("fsdp_full_shard-best", 1, LOSS, 1e-4),
+        ("zero3-best", 1, LOSS, 1e-4),
+        ("fsdp_full_shard-best-lora", 2, 1e-3, 1e-2),
+    ],
+)
+def test_the_best_weights_are_loaded_back_into_a_divided_model(
+    name: str, best_step: int, loss: float, weight: float, two: Path
+) -> None:
     best = record(two, like(name))
-    assert best["best_step"] == record(two, name)["best_step"] == 1 < len(best["losses"])
-    assert best["held_out"][0] < min(best["held_out"][1:])
-    assert_same(two, two, name, weight=1e-4)
+    assert best["best_step"] == record(two, name)["best_step"] == best_step
+    assert best["held_out"][best_step - 1] == min(best["held_out"]) < best["held_out"][-1]
+    assert_same(two, two, name, loss, weight)
     assert not list((two / name).glob("checkpoint-*"))
 
 
@@ -278,100 +274,3 @@ def test_a_saved_adapter_fits_its_base(name: str, two: Path, tiny_model: Path) -
         logits.append(adapted(asked).logits.detach())
         assert not torch.allclose(logits[-1][:, -4:], base, atol=1e-4)
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)
-
-
-def test_every_word_and_offload_has_a_file_that_says_so() -> None:
-    files = set()
-    for stage in (1, 2, 3):
-        for offload in ("none", "optimizer", *(["optimizer_and_parameters"] if stage == 3 else [])):
-            path = deepspeed_file(TrainConfig(sharding=f"zero{stage}", deepspeed={"offload": offload}))
-            settings = json.loads(path.read_text(encoding="utf-8"))["zero_optimization"]
-            assert settings["stage"] == stage
-            assert ("offload_optimizer" in settings) == (offload != "none")
-            assert ("offload_param" in settings) == (offload == "optimizer_and_parameters")
-            files.add(path)
-    assert files == set(DEEPSPEED_CONFIGS.glob("*.json"))
-
-
-@pytest.mark.parametrize(
-    ("word", "processes", "each", "in_effect"),
-    [
-        ("fsdp_full_shard", 1, 1, "none"),
-        ("fsdp_full_shard", 2, 2, "fsdp_full_shard"),
-        ("fsdp_no_shard", 8, 8, "none"),
-        ("fsdp_hybrid_shard", 8, 8, "fsdp_full_shard"),
-        ("fsdp_hybrid_shard", 16, 8, "fsdp_hybrid_shard"),
-        ("fsdp_hybrid_shard", 2, 1, "none"),
-        ("tensor_parallel", 1, 1, "none"),
-        ("tensor_parallel", 8, 8, "tensor_parallel"),
-        ("zero3", 1, 1, "zero3"),
-    ],
-)
-def test_what_has_nothing_to_divide_falls_back_and_says_so(
-    word: str, processes: int, each: int, in_effect: str
-) -> None:
-    nodes = 1 if word == "tensor_parallel" else "1:2"
-    config = TrainConfig(sharding=word, method="full", processes_per_node=each, nodes=nodes)
-    assert effective(config, processes) == in_effect
-    line = sharding_lines(config, processes, num_gpus=1)[0]
-    assert line.value == in_effect
-    assert (line.reason == "") == (word == in_effect)
-    assert word == in_effect or word in line.reason
-
-
-def test_layers_without_several_gpus_are_said_to_stay_together() -> None:
-    config = TrainConfig(sharding="layers", cluster={"gpus_per_process": 4})
-    assert sharding_lines(config, 1, num_gpus=0)[0].reason == "not here: 0 GPUs; the layers stay together"
-    assert sharding_lines(config, 1, num_gpus=4)[0].reason == ""
-
-
-def test_a_collective_waits_as_long_as_the_config_says() -> None:
-    config = TrainConfig(cluster={"collective_timeout_seconds": 77})
-    assert sharding_arguments(config)["ddp_timeout"] == 77
-
-
-def test_parts_by_size_are_modules_of_several_layers_without_embeddings(tiny_model: Path) -> None:
-    model = AutoModelForCausalLM.from_pretrained(tiny_model)
-    # an attention has 4 x 64 x 64 = 16,384 parameters, an MLP 3 x 64 x 128 = 24,576, a layer both and two norms
-    assert parts_by_size(model, 16_384) == ["LlamaAttention", "LlamaDecoderLayer", "LlamaMLP"]
-    assert parts_by_size(model, 16_385) == ["LlamaDecoderLayer", "LlamaMLP"]
-    assert parts_by_size(model, 24_577) == ["LlamaDecoderLayer"]
-    assert parts_by_size(model, 41_088) == ["LlamaDecoderLayer"]
-    assert parts_by_size(model, 41_089) == []
-
-
-@pytest.mark.parametrize(
-    ("settings", "new_tokens", "words"),
-    [
-        ({"sharding": "tensor_parallel", "method": "full", "processes_per_node": 4}, [], "num_attention_heads=2"),
-        ({"sharding": "tensor_parallel", "method": "full", "processes_per_node": 2}, [5], "new_special_tokens"),
-        ({"sharding": "fsdp_full_shard", "method": "lora", "processes_per_node": 2}, [5], "peft trains single rows"),
-        ({"sharding": "zero3", "method": "lora", "processes_per_node": 2}, [5], "use zero2, or train.method=full"),
-    ],
-)
-def test_what_cannot_be_divided_is_refused(
-    settings: Record, new_tokens: list[int], words: str, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = TrainConfig(**settings)
-    monkeypatch.setenv("WORLD_SIZE", str(config.processes_per_node))
-    with pytest.raises(ConfigError, match=words):
-        check_divisible(config, ModelConfig(name="tiny"), tiny_model, new_tokens)
-    check_divisible(TrainConfig(sharding="zero2"), ModelConfig(name="tiny"), tiny_model, new_tokens)
-
-
-def test_an_architecture_without_a_plan_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    config = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
-    with pytest.raises(ConfigError, match="no plan to divide the layers of gpt2"):
-        check_divisible(config, ModelConfig(name="tiny"), tmp_path, [])
-
-
-@pytest.mark.parametrize(("subject", "sharding"), REFUSED_SHARDING)
-def test_what_was_tried_and_does_not_work_is_refused_with_the_reason(subject: str, sharding: str) -> None:
-    is_objective = subject in ("rloo", "grpo")
-    settings = {"objective": subject, "method": "full"} if is_objective else {"method": subject}
-    with pytest.raises(ValueError, match=re.escape(REFUSED_SHARDING[subject, sharding])) as error:  # type: ignore[index]
-        TrainConfig(sharding=sharding, **settings)
-    assert f"train.{'objective' if is_objective else 'method'}={subject}" in str(error.value)
-    TrainConfig(sharding="zero2", **settings)
