@@ -12,10 +12,11 @@ _SHARED = ("configs/wire.py", "configs/places.py", "configs/streams.py", "constr
 
 @cache
 def source_version(*folders: str) -> str:
-    """Return a hash of the Python sources of `folders` (relative to the project), of what all share, and the pins."""
+    """Return a hash of the sources in `folders` (relative to the project), .py and .json, of what all share, and the
+    pins."""
     files = [ROOT / name for name in _SHARED]
     for folder in folders:
-        files += sorted((ROOT / folder).rglob("*.py"))
+        files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".json"))
     digest = hashlib.sha256()
     for file in files:
         if file.exists():

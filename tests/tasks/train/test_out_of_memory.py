@@ -71,7 +71,7 @@ def test_the_second_time_says_what_to_do(rows: int, noted: int | None, words: st
 
 
 def wide_model(tiny_model: Path, directory: Path) -> Path:
-    """Return a model whose activations take far more memory than its weights: 16,384 values at each position, 3 times."""
+    """Return a model whose activations take far more memory than its weights: 3 times 16,384 values a position."""
     import torch
     from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 

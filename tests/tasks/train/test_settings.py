@@ -70,7 +70,6 @@ CHANGES: dict[str, tuple[str, Any, str]] = {
 }
 PODS = (
     "gpu",
-    "gpus_per_process",
     "cpus_per_process",
     "memory_gib_per_process",
     "shared_memory_gib",
@@ -100,6 +99,7 @@ ELSEWHERE: dict[str, str] = {
     **{f"cluster.{name}": "workflows/test_elastic.py" for name in PODS},
     **dict.fromkeys(("cluster.max_restarts", "cluster.join_timeout_seconds"), "images/test_elastic.py"),
     "cluster.collective_timeout_seconds": "tasks/train/test_sharding_words.py",
+    "cluster.gpus_per_process": "tasks/train/test_sharding_words.py",
 }
 
 
