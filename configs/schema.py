@@ -244,6 +244,9 @@ def _describe_fault(fault: Any, root: type[Section]) -> str:
     if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
         return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
     message = fault["msg"].removeprefix("Value error, ")
+    if path and message.startswith(f"{path}."):
+        # a rule on several settings of a section names them itself
+        return f"config: {message}"
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return f"config: {path + ': ' if path else ''}{message}"
     return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"

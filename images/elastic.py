@@ -82,7 +82,9 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
             declared.before_launch()
         # by default torch's store outlives a restart, and processes find the addresses of those that are gone
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        with tempfile.TemporaryDirectory(prefix="fine-tune-launch-") as folder:
+        # in memory: a full disk is one of the faults to be written down
+        memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+        with tempfile.TemporaryDirectory(prefix="fine-tune-launch-", dir=memory) as folder:
             self._task_config = configured(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
@@ -191,9 +193,14 @@ def _not_joined(error: Exception, config: TrainConfig, cluster: ClusterConfig) -
     kind = type(error).__name__
     if kind == "RendezvousClosedError":
         return _recoverable("another machine ended the run before this one could join it; its error says why")
-    how = "the first machine could not be reached" if kind == "RendezvousConnectionError" else "not all machines joined"
+    if kind == "RendezvousConnectionError":
+        return _recoverable(
+            f"train.nodes={config.nodes}: the first machine could not be reached, or has ended already; if it has, its "
+            "own error says why"
+        )
     return _recoverable(
-        f"train.nodes={config.nodes}: {how} within train.cluster.join_timeout_seconds={cluster.join_timeout_seconds}\n"
+        f"train.nodes={config.nodes}: not all machines joined within train.cluster.join_timeout_seconds="
+        f"{cluster.join_timeout_seconds}\n"
         "can the cluster give so many machines of this kind? lower train.nodes, name a range such as 1:5, or raise it"
     )
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -104,7 +105,14 @@ def checkpoint_uris(fingerprint: str) -> tuple[str, str | None] | None:
 
 def laptop_checkpoints(fingerprint: str) -> Path:
     """Return where a laptop keeps the checkpoints of a run."""
-    return Path(tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
+    # Python looks for another folder where the one that is named is full, and would find no checkpoint there
+    return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
+
+
+def forget_finished() -> None:
+    """Delete what a laptop keeps of runs that have ended."""
+    for note in laptop_checkpoints("").glob("*/finished.json"):
+        shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def filesystem_of(uri: str) -> Any:

@@ -50,6 +50,8 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
     last = [fault for fault in _faults(notes) if not fault.is_recoverable]
     if last:
         raise RepeatedFaultError(last[0].message)
+    if local_rank == 0:
+        _say_restart(_faults(notes))
     _file(notes, local_rank).unlink(missing_ok=True)
     # restarts for the sake of other machines are not counted, so that every start may be one
     elsewhere = _heard()
@@ -68,6 +70,13 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
         _write(notes, local_rank, fault)
         _tell(fault)
         raise
+
+
+def _say_restart(faults: list[WorkerFault]) -> None:
+    number, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if number:
+        why = faults[0].message.splitlines()[0] if faults else "a process was killed, or another machine lost"
+        print(f"train: restart {number} of {most} within this try: {why}", flush=True)
 
 
 def _launchers_store() -> Any:

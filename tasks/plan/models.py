@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Container
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,11 @@ _TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 
 @dataclass(frozen=True)
 class ResolvedModel:
-    """A model that passed the checks. `weight_bytes` is the size of its weight files."""
+    """A model that passed the checks. `weight_bytes` is the size of its weight files, `settings` its config.json."""
 
     revision: str
     weight_bytes: int
+    settings: dict[str, Any] = field(default_factory=dict)
 
 
 def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
@@ -74,7 +75,7 @@ def _resolve_directory(config: ModelConfig, directory: Path) -> ResolvedModel:
         digest.update(name.encode() + b"\0")
         with open(directory / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return ResolvedModel(digest.hexdigest(), sum(sizes[name] for name in _loaded_weights(sizes)))
+    return ResolvedModel(digest.hexdigest(), sum(sizes[name] for name in _loaded_weights(sizes)), settings[0])
 
 
 def _resolve_hub_model(config: ModelConfig, token: str | None) -> ResolvedModel:
@@ -98,7 +99,7 @@ def _resolve_hub_model(config: ModelConfig, token: str | None) -> ResolvedModel:
     _check_files(config, list(sizes), settings)
     if index is not None:
         _check_shards(config, _read_json(Path(index)), sizes)
-    return ResolvedModel(info.sha, sum(sizes[name] for name in _loaded_weights(sizes)))
+    return ResolvedModel(info.sha, sum(sizes[name] for name in _loaded_weights(sizes)), settings[0])
 
 
 def _loaded_weights(names: Any) -> list[str]:

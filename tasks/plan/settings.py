@@ -7,6 +7,7 @@ import math
 import shutil
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import FineTuneConfig
@@ -40,10 +41,13 @@ def check_topology(train: TrainConfig) -> None:
 def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
     rows_per_pass = train.micro_batch_size * data_parallel_size
     if train.batch_size % rows_per_pass:
+        share = train.batch_size // data_parallel_size if train.batch_size % data_parallel_size == 0 else 0
+        smaller = max((rows for rows in range(1, train.micro_batch_size) if share and share % rows == 0), default=None)
+        other = f", or train.micro_batch_size={smaller}" if smaller else ""
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
             f"{train.micro_batch_size} x {data_parallel_size} = {rows_per_pass}\n"
-            f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_pass)} or another micro_batch_size"
+            f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_pass)}{other}"
         )
 
 
@@ -90,6 +94,23 @@ def check_local_processes(train: TrainConfig) -> None:
         )
 
 
+def check_heads(train: TrainConfig, model: dict[str, Any]) -> None:
+    """Refuse tensor parallelism of attention heads that do not divide; `model` is the content of its config.json.
+
+    Raises:
+        ConfigError: names the number of heads and of processes.
+    """
+    if train.sharding != "tensor_parallel":
+        return
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = model.get(name)
+        if isinstance(heads, int) and heads % train.processes_per_node:
+            raise ConfigError(
+                f"train.processes_per_node={train.processes_per_node} does not divide the model's {name}={heads} "
+                "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
+            )
+
+
 def read_deepspeed(train: TrainConfig) -> str:
     """Return the content of the DeepSpeed file that the config names, or nothing when it names none.
 
@@ -103,6 +124,8 @@ def read_deepspeed(train: TrainConfig) -> str:
 
     try:
         text = Path(path).expanduser().read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"train.deepspeed.config={path} does not exist; name a JSON file of DeepSpeed's") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"train.deepspeed.config={path} cannot be read ({error}); name a JSON file") from None
     check_deepspeed(text, train, path)

@@ -138,7 +138,6 @@ def _check_machine(config: FineTuneConfig) -> None:
     if not is_laptop_run():
         return
     settings.check_packages(config)
-    settings.check_local_processes(config.train)
     settings.check_output_directory(config)
     forgotten = forget_lost_outputs()
     if forgotten:
@@ -148,6 +147,8 @@ def _check_machine(config: FineTuneConfig) -> None:
 def _check_settings(config: FineTuneConfig, has_reward_model: bool = False) -> None:
     from tasks.plan import settings
 
+    if is_laptop_run():
+        settings.check_local_processes(config.train)
     settings.check_topology(config.train)
     settings.read_deepspeed(config.train)
     settings.check_rewards(config.train, has_reward_model)
@@ -170,6 +171,7 @@ def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
     from tasks.rewards.functions import rewards_hash
 
     model = models.resolve_model(config.model, read_hub_token())
+    settings.check_heads(config.train, model.settings)
     if is_laptop_run():
         required = settings.required_disk_bytes(model.weight_bytes, config)
         settings.check_disk(Path(tempfile.gettempdir()), required)

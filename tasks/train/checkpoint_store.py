@@ -52,7 +52,7 @@ class Store:
     """
 
     def __init__(self, uri: str, filesystem: Callable[[str], Any] = filesystem_of) -> None:
-        self.uri = uri.rstrip("/")
+        self.uri, self.filesystem = uri.rstrip("/"), filesystem
         self._files = filesystem(self.uri)
         self._root = str(self._files._strip_protocol(self.uri)).rstrip("/")
         protocol = self._files.protocol

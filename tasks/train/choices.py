@@ -20,7 +20,7 @@ from configs.schema import ModelConfig, TrainConfig
 from configs.schema_cluster import DEEPSPEED, FSDP
 from configs.schema_train import ONLINE
 from configs.wire import Choice
-from tasks.train.sharding import NOT_HERE, effective, sharding_lines, world_size
+from tasks.train.sharding import NOT_HERE, batch_line, effective, sharding_lines, world_size
 
 _EIGHT_BIT = {"adamw_8bit": "adamw_bnb_8bit", "paged_adamw_8bit": "paged_adamw_8bit"}
 
@@ -130,6 +130,7 @@ def choose(
             _loss(config),
             _batching(config),
             _packing(hardware, is_packed),
+            batch_line(config, hardware.num_processes),
             *sharding_lines(config, hardware.num_processes, hardware.num_gpus),
         ),
     )

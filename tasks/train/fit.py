@@ -134,6 +134,8 @@ def _resumed(
     """Let `trainer` save its state, beside `output` first; return the folder of the checkpoint to go on from."""
     identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
     trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
+    if rank() == 0:
+        print(f"train: checkpoints {trainer.saver.interval}, in {places.destination}", flush=True)
     restored = restore(trainer.saver, output)
     if restored is None:
         return None

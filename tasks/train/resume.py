@@ -132,5 +132,5 @@ def _restored(saver: Saver, output: Path) -> Restored:
     saver.num_saved, saver.num_failed, saver.saving_seconds = extras["saving"]
     is_universal = saver.division in DEEPSPEED and int(extras["processes"]) != num_processes()
     if rank() == 0:
-        print(f"train: goes on from step {step}, from the checkpoint of an earlier try", flush=True)
+        print(f"train: goes on from step {step}, the last checkpoint", flush=True)
     return Restored(directory=directory, step=step, is_universal=is_universal, extras=extras)

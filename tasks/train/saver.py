@@ -66,6 +66,14 @@ class Saver:
         return effective(self.config)
 
     @property
+    def interval(self) -> str:
+        """When checkpoints are saved, in words."""
+        settings = self.config.checkpoint
+        if settings.every_steps is not None:
+            return f"every {settings.every_steps} steps"
+        return f"every {settings.every_minutes:g} min" if settings.every_minutes else "when asked to stop"
+
+    @property
     def seconds(self) -> float:
         """Seconds of this try, and of the ones before it up to the checkpoint that was gone on from."""
         return self.earlier_seconds + time.monotonic() - self._started
@@ -126,17 +134,13 @@ class Saver:
 
     def lines(self) -> list[Choice]:
         """Return what the report says of checkpoints, and of what they were needed for."""
-        settings = self.config.checkpoint
-        if settings.every_steps is not None:
-            every = f"every {settings.every_steps} steps"
-        else:
-            every = f"every {settings.every_minutes:g} min" if settings.every_minutes else "when asked to stop"
         failed = f", {self.num_failed} could not be saved" if self.num_failed else ""
         share = f"{self.saving_seconds / max(1e-9, self.seconds):.1%} of the time"
-        lines = [Choice(name="checkpoints", value=f"{self.num_saved}, {every}{failed}", reason=share)]
+        lines = [Choice(name="checkpoints", value=f"{self.num_saved}, {self.interval}{failed}", reason=share)]
         if self.resumed_steps:
             steps = ", ".join(map(str, self.resumed_steps))
-            lines.append(Choice(name="resumed", value=f"{len(self.resumed_steps)} times", reason=f"from step {steps}"))
+            times = "once" if len(self.resumed_steps) == 1 else f"{len(self.resumed_steps)} times"
+            lines.append(Choice(name="resumed", value=times, reason=f"from step {steps}"))
         return lines
 
     def _store(self) -> Store:

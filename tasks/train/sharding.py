@@ -230,6 +230,17 @@ def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> li
     return lines
 
 
+def batch_line(config: TrainConfig, num_processes: int) -> Choice:
+    """Return how the rows of a step are divided: processes x rows of a pass x passes."""
+    # all processes of a machine work on the same rows
+    groups = num_processes // config.processes_per_node if config.sharding == "tensor_parallel" else num_processes
+    rows = config.micro_batch_size * max(1, groups)
+    machines = num_processes // config.processes_per_node
+    on = f" on {machines} machines" if machines > 1 else ""
+    each = f"{config.batch_size} rows a step, {rows} at a time"
+    return Choice(name="processes", value=f"{num_processes}{on}", reason=each)
+
+
 def _why(config: TrainConfig, word: Sharding, num_gpus: int) -> str:
     wish = config.sharding
     if wish == "layers" and num_gpus < 2:

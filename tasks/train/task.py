@@ -1,7 +1,6 @@
 """Flyte tasks: elastic training on every declared number of machines, and the merge of an adapter into its base."""
 
 import logging
-import shutil
 import types
 from typing import NamedTuple
 
@@ -25,8 +24,8 @@ from images.pods import (
     checkpoint_uris,
     download_once,
     filesystem_of,
+    forget_finished,
     is_laptop_run,
-    laptop_checkpoints,
     local_path,
     node_directory,
     node_resources,
@@ -67,7 +66,7 @@ def _train(
     from tasks.decks import html
     from tasks.decks.training import render_training
     from tasks.train import checkpoints, collectives, distributed, faults, fit
-    from tasks.train.attempt import fit_once
+    from tasks.train.attempt import finish, finished, fit_once
     from tasks.train.checkpoint_store import CheckpointPlaces
 
     # apart on the way here: they are no part of what a cached result depends on
@@ -91,18 +90,18 @@ def _train(
             fingerprint = checkpoints.fingerprint(config, inputs) if is_laptop_run() else ""
             uris = checkpoint_uris(fingerprint)
             places = None if uris is None else CheckpointPlaces(*uris, filesystem_of)
-            report = fit_once(config, loading, inputs, output, places)
-            uri = ""
+            made = finished(places)
+            uri, report = made or ("", fit_once(config, loading, inputs, output, places))
             if collectives.rank() == 0:
-                # uploaded before any process ends: a job counts as succeeded when its first pod does
-                access = flytekit.FlyteContextManager.current_context().file_access
-                target = access.join(access.raw_output_prefix, access.get_random_string())
-                uri = access.put_data(str(output), target, True)
+                if made is None:
+                    # uploaded before any process ends: a job counts as succeeded when its first pod does
+                    access = flytekit.FlyteContextManager.current_context().file_access
+                    target = access.join(access.raw_output_prefix, access.get_random_string())
+                    uri = access.put_data(str(output), target, True)
+                    finish(places, uri, report)
+                else:
+                    print("train: an earlier try had finished: its model is taken", flush=True)
                 Deck("training", html.fragment(render_training(report)))
-                if is_laptop_run():
-                    shutil.rmtree(laptop_checkpoints(fingerprint), ignore_errors=True)
-                elif places is not None:
-                    checkpoints.forget(places)
             uri = collectives.broadcast(uri)
     except RetryError as error:
         raise FlyteRecoverableException(error.message) from error
@@ -176,6 +175,8 @@ def train(
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
         # of a range a laptop is the fewest
         most = config.fewest_nodes
+        if most != config.most_nodes:
+            print(f"train: of train.nodes={config.nodes} this is 1 machine", flush=True)
     cluster = config.cluster
     resources = node_resources(config.processes_per_node, cluster)
     result = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
@@ -202,6 +203,9 @@ def train(
         interruptible=cluster.interruptible,
         pod_template=pod_template(cluster),
     )
+    if is_laptop_run():
+        # now that the result is known: a run that was stopped before still finds it there
+        forget_finished()
     return Trained(model=result.model, report=result.report)
 
 

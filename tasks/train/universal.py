@@ -54,6 +54,12 @@ class LoadsBest:
             engine.load_universal_checkpoint = (best / _LATEST_UNIVERSAL).exists()
         super()._load_best_model()  # type: ignore[misc]
 
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """Say nothing of tied weights, which are saved once."""
+        tied = getattr(self.model, "all_tied_weights_keys", {})  # type: ignore[attr-defined]
+        missing = [name for name in load_result.missing_keys if name not in tied]
+        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))  # type: ignore[misc]
+
 
 class _OptimizerMended(TrainerCallback):
     """Puts right what DeepSpeed 0.19 makes of an optimizer under ZeRO 3 when it reads a converted checkpoint.

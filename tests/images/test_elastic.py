@@ -124,7 +124,7 @@ def test_the_other_machine_ends_too_and_does_not_hide_the_first_error(max_restar
     assert "train.seed=7: not today" in errors[0].message and errors[0].kind == NON_RECOVERABLE
     words = {
         # a machine with a try left was to start anew, and heard why there is no use, or came too late for that
-        0: ["lost the other processes"],
-        1: ["train.seed=7: not today", "another machine ended the run"],
+        0: ["lost the other processes", "could not be reached, or has ended already"],
+        1: ["train.seed=7: not today", "another machine ended the run", "could not be reached, or has ended already"],
     }
     assert any(each in errors[1].message for each in words[max_restarts]), errors[1].message

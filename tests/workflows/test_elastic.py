@@ -176,8 +176,27 @@ def test_of_a_range_the_machines_that_are_left_go_on_with_the_same_batch(
     pods[0].wait(300)
     record = json.loads((trained(pods[0]) / "training.json").read_text())
     lines = {choice["name"]: (choice["value"], choice["reason"]) for choice in record["choices"]}
-    assert lines["resumed"][0] == "1 times", lines
+    assert lines["resumed"][0] == "once", lines
     alone = Pod(train_task.train_1, tmp_path / "one", training(tiny_model, tokens, settings(max_steps=60))).run()
     weights = load_file(trained(pods[0]) / "model.safetensors")
     expected = load_file(trained(alone) / "model.safetensors")
     assert max(float((weights[name] - expected[name]).abs().max()) for name in weights) < 1e-4
+
+
+@pytest.mark.slow
+def test_a_machine_lost_after_the_last_step_has_lost_nothing(tiny_model: Path, tokens: Path, tmp_path: Path) -> None:
+    inputs = training(tiny_model, tokens, settings(checkpoint={"every_steps": 2}))
+    first = Pod(train_task.train_1, tmp_path, inputs).run()
+    model = trained(first)
+    # training needs them no more
+    assert not list((tmp_path / "checkpoints" / "0").glob("checkpoint-*"))
+    # Flyte never heard of what it had made
+    (first.output / "outputs.pb").unlink()
+    second = Pod(train_task.train_1, tmp_path, inputs, number=1).run()
+    assert "train: an earlier try had finished: its model is taken" in second.log
+    assert "train: step" not in second.log and trained(second) == model
+    # where the model is gone, it is made anew
+    for file in model.iterdir():
+        file.unlink()
+    third = Pod(train_task.train_1, tmp_path, inputs, number=2).run()
+    assert "train: step 6/6" in third.log and trained(third) != model

@@ -16,6 +16,7 @@ from tasks.plan.data import resolve_data
 from tasks.plan.models import resolve_model
 from tasks.plan.settings import (
     check_disk,
+    check_heads,
     check_local_processes,
     check_output_directory,
     check_topology,
@@ -85,7 +86,7 @@ def test_a_deepspeed_file_is_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "mine.json"
     settings = {"sharding": "zero2", "deepspeed": {"config": str(file)}}
     assert read_deepspeed(TrainConfig()) == ""
-    with pytest.raises(ConfigError, match=r"train.deepspeed.config=.*mine.json cannot be read"):
+    with pytest.raises(ConfigError, match=r"train.deepspeed.config=.*mine.json does not exist"):
         read_deepspeed(TrainConfig(**settings))
     file.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     assert read_deepspeed(TrainConfig(**settings)) == file.read_text()
@@ -261,3 +262,28 @@ def test_a_chat_template_file_is_read_and_checked(tmp_path: Path) -> None:
         read_chat_template(str(file))
     file.write_text("{% for m in messages %}{% endfor %}")
     assert read_chat_template(str(file)) == file.read_text()
+
+
+@pytest.mark.parametrize(
+    ("batch", "micro", "processes", "fix"),
+    [
+        # 16 rows in two parts of 8: 4 and 2 and 1 divide them
+        (16, 6, 2, "set train.batch_size=12, or train.micro_batch_size=4"),
+        # 16 rows among 3: no micro-batch does
+        (16, 8, 3, "set train.batch_size=24"),
+    ],
+)
+def test_a_batch_that_does_not_divide_names_what_would(batch: int, micro: int, processes: int, fix: str) -> None:
+    config = TrainConfig(batch_size=batch, micro_batch_size=micro, processes_per_node=processes)
+    with pytest.raises(ConfigError) as raised:
+        check_topology(config)
+    assert str(raised.value).splitlines()[1] == fix
+
+
+def test_heads_that_tensor_parallelism_cannot_divide_are_found_by_the_plan() -> None:
+    config = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=3)
+    model = {"num_attention_heads": 6, "num_key_value_heads": 2}
+    with pytest.raises(ConfigError, match="does not divide the model's num_key_value_heads=2"):
+        check_heads(config, model)
+    check_heads(config.model_copy(update={"processes_per_node": 2}), model)
+    check_heads(TrainConfig(processes_per_node=3), model)

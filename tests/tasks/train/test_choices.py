@@ -235,8 +235,12 @@ def test_8_bit_states_of_divided_or_offloaded_weights_are_said_not_to_be(
 
 def test_how_the_model_is_divided_is_in_the_report() -> None:
     def divided(**settings: object) -> dict[str, str]:
-        lines = chosen(replace(A100, num_processes=16, num_gpus=1), processes_per_node=8, nodes=2, **settings).lines
-        return {line.name: line.value for line in lines[11:]}
+        lines = chosen(
+            replace(A100, num_processes=16, num_gpus=1), processes_per_node=8, nodes=2, batch_size=128, **settings
+        ).lines
+        assert [line.name for line in lines[11:13]] == ["processes", "sharding"]
+        assert (lines[11].value, lines[11].reason) == ("16 on 2 machines", "128 rows a step, 128 at a time")
+        return {line.name: line.value for line in lines[12:]}
 
     assert divided() == {"sharding": "none"}
     assert divided(sharding="fsdp_hybrid_shard") == {
@@ -264,7 +268,7 @@ def test_the_first_line_of_the_log_is_all_that_is_in_effect() -> None:
     assert log_lines(chosen(A100, is_packed=True)) == [
         "training with device A100, precision bfloat16, attention flash_attention_2, gradient checkpointing on, "
         "optimizer adamw_torch_fused, Liger kernels on, loss memory-lean, batches of like length, packing on, "
-        "sharding none"
+        "processes 1, sharding none"
     ]
 
 
