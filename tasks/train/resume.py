@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -47,6 +48,8 @@ def restore(saver: Saver, output: Path) -> Restored | None:
             return _restored(saver, output)
         if rank() == 0:
             print(f"train: checkpoint not used: {uri}/{folder}: {fault}", flush=True)
+    if rank() == 0 and (saver.places.previous or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"):
+        print("train: begins at step 1: earlier tries left no checkpoint to go on from", flush=True)
     barrier()
     return None
 
