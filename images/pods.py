@@ -66,14 +66,17 @@ def scratch_directory(name: str) -> Path:
 def node_directory(name: str) -> Path:
     """Return a folder of this task that all its processes on this node share, as `scratch_directory` is not.
 
-    Checkpoints of a divided model are written by all of them, and read back from one place.
+    Checkpoints of a divided model are written by all of them, and read back from one place. What processes of the same
+    launcher left before it started them anew is deleted, with the folders beside it whose names begin alike.
     """
-    # one launcher has one address for its processes
-    launcher = (
-        f"{os.getppid()}-{os.environ.get('MASTER_PORT', '0')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
-    )
-    path = Path(tempfile.gettempdir()) / f"fine-tune-{name}-{launcher}"
+    parent, launcher = Path(tempfile.gettempdir()), f"fine-tune-{name}-{os.getppid()}-"
+    # one launcher has one address for its processes, until it starts them anew
+    start = f"{os.environ.get('MASTER_PORT', '0')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
+    path = parent / f"{launcher}{start}"
     path.mkdir(parents=True, exist_ok=True)
+    for old in parent.glob(f"{launcher}*"):
+        if old != path and not old.name.startswith(f"{path.name}-"):
+            shutil.rmtree(old, ignore_errors=True)
     return path
 
 

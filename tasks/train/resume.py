@@ -15,7 +15,7 @@ from tasks.train import checkpoints
 from tasks.train.checkpoint_store import Store, stores
 from tasks.train.checkpoints import BrokenCheckpointError, Checkpoint, folder_of
 from tasks.train.collectives import barrier, broadcast, everywhere, is_node_leader, machine, num_processes, rank
-from tasks.train.saver import EXTRAS_FILE, STATE_FILE, Saver
+from tasks.train.saver import EXTRAS_FILE, RESUMED_FOLDER, STATE_FILE, Saver
 from tasks.train.universal import to_universal
 
 
@@ -69,7 +69,7 @@ def _candidates(saver: Saver) -> list[tuple[str, str]]:
 def _fetch(saver: Saver, uri: str, folder: str, output: Path) -> str:
     """Bring a checkpoint to this machine's disk; return what is wrong with it, or nothing."""
     store = Store(uri, saver.places.filesystem)
-    local = saver.directory / "resumed"
+    local = saver.directory / RESUMED_FOLDER
     shutil.rmtree(local, ignore_errors=True)
     try:
         checkpoint = _named(store, "checkpoint", folder, saver.identity)
@@ -127,7 +127,7 @@ def _wanted_machines(checkpoint: Checkpoint) -> Iterable[int] | None:
 
 
 def _restored(saver: Saver, output: Path) -> Restored:
-    directory = saver.directory / "resumed"
+    directory = saver.directory / RESUMED_FOLDER
     extras = json.loads((directory / EXTRAS_FILE).read_text(encoding="utf-8"))
     step = int(json.loads((directory / STATE_FILE).read_text(encoding="utf-8"))["global_step"])
     saver.resumed_steps = [*extras["resumed_steps"], step]

@@ -32,6 +32,7 @@ from tasks.train.sharding import effective
 
 STATE_FILE = "trainer_state.json"
 EXTRAS_FILE = "run.json"
+RESUMED_FOLDER = "resumed"
 # of no use to a resumed run: a pickle with this machine's paths, and peft's stub of a card
 _LEFT_OUT = ("training_args.bin", "README.md")
 _MOST_FAILURES = 3
@@ -150,6 +151,8 @@ class Saver:
         """Write this process's part of the state to the machine's disk."""
         staging = self.directory / "staging"
         if is_node_leader():
+            # of what was gone on from, the random numbers were read last, at the step that was just made
+            shutil.rmtree(self.directory / RESUMED_FOLDER, ignore_errors=True)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
         if rank() == 0:
