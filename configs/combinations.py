@@ -3,7 +3,7 @@ trains all the others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from configs.schema_cluster import Sharding
@@ -55,3 +55,18 @@ REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
 }
 """The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model. All but
 the quantized ones were tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""
+
+
+def fault_of_heads(processes: int, model: dict[str, Any]) -> str | None:
+    """Return why tensor parallelism cannot divide a model's attention among `processes`, with the fix, or None.
+
+    `model` is the content of its config.json.
+    """
+    for name in ("num_attention_heads", "num_key_value_heads"):
+        heads = model.get(name)
+        if isinstance(heads, int) and heads % processes:
+            return (
+                f"train.processes_per_node={processes} does not divide the model's {name}={heads} "
+                "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
+            )
+    return None

@@ -9,6 +9,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+from configs.combinations import fault_of_heads
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import FineTuneConfig
 from configs.schema_cluster import DEEPSPEED
@@ -100,15 +101,9 @@ def check_heads(train: TrainConfig, model: dict[str, Any]) -> None:
     Raises:
         ConfigError: names the number of heads and of processes.
     """
-    if train.sharding != "tensor_parallel":
-        return
-    for name in ("num_attention_heads", "num_key_value_heads"):
-        heads = model.get(name)
-        if isinstance(heads, int) and heads % train.processes_per_node:
-            raise ConfigError(
-                f"train.processes_per_node={train.processes_per_node} does not divide the model's {name}={heads} "
-                "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
-            )
+    fault = fault_of_heads(train.processes_per_node, model) if train.sharding == "tensor_parallel" else None
+    if fault is not None:
+        raise ConfigError(fault)
 
 
 def read_deepspeed(train: TrainConfig) -> str:

@@ -24,6 +24,7 @@ from accelerate import DistributedType, ParallelismConfig, PartialState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, PreTrainedModel
 
+from configs.combinations import fault_of_heads
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
 from configs.schema_cluster import DEEPSPEED, FSDP, Sharding
@@ -148,13 +149,9 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
             f"train.sharding=tensor_parallel: transformers has no plan to divide the layers of {settings.model_type}; "
             "use fsdp_full_shard or zero3"
         )
-    for name in ("num_attention_heads", "num_key_value_heads"):
-        heads = getattr(settings, name, None)
-        if isinstance(heads, int) and heads % config.processes_per_node:
-            raise ConfigError(
-                f"train.processes_per_node={config.processes_per_node} does not divide the model's {name}={heads} "
-                "(train.sharding=tensor_parallel); use a divisor of it, or fsdp_full_shard"
-            )
+    fault = fault_of_heads(config.processes_per_node, settings.to_dict())
+    if fault is not None:
+        raise ConfigError(fault)
 
 
 class Divided:
