@@ -39,7 +39,9 @@ def _normalized(name: str) -> str:
 
 
 _FLYTE = pinned("flytekit", "flytekitplugins-kfpytorch", "flytekitplugins-deck-standard", "pydantic", "PyYAML")
-_MODELS = pinned("torch", "transformers", "trl", "peft", "accelerate", "safetensors", "datasets", "huggingface_hub")
+_MODELS = pinned(
+    "torch", "transformers", "trl", "peft", "accelerate", "safetensors", "datasets", "huggingface_hub", "xxhash"
+)
 _REPORTS = pinned("pandas", "pandera", "py3langid", "pyarrow", "matplotlib", "rapidfuzz", "rensa", "zstandard")
 
 CPU_IMAGE = ImageSpec(
