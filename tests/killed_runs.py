@@ -38,6 +38,23 @@ os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path(__file__).pare
 _GRACE_SECONDS = 10
 
 
+INTERVAL = 3
+# dropout and held-out loss: random numbers, the best weights and the patience of early stopping are part of a state
+SETTINGS: dict[str, Any] = {
+    "batch_size": 4,
+    "micro_batch_size": 2,
+    "logging_steps": 2,
+    "learning_rate": 3e-3,
+    "epochs": 10,
+    "checkpoint": {"every_steps": INTERVAL},
+    "watch": {"evaluations": 5, "early_stopping": 4},
+}
+METHODS: dict[str, dict[str, Any]] = {
+    "full": {"method": "full"},
+    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}},
+}
+
+
 @dataclass(frozen=True)
 class Kill:
     """SIGKILL (or another signal) of one process, when it comes to the `count`th of a kind of moment."""
@@ -258,3 +275,13 @@ def full_now(_: str) -> FullNow:
 
 def every_third_call_fails(_: str) -> EveryThirdCallFails:
     return EveryThirdCallFails()
+
+
+def assert_little_is_repeated(run: Run, reached: int) -> int:
+    """Check the first step of the last try; return the highest step made so far."""
+    made = run.tries[-1]
+    if made.first_step is None or made.last_step is None:
+        return reached
+    assert reached - (made.first_step - 1) <= INTERVAL
+    assert made.first_step <= reached + 1
+    return max(reached, made.last_step)

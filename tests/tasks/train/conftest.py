@@ -87,3 +87,15 @@ def train(tiny_model: Path, answers: Path, tmp_path: Path) -> Run:
         return report, tmp_path / name
 
     return run
+
+
+@pytest.fixture
+def inputs(tiny_model: Path, answers: Path) -> dict[str, Any]:
+    """Return what `FitInputs` takes: the tiny model, and the eleven rows as training and held-out rows."""
+    return {
+        "model": tiny_model,
+        "train_tokens": answers,
+        "test_tokens": answers,
+        "tokenizer": tiny_model,
+        "end_token_ids": [1],
+    }

@@ -8,34 +8,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from killed_runs import Kill, Run, every_third_call_fails, full_now
-
-INTERVAL = 3
-# dropout and held-out loss: random numbers, the best weights and the patience of early stopping are part of a state
-SETTINGS: dict[str, Any] = {
-    "batch_size": 4,
-    "micro_batch_size": 2,
-    "logging_steps": 2,
-    "learning_rate": 3e-3,
-    "epochs": 10,
-    "checkpoint": {"every_steps": INTERVAL},
-    "watch": {"evaluations": 5, "early_stopping": 4},
-}
-METHODS: dict[str, dict[str, Any]] = {
-    "full": {"method": "full"},
-    "lora": {"method": "lora", "lora": {"rank": 4, "dropout": 0.2}},
-}
-
-
-@pytest.fixture
-def inputs(tiny_model: Path, answers: Path) -> dict[str, Any]:
-    return {
-        "model": tiny_model,
-        "train_tokens": answers,
-        "test_tokens": answers,
-        "tokenizer": tiny_model,
-        "end_token_ids": [1],
-    }
+from killed_runs import (
+    INTERVAL,
+    METHODS,
+    SETTINGS,
+    Kill,
+    Run,
+    assert_little_is_repeated,
+    every_third_call_fails,
+    full_now,
+)
 
 
 def kills(chance: random.Random, processes: int) -> list[Kill]:
@@ -86,16 +68,6 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert {each.name: each for each in mine.series} == {each.name: each for each in theirs.series}
     assert mine.best_step == theirs.best_step is not None
     assert any(line.name == "resumed" for line in mine.choices)
-
-
-def assert_little_is_repeated(run: Run, reached: int) -> int:
-    """Check the first step of the last try; return the highest step made so far."""
-    made = run.tries[-1]
-    if made.first_step is None or made.last_step is None:
-        return reached
-    assert reached - (made.first_step - 1) <= INTERVAL
-    assert made.first_step <= reached + 1
-    return max(reached, made.last_step)
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -258,82 +230,3 @@ def test_a_disk_that_is_full_for_long_ends_the_run_in_words(
     saved = next(line for line in run.report.choices if line.name == "checkpoints")
     # of steps 3, and 6 to 27
     assert saved.value == "9, every 3 steps"
-
-
-DIVIDED = {
-    f"{sharding} {method}": {"sharding": sharding} | METHODS[method]
-    for sharding in ("fsdp_full_shard", "fsdp_shard_grad_op", "zero2", "zero3")
-    for method in METHODS
-} | {"tensor_parallel full": {"sharding": "tensor_parallel", "method": "full"}}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("case", list(DIVIDED))
-def test_a_divided_model_goes_on_too(case: str, inputs: dict[str, Any], tmp_path: Path) -> None:
-    settings = SETTINGS | DIVIDED[case]
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, 2)
-    assert undisturbed.start().exit_codes == [0, 0], undisturbed.log()
-    killed = Run(tmp_path / "killed", settings, inputs, 2)
-    reached = 0
-    for kill in (Kill(1, "step", 5), Kill(0, "upload", 2), Kill(0, "manifest", 1), Kill(1, "pass", 13)):
-        assert killed.start(kill).exit_codes[kill.rank] == -signal.SIGKILL, killed.log()
-        reached = assert_little_is_repeated(killed, reached)
-    made = killed.start()
-    assert made.exit_codes == [0, 0], killed.log()
-    assert_little_is_repeated(killed, reached)
-    assert killed.weights == undisturbed.weights
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("sharding", "method", "before", "after"),
-    [
-        ("fsdp_full_shard", "full", 2, 3),
-        ("fsdp_full_shard", "lora", 3, 2),
-        ("zero1", "lora", 1, 2),
-        ("zero2", "full", 2, 1),
-        ("zero3", "full", 2, 3),
-        ("zero3", "lora", 2, 1),
-    ],
-)
-def test_a_divided_model_is_divided_anew(
-    sharding: str, method: str, before: int, after: int, inputs: dict[str, Any], tmp_path: Path
-) -> None:
-    settings = SETTINGS | METHODS[method] | {"lora": {"rank": 4}, "logging_steps": 1, "sharding": sharding}
-    settings |= {
-        "weight_decay": 0.1,
-        "batch_size": 12,
-        "micro_batch_size": 1,
-        "epochs": 30,
-        "watch": {"evaluations": 0},
-    }
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, before)
-    assert undisturbed.start().exit_codes == [0] * before, undisturbed.log()
-    moved = Run(tmp_path / "moved", settings, inputs, before)
-    moved.start(Kill(before - 1, "step", 8))
-    made = moved.start(processes=after)
-    assert (made.first_step, made.exit_codes) == (7, [0] * after), moved.log()
-    losses, wanted = ([point.loss for point in run.report.curve] for run in (moved, undisturbed))
-    assert losses == pytest.approx(wanted, rel=1e-3)
-    assert wanted[-1] < wanted[0] - 1.0 or method == "lora"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(("sharding", "before", "after"), [("zero2", 2, 1), ("zero3", 1, 2), ("fsdp_full_shard", 2, 3)])
-def test_the_best_weights_outlive_another_division(
-    sharding: str, before: int, after: int, inputs: dict[str, Any], tmp_path: Path
-) -> None:
-    # a rate that rises for long and is then far too high: the first evaluation is the best
-    settings = SETTINGS | {"method": "full", "sharding": sharding, "batch_size": 12, "micro_batch_size": 1}
-    settings |= {"epochs": 16, "learning_rate": 5.0, "warmup_fraction": 0.9, "watch": {"spike_threshold": None}}
-    settings["watch"] |= {"evaluations": 8}
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, before)
-    assert undisturbed.start().exit_codes == [0] * before, undisturbed.log()
-    best_step = undisturbed.report.best_step
-    assert best_step is not None and best_step < 6
-    moved = Run(tmp_path / "moved", settings, inputs, before)
-    moved.start(Kill(before - 1, "step", 8))
-    made = moved.start(processes=after)
-    assert (made.first_step, made.exit_codes) == (7, [0] * after), moved.log()
-    assert moved.report.best_step == best_step
-    assert moved.weights == undisturbed.weights
