@@ -53,7 +53,10 @@ def prepare_reward_tokens(
     """Check and tokenize the rows of the reward model, where the run has one."""
     prepared = [
         prepare_tokens(
-            config=config,
+            data=config.data,
+            tokenize=config.tokenize,
+            objective=config.train.objective,
+            trust_remote_code=config.model.trust_remote_code,
             chat_template=chat_template,
             contamination=contamination,
             shards=shards,
@@ -120,9 +123,12 @@ def train_reward_models(
 def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO."""
     plan = plan_alignment(config=config)
-    base = get_model(config=config.model, revision=plan.plan.model_revision)
+    base = get_model(config=plan.model, revision=plan.plan.model_revision)
     sft_tokens = prepare_tokens(
-        config=plan.sft,
+        data=plan.sft_data,
+        tokenize=plan.sft_tokenize,
+        objective=plan.sft_objective,
+        trust_remote_code=plan.trust_remote_code,
         chat_template=plan.plan.chat_template,
         contamination=plan.sft_contamination,
         shards=plan.sft_shards,
@@ -130,7 +136,10 @@ def align(config: AlignConfig) -> AlignResult:
         tokenizer=base.tokenizer,
     )
     tokens = prepare_tokens(
-        config=plan.policy,
+        data=plan.policy_data,
+        tokenize=plan.policy_tokenize,
+        objective=plan.policy_objective,
+        trust_remote_code=plan.trust_remote_code,
         chat_template=plan.plan.chat_template,
         contamination=plan.policy_contamination,
         shards=plan.policy_shards,
@@ -148,8 +157,8 @@ def align(config: AlignConfig) -> AlignResult:
     token_report = check_same_tokenizer(first=sft_tokens.report, others=reward_tokens.reports, last=tokens.report)
     before = evaluate(
         label="base",
-        config=config.evaluate,
-        loading=config.model,
+        config=plan.evaluate,
+        loading=plan.model,
         model=base.model,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -159,9 +168,9 @@ def align(config: AlignConfig) -> AlignResult:
         rewards_version=plan.plan.rewards_version,
     )
     sft_trained = train(
-        config=config.sft.train,
+        config=plan.sft_train,
         deepspeed_json=plan.sft_deepspeed_json,
-        loading=config.model,
+        loading=plan.model,
         model=base.model,
         tokens=sft_tokens.train,
         held_out=sft_tokens.test,
@@ -170,7 +179,7 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=[],
         rewards_version=plan.plan.rewards_version,
     )
-    sft_model = merge(method=config.sft.train.method, loading=config.model, base=base.model, trained=sft_trained.model)
+    sft_model = merge(method=plan.sft_method, loading=plan.model, base=base.model, trained=sft_trained.model)
     reward = train_reward_models(
         configs=plan.reward,
         model=sft_model,
@@ -183,8 +192,8 @@ def align(config: AlignConfig) -> AlignResult:
     )
     after_sft = evaluate(
         label="sft",
-        config=config.evaluate,
-        loading=config.model,
+        config=plan.evaluate,
+        loading=plan.model,
         model=sft_model,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -194,9 +203,9 @@ def align(config: AlignConfig) -> AlignResult:
         rewards_version=plan.plan.rewards_version,
     )
     trained = train(
-        config=config.policy.train,
+        config=plan.policy_train,
         deepspeed_json=plan.plan.deepspeed_json,
-        loading=config.model,
+        loading=plan.model,
         model=sft_model,
         tokens=tokens.train,
         held_out=tokens.test,
@@ -205,11 +214,11 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=reward.models,
         rewards_version=plan.plan.rewards_version,
     )
-    tuned = merge(method=config.policy.train.method, loading=config.model, base=sft_model, trained=trained.model)
+    tuned = merge(method=plan.policy_method, loading=plan.model, base=sft_model, trained=trained.model)
     after = evaluate(
         label="tuned",
-        config=config.evaluate,
-        loading=config.model,
+        config=plan.evaluate,
+        loading=plan.model,
         model=tuned,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -218,7 +227,7 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=reward.models,
         rewards_version=plan.plan.rewards_version,
     )
-    is_better = compare(config=config.evaluate, objective=config.policy.train.objective, base=after_sft, tuned=after)
+    is_better = compare(config=plan.evaluate, objective=plan.policy_objective, base=after_sft, tuned=after)
     quantized = quantize_all(
         config=plan.policy,
         model=tuned,
@@ -240,7 +249,7 @@ def align(config: AlignConfig) -> AlignResult:
         quantized=quantized.evaluations,
     )
     return write_alignment_report(
-        config=config,
+        config=plan.config,
         plan=plan.plan,
         sft=report_stage(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
         reward=reward.stages,

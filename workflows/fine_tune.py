@@ -20,9 +20,12 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     """Fine-tune a language model: plan, data, tokens, training, evaluation, quantization, publication, report."""
     planned = make_plan(config=config)
     plan = planned.plan
-    base = get_model(config=config.model, revision=plan.model_revision)
+    base = get_model(config=planned.model, revision=plan.model_revision)
     tokens = prepare_tokens(
-        config=config,
+        data=planned.data,
+        tokenize=planned.tokenize,
+        objective=planned.objective,
+        trust_remote_code=planned.trust_remote_code,
         chat_template=plan.chat_template,
         contamination=planned.contamination,
         shards=planned.shards,
@@ -31,8 +34,8 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     )
     before = evaluate(
         label="base",
-        config=config.evaluate,
-        loading=config.model,
+        config=planned.evaluate,
+        loading=planned.model,
         model=base.model,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -42,9 +45,9 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         rewards_version=plan.rewards_version,
     )
     trained = train(
-        config=config.train,
+        config=planned.train,
         deepspeed_json=plan.deepspeed_json,
-        loading=config.model,
+        loading=planned.model,
         model=base.model,
         tokens=tokens.train,
         held_out=tokens.test,
@@ -53,11 +56,11 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         reward_models=[],
         rewards_version=plan.rewards_version,
     )
-    tuned = merge(method=config.train.method, loading=config.model, base=base.model, trained=trained.model)
+    tuned = merge(method=planned.method, loading=planned.model, base=base.model, trained=trained.model)
     after = evaluate(
         label="tuned",
-        config=config.evaluate,
-        loading=config.model,
+        config=planned.evaluate,
+        loading=planned.model,
         model=tuned,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -66,9 +69,9 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         reward_models=[],
         rewards_version=plan.rewards_version,
     )
-    is_better = compare(config=config.evaluate, objective=config.train.objective, base=before, tuned=after)
+    is_better = compare(config=planned.evaluate, objective=planned.objective, base=before, tuned=after)
     quantized = quantize_all(
-        config=config,
+        config=planned.config,
         model=tuned,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -77,7 +80,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         rewards_version=plan.rewards_version,
     )
     published = push_all(
-        config=config,
+        config=planned.config,
         model=tuned,
         trained=trained.model,
         quantized_models=quantized.models,
@@ -88,7 +91,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         quantized=quantized.evaluations,
     )
     return write_report(
-        config=config,
+        config=planned.config,
         plan=plan,
         data=tokens.data,
         tokens=tokens.report,

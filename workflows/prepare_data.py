@@ -17,8 +17,8 @@ from tasks.report.task import PreparedData, write_data_report
 def prepare_data(config: FineTuneConfig) -> PreparedData:
     """Check and split the rows of `data.sources`; a config that holds nothing but `data` is enough."""
     resolved = resolve_data(config=config)
-    scan = partial(scan_shard, config=config.data, contamination=resolved.contamination)
-    rows = get_data(config=config.data, shards=map_task(scan)(shard=resolved.shards))
+    scan = partial(scan_shard, config=resolved.data, contamination=resolved.contamination)
+    rows = get_data(config=resolved.data, shards=map_task(scan)(shard=resolved.shards))
     return write_data_report(
-        config=config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
+        config=resolved.config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
     )

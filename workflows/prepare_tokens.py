@@ -7,10 +7,12 @@ from flytekit import map_task, workflow
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
-from configs.schema import FineTuneConfig
+from configs.schema import DataConfig, TokenizeConfig
+from configs.schema_train import Objective
 from configs.wire import DataReport, Part, Shard, TokenReport
 from tasks.get_data.task import get_data, scan_shard
-from tasks.tokenize.task import tokenize, tokenize_part
+from tasks.tokenize.task import tokenize as join_tokens
+from tasks.tokenize.task import tokenize_part
 
 
 class PreparedTokens(NamedTuple):
@@ -24,32 +26,35 @@ class PreparedTokens(NamedTuple):
 
 @workflow
 def prepare_tokens(
-    config: FineTuneConfig,
+    data: DataConfig,
+    tokenize: TokenizeConfig,
+    objective: Objective,
+    trust_remote_code: bool,
     chat_template: Optional[str],
     contamination: list[str],
     shards: list[Shard],
     parts: list[Part],
     tokenizer: FlyteDirectory,
 ) -> PreparedTokens:
-    """Read, check and split rows, and tokenize them for the config's objective."""
-    scan = partial(scan_shard, config=config.data, contamination=contamination)
-    rows = get_data(config=config.data, shards=map_task(scan)(shard=shards))
+    """Read, check and split rows, and tokenize them for `objective`."""
+    scan = partial(scan_shard, config=data, contamination=contamination)
+    rows = get_data(config=data, shards=map_task(scan)(shard=shards))
     tokenize_rows = partial(
         tokenize_part,
-        config=config.tokenize,
-        objective=config.train.objective,
+        config=tokenize,
+        objective=objective,
         chat_template=chat_template,
         tokenizer=tokenizer,
-        trust_remote_code=config.model.trust_remote_code,
+        trust_remote_code=trust_remote_code,
         train=rows.train,
         test=rows.test,
     )
-    tokens = tokenize(
-        config=config.tokenize,
-        objective=config.train.objective,
+    tokens = join_tokens(
+        config=tokenize,
+        objective=objective,
         chat_template=chat_template,
         tokenizer=tokenizer,
-        trust_remote_code=config.model.trust_remote_code,
+        trust_remote_code=trust_remote_code,
         parts=map_task(tokenize_rows)(part=parts),
     )
     return PreparedTokens(

@@ -6,9 +6,17 @@ from typing import NamedTuple
 
 from flytekit import task
 
-from configs.schema import FineTuneConfig
+from configs.schema import (
+    DataConfig,
+    EvaluateConfig,
+    FineTuneConfig,
+    ModelConfig,
+    RewardFunctionConfig,
+    TokenizeConfig,
+    TrainConfig,
+)
 from configs.schema_align import AlignConfig
-from configs.schema_train import RewardFunctionConfig
+from configs.schema_train import Method, Objective
 from configs.wire import Part, Plan, Shard
 from images.local_cache import forget_lost_outputs
 from images.pods import SMALL, is_laptop_run
@@ -17,7 +25,23 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
 class Planned(NamedTuple):
+    """What was resolved, and the config again: whole, and in the parts that later tasks read.
+
+    A workflow could read the parts from its own input, but on a cluster what a form leaves out is then missing and not
+    its default, and a part that Flyte cuts out has its keys in any order: on Flyte versions that hash the bytes, cached
+    steps are not found again.
+    """
+
     plan: Plan
+    config: FineTuneConfig
+    model: ModelConfig
+    data: DataConfig
+    tokenize: TokenizeConfig
+    train: TrainConfig
+    evaluate: EvaluateConfig
+    objective: Objective
+    method: Method
+    trust_remote_code: bool
     contamination: list[str]
     shards: list[Shard]
     parts: list[Part]
@@ -25,10 +49,21 @@ class Planned(NamedTuple):
 
 
 class PlannedAlignment(NamedTuple):
-    """Each stage's config and the places of its rows; those of `reward` are empty where no stage trains one."""
+    """Each stage's config and the places of its rows; those of `reward` are empty where no stage trains one.
+
+    Whole and in parts, for the reasons of `Planned`.
+    """
 
     plan: Plan
-    sft: FineTuneConfig
+    config: AlignConfig
+    model: ModelConfig
+    evaluate: EvaluateConfig
+    trust_remote_code: bool
+    sft_data: DataConfig
+    sft_tokenize: TokenizeConfig
+    sft_train: TrainConfig
+    sft_objective: Objective
+    sft_method: Method
     sft_contamination: list[str]
     sft_shards: list[Shard]
     sft_parts: list[Part]
@@ -39,6 +74,11 @@ class PlannedAlignment(NamedTuple):
     reward_parts: list[Part]
     reward_deepspeed_json: str
     policy: FineTuneConfig
+    policy_data: DataConfig
+    policy_tokenize: TokenizeConfig
+    policy_train: TrainConfig
+    policy_objective: Objective
+    policy_method: Method
     policy_contamination: list[str]
     policy_shards: list[Shard]
     policy_parts: list[Part]
@@ -46,6 +86,8 @@ class PlannedAlignment(NamedTuple):
 
 
 class Resolved(NamedTuple):
+    config: FineTuneConfig
+    data: DataConfig
     contamination: list[str]
     shards: list[Shard]
 
@@ -65,7 +107,7 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
         settings.check_output_directory(config)
         forget_lost_outputs()
     resolved = data.resolve_data(config.data, read_hub_token())
-    return Resolved(contamination=resolved.contamination, shards=resolved.shards)
+    return Resolved(config=config, data=config.data, contamination=resolved.contamination, shards=resolved.shards)
 
 
 @task(
@@ -85,6 +127,15 @@ def make_plan(config: FineTuneConfig) -> Planned:
     resolved = data.resolve_data(config.data, read_hub_token())
     return Planned(
         plan=_plan(config, warnings),
+        config=config,
+        model=config.model,
+        data=config.data,
+        tokenize=config.tokenize,
+        train=config.train,
+        evaluate=config.evaluate,
+        objective=config.train.objective,
+        method=config.train.method,
+        trust_remote_code=config.model.trust_remote_code,
         contamination=resolved.contamination,
         shards=resolved.shards,
         parts=_parts(config),
@@ -113,7 +164,15 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     reward = [stages["reward"]] if "reward" in stages else []
     return PlannedAlignment(
         plan=_plan(stages["policy"], warnings),
-        sft=stages["sft"],
+        config=config,
+        model=config.model,
+        evaluate=config.evaluate,
+        trust_remote_code=config.model.trust_remote_code,
+        sft_data=stages["sft"].data,
+        sft_tokenize=stages["sft"].tokenize,
+        sft_train=stages["sft"].train,
+        sft_objective=stages["sft"].train.objective,
+        sft_method=stages["sft"].train.method,
         sft_contamination=resolved["sft"].contamination,
         sft_shards=resolved["sft"].shards,
         sft_parts=_parts(stages["sft"]),
@@ -124,6 +183,11 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         reward_parts=_parts(reward[0]) if reward else [],
         reward_deepspeed_json=settings.read_deepspeed(reward[0].train) if reward else "",
         policy=stages["policy"],
+        policy_data=stages["policy"].data,
+        policy_tokenize=stages["policy"].tokenize,
+        policy_train=stages["policy"].train,
+        policy_objective=stages["policy"].train.objective,
+        policy_method=stages["policy"].train.method,
         policy_contamination=resolved["policy"].contamination,
         policy_shards=resolved["policy"].shards,
         policy_parts=_parts(stages["policy"]),
