@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align test test-fast lint types package benchmark clean
+.PHONY: help setup run align register run-remote test test-fast lint types package benchmark clean images lock test-gptq
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -35,6 +35,29 @@ align: $(INSTALLED) ## SFT, then preferences or rewards: make align [PRESET=alig
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/align.py align --config $(CONFIG)
 
+# What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
+WORKFLOW ?= fine_tune
+run-remote: PRESET = $(if $(filter align,$(WORKFLOW)),align-demo,demo)
+define for_cluster
+need() { test -n "$$2" || { echo "Error: $$1 is not set; $$3, for example: export $$1=$$4" >&2; exit 1; }; }; \
+need FLYTE_PROJECT "$$FLYTE_PROJECT" "name the Flyte project" flytesnacks; \
+need FLYTE_DOMAIN "$$FLYTE_DOMAIN" "name the project's domain" development; \
+need IMAGE_REGISTRY "$$IMAGE_REGISTRY" "name the registry that the cluster pulls images from" ghcr.io/me; \
+version="$(VERSION)"; \
+if test -z "$$version"; then \
+	version=$$(git rev-parse --verify --quiet HEAD 2>/dev/null) || { echo "Error: there is no git commit to name the version by; name one: make $@ VERSION=name" >&2; exit 1; }; \
+	test -z "$$(git status --porcelain)" || { echo "Error: files differ from the last commit, which names the version; commit them, or: make $@ VERSION=name" >&2; exit 1; }; \
+fi
+endef
+
+register: $(INSTALLED) ## Register all workflows on a cluster, as the git commit: make register [VERSION=name] [ACTIVATE=1]
+	@$(for_cluster); $(BIN)/pyflyte register --project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" --version "$$version" \
+		--destination-dir . $(if $(filter 1,$(ACTIVATE)),--activate-launchplans) workflows
+
+run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align]
+	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
+		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
+
 test: lint types ## Lint, check types, and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
@@ -49,7 +72,22 @@ types: $(INSTALLED) ## Check types
 	$(BIN)/mypy
 
 package: $(INSTALLED) ## Serialize all workflows and tasks, as for registration, into flyte-package.tgz
-	$(BIN)/pyflyte --pkgs workflows package --image localhost/fine-tune:dev --output flyte-package.tgz --force
+	$(BIN)/pyflyte --pkgs workflows package --fast --image localhost/fine-tune:dev --output flyte-package.tgz --force
+
+images: $(INSTALLED) ## Build and push the container images: make images [IMAGE_BUILDER=default | envd] (docs/images.md)
+	@$(BIN)/python -m images.build
+
+lock: $(INSTALLED) ## Pin every package of the images anew, from constraints.txt
+	@$(BIN)/python -m images.lock
+
+# without the pins of CUDA, so that torch for CPUs will do where the package index has it
+test-gptq: ## Test GPTQ with the packages of its image, in a virtual environment of its own
+	@command -v $(PYTHON) >/dev/null || { echo "Error: $(PYTHON) is not installed; install Python 3.11, or name another with PYTHON=..."; exit 1; }
+	@mkdir -p build && grep -vE '^(nvidia|cuda)-|^triton|^#' images/gptq.txt > build/gptq.txt
+	test -d build/gptq || $(PYTHON) -m venv build/gptq
+	build/gptq/bin/python -m pip install --quiet --disable-pip-version-check --requirement build/gptq.txt
+	build/gptq/bin/python -m pip install --quiet --disable-pip-version-check $$(grep -E '^pytest(-timeout)?==' constraints.txt)
+	build/gptq/bin/python -m pytest tests/tasks/quantize/test_gptq.py -q
 
 benchmark: $(INSTALLED) ## Print the start-up cost as a ratio
 	$(BIN)/python benchmarks/startup.py

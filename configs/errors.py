@@ -47,6 +47,10 @@ class HubError(FineTuneError):
     """The hub refused or could not be reached; never contains the token."""
 
 
+class RegistrationError(FineTuneError):
+    """A cluster that refused what was registered or started, or cannot be reached."""
+
+
 class InterruptedRunError(FineTuneError):
     """A run that a signal ended, such as Ctrl-C."""
 

@@ -104,5 +104,7 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
         else:
             continue
         if not value.lstrip().startswith(("{", "[")):
-            kind = next((_WORKFLOWS[word] for word in words if word in _WORKFLOWS), FineTuneConfig)
-            kind.model_validate_json(json.dumps(read_mapping(Path(value))))
+            mapping = read_mapping(Path(value))
+            # a launch plan knows which config is its own
+            for kind in (_WORKFLOWS[word] for word in words if word in _WORKFLOWS):
+                kind.model_validate_json(json.dumps(mapping))

@@ -28,6 +28,7 @@ from configs.streams import (
 
 FILE_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _MAGIC = re.compile(r"[*?\[]")
+_IN_THE_STORE = "put it into the store and name its address (s3://...), or name a hub data set"
 
 
 @dataclass(frozen=True)
@@ -88,9 +89,34 @@ def file_kind(path: str) -> str:
     return kind
 
 
+def is_pod() -> bool:
+    """Return whether Flyte runs this process in a pod, by a variable that it sets in each.
+
+    Source: github.com/flyteorg/flyte, flyteplugins/go/tasks/pluginmachinery/flytek8s/k8s_resource_adds.go.
+    """
+    return "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
+
+
+def not_here(instead: str) -> str:
+    """Return what is said after the name of a local file that is missing: another reason in a pod than on a laptop."""
+    if is_pod():
+        return f"does not exist here: a pod does not see a laptop's files; {instead}"
+    return f"does not exist (looked in {Path.cwd()}); correct the path"
+
+
 def is_of_lines(path: str) -> bool:
     """Return whether rows are lines that are stored as they are, so that a part of the file can be read alone."""
     return file_kind(path) in (".jsonl", ".txt") and not compression(path)
+
+
+def is_glob(path: str) -> bool:
+    """Return whether `path` has a wildcard, where no file is called so."""
+    return _MAGIC.search(path) is not None
+
+
+def fixed_part(pattern: str) -> str:
+    """Return the directory in which a glob's first wildcard stands."""
+    return _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _local_files(entry: str) -> list[DataFile]:
@@ -102,15 +128,17 @@ def _local_files(entry: str) -> list[DataFile]:
         if place.exists():
             file_kind(str(place))
             return [DataFile(str(place), base_name(str(place)))]
-        if _MAGIC.search(entry):
+        if is_glob(entry):
             # not Path.glob, which refuses `**.jsonl`
             matches = glob.glob(str(place), recursive=True)  # noqa: PTH207
-            root = _fixed_part(str(place))
+            if not matches and is_pod():
+                raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
+            root = fixed_part(str(place))
             return _usable(entry, [(path, _below(root, path)) for path in matches if not Path(path).is_dir()])
     except (OSError, RuntimeError) as error:
         # RuntimeError: `~name` of a user who is not there
         raise explained(entry, error) from None
-    raise DataError(f"{entry} does not exist (looked in {Path.cwd()}); correct the path")
+    raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
 
 
 def _remote_files(entry: str) -> list[DataFile]:
@@ -124,12 +152,12 @@ def _remote_files(entry: str) -> list[DataFile]:
         kind = _kind_of_place(system, place)
         if kind == "directory":
             paths, root = system.find(place), place
-        elif kind is None and _MAGIC.search(place):
+        elif kind is None and is_glob(place):
             try:
                 matches = system.glob(place, detail=True)
             except ValueError:
                 raise DataError(f"{shown(entry)}: `**` stands alone between slashes, as in **/*.jsonl") from None
-            paths, root = [path for path, info in matches.items() if info["type"] == "file"], _fixed_part(place)
+            paths, root = [path for path, info in matches.items() if info["type"] == "file"], fixed_part(place)
         elif kind is None:
             raise DataError(f"{shown(entry)} does not exist; correct the address")
         else:
@@ -175,11 +203,6 @@ def _with_distinct_names(files: list[DataFile]) -> list[DataFile]:
         else DataFile(file.path, without_query(file.path).removeprefix(shared[file.name]))
         for file in files
     ]
-
-
-def _fixed_part(pattern: str) -> str:
-    """Return the directory in which a glob's first wildcard stands."""
-    return _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _below(root: str, path: str) -> str:

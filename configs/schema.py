@@ -7,13 +7,14 @@ so that `--help` and registration stay fast.
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self
+import time
+from typing import Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from configs.errors import ConfigError
-from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, Section, SourceConfig
+from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, SourceConfig
 from configs.schema_train import PROMPT_METHODS, WHOLE_TEXT, Objective, RewardFunctionConfig, TrainConfig
+from configs.section import Section
 
 __all__ = [
     "CheckConfig",
@@ -26,8 +27,10 @@ __all__ = [
     "TrainConfig",
 ]
 
-QuantizationMethod = Literal["8bit", "4bit"]
-PushedArtifact = Literal["model", "adapter", "8bit", "4bit"]
+BitsAndBytesMethod = Literal["8bit", "4bit"]
+QuantizationMethod = Literal["8bit", "4bit", "gptq"]
+PushedArtifact = Literal["model", "adapter", "8bit", "4bit", "gptq"]
+QUANTIZED_ARTIFACTS: tuple[QuantizationMethod, ...] = ("8bit", "4bit", "gptq")
 
 
 class ModelConfig(Section):
@@ -35,7 +38,8 @@ class ModelConfig(Section):
 
     name: str = Field(
         "",
-        description="Hub id, local directory, or `embedded:english-to-sql` for the small model the project makes.",
+        description="Hub id, directory, address of a folder (s3://bucket/model), or `embedded:english-to-sql` for the "
+        "small model the project makes.",
     )
     revision: str | None = Field(None, description="Hub branch, tag or commit; the default branch when not set.")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
@@ -75,7 +79,8 @@ class TokenizeConfig(Section):
     )
     chat_template: str | None = Field(
         None,
-        description="File with a Jinja chat template; when not set, the model's own, or a plain one for base models.",
+        description="File with a Jinja chat template, here or at an address; when not set, the model's own, or a plain "
+        "one for base models.",
     )
     prompt_separator: str = Field(
         "\n", description="Put between prompt and completion where the model has no chat template of its own."
@@ -122,10 +127,15 @@ class EvaluateConfig(Section):
 
 
 class QuantizeConfig(Section):
-    """Smaller copies of the tuned model (bitsandbytes)."""
+    """Smaller copies of the tuned model."""
 
     methods: list[QuantizationMethod] = Field(
-        ["8bit", "4bit"], description="8bit is LLM.int8(), 4bit is NF4 with double quantization; [] for none."
+        ["8bit", "4bit"],
+        description="8bit is LLM.int8(), 4bit is NF4 with double quantization (bitsandbytes); gptq is 4-bit GPTQ, "
+        "which needs a cluster; [] for none.",
+    )
+    calibration_rows: int = Field(
+        128, ge=1, description="Training rows, spread over all of them, on which `gptq` measures its rounding."
     )
 
     @model_validator(mode="after")
@@ -156,17 +166,10 @@ class PushConfig(Section):
 class RunConfig(Section):
     """The whole of a run, as a file or a form gives it."""
 
-    @classmethod
-    def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
-        """Parse and check; called by flytekit for every run.
-
-        Raises:
-            ConfigError: with at most three lines, one for each setting that is wrong.
-        """
-        try:
-            return super().model_validate_json(json_data, **kwargs)
-        except ValidationError as error:
-            raise ConfigError(describe(error, cls)) from None
+    def __getstate__(self) -> dict[Any, Any]:
+        # flytekit keeps what it made of an input under a hash of the pickled value (TypeEngine._LITERAL_CACHE), and
+        # would start a session's second run on files as they were at the first
+        return {**super().__getstate__(), "pickled_at": time.monotonic_ns()}
 
 
 class FineTuneConfig(RunConfig):
@@ -185,9 +188,18 @@ class FineTuneConfig(RunConfig):
     output_directory: str = Field("outputs", description="Folder for report and metrics of a run on a laptop.")
 
     @model_validator(mode="after")
+    def _quantized_copies_can_be_made(self) -> FineTuneConfig:
+        if "gptq" in self.quantize.methods and self.train.objective == "reward":
+            raise ValueError(
+                "quantize.methods names gptq, which is for language models, but train.objective=reward trains a reward "
+                "model; choose 8bit or 4bit"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _pushed_artifacts_are_made(self) -> FineTuneConfig:
         for artifact in self.push_to_hub.artifacts if self.push_to_hub.repository else []:
-            if artifact in ("8bit", "4bit") and artifact not in self.quantize.methods:
+            if artifact in QUANTIZED_ARTIFACTS and artifact not in self.quantize.methods:
                 raise ValueError(f"push_to_hub.artifacts names {artifact}, which quantize.methods does not make")
             if artifact == "adapter" and self.train.method == "full":
                 raise ValueError("push_to_hub.artifacts names adapter, which train.method=full does not make")
@@ -215,52 +227,3 @@ class FineTuneConfig(RunConfig):
                 "train; use full or lora"
             )
         return self
-
-
-_PATTERNS_IN_WORDS = {
-    "repository": "of the form owner/name",
-    "function": "of the form package.module:function",
-    "name": "made of letters, digits, _ . and -, or begins with a dot",
-}
-
-
-def describe(error: ValidationError, root: type[Section], limit: int = 3) -> str:
-    """Return one line for each of the first `limit` faults of a `root` config: path, value, rule."""
-    faults = error.errors()
-    lines = [_describe_fault(fault, root) for fault in faults[:limit]]
-    if len(faults) > limit:
-        lines[-1] += f"  (and {len(faults) - limit} more)"
-    return "\n".join(lines)
-
-
-def _describe_fault(fault: Any, root: type[Section]) -> str:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    if fault["type"] == "extra_forbidden":
-        return f"config: {path} is not a setting{_nearest(fault['loc'], root)}; see configs/schema.py for all of them"
-    if fault["type"] == "missing":
-        return f"config: {path} is missing; it has no default"
-    if fault["input"] is None:
-        return f"config: {path} is empty; write its settings under it, or remove the line"
-    if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
-        return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
-    message = fault["msg"].removeprefix("Value error, ")
-    if path and message.startswith(f"{path}."):
-        # a rule on several settings of a section names them itself
-        return f"config: {message}"
-    if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
-        return f"config: {path + ': ' if path else ''}{message}"
-    return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
-
-
-def _nearest(location: tuple[Any, ...], root: type[Section]) -> str:
-    """Return ` (did you mean X?)` for a misspelt key, or nothing."""
-    import difflib
-
-    section: Any = root
-    for part in location[:-1]:
-        if isinstance(part, int):
-            continue
-        annotation = section.model_fields[part].annotation
-        section = annotation.__args__[0] if hasattr(annotation, "__args__") else annotation
-    matches = difflib.get_close_matches(str(location[-1]), list(section.model_fields), n=1)
-    return f" (did you mean {matches[0]}?)" if matches else ""

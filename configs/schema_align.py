@@ -15,8 +15,9 @@ from configs.schema import (
     RunConfig,
     TokenizeConfig,
 )
-from configs.schema_data import DataConfig, Section
+from configs.schema_data import DataConfig
 from configs.schema_train import ONLINE, PROMPT_METHODS, TrainConfig
+from configs.section import Section
 
 Stage = Literal["sft", "reward", "policy"]
 

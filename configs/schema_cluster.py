@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema_data import Section
+from configs.section import Section
 
 Sharding = Literal[
     "none",
@@ -52,8 +52,8 @@ class DeepSpeedConfig(Section):
     )
     config: str | None = Field(
         None,
-        description="A DeepSpeed JSON file of your own, in the place of configs/deepspeed/*.json; `auto` values are "
-        "filled from this config, and what contradicts it is an error.",
+        description="A DeepSpeed JSON file of your own, here or at an address, in the place of "
+        "configs/deepspeed/*.json; `auto` values are filled from this config, and what contradicts it is an error.",
     )
 
 
@@ -91,7 +91,7 @@ class ClusterConfig(Section):
     gpu: str | None = Field(
         None, description="GPU type as the cluster labels it, such as nvidia-a100-80gb; any when not set."
     )
-    gpus_per_process: int = Field(1, ge=1, description="More than 1 for sharding=layers only.")
+    gpus_per_process: int = Field(1, ge=1, description="GPUs of each process; more than 1 for sharding=layers only.")
     cpus_per_process: int = Field(8, ge=1, description="CPU cores for each process.")
     memory_gib_per_process: int = Field(96, ge=1, description="Host memory for each process, in GiB.")
     shared_memory_gib: int | None = Field(
@@ -106,7 +106,9 @@ class ClusterConfig(Section):
     max_restarts: int = Field(
         1, ge=0, description="Times that the processes of a pod are started anew within one try, by torch elastic."
     )
-    join_timeout_seconds: int = Field(3600, ge=1, description="A try ends when not all machines have joined by then.")
+    join_timeout_seconds: int = Field(
+        3600, ge=1, description="Seconds after which a try ends when not all machines have joined."
+    )
     collective_timeout_seconds: int = Field(
-        1800, ge=1, description="A try ends when a process has waited so long for the others in one operation."
+        1800, ge=1, description="Seconds for which a process waits for the others in one operation; then the try ends."
     )

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-_NUMBERS: tuple[Any, ...] = (int, float, int | None, float | None)
+from configs.section import Section
+
 RowFormat = Literal[
     "auto",
     "prompt_completion",
@@ -20,22 +21,6 @@ RowFormat = Literal[
     "kto",
 ]
 CheckPolicy = Literal["fail", "quarantine", "warn"]
-
-
-class Section(BaseModel):
-    """Base of the config's sections: immutable, unknown keys refused, no NaN."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
-
-    @model_validator(mode="before")
-    @classmethod
-    def _a_switch_is_not_a_number(cls, values: Any) -> Any:
-        """Reject `yes` where a number is wanted: YAML reads it as true, which pydantic would take for 1."""
-        for name, value in values.items() if isinstance(values, dict) else ():
-            field = cls.model_fields.get(name)
-            if isinstance(value, bool) and field is not None and field.annotation in _NUMBERS:
-                raise ValueError(f"{name}={str(value).lower()} is not a number")
-        return values
 
 
 class ColumnMap(Section):

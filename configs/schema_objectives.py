@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from configs.schema_data import Section
+from configs.section import Section
 
 
 class DpoConfig(Section):

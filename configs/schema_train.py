@@ -16,8 +16,9 @@ from configs.schema_cluster import (
     Sharding,
     node_range,
 )
-from configs.schema_data import Section
 from configs.schema_objectives import DpoConfig, KtoConfig, PolicyConfig, RewardFunctionConfig, RewardModelConfig
+from configs.schema_tracking import TrackingConfig
+from configs.section import Section
 
 __all__ = ["RewardFunctionConfig"]
 
@@ -57,7 +58,9 @@ class PromptConfig(Section):
     """Virtual tokens before every sequence: prompt tuning (https://arxiv.org/abs/2104.08691) trains their embeddings,
     prefix tuning (https://arxiv.org/abs/2101.00190) their keys and values in every layer."""
 
-    num_virtual_tokens: int = Field(20, ge=1, description="They take the room of as many positions of the model.")
+    num_virtual_tokens: int = Field(
+        20, ge=1, description="Virtual tokens: they take the room of as many positions of the model."
+    )
     init_text: str | None = Field(
         None, description="Text whose embeddings prompt tuning begins with; random ones of the vocabulary when not set."
     )
@@ -168,6 +171,9 @@ class TrainConfig(Section):
     processes_per_node: int = Field(1, ge=1, description="Worker processes on each machine: one per GPU.")
     checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="What a retry resumes from.")
     cluster: ClusterConfig = Field(ClusterConfig(), description="The training pods; changes no result.")
+    tracking: TrackingConfig = Field(
+        TrackingConfig(), description="W&B, MLflow or TensorBoard, to follow training; changes no result."
+    )
     logging_steps: int | None = Field(
         None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
     )

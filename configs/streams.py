@@ -8,6 +8,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import os
 import re
 import stat
 import zlib
@@ -140,6 +141,8 @@ def file_system(path: str) -> tuple[Any, str]:
     """
     from fsspec.core import url_to_fs
 
+    if path.startswith(("s3://", "s3a://")):
+        return url_to_fs(path, **_s3_options())
     if not path.startswith(("http://", "https://")):
         return url_to_fs(path)
     import aiohttp
@@ -147,6 +150,14 @@ def file_system(path: str) -> tuple[Any, str]:
     # the client's own bound is five minutes for a whole file, and it does not read the proxy of the environment
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
     return url_to_fs(path, client_kwargs={"trust_env": True, "timeout": timeout})
+
+
+def _s3_options() -> dict[str, Any]:
+    """Return the S3 store that Flyte names to its pods (flytekit/configuration/internal.py, class AWS), or nothing."""
+    said = {name: os.environ.get(f"FLYTE_AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT")}
+    options: dict[str, Any] = {"key": said["ACCESS_KEY_ID"], "secret": said["SECRET_ACCESS_KEY"]}
+    options["client_kwargs"] = {"endpoint_url": said["ENDPOINT"]} if said["ENDPOINT"] else None
+    return {name: value for name, value in options.items() if value}
 
 
 def _open(path: str) -> Any:

@@ -29,10 +29,10 @@ class Plan(WireType):
 class FileRange(WireType):
     """The lines of a file that begin at a byte in [start, end); the whole file when `end` is None."""
 
-    path: str
+    path: str = Field(description="The file, here or at an address.")
     name: str = Field(description="How reports name the file.")
-    start: int = 0
-    end: int | None = None
+    start: int = Field(0, description="Byte from which on lines begin.")
+    end: int | None = Field(None, description="Byte before which the last line begins; the file's end when not set.")
     first_row: int = Field(1, description="Number of the first line or record in the range, counted from 1.")
     sha256: str = Field(description="Of the stored bytes of the range.")
 
@@ -40,17 +40,17 @@ class FileRange(WireType):
 class Shard(WireType):
     """What one data pod reads: some of the files of one source, or a whole hub or embedded data set."""
 
-    section: Literal["sources", "evaluation"]
+    section: Literal["sources", "evaluation"] = Field(description="Where the source is in the config's data.")
     number: int = Field(description="Index of the source in its section.")
     revision: str = Field(description="Hub commit, or name of the embedded data set; empty for files.")
-    ranges: list[FileRange] = []
+    ranges: list[FileRange] = Field([], description="Lines of files; none for a hub or embedded data set.")
 
 
 class Part(WireType):
     """The `number`-th of `of` equal parts of the rows."""
 
-    number: int
-    of: int
+    number: int = Field(description="From 0.")
+    of: int = Field(description="How many parts there are.")
 
 
 class FailureCase(WireType):
@@ -292,7 +292,7 @@ class Evaluation(WireType):
 class Published(WireType):
     """What became of one artifact: its commit, or why there is none."""
 
-    artifact: Literal["model", "adapter", "8bit", "4bit"]
+    artifact: Literal["model", "adapter", "8bit", "4bit", "gptq"]
     repository: str
     commit_url: str | None
     note: str

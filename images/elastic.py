@@ -12,7 +12,8 @@ import signal
 import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from typing import Any, cast
 import flytekit
 from flytekit.core import constants
 from flytekit.core.context_manager import FlyteContextManager
+from flytekit.deck import DeckField
 from flytekit.exceptions.base import FlyteException
 from flytekit.exceptions.user import FlyteRecoverableException, FlyteUserRuntimeException
 from flytekit.extend import IgnoreOutputs, TaskPlugins
@@ -36,12 +38,18 @@ from images.worker_faults import WorkerFault, earliest_fault, fault_of_worker, r
 _OUTPUTS_WAIT_SECONDS = 300
 
 
+def _alone(folder: Path) -> AbstractContextManager[None]:
+    return nullcontext()
+
+
 @dataclass
 class ConfiguredElastic(Elastic):
     """`Elastic` for a task with inputs `config: TrainConfig` and `cluster: ClusterConfig`, which decide at run time all
-    but `nnodes`. `before_launch` is called in each pod before any process starts."""
+    but `nnodes`. `before_launch` is called in each pod before any process starts. `while_running` is entered in each
+    pod around its processes; it is given the folder that they share with their launcher, and must not raise."""
 
     before_launch: Callable[[], None] | None = None
+    while_running: Callable[[Path], AbstractContextManager[None]] = field(default=_alone)
 
 
 class TrainingError(FlyteException):
@@ -88,8 +96,10 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
             self._task_config = configured(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
-                return super().execute(**kwargs)
+                with declared.while_running(Path(folder)):
+                    return super().execute(**kwargs)
             except (FlyteRecoverableException, FlyteUserRuntimeException) as error:
+                self._leave_deck_to_rank_0()
                 failed = error.value if isinstance(error, FlyteUserRuntimeException) else error.__context__
                 if not hasattr(failed, "get_first_failure"):
                     raise
@@ -103,6 +113,12 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
                 raise _not_joined(error, config, cluster) from None
             finally:
                 self._task_config, self._task_function = declared, function
+
+    def _leave_deck_to_rank_0(self) -> None:
+        """Let a machine that has shown nothing write no Deck: its empty page would take the place of rank 0's."""
+        shown = {deck.name for deck in flytekit.current_context().decks} - {DeckField.TIMELINE.value}
+        if not shown and not is_laptop_run():
+            self._disable_deck = True
 
 
 TaskPlugins.register_pythontask_plugin(ConfiguredElastic, ConfiguredElasticTask)
@@ -215,10 +231,12 @@ def _await_outputs() -> None:
     if not prefix:
         return
     files = context.file_access.get_filesystem_for_path(prefix)
-    names = [f"{prefix}/{name}" for name in (constants.OUTPUT_FILE_NAME, constants.ERROR_FILE_NAME)]
+    # where each machine reports its own error, the file's name begins so
+    error = Path(constants.ERROR_FILE_NAME).stem
     deadline = time.monotonic() + _OUTPUTS_WAIT_SECONDS
     while time.monotonic() < deadline:
         files.invalidate_cache()
-        if any(files.exists(name) for name in names):
+        written = [Path(path).name for path in files.ls(prefix, detail=False)] if files.exists(prefix) else []
+        if any(name == constants.OUTPUT_FILE_NAME or name.startswith(error) for name in written):
             return
         time.sleep(1)

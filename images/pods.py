@@ -16,7 +16,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
-from configs.errors import ArtifactError
+from configs.errors import ArtifactError, ConfigError
 from configs.schema_cluster import ClusterConfig
 
 _GONE = (
@@ -24,14 +24,25 @@ _GONE = (
     "forget the cached steps with `pyflyte local-cache clear` and run again"
 )
 _GRACE_SECONDS = 120
-SMALL = Resources(cpu="1", mem="2Gi", ephemeral_storage="10Gi")
-CPU = Resources(cpu="4", mem="16Gi", ephemeral_storage="200Gi")
-BIG_CPU = Resources(cpu="8", mem="64Gi", ephemeral_storage="200Gi")
-ONE_GPU = Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
+PODS = os.environ.get("FINE_TUNE_PODS", "full")
+if PODS not in ("full", "small"):
+    raise ConfigError(f"FINE_TUNE_PODS={PODS} is not a size of pods; set it to small or full, or unset it")
+_IS_SMALL = PODS == "small"
+# a sandbox on a laptop has no GPU and few cores; the demo in one process takes 1.0 GiB, and training has a launcher too
+_LAPTOP = Resources(cpu="1", mem="3Gi", ephemeral_storage="5Gi")
+SMALL = _LAPTOP if _IS_SMALL else Resources(cpu="1", mem="2Gi", ephemeral_storage="10Gi")
+CPU = _LAPTOP if _IS_SMALL else Resources(cpu="4", mem="16Gi", ephemeral_storage="200Gi")
+BIG_CPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", ephemeral_storage="200Gi")
+ONE_GPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
 
 
 def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:
-    """Return what one training machine is asked for: GPUs, CPU cores and host memory for each process."""
+    """Return what one training machine is asked for: GPUs, CPU cores and host memory for each process.
+
+    With FINE_TUNE_PODS=small it is what a laptop has, whatever is configured.
+    """
+    if _IS_SMALL:
+        return _LAPTOP
     return Resources(
         cpu=str(cluster.cpus_per_process * processes_per_node),
         mem=f"{cluster.memory_gib_per_process * processes_per_node}Gi",

@@ -1,19 +1,32 @@
-"""The container images, one per role, built by Flyte from pinned packages.
+"""The container images, one per role, of exactly the packages that its lock names; built by Flyte.
 
-The registry is read from `IMAGE_REGISTRY` when workflows are registered. A dynamic task evaluates these specs again
-inside its pod, so that variable is part of every task's environment (`POD_ENVIRONMENT`).
+Choices are read from the environment of whoever registers. A dynamic task evaluates these specs again inside its pod,
+and must come to the same names there, so that the choices are part of every task's environment (`POD_ENVIRONMENT`).
 """
 
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from flytekit import ImageSpec
+from flytekit.constants import CopyFileDetection
 
-REGISTRY = os.environ.get("IMAGE_REGISTRY", "localhost/fine-tune")
-POD_ENVIRONMENT = {"IMAGE_REGISTRY": REGISTRY}
+from configs.errors import ArtifactError, ConfigError
+from images.pods import PODS
+from images.roles import Role
+
+REGISTRY = os.environ.get("IMAGE_REGISTRY") or "localhost/fine-tune"
+BUILDER = os.environ.get("IMAGE_BUILDER") or "default"
+# what a builder begins with unless told otherwise: its name is part of the tag, so that two builders' images differ
+_BASES = {"default": "debian:bookworm-slim", "envd": "cr.flyte.org/flyteorg/flytekit:py3.11-1.16.31"}
+if BUILDER not in _BASES:
+    raise ConfigError(
+        f"IMAGE_BUILDER={BUILDER} is not a builder of images; set it to {' or '.join(_BASES)}, or unset it"
+    )
+BASE = os.environ.get("IMAGE_BASE") or _BASES[BUILDER]
+
+POD_ENVIRONMENT = {"IMAGE_REGISTRY": REGISTRY, "IMAGE_BUILDER": BUILDER, "IMAGE_BASE": BASE, "FINE_TUNE_PODS": PODS}
 TRAIN_ENVIRONMENT = {
     **POD_ENVIRONMENT,
     # a process whose peer is gone ends, and does not wait in NCCL
@@ -22,42 +35,35 @@ TRAIN_ENVIRONMENT = {
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100",
 }
 
-_CONSTRAINTS = Path(__file__).parent.parent / "constraints.txt"
+
+def _image(role: Role, apt_packages: list[str], env: dict[str, str]) -> ImageSpec:
+    """Return the image of a role.
+
+    Raises:
+        ArtifactError: its lock did not travel with the code.
+    """
+    lock = Path(__file__).parent / f"{role}.txt"
+    if not lock.is_file():
+        raise ArtifactError(
+            f"images/{role}.txt is not here; register with `--copy all`, so that all files of the project travel"
+        )
+    return ImageSpec(
+        name=f"fine-tune-{role}",
+        registry=REGISTRY,
+        builder=BUILDER,
+        base_image=BASE,
+        python_version="3.11",
+        requirements=str(lock),
+        apt_packages=apt_packages,
+        # the code travels with a registration: images change with their packages alone, and are named alike in pods
+        source_copy_mode=CopyFileDetection.NO_COPY,
+        env={"TOKENIZERS_PARALLELISM": "true", **env},
+    )
 
 
-def pinned(*names: str) -> list[str]:
-    """Return `name==version` for each name, as pinned in constraints.txt."""
-    pins = {
-        _normalized(name): version for name, version in re.findall(r"(?m)^([\w.-]+)==(\S+)", _CONSTRAINTS.read_text())
-    }
-    return [f"{name}=={pins[_normalized(name)]}" for name in names]
-
-
-def _normalized(name: str) -> str:
-    """Return a package's name as indexes compare it (PEP 503)."""
-    return re.sub(r"[-_.]+", "-", name).lower()
-
-
-_FLYTE = pinned("flytekit", "flytekitplugins-kfpytorch", "flytekitplugins-deck-standard", "pydantic", "PyYAML")
-_MODELS = pinned(
-    "torch", "transformers", "trl", "peft", "accelerate", "safetensors", "datasets", "huggingface_hub", "xxhash"
-)
-_REPORTS = pinned("pandas", "pandera", "py3langid", "pyarrow", "matplotlib", "rapidfuzz", "rensa", "zstandard")
-
-CPU_IMAGE = ImageSpec(
-    name="fine-tune-cpu",
-    registry=REGISTRY,
-    python_version="3.11",
-    packages=[*_FLYTE, *_MODELS, *_REPORTS],
-    env={"TOKENIZERS_PARALLELISM": "true"},
-)
-
-GPU_IMAGE = ImageSpec(
-    name="fine-tune-gpu",
-    registry=REGISTRY,
-    python_version="3.11",
-    # torch's wheels bring CUDA's libraries; DeepSpeed compiles its CPU Adam on first use and needs a compiler
-    apt_packages=["build-essential"],
-    packages=[*_FLYTE, *_MODELS, *_REPORTS, *pinned("bitsandbytes", "deepspeed", "liger_kernel", "ninja")],
-    env={"TOKENIZERS_PARALLELISM": "true"},
-)
+CPU_IMAGE = _image("cpu", [], {})
+# DeepSpeed compiles what it runs on CPUs, and Triton its launchers, on first use
+GPU_IMAGE = _image("gpu", ["build-essential"], {"GIT_PYTHON_REFRESH": "quiet"})
+# one of gptqmodel's packages is built from source, against PCRE
+GPTQ_IMAGE = _image("gptq", ["build-essential", "libpcre2-dev"], {})
+IMAGES: dict[Role, ImageSpec] = {"cpu": CPU_IMAGE, "gpu": GPU_IMAGE, "gptq": GPTQ_IMAGE}

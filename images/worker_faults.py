@@ -21,6 +21,7 @@ from flytekit.exceptions.user import FlyteRecoverableException
 _PATIENCE_SECONDS = 3.0
 _STORE_TIMEOUT = timedelta(seconds=10)
 _STORE_KEY = "fine-tune/fault"
+_FOLDER_VARIABLE = "FINE_TUNE_LAUNCH_FOLDER"
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
         RepeatedFaultError: before a restart, a process of any machine ended in an error that would come again.
     """
     notes, local_rank = Path(folder), _local_rank()
+    os.environ[_FOLDER_VARIABLE] = folder
     last = [fault for fault in _faults(notes) if not fault.is_recoverable]
     if last:
         raise RepeatedFaultError(last[0].message)
@@ -70,6 +72,12 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
         _write(notes, local_rank, fault)
         _tell(fault)
         raise
+
+
+def launch_folder() -> Path | None:
+    """Return the folder that this training process shares with its launcher; None outside of one."""
+    folder = os.environ.get(_FOLDER_VARIABLE)
+    return Path(folder) if folder else None
 
 
 def _say_restart(faults: list[WorkerFault]) -> None:

@@ -29,6 +29,7 @@ from tasks.train import fit as fit_module
 from tasks.train.checkpoint_store import CheckpointPlaces, Store, filesystem_of, name_previous
 from tasks.train.fit import FitInputs, fit
 from tasks.train.objectives import trainer_class  # noqa: F401 - loaded before processes are forked
+from tasks.train.observers import Observer, told_the_end
 
 Moment = Literal["step", "pass", "upload", "manifest", "download"]
 _SERVER = multiprocessing.get_context("forkserver")
@@ -84,6 +85,8 @@ class Run:
     processes: int = 1
     saves: bool = True
     filesystem: Callable[[str], Any] = filesystem_of
+    observers: Callable[[TrainConfig, CheckpointPlaces], list[Observer]] | None = None
+    """Returns who looks on in rank 0; called in its process."""
     tries: list[Try] = field(default_factory=list)
 
     @property
@@ -195,7 +198,10 @@ def _train(run: Run, number: int, rank: int, world: int, port: int, kill: Kill |
     places = run.places(number)
     config = TrainConfig(**run.settings, processes_per_node=world)
     model = run.directory / f"model-{number}"
-    report = fit(config, ModelConfig(name="tiny"), FitInputs(**run.inputs), model, places if run.saves else None)
+    observers = run.observers(config, places) if run.observers is not None and rank == 0 else []
+    inputs = FitInputs(**run.inputs, observers=observers)
+    with told_the_end(observers):
+        report = fit(config, ModelConfig(name="tiny"), inputs, model, places if run.saves else None)
     if rank == 0:
         (run.directory / "report.json").write_text(report.model_dump_json())
     sys.stdout.flush()

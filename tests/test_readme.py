@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLEST = {"model": {"name": "x"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
 
 
-GUIDES = [ROOT / "docs" / "data.md", ROOT / "docs" / "scaling-out.md"]
+GUIDES = [ROOT / "docs" / name for name in ("data.md", "scaling-out.md", "cluster.md")]
 
 
 def blocks(language: str, page: str = README) -> list[str]:
@@ -42,7 +42,8 @@ def test_each_guide_says_what_is_accepted_and_links_to_what_is_there(path: Path)
 
 
 def test_each_make_target_exists() -> None:
-    named = set(re.findall(r"\bmake ([a-z-]+)", README)) - {"it"}
+    pages = [README, *(path.read_text(encoding="utf-8") for path in GUIDES)]
+    named = {name for page in pages for name in re.findall(r"(?:^|`)make ([a-z-]+)", page, re.M)}
     assert {"run", "test", "package", "help"} <= named
     for target in named:
         subprocess.run(["make", "-n", target], cwd=ROOT, check=True, capture_output=True)

@@ -121,7 +121,14 @@ def train_reward_models(
 
 @workflow
 def align(config: AlignConfig) -> AlignResult:
-    """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO."""
+    """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
+
+    Each training begins with the model of the one before. The rows of all of them are checked and tokenized before the
+    first begins. The base, the SFT and the aligned model are scored on the same held-out rows.
+
+    Args:
+        config: The base model, and rows and settings of each training: `sft`, `policy`, and perhaps `reward`.
+    """
     plan = plan_alignment(config=config)
     base = get_model(config=plan.model, revision=plan.plan.model_revision)
     sft_tokens = prepare_tokens(
@@ -231,6 +238,7 @@ def align(config: AlignConfig) -> AlignResult:
     quantized = quantize_all(
         config=plan.policy,
         model=tuned,
+        train_tokens=tokens.train,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
         token_report=token_report,

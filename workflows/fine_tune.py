@@ -17,7 +17,15 @@ from workflows.publish import push_all, quantize_all
 
 @workflow
 def fine_tune(config: FineTuneConfig) -> FineTuneResult:
-    """Fine-tune a language model: plan, data, tokens, training, evaluation, quantization, publication, report."""
+    """Fine-tune a language model: plan, data, tokens, training, evaluation, quantization, publication, report.
+
+    What can be checked is checked first, on a CPU. The base model and the tuned one are scored on the same held-out
+    rows; quantized copies too; what is better is published, where a repository is named. Steps that have not changed
+    come from the cache.
+
+    Args:
+        config: The base model, the rows, and the settings of every step; only `model` and `data` are needed.
+    """
     planned = make_plan(config=config)
     plan = planned.plan
     base = get_model(config=planned.model, revision=plan.model_revision)
@@ -73,6 +81,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     quantized = quantize_all(
         config=planned.config,
         model=tuned,
+        train_tokens=tokens.train,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
         token_report=tokens.report,

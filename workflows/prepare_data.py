@@ -15,7 +15,13 @@ from tasks.report.task import PreparedData, write_data_report
 
 @workflow
 def prepare_data(config: FineTuneConfig) -> PreparedData:
-    """Check and split the rows of `data.sources`; a config that holds nothing but `data` is enough."""
+    """Check, deduplicate and split the rows of `data.sources`, without any training.
+
+    The report accounts for every row: kept, held out, set aside with its reason, or a duplicate.
+
+    Args:
+        config: Where the rows are and how they are checked; nothing but `data` is needed.
+    """
     resolved = resolve_data(config=config)
     scan = partial(scan_shard, config=resolved.data, contamination=resolved.contamination)
     rows = get_data(config=resolved.data, shards=map_task(scan)(shard=resolved.shards))

@@ -36,7 +36,19 @@ def prepare_tokens(
     parts: list[Part],
     tokenizer: FlyteDirectory,
 ) -> PreparedTokens:
-    """Read, check and split rows, and tokenize them for `objective`."""
+    """Read, check and split rows, and tokenize them for `objective`: what every training has in common.
+
+    Args:
+        data: Where the rows are and how they are checked.
+        tokenize: Template, lengths, masks and packing.
+        objective: What the training learns from: pairs, chats, text, preferences or prompts.
+        trust_remote_code: Whether a tokenizer may bring code of its own.
+        chat_template: The template's text; the tokenizer's own when not set.
+        contamination: Evaluation sets, resolved, whose questions must not be trained on.
+        shards: Parts of the files that are read side by side.
+        parts: Parts of the rows that are tokenized side by side.
+        tokenizer: The tokenizer's files.
+    """
     scan = partial(scan_shard, config=data, contamination=contamination)
     rows = get_data(config=data, shards=map_task(scan)(shard=shards))
     tokenize_rows = partial(

@@ -7,11 +7,11 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport
-from images.pods import SMALL
-from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from images.pods import SMALL, is_laptop_run
+from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import evaluate
 from tasks.push_to_hub.task import push_to_hub
-from tasks.quantize.task import quantize
+from tasks.quantize.task import quantize, quantize_gptq
 
 
 class QuantizedModels(NamedTuple):
@@ -23,30 +23,40 @@ class QuantizedModels(NamedTuple):
 def quantize_all(
     config: FineTuneConfig,
     model: FlyteDirectory,
+    train_tokens: FlyteDirectory,
     tokens: FlyteDirectory,
     tokenizer: FlyteDirectory,
     token_report: TokenReport,
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> QuantizedModels:
-    """Quantize the tuned model by each of `quantize.methods`, and score every copy on the held-out rows."""
+    """Quantize the tuned model by each of `quantize.methods`, and score every copy on the held-out rows.
+
+    Only `gptq` reads training rows (`train_tokens`), to measure its rounding.
+    """
     models, evaluations = [], []
     for method in config.quantize.methods:
-        quantized = quantize(method=method, loading=config.model, model=model)
-        evaluations.append(
-            evaluate(
-                label=f"quantized_{method}",
-                config=config.evaluate,
-                loading=config.model,
-                model=quantized,
-                tokens=tokens,
-                tokenizer=tokenizer,
-                end_token_ids=token_report.end_token_ids,
-                rewards=config.train.policy.rewards,
-                reward_models=reward_models,
-                rewards_version=rewards_version,
-            )
+        if method == "gptq":
+            rows = config.quantize.calibration_rows
+            quantized = quantize_gptq(calibration_rows=rows, loading=config.model, model=model, tokens=train_tokens)
+        else:
+            quantized = quantize(method=method, loading=config.model, model=model)
+        evaluation = evaluate(
+            label=f"quantized_{method}",
+            config=config.evaluate,
+            loading=config.model,
+            model=quantized,
+            tokens=tokens,
+            tokenizer=tokenizer,
+            end_token_ids=token_report.end_token_ids,
+            rewards=config.train.policy.rewards,
+            reward_models=reward_models,
+            rewards_version=rewards_version,
         )
+        if method == "gptq" and not is_laptop_run():
+            # what the weights were packed with has to unpack them
+            evaluation = evaluation.with_overrides(container_image=GPTQ_IMAGE.image_name())
+        evaluations.append(evaluation)
         models.append(quantized)
     return QuantizedModels(models=models, evaluations=evaluations)
 

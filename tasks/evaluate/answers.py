@@ -8,13 +8,14 @@ from dataclasses import dataclass
 import pandas as pd
 import torch
 from peft import PeftModel, PeftType
-from tqdm import tqdm
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.schema import EvaluateConfig
 from tasks.evaluate.batches import pad, prompt_batches
+from tasks.models.pace import Count, counting
 
 _LONGEST_ANSWER = 512
+_SHOWN_SAMPLES = 4
 
 
 @dataclass(frozen=True)
@@ -48,22 +49,33 @@ def generate_answers(
     # behind virtual embeddings peft gives no position ids, so that padding would shift the prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
     batches = prompt_batches(rows.prompt_length, config.batch_size, positions - longest, one_length)
-    for index in tqdm(batches, "generate", disable=None):
-        prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
-        ids, mask = pad(prompts, tokenizer.pad_token_id, "left")
-        generation = GenerationConfig(
-            max_new_tokens=int(min(longest, positions - ids.shape[1])),
-            do_sample=False,
-            eos_token_id=end_token_ids,
-            pad_token_id=tokenizer.pad_token_id,
-        )
-        output = model.generate(
-            input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation
-        )
-        new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
-        texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-        answers.update({row: Answer(each, text.strip()) for row, each, text in zip(index, new, texts, strict=True)})
+    with counting("generate", len(rows), "rows") as count:
+        for index in batches:
+            prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
+            ids, mask = pad(prompts, tokenizer.pad_token_id, "left")
+            generation = GenerationConfig(
+                max_new_tokens=int(min(longest, positions - ids.shape[1])),
+                do_sample=False,
+                eos_token_id=end_token_ids,
+                pad_token_id=tokenizer.pad_token_id,
+            )
+            output = model.generate(
+                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation
+            )
+            new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
+            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
+            answers.update({row: Answer(each, text.strip()) for row, each, text in zip(index, new, texts, strict=True)})
+            _show(count, rows.loc[index], answers, sum(map(len, new)))
     return [answers[position] for position in rows.index]
+
+
+def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int) -> None:
+    """Count the `rows` that were just answered."""
+    given = [answers[position].text for position in rows.index]
+    count.samples = list(zip(rows.prompt, rows.expected, given, strict=True))[-_SHOWN_SAMPLES:]
+    count.num_right += sum(text == expected.strip() for text, expected in zip(given, rows.expected, strict=True))
+    count.add(len(rows), num_tokens=num_tokens)
+    count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
 
 
 def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:

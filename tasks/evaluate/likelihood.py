@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
-from tqdm import tqdm
 from transformers import PreTrainedModel
 
 from tasks.evaluate.batches import pad
+from tasks.models.pace import counting
 
 IGNORED = -100
 # logits of one pass, [tokens, vocab]: at most 2 GiB in 16 bits, unless a single row needs more
@@ -36,28 +36,42 @@ def token_log_probabilities(
     """
     results = [np.zeros(len(ids), dtype=np.float32) for ids in sequences]
     vocabulary = int(model.config.get_text_config().vocab_size)
-    batches = list(_batches([len(ids) for ids in sequences], counted, batch_size, vocabulary))
-    for batch in tqdm(batches, desc="loss", unit="batch", disable=None):
-        ids, mask = pad([list(sequences[row]) for row in batch], pad_token_id, "right")
-        wanted = torch.zeros_like(ids, dtype=torch.bool)
-        for position, row in enumerate(batch):
-            wanted[position, 1 : len(sequences[row])] = torch.from_numpy(np.asarray(counted[row][1:], dtype=bool))
-        if not wanted.any():
-            continue
-        place = model.device
-        logits = _logits_before(model, ids.to(place), mask.to(place), wanted.to(place))
-        targets = ids[wanted].to(logits.device)
-        values = torch.cat(
-            [
-                -cross_entropy(some.float(), tokens, reduction="none")
-                for some, tokens in zip(logits.split(_CHUNK_TOKENS), targets.split(_CHUNK_TOKENS), strict=True)
-            ]
-        )
-        spread = torch.zeros(ids.shape, dtype=torch.float32)
-        spread[wanted] = values.cpu()
-        for position, row in enumerate(batch):
-            results[row] = spread[position, : len(sequences[row])].numpy().copy()
+    lengths = [len(ids) for ids in sequences]
+    with counting("loss", len(sequences), "rows", total_work=sum(lengths)) as count:
+        for batch in _batches(lengths, counted, batch_size, vocabulary):
+            for row, values in _of_batch(model, batch, sequences, counted, pad_token_id):
+                results[row] = values
+            tokens = sum(lengths[row] for row in batch)
+            count.add(len(batch), work=tokens, num_tokens=tokens)
     return results
+
+
+def _of_batch(
+    model: PreTrainedModel,
+    batch: Sequence[int],
+    sequences: Sequence[Sequence[int]],
+    counted: Sequence[np.ndarray],
+    pad_token_id: int,
+) -> list[tuple[int, np.ndarray]]:
+    """Return (row, its [seq] log-probabilities) of one pass; nothing where it counts no token."""
+    ids, mask = pad([list(sequences[row]) for row in batch], pad_token_id, "right")
+    wanted = torch.zeros_like(ids, dtype=torch.bool)
+    for position, row in enumerate(batch):
+        wanted[position, 1 : len(sequences[row])] = torch.from_numpy(np.asarray(counted[row][1:], dtype=bool))
+    if not wanted.any():
+        return []
+    place = model.device
+    logits = _logits_before(model, ids.to(place), mask.to(place), wanted.to(place))
+    targets = ids[wanted].to(logits.device)
+    values = torch.cat(
+        [
+            -cross_entropy(some.float(), tokens, reduction="none")
+            for some, tokens in zip(logits.split(_CHUNK_TOKENS), targets.split(_CHUNK_TOKENS), strict=True)
+        ]
+    )
+    spread = torch.zeros(ids.shape, dtype=torch.float32)
+    spread[wanted] = values.cpu()
+    return [(row, spread[position, : len(sequences[row])].numpy().copy()) for position, row in enumerate(batch)]
 
 
 def held_out_loss(

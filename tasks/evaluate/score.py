@@ -22,6 +22,8 @@ from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilitie
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
 from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
+from tasks.models.loading import counted_loading
+from tasks.models.pace import doing, say
 from tasks.models.quiet import quiet_libraries
 from tasks.models.vocabulary import make_room
 from tasks.rewards.functions import RewardFunction, reward_functions, total_reward
@@ -82,7 +84,8 @@ def evaluate_model(
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     is_reward = is_reward_model(model_directory)
     load = load_reward_model if is_reward else load_model
-    model = load(model_config, model_directory)
+    with doing("loading the model"), counted_loading("load"):
+        model = load(model_config, model_directory)
     make_room(model, model_config, model_directory, len(tokenizer))
     subject = _Subject(
         config,
@@ -97,13 +100,11 @@ def evaluate_model(
         [] if is_reward else load_reward_models(model_config, reward_models, tokenizer),
     )
     scores, predictions = _score(subject, own)
-    return Evaluation(
-        scores=scores,
-        predictions=predictions,
-        others=[
-            SetScores(name=name, scores=_score(subject, each)[0]) for name, each in zip(names, others, strict=True)
-        ],
-    )
+    further = []
+    for name, each in zip(names, others, strict=True):
+        say(f"evaluation set {name}, {len(each):,} rows", "evaluate")
+        further.append(SetScores(name=name, scores=_score(subject, each)[0]))
+    return Evaluation(scores=scores, predictions=predictions, others=further)
 
 
 def _score(subject: _Subject, given: pd.DataFrame) -> tuple[Scores, list[Prediction]]:
@@ -194,10 +195,9 @@ def _preferences_of_scores(subject: _Subject, rows: pd.DataFrame) -> _Preference
     prompts = [list(ids)[:length] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
     answers = [list(ids)[length:] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
     with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]
-    scores = scorer.score(
-        [*prompts, *(prompts[row] for row in with_rejected)],
-        [*answers, *(rows.rejected_ids[row] for row in with_rejected)],
-    )
+    asked = [*prompts, *(prompts[row] for row in with_rejected)]
+    with doing(f"scoring {len(asked):,} sequences"):
+        scores = scorer.score(asked, [*answers, *(rows.rejected_ids[row] for row in with_rejected)])
     pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
     if pairs:
         return _of_pairs([scores[first] for first, _ in pairs], [scores[second] for _, second in pairs])
@@ -216,16 +216,18 @@ def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) 
     """Return the mean over the answers of their weighted rewards and the reward models' scores; None without any."""
     if not answers or not (subject.functions or subject.reward_models):
         return None
-    rewards = total_reward(
-        subject.rewards,
-        subject.functions,
-        list(asked.prompt),
-        [answer.text for answer in answers],
-        list(asked.expected),
-    )
+    with doing(f"rewarding {len(answers):,} answers"):
+        rewards = total_reward(
+            subject.rewards,
+            subject.functions,
+            list(asked.prompt),
+            [answer.text for answer in answers],
+            list(asked.expected),
+        )
     prompts = [list(ids)[:length] for ids, length in zip(asked.input_ids, asked.prompt_length, strict=True)]
     for scorer in subject.reward_models:
-        scores = scorer.score(prompts, [answer.ids for answer in answers])
+        with doing(f"scoring {len(answers):,} answers by a reward model"):
+            scores = scorer.score(prompts, [answer.ids for answer in answers])
         rewards = [reward + score for reward, score in zip(rewards, scores, strict=True)]
     return mean(rewards)
 

@@ -7,6 +7,7 @@ from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema_train import Objective, RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
+from images.live_deck import live_deck
 from images.pods import ONE_GPU, SMALL, local_path
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
@@ -17,6 +18,7 @@ from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
     retries=3,
     cache=Cache(version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards"), serialize=True),
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
 )
 def evaluate(
     label: str,
@@ -36,13 +38,26 @@ def evaluate(
     """
     import pandas as pd
 
+    from tasks.decks import html
+    from tasks.decks.progress import render_counts, render_evaluation
     from tasks.evaluate import metrics, score
+    from tasks.models.pace import doing, every_seconds, heartbeat
 
-    rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
-    scorers = [local_path(directory) for directory in reward_models]
-    evaluation = score.evaluate_model(
-        config, loading, local_path(model), rows, local_path(tokenizer), end_token_ids, rewards, scorers
-    )
+    stage = f"evaluate {label}"
+    with (
+        heartbeat(stage) as heart,
+        live_deck(
+            "evaluation", lambda: html.fragment(render_counts(stage, heart.counts, heart.activity())), every_seconds()
+        ),
+    ):
+        with doing("downloading the model"):
+            rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
+            scorers = [local_path(directory) for directory in reward_models]
+            directory = local_path(model)
+        evaluation = score.evaluate_model(
+            config, loading, directory, rows, local_path(tokenizer), end_token_ids, rewards, scorers
+        )
+    Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
     for name, scores in [("", evaluation.scores), *((f" on {each.name}", each.scores) for each in evaluation.others)]:
         print(f"evaluate {label}{name}: {metrics.score_line(scores)}", flush=True)
     return evaluation

@@ -1,34 +1,46 @@
-"""Bring the base model to a directory: a link to a local one, a download from the hub, or the embedded one."""
+"""Bring the base model to a directory: linked from a local one, from a store or the hub, or the embedded one."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 from configs.embedded.english_to_sql import make_unlabelled_text
 from configs.embedded.names import EMBEDDED_MODEL
-from configs.errors import HubError
+from configs.errors import HubError, ModelError
+from configs.model_files import PICKLED, UNUSED, needed_files
 from configs.schema import ModelConfig
+from configs.stored_folder import folder_revision, stored_files
+from configs.streams import is_remote, shown
 
 # another seed than that of the rows, so that the text is not the rows' own
 _TEXT_SEED = 1_000
 _TEXT_LINES = 8_000
 _MODEL_SEED = 0
 _WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
-_PICKLED = ["*.bin", "*.pt", "*.pth"]
-_FOREIGN = ["*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt"]
 
 
-def fetch_model(config: ModelConfig, revision: str, directory: Path, token: str | None) -> None:
+def fetch_model(
+    config: ModelConfig, revision: str, directory: Path, token: str | None, download: Callable[[str, Path], None]
+) -> None:
     """Fill `directory` with the base model at `revision`; local files are linked, not copied.
+
+    Args:
+        download: brings one file of a store, by its address, to a path: Flyte's own access.
 
     Raises:
         HubError: the download fails.
+        ModelError: a folder of a store that has changed since the run was planned.
+        DataError: a store that cannot be read.
     """
     if config.name == EMBEDDED_MODEL:
         from tasks.get_model.embedded import make_base_model
 
         make_base_model(make_unlabelled_text(_TEXT_LINES, _TEXT_SEED), directory, _MODEL_SEED)
+        return
+    if is_remote(config.name):
+        _fetch_stored(config, revision, directory, download)
         return
     local = Path(config.name).expanduser()
     if local.is_dir():
@@ -39,13 +51,23 @@ def fetch_model(config: ModelConfig, revision: str, directory: Path, token: str 
     _download(config, revision, directory, token)
 
 
+def _fetch_stored(config: ModelConfig, revision: str, directory: Path, download: Callable[[str, Path], None]) -> None:
+    found = stored_files(config.name)
+    files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
+    if folder_revision(files) != revision:
+        raise ModelError(f"model.name={shown(config.name)} has changed since this run began; run again")
+    for name in files:
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        download(f"{config.name.rstrip('/')}/{name}", directory / name)
+
+
 def _download(config: ModelConfig, revision: str, directory: Path, token: str | None) -> None:
     import httpx2
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # where both kinds of weights are published, the pickled ones are not even downloaded
-    ignored = _FOREIGN if config.allow_pickled_weights else _FOREIGN + _PICKLED
+    ignored = list(UNUSED if config.allow_pickled_weights else UNUSED + PICKLED)
     try:
         snapshot_download(
             config.name, revision=revision, local_dir=directory, token=token or False, ignore_patterns=ignored

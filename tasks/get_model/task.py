@@ -3,9 +3,11 @@
 from typing import NamedTuple
 
 from flytekit import Cache, task
+from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import ModelConfig
+from configs.streams import shown
 from configs.versions import source_version
 from images.pods import CPU, is_laptop_run, scratch_directory
 from images.secrets import HUB_TOKEN, read_hub_token
@@ -30,9 +32,12 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
     from tasks.get_model import fetch
 
     model, tokenizer = scratch_directory("model"), scratch_directory("tokenizer")
-    fetch.fetch_model(config, revision, model, read_hub_token())
+    access = FlyteContextManager.current_context().file_access
+    fetch.fetch_model(
+        config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
+    )
     fetch.copy_tokenizer(model, tokenizer)
     # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
-    print(f"model: {config.name} ({revision[:12]})", flush=True)
+    print(f"model: {shown(config.name)} ({revision[:12]})", flush=True)
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

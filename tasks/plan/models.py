@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
+from configs.model_files import (
+    INDEX,
+    SETTINGS,
+    check_files,
+    check_shards,
+    is_hub_id,
+    loaded_weights,
+    needed_files,
+    no_such_model,
+)
+from configs.places import is_pod
 from configs.schema import ModelConfig
-
-_PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_INDEX = "model.safetensors.index.json"
-_TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
+from configs.stored_folder import StoredFile, folder_revision, read_range, stored_files
+from configs.streams import is_remote, shown
 
 
 @dataclass(frozen=True)
@@ -28,7 +36,7 @@ class ResolvedModel:
 
 
 def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
-    """Check the base model and return its revision: a commit, or a hash of the directory's content.
+    """Check the base model and return its revision: a commit, or a hash of what the directory or address holds.
 
     Raises:
         ModelError: no such model, no weights, pickled weights or remote code that the config does not allow.
@@ -39,20 +47,55 @@ def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
     if config.name.startswith("embedded:") and config.name != EMBEDDED_MODEL:
         raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
     directory = Path(config.name).expanduser()
-    if config.revision is not None and (config.name == EMBEDDED_MODEL or directory.exists()):
+    is_of_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
+    if config.revision is not None and not is_of_hub:
         raise ConfigError(
-            f"model.revision={config.revision} is for models of the hub, and {config.name} is not one; remove it"
+            f"model.revision={config.revision} is for models of the hub, and {shown(config.name)} is not one; remove it"
         )
     if config.name == EMBEDDED_MODEL:
         return ResolvedModel("embedded", 8 * 2**20)
+    if is_remote(config.name):
+        return _resolve_address(config)
     if directory.exists():
         return _resolve_directory(config, directory)
-    if config.name.count("/") != 1 or config.name.startswith((".", "~", "/")):
-        raise ModelError(
-            f"model.name={config.name}: no such directory, and not a hub id of the form owner/name "
-            "(old ids without an owner have one now, such as openai-community/gpt2)"
-        )
+    if not is_hub_id(config.name):
+        raise ModelError(no_such_model(config.name, is_pod()))
     return _resolve_hub_model(config, token)
+
+
+def _resolve_address(config: ModelConfig) -> ResolvedModel:
+    """Check a model in a store without fetching it: names, sizes, settings, and the header of each weight file."""
+    found = stored_files(config.name)
+    files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
+    settings = [_stored_json(config, name, files[name]) for name in SETTINGS if name in files]
+    # of all files, so that a refusal can say what kind of weights there are
+    check_files(config, list(found), settings)
+    weights = loaded_weights(files)
+    for name in weights:
+        if name.endswith(".safetensors"):
+            _check_stored_safetensors(config, name, files[name])
+    if INDEX in files:
+        check_shards(config, _stored_json(config, INDEX, files[INDEX]), files)
+    return ResolvedModel(folder_revision(files), sum(files[name].size for name in weights), settings[0])
+
+
+def _stored_json(config: ModelConfig, name: str, file: StoredFile) -> dict[str, Any]:
+    return _parse_json(read_range(config.name, file), f"{shown(config.name)}/{name}")
+
+
+def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
+    """Refuse a file that is not as long as its header says (https://github.com/huggingface/safetensors#format)."""
+    where = f"{shown(config.name)}/{name}"
+    try:
+        length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
+        if length > file.size - 8:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(read_range(config.name, file, 8, 8 + length))
+        end = max((tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"), default=0)
+        if 8 + length + end != file.size:
+            raise ValueError(f"it has {file.size} bytes of {8 + length + end}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where} is cut short or damaged ({error}); copy it again") from None
 
 
 def _resolve_directory(config: ModelConfig, directory: Path) -> ResolvedModel:
@@ -63,19 +106,19 @@ def _resolve_directory(config: ModelConfig, directory: Path) -> ResolvedModel:
         for file in sorted(directory.rglob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(directory).parts)
     }
-    settings = [_read_json(directory / name) for name in ("config.json", "tokenizer_config.json") if name in sizes]
-    _check_files(config, list(sizes), settings)
-    for name in _loaded_weights(sizes):
+    settings = [_read_json(directory / name) for name in SETTINGS if name in sizes]
+    check_files(config, list(sizes), settings)
+    for name in loaded_weights(sizes):
         if name.endswith(".safetensors"):
             _check_safetensors(directory / name)
-    if _INDEX in sizes:
-        _check_shards(config, _read_json(directory / _INDEX), sizes)
+    if INDEX in sizes:
+        check_shards(config, _read_json(directory / INDEX), sizes)
     digest = hashlib.sha256()
     for name in sizes:
         digest.update(name.encode() + b"\0")
         with open(directory / name, "rb") as file:
             digest.update(hashlib.file_digest(file, "sha256").digest())
-    return ResolvedModel(digest.hexdigest(), sum(sizes[name] for name in _loaded_weights(sizes)), settings[0])
+    return ResolvedModel(digest.hexdigest(), sum(sizes[name] for name in loaded_weights(sizes)), settings[0])
 
 
 def _resolve_hub_model(config: ModelConfig, token: str | None) -> ResolvedModel:
@@ -88,58 +131,16 @@ def _resolve_hub_model(config: ModelConfig, token: str | None) -> ResolvedModel:
         sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
         settings = [
             _read_json(Path(hf_hub_download(config.name, name, revision=info.sha, token=token or False)))
-            for name in ("config.json", "tokenizer_config.json")
+            for name in SETTINGS
             if name in sizes
         ]
-        index = (
-            hf_hub_download(config.name, _INDEX, revision=info.sha, token=token or False) if _INDEX in sizes else None
-        )
+        index = hf_hub_download(config.name, INDEX, revision=info.sha, token=token or False) if INDEX in sizes else None
     if info.sha is None:
         raise HubError(f"model.name={config.name}: the hub names no commit for revision {config.revision}")
-    _check_files(config, list(sizes), settings)
+    check_files(config, list(sizes), settings)
     if index is not None:
-        _check_shards(config, _read_json(Path(index)), sizes)
-    return ResolvedModel(info.sha, sum(sizes[name] for name in _loaded_weights(sizes)), settings[0])
-
-
-def _loaded_weights(names: Any) -> list[str]:
-    """Return the weight files that transformers would load: safetensors where there are any, else pickled ones."""
-    top = [name for name in names if "/" not in name]
-    safe = [name for name in top if name.endswith(".safetensors")]
-    return safe or [name for name in top if name.endswith(_PICKLED) and name != "training_args.bin"]
-
-
-def _check_files(config: ModelConfig, names: list[str], settings: list[dict[str, Any]]) -> None:
-    """Apply the rules that hold for a directory and a hub repository alike."""
-    where = f"model.name={config.name}"
-    if "config.json" not in names:
-        what = "holds an adapter, not a model" if "adapter_config.json" in names else "has no config.json"
-        raise ModelError(f"{where} {what}; name a base model with config.json, weights and tokenizer")
-    weights = _loaded_weights(names)
-    if not weights:
-        raise ModelError(f"{where} has no weights (*.safetensors); download the whole model or name another")
-    if not weights[0].endswith(".safetensors") and not config.allow_pickled_weights:
-        raise ModelError(
-            f"{where} has pickled weights only ({weights[0]}); unpickling runs code from the file\n"
-            "convert it to safetensors, or set model.allow_pickled_weights=true if you trust it"
-        )
-    if any("auto_map" in setting for setting in settings) and not config.trust_remote_code:
-        raise ModelError(
-            f"{where} runs Python code of its own (auto_map in its configuration)\n"
-            "read that code, then set model.trust_remote_code=true if you trust it, or name another model"
-        )
-    if not _TOKENIZER_FILES & set(names):
-        raise ModelError(f"{where} has no tokenizer ({', '.join(sorted(_TOKENIZER_FILES))}); add it to the model")
-
-
-def _check_shards(config: ModelConfig, index: dict[str, Any], names: Container[str]) -> None:
-    """Refuse a model of which a part that its index names is not there."""
-    missing = sorted({str(name) for name in index.get("weight_map", {}).values() if name not in names})
-    if missing:
-        raise ModelError(
-            f"model.name={config.name} lacks {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}, "
-            f"which {_INDEX} names; download the whole model"
-        )
+        check_shards(config, _read_json(Path(index)), sizes)
+    return ResolvedModel(info.sha, sum(sizes[name] for name in loaded_weights(sizes)), settings[0])
 
 
 def _check_safetensors(path: Path) -> None:
@@ -154,9 +155,16 @@ def _check_safetensors(path: Path) -> None:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise ModelError(f"{path} is not readable JSON ({error}); copy it again") from None
-    if not isinstance(content, dict):
-        raise ModelError(f"{path} is not a JSON object; copy it again")
-    return content
+        return _parse_json(path.read_bytes(), str(path))
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+
+
+def _parse_json(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise ModelError(f"{where} is not readable JSON ({error}); copy it again") from None
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{where} is not a JSON object; copy it again")
+    return parsed

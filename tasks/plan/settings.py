@@ -6,14 +6,17 @@ import importlib.util
 import math
 import shutil
 import tempfile
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from configs.combinations import fault_of_heads
-from configs.errors import ArtifactError, ConfigError
+from configs.errors import ArtifactError, ConfigError, DataError
+from configs.places import not_here
 from configs.schema import FineTuneConfig
 from configs.schema_cluster import DEEPSPEED
 from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
+from configs.streams import is_remote, open_raw, shown
 from configs.topologies import TOPOLOGIES, topology
 
 _GIB = 2**30
@@ -117,12 +120,7 @@ def read_deepspeed(train: TrainConfig) -> str:
         return ""
     from configs.deepspeed_file import check_deepspeed
 
-    try:
-        text = Path(path).expanduser().read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise ConfigError(f"train.deepspeed.config={path} does not exist; name a JSON file of DeepSpeed's") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"train.deepspeed.config={path} cannot be read ({error}); name a JSON file") from None
+    text = _read_text("train.deepspeed.config", path, "name a JSON file of DeepSpeed's")
     check_deepspeed(text, train, path)
     return text
 
@@ -153,13 +151,26 @@ def read_chat_template(path: str | None) -> str | None:
     """
     if path is None:
         return None
-    try:
-        template = Path(path).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"tokenize.chat_template={path} cannot be read ({error}); name a Jinja file") from None
+    template = _read_text("tokenize.chat_template", path, "name a Jinja file")
     if "messages" not in template:
-        raise ConfigError(f"tokenize.chat_template={path} never reads `messages`; name a Jinja chat template")
+        raise ConfigError(f"tokenize.chat_template={shown(path)} never reads `messages`; name a Jinja chat template")
     return template
+
+
+def _read_text(setting: str, path: str, instead: str) -> str:
+    """Return the content of the file that a setting names, on this machine or at an address."""
+    try:
+        if is_remote(path):
+            with closing(open_raw(path)) as stream:
+                return stream.read().decode("utf-8")
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except DataError as error:
+        raise ConfigError(f"{setting}={error}") from None
+    except FileNotFoundError:
+        where = not_here("put it into the store, and name its address (s3://...)")
+        raise ConfigError(f"{setting}={path} {where}; {instead}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{setting}={shown(path)} cannot be read ({error}); {instead}") from None
 
 
 def check_packages(config: FineTuneConfig) -> None:
@@ -170,8 +181,15 @@ def check_packages(config: FineTuneConfig) -> None:
     """
     asks = {
         "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding in DEEPSPEED else [],
-        "bitsandbytes": [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else [],
+        "bitsandbytes": [f"quantize.methods={config.quantize.methods}"]
+        if {"8bit", "4bit"} & set(config.quantize.methods)
+        else [],
     }
+    if "gptq" in config.quantize.methods and importlib.util.find_spec("gptqmodel") is None:
+        raise ConfigError(
+            "quantize.methods names gptq: gptqmodel clashes with other packages and has an image of its own\n"
+            "run on a cluster (docs/images.md), or choose 8bit or 4bit"
+        )
     if config.train.method in QUANTIZED_METHODS:
         asks["bitsandbytes"].append(f"train.method={config.train.method}")
     for package, settings in asks.items():

@@ -4,6 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+import flytekit
 from flytekit import task
 
 from configs.schema import (
@@ -19,8 +20,15 @@ from configs.schema_align import AlignConfig
 from configs.schema_train import Method, Objective
 from configs.wire import Part, Plan, Shard
 from images.local_cache import forget_lost_outputs
-from images.pods import SMALL, is_laptop_run
-from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
+from images.pods import SMALL, filesystem_of, is_laptop_run
+from images.secrets import (
+    HUB_TOKEN,
+    HUB_TOKEN_SOURCES,
+    TRACKER_SECRETS,
+    read_hub_token,
+    read_tracker_secrets,
+    tracker_sources,
+)
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -114,7 +122,7 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
     container_image=CPU_IMAGE,
     requests=SMALL,
     retries=2,
-    secret_requests=[HUB_TOKEN],
+    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
     environment=POD_ENVIRONMENT,
 )
 def make_plan(config: FineTuneConfig) -> Planned:
@@ -131,7 +139,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
         model=config.model,
         data=config.data,
         tokenize=config.tokenize,
-        train=config.train,
+        train=_with_run_name(config).train,
         evaluate=config.evaluate,
         objective=config.train.objective,
         method=config.train.method,
@@ -147,7 +155,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
     container_image=CPU_IMAGE,
     requests=SMALL,
     retries=2,
-    secret_requests=[HUB_TOKEN],
+    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
     environment=POD_ENVIRONMENT,
 )
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
@@ -155,7 +163,7 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     from tasks.plan import data, settings
 
     token = read_hub_token()
-    stages = {name: config.stage(name) for name in config.stages()}
+    stages = {name: _with_run_name(config.stage(name)) for name in config.stages()}
     for name, stage in stages.items():
         _check_settings(stage, has_reward_model=name == "policy" and "reward" in stages)
     _check_machine(stages["policy"])
@@ -216,6 +224,22 @@ def _check_settings(config: FineTuneConfig, has_reward_model: bool = False) -> N
     settings.check_topology(config.train)
     settings.read_deepspeed(config.train)
     settings.check_rewards(config.train, has_reward_model)
+    _check_tracking(config)
+
+
+def _check_tracking(config: FineTuneConfig) -> None:
+    from tasks.plan import tracking
+
+    settings = config.train.tracking
+    secrets, sources = read_tracker_secrets(settings.tracker), tracker_sources(settings.tracker)
+    tracking.check_tracking(settings, secrets, sources, filesystem_of, is_laptop_run())
+
+
+def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
+    from tasks.plan import tracking
+
+    execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
+    return config.model_copy(update={"train": tracking.named(config.train, config.name, execution)})
 
 
 def _push_warnings(config: FineTuneConfig) -> list[str]:

@@ -8,13 +8,14 @@ from collections.abc import Mapping
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from configs.schema import FineTuneConfig, PushedArtifact
+from configs.schema import QUANTIZED_ARTIFACTS, FineTuneConfig, PushedArtifact
 from configs.wire import DataReport, Scores
 
 _PRECISIONS = {
     "model": "in full precision",
     "8bit": "quantized to 8 bits (LLM.int8(), bitsandbytes)",
     "4bit": "quantized to 4 bits (NF4, bitsandbytes)",
+    "gptq": "quantized to 4 bits (GPTQ, calibrated on training rows)",
 }
 _ADAPTERS = {
     "lora": "The LoRA adapter alone",
@@ -66,7 +67,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
     `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact.
     """
-    own = scores[f"quantized_{artifact}" if artifact in ("8bit", "4bit") else "tuned"]
+    own = scores[f"quantized_{artifact}" if artifact in QUANTIZED_ARTIFACTS else "tuned"]
     repository = repository_of(config, artifact)
     base = config.model.name if _is_hub_id(config.model.name) else None
     metadata = ModelCardData(

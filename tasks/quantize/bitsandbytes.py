@@ -9,15 +9,17 @@ import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
 from configs.errors import ConfigError, ModelError
-from configs.schema import ModelConfig, QuantizationMethod
+from configs.schema import BitsAndBytesMethod, ModelConfig
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
+from tasks.models.loading import counted_loading
+from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
 
 # what a model that yields one score calls its head; a language model's head is found by transformers
 _REWARD_HEADS = ["score"]
 
 
-def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
+def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
     """Write a quantized copy of `model`, with its tokenizer, to `output`.
 
     8bit is LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339). 4bit is NF4 with double quantization,
@@ -40,24 +42,27 @@ def quantize_model(method: QuantizationMethod, model_config: ModelConfig, model:
     settings = bitsandbytes_config(method, dtype)
     if is_reward:
         settings.llm_int8_skip_modules = _REWARD_HEADS
-    quantized = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
-        model,
-        dtype=dtype,
-        quantization_config=settings,
-        device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
-        trust_remote_code=model_config.trust_remote_code,
-    )
+    # weights are quantized as they are loaded
+    with doing("loading the model"), counted_loading("quantize"):
+        quantized = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
+            model,
+            dtype=dtype,
+            quantization_config=settings,
+            device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
+            trust_remote_code=model_config.trust_remote_code,
+        )
     if not any(type(module).__name__ in ("Linear8bitLt", "Linear4bit") for module in quantized.modules()):
         raise ModelError(
             f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind"
         )
-    quantized.save_pretrained(output)
+    with doing("saving"):
+        quantized.save_pretrained(output)
     load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)
     if (model / ADAPTER_FOLDER).is_dir():
         shutil.copytree(model / ADAPTER_FOLDER, output / ADAPTER_FOLDER)
 
 
-def bitsandbytes_config(method: QuantizationMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
+def bitsandbytes_config(method: BitsAndBytesMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return the settings of a method; `dtype` is that of the matrix products."""
     if method == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)

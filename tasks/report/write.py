@@ -79,6 +79,7 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "tuned": scores["tuned"],
         "quantized_8bit": scores.get("quantized_8bit"),
         "quantized_4bit": scores.get("quantized_4bit"),
+        "quantized_gptq": scores.get("quantized_gptq"),
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,
         "train_sequences": results.tokens.train_rows,

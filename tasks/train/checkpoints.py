@@ -28,7 +28,15 @@ FORMAT = 1
 _SAMPLE_BYTES = 2**20
 _MANIFEST = re.compile(r"(checkpoint|best)-(\d{8})/manifest-(\d{5})-of-(\d{5})\.json")
 # what may change between two tries of one run: how rows are divided among processes and passes, not which
-_NOT_IDENTITY = ("cluster", "checkpoint", "nodes", "processes_per_node", "micro_batch_size", "logging_steps")
+_NOT_IDENTITY = (
+    "cluster",
+    "checkpoint",
+    "tracking",
+    "nodes",
+    "processes_per_node",
+    "micro_batch_size",
+    "logging_steps",
+)
 
 
 class FileRecord(BaseModel):

@@ -16,16 +16,17 @@ from transformers.trainer_callback import PrinterCallback
 
 from configs.schema import ModelConfig
 from configs.schema_train import TrainConfig
-from configs.wire import Choice, CurvePoint, TrainReport
+from configs.wire import Choice, TrainReport
 from tasks.models.load import load_tokenizer
+from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
-from tasks.train.arguments import learning_rate, optimizer_steps, prompts_left_out, training_arguments, world_size
+from tasks.train.arguments import optimizer_steps, prompts_left_out, training_arguments
 from tasks.train.checkpoint_store import CheckpointPlaces
 from tasks.train.checkpoints import fingerprint
 from tasks.train.collectives import broadcast, rank
-from tasks.train.diagnose import diagnose, series_of
+from tasks.train.diagnose import diagnose
 from tasks.train.held_out import (
     evaluated_rows,
     evaluation_arguments,
@@ -37,6 +38,7 @@ from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
 from tasks.train.objectives import (
     longest_sequence,
 )
+from tasks.train.report import report_of
 from tasks.train.resume import restore
 from tasks.train.saver import Saver, stop_signals
 from tasks.train.saving import save_whole
@@ -104,13 +106,15 @@ def _fit(
     connect(config)
     tokenizer = load_tokenizer(inputs.tokenizer, loading.trust_remote_code)
     load = partial(_load, config, loading, inputs, tokenizer, choices)
-    model = load()
+    with doing("loading the model"):
+        model = load()
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
     trainer.train(resume_from_checkpoint=checkpoint)
-    save_whole(trainer, config, loading, inputs.model, output)
+    with doing("saving the model"):
+        save_whole(trainer, config, loading, inputs.model, output)
     seconds = time.monotonic() - started
     if trainer.saver is not None:
         lines += trainer.saver.lines()
@@ -136,7 +140,8 @@ def _resumed(
     trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
     if rank() == 0:
         print(f"train: checkpoints {trainer.saver.interval}, in {places.destination}", flush=True)
-    restored = restore(trainer.saver, output)
+    with doing("looking for a checkpoint to go on from"):
+        restored = restore(trainer.saver, output)
     if restored is None:
         return None
     trainer.restore(restored.extras["trainer"])
@@ -176,39 +181,6 @@ def _load(
 
 
 def _report(trainer: Trainer, config: TrainConfig, num_rows: int, choices: list[Choice], seconds: float) -> TrainReport:
-    history = trainer.state.log_history
-    curve = [
-        CurvePoint(
-            step=entry["step"],
-            loss=entry["loss"],
-            learning_rate=entry.get("learning_rate", 0.0),
-            grad_norm=float(entry.get("grad_norm") or 0.0),
-        )
-        for entry in history
-        if "loss" in entry
-    ]
-    series = series_of(history)
-    parameters = [
-        # under ZeRO 3 a parameter's own size is that of its local part
-        (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
-        for parameter in trainer.model.parameters()
-    ]
-    return TrainReport(
-        objective=config.objective,
-        method=config.method,
-        curve=curve,
-        series=series,
-        choices=choices,
-        findings=diagnose(config.objective, config, curve, series, num_rows),
-        best_step=trainer.state.best_global_step if trainer.state.best_model_checkpoint else None,
-        steps=trainer.state.global_step,
-        epochs=trainer.state.epoch or 0.0,
-        seconds=seconds,
-        parameters=sum(size for size, _ in parameters),
-        trainable_parameters=sum(size for size, trained in parameters if trained),
-        world_size=world_size(),
-        batch_size=config.batch_size,
-        learning_rate=learning_rate(config),
-        device=trainer.args.device.type,
-        precision="bfloat16" if trainer.args.bf16 else "float32",
-    )
+    report = report_of(config, trainer.args, trainer.state, trainer.model, seconds, choices)
+    findings = diagnose(config.objective, config, report.curve, report.series, num_rows)
+    return report.model_copy(update={"findings": findings})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pyarrow.parquet as pq
 
 from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import HELD_OUT, Choice
+from tasks.train.observers import Observer
 
 TOKENS_FILE = "tokens.parquet"
 
@@ -21,7 +23,7 @@ class FitInputs:
 
     Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a tokenizer each.
     `deepspeed_json` is the text of a DeepSpeed config that runs in the place of a shipped one. `notes` go into the
-    report beside the choices.
+    report beside the choices. `observers` look on, and change nothing.
     """
 
     model: Path
@@ -33,6 +35,7 @@ class FitInputs:
     reward_models: list[Path] = field(default_factory=list)
     deepspeed_json: str = ""
     notes: list[Choice] = field(default_factory=list)
+    observers: Sequence[Observer] = ()
 
 
 def held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:

@@ -1,13 +1,17 @@
-"""Training progress: a bar in a terminal, one line for each logged step and each evaluation in a log file."""
+"""Training progress: a bar in a terminal; in a log a line for each logged step and evaluation, and between them when a
+step takes long."""
 
 from __future__ import annotations
 
 import sys
 import time
+from contextlib import ExitStack
 from typing import Any
 
 from tqdm import tqdm
 from transformers import TrainerCallback
+
+from tasks.models.pace import doing, duration, say
 
 
 class Progress(TrainerCallback):
@@ -15,19 +19,57 @@ class Progress(TrainerCallback):
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
-        self._first_step_ended = 0.0
+        self._doing = ExitStack()
+        self._began_at = self._first_step_ended = 0.0
         self._first_step = 0
         # when tokens were counted last, how many, and the time since then that was not training
         self._counted_at, self._num_tokens, self._other_seconds = 0.0, 0.0, 0.0
+        # of the step that is under way: since when, and passes made; held-out passes made, and how many there are
+        self._since, self._num_passes, self._held_out = 0.0, 0, (0, 0)
+        self._num_lines = 0
+        self.tokens_per_second: float | None = None
+        """Of all processes, between the last two logged steps."""
+        self.seconds_left: float | None = None
+
+    def resume_state(self) -> float:
+        """Return the tokens that were counted, which a run that goes on from here has not made itself."""
+        return self._num_tokens
+
+    def restore(self, state: float) -> None:
+        """Take over what `resume_state` returned."""
+        self._num_tokens = state
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if state.is_world_process_zero and sys.stderr.isatty():
-            self._bar = tqdm(total=state.max_steps, desc="train", unit="step", dynamic_ncols=True)
+        self._began_at = self._counted_at = self._since = time.monotonic()
+        self._first_step = state.global_step
+        if not state.is_world_process_zero:
+            return
+        if sys.stderr.isatty():
+            self._bar = tqdm(
+                total=state.max_steps, initial=state.global_step, desc="train", unit="step", dynamic_ncols=True
+            )
+        self._doing.enter_context(doing(lambda: self._under_way(args, state)))
+
+    def on_substep_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._num_passes += 1
+
+    def on_prediction_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self._held_out[0]:
+            self._since = time.monotonic()
+        loader = kwargs.get("eval_dataloader")
+        # the trainer looks at the length of this loader itself
+        self._held_out = self._held_out[0] + 1, 0 if loader is None else len(loader)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._since, self._num_passes = time.monotonic(), 0
         if not self._first_step_ended:
             # the first step also pays for warming up, and says little about the others
-            self._first_step_ended, self._first_step = time.monotonic(), state.global_step
+            self._first_step_ended, self._first_step = self._since, state.global_step
+            left = state.max_steps - state.global_step
+            self.seconds_left = (self._first_step_ended - self._began_at) * left
+        else:
+            steps = state.global_step - self._first_step
+            self.seconds_left = (self._since - self._first_step_ended) / steps * (state.max_steps - state.global_step)
         # the end of the curve, whatever the interval
         control.should_log = control.should_log or state.global_step >= state.max_steps
         if self._bar is not None:
@@ -37,51 +79,67 @@ class Progress(TrainerCallback):
         if not logs or "loss" not in logs:
             return
         loss, reward = float(logs["loss"]), logs.get("reward")
-        speed = self._tokens_per_second(logs.get("num_tokens"))
+        self.tokens_per_second = self._speed(logs.get("num_tokens"))
+        # for the observers, which come after this callback
+        found = {"tokens_per_second": self.tokens_per_second, "seconds_left": self.seconds_left}
+        logs |= {name: value for name, value in found.items() if value is not None}
         if self._bar is not None:
             shown = {"loss": f"{loss:.3f}"} | ({} if reward is None else {"reward": f"{reward:.3f}"})
-            self._bar.set_postfix(shown | ({} if speed is None else {"tokens/s": f"{speed:,.0f}"}))
+            speed = {} if self.tokens_per_second is None else {"tokens/s": f"{self.tokens_per_second:,.0f}"}
+            self._bar.set_postfix(shown | speed)
         elif state.is_world_process_zero:
-            print(
-                f"train: step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
+            self._num_lines += 1
+            say(
+                f"step {state.global_step}/{state.max_steps}  loss {loss:.4f}  "
                 + ("" if reward is None else f"reward {reward:.4f}  ")
                 + f"lr {float(logs.get('learning_rate', 0.0)):.2e}"
-                + ("" if speed is None else f"  {speed:,.0f} tokens/s")
-                + self._time_left(state),
-                flush=True,
+                + self._pace(),
+                "train",
+                always=self._num_lines == 1 or state.global_step >= state.max_steps,
             )
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         metrics = kwargs.get("metrics") or {}
         self._other_seconds += float(metrics.get("eval_runtime", 0.0))
+        self._since, self._held_out = time.monotonic(), (0, 0)
         reward = metrics.get("eval_reward")
         name, value = ("loss", metrics.get("eval_loss")) if reward is None else ("reward", reward)
         if not state.is_world_process_zero or value is None:
             return
-        line = f"train: step {state.global_step}/{state.max_steps}  held-out {name} {float(value):.4f}"
+        line = f"step {state.global_step}/{state.max_steps}  held-out {name} {float(value):.4f}"
         if self._bar is not None:
-            self._bar.write(line, file=sys.stderr)
+            self._bar.write(f"train: {line}", file=sys.stderr)
         else:
-            print(line, flush=True)
+            say(line, "train")
 
-    def _tokens_per_second(self, num_tokens: float | None) -> float | None:
-        """Return the tokens of all processes per second of training since the last call; None at the first."""
+    def _speed(self, num_tokens: float | None) -> float | None:
+        """Return the tokens of all processes per second of training since the last call, or since training began."""
         if num_tokens is None:
             return None
         now = time.monotonic()
-        seconds = now - self._counted_at - self._other_seconds
-        tokens, is_first = num_tokens - self._num_tokens, not self._counted_at
+        seconds, tokens = now - self._counted_at - self._other_seconds, num_tokens - self._num_tokens
         self._counted_at, self._num_tokens, self._other_seconds = now, num_tokens, 0.0
-        return None if is_first or seconds <= 0 or tokens <= 0 else tokens / seconds
+        return None if seconds <= 0 or tokens <= 0 else tokens / seconds
 
-    def _time_left(self, state: Any) -> str:
-        steps = state.global_step - self._first_step
-        if not self._first_step_ended or steps < 1:
-            return ""
-        seconds = (time.monotonic() - self._first_step_ended) / steps * (state.max_steps - state.global_step)
-        return f"  {seconds:.0f} s left"
+    def _pace(self) -> str:
+        speed = "" if self.tokens_per_second is None else f"  {self.tokens_per_second:,.0f} tokens/s"
+        return speed + ("" if self.seconds_left is None else f"  {duration(self.seconds_left)} left")
+
+    def _under_way(self, args: Any, state: Any) -> str:
+        """Return what is done of the step, or of the evaluation, that is under way."""
+        made, of = self._held_out
+        if made:
+            doing_now = f"held-out pass {made}" + (f" of {of}" if of else "")
+        else:
+            passes = args.gradient_accumulation_steps
+            doing_now = f"{self._num_passes} of {passes} passes of the next" if passes > 1 else "the next is under way"
+        return (
+            f"step {state.global_step}/{state.max_steps}  {doing_now}, for {duration(time.monotonic() - self._since)}"
+            + self._pace()
+        )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._doing.close()
         if self._bar is not None:
             self._bar.close()
         if not state.is_world_process_zero:

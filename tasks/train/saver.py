@@ -24,6 +24,7 @@ from configs.errors import ArtifactError, RetryError
 from configs.schema_cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema_train import ONLINE, TrainConfig
 from configs.wire import Choice
+from tasks.models.pace import doing
 from tasks.train import checkpoints
 from tasks.train.checkpoint_store import CheckpointPlaces, Store
 from tasks.train.checkpoints import Manifest
@@ -226,7 +227,8 @@ class Recoverable:
             # sums of the loss since the last point of the curve are not part of the state
             self.control.should_log = True  # type: ignore[attr-defined]
         super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
-        is_saved = is_due and self.saver.save(self)
+        with doing(f"saving the checkpoint of step {step}"):
+            is_saved = is_due and self.saver.save(self)
         if asked:
             outcome = "its checkpoint is saved" if is_saved else "its checkpoint could not be saved"
             raise RetryError(f"training was asked to stop ({asked}) after step {step}; {outcome}")

@@ -2,7 +2,10 @@
 
 import logging
 import types
-from typing import NamedTuple
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import flytekit
 from flytekit import Cache, Deck, PythonFunctionTask, dynamic, task
@@ -13,11 +16,13 @@ from flytekit.types.directory import FlyteDirectory
 from configs.errors import ArtifactError, RetryError
 from configs.schema import ModelConfig
 from configs.schema_cluster import CheckpointConfig, ClusterConfig
+from configs.schema_tracking import TrackingConfig
 from configs.schema_train import Method, TrainConfig
 from configs.topologies import TOPOLOGIES, task_name, topology
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
 from images.elastic import ConfiguredElastic
+from images.live_deck import live_deck
 from images.pods import (
     BIG_CPU,
     SMALL,
@@ -32,11 +37,19 @@ from images.pods import (
     pod_template,
     scratch_directory,
 )
+from images.secrets import TRACKER_SECRETS, read_tracker_secrets
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT, TRAIN_ENVIRONMENT
+from images.worker_faults import launch_folder
+
+if TYPE_CHECKING:
+    from tasks.train.checkpoint_store import CheckpointPlaces
+    from tasks.train.observers import Observer
 
 _VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
 # the shape of most machines with GPUs; the operator makes PET_NPROC_PER_NODE of it, which flytekit does not read
 _DECLARED_PROCESSES = 8
+# inputs of their own: what they hold in the config is no part of what a cached training depends on
+_APART = {"cluster": ClusterConfig(), "checkpoint": CheckpointConfig(), "tracking": TrackingConfig()}
 
 
 class Trained(NamedTuple):
@@ -48,6 +61,7 @@ def _train(
     config: TrainConfig,
     cluster: ClusterConfig,
     checkpoint: CheckpointConfig,
+    tracking: TrackingConfig,
     deepspeed_json: str,
     loading: ModelConfig,
     model: FlyteDirectory,
@@ -65,39 +79,50 @@ def _train(
     """
     from tasks.decks import html
     from tasks.decks.training import render_training
+    from tasks.models.loading import counted_loading
+    from tasks.models.pace import doing, heartbeat
     from tasks.train import checkpoints, collectives, distributed, faults, fit
     from tasks.train.attempt import finish, finished, fit_once
     from tasks.train.checkpoint_store import CheckpointPlaces
+    from tasks.train.observers import told_the_end
 
     # apart on the way here: they are no part of what a cached result depends on
-    config = config.model_copy(update={"cluster": cluster, "checkpoint": checkpoint})
+    config = config.model_copy(update={"cluster": cluster, "checkpoint": checkpoint, "tracking": tracking})
+    is_first = collectives.rank() == 0
     try:
-        with faults.told_apart(config):
+        with faults.told_apart(config), heartbeat("train") if is_first else nullcontext():
             distributed.check_world_size(config)
             distributed.check_devices(config)
             output = node_directory("trained")
-            inputs = fit.FitInputs(
-                model=download_once(model),
-                train_tokens=download_once(tokens),
-                test_tokens=download_once(held_out),
-                tokenizer=download_once(tokenizer),
-                end_token_ids=end_token_ids,
-                new_token_ids=new_token_ids,
-                reward_models=[download_once(each) for each in reward_models],
-                deepspeed_json=deepspeed_json,
-            )
+            with doing("downloading the model and the tokens"):
+                inputs = fit.FitInputs(
+                    model=download_once(model),
+                    train_tokens=download_once(tokens),
+                    test_tokens=download_once(held_out),
+                    tokenizer=download_once(tokenizer),
+                    end_token_ids=end_token_ids,
+                    new_token_ids=new_token_ids,
+                    reward_models=[download_once(each) for each in reward_models],
+                    deepspeed_json=deepspeed_json,
+                )
             # only a laptop names the folder by it
             fingerprint = checkpoints.fingerprint(config, inputs) if is_laptop_run() else ""
             uris = checkpoint_uris(fingerprint)
             places = None if uris is None else CheckpointPlaces(*uris, filesystem_of)
             made = finished(places)
-            uri, report = made or ("", fit_once(config, loading, inputs, output, places))
-            if collectives.rank() == 0:
+            if made is None:
+                inputs = replace(inputs, observers=_observers(config, loading, places) if is_first else ())
+                with told_the_end(inputs.observers), counted_loading("load"):
+                    uri, report = "", fit_once(config, loading, inputs, output, places)
+            else:
+                uri, report = made
+            if is_first:
                 if made is None:
                     # uploaded before any process ends: a job counts as succeeded when its first pod does
                     access = flytekit.FlyteContextManager.current_context().file_access
                     target = access.join(access.raw_output_prefix, access.get_random_string())
-                    uri = access.put_data(str(output), target, True)
+                    with doing("uploading the model"):
+                        uri = access.put_data(str(output), target, True)
                     finish(places, uri, report)
                 else:
                     print("train: an earlier try had finished: its model is taken", flush=True)
@@ -106,6 +131,31 @@ def _train(
     except RetryError as error:
         raise FlyteRecoverableException(error.message) from error
     return Trained(model=FlyteDirectory(uri, remote_directory=False), report=report)
+
+
+def _observers(config: TrainConfig, loading: ModelConfig, places: "CheckpointPlaces | None") -> "list[Observer]":
+    """Return who looks on in rank 0: the launcher of its process, which shows a Deck, and the config's tracker."""
+    from tasks.train.live import LIVE_FILE, LiveReport
+    from tasks.train.tracking import Tracking, TrackingAccess
+
+    observers: list[Observer] = []
+    folder, tracker = launch_folder(), config.tracking.tracker
+    if folder is not None and not is_laptop_run():
+        observers.append(LiveReport(config, folder / LIVE_FILE))
+    if tracker != "none":
+        access = flytekit.FlyteContextManager.current_context().file_access
+        curves = access.join(access.raw_output_prefix, "tensorboard")
+        secrets = read_tracker_secrets(tracker)
+        observers.append(Tracking(config, loading, TrackingAccess(secrets, curves, filesystem_of), places))
+    return observers
+
+
+def _show(folder: Path) -> AbstractContextManager[None]:
+    """Show a Deck of what rank 0 writes to `folder`, while the processes of this machine run."""
+    from tasks.models.pace import every_seconds
+    from tasks.train.live import live_renderer
+
+    return live_deck("training", live_renderer(folder), every_seconds())
 
 
 def _name_previous() -> None:
@@ -136,13 +186,15 @@ def _declare(nodes: str) -> PythonFunctionTask:
             monitor_interval=1,
             increase_shared_mem=False,
             before_launch=_name_previous,
+            while_running=_show,
         ),
         container_image=GPU_IMAGE,
         requests=node_resources(_DECLARED_PROCESSES, ClusterConfig()),
         shared_memory=True,
         retries=ClusterConfig().retries,
-        cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("cluster", "checkpoint")),
+        cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("cluster", "checkpoint", "tracking")),
         environment=TRAIN_ENVIRONMENT,
+        secret_requests=TRACKER_SECRETS,
         enable_deck=True,
     )(function)
 
@@ -180,9 +232,10 @@ def train(
     cluster = config.cluster
     resources = node_resources(config.processes_per_node, cluster)
     result = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
-        config=config.model_copy(update={"cluster": ClusterConfig(), "checkpoint": CheckpointConfig()}),
+        config=config.model_copy(update=_APART),
         cluster=cluster,
         checkpoint=config.checkpoint,
+        tracking=config.tracking,
         deepspeed_json=deepspeed_json,
         loading=loading,
         model=model,

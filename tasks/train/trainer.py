@@ -57,7 +57,7 @@ def make_trainer(
         "train_dataset": read_examples(config.objective, tokens_file, cache, num_fill),
         "processing_class": tokenizer,
         "peft_config": methods.adapter_config(config, model, inputs.new_token_ids),
-        "callbacks": [Progress(), *watch_callbacks(config)],
+        "callbacks": [Progress(), *inputs.observers, *watch_callbacks(config)],
     }
     if held_out and inputs.test_tokens is not None:
         test_file = inputs.test_tokens / TOKENS_FILE

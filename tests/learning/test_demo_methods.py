@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,7 +44,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Demo:
     folder = tmp_path_factory.mktemp("demo")
     base = folder / "base"
     base.mkdir()
-    fetch_model(CONFIG.model, "", base, None)
+    fetch_model(CONFIG.model, "", base, None, download=shutil.copyfile)
     data = load_data(CONFIG.data)
     rows = [
         [{"kind": row.kind, "prompt": row.prompt, "completion": row.completion} for row in split.itertuples()]

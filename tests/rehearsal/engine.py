@@ -49,6 +49,7 @@ class Try:
     pods: list[Pod] = field(default_factory=list)
     error: str | None = None
     seconds: float = 0.0
+    complete_at_first_exit: bool = True
 
     @property
     def log(self) -> str:
@@ -81,14 +82,14 @@ class Cluster:
         self,
         home: Path,
         store: Store,
-        specs: dict[str, TaskSpec],
         programs: dict[str, Path],
         environment: dict[str, str] | None = None,
         secrets: dict[tuple[str, str], str] | None = None,
     ) -> None:
-        self.home, self.store, self.specs, self.programs = home, store, specs, programs
+        self.home, self.store, self.programs = home, store, programs
         self.environment, self.secrets = environment or {}, secrets or {}
-        self.images = {spec.template.container.image for spec in specs.values()}
+        self.specs: dict[str, TaskSpec] = {}
+        self.images: set[str] = set()
         self.tries: list[Try] = []
         self.cached: list[str] = []
         self.faults: list[Fault] = []
@@ -96,6 +97,11 @@ class Cluster:
         self._catalog: dict[str, LiteralMap] = {}
         self._count = 0
         home.mkdir(parents=True, exist_ok=True)
+
+    def register(self, specs: dict[str, TaskSpec]) -> None:
+        """Take the tasks of one version, by name; pods run no image but theirs."""
+        self.specs = specs
+        self.images = {spec.template.container.image for spec in specs.values()}
 
     def execute(self, workflow: WorkflowTemplate, inputs: LiteralMap, subs: Iterable[WorkflowTemplate] = ()) -> Values:
         """Run a workflow to its end; return its outputs under the node `""`.
@@ -250,10 +256,14 @@ class Cluster:
 
     def _await(self, attempt: Try) -> None:
         """Return when all pods have ended. One that is lost fails its job, whose other pods are then deleted."""
-        deadline = None
+        deadline, first = None, None
         while [pod for pod in attempt.pods if not pod.ended()]:
             for fault in self.faults:
                 fault.strike(attempt)
+            if first is None and any(pod.exit_status == 0 for pod in attempt.pods):
+                # a PyTorchJob counts as done as soon as one of its pods is
+                first = self._is_complete(attempt)
+                attempt.complete_at_first_exit = first
             if deadline is None and any(pod.exit_status not in (None, 0) for pod in attempt.pods):
                 deadline = time.monotonic() + 100
                 for pod in attempt.pods:
@@ -264,6 +274,15 @@ class Cluster:
             time.sleep(_POLL_SECONDS)
         for pod in attempt.pods:
             pod.remove()
+
+    def _is_complete(self, attempt: Try) -> bool:
+        """Return whether outputs or an error are written, and whatever the outputs name is there."""
+        content = self.store.read(f"{self.output(attempt)}/outputs.pb")
+        if content is None:
+            names = [key.rpartition("/")[2] for key in self.store.keys(f"metadata/{attempt.prefix}/")]
+            return any(name.startswith(("error", "futures")) for name in names)
+        places = [uri for literal in LiteralMap.FromString(content).literals.values() for uri in uris(literal)]
+        return all(self.store.keys(uri.removeprefix(self.store.uri(""))) for uri in places)
 
     def _error(self, attempt: Try) -> ContainerError | None:
         """Return what Flyte would say went wrong: of several pods' errors the earliest."""

@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 import tasks.train.task as train_task
 from configs.schema import ModelConfig
 from configs.schema_cluster import CheckpointConfig, ClusterConfig
+from configs.schema_tracking import TrackingConfig
 from configs.schema_train import TrainConfig
 from configs.wire import TokenReport
 
@@ -46,9 +47,12 @@ def tokens(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def training(model: Path, tokens: Path, config: TrainConfig) -> dict[str, Any]:
     """Return the inputs of an elastic training task."""
     return {
-        "config": config.model_copy(update={"cluster": ClusterConfig(), "checkpoint": CheckpointConfig()}),
+        "config": config.model_copy(
+            update={"cluster": ClusterConfig(), "checkpoint": CheckpointConfig(), "tracking": TrackingConfig()}
+        ),
         "cluster": config.cluster,
         "checkpoint": config.checkpoint,
+        "tracking": config.tracking,
         "deepspeed_json": "",
         "loading": ModelConfig(name="tiny"),
         "model": FlyteDirectory(str(model), remote_directory=False),
@@ -88,7 +92,7 @@ def test_a_run_overrides_what_the_pods_are_asked_for(tiny_model: Path, tokens: P
     counts = {name: 1 for name, field in TokenReport.model_fields.items() if field.annotation is int}
     lists = {"end_token_ids": [1], "lengths": [], "length_counts": [], "samples": []}
     report = TokenReport(template="none", template_hash="", **counts, **lists)
-    for name in ("cluster", "checkpoint", "end_token_ids", "new_token_ids"):
+    for name in ("cluster", "checkpoint", "tracking", "end_token_ids", "new_token_ids"):
         del inputs[name]
     pod = Pod(train_task.train, tmp_path, {**inputs, "config": config, "token_report": report}).run()
     spec = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes())

@@ -66,7 +66,8 @@ def command(path: Path) -> list[str | Path]:
 
 
 def environment(home: Path) -> dict[str, str]:
-    return os.environ | {"HOME": str(home), "TMPDIR": str(home)}
+    # every step has its line
+    return os.environ | {"HOME": str(home), "TMPDIR": str(home), "PROGRESS_SECONDS": "0"}
 
 
 def interrupted_after(line: str, path: Path, home: Path) -> tuple[int, str]:

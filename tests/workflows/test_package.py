@@ -13,6 +13,8 @@ import pytest
 from conftest import ROOT, PyFlyte
 from flyteidl.admin.task_pb2 import TaskSpec
 
+from configs.topologies import TOPOLOGIES, task_name
+
 HEAVY = ("transformers", "datasets", "trl", "deepspeed", "peft", "bitsandbytes", "pandera", "matplotlib")
 # dynamic tasks only wire others, and plain ones that always run again need no cache
 UNCACHED = {
@@ -102,10 +104,12 @@ def test_one_machine_is_a_plain_pod(specs: dict[str, TaskSpec]) -> None:
 
 def test_what_only_the_pods_are_asked_is_no_part_of_a_cached_training(specs: dict[str, TaskSpec]) -> None:
     for name in ("train_1", "train_5"):
-        assert set(specs[name].template.metadata.cache_ignore_input_vars) == {"cluster", "checkpoint"}
+        assert set(specs[name].template.metadata.cache_ignore_input_vars) == {"cluster", "checkpoint", "tracking"}
 
 
 def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, TaskSpec]) -> None:
+    # with the keys of trackers
+    elastic = {task_name(nodes) for nodes in TOPOLOGIES}
     for name, spec in specs.items():
         box, metadata = container(spec), spec.template.metadata
         assert box is not None and box.image.startswith("localhost/fine-tune/fine-tune-"), name
@@ -115,7 +119,7 @@ def test_every_task_declares_image_resources_retries_and_cache(specs: dict[str, 
         assert metadata.retries.retries >= 2, name
         if name not in UNCACHED:
             assert metadata.discoverable and metadata.cache_serializable and metadata.discovery_version, name
-        assert bool(spec.template.security_context.secrets) == (name in SECRET), name
+        assert bool(spec.template.security_context.secrets) == (name in SECRET or name in elastic), name
 
 
 def test_gpus_and_shared_memory_are_declared(specs: dict[str, TaskSpec]) -> None:

@@ -255,7 +255,7 @@ def test_the_disk_a_run_needs_counts_every_copy() -> None:
 def test_a_chat_template_file_is_read_and_checked(tmp_path: Path) -> None:
     file = tmp_path / "template.jinja"
     assert read_chat_template(None) is None
-    with pytest.raises(ConfigError, match="cannot be read"):
+    with pytest.raises(ConfigError, match=r"^tokenize.chat_template=.*template.jinja does not exist \(looked in "):
         read_chat_template(str(file))
     file.write_text("hello")
     with pytest.raises(ConfigError, match="never reads `messages`"):

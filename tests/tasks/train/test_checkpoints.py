@@ -194,7 +194,13 @@ def test_a_full_disk_is_said_at_once_and_leaves_nothing_half(tmp_path: Path) -> 
 def test_a_fingerprint_is_of_what_decides_the_result(tiny_model: Path, answers: Path, tmp_path: Path) -> None:
     inputs = FitInputs(model=tiny_model, train_tokens=answers, tokenizer=tiny_model, end_token_ids=[1])
     first = checkpoints.fingerprint(TrainConfig(), inputs)
-    for same in ({"nodes": "1:4"}, {"processes_per_node": 2}, {"micro_batch_size": 4}, {"checkpoint": {"keep": 3}}):
+    for same in (
+        {"nodes": "1:4"},
+        {"processes_per_node": 2},
+        {"micro_batch_size": 4},
+        {"checkpoint": {"keep": 3}},
+        {"tracking": {"tracker": "tensorboard"}},
+    ):
         assert checkpoints.fingerprint(TrainConfig(**same), inputs) == first
     assert checkpoints.fingerprint(TrainConfig(cluster={"retries": 9}), inputs) == first
     for other in ({"seed": 1}, {"sharding": "zero2"}, {"batch_size": 32}, {"epochs": 2.0}):

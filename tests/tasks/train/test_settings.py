@@ -15,8 +15,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from configs.schema import ModelConfig
-from configs.schema_data import Section
 from configs.schema_train import TrainConfig
+from configs.section import Section
 from configs.wire import TrainReport
 from tasks.train.fit import FitInputs, fit
 
@@ -99,6 +99,10 @@ ELSEWHERE: dict[str, str] = {
     **{f"cluster.{name}": "workflows/test_elastic.py" for name in PODS},
     **dict.fromkeys(("cluster.max_restarts", "cluster.join_timeout_seconds"), "images/test_elastic.py"),
     "cluster.collective_timeout_seconds": "tasks/train/test_sharding_words.py",
+    **{
+        f"tracking.{name}": "tasks/train/test_tracking.py"
+        for name in ("tracker", "project", "run_name", "tags", "address", "entity", "folder")
+    },
     "cluster.gpus_per_process": "tasks/train/test_sharding_words.py",
 }
 

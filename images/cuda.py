@@ -1,0 +1,44 @@
+"""Which versions of CUDA, its driver, torch and what is built on them go together, and where that is written.
+
+The specs install these versions, docs/images.md shows this table, and a test compares it with what is installed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Pin:
+    """One package of the GPU image: its version, what it asks of CUDA or of a compiler, and the source for that."""
+
+    package: str
+    version: str
+    needs: str
+    source: str
+
+
+CUDA = "13.0"
+OLDEST_DRIVER = 580
+"""Major version of NVIDIA's driver on the machines; all of CUDA 13 asks for it.
+
+https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
+"""
+OLDEST_COMPUTE_CAPABILITY = 7.5
+"""Turing (T4, RTX 20): torch's wheels of CUDA 13.0 hold no kernels for Volta and older GPUs.
+
+https://github.com/pytorch/pytorch/blob/main/RELEASE.md
+"""
+
+PINS = (
+    Pin("torch", "2.13.0", "CUDA 13.0, cuDNN 9.20, NCCL 2.29.7: packages that its wheel names", "its metadata"),
+    Pin("triton", "3.7.1", "a C compiler when kernels are first used", "torch's metadata"),
+    Pin(
+        "deepspeed",
+        "0.19.8",
+        "a C++ compiler and ninja for the Adam of offloading; nvcc for none of ours",
+        "op_builder/",
+    ),
+    Pin("bitsandbytes", "0.50.2", "nothing: its wheel has kernels for CUDA 13.0", "its files"),
+    Pin("liger-kernel", "0.8.5", "nothing: its kernels are Triton's", "its metadata"),
+)

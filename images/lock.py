@@ -1,0 +1,101 @@
+"""Write the locks of the images: every package that a pod gets, at one version. Run by `make lock`.
+
+A lock is the closure of a role's packages over the requirements of what is installed here, at the versions of
+constraints.txt. Two things are not installed here and have their own lists of pins: CUDA's libraries (cuda.txt), which
+torch's wheel for a CPU does not ask for, and what only the image of GPTQ has (gptq_pins.txt).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from importlib import metadata
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from images.roles import INDIRECT, PACKAGES, Role
+
+FOLDER = Path(__file__).parent
+_CONSTRAINTS = FOLDER.parent / "constraints.txt"
+_CUDA = FOLDER / "cuda.txt"
+_GPTQ = FOLDER / "gptq_pins.txt"
+# of the project's packages those that gptqmodel asks for, of which nothing is read here
+_GPTQMODEL_NEEDS = (
+    "accelerate",
+    "datasets",
+    "dill",
+    "Jinja2",
+    "ninja",
+    "pillow",
+    "protobuf",
+    "requests",
+    "safetensors",
+)
+
+
+def read_pins(path: Path) -> dict[str, str]:
+    """Return the versions that a file of `name==version` lines gives, by normalized name."""
+    lines = re.findall(r"(?m)^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"))
+    return {canonicalize_name(name): version for name, version in lines}
+
+
+def closure(names: Iterable[str]) -> set[str]:
+    """Return the normalized names of `names` and of all that they need here, with the extras that are asked for.
+
+    A package that is not installed here stands for itself alone.
+    """
+    extras: dict[str, set[str]] = {}
+    todo = [Requirement(name) for name in names]
+    while todo:
+        wanted = todo.pop()
+        name = canonicalize_name(wanted.name)
+        # without any extra a package is asked for too: the empty one
+        new = {"", *wanted.extras} - extras.get(name, set())
+        if not new:
+            continue
+        extras.setdefault(name, set()).update(new)
+        try:
+            requirements = metadata.requires(name) or []
+        except metadata.PackageNotFoundError:
+            continue
+        for requirement in map(Requirement, requirements):
+            if requirement.marker is None or any(requirement.marker.evaluate({"extra": each}) for each in new):
+                todo.append(requirement)
+    return set(extras)
+
+
+def lock(role: Role) -> dict[str, str]:
+    """Return the version of every package of a role's image, by normalized name in alphabetical order.
+
+    Raises:
+        ValueError: a package is pinned nowhere.
+    """
+    pins = read_pins(_CONSTRAINTS) | read_pins(_CUDA) | (read_pins(_GPTQ) if role == "gptq" else {})
+    # torch is in every image
+    names = closure([*PACKAGES[role], *INDIRECT[role]]) | set(read_pins(_CUDA))
+    if role == "gptq":
+        names |= closure(_GPTQMODEL_NEEDS) | set(read_pins(_GPTQ))
+    unpinned = sorted(names - set(pins))
+    if unpinned:
+        raise ValueError(f"constraints.txt has no version of {', '.join(unpinned)}; add it, then run `make lock`")
+    return {name: pins[name] for name in sorted(names)}
+
+
+def lock_text(role: Role) -> str:
+    """Return the content of a role's lock."""
+    head = f"# Every package of the {role} image; written by `make lock`.\n"
+    return head + "".join(f"{name}=={version}\n" for name, version in lock(role).items())
+
+
+def main() -> None:
+    """Write all locks."""
+    for role in PACKAGES:
+        path = FOLDER / f"{role}.txt"
+        path.write_text(lock_text(role), encoding="utf-8")
+        print(f"{path.relative_to(FOLDER.parent)}: {len(lock(role))} packages")
+
+
+if __name__ == "__main__":
+    main()

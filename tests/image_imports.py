@@ -1,0 +1,117 @@
+"""Which modules and packages the tasks of each image import, read off the source."""
+
+from __future__ import annotations
+
+import ast
+import functools
+import sys
+from importlib import metadata
+from pathlib import Path
+
+from conftest import ROOT
+from packaging.utils import canonicalize_name
+
+from images.roles import Role
+
+_ROOMS = ("configs", "images", "tasks", "workflows")
+_IMAGE_ROLES: dict[str, Role] = {"CPU_IMAGE": "cpu", "GPU_IMAGE": "gpu", "GPTQ_IMAGE": "gptq"}
+# declared in a loop, from one function; and scored where their weights can be unpacked
+_UNDECLARED: list[tuple[str, str, Role]] = [
+    ("tasks.train.task", "_train", "gpu"),
+    ("tasks.train.task", "_name_previous", "gpu"),
+    ("tasks.evaluate.task", "evaluate", "gptq"),
+]
+
+
+def read_by(role: Role) -> tuple[set[str], set[str]]:
+    """Return (modules of the project, normalized packages) that tasks of a role import, now or when they run."""
+    own: set[str] = set()
+    packages: set[str] = set()
+    todo = [
+        name
+        for module, task in _tasks(role)
+        for function in _with_helpers(module, task)
+        for name in [module, *_imports(function)]
+    ]
+    while todo:
+        name = todo.pop()
+        room = name.split(".")[0]
+        if room in _ROOMS:
+            path = _file(name)
+            if path is None or name in own:
+                continue
+            own.add(name)
+            tree = ast.parse(path.read_text(encoding="utf-8"))
+            # a shell has tasks of other images too: of their bodies nothing is run
+            is_shell = path.name == "task.py" or room == "workflows"
+            for node in tree.body:
+                if not (is_shell and isinstance(node, ast.FunctionDef)):
+                    todo += _imports(node)
+        elif room not in sys.stdlib_module_names:
+            packages.add(_package(name))
+    return own, packages
+
+
+def _tasks(role: Role) -> list[tuple[str, ast.FunctionDef]]:
+    found = []
+    for path in [*ROOT.glob("tasks/*/task.py"), *ROOT.glob("workflows/*.py")]:
+        module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if not isinstance(node, ast.FunctionDef):
+                continue
+            roles = {each for name, function, each in _UNDECLARED if (name, function) == (module, node.name)}
+            for decorator in node.decorator_list:
+                for keyword in decorator.keywords if isinstance(decorator, ast.Call) else []:
+                    if keyword.arg == "container_image":
+                        roles.add(_IMAGE_ROLES[ast.unparse(keyword.value)])
+            if role in roles:
+                found.append((module, node))
+    return found
+
+
+def _with_helpers(module: str, task: ast.FunctionDef) -> list[ast.FunctionDef]:
+    """Return a task and the plain functions beside it that it calls, or that those call."""
+    path = _file(module)
+    assert path is not None
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    beside = {each.name: each for each in tree.body if isinstance(each, ast.FunctionDef) and not each.decorator_list}
+    found, todo = [task], [task]
+    while todo:
+        named = {each.id for each in ast.walk(todo.pop()) if isinstance(each, ast.Name)}
+        for name in sorted(named & set(beside)):
+            helper = beside.pop(name)
+            found.append(helper)
+            todo.append(helper)
+    return found
+
+
+def _imports(node: ast.AST) -> set[str]:
+    if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+        return set()
+    found: set[str] = set()
+    for each in ast.walk(node):
+        if isinstance(each, ast.Import):
+            found |= {alias.name for alias in each.names}
+        elif isinstance(each, ast.ImportFrom) and each.module:
+            found |= {each.module, *(f"{each.module}.{alias.name}" for alias in each.names)}
+    return found
+
+
+def _file(module: str) -> Path | None:
+    path = ROOT.joinpath(*module.split("."))
+    return next((file for file in (path.with_suffix(".py"), path / "__init__.py") if file.is_file()), None)
+
+
+def _package(module: str) -> str:
+    parts = module.split(".")
+    if parts[0] == "flytekitplugins":
+        return {"deck": "flytekitplugins-deck-standard", "kfpytorch": "flytekitplugins-kfpytorch"}.get(
+            parts[1] if len(parts) > 1 else "deck", module
+        )
+    # one that is not installed here is called as its module is
+    return canonicalize_name(_distributions().get(parts[0], [parts[0]])[0])
+
+
+@functools.cache
+def _distributions() -> dict[str, list[str]]:
+    return dict(metadata.packages_distributions())

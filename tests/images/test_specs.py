@@ -1,0 +1,202 @@
+"""The images' specs: named alike on a laptop and in a pod, and what both builders make of them.
+
+Neither docker nor envd's daemon is needed: what is looked at is what they would be given.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+from flyteidl.core.dynamic_job_pb2 import DynamicJobSpec
+from flytekit.configuration.default_images import DefaultImages, PythonVersion
+from flytekit.core.context_manager import FlyteContextManager
+from flytekit.core.data_persistence import FileAccessProvider
+from flytekit.image_spec.default_builder import create_docker_context
+from flytekit.types.directory import FlyteDirectory
+from flytekitplugins.envd.image_builder import create_envd_config
+from pods import Pod
+
+from configs.schema import FineTuneConfig
+from configs.wire import TokenReport
+from images.lock import read_pins
+from images.roles import Role
+from images.specs import _BASES, GPTQ_IMAGE, GPU_IMAGE, IMAGES
+from workflows.publish import quantize_all
+
+ROLES: list[Role] = ["cpu", "gpu", "gptq"]
+APT = {"cpu": [], "gpu": ["build-essential"], "gptq": ["build-essential", "libpcre2-dev"]}
+NAMES = "from images.specs import IMAGES, POD_ENVIRONMENT as E; print(*[i.image_name() for i in IMAGES.values()], E)"
+HOST = re.compile(r"https?://([\w.-]+)|\b([\w-]+(?:\.[\w-]+)+(?::\d+)?)/")
+
+
+def evaluated(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Evaluate the specs of the checkout in `folder`, in another folder, with nothing but `environment`."""
+    paths = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(folder)}
+    command = [sys.executable, "-c", NAMES]
+    return subprocess.run(command, cwd="/", env={**paths, **environment}, capture_output=True, text=True)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """What the specs read, as a pod has it: in another place."""
+    for folder in ("configs", "images"):
+        shutil.copytree(ROOT / folder, tmp_path / "root" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    return tmp_path / "root"
+
+
+@pytest.mark.parametrize("builder", ["default", "envd"])
+def test_a_pod_names_the_images_as_the_laptop_did(builder: str, elsewhere: Path) -> None:
+    laptop = evaluated(ROOT, IMAGE_REGISTRY="ghcr.io/me", IMAGE_BUILDER=builder)
+    assert laptop.returncode == 0, laptop.stderr[-2000:]
+    names, _, environment = laptop.stdout.strip().partition(" {")
+    assert re.fullmatch(
+        r"ghcr.io/me/fine-tune-cpu:\w+ ghcr.io/me/fine-tune-gpu:\w+ ghcr.io/me/fine-tune-gptq:\w+", names
+    )
+    # flytekit puts exactly these into the pod
+    given = dict(re.findall(r"'(\w+)': '([^']*)'", environment))
+    assert evaluated(elsewhere, **given).stdout == laptop.stdout
+
+
+def test_whatever_is_in_an_image_changes_its_name(elsewhere: Path) -> None:
+    def tags(**environment: str) -> list[str]:
+        return re.findall(r":(\w+)(?= )", evaluated(elsewhere, IMAGE_REGISTRY="ghcr.io/me", **environment).stdout)
+
+    first = tags()
+    assert len(set(first)) == 3
+    assert not set(first) & set(tags(IMAGE_BUILDER="envd"))
+    assert not set(first) & set(tags(IMAGE_BASE="ubuntu:24.04"))
+    lock = elsewhere / "images" / "gpu.txt"
+    lock.write_text(lock.read_text().replace("torch==2.13.0", "torch==2.13.1"))
+    assert [before == after for before, after in zip(first, tags(), strict=True)] == [True, False, True]
+
+
+def test_a_builder_that_is_none_is_refused() -> None:
+    words = " ".join(evaluated(ROOT, IMAGE_BUILDER="podman").stderr.split())
+    assert "IMAGE_BUILDER=podman is not a builder of images; set it to default or envd, or unset it" in words
+
+
+def test_a_lock_that_did_not_travel_is_named(elsewhere: Path) -> None:
+    (elsewhere / "images" / "gpu.txt").unlink()
+    words = " ".join(evaluated(elsewhere).stderr.split())
+    assert "images/gpu.txt is not here; register with `--copy all`" in words
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_default_builder_installs_the_lock_and_nothing_else(role: Role, tmp_path: Path) -> None:
+    create_docker_context(IMAGES[role], tmp_path)
+    dockerfile = (tmp_path / "Dockerfile").read_text()
+    # every file that it mounts is there
+    assert set(re.findall(r"type=bind,target=([\w.]+),src=\1", dockerfile)) == {"requirements_uv.txt"}
+    assert {path.name for path in tmp_path.iterdir()} == {"Dockerfile", "requirements_uv.txt"}
+    assert read_pins(tmp_path / "requirements_uv.txt") == read_pins(ROOT / "images" / f"{role}.txt")
+    installs = re.findall(r"uv pip install (.*)", dockerfile)
+    assert [line.strip() for line in installs] == ["--requirement requirements_uv.txt"]
+    assert "python=3.11 " in dockerfile and "\nFROM debian:bookworm-slim\n" in dockerfile
+    apt = re.findall(r"apt-get install -y --no-install-recommends\s+(.*)", dockerfile)
+    assert [line.split() for line in apt] == ([APT[role]] if APT[role] else [])
+    assert "TOKENIZERS_PARALLELISM=true" in dockerfile and "\nUSER flytekit\n" in dockerfile
+    assert {first or second for first, second in HOST.findall(dockerfile)} == {"ghcr.io"}
+    assert str(ROOT) not in dockerfile + (tmp_path / "requirements_uv.txt").read_text()
+
+
+def envd_plan(role: Role, folder: Path) -> Path:
+    """Have flytekit write `build.envd`, and what it names, into a folder below `folder`."""
+    context = FlyteContextManager.current_context()
+    access = FileAccessProvider(local_sandbox_dir=str(folder), raw_output_prefix=str(folder / "raw"))
+    with FlyteContextManager.with_context(context.with_file_access(access)):
+        return Path(create_envd_config(IMAGES[role]))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_envd_installs_the_lock_and_nothing_else(role: Role, tmp_path: Path) -> None:
+    path = envd_plan(role, tmp_path)
+    plan = path.read_text()
+    assert re.findall(r"install\.python_packages\((.*)\)", plan) == ["name=[]", 'requirements="requirements.txt"']
+    assert read_pins(path.with_name("requirements.txt")) == read_pins(ROOT / "images" / f"{role}.txt")
+    assert 'install.python(version="3.11")' in plan
+    assert f"install.apt_packages(name=[{', '.join(f'{chr(34)}{name}{chr(34)}' for name in APT[role])}])" in plan
+    assert "'TOKENIZERS_PARALLELISM': 'true'" in plan and "run(commands=[])" in plan
+    # envd's own default, which flytekit names
+    assert {first or second for first, second in HOST.findall(plan)} == {"pypi.org"}
+    assert str(ROOT) not in plan
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_envd_reads_its_plan(role: Role, tmp_path: Path) -> None:
+    path = envd_plan(role, tmp_path)
+    # an image that is asked for in vain: envd gets there when it has understood all that was written
+    plan = path.read_text().replace("debian:bookworm-slim", "localhost:1/none:1")
+    assert "localhost:1/none:1" in plan
+    words = "failed to get the base image"
+    for text, outcome in ((plan, True), (plan.replace("install.python(", "install.pythn("), False)):
+        path.write_text(text)
+        environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "ENVD_ANALYTICS": "false"}
+        command = [str(Path(sys.executable).with_name("envd")), "build", "--path", str(path.parent)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        assert result.returncode and (words in result.stderr + result.stdout) == outcome, result.stderr[-2000:]
+
+
+def test_the_base_of_envd_is_the_installed_flytekits() -> None:
+    version = read_pins(ROOT / "images" / "cpu.txt")["flytekit"]
+    assert _BASES["envd"] == DefaultImages.find_image_for(PythonVersion.PYTHON_3_11, version)
+
+
+def test_building_without_docker_or_a_registry_says_so(tmp_path: Path) -> None:
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "DOCKER_HOST": f"unix://{tmp_path}/none.sock"}
+    command = [sys.executable, "-m", "images.build"]
+    for registry, words in (
+        ("", "IMAGE_REGISTRY is not set; name a registry to push to"),
+        ("localhost:1", "IMAGE_BUILDER=default: localhost:1/fine-tune-cpu:"),
+    ):
+        own = {**environment, **({"IMAGE_REGISTRY": registry} if registry else {})}
+        result = subprocess.run(command, cwd=ROOT, env=own, capture_output=True, text=True)
+        assert result.returncode == 1
+        assert f"Error: {words}" in result.stderr and "Traceback" not in result.stderr
+    assert "is docker running, and are you logged in to the registry?" in result.stderr
+
+
+def token_report() -> TokenReport:
+    """Return a report of no rows."""
+    blank = {int: 0, float: 0.0, str: ""}
+    required = {name: field.annotation for name, field in TokenReport.model_fields.items() if field.is_required()}
+    values = {name: blank.get(kind, [] if "list" in str(kind) else None) for name, kind in required.items()}
+    return TokenReport.model_validate(values | {"end_token_ids": [1]})
+
+
+def test_gptq_is_made_and_scored_in_its_own_image(tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    folder = FlyteDirectory(str(tmp_path / "model"))
+    config = FineTuneConfig.model_validate(
+        {
+            "model": {"name": "a/b"},
+            "data": {"sources": [{"path": "r.jsonl"}]},
+            "quantize": {"methods": ["4bit", "gptq"]},
+        }
+    )
+    inputs = dict.fromkeys(("model", "train_tokens", "tokens", "tokenizer"), folder)
+    inputs |= {"config": config, "reward_models": [], "rewards_version": ""}
+    pod = Pod(quantize_all, tmp_path / "pod", inputs | {"token_report": token_report()}).run()
+    job = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes())
+    images = {
+        task.id.name.rsplit(".", 1)[-1]: task.container.image or task.k8s_pod.pod_spec["containers"]
+        for task in job.tasks
+    }
+    assert images["quantize_gptq"] == GPTQ_IMAGE.image_name() and images["quantize"] == GPU_IMAGE.image_name()
+    overrides = [
+        (node.task_node.reference_id.name.rsplit(".", 1)[-1], node.task_node.overrides.container_image)
+        for node in job.nodes
+        if node.HasField("task_node")
+    ]
+    assert sorted(overrides) == [
+        ("evaluate", ""),
+        ("evaluate", GPTQ_IMAGE.image_name()),
+        ("quantize", ""),
+        ("quantize_gptq", ""),
+    ]

@@ -1,0 +1,155 @@
+"""Launch plans as a cluster gets them: read off what the real `pyflyte register` sent, and started by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, PyFlyte
+from flyteidl.admin.launch_plan_pb2 import LaunchPlanSpec
+from flyteidl.core.execution_pb2 import WorkflowExecution
+from flyteidl.core.literals_pb2 import Literal
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.models.literals import Literal as FlytekitLiteral
+from rehearsal.admin import Admin
+from rehearsal.store import Store
+
+from configs.errors import ConfigError
+from configs.load import PRESETS, load_align_config, load_config
+from configs.schema import FineTuneConfig
+from configs.schema_align import AlignConfig
+
+PLACE = ["--project", "flytesnacks", "--domain", "development"]
+WORKFLOWS = ("align", "fine_tune", "prepare_data", "prepare_tokens")
+SMOKE_TESTS = ("nightly-smoke-test", "smoke-test")
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def pyflyte(tmp_path_factory: pytest.TempPathFactory) -> PyFlyte:
+    return PyFlyte(tmp_path_factory.mktemp("home"))
+
+
+@pytest.fixture(scope="module")
+def admin(pyflyte: PyFlyte) -> Iterator[Admin]:
+    """A cluster on which this project is registered as version v1."""
+    with Store() as store, Admin(store) as admin:
+        env = admin.environment | {"FINE_TUNE_NOTIFY": "a@example.com, b@example.com,slack:team@example.com"}
+        result = pyflyte("register", *PLACE, "--version", "v1", "--destination-dir", ".", "workflows", env=env)
+        assert result.returncode == 0, result.stdout + result.stderr
+        yield admin
+
+
+def spec(admin: Admin, name: str) -> LaunchPlanSpec:
+    return admin.launch_plans[name, "v1"]
+
+
+def parsed(literal: Literal, kind: type) -> FineTuneConfig | AlignConfig:
+    context = FlyteContextManager.current_context()
+    return TypeEngine.to_python_value(context, FlytekitLiteral.from_flyte_idl(literal), kind)
+
+
+def preset_config(preset: str) -> FineTuneConfig | AlignConfig:
+    path = PRESETS / f"{preset}.yaml"
+    return load_align_config(path) if preset.startswith("align") else load_config(path)
+
+
+def test_each_preset_has_a_launch_plan_and_nothing_is_active(admin: Admin) -> None:
+    presets = {path.stem for path in PRESETS.glob("*.yaml")}
+    named = {name for name, _ in admin.launch_plans if not name.startswith("workflows.")}
+    assert named == presets | {*SMOKE_TESTS, "prepare-demo-data"}
+    assert not admin.active
+
+
+@pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
+def test_a_preset_fills_the_form(preset: str, admin: Admin) -> None:
+    plan, config = spec(admin, preset), preset_config(preset)
+    workflow = "align" if preset.startswith("align") else "fine_tune"
+    assert plan.workflow_id.name == f"workflows.{workflow}.{workflow}"
+    assert not plan.fixed_inputs.literals
+    [(name, parameter)] = plan.default_inputs.parameters.items()
+    assert name == "config"
+    assert parsed(parameter.default, type(config)) == config
+
+
+@pytest.mark.parametrize("name", SMOKE_TESTS)
+def test_a_smoke_test_is_always_the_same_and_never_from_the_cache(name: str, admin: Admin) -> None:
+    plan = spec(admin, name)
+    assert not plan.default_inputs.parameters
+    assert parsed(plan.fixed_inputs.literals["config"], FineTuneConfig) == preset_config("demo")
+    assert plan.overwrite_cache
+
+
+def test_one_runs_by_the_clock(admin: Admin) -> None:
+    schedules = {name: plan.entity_metadata.schedule for (name, _), plan in admin.launch_plans.items()}
+    assert {name: each.cron_schedule.schedule for name, each in schedules.items() if each.ByteSize()} == {
+        "nightly-smoke-test": "0 3 * * *"
+    }
+
+
+def test_failures_are_told(admin: Admin) -> None:
+    email, slack = spec(admin, "nightly-smoke-test").entity_metadata.notifications
+    assert list(email.email.recipients_email) == ["a@example.com", "b@example.com"]
+    assert list(slack.slack.recipients_email) == ["team@example.com"]
+    bad_ends = {WorkflowExecution.FAILED, WorkflowExecution.TIMED_OUT, WorkflowExecution.ABORTED}
+    assert set(email.phases) == set(slack.phases) == bad_ends
+
+
+def test_recipients_are_checked_and_not_repeated_in_the_error() -> None:
+    from workflows.launch_plans import notifications
+
+    assert notifications("") == []
+    for recipients in ("someone", "a@example.com,sms:b@example.com", "a@b@example.com"):
+        with pytest.raises(ConfigError, match=r"FINE_TUNE_NOTIFY: recipient [12] is not an e-mail address") as error:
+            notifications(recipients)
+        assert "example.com" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_console_describes_each_workflow_and_its_inputs(name: str, admin: Admin) -> None:
+    workflow = admin.workflows[f"workflows.{name}.{name}", "v1"]
+    assert len(workflow.description.short_description) > 20
+    for key, variable in workflow.template.interface.inputs.variables.items():
+        # flytekit puts the name where there is no description
+        assert variable.description != key and len(variable.description) > 10, key
+
+
+@pytest.mark.parametrize("name", ["fine_tune", "align", "prepare_data"])
+def test_the_console_tells_more_of_what_is_started_there(name: str, admin: Admin) -> None:
+    assert len(admin.workflows[f"workflows.{name}.{name}", "v1"].description.long_description.value) > 60
+
+
+def test_a_launch_plans_form_describes_its_input(admin: Admin) -> None:
+    workflow = admin.workflows["workflows.fine_tune.fine_tune", "v1"].template.interface.inputs.variables["config"]
+    assert spec(admin, "demo").default_inputs.parameters["config"].var == workflow
+
+
+def test_what_is_started_by_name_runs_with_the_presets_config(admin: Admin, pyflyte: PyFlyte) -> None:
+    result = pyflyte("run", *PLACE, "remote-launchplan", "demo:v1", env=admin.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert parsed(admin.execution_inputs[-1].literals["config"], FineTuneConfig) == preset_config("demo")
+
+
+def test_a_launch_plan_of_the_file_runs_with_its_fixed_config(admin: Admin, pyflyte: PyFlyte) -> None:
+    result = pyflyte("run", "--remote", *PLACE, "workflows/launch_plans.py", "smoke-test", env=admin.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert not admin.executions[-1].inputs.literals
+    assert parsed(admin.execution_inputs[-1].literals["config"], FineTuneConfig) == preset_config("demo")
+
+
+def test_a_launch_plan_of_the_file_takes_another_config(admin: Admin, pyflyte: PyFlyte, tmp_path: Path) -> None:
+    preset = (PRESETS / "align-demo.yaml").read_text(encoding="utf-8")
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(preset.replace("name: align-demo", "name: mine"), encoding="utf-8")
+    command = ["workflows/launch_plans.py", "align-demo", "--config", str(mine)]
+    result = pyflyte("run", "--remote", *PLACE, *command, env=admin.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert parsed(admin.execution_inputs[-1].literals["config"], AlignConfig) == load_align_config(mine)
+
+
+def test_pods_do_not_read_the_launch_plans() -> None:
+    for path in (ROOT / "tasks").rglob("*.py"):
+        assert "launch_plans" not in path.read_text(encoding="utf-8"), path

@@ -1,0 +1,108 @@
+"""Named launch plans: the presets, ready to start from the console or by name, without a file at hand.
+
+pyflyte run --remote workflows/launch_plans.py demo
+pyflyte run remote-launchplan llama-3.1-8b-lora
+
+A preset's config fills the console's form, where it can be changed. That of a smoke test is fixed: another one would
+test something else. The nightly one runs by the clock once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set
+at registration, each of them tells when a run has failed, timed out, or was aborted.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from flytekit import CronSchedule, Email, LaunchPlan, PagerDuty, Slack
+from flytekit.core.notification import Notification
+from flytekit.core.workflow import WorkflowBase
+from flytekit.models.core.execution import WorkflowExecutionPhase
+from flytekit.models.interface import Parameter
+
+from configs.errors import ConfigError
+from configs.load import PRESETS, load_align_config, load_config
+from configs.schema import FineTuneConfig
+from configs.schema_align import AlignConfig
+from workflows.align import align
+from workflows.fine_tune import fine_tune
+from workflows.prepare_data import prepare_data
+
+NOTIFY_VARIABLE = "FINE_TUNE_NOTIFY"
+_BAD_ENDS = [WorkflowExecutionPhase.FAILED, WorkflowExecutionPhase.TIMED_OUT, WorkflowExecutionPhase.ABORTED]
+_SENDERS: dict[str, Callable[..., Notification]] = {"email": Email, "slack": Slack, "pagerduty": PagerDuty}
+
+
+def notifications(recipients: str) -> list[Notification]:
+    """Return what tells of runs that failed, timed out or were aborted; `recipients` are as in $FINE_TUNE_NOTIFY.
+
+    They are e-mail addresses divided by commas, those of Slack and PagerDuty after `slack:` and `pagerduty:`, which
+    Flyte writes to as well.
+
+    Raises:
+        ConfigError: one of them is not an address, or names another service.
+    """
+    by_service: dict[str, list[str]] = {}
+    for number, recipient in enumerate(filter(None, (each.strip() for each in recipients.split(","))), start=1):
+        service, _, address = recipient.rpartition(":")
+        if (service or "email") not in _SENDERS or address.count("@") != 1:
+            raise ConfigError(
+                f"{NOTIFY_VARIABLE}: recipient {number} is not an e-mail address, alone or after slack: or pagerduty:"
+            )
+        by_service.setdefault(service or "email", []).append(address)
+    return [_SENDERS[service](phases=_BAD_ENDS, recipients_email=to) for service, to in sorted(by_service.items())]
+
+
+def _plan(
+    name: str,
+    workflow: WorkflowBase,
+    config: FineTuneConfig | AlignConfig,
+    is_fixed: bool = False,
+    schedule: CronSchedule | None = None,
+) -> LaunchPlan:
+    plan = LaunchPlan.get_or_create(
+        workflow=workflow,
+        name=name,
+        default_inputs={} if is_fixed else {"config": config},
+        fixed_inputs={"config": config} if is_fixed else {},
+        schedule=schedule,
+        notifications=notifications(os.environ.get(NOTIFY_VARIABLE, "")),
+        # what comes from the cache has not been tested
+        overwrite_cache=True if is_fixed else None,
+    )
+    # flytekit forgets the inputs' descriptions where a launch plan has defaults of its own
+    parameters = plan.parameters.parameters
+    for key, parameter in parameters.items():
+        parameters[key] = Parameter(var=workflow.interface.inputs[key], default=parameter.default, required=False)
+    return plan
+
+
+def _preset(name: str) -> Path:
+    return PRESETS / f"{name}.yaml"
+
+
+def _fine_tune(preset: str) -> LaunchPlan:
+    return _plan(preset, fine_tune, load_config(_preset(preset)))
+
+
+def _align(preset: str) -> LaunchPlan:
+    return _plan(preset, align, load_align_config(_preset(preset)))
+
+
+_DEMO = load_config(_preset("demo"))
+PLANS = [
+    _fine_tune("demo"),
+    _fine_tune("smollm2-135m-lora"),
+    _fine_tune("llama-3.1-8b-lora"),
+    _fine_tune("llama-3.1-8b-qlora"),
+    _fine_tune("llama-2-13b-full-5x8"),
+    _fine_tune("qwen2.5-1.5b-grpo-gsm8k"),
+    _align("align-demo"),
+    _align("align-rloo-demo"),
+    _plan("prepare-demo-data", prepare_data, _DEMO),
+    _plan("smoke-test", fine_tune, _DEMO, is_fixed=True),
+    # at three in the morning by the clock of Flyte's scheduler, which is UTC
+    _plan("nightly-smoke-test", fine_tune, _DEMO, is_fixed=True, schedule=CronSchedule(schedule="0 3 * * *")),
+]
+# `pyflyte run workflows/launch_plans.py NAME` looks for a variable of that name
+globals().update({plan.name: plan for plan in PLANS})
