@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align register run-remote test test-fast lint types package benchmark clean images lock test-gptq
+.PHONY: help setup run align register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CON
 
 test: lint types ## Lint, check types, and run all tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+rehearse: $(INSTALLED) ## Run what registration sends, task by task, as a cluster would
+	$(BIN)/python -m pytest tests/rehearsal -n 2 --dist loadfile -v
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

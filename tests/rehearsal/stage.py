@@ -14,6 +14,7 @@ import msgpack
 from conftest import PyFlyte
 from flyteidl.core.literals_pb2 import LiteralMap
 from flytekit import ImageSpec
+from google.protobuf.json_format import MessageToDict
 from hub_server import HubServer
 from rehearsal.admin import Admin
 from rehearsal.engine import Cluster
@@ -65,8 +66,8 @@ class Stage:
 
     def sent_config(self) -> dict[str, Any]:
         """Return the config of the last execution as `pyflyte` has sent it, with addresses of what it uploaded."""
-        binary = self.admin.execution_inputs[-1].literals["config"].scalar.binary
-        sent: dict[str, Any] = msgpack.loads(binary.value, strict_map_key=False)
+        form = self.admin.execution_inputs[-1].literals["config"].scalar.generic
+        sent: dict[str, Any] = MessageToDict(form)
         return sent
 
     def execute_form(self, config: Mapping[str, Any], workflow: str = "fine_tune") -> dict[str, Any]:

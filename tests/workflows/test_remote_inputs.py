@@ -153,3 +153,24 @@ def test_a_wrong_number_of_a_form_is_named_by_the_pod(store: Store, tmp_path: Pa
     # flytekit's own words before it: which input, its type, and not the whole config
     assert "Error converting input 'config'" in pod.error.message
     assert "owner/name" not in pod.error.message and len(pod.error.message.splitlines()) < 150
+
+
+@pytest.mark.slow
+def test_a_registered_launch_plan_checks_and_uploads_as_a_workflow_of_this_folder(
+    pyflyte: PyFlyte, admin: Admin, store: Store, tmp_path: Path
+) -> None:
+    place = ["--project", "flytesnacks", "--domain", "development"]
+    result = pyflyte("register", *place, "--version", "v1", "workflows", env=admin.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    rows, file = write_rows(tmp_path / "rows.jsonl", 0), tmp_path / "config.yaml"
+    config = {"model": {"name": "owner/name"}, "data": {"sources": [{"path": str(rows)}]}, "train": {"batch_size": 32}}
+    file.write_text(yaml.safe_dump(config))
+    result = pyflyte("run", *place, "remote-launchplan", "demo", "--config", str(file), env=admin.environment)
+    assert result.returncode == 0, result.stdout + result.stderr
+    found = sent(admin)
+    assert found.train.batch_size == 32
+    assert store.read(str(found.data.sources[0].path)) == rows.read_bytes()
+    file.write_text(yaml.safe_dump({**config, "trian": {}}))
+    result = pyflyte("run", *place, "remote-launchplan", "demo", "--config", str(file), env=admin.environment)
+    assert result.returncode == 1
+    assert "trian is not a setting (did you mean train?)" in "\n".join(error_lines(result))
