@@ -2,3 +2,4 @@
 
 # a run's config is of this type wherever a task or workflow is loaded
 from images import config_type as config_type
+from images import quiet_logs as quiet_logs

@@ -12,6 +12,7 @@ from typing import Any
 import flytekit
 from flytekit import PodTemplate, Resources
 from flytekit.core.context_manager import FlyteContextManager
+from flytekit.deck import DeckField
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
@@ -24,6 +25,9 @@ _GONE = (
     "forget the cached steps with `pyflyte local-cache clear` and run again"
 )
 _GRACE_SECONDS = 120
+# beside those of tasks: the page of packages asks pip, which images need not have, and that of inputs repeats
+# whole configs
+DECK_FIELDS = (DeckField.TIMELINE,)
 PODS = os.environ.get("FINE_TUNE_PODS", "full")
 if PODS not in ("full", "small"):
     raise ConfigError(f"FINE_TUNE_PODS={PODS} is not a size of pods; set it to small or full, or unset it")

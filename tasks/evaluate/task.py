@@ -8,7 +8,7 @@ from configs.schema_train import Objective, RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
 from images.live_deck import live_deck
-from images.pods import ONE_GPU, SMALL, local_path
+from images.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -19,6 +19,7 @@ from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
     cache=Cache(version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards"), serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def evaluate(
     label: str,
@@ -63,7 +64,14 @@ def evaluate(
     return evaluation
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
 def compare(config: EvaluateConfig, objective: Objective, base: Evaluation, tuned: Evaluation) -> bool:
     """Show base and tuned side by side; return whether the tuned model is better by the measure of `objective`."""
     from tasks.decks import html

@@ -9,7 +9,7 @@ from flytekit.types.structured import StructuredDataset
 from configs.schema import DataConfig
 from configs.versions import source_version
 from configs.wire import DataReport, Shard
-from images.pods import CPU, is_laptop_run, local_path, scratch_directory
+from images.pods import CPU, DECK_FIELDS, is_laptop_run, local_path, scratch_directory
 from images.secrets import HUB_TOKEN, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
@@ -53,6 +53,7 @@ def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> Fl
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def get_data(config: DataConfig, shards: list[FlyteDirectory]) -> Rows:
     """Set invalid and repeated rows of all shards aside, and split off a held-out test set; counts in the Deck."""

@@ -6,7 +6,7 @@ from flytekit.types.directory import FlyteDirectory
 from configs.schema import BitsAndBytesMethod, ModelConfig
 from configs.versions import source_version
 from images.live_deck import live_deck
-from images.pods import ONE_GPU, local_path, scratch_directory
+from images.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -17,6 +17,7 @@ from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
     cache=Cache(version=source_version("tasks/quantize", "tasks/models"), serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
     """Return a copy of `model` (full precision, merged), quantized to `method`: 8bit or 4bit."""
@@ -46,6 +47,7 @@ def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirec
     cache=Cache(version=source_version("tasks/quantize", "tasks/models"), serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def quantize_gptq(
     calibration_rows: int, loading: ModelConfig, model: FlyteDirectory, tokens: FlyteDirectory

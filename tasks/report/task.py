@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from configs.schema import FineTuneConfig
 from configs.schema_align import AlignConfig
 from configs.wire import DataReport, Evaluation, Plan, Published, StageReport, TokenReport, TrainReport
-from images.pods import SMALL, is_laptop_run, local_path, scratch_directory, table_path
+from images.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 
@@ -31,7 +31,14 @@ class FineTuneResult(BaseModel):
         return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
 def write_report(
     config: FineTuneConfig,
     plan: Plan,
@@ -101,7 +108,14 @@ def report_stage(name: str, data: DataReport, tokens: TokenReport, training: lis
     return StageReport(name=name, data=data, tokens=tokens, training=training)
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
 def write_alignment_report(
     config: AlignConfig,
     plan: Plan,
@@ -164,7 +178,14 @@ class PreparedData(BaseModel):
         return f"\nreport: {self.report.remote_source or self.report.path}\n{self.counts}"
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT, enable_deck=True)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
 def write_data_report(
     config: FineTuneConfig,
     data: DataReport,

@@ -10,7 +10,7 @@ from configs.schema import TokenizeConfig
 from configs.schema_train import Objective
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
-from images.pods import CPU, SMALL, local_path, scratch_directory, table_path
+from images.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 _VERSION = source_version("tasks/tokenize", "tasks/decks")
@@ -58,6 +58,7 @@ def tokenize_part(
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def tokenize(
     config: TokenizeConfig,

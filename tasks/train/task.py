@@ -25,6 +25,7 @@ from images.elastic import ConfiguredElastic
 from images.live_deck import live_deck
 from images.pods import (
     BIG_CPU,
+    DECK_FIELDS,
     SMALL,
     checkpoint_uris,
     download_once,
@@ -196,6 +197,7 @@ def _declare(nodes: str) -> PythonFunctionTask:
         environment=TRAIN_ENVIRONMENT,
         secret_requests=TRACKER_SECRETS,
         enable_deck=True,
+        deck_fields=DECK_FIELDS,
     )(function)
 
 
