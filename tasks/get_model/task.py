@@ -30,12 +30,14 @@ class BaseModel(NamedTuple):
 def get_model(config: ModelConfig, revision: str) -> BaseModel:
     """Fetch the base model at `revision`, and its tokenizer and configuration apart from the weights."""
     from tasks.get_model import fetch
+    from tasks.models.pace import doing, heartbeat
 
     model, tokenizer = scratch_directory("model"), scratch_directory("tokenizer")
     access = FlyteContextManager.current_context().file_access
-    fetch.fetch_model(
-        config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
-    )
+    with heartbeat("model"), doing("fetching the base model"):
+        fetch.fetch_model(
+            config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
+        )
     fetch.copy_tokenizer(model, tokenizer)
     # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
     print(f"model: {shown(config.name)} ({revision[:12]})", flush=True)
