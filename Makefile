@@ -37,6 +37,8 @@ align: $(INSTALLED) ## SFT, then preferences or rewards: make align [PRESET=alig
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune
+# a user's own config and rows beside it are no part of a version
+CODE := configs images tasks workflows
 run-remote: PRESET = $(if $(filter align,$(WORKFLOW)),align-demo,demo)
 define for_cluster
 need() { test -n "$$2" || { echo "Error: $$1 is not set; $$3, for example: export $$1=$$4" >&2; exit 1; }; }; \
@@ -46,15 +48,17 @@ need IMAGE_REGISTRY "$$IMAGE_REGISTRY" "name the registry that the cluster pulls
 version="$(VERSION)"; \
 if test -z "$$version"; then \
 	version=$$(git rev-parse --verify --quiet HEAD 2>/dev/null) || { echo "Error: there is no git commit to name the version by; name one: make $@ VERSION=name" >&2; exit 1; }; \
-	test -z "$$(git status --porcelain)" || { echo "Error: files differ from the last commit, which names the version; commit them, or: make $@ VERSION=name" >&2; exit 1; }; \
+	test -z "$$(git status --porcelain --untracked-files=no; git status --porcelain $(CODE))" || { echo "Error: files differ from the last commit, which names the version; commit them, or: make $@ VERSION=name" >&2; exit 1; }; \
 fi
+case "$$version" in *[!A-Za-z0-9._-]*) echo "Error: VERSION=$$version has a character that no version may have; use letters, digits, . _ and -" >&2; exit 1;; esac
 endef
 
 register: $(INSTALLED) ## Register all workflows on a cluster, as the git commit: make register [VERSION=name] [ACTIVATE=1]
 	@$(for_cluster); $(BIN)/pyflyte register --project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" --version "$$version" \
 		--destination-dir . $(if $(filter 1,$(ACTIVATE)),--activate-launchplans) workflows
 
-run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align]
+run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align | prepare_data]
+	@test -f workflows/$(WORKFLOW).py || { echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow; use fine_tune, align or prepare_data" >&2; exit 1; }
 	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
 		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
 

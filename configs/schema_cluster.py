@@ -81,8 +81,8 @@ class CheckpointConfig(Section):
 class NodeSelector(Section):
     """A label that the machines of the training pods must have."""
 
-    key: str = Field(min_length=1, description="Such as cloud.google.com/gke-nodepool.")
-    value: str = Field(description="Such as h100-spot.")
+    key: str = Field(min_length=1, description="Name of the label, such as cloud.google.com/gke-nodepool.")
+    value: str = Field(description="Value of the label, such as h100-spot.")
 
 
 class ClusterConfig(Section):

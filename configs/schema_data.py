@@ -133,7 +133,9 @@ class DataConfig(Section):
     contamination: list[SourceConfig] = Field(
         [], description="Evaluation sets that no row should contain; rows that share an n-gram with one are reported."
     )
-    contamination_policy: CheckPolicy = Field("quarantine", description="What happens to such rows.")
+    contamination_policy: CheckPolicy = Field(
+        "quarantine", description="What happens to rows that share an n-gram with one."
+    )
     contamination_ngram: int = Field(13, ge=5, description="Words in an n-gram, as in Brown et al. 2020, appendix C.")
     group_by: str | None = Field(
         None, description="Column of the data whose equal values are never divided between train and test."

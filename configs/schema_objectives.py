@@ -115,6 +115,6 @@ class PolicyConfig(Section):
     kl_coefficient: float = Field(0.05, ge=0.0, description="Weight of the KL divergence from the reference.")
     num_generations: int = Field(4, ge=2, description="Answers to each prompt, compared with one another.")
     max_new_tokens: int = Field(256, ge=1, description="Longest generated answer in tokens.")
-    temperature: float = Field(1.0, gt=0.0, description="Of the sampling.")
+    temperature: float = Field(1.0, gt=0.0, description="Of the sampling of answers: higher is more varied.")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="Share of the probability sampled from.")
     num_iterations: int = Field(1, ge=1, description="Optimizer passes over each batch of answers.")

@@ -38,7 +38,7 @@ QUANTIZED_METHODS: tuple[Method, ...] = ("qlora", "lora_8bit")
 class LoraConfig(Section):
     """Low-rank adapters, Hu et al. 2021 (https://arxiv.org/abs/2106.09685)."""
 
-    rank: int = Field(16, ge=1, description="Rank r of the update B A.")
+    rank: int = Field(16, ge=1, description="Rank r of the update, a product of two matrices of this width.")
     alpha: int = Field(32, ge=1, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0.0, lt=1.0, description="Dropout on the adapter's input.")
     target_modules: list[str] = Field(
@@ -101,7 +101,7 @@ class EfficiencyConfig(Section):
     """What saves time or memory. What a device does not have falls back, with a line in the log and in the report."""
 
     precision: Literal["auto", "bfloat16", "float32"] = Field(
-        "auto", description="Of the computation; `auto` is bfloat16 on a GPU that has it, else float32."
+        "auto", description="Number format of the computation; `auto` is bfloat16 on a GPU that has it, else float32."
     )
     gradient_checkpointing: Literal["auto", "on", "off"] = Field(
         "auto", description="Recompute activations in the backward pass; `auto` is on on a GPU."

@@ -87,7 +87,10 @@ def _listed(place: LocalPlace) -> str:
 
 
 def _size(num_bytes: int) -> str:
-    return f"{num_bytes / _GIB:.1f} GiB" if num_bytes >= _GIB else f"{num_bytes / 2**20:.1f} MiB"
+    for size, unit in ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"
 
 
 def _md5(file: Path) -> bytes:
@@ -139,7 +142,9 @@ def _put(where: str, file: Path, name: str, root: str, md5: bytes, remote: Any) 
     headers |= {**remote.get_extra_headers_for_protocol(place.native_url), **place.headers}
     try:
         with _Shown(file) as stream:
-            answer = requests.put(place.signed_url, data=stream, headers=headers, verify=verify, timeout=(30, 600))
+            # of an empty stream requests does not know that it has ended
+            content = stream if file.stat().st_size else b""
+            answer = requests.put(place.signed_url, data=content, headers=headers, verify=verify, timeout=(30, 600))
     except (requests.RequestException, OSError) as error:
         raise RegistrationError(
             f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"

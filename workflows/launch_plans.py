@@ -1,11 +1,12 @@
 """Named launch plans: the presets, ready to start from the console or by name, without a file at hand.
 
 pyflyte run --remote workflows/launch_plans.py demo
-pyflyte run remote-launchplan llama-3.1-8b-lora
+pyflyte run remote-launchplan llama-3-1-8b-lora
 
-A preset's config fills the console's form, where it can be changed. That of a smoke test is fixed: another one would
-test something else. The nightly one runs by the clock once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set
-at registration, each of them tells when a run has failed, timed out, or was aborted.
+They are called as their presets, with dashes for dots: pyflyte takes a dot for that of a module. A preset's config
+fills the console's form, where it can be changed. That of a smoke test is fixed: another one would test something else.
+The nightly one runs by the clock once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set at registration,
+each of them tells when a run has failed, timed out, or was aborted.
 """
 
 from __future__ import annotations
@@ -77,16 +78,20 @@ def _plan(
     return plan
 
 
+def _plan_name(preset: str) -> str:
+    return preset.replace(".", "-")
+
+
 def _preset(name: str) -> Path:
     return PRESETS / f"{name}.yaml"
 
 
 def _fine_tune(preset: str) -> LaunchPlan:
-    return _plan(preset, fine_tune, load_config(_preset(preset)))
+    return _plan(_plan_name(preset), fine_tune, load_config(_preset(preset)))
 
 
 def _align(preset: str) -> LaunchPlan:
-    return _plan(preset, align, load_align_config(_preset(preset)))
+    return _plan(_plan_name(preset), align, load_align_config(_preset(preset)))
 
 
 _DEMO = load_config(_preset("demo"))

@@ -146,6 +146,10 @@ def _unstable(run: _Run) -> str | None:
     fall, ends = run.fell_by(), run.start_and_end()
     if fall is None or ends is None or fall >= -_RISE:
         return None
+    held_out = run.held_out.values if run.held_out is not None else []
+    if len(held_out) > 1 and held_out[-1] < held_out[0]:
+        # of few logged steps some have harder rows than others; the held-out ones are always the same
+        return None
     return (
         f"Unstable: training loss ended at {ends[1]:.3f}, above {ends[0]:.3f} where it began. "
         f"Try {run.lower_rate()}, or a larger train.warmup_fraction (now {run.config.warmup_fraction:g})."

@@ -256,7 +256,7 @@ def quantities(logs: dict[str, Any]) -> dict[str, float]:
     found = {
         name: float(value)
         for name, value in logs.items()
-        if isinstance(value, int | float) and math.isfinite(value) and name not in ("step", "seconds_left")
+        if isinstance(value, int | float) and math.isfinite(value) and name not in ("step", "epoch", "seconds_left")
     }
     return dict(rewrite_logs(found))
 

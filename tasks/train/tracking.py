@@ -101,6 +101,8 @@ class Tracking(Observer):
             )
 
     def _run(self) -> None:
+        # at once: the run's address is what one follows it by
+        self._guarded(self._send)
         while not self._stopped.wait(self._seconds_between):
             self._guarded(self._send)
         self._guarded(self._send)

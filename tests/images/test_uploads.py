@@ -150,6 +150,13 @@ def test_every_setting_that_names_a_file_is_uploaded(
     assert str(tmp_path) not in found.model_dump_json() and str(tiny_model) not in found.model_dump_json()
 
 
+def test_an_empty_file_is_uploaded_too(remote: FlyteRemote, store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty.jsonl").write_bytes(b"")
+    (tmp_path / "full.jsonl").write_bytes(b"{}\n")
+    [source] = sent(remote, config(str(tmp_path))).data.sources
+    assert dict(pairs(store, source.path)) == {"empty.jsonl": b"", "full.jsonl": b"{}\n"}
+
+
 def test_what_is_elsewhere_already_is_left_alone(remote: FlyteRemote, store: Store) -> None:
     value = config("s3://other/rows.jsonl", ["https://host/a.jsonl"], model={"name": "embedded:english-to-sql"})
     before = store.keys()

@@ -46,7 +46,8 @@ def config_of(model: Path, rows: Path) -> dict[str, Any]:
 
 
 def on_two_machines(config: dict[str, Any]) -> dict[str, Any]:
-    train = {**config["train"], "nodes": 2, "processes_per_node": 1}
+    """Return the config for a cluster, where a tracker follows the training from outside."""
+    train = {**config["train"], "nodes": 2, "processes_per_node": 1, "tracking": {"tracker": "tensorboard"}}
     return {**config, "train": train, "push_to_hub": {**config["push_to_hub"], "repository": "me/from-cluster"}}
 
 
@@ -131,6 +132,16 @@ def test_decks_are_in_the_store(rehearsal: Rehearsal) -> None:
         [attempt] = cluster.tries_of(task)
         deck = rehearsal.stage.store.read(f"{cluster.output(attempt)}/deck.html")
         assert deck is not None and len(deck) > 1000, task
+
+
+def test_a_tracker_has_the_curve_in_the_store(rehearsal: Rehearsal, tmp_path: Path) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    store = rehearsal.stage.store
+    [key] = [key for key in store.keys("raw/") if "tfevents" in key]
+    (tmp_path / Path(key).name).write_bytes(store.read(store.uri(key)) or b"")
+    losses = EventAccumulator(str(tmp_path)).Reload().Scalars("train/loss")
+    assert [point.step for point in losses] == [1, 2, 3, 4, 5, 6]
 
 
 def test_the_token_is_in_no_log(rehearsal: Rehearsal) -> None:

@@ -60,13 +60,13 @@ def preset_config(preset: str) -> FineTuneConfig | AlignConfig:
 def test_each_preset_has_a_launch_plan_and_nothing_is_active(admin: Admin) -> None:
     presets = {path.stem for path in PRESETS.glob("*.yaml")}
     named = {name for name, _ in admin.launch_plans if not name.startswith("workflows.")}
-    assert named == presets | {*SMOKE_TESTS, "prepare-demo-data"}
+    assert named == {preset.replace(".", "-") for preset in presets} | {*SMOKE_TESTS, "prepare-demo-data"}
     assert not admin.active
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_a_preset_fills_the_form(preset: str, admin: Admin) -> None:
-    plan, config = spec(admin, preset), preset_config(preset)
+    plan, config = spec(admin, preset.replace(".", "-")), preset_config(preset)
     workflow = "align" if preset.startswith("align") else "fine_tune"
     assert plan.workflow_id.name == f"workflows.{workflow}.{workflow}"
     assert not plan.fixed_inputs.literals
@@ -138,6 +138,15 @@ def test_a_launch_plan_of_the_file_runs_with_its_fixed_config(admin: Admin, pyfl
     assert result.returncode == 0, result.stdout + result.stderr
     assert not admin.executions[-1].inputs.literals
     assert parsed(admin.execution_inputs[-1].literals["config"], FineTuneConfig) == preset_config("demo")
+
+
+def test_pyflyte_finds_each_plan_of_the_file_by_its_name() -> None:
+    from flytekit.clis.sdk_in_container.run import load_naive_entity
+
+    from workflows.launch_plans import PLANS
+
+    for plan in PLANS:
+        assert load_naive_entity("workflows.launch_plans", plan.name, str(ROOT)) is plan
 
 
 def test_a_launch_plan_of_the_file_takes_another_config(admin: Admin, pyflyte: PyFlyte, tmp_path: Path) -> None:

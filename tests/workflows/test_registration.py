@@ -45,7 +45,7 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A committed copy of the project's files, without its tests."""
     folder = tmp_path_factory.mktemp("checkout")
     for name in git(ROOT, "ls-files", "--cached", "--others", "--exclude-standard").splitlines():
-        if not name.startswith(("tests/", ".")) and (ROOT / name).is_file():
+        if not name.startswith(("tests/", ".ci/", ".gitignore")) and (ROOT / name).is_file():
             (folder / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(ROOT / name, folder / name)
     (folder / ".gitignore").write_text("__pycache__/\n")
@@ -122,12 +122,15 @@ def test_what_is_not_set_is_named_with_an_example(target: str, name: str, make: 
 
 @pytest.mark.parametrize("target", ["register", "run-remote"])
 def test_only_what_is_committed_names_a_version(target: str, make: Run, checkout: Path) -> None:
-    note = checkout / "note.txt"
-    note.write_text("mine")
-    try:
-        message = refused(make(target, **CLUSTER))
-    finally:
-        note.unlink()
+    new, known = checkout / "tasks" / "new.py", checkout / "README.md"
+    before = known.read_text(encoding="utf-8")
+    for file, content in ((new, "mine = 1\n"), (known, before + "\n")):
+        file.write_text(content, encoding="utf-8")
+        try:
+            message = refused(make(target, **CLUSTER))
+        finally:
+            new.unlink(missing_ok=True)
+            known.write_text(before, encoding="utf-8")
     assert message == (
         "Error: files differ from the last commit, which names the version; "
         f"commit them, or: make {target} VERSION=name"
@@ -138,6 +141,16 @@ def test_without_git_a_version_must_be_named(make: Run) -> None:
     assert refused(make("register", GIT_DIR="/nowhere", **CLUSTER)) == (
         "Error: there is no git commit to name the version by; name one: make register VERSION=name"
     )
+
+
+def test_a_version_that_no_cluster_would_take(make: Run) -> None:
+    for version in ("a b", "feature/x"):
+        assert f"VERSION={version} has a character" in refused(make("register", f"VERSION={version}", **CLUSTER))
+
+
+def test_a_workflow_that_is_not_there(make: Run) -> None:
+    message = refused(make("run-remote", "WORKFLOW=nosuch", **CLUSTER))
+    assert message == "Error: WORKFLOW=nosuch is not a workflow; use fine_tune, align or prepare_data"
 
 
 def test_help_lists_both(make: Run) -> None:
@@ -182,6 +195,27 @@ def test_a_run_is_of_what_was_registered(make: Run, admin: Admin, commit: str) -
     sent = TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, FineTuneConfig)
     assert sent == load_config(PRESETS / "demo.yaml")
     assert len(admin.tasks) == registered
+
+
+def test_a_users_own_files_are_neither_code_nor_sent_with_it(
+    make: Run, admin: Admin, store: Store, checkout: Path, commit: str
+) -> None:
+    own = {"my.yaml": "name: mine\n", "rows.jsonl": '{"prompt": "a", "completion": "b"}\n'}
+    config = (checkout / "configs" / "presets" / "demo.yaml").read_text(encoding="utf-8")
+    own["my.yaml"] = config.replace("embedded:english-to-sql:8000", "rows.jsonl").replace("name: demo", "name: mine")
+    for name, content in own.items():
+        (checkout / name).write_text(content, encoding="utf-8")
+    try:
+        result = make("run-remote", "CONFIG=my.yaml", **CLUSTER, **admin.environment)
+    finally:
+        for name in own:
+            (checkout / name).unlink()
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert admin.executions[-1].spec.launch_plan.version == commit
+    arguments = list(admin.tasks["tasks.plan.task.make_plan", commit].template.container.args)
+    archive = store.read(arguments[arguments.index("--additional-distribution") + 1]) or b""
+    with tarfile.open(fileobj=io.BytesIO(archive)) as source:
+        assert {name.partition("/")[0] for name in source.getnames()} & {"rows.jsonl", "docs", "tests"} == set()
 
 
 def test_another_workflow_runs_its_own_preset(make: Run, admin: Admin, commit: str) -> None:
