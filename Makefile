@@ -49,7 +49,7 @@ version="$(VERSION)"; \
 if test -z "$$version"; then \
 	version=$$(git rev-parse --verify --quiet HEAD 2>/dev/null) || { echo "Error: there is no git commit to name the version by; name one: make $@ VERSION=name" >&2; exit 1; }; \
 	test -z "$$(git status --porcelain --untracked-files=no; git status --porcelain $(CODE))" || { echo "Error: files differ from the last commit, which names the version; commit them, or: make $@ VERSION=name" >&2; exit 1; }; \
-fi
+fi; \
 case "$$version" in *[!A-Za-z0-9._-]*) echo "Error: VERSION=$$version has a character that no version may have; use letters, digits, . _ and -" >&2; exit 1;; esac
 endef
 

@@ -144,7 +144,7 @@ def test_without_git_a_version_must_be_named(make: Run) -> None:
 
 
 def test_a_version_that_no_cluster_would_take(make: Run) -> None:
-    for version in ("a b", "feature/x"):
+    for version in ("a:b", "feature/x"):
         assert f"VERSION={version} has a character" in refused(make("register", f"VERSION={version}", **CLUSTER))
 
 
