@@ -7,6 +7,7 @@ from types import TracebackType
 from typing import Any
 
 import boto3
+import requests
 from moto.server import ThreadedMotoServer
 
 BUCKET = "flyte-data"
@@ -16,6 +17,8 @@ _KEY = "rehearsal"
 class Store:
     """moto's server with one bucket. A context manager: it stops when its block ends."""
 
+    _num_open = 0
+
     def __enter__(self) -> Store:
         logging.getLogger("werkzeug").setLevel(logging.WARNING)
         # port 0: any that is free
@@ -23,6 +26,10 @@ class Store:
         self._server.start()
         _, port = self._server.get_host_and_port()
         self.endpoint = f"http://127.0.0.1:{port}"
+        if not Store._num_open:
+            # all of moto's servers in a process share their objects, those of servers that have stopped too
+            requests.post(f"{self.endpoint}/moto-api/reset", timeout=30).raise_for_status()
+        Store._num_open += 1
         self.client: Any = boto3.client(
             "s3",
             endpoint_url=self.endpoint,
@@ -36,6 +43,7 @@ class Store:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        Store._num_open -= 1
         self._server.stop()
 
     @property

@@ -13,6 +13,7 @@ from msgpack import dumps, loads
 from rehearsal.literals import as_form, resolve
 from rehearsal.pods import Pod
 from rehearsal.site import build, installed
+from rehearsal.store import Store
 
 
 @pytest.fixture(scope="module")
@@ -102,3 +103,13 @@ def test_a_form_has_floats_and_no_defaults() -> None:
     assert resolve(promise("train", "method"), values).scalar.primitive.string_value == "lora"
     with pytest.raises(KeyError):
         resolve(promise("evaluate"), values)
+
+
+def test_a_new_store_is_empty_and_a_second_one_leaves_the_first_alone() -> None:
+    with Store() as store:
+        store.write(store.uri("metadata/f1/error.pb"), b"of an earlier run")
+    with Store() as store:
+        assert store.keys() == []
+        store.write(store.uri("kept"), b"")
+        with Store():
+            assert store.keys() == ["kept"]
