@@ -65,7 +65,8 @@ class PyFlyte:
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         (self.home / "tmp").mkdir(parents=True, exist_ok=True)
-        hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC")
+        # with tests/ on it, tests/images would be taken for the package of that name
+        hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         environment |= {"HOME": str(self.home), "TMPDIR": str(self.home / "tmp"), "HF_HUB_DISABLE_TELEMETRY": "1"}
         return subprocess.run(
