@@ -32,8 +32,9 @@ from throughput_shapes import CPU_SHAPES, write_model, write_tokens  # noqa: E40
 
 from configs.schema_cluster import DEEPSPEED  # noqa: E402
 from tasks.plan.communication import sent_bytes, step_collectives  # noqa: E402
+from tasks.plan.jobs import TrainingJob  # noqa: E402
 from tasks.plan.memory import estimate_memory  # noqa: E402
-from tasks.plan.shapes import ModelShape, TrainingJob  # noqa: E402
+from tasks.plan.shapes import ModelShape  # noqa: E402
 
 SHAPE = CPU_SHAPES["medium"]
 SHARDINGS = ["none", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "tensor_parallel"]

@@ -1,4 +1,7 @@
-"""What stages hand to each other: plans, counts, curves and scores. Rows and models travel as Flyte artifacts."""
+"""What stages hand to each other: counts, curves and scores; plans are in wire_plan.py.
+
+Rows and models travel as Flyte artifacts.
+"""
 
 from __future__ import annotations
 
@@ -14,16 +17,6 @@ class WireType(BaseModel):
     """Base of the typed values on the wire."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
-
-
-class Plan(WireType):
-    """What was resolved and checked before any work started."""
-
-    model_revision: str = Field(description="Commit of the hub model, or a hash of the directory's or maker's content.")
-    chat_template: str | None = Field(description="Content of the chat template file that the config names.")
-    rewards_version: str = Field("", description="Hash of the project's reward functions that the config names.")
-    deepspeed_json: str = Field("", description="Content of the DeepSpeed file that the config names, checked.")
-    warnings: list[str] = Field(description="What the user should know, one line each.")
 
 
 class FileRange(WireType):

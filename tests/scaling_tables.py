@@ -7,17 +7,9 @@ from dataclasses import replace
 
 from tasks.plan.communication import step_collectives
 from tasks.plan.gpus import GPU_TYPES
+from tasks.plan.jobs import TrainingJob
 from tasks.plan.memory import estimate_memory, fits
-from tasks.plan.shapes import (
-    LLAMA_2_7B,
-    LLAMA_2_13B,
-    LLAMA_2_70B,
-    LLAMA_3_8B,
-    LLAMA_3_70B,
-    LLAMA_3_405B,
-    ModelShape,
-    TrainingJob,
-)
+from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_70B, LLAMA_3_405B, ModelShape
 from tasks.plan.step_time import estimate_step_time, model_flops, palm_flops_per_token
 
 MODELS = [LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_405B]

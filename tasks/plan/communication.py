@@ -26,8 +26,8 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
+from tasks.plan.jobs import TrainingJob
 from tasks.plan.memory import compute_bytes, weight_bits
-from tasks.plan.shapes import TrainingJob
 
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
 Phase = Literal["forward", "backward", "step"]

@@ -20,7 +20,8 @@ from typing import Literal
 
 from configs.schema_cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema_train import QUANTIZED_METHODS
-from tasks.plan.shapes import ModelShape, TrainingJob
+from tasks.plan.jobs import TrainingJob
+from tasks.plan.shapes import ModelShape
 
 _MAX_LIVE_PARAMETERS = 10**9  # DeepSpeed's default of stage3_max_live_parameters
 _ZERO_BUCKET = 200_000_000  # reduce_bucket_size of configs/deepspeed

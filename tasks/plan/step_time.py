@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from configs.schema_cluster import DEEPSPEED
 from tasks.plan.communication import Collectives, Phase, step_collectives
 from tasks.plan.gpus import GpuType
+from tasks.plan.jobs import TrainingJob
 from tasks.plan.memory import bytes_per_trained, compute_bytes, divisors
-from tasks.plan.shapes import ModelShape, TrainingJob
+from tasks.plan.shapes import ModelShape
 
 LINK_EFFICIENCY = 0.8
 HOST_MEMORY_BANDWIDTH = 25e9

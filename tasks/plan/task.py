@@ -18,7 +18,8 @@ from configs.schema import (
 )
 from configs.schema_align import AlignConfig
 from configs.schema_train import Method, Objective
-from configs.wire import Part, Plan, Shard
+from configs.wire import Part, Shard
+from configs.wire_plan import Plan
 from images.local_cache import forget_lost_outputs
 from images.pods import SMALL, filesystem_of, is_laptop_run
 from images.secrets import (

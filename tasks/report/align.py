@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.load import dump_config
 from configs.schema_align import AlignConfig
-from configs.wire import Evaluation, Plan, Published, StageReport
+from configs.wire import Evaluation, Published, StageReport
+from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.scores import render_scores

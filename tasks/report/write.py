@@ -10,7 +10,8 @@ from typing import Any
 
 from configs.load import dump_config
 from configs.schema import FineTuneConfig
-from configs.wire import DataReport, Evaluation, Plan, Published, TokenReport, TrainReport
+from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
+from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere

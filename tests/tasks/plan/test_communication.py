@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from tasks.plan.communication import sent_bytes, step_collectives
-from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B, ModelShape, TrainingJob
+from tasks.plan.jobs import TrainingJob
+from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B, ModelShape
 
 P = 6_738_415_616
 

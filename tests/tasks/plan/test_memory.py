@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from tasks.plan.jobs import TrainingJob
 from tasks.plan.memory import (
     DEEPSPEED_16_BIT,
     BytesPerParameter,
@@ -19,15 +20,7 @@ from tasks.plan.memory import (
     korthikanti_layer_bytes,
     layer_activation_bytes,
 )
-from tasks.plan.shapes import (
-    LLAMA_2_7B,
-    LLAMA_2_13B,
-    LLAMA_2_70B,
-    LLAMA_3_8B,
-    LLAMA_3_405B,
-    ModelShape,
-    TrainingJob,
-)
+from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B, ModelShape
 
 MIB, GIB = 2**20, 2**30
 LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)

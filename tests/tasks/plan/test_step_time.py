@@ -8,7 +8,8 @@ import pytest
 
 from tasks.plan.communication import Collectives
 from tasks.plan.gpus import GPU_TYPES, GpuType
-from tasks.plan.shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B, ModelShape, TrainingJob
+from tasks.plan.jobs import TrainingJob
+from tasks.plan.shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B, ModelShape
 from tasks.plan.step_time import (
     LINK_EFFICIENCY,
     bus_bandwidth,
