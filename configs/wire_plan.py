@@ -88,7 +88,9 @@ class Alternative(WireType):
     bytes_per_gpu: int
     gpu: str
     gpus: int = Field(description="Over all machines.")
-    relative_cost: float | None = Field(None, description="GPU-hours' price of a step over that of the first one shown.")
+    relative_cost: float | None = Field(
+        None, description="GPU-hours' price of a step over that of the first one shown."
+    )
 
 
 class GpuFit(WireType):
@@ -119,7 +121,7 @@ class StagePlan(WireType):
     expectation: Expectation
     fits: bool
     alternatives: list[Alternative] = Field([], description="The nearest configs that fit, where this one does not.")
-    gpus: list[GpuFit] = []
+    gpus: list[GpuFit] = Field([], description="The same on other GPU types.")
 
 
 class Plan(WireType):
@@ -132,6 +134,6 @@ class Plan(WireType):
     warnings: list[str] = Field(description="What the user should know, one line each.")
     model: ModelFacts | None = None
     data_revisions: list[str] = Field([], description="`<source>: <commit or hash>` of each source of rows.")
-    checks: list[Check] = []
-    stages: list[StagePlan] = []
+    checks: list[Check] = Field([], description="All that was looked at.")
+    stages: list[StagePlan] = Field([], description="One, or those of an alignment.")
     assumptions: list[str] = Field([], description="What the numbers rest on that nobody has measured here.")
