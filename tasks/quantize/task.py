@@ -1,5 +1,8 @@
 """Flyte tasks: quantize a merged model. The work is in the modules beside this file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
@@ -8,6 +11,21 @@ from configs.versions import source_version
 from images.live_deck import live_deck
 from images.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+
+
+@contextmanager
+def _shown(stage: str) -> Iterator[None]:
+    """Within the block, say what is going on in the log and in a Deck; the Deck stays."""
+    from tasks.decks import html
+    from tasks.decks.progress import render_counts
+    from tasks.models.pace import every_seconds, heartbeat
+
+    def render(activity: str | None) -> str:
+        return html.fragment(render_counts(stage, heart.counts, activity))
+
+    with heartbeat(stage) as heart, live_deck("quantization", lambda: render(heart.activity()), every_seconds()):
+        yield
+    Deck("quantization", render(None))
 
 
 @task(
@@ -21,22 +39,14 @@ from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 )
 def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
     """Return a copy of `model` (full precision, merged), quantized to `method`: 8bit or 4bit."""
-    from tasks.decks import html
-    from tasks.decks.progress import render_counts
-    from tasks.models.pace import doing, every_seconds, heartbeat
+    from tasks.models.pace import doing
     from tasks.quantize import bitsandbytes
 
-    output, stage = scratch_directory(f"quantized-{method}"), f"quantize {method}"
-    with (
-        heartbeat(stage) as heart,
-        live_deck(
-            "quantization", lambda: html.fragment(render_counts(stage, heart.counts, heart.activity())), every_seconds()
-        ),
-    ):
+    output = scratch_directory(f"quantized-{method}")
+    with _shown(f"quantize {method}"):
         with doing("downloading the model"):
             directory = local_path(model)
         bitsandbytes.quantize_model(method, loading, directory, output)
-    Deck("quantization", html.fragment(render_counts(stage, heart.counts, None)))
     return FlyteDirectory(str(output))
 
 
@@ -53,20 +63,12 @@ def quantize_gptq(
     calibration_rows: int, loading: ModelConfig, model: FlyteDirectory, tokens: FlyteDirectory
 ) -> FlyteDirectory:
     """Return a 4-bit copy of `model` (full precision, merged) by GPTQ, calibrated on rows of `tokens`."""
-    from tasks.decks import html
-    from tasks.decks.progress import render_counts
-    from tasks.models.pace import doing, every_seconds, heartbeat
+    from tasks.models.pace import doing
     from tasks.quantize import gptq
 
-    output, stage = scratch_directory("quantized-gptq"), "quantize gptq"
-    with (
-        heartbeat(stage) as heart,
-        live_deck(
-            "quantization", lambda: html.fragment(render_counts(stage, heart.counts, heart.activity())), every_seconds()
-        ),
-    ):
+    output = scratch_directory("quantized-gptq")
+    with _shown("quantize gptq"):
         with doing("downloading the model"):
             directory, rows = local_path(model), local_path(tokens)
         gptq.quantize_model(loading, directory, rows, calibration_rows, output)
-    Deck("quantization", html.fragment(render_counts(stage, heart.counts, None)))
     return FlyteDirectory(str(output))
