@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq
+.PHONY: help setup run align plan register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,12 @@ align: PRESET = align-demo
 align: $(INSTALLED) ## SFT, then preferences or rewards: make align [PRESET=align-demo | CONFIG=my.yaml]
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/align.py align --config $(CONFIG)
+
+plan: export TMPDIR := $(CURDIR)/.flyte
+plan: $(INSTALLED) ## Memory, machines, time, cost and checks, in seconds: make plan [PRESET=demo | CONFIG=my.yaml] [HERE=1]
+	@mkdir -p $(TMPDIR)
+	@$(BIN)/pyflyte run workflows/plan.py $(if $(shell grep -s '^sft:' $(CONFIG)),plan_align,plan) --config $(CONFIG) \
+		$(if $(filter 1,$(HERE)),--this_machine)
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune

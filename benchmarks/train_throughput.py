@@ -134,8 +134,8 @@ def train_trl(directory: Path, method: str, shape: Shape, rows: str, output: Pat
     arguments = SFTConfig(
         output_dir=str(output),
         num_train_epochs=2.0,
-        per_device_train_batch_size=config.micro_batch_size,
-        gradient_accumulation_steps=config.batch_size // config.micro_batch_size,
+        per_device_train_batch_size=config.micro_batch,
+        gradient_accumulation_steps=config.batch_size // config.micro_batch,
         max_length=shape.max_length,
         packing=is_packed,
         bf16=choices.bf16,

@@ -149,14 +149,14 @@ def _pairs(settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig) 
     """
     precision = config.efficiency.precision
     machines = config.most_nodes if config.fewest_nodes == config.most_nodes else None
-    rows = None if machines is None else config.micro_batch_size * machines * config.processes_per_node
+    rows = None if machines is None else config.micro_batch * machines * config.processes_per_node
     passes = None if rows is None or config.batch_size % rows else config.batch_size // rows
     bf16 = settings.get("bf16", settings.get("bfloat16", {}))
     is_bfloat16 = {"bfloat16": True, "float32": False}.get(precision)
     yield "bf16.enabled", _value(bf16, "enabled"), "train.efficiency.precision", is_bfloat16
     yield "train_batch_size", settings.get("train_batch_size"), "train.batch_size", config.batch_size
     key = "train_micro_batch_size_per_gpu"
-    yield key, settings.get(key), "train.micro_batch_size", config.micro_batch_size
+    yield key, settings.get(key), "train.micro_batch_size", config.micro_batch
     key = "gradient_accumulation_steps"
     yield key, settings.get(key), "batch_size / (micro_batch_size x processes)", passes
     yield "gradient_clipping", settings.get("gradient_clipping"), "train.max_grad_norm", config.max_grad_norm

@@ -15,6 +15,8 @@ from configs.schema_align import AlignConfig
 
 _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "fine_tune": FineTuneConfig,
+    "plan": FineTuneConfig,
+    "plan_align": AlignConfig,
     "prepare_data": FineTuneConfig,
     "align": AlignConfig,
 }

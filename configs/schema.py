@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from configs.schema_data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, SourceConfig
+from configs.schema_plan import PlanConfig
 from configs.schema_train import PROMPT_METHODS, WHOLE_TEXT, Objective, RewardFunctionConfig, TrainConfig
 from configs.section import Section
 
@@ -185,6 +186,7 @@ class FineTuneConfig(RunConfig):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Held-out scores.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication.")
+    plan: PlanConfig = Field(PlanConfig(), description="GPU types of your own, and what is done where none fits.")
     output_directory: str = Field("outputs", description="Folder for report and metrics of a run on a laptop.")
 
     @model_validator(mode="after")

@@ -16,6 +16,7 @@ from configs.schema import (
     TokenizeConfig,
 )
 from configs.schema_data import DataConfig
+from configs.schema_plan import PlanConfig
 from configs.schema_train import ONLINE, PROMPT_METHODS, TrainConfig
 from configs.section import Section
 
@@ -45,6 +46,7 @@ class AlignConfig(RunConfig):
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last stage.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last model.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last model.")
+    plan: PlanConfig = Field(PlanConfig(), description="GPU types of your own, and what is done where none fits.")
     output_directory: str = Field("outputs", description="Folder for report and metrics of a run on a laptop.")
 
     @model_validator(mode="after")
@@ -100,6 +102,7 @@ class AlignConfig(RunConfig):
             tokenize=tokenize,
             train=chosen.train,
             evaluate=self.evaluate,
+            plan=self.plan,
             output_directory=self.output_directory,
             **{"quantize": QuantizeConfig(methods=[]), **last},
         )

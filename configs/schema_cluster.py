@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.section import Section
 
@@ -42,6 +42,20 @@ def node_range(nodes: int | str) -> tuple[int, int]:
     if not 1 <= bounds[0] <= bounds[1]:
         raise ValueError(f"train.nodes={nodes} is neither a number of machines, such as 5, nor a range, such as 1:5")
     return bounds
+
+
+def effective_sharding(wanted: Sharding, processes_per_node: int, num_processes: int) -> Sharding:
+    """Return the word that is in effect on `num_processes`.
+
+    What has nothing to divide, or nothing to divide it among, is one that says so.
+    """
+    if wanted == "fsdp_no_shard" or (num_processes == 1 and wanted in (*FSDP, "tensor_parallel")):
+        return "none"
+    if wanted == "fsdp_hybrid_shard" and processes_per_node == 1:
+        return "none"
+    if wanted == "fsdp_hybrid_shard" and num_processes == processes_per_node:
+        return "fsdp_full_shard"
+    return wanted
 
 
 class DeepSpeedConfig(Section):
@@ -89,15 +103,20 @@ class ClusterConfig(Section):
     """The training pods: nothing here changes what is trained, and a change does not train again."""
 
     gpu: str | None = Field(
-        None, description="GPU type as the cluster labels it, such as nvidia-a100-80gb; any when not set."
+        None,
+        description="GPU type as the cluster labels it, such as nvidia-a100-80gb; any when not set.",
     )
-    gpus_per_process: int = Field(1, ge=1, description="GPUs of each process; more than 1 for sharding=layers only.")
+    gpus_per_process: int = Field(1, description="GPUs of each process; more than 1 for sharding=layers only.")
     cpus_per_process: int = Field(8, ge=1, description="CPU cores for each process.")
-    memory_gib_per_process: int = Field(96, ge=1, description="Host memory for each process, in GiB.")
-    shared_memory_gib: int | None = Field(
-        None, ge=1, description="/dev/shm of a pod, in GiB; up to all its memory when not set."
+    memory_gib_per_process: int | None = Field(
+        None, ge=1, description="Host memory for each process, in GiB; what the plan says when not set."
     )
-    disk_gib: int = Field(500, ge=1, description="Ephemeral storage of a pod, in GiB.")
+    shared_memory_gib: int | None = Field(
+        None, ge=1, description="/dev/shm of a pod, in GiB, of its memory; what the plan says when not set."
+    )
+    disk_gib: int | None = Field(
+        None, ge=1, description="Ephemeral storage of a pod, in GiB; what the plan says when not set."
+    )
     node_selectors: list[NodeSelector] = Field([], description="Labels of the machines to run on.")
     interruptible: bool = Field(
         False, description="May run on spot machines; Flyte makes the last try on one that stays."
@@ -112,3 +131,13 @@ class ClusterConfig(Section):
     collective_timeout_seconds: int = Field(
         1800, ge=1, description="Seconds for which a process waits for the others in one operation; then the try ends."
     )
+
+    @field_validator("gpus_per_process", mode="after")
+    @classmethod
+    def _a_gpu_for_each_process(cls, value: int) -> int:
+        if value < 1:
+            raise ValueError(
+                f"{value} GPUs for each process: training pods ask for one at least; pods without GPUs, as in a "
+                "laptop's sandbox, are those of FINE_TUNE_PODS=small (docs/cluster.md)"
+            )
+        return value

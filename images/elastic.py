@@ -175,6 +175,10 @@ def _error_of(fault: WorkerFault) -> Exception:
     return RuntimeError(f"rank {fault.rank} of machine {fault.node} failed\n{fault.traceback}")
 
 
+def _now(gib: int | None) -> str:
+    return f" (now {gib})" if gib else ""
+
+
 def _killed(rank: int, number: int, cluster: ClusterConfig) -> str:
     name = signal.Signals(number).name
     if number == signal.SIGBUS:
@@ -185,7 +189,8 @@ def _killed(rank: int, number: int, cluster: ClusterConfig) -> str:
     if number == signal.SIGKILL:
         return (
             f"rank {rank} was killed by {name}: the machine went away, or its memory was used up\n"
-            f"if every try ends so, raise train.cluster.memory_gib_per_process (now {cluster.memory_gib_per_process})"
+            f"if every try ends so, raise train.cluster.memory_gib_per_process"
+            f"{_now(cluster.memory_gib_per_process)}"
         )
     return f"rank {rank} was killed by {name}"
 

@@ -40,6 +40,10 @@ BIG_CPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", ephemeral_sto
 ONE_GPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
 
 
+# of a process whose plan nobody made: what is declared when the tasks are registered
+_UNPLANNED_MEMORY_GIB, _UNPLANNED_DISK_GIB = 96, 500
+
+
 def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:
     """Return what one training machine is asked for: GPUs, CPU cores and host memory for each process.
 
@@ -49,9 +53,9 @@ def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources
         return _LAPTOP
     return Resources(
         cpu=str(cluster.cpus_per_process * processes_per_node),
-        mem=f"{cluster.memory_gib_per_process * processes_per_node}Gi",
+        mem=f"{(cluster.memory_gib_per_process or _UNPLANNED_MEMORY_GIB) * processes_per_node}Gi",
         gpu=str(cluster.gpus_per_process * processes_per_node),
-        ephemeral_storage=f"{cluster.disk_gib}Gi",
+        ephemeral_storage=f"{cluster.disk_gib or _UNPLANNED_DISK_GIB}Gi",
     )
 
 

@@ -58,9 +58,9 @@ def watched_trainer(
 ) -> Any:
     steps = config.max_steps or 1
     arguments = {
-        "per_device_train_batch_size": config.micro_batch_size,
-        "per_device_eval_batch_size": config.micro_batch_size,
-        "gradient_accumulation_steps": config.batch_size // config.micro_batch_size,
+        "per_device_train_batch_size": config.micro_batch,
+        "per_device_eval_batch_size": config.micro_batch,
+        "gradient_accumulation_steps": config.batch_size // config.micro_batch,
         **evaluation_arguments(config, steps, held_out is not None),
     }
     trainer = type("OurTrainer", (Watched, InOrder, SFTTrainer), {})(

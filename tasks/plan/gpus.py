@@ -7,7 +7,17 @@ none it is an assumption.
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.schema_plan import GpuTypeConfig
+
+TABLE = Path(__file__).parents[2] / "configs" / "gpus.yaml"
 
 
 @dataclass(frozen=True)
@@ -15,6 +25,7 @@ class GpuType:
     """One GPU, as one of `gpus_per_node` in a usual machine. Bandwidths are in bytes a second and one direction."""
 
     name: str
+    labels: tuple[str, ...]
     memory_bytes: float
     peak_flops: float
     """Dense bfloat16 FLOP/s with 32-bit accumulation."""
@@ -26,66 +37,60 @@ class GpuType:
     host_bandwidth: float
     """To the host's memory, over PCI Express."""
     compute_utilization: float
+    gpus_per_node: int
+    has_bfloat16: bool
+    price_per_hour: float | None
     source: str
+    price_source: str
 
 
-GPU_TYPES: dict[str, GpuType] = {
-    gpu.name: gpu
-    for gpu in (
-        GpuType(
-            name="A100-80GB",
-            memory_bytes=80e9,
-            peak_flops=312e12,
-            memory_bandwidth=2039e9,
-            gpu_link_bandwidth=300e9,
-            network_bandwidth=25e9,
-            host_bandwidth=32e9,
-            compute_utilization=0.57,
-            source="NVIDIA A100 data sheet (SXM); DGX A100: 8 x 200 Gb/s",
-        ),
-        GpuType(
-            name="H100-SXM",
-            memory_bytes=80e9,
-            peak_flops=989e12,
-            memory_bandwidth=3350e9,
-            gpu_link_bandwidth=450e9,
-            network_bandwidth=50e9,
-            host_bandwidth=64e9,
-            compute_utilization=0.40,
-            source="NVIDIA H100 data sheet (SXM); DGX H100: 8 x 400 Gb/s",
-        ),
-        GpuType(
-            name="H200",
-            memory_bytes=141e9,
-            peak_flops=989e12,
-            memory_bandwidth=4800e9,
-            gpu_link_bandwidth=450e9,
-            network_bandwidth=50e9,
-            host_bandwidth=64e9,
-            compute_utilization=0.40,
-            source="NVIDIA H200 data sheet (SXM); DGX H200: 8 x 400 Gb/s",
-        ),
-        GpuType(
-            name="A10G",
-            memory_bytes=24e9,
-            peak_flops=70e12,
-            memory_bandwidth=600e9,
-            gpu_link_bandwidth=32e9,
-            network_bandwidth=12.5e9 / 8,
-            host_bandwidth=32e9,
-            compute_utilization=0.40,
-            source="NVIDIA A10G data sheet; AWS g5.48xlarge: 8 GPUs, 100 Gb/s",
-        ),
-        GpuType(
-            name="L4",
-            memory_bytes=24e9,
-            peak_flops=121e12,
-            memory_bandwidth=300e9,
-            gpu_link_bandwidth=32e9,
-            network_bandwidth=12.5e9 / 8,
-            host_bandwidth=32e9,
-            compute_utilization=0.40,
-            source="NVIDIA L4 data sheet; Google Cloud g2-standard-96: 8 GPUs, 100 Gb/s",
-        ),
+def gpu_type(row: GpuTypeConfig) -> GpuType:
+    """Return a row of the table in bytes and FLOP/s."""
+    return GpuType(
+        name=row.name,
+        labels=tuple(row.labels),
+        memory_bytes=row.memory_gb * 1e9,
+        peak_flops=row.peak_teraflops * 1e12,
+        memory_bandwidth=row.memory_gb_per_second * 1e9,
+        gpu_link_bandwidth=row.link_gb_per_second * 1e9,
+        network_bandwidth=row.network_gb_per_second * 1e9,
+        host_bandwidth=row.host_gb_per_second * 1e9,
+        compute_utilization=row.compute_utilization,
+        gpus_per_node=row.gpus_per_node,
+        has_bfloat16=row.has_bfloat16,
+        price_per_hour=row.price_per_hour,
+        source=row.source,
+        price_source=row.price_source,
     )
-}
+
+
+@functools.cache
+def _table() -> dict[str, GpuType]:
+    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {row["name"]: gpu_type(GpuTypeConfig.model_validate(row)) for row in rows}
+
+
+def gpu_types(own: Sequence[GpuTypeConfig] = ()) -> dict[str, GpuType]:
+    """Return the GPU types by name, those with less memory first; a config's own replace those of the table."""
+    found = {**_table(), **{row.name: gpu_type(row) for row in own}}
+    return dict(sorted(found.items(), key=lambda item: (item[1].memory_bytes, item[1].peak_flops)))
+
+
+def find_gpu(name: str, types: dict[str, GpuType]) -> GpuType:
+    """Return the type that a config's `train.cluster.gpu` names by its name or a label, in any case.
+
+    Raises:
+        ConfigError: none has this name: a plan would have to make up its memory.
+    """
+    wanted = name.casefold()
+    for gpu in types.values():
+        if wanted in (gpu.name.casefold(), *(label.casefold() for label in gpu.labels)):
+            return gpu
+    raise ConfigError(
+        f"train.cluster.gpu={name} is not in the table of GPU types ({', '.join(types)})\n"
+        "describe it in plan.gpu_types of the config or in configs/gpus.yaml: name, memory_gb, peak_teraflops, "
+        "memory_gb_per_second"
+    )
+
+
+GPU_TYPES: dict[str, GpuType] = _table()

@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import shutil
 import tempfile
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 from configs.combinations import fault_of_heads
-from configs.errors import ArtifactError, ConfigError, DataError
+from configs.errors import ConfigError, DataError
 from configs.places import not_here
 from configs.schema import FineTuneConfig
 from configs.schema_cluster import DEEPSPEED
 from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
 from configs.streams import is_remote, open_raw, shown
 from configs.topologies import TOPOLOGIES, topology
-
-_GIB = 2**30
+from tasks.plan.disk import check_disk as check_disk
+from tasks.plan.disk import required_disk_bytes as required_disk_bytes
+from tasks.plan.local_gpus import local_gpus
 
 
 def check_topology(train: TrainConfig) -> None:
@@ -43,14 +43,14 @@ def check_topology(train: TrainConfig) -> None:
 
 
 def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
-    rows_per_pass = train.micro_batch_size * data_parallel_size
+    rows_per_pass = train.micro_batch * data_parallel_size
     if train.batch_size % rows_per_pass:
         share = train.batch_size // data_parallel_size if train.batch_size % data_parallel_size == 0 else 0
-        smaller = max((rows for rows in range(1, train.micro_batch_size) if share and share % rows == 0), default=None)
+        smaller = max((rows for rows in range(1, train.micro_batch) if share and share % rows == 0), default=None)
         other = f", or train.micro_batch_size={smaller}" if smaller else ""
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
-            f"{train.micro_batch_size} x {data_parallel_size} = {rows_per_pass}\n"
+            f"{train.micro_batch} x {data_parallel_size} = {rows_per_pass}\n"
             f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_pass)}{other}"
         )
 
@@ -87,9 +87,7 @@ def check_local_processes(train: TrainConfig) -> None:
         raise ConfigError(
             f"train.nodes={train.nodes} needs a cluster: run with `pyflyte run --remote`, or set train.nodes=1"
         )
-    import torch
-
-    num_gpus = torch.cuda.device_count()
+    num_gpus = len(local_gpus())
     needed = train.processes_per_node * train.cluster.gpus_per_process
     if 0 < num_gpus < needed:
         raise ConfigError(
@@ -179,25 +177,55 @@ def check_packages(config: FineTuneConfig) -> None:
     Raises:
         ConfigError: names the setting and the package.
     """
-    asks = {
-        "deepspeed": [f"train.sharding={config.train.sharding}"] if config.train.sharding in DEEPSPEED else [],
-        "bitsandbytes": [f"quantize.methods={config.quantize.methods}"]
-        if {"8bit", "4bit"} & set(config.quantize.methods)
-        else [],
-    }
+    if config.train.sharding in DEEPSPEED:
+        _need("deepspeed", f"train.sharding={config.train.sharding}")
+    check_quantization(config)
+
+
+def quantization_settings(config: FineTuneConfig) -> list[str]:
+    """Return the settings that ask for a quantized model, in training or after it, as messages name them."""
+    asked = [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else []
+    return asked + [f"train.method={config.train.method}"] * (config.train.method in QUANTIZED_METHODS)
+
+
+def check_quantization(config: FineTuneConfig) -> None:
+    """Refuse quantization whose library this machine lacks, or which its GPUs are too old for.
+
+    bitsandbytes computes 8-bit products from compute capability 7.5 on, and 4-bit ones from 6.0 on (its README, table
+    of features by hardware); without a GPU it has a backend for CPUs.
+
+    Raises:
+        ConfigError: names the setting, and the package or the GPU.
+    """
     if "gptq" in config.quantize.methods and importlib.util.find_spec("gptqmodel") is None:
         raise ConfigError(
             "quantize.methods names gptq: gptqmodel clashes with other packages and has an image of its own\n"
             "run on a cluster (docs/images.md), or choose 8bit or 4bit"
         )
-    if config.train.method in QUANTIZED_METHODS:
-        asks["bitsandbytes"].append(f"train.method={config.train.method}")
-    for package, settings in asks.items():
-        if settings and importlib.util.find_spec(package) is None:
-            raise ConfigError(
-                f"{settings[0]} needs {package}, which is not installed here (not every platform has it)\n"
-                f"install {package} or change {settings[0].split('=')[0]}"
-            )
+    for setting in quantization_settings(config):
+        is_8bit = setting == "train.method=lora_8bit" or "8bit" in setting
+        if is_8bit or "4bit" in setting or "qlora" in setting:
+            _need("bitsandbytes", setting)
+            _need_capability(setting, (7, 5) if is_8bit else (6, 0))
+
+
+def _need(package: str, setting: str) -> None:
+    if importlib.util.find_spec(package) is None:
+        raise ConfigError(
+            f"{setting} needs {package}, which is not installed here (not every platform has it)\n"
+            f"install {package} or change {setting.split('=')[0]}"
+        )
+
+
+def _need_capability(setting: str, least: tuple[int, int]) -> None:
+    old = next((gpu for gpu in local_gpus() if (0, 0) < gpu.compute_capability < least), None)
+    if old is not None:
+        has, wanted = (".".join(map(str, numbers)) for numbers in (old.compute_capability, least))
+        raise ConfigError(
+            f"{setting}: bitsandbytes needs a GPU of compute capability {wanted} for it, and the {old.name} here has "
+            f"{has}\nuse another GPU, hide it with CUDA_VISIBLE_DEVICES= to run on the CPU, or change "
+            f"{setting.split('=')[0]}"
+        )
 
 
 def check_output_directory(config: FineTuneConfig) -> None:
@@ -216,26 +244,3 @@ def check_output_directory(config: FineTuneConfig) -> None:
             f"output_directory={config.output_directory}: {directory} cannot be written to ({error.strerror}); "
             "name another folder"
         ) from None
-
-
-def check_disk(directory: Path, required_bytes: int) -> None:
-    """Refuse to start when the disk under `directory` has less than `required_bytes` free.
-
-    Raises:
-        ArtifactError: with the free and the needed size.
-    """
-    free = shutil.disk_usage(directory).free
-    if free < required_bytes:
-        raise ArtifactError(
-            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB\n"
-            "free some space, or point TMPDIR at a larger disk"
-        )
-
-
-def required_disk_bytes(weight_bytes: int, config: FineTuneConfig) -> int:
-    """Return the bytes a run writes: the tuned model, a merged one for adapters, each quantized one, and 64 MiB.
-
-    Quantized copies are counted at 3/4 of the size, an upper bound for 16-bit weights at 8 bits with embeddings kept.
-    """
-    copies = 1.0 + (config.train.method != "full") + 0.75 * len(config.quantize.methods)
-    return int(weight_bytes * copies) + 64 * 2**20

@@ -43,7 +43,7 @@ def accumulation_steps(config: TrainConfig) -> int:
     Raises:
         ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
     """
-    rows_per_pass = config.micro_batch_size * data_parallel_size(config)
+    rows_per_pass = config.micro_batch * data_parallel_size(config)
     if config.batch_size % rows_per_pass:
         raise ConfigError(
             f"train.batch_size={config.batch_size} is not a multiple of micro_batch_size x processes = {rows_per_pass}"
@@ -107,8 +107,8 @@ def training_arguments(
         output_dir=str(directory),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
-        per_device_train_batch_size=config.micro_batch_size,
-        per_device_eval_batch_size=config.micro_batch_size,
+        per_device_train_batch_size=config.micro_batch,
+        per_device_eval_batch_size=config.micro_batch,
         gradient_accumulation_steps=accumulation_steps(config),
         learning_rate=learning_rate(config),
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],

@@ -56,7 +56,7 @@ def fitting_micro_batch(config: TrainConfig, data_parallel_size: int) -> int:
     Raises:
         ConfigError: the batch does not divide among so many processes.
     """
-    for rows in range(config.micro_batch_size, smallest_micro_batch(config) - 1, -1):
+    for rows in range(config.micro_batch, smallest_micro_batch(config) - 1, -1):
         if config.batch_size % (rows * data_parallel_size) == 0:
             return rows
     raise ConfigError(

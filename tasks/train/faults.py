@@ -122,9 +122,9 @@ def is_disk_full(error: BaseException) -> bool:
 def _disk_full(error: BaseException, config: TrainConfig) -> ArtifactError:
     name = error.filename if isinstance(error, OSError) else None
     folder = Path(os.fsdecode(name)).parent if name else Path(tempfile.gettempdir())
+    now = f" (now {config.cluster.disk_gib})" if config.cluster.disk_gib else ""
     return ArtifactError(
-        f"{folder}: the disk is full\n"
-        f"free some space there; on a cluster raise train.cluster.disk_gib (now {config.cluster.disk_gib})"
+        f"{folder}: the disk is full\nfree some space there; on a cluster raise train.cluster.disk_gib{now}"
     )
 
 

@@ -35,11 +35,11 @@ def fit_micro_batch(
     Raises:
         ConfigError: no micro-batch divides the batch among so many processes.
     """
-    most = config.micro_batch_size
+    most = config.micro_batch
     if noted is not None:
         most = min(most, max(noted // 2, smallest_micro_batch(config)))
     rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": most}), data_parallel_size)
-    if rows == config.micro_batch_size:
+    if rows == config.micro_batch:
         return config, []
     why = f"out of memory with {noted}" if noted is not None else f"divides the batch among {data_parallel_size}"
     reason = f"{why}; the batch of {config.batch_size} rows is the same"
@@ -56,7 +56,7 @@ def out_of_memory(
     A RetryError the first time, with a smaller micro-batch to come; a ConfigError when there is none, or when this was
     the second time already.
     """
-    rows = config.micro_batch_size
+    rows = config.micro_batch
     smaller = _smaller(config, data_parallel_size)
     if noted is None and smaller is not None and store is not None:
         store.write_text(NOTE_FILE, json.dumps({"micro_batch_size": rows}))
@@ -70,9 +70,9 @@ def out_of_memory(
 
 
 def _smaller(config: TrainConfig, data_parallel_size: int) -> int | None:
-    if config.micro_batch_size // 2 < smallest_micro_batch(config):
+    if config.micro_batch // 2 < smallest_micro_batch(config):
         return None
-    half = config.model_copy(update={"micro_batch_size": config.micro_batch_size // 2})
+    half = config.model_copy(update={"micro_batch_size": config.micro_batch // 2})
     try:
         return fitting_micro_batch(half, data_parallel_size)
     except ConfigError:

@@ -27,7 +27,7 @@ from transformers import AutoConfig, PreTrainedModel
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
-from configs.schema_cluster import DEEPSPEED, FSDP, Sharding
+from configs.schema_cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
 from configs.schema_train import TrainConfig
 from configs.wire import Choice
 
@@ -41,18 +41,8 @@ def world_size() -> int:
 
 
 def effective(config: TrainConfig, num_processes: int | None = None) -> Sharding:
-    """Return the word that is in effect on `num_processes`, by default those of this run.
-
-    What has nothing to divide, or nothing to divide it among, is one that says so.
-    """
-    word, processes = config.sharding, num_processes or world_size()
-    if word == "fsdp_no_shard" or (processes == 1 and word in (*FSDP, "tensor_parallel")):
-        return "none"
-    if word == "fsdp_hybrid_shard" and config.processes_per_node == 1:
-        return "none"
-    if word == "fsdp_hybrid_shard" and processes == config.processes_per_node:
-        return "fsdp_full_shard"
-    return word
+    """Return the word that is in effect on `num_processes`, by default those of this run."""
+    return effective_sharding(config.sharding, config.processes_per_node, num_processes or world_size())
 
 
 def data_parallel_size(config: TrainConfig) -> int:
@@ -231,7 +221,7 @@ def batch_line(config: TrainConfig, num_processes: int) -> Choice:
     """Return how the rows of a step are divided: processes x rows of a pass x passes."""
     # all processes of a machine work on the same rows
     groups = num_processes // config.processes_per_node if config.sharding == "tensor_parallel" else num_processes
-    rows = config.micro_batch_size * max(1, groups)
+    rows = config.micro_batch * max(1, groups)
     machines = num_processes // config.processes_per_node
     on = f" on {machines} machines" if machines > 1 else ""
     each = f"{config.batch_size} rows a step, {rows} at a time"

@@ -50,7 +50,7 @@ def make_trainer(
     is_online = config.objective in ONLINE
     num_rows = pq.read_metadata(tokens_file).num_rows
     num_copies = data_parallel_size(config)
-    num_fill = 0 if is_online else num_fill_rows(num_rows, config.micro_batch_size * num_copies, num_copies)
+    num_fill = 0 if is_online else num_fill_rows(num_rows, config.micro_batch * num_copies, num_copies)
     settings: dict[str, Any] = {
         "model": model,
         "args": arguments,

@@ -154,6 +154,7 @@ FILLED = {
         "contamination": [{"hub": "a/b"}],
     },
     "train": {"policy": {"rewards": [{"kind": "exact_match"}]}},
+    "plan": {"gpu_types": [{"name": "mine", "memory_gb": 8, "peak_teraflops": 5, "memory_gb_per_second": 100}]},
 }
 
 

@@ -39,7 +39,7 @@ def test_the_config_shapes_the_launch() -> None:
 
 
 def test_a_process_killed_in_its_first_collective_is_named_and_tried_again(tmp_path: Path) -> None:
-    error = pod(on_one, tmp_path, "killed").run().error
+    error = pod(on_one, tmp_path, "killed", memory_gib_per_process=96).run().error
     assert error.kind == RECOVERABLE
     assert "rank 1 was killed by SIGKILL" in error.message
     assert "train.cluster.memory_gib_per_process (now 96)" in error.message

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, ConfigError, DataError, RetryError
+from configs.schema_cluster import ClusterConfig
 from configs.schema_train import TrainConfig
 from tasks.train.faults import fault_of, is_disk_full, is_out_of_memory, told_apart
 
@@ -96,7 +97,8 @@ def test_defects_are_left_to_their_own_traceback(error: BaseException) -> None:
 
 
 def test_a_full_disk_names_the_folder_and_the_setting(tmp_path: Path) -> None:
-    with pytest.raises(ArtifactError) as caught, told_apart(CONFIG):
+    config = CONFIG.model_copy(update={"cluster": ClusterConfig(disk_gib=500)})
+    with pytest.raises(ArtifactError) as caught, told_apart(config):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model.safetensors"))
     assert str(caught.value).startswith(f"{tmp_path}: the disk is full\n")
     assert "train.cluster.disk_gib (now 500)" in str(caught.value)
