@@ -39,7 +39,7 @@ plan: export TMPDIR := $(CURDIR)/.flyte
 plan: $(INSTALLED) ## Memory, machines, time, cost and checks, in seconds: make plan [PRESET=demo | CONFIG=my.yaml] [HERE=1]
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/plan.py $(if $(shell grep -s '^sft:' $(CONFIG)),plan_align,plan) --config $(CONFIG) \
-		$(if $(filter 1,$(HERE)),--this_machine)
+		--machines $(if $(filter 1,$(HERE)),here,cluster)
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune

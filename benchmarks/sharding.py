@@ -33,8 +33,8 @@ from throughput_shapes import CPU_SHAPES, write_model, write_tokens  # noqa: E40
 from configs.schema_cluster import DEEPSPEED  # noqa: E402
 from tasks.plan.communication import sent_bytes, step_collectives  # noqa: E402
 from tasks.plan.jobs import TrainingJob  # noqa: E402
-from tasks.plan.memory import estimate_memory  # noqa: E402
 from tasks.plan.shapes import ModelShape  # noqa: E402
+from tasks.plan.states import states_of  # noqa: E402
 
 SHAPE = CPU_SHAPES["medium"]
 SHARDINGS = ["none", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "tensor_parallel"]
@@ -188,12 +188,12 @@ def predicted(sharding: str, processes: int, accumulation: int, length: int) -> 
         has_checkpointing=False,
         num_gpus=processes,
     )
-    memory = estimate_memory(job)
+    memory = states_of(job)
     sent = sum(each.sent_bytes for each in step_collectives(job))
     gradients = memory.gradients
     if sharding in DEEPSPEED:
         # when the optimizer steps, those of other GPUs are gone, and of its own there is a copy
-        gradients = 4 * shape.parameters / processes + memory.step
+        gradients = 2 * 4 * shape.parameters / processes
     return {
         "weights": memory.weights,
         "gradients": gradients,

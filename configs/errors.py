@@ -47,6 +47,25 @@ class HubError(FineTuneError):
     """The hub refused or could not be reached; never contains the token."""
 
 
+class UnreachableError(FineTuneError):
+    """A server that did not answer at all: no route, no such name, no network allowed. Nothing is known of its answer.
+
+    A base beside `HubError`, `ConfigError` and `DataError`, so that whoever catches these catches the ones below too.
+    """
+
+
+class UnreachableHubError(UnreachableError, HubError):
+    """The hub cannot be reached."""
+
+
+class UnreachableTrackerError(UnreachableError, ConfigError):
+    """The tracker that a config names cannot be reached."""
+
+
+class UnreachableStoreError(UnreachableError, DataError):
+    """The store or web server of an address cannot be reached."""
+
+
 class RegistrationError(FineTuneError):
     """A cluster that refused what was registered or started, or cannot be reached."""
 

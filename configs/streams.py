@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
-from configs.errors import DataError, FineTuneError
+from configs.errors import DataError, FineTuneError, UnreachableStoreError
 
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -28,6 +28,15 @@ _ZSTD_CHUNK_BYTES = 2**14
 _ZSTD_SMALL_CHUNK_BYTES = 2**8
 # `zstd --long=31` writes such windows; the library's own bound is 2**27
 _ZSTD_WINDOW_BYTES = 2**31
+_NO_ANSWER = {
+    "ClientConnectionError",
+    "ClientConnectorError",
+    "ConnectTimeoutError",
+    "EndpointConnectionError",
+    "gaierror",
+    "ReadTimeoutError",
+    "TransportError",
+}
 
 
 def is_remote(path: str) -> bool:
@@ -296,5 +305,15 @@ def explained(path: str, error: Exception) -> FineTuneError:
         return DataError(f"{name} cannot be read: {error.strerror}; check its permissions")
     if is_remote(path):
         reason = f"the server answered {status}" if status else type(error).__name__
-        return DataError(f"{name} cannot be read ({reason}); check the address, the credentials and the network")
+        kind = DataError if status or not _is_no_answer(error) else UnreachableStoreError
+        return kind(f"{name} cannot be read ({reason}); check the address, the credentials and the network")
     return DataError(f"{name} cannot be read ({type(error).__name__}); check the path")
+
+
+def _is_no_answer(error: Exception) -> bool:
+    """Return whether a server was not reached at all, by the words of the libraries for S3, web and Google addresses.
+
+    By name, so that a library which was not needed is not imported here.
+    """
+    names = {kind.__name__ for kind in type(error).__mro__}
+    return isinstance(error, ConnectionError | TimeoutError) or bool(names & _NO_ANSWER)

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Literal
 
 from pydantic import Field
 
 from configs.wire import WireType
+
+
+class PlanFor(Enum):
+    """Which machines a plan is for."""
+
+    CLUSTER = "cluster"
+    HERE = "here"
+
 
 CheckResult = Literal["ok", "warning", "failed", "not checked"]
 

@@ -24,20 +24,39 @@ from configs.errors import ConfigError, FineTuneError
 from configs.local_files import in_words, local_settings
 from configs.schema import FineTuneConfig, RunConfig
 from configs.schema_align import AlignConfig
+from configs.section import Section
+from configs.wire import WireType
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-class RunConfigTransformer(PydanticTransformer):
+class PartTransformer(PydanticTransformer):
+    """Flyte's own type of a pydantic model, worked out once: each task asks anew for those of all its parts' parts."""
+
+    def __init__(self, name: str, kind: type[BaseModel]) -> None:
+        # not the parent's, which is for all pydantic models
+        TypeTransformer.__init__(self, name, kind, enable_type_assertions=False)
+        self._types: dict[type[BaseModel], LiteralType] = {}
+
+    def get_literal_type(self, t: type[BaseModel]) -> LiteralType:
+        """Return the type as flytekit makes it."""
+        if t not in self._types:
+            self._types[t] = self._literal_type(t)
+        return self._types[t]
+
+    def _literal_type(self, t: type[BaseModel]) -> LiteralType:
+        return super().get_literal_type(t)
+
+
+class RunConfigTransformer(PartTransformer):
     """Flyte's type of `FineTuneConfig` and `AlignConfig`."""
 
     def __init__(self) -> None:
-        # not the parent's, which is for all pydantic models
-        TypeTransformer.__init__(self, "Run config", RunConfig, enable_type_assertions=False)
+        super().__init__("Run config", RunConfig)
 
-    def get_literal_type(self, t: type[BaseModel]) -> LiteralType:
+    def _literal_type(self, t: type[BaseModel]) -> LiteralType:
         """Return the type with the console's form as its schema, and no second copy of the schema in its parts."""
-        plain = super().get_literal_type(t)
+        plain = super()._literal_type(t)
         assert issubclass(t, RunConfig)
         return LiteralType(
             simple=SimpleType.STRUCT,
@@ -122,4 +141,6 @@ def _without_schemas(literal_type: LiteralType) -> LiteralType:
     return copy
 
 
+TypeEngine.register(PartTransformer("Config section", Section))
+TypeEngine.register(PartTransformer("Wire type", WireType))
 TypeEngine.register(RunConfigTransformer())

@@ -34,6 +34,8 @@ if PODS not in ("full", "small"):
 _IS_SMALL = PODS == "small"
 # a sandbox on a laptop has no GPU and few cores; the demo in one process takes 1.0 GiB, and training has a launcher too
 _LAPTOP = Resources(cpu="1", mem="3Gi", ephemeral_storage="5Gi")
+SMALL_POD_BYTES = 3 * 2**30 if _IS_SMALL else None
+"""Memory of every pod where they are as small as a laptop's, without a GPU; None where they are not."""
 SMALL = _LAPTOP if _IS_SMALL else Resources(cpu="1", mem="2Gi", ephemeral_storage="10Gi")
 CPU = _LAPTOP if _IS_SMALL else Resources(cpu="4", mem="16Gi", ephemeral_storage="200Gi")
 BIG_CPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", ephemeral_storage="200Gi")

@@ -30,6 +30,7 @@ class Route(NamedTuple):
 # authorised request, and the client calls them without its token.
 ROUTES = (
     Route("whoami", ("GET",), re.compile(r"/api/whoami-v2"), "user"),
+    Route("auth_check", ("GET",), re.compile(rf"{_API}/auth-check(?:/(?P<write>write))?"), "anyone"),
     Route("create", ("POST",), re.compile(r"/api/repos/create"), "write"),
     Route("validate_yaml", ("POST",), re.compile(r"/api/validate-yaml"), "anyone"),
     Route("info", ("GET",), re.compile(rf"{_API}(?:/revision/{_REV})?"), "anyone"),

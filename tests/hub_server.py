@@ -38,9 +38,20 @@ class HubServer:
     `requests` logs every request; `authorizations` the tokens that came with them, the ones refused included.
     """
 
-    def __init__(self, tokens: Mapping[str, Role], user: str = "owner") -> None:
+    def __init__(
+        self,
+        tokens: Mapping[str, Role],
+        user: str = "owner",
+        orgs: Mapping[str, str] | None = None,
+        scopes: Mapping[str, Collection[tuple[str, str]]] | None = None,
+        expired: Collection[str] = (),
+    ) -> None:
+        """`orgs`: the user's roles by organization; `scopes`: what fine-grained tokens write to: (type, name)."""
         self.tokens = dict(tokens)
         self.user = user
+        self.orgs = dict(orgs or {})
+        self.scopes = dict(scopes or {})
+        self.expired = set(expired)
         self.requests: list[Request] = []
         self.authorizations: list[str] = []
         self._repositories: dict[tuple[str, str], Repository] = {}
@@ -147,6 +158,8 @@ class HubServer:
         return result if isinstance(result, Response) else Response(json.dumps(result).encode())
 
     def _authenticate(self, token: str | None, access: str) -> None:
+        if token in self.expired:
+            raise HubError(401, 'Invalid credentials in Authorization header: User Access Token "x" is expired')
         if token is not None and token not in self.tokens:
             raise HubError(401, "Invalid credentials in Authorization header")
         if token is None and access in ("user", "write"):
@@ -179,10 +192,32 @@ class HubServer:
         access: dict[str, Any] = {"displayName": "test", "role": role, "createdAt": "2024-01-01T00:00:00.000Z"}
         if role.startswith("fine-grained"):
             permissions = ["repo.content.read"] + ["repo.write"] * (role == "fine-grained")
-            scope = {"entity": {"_id": "0" * 24, "type": "user", "name": self.user}, "permissions": permissions}
-            access |= {"role": "fineGrained", "fineGrained": {"global": [], "scoped": [scope]}}
+            entities = self._scopes(cast(str, call.token))
+            scoped = [
+                {"entity": {"_id": "0" * 24, "type": kind, "name": name}, "permissions": permissions}
+                for kind, name in entities
+            ]
+            access |= {"role": "fineGrained", "fineGrained": {"global": [], "scoped": scoped}}
         auth = {"type": "access_token", "accessToken": access}
-        return {"type": "user", "id": "0" * 24, "name": self.user, "fullname": self.user, "orgs": [], "auth": auth}
+        orgs = [{"type": "org", "name": name, "roleInOrg": role} for name, role in self.orgs.items()]
+        return {"type": "user", "id": "0" * 24, "name": self.user, "fullname": self.user, "orgs": orgs, "auth": auth}
+
+    def _scopes(self, token: str) -> Collection[tuple[str, str]]:
+        return self.scopes.get(token, [("user", self.user)])
+
+    def _auth_check(self, call: Call) -> dict[str, Any]:
+        """Answer whether the token may read a repository, or write to it; the repository is there already."""
+        if "write" not in call.groups:
+            return {}
+        role = self.tokens[call.token] if call.token else "read"
+        owner = call.repo.repo_id.partition("/")[0]
+        is_ours = owner == self.user or self.orgs.get(owner) in ("write", "admin")
+        may_write = role in ("write", "fine-grained") and is_ours
+        if role == "fine-grained" and call.token:
+            may_write = may_write and any(name in (owner, call.repo.repo_id) for _, name in self._scopes(call.token))
+        if not may_write:
+            raise HubError(403, "You don't have the permission to write to this repository")
+        return {}
 
     def _create(self, call: Call) -> Response:
         wanted = call.json

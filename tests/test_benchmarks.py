@@ -12,6 +12,7 @@ from conftest import ROOT
 
 SMALLEST = {
     "packing.py": (["--rows", "300", "--train-rows", "40", "--repeats", "1"], "padded, in random order"),
+    "memory_plan.py": (["--grid", "small"], "4 cells, worst ratio"),
     "checkpoints.py": (["--parameters-million", "1", "--repeats", "1"], "ours: + checksums"),
 }
 

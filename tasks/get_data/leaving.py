@@ -72,7 +72,7 @@ class Leaving:
         if invalid > self.config.max_invalid_rows:
             fatal = (failure for failure in self.failures() if self.policies[failure["check"]] == "fail")
             first = [shown_case(failure) for failure in islice(fatal, SHOWN_FAILURES)]
-            raise InvalidRowsError(_describe(first, invalid, self.config.max_invalid_rows), first)
+            raise InvalidRowsError(describe_invalid(first, invalid, self.config.max_invalid_rows), first)
 
     def failures(self) -> Iterator[dict[str, Any]]:
         """Yield all failure cases, as the columns of `FailureCase`, in the order in which the rows were read."""
@@ -150,7 +150,8 @@ class Leaving:
         return counts
 
 
-def _describe(failures: list[FailureCase], invalid: int, tolerated: int) -> str:
+def describe_invalid(failures: list[FailureCase], invalid: int, tolerated: int, among: str = "") -> str:
+    """Return which rows are invalid, the first with its reason; `among` says of which rows, where not of all."""
     first = failures[0]
     others = ", ".join(
         f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]
@@ -158,6 +159,6 @@ def _describe(failures: list[FailureCase], invalid: int, tolerated: int) -> str:
     more = f"; also {others}{', ...' if len(failures) > 5 else ''}" if others else ""
     return (
         f"{first.file} row {first.row}, column {first.column}: {first.reason}{more}\n"
-        f"{invalid} invalid row{'s' if invalid > 1 else ''}, data.max_invalid_rows={tolerated} "
+        f"{invalid} invalid row{'s' if invalid > 1 else ''}{among}, data.max_invalid_rows={tolerated} "
         "tolerated; repair them or raise it (invalid rows go to the quarantine, never into training)"
     )

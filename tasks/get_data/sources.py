@@ -101,7 +101,7 @@ def _place(path: str | list[str], files: list[DataFile]) -> str:
 
 def _read_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
     label = source_label(source)
-    records = _hub_records(source, revision, token) if source.hub is not None else _embedded_records(label)
+    records = hub_records(source, revision, token) if source.hub is not None else _embedded_records(label)
     for number, record in enumerate(records, 1):
         yield RawRow(label, number, record)
 
@@ -112,7 +112,15 @@ def _embedded_records(name: str) -> Iterator[dict[str, Any]]:
     return (dict(row) for row in make(num_rows, _EMBEDDED_SEEDS[kind]))
 
 
-def _hub_records(source: SourceConfig, revision: str, token: str | None) -> Iterator[dict[str, Any]]:
+def hub_records(
+    source: SourceConfig, revision: str, token: str | None, streaming: bool = False
+) -> Iterator[dict[str, Any]]:
+    """Return the rows of a hub data set; `streaming` fetches what is read of it, and not all of it first.
+
+    Raises:
+        DataError: no such configuration or split.
+        HubError: it cannot be loaded.
+    """
     import datasets
 
     from configs.errors import HubError
@@ -121,7 +129,7 @@ def _hub_records(source: SourceConfig, revision: str, token: str | None) -> Iter
         datasets.disable_progress_bars()
     try:
         dataset = datasets.load_dataset(
-            source.hub, source.name, split=source.split, revision=revision, token=token or False
+            source.hub, source.name, split=source.split, revision=revision, token=token or False, streaming=streaming
         )
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones

@@ -66,7 +66,8 @@ def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
             if size == 0:
                 raise DataError(f"{shown(file.path)} is empty; it must hold at least one row")
     except DataError as error:
-        raise DataError(f"{where}.path={error}") from None
+        # of its own class: a store that cannot be reached is another matter than a file that is not there
+        raise type(error)(f"{where}.path={error}") from None
     # a web server may not say how long a file is
     return [(file, size or 0) for file, size in sizes]
 

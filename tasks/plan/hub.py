@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal
 
 import httpx2
 from huggingface_hub import HfApi, constants
@@ -17,7 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from configs.errors import HubError
+from configs.errors import HubError, UnreachableHubError
+from configs.schema import PushedArtifact
 
 
 @contextmanager
@@ -27,6 +28,7 @@ def explained(subject: str, revision: str | None = None, instead: str = "name a 
     `instead` is what a user without a network may do.
 
     Raises:
+        UnreachableHubError: it cannot be reached.
         HubError: for every refusal or failure of the hub; never with a token in it.
     """
     endpoint = constants.ENDPOINT
@@ -43,18 +45,30 @@ def explained(subject: str, revision: str | None = None, instead: str = "name a 
             f"{subject} is not on {endpoint}, nor a directory here; check the spelling, or HF_TOKEN if it is private"
         ) from None
     except HfHubHTTPError as error:
+        if error.response.status_code == 401:
+            raise HubError(
+                f"{subject}: {endpoint} refused the hub token (401): it has expired or is wrong\n"
+                "set HF_TOKEN to a new one, or unset it for what is public"
+            ) from None
         raise HubError(f"{subject}: {endpoint} answered {error.response.status_code}; try again later") from None
     except (httpx2.HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
-        raise HubError(
+        raise UnreachableHubError(
             f"{subject}: {endpoint} cannot be reached ({type(error).__name__}); connect to the network or {instead}"
         ) from None
 
 
-def check_push_access(repository: str, token: str | None, sources: str) -> list[str]:
-    """Ask the hub who the token is, without creating anything; return warnings.
+def check_push_access(
+    repository: str, token: str | None, sources: str, artifacts: Sequence[PushedArtifact] = ("model",)
+) -> list[str]:
+    """Ask the hub whether the token may write where `artifacts` go, without creating anything; return warnings.
+
+    A repository that exists is asked for (`auth-check/write`); one that does not is its owner's to create: the token's
+    user or an organization in which that user has a role that creates repositories, and, for a fine-grained token, one
+    of its scopes. All but `model` go to `<repository>-<artifact>`.
 
     Raises:
-        HubError: no token, a token that is refused, or one that may only read.
+        UnreachableHubError: the hub cannot be reached.
+        HubError: no token, a token that is refused, that may only read, or that may not write there.
     """
     subject = f"push_to_hub.repository={repository}"
     if token is None:
@@ -73,18 +87,84 @@ def check_push_access(repository: str, token: str | None, sources: str) -> list[
             if error.response.status_code == 404:
                 return [f"{subject}: {constants.ENDPOINT} cannot say whom the token belongs to; not checked"]
             raise
-    if not _may_write(identity.get("auth", {}).get("accessToken", {})):
+    access = identity.get("auth", {}).get("accessToken", {})
+    if not _may_write(access):
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
-    owner = repository.partition("/")[0]
-    owners = [identity.get("name"), *(org.get("name") for org in identity.get("orgs", []))]
-    if owner.lower() not in [str(name).lower() for name in owners]:
+    targets = [repository if artifact == "model" else f"{repository}-{artifact}" for artifact in artifacts]
+    allowed = {target: _asked_to_write(target, token) for target in targets}
+    for target, may_write in allowed.items():
+        if may_write == "no" or not _has_scope(access, target, may_write == "unknown"):
+            raise HubError(_no_write_access(subject, target, access))
+    if "unknown" not in allowed.values():
+        return []
+    return _check_owner(subject, repository.partition("/")[0], identity)
+
+
+def _check_owner(subject: str, owner: str, identity: dict[str, Any]) -> list[str]:
+    """Return a warning where the owner of a repository that is to be created is not known to be the token's to use."""
+    roles = {str(org.get("name")).lower(): str(org.get("roleInOrg") or "") for org in identity.get("orgs", [])}
+    if roles.get(owner.lower()) == "read":
+        raise HubError(
+            f"{subject}: the token's user may only read in the organization {owner}\n"
+            "ask its admin for the role `contributor` or `write`, or push to a repository of your own"
+        )
+    if owner.lower() not in [str(identity.get("name")).lower(), *roles]:
         return [f"{subject}: {owner} is neither the token's user nor one of its organizations; the push may be refused"]
     return []
 
 
 def _may_write(access: dict[str, Any]) -> bool:
-    """Return whether a token of this role may write somewhere: which repository is known only when it is pushed to."""
-    if access.get("role") != "fineGrained":
-        return access.get("role") != "read"
+    """Return whether a token of this role may write somewhere."""
+    return bool(_written_entities(access)) if access.get("role") == "fineGrained" else access.get("role") != "read"
+
+
+def _written_entities(access: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return (type, name) of what a fine-grained token may write to: users, organizations, repositories."""
     scopes = access.get("fineGrained", {}).get("scoped", [])
-    return any("repo.write" in scope.get("permissions", []) for scope in scopes)
+    entities = [scope.get("entity", {}) for scope in scopes if "repo.write" in scope.get("permissions", [])]
+    return [(str(entity.get("type")), str(entity.get("name"))) for entity in entities]
+
+
+def _has_scope(access: dict[str, Any], target: str, is_new: bool) -> bool:
+    """Return whether a fine-grained token's scopes cover `target`; those of one repository do not create another."""
+    if access.get("role") != "fineGrained":
+        return True
+    owner = target.partition("/")[0].lower()
+    return any(
+        (kind in ("user", "org") and name.lower() == owner)
+        or (kind == "model" and name.lower() == target.lower() and not is_new)
+        for kind, name in _written_entities(access)
+    )
+
+
+def _asked_to_write(repository: str, token: str) -> Literal["yes", "no", "unknown"]:
+    """Ask whether the token may write to a repository; `unknown` where there is none yet, or the hub has no answer."""
+    try:
+        HfApi(token=token).auth_check(repository, write=True)
+    except (RepositoryNotFoundError, GatedRepoError) as error:
+        return "no" if isinstance(error, GatedRepoError) else "unknown"
+    except HfHubHTTPError as error:
+        if error.response.status_code in (401, 403):
+            return "no"
+        # a hub of one's own may not know the question
+        return "unknown"
+    except (httpx2.HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
+        raise UnreachableHubError(
+            f"push_to_hub.repository={repository}: {constants.ENDPOINT} cannot be reached ({type(error).__name__}); "
+            "connect to the network or unset push_to_hub.repository"
+        ) from None
+    return "yes"
+
+
+def _no_write_access(subject: str, target: str, access: dict[str, Any]) -> str:
+    if access.get("role") == "fineGrained":
+        names = sorted({name for _, name in _written_entities(access)})
+        shown = ", ".join(names[:3]) + (", ..." if names[3:] else "")
+        return (
+            f"{subject}: the fine-grained token may write to {shown}, and not to {target}\n"
+            f"give it write access to {target.partition('/')[0]}, or set HF_TOKEN to another"
+        )
+    return (
+        f"{subject}: the token's user may not write to {target}, which exists\n"
+        "ask its owner for write access, or name another repository"
+    )

@@ -177,9 +177,18 @@ def check_packages(config: FineTuneConfig) -> None:
     Raises:
         ConfigError: names the setting and the package.
     """
-    if config.train.sharding in DEEPSPEED:
-        _need("deepspeed", f"train.sharding={config.train.sharding}")
+    check_deepspeed_package(config.train)
     check_quantization(config)
+
+
+def check_deepspeed_package(train: TrainConfig) -> None:
+    """Refuse ZeRO where DeepSpeed is not installed.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if train.sharding in DEEPSPEED:
+        _need("deepspeed", f"train.sharding={train.sharding}")
 
 
 def quantization_settings(config: FineTuneConfig) -> list[str]:

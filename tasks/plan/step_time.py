@@ -85,12 +85,13 @@ def hardware_flops(job: TrainingJob) -> float:
 
 
 def _attention_flops(job: TrainingJob) -> float:
-    return 2.0 * job.shape.layers * job.shape.hidden * job.length**2 * job.micro_batch
+    return 2.0 * job.shape.layers * job.shape.query_width * job.length**2 * job.micro_batch
 
 
 def _pass_flops(job: TrainingJob) -> tuple[float, float]:
     shape, attention = job.shape, _attention_flops(job)
-    weights = shape.linear_parameters + shape.embedding_parameters
+    # of a mixture of experts those that a token passes through
+    weights = shape.active_linear_parameters + shape.embedding_parameters
     adapter = 0 if job.method == "full" else job.trained_parameters
     forward = 2.0 * (weights + adapter) * job.tokens + attention
     of_weights = weights if job.method == "full" else adapter
@@ -100,7 +101,7 @@ def _pass_flops(job: TrainingJob) -> tuple[float, float]:
 def _recomputed_flops(job: TrainingJob) -> float:
     if not job.has_checkpointing:
         return 0.0
-    return 2.0 * job.shape.linear_parameters * job.tokens + _attention_flops(job)
+    return 2.0 * job.shape.active_linear_parameters * job.tokens + _attention_flops(job)
 
 
 def bus_bandwidth(gpu: GpuType, ranks: int, ranks_per_node: int) -> float:

@@ -1,12 +1,16 @@
 """Flyte task: resolve and check everything that can be, in seconds on a CPU, before anything is computed."""
 
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import flytekit
-from flytekit import task
+from flytekit import Deck, task
+from pydantic import BaseModel
 
+# a config travels by it wherever a task is loaded, also where a folder of a user's is called `images`
+import images.config_type  # noqa: F401
 from configs.schema import (
     DataConfig,
     EvaluateConfig,
@@ -19,9 +23,9 @@ from configs.schema import (
 from configs.schema_align import AlignConfig
 from configs.schema_train import Method, Objective
 from configs.wire import Part, Shard
-from configs.wire_plan import Plan
+from configs.wire_plan import Plan, PlanFor
 from images.local_cache import forget_lost_outputs
-from images.pods import SMALL, filesystem_of, is_laptop_run
+from images.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from images.secrets import (
     HUB_TOKEN,
     HUB_TOKEN_SOURCES,
@@ -31,6 +35,10 @@ from images.secrets import (
     tracker_sources,
 )
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+
+if TYPE_CHECKING:
+    from tasks.plan.build import Built
+    from tasks.plan.sizing import Target
 
 
 class Planned(NamedTuple):
@@ -119,36 +127,50 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
     return Resolved(config=config, data=config.data, contamination=resolved.contamination, shards=resolved.shards)
 
 
+class PlanResult(BaseModel):
+    """A plan alone. Printed, it is its text."""
+
+    text: str
+    plan: Plan
+
+    def __str__(self) -> str:
+        return f"\n{self.text}"
+
+
 @task(
     container_image=CPU_IMAGE,
     requests=SMALL,
     retries=2,
     secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def make_plan(config: FineTuneConfig) -> Planned:
-    """Check the config, the model's files, the data's places and the hub token; return what they hold right now."""
-    from tasks.plan import data
+    """Check all that a CPU can check, plan memory and machines, and settle what the config leaves open.
 
-    _check_settings(config)
-    _check_machine(config)
-    warnings = _push_warnings(config)
-    resolved = data.resolve_data(config.data, read_hub_token())
+    Stops the run where a check fails, or what it needs does not fit; all failures show at once.
+    """
+    _forget_lost_outputs()
+    built = _examine({"train": config}, _target())
+    _show_and_stop(built, config.name, config.output_directory)
+    resolved = built.value("data sources")
+    settled = _with_run_name(built.configs["train"])
     return Planned(
-        plan=_plan(config, warnings),
-        config=config,
-        model=config.model,
-        data=config.data,
-        tokenize=config.tokenize,
-        train=_with_run_name(config).train,
-        evaluate=config.evaluate,
-        objective=config.train.objective,
-        method=config.train.method,
-        trust_remote_code=config.model.trust_remote_code,
+        plan=built.plan,
+        config=settled,
+        model=settled.model,
+        data=settled.data,
+        tokenize=settled.tokenize,
+        train=settled.train,
+        evaluate=settled.evaluate,
+        objective=settled.train.objective,
+        method=settled.train.method,
+        trust_remote_code=settled.model.trust_remote_code,
         contamination=resolved.contamination,
         shards=resolved.shards,
-        parts=_parts(config),
-        rewards=config.train.policy.rewards,
+        parts=_parts(settled),
+        rewards=settled.train.policy.rewards,
     )
 
 
@@ -158,22 +180,21 @@ def make_plan(config: FineTuneConfig) -> Planned:
     retries=2,
     secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
-    """Make the checks of `make_plan` for all stages at once, before the first of them runs."""
-    from tasks.plan import data, settings
-
-    token = read_hub_token()
-    stages = {name: _with_run_name(config.stage(name)) for name in config.stages()}
-    for name, stage in stages.items():
-        _check_settings(stage, has_reward_model=name == "policy" and "reward" in stages)
-    _check_machine(stages["policy"])
-    warnings = _push_warnings(stages["policy"])
-    resolved = {name: data.resolve_data(stage.data, token) for name, stage in stages.items()}
+    """Make the plan of `make_plan` for all stages at once, before the first of them runs."""
+    _forget_lost_outputs()
+    built = _examine({name: config.stage(name) for name in config.stages()}, _target())
+    _show_and_stop(built, config.name, config.output_directory)
+    stages = {name: _with_run_name(stage) for name, stage in built.configs.items()}
+    resolved = {name: built.value(f"{name}: data sources") for name in stages}
+    settled = {name: getattr(config, name).model_copy(update={"train": stage.train}) for name, stage in stages.items()}
     reward = [stages["reward"]] if "reward" in stages else []
     return PlannedAlignment(
-        plan=_plan(stages["policy"], warnings),
-        config=config,
+        plan=built.plan,
+        config=config.model_copy(update=settled),
         model=config.model,
         evaluate=config.evaluate,
         trust_remote_code=config.model.trust_remote_code,
@@ -185,12 +206,12 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         sft_contamination=resolved["sft"].contamination,
         sft_shards=resolved["sft"].shards,
         sft_parts=_parts(stages["sft"]),
-        sft_deepspeed_json=settings.read_deepspeed(stages["sft"].train),
+        sft_deepspeed_json=built.value("sft: deepspeed file", ""),
         reward=reward,
         reward_contamination=resolved["reward"].contamination if reward else [],
         reward_shards=resolved["reward"].shards if reward else [],
         reward_parts=_parts(reward[0]) if reward else [],
-        reward_deepspeed_json=settings.read_deepspeed(reward[0].train) if reward else "",
+        reward_deepspeed_json=built.value("reward: deepspeed file", ""),
         policy=stages["policy"],
         policy_data=stages["policy"].data,
         policy_tokenize=stages["policy"].tokenize,
@@ -204,36 +225,129 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     )
 
 
-def _check_machine(config: FineTuneConfig) -> None:
-    """Check what a laptop needs to run the config; a cluster has images for that."""
-    from tasks.plan import settings
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
+    """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails where a check does."""
+    return _shown({"train": config}, config.name, config.output_directory, machines is PlanFor.HERE)
 
-    if not is_laptop_run():
-        return
-    settings.check_packages(config)
-    settings.check_output_directory(config)
-    forgotten = forget_lost_outputs()
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
+    """Return the plan of an alignment, all stages at once; as `show_plan`."""
+    stages: dict[str, FineTuneConfig] = {name: config.stage(name) for name in config.stages()}
+    return _shown(stages, config.name, config.output_directory, machines is PlanFor.HERE)
+
+
+def _shown(stages: Mapping[str, FineTuneConfig], name: str, output_directory: str, is_here: bool) -> PlanResult:
+    """Plan without running: nothing is stopped by a network that is not there."""
+    from tasks.decks.plan import plan_text
+    from tasks.plan.preflight import fail_together, text_table
+
+    target = None
+    if is_here or SMALL_POD_BYTES is not None:
+        target = _target() or _this_machine()
+    built = _examine(stages, target, plans_elsewhere=not is_here)
+    text = f"{plan_text(built.plan, name)}\n\n{text_table(built.plan.checks)}"
+    report = _report(built, name, output_directory)
+    if any(check.result == "failed" for check in built.plan.checks):
+        print(f"{text}{report}", flush=True)
+        fail_together(built.answers, needs_network=False)
+    return PlanResult(text=text + report, plan=built.plan)
+
+
+def _forget_lost_outputs() -> None:
+    forgotten = forget_lost_outputs() if is_laptop_run() else 0
     if forgotten:
         print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
 
 
-def _check_settings(config: FineTuneConfig, has_reward_model: bool = False) -> None:
-    from tasks.plan import settings
+def _this_machine() -> "Target":
+    from tasks.plan.gpus import gpu_types
+    from tasks.plan.this_machine import this_machine
+
+    return this_machine(list(gpu_types().values()))
+
+
+def _target() -> "Target | None":
+    """Return what training runs on, where it is known: a laptop itself, or pods as small as one."""
+    from tasks.plan.sizing import Target
 
     if is_laptop_run():
-        settings.check_local_processes(config.train)
-    settings.check_topology(config.train)
-    settings.read_deepspeed(config.train)
-    settings.check_rewards(config.train, has_reward_model)
-    _check_tracking(config)
+        return _this_machine()
+    return None if SMALL_POD_BYTES is None else Target("CPU", SMALL_POD_BYTES)
 
 
-def _check_tracking(config: FineTuneConfig) -> None:
-    from tasks.plan import tracking
+def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False) -> "Built":
+    """Make all checks side by side, then the plan."""
+    from tasks.plan.build import build_plan, sizes_of
+    from tasks.plan.checks import Surroundings, alignment_questions, questions
+    from tasks.plan.preflight import answer
 
-    settings = config.train.tracking
-    secrets, sources = read_tracker_secrets(settings.tracker), tracker_sources(settings.tracker)
-    tracking.check_tracking(settings, secrets, sources, filesystem_of, is_laptop_run())
+    tracker = list(stages.values())[-1].train.tracking.tracker
+    around = Surroundings(
+        is_laptop=is_laptop_run(),
+        token=read_hub_token(),
+        token_sources=HUB_TOKEN_SOURCES,
+        tracker_secrets=read_tracker_secrets(tracker),
+        tracker_sources=tracker_sources(tracker),
+        filesystem_of=filesystem_of,
+        scratch=Path(tempfile.gettempdir()),
+        plans_elsewhere=plans_elsewhere,
+        parameters_of=sizes_of,
+    )
+    asked = questions(stages["train"], around) if "train" in stages else alignment_questions(stages, around)
+    return build_plan(stages, answer(asked), target)
+
+
+def _show_and_stop(built: "Built", name: str, output_directory: str) -> None:
+    """Show the plan in a Deck, and what is to be known of it in the log; stop the run where a check failed."""
+    from tasks.decks.plan import verdict
+    from tasks.plan.preflight import fail_together, text_table
+
+    report = _report(built, name, output_directory)
+    if any(answer.error is not None for answer in built.answers):
+        print(f"{text_table(built.plan.checks)}{report}\n", flush=True)
+    for warning in built.plan.warnings:
+        print(f"warning: {warning}")
+    fail_together(built.answers, needs_network=True)
+    lines = [f"plan: {verdict(stage)}" for stage in built.plan.stages]
+    print("\n".join(lines) + report, flush=True)
+
+
+def _report(built: "Built", name: str, output_directory: str) -> str:
+    """Show the plan in a Deck, which stays where the task fails; on a laptop also write it, and return where."""
+    from tasks.decks import html
+    from tasks.decks.plan import render_plan
+
+    body = render_plan(built.plan, name)
+    Deck("plan", html.fragment(body))
+    if not is_laptop_run():
+        Deck.publish()
+        return ""
+    page = Path(output_directory) / name / "plan.html"
+    try:
+        page.parent.mkdir(parents=True, exist_ok=True)
+        page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")
+    except OSError:
+        # a check of its own says why
+        return ""
+    return f"\nplan.html: {page}"
 
 
 def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
@@ -241,36 +355,6 @@ def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
 
     execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
     return config.model_copy(update={"train": tracking.named(config.train, config.name, execution)})
-
-
-def _push_warnings(config: FineTuneConfig) -> list[str]:
-    """Check that the hub takes what is to be pushed; return and print what is worth knowing."""
-    if config.push_to_hub.repository is None:
-        return []
-    from tasks.plan.hub import check_push_access
-
-    warnings = check_push_access(config.push_to_hub.repository, read_hub_token(), HUB_TOKEN_SOURCES)
-    for warning in warnings:
-        print(f"warning: {warning}")
-    return warnings
-
-
-def _plan(config: FineTuneConfig, warnings: list[str]) -> Plan:
-    from tasks.plan import models, settings
-    from tasks.rewards.functions import rewards_hash
-
-    model = models.resolve_model(config.model, read_hub_token())
-    settings.check_heads(config.train, model.settings)
-    if is_laptop_run():
-        required = settings.required_disk_bytes(model.weight_bytes, config)
-        settings.check_disk(Path(tempfile.gettempdir()), required)
-    return Plan(
-        model_revision=model.revision,
-        chat_template=settings.read_chat_template(config.tokenize.chat_template),
-        rewards_version=rewards_hash(config.train.policy.rewards),
-        deepspeed_json=settings.read_deepspeed(config.train),
-        warnings=warnings,
-    )
 
 
 def _parts(config: FineTuneConfig) -> list[Part]:

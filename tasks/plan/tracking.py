@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx2
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, UnreachableTrackerError
 from configs.schema_tracking import TrackingConfig
 from configs.schema_train import TrainConfig
 
@@ -39,7 +39,8 @@ def check_tracking(
     later is a warning.
 
     Raises:
-        ConfigError: its package is missing here, it cannot be reached, refuses the key, or its folder is not writable.
+        UnreachableTrackerError: it cannot be reached.
+        ConfigError: its package is missing here, it refuses the key, or its folder is not writable.
     """
     if tracking.tracker == "none":
         return
@@ -107,7 +108,7 @@ def _ask(
         return httpx2.post(url, json=content, auth=basic, headers=headers, timeout=_TIMEOUT_SECONDS)
     except httpx2.HTTPError as error:
         setting = "tracker=wandb" if tracking.address is None else f"address={tracking.address}"
-        raise ConfigError(
+        raise UnreachableTrackerError(
             f"train.tracking.{setting}: {url.split('/api/')[0].removesuffix('/graphql')} cannot be reached "
             f"({type(error).__name__})\n"
             "correct the address, let this machine reach it, or set train.tracking.tracker=none"

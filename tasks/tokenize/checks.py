@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import reduce
 from pathlib import Path
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, DataError
 from configs.schema import TokenizeConfig, fault_of_tokenize
@@ -20,6 +19,9 @@ from tasks.tokenize.counts import Found, SplitCounts
 from tasks.tokenize.files import count_kinds, first_row_of_kind, has_histories
 from tasks.tokenize.over_length import cuts
 from tasks.tokenize.rows import KINDS, Setup
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 _COLUMNS = {
     "pair": "pair (prompt, completion)",
@@ -53,17 +55,22 @@ def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:
         if others:
             row_id, kind = first_row_of_kind(splits[name], others)
             total = sum(each.get(kind, 0) for each in counts.values())
-            wanted = " or ".join(_COLUMNS[each] for each in KINDS[objective])
-            takers = [each for each in KINDS if kind in KINDS[each]]
-            raise DataError(
-                f"{total} rows of {row_id.rpartition(':')[0]} are of kind {kind}, and train.objective={objective} "
-                f"needs {wanted} rows\nset train.objective to {_either(takers)} for such rows, or give their columns "
-                "other roles with data.sources[].format and columns"
-            )
+            raise wrong_kind(f"{total} rows of {row_id.rpartition(':')[0]}", kind, objective)
     if any("messages" in kinds for kinds in counts.values()):
         return True
     with_history = [name for name, kinds in counts.items() if {"preference", "kto"} & kinds.keys()]
     return any(has_histories(splits[name]) for name in with_history)
+
+
+def wrong_kind(rows: str, kind: str, objective: Objective) -> DataError:
+    """Return the error for `rows`, in words, of a kind that `objective` has no use for."""
+    wanted = " or ".join(_COLUMNS[each] for each in KINDS[objective])
+    takers = [each for each in KINDS if kind in KINDS[each]]
+    return DataError(
+        f"{rows} are of kind {kind}, and train.objective={objective} needs {wanted} rows\n"
+        f"set train.objective to {_either(takers)} for such rows, or give their columns other roles with "
+        "data.sources[].format and columns"
+    )
 
 
 def _either(names: Sequence[str]) -> str:

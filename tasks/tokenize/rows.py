@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from configs.schema import TokenizeConfig
 from configs.schema_train import ONLINE, WHOLE_TEXT, Objective
 from tasks.tokenize.control_tokens import ControlTokens
 from tasks.tokenize.template import Template
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 KINDS: dict[Objective, tuple[str, ...]] = {
     "sft": ("pair", "messages", "text"),

@@ -6,12 +6,13 @@ import hashlib
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING, Any, Literal
 
 from configs.errors import DataError, ModelError
 from tasks.tokenize.control_tokens import ControlTokens, Markers, mark_messages
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 # for base models, which have none: plain words and the tokenizer's own end-of-text, so that no token is new
 PLAIN_TEMPLATE = (
@@ -39,6 +40,8 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     Raises:
         ModelError: it cannot be loaded or has no end-of-text token.
     """
+    from transformers import AutoTokenizer
+
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
@@ -159,7 +162,15 @@ def longest_sequence(directory: Path, wanted: int | None) -> int:
     Raises:
         ModelError: `wanted` is more than the model's positions.
     """
-    config = text_config(directory)
+    return fitting_length(text_config(directory), wanted)
+
+
+def fitting_length(config: dict[str, Any], wanted: int | None) -> int:
+    """Return the longest sequence in tokens, as `longest_sequence`, by the content of the model's config.json.
+
+    Raises:
+        ModelError: `wanted` is more than the model's positions.
+    """
     positions = config.get("max_position_embeddings") or config.get("n_positions")
     if wanted is None:
         return min(positions or _LONGEST_DEFAULT, _LONGEST_DEFAULT)

@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-
-from transformers import PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from configs.errors import DataError
 from tasks.tokenize.control_tokens import Piece, encode_pieces
 from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_hopeless, resolved_policy, too_long
 from tasks.tokenize.rendering import Rendered, render_row
 from tasks.tokenize.rows import Row, Setup, rows_to_train
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass

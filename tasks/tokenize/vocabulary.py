@@ -6,12 +6,14 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-
-from transformers import AddedToken, PreTrainedTokenizerBase
+from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, ModelError
 from tasks.tokenize.control_tokens import find_control_tokens, template_text
 from tasks.tokenize.template import MODEL_CONFIG, text_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
@@ -20,6 +22,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> 
     Raises:
         ConfigError: the tokenizer has one already, in which case its embedding is not new.
     """
+    from transformers import AddedToken
+
     known = tokenizer.get_vocab()
     for text in texts:
         if text in known:

@@ -21,6 +21,8 @@ UNCACHED = {
     "resolve_data",
     "write_data_report",
     "make_plan",
+    "show_plan",
+    "show_alignment_plan",
     "compare",
     "push_to_hub",
     "write_report",
@@ -34,7 +36,17 @@ UNCACHED = {
     "report_stage",
     "write_alignment_report",
 }
-SECRET = {"make_plan", "plan_alignment", "resolve_data", "scan_shard", "map_scan_shard", "get_model", "push_to_hub"}
+SECRET = {
+    "make_plan",
+    "plan_alignment",
+    "show_plan",
+    "show_alignment_plan",
+    "resolve_data",
+    "scan_shard",
+    "map_scan_shard",
+    "get_model",
+    "push_to_hub",
+}
 
 
 @pytest.fixture(scope="module")

@@ -13,16 +13,16 @@ from configs.embedded.names import EMBEDDED_MODEL, parse_embedded_source
 from configs.errors import ArtifactError, ConfigError, DataError, ModelError
 from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
 from tasks.plan.data import resolve_data
+from tasks.plan.disk import check_disk, required_disk_bytes
+from tasks.plan.local_gpus import LocalGpu
 from tasks.plan.models import resolve_model
 from tasks.plan.settings import (
-    check_disk,
     check_heads,
     check_local_processes,
     check_output_directory,
     check_topology,
     read_chat_template,
     read_deepspeed,
-    required_disk_bytes,
 )
 
 
@@ -69,14 +69,15 @@ def test_processes_that_share_their_rows_count_once() -> None:
     # four processes hold one model between them: 1 process' worth of rows
     check_topology(TrainConfig(method="full", sharding="tensor_parallel", processes_per_node=4, batch_size=8))
     with pytest.raises(ConfigError, match="8 x 4 = 32"):
-        check_topology(TrainConfig(method="full", processes_per_node=4, batch_size=8))
+        check_topology(TrainConfig(method="full", processes_per_node=4, batch_size=8, micro_batch_size=8))
 
 
 def test_a_laptop_has_one_machine_and_so_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"train.nodes=5 needs a cluster: .*--remote"):
         check_local_processes(TrainConfig(nodes=5))
     check_local_processes(TrainConfig(nodes="1:5", processes_per_node=4))
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    gpu = LocalGpu("A10G", "GPU-1", 24 * 10**9, (8, 6))
+    monkeypatch.setattr("tasks.plan.settings.local_gpus", lambda: [gpu, gpu])
     check_local_processes(TrainConfig(processes_per_node=2))
     with pytest.raises(ConfigError, match=r"processes_per_node=4 needs 4 GPUs, and this machine has 2\nset it to 2"):
         check_local_processes(TrainConfig(processes_per_node=4))

@@ -2,25 +2,16 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from tasks.plan.jobs import TrainingJob
-from tasks.plan.memory import (
-    DEEPSPEED_16_BIT,
-    BytesPerParameter,
-    checkpoint_bytes,
-    divided_states,
-    estimate_memory,
-    fits,
-    gradient_temporaries_bytes,
-    korthikanti_layer_bytes,
-    layer_activation_bytes,
-)
+from tasks.plan.jobs import EvaluationJob, TrainingJob
+from tasks.plan.memory import estimate_evaluation, estimate_memory, fits
+from tasks.plan.moments import LAST_LAYER, LOSS, REFERENCE, STEP, Moment, moments_of
 from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B, ModelShape
+from tasks.plan.states import DEEPSPEED_16_BIT, BytesPerParameter, divided_states, states_of
 
 MIB, GIB = 2**20, 2**30
 LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)
@@ -59,9 +50,9 @@ def test_the_table_of_the_zero_paper(sharding: Any, gigabytes: float) -> None:
 def test_full_fine_tuning_of_7b_needs_16_bytes_a_parameter_and_does_not_fit_in_80_gb() -> None:
     states = divided_states(7e9, BytesPerParameter(4, 4, 8), "none", num_gpus=1)
     assert states.total == 112e9
-    memory = estimate_memory(TrainingJob(LLAMA_2_7B))
-    assert memory.weights + memory.gradients + memory.optimizer == 16 * 6_738_415_616
-    assert not fits(memory, 80e9)
+    job = TrainingJob(LLAMA_2_7B)
+    assert states_of(job).total == 16 * 6_738_415_616
+    assert not fits(estimate_memory(job), 80e9)
 
 
 def test_lora_of_rank_8_trains_0_3_percent_and_takes_about_14_gb() -> None:
@@ -69,8 +60,7 @@ def test_lora_of_rank_8_trains_0_3_percent_and_takes_about_14_gb() -> None:
     # 8 x 32 layers x (4 x (4096 + 4096) + 3 x (4096 + 11008))
     assert job.trained_parameters == 19_988_480
     assert job.trained_parameters / LLAMA_2_7B.parameters == pytest.approx(0.003, abs=5e-5)
-    memory = estimate_memory(job)
-    states = memory.weights + memory.gradients + memory.optimizer
+    states = states_of(job).total
     assert states == 2 * 6_738_415_616 + 16 * 19_988_480
     assert states / 1e9 == pytest.approx(14, abs=0.3)
 
@@ -115,13 +105,13 @@ def test_qlora_of_65b_fits_in_48_gb_where_16_bit_training_takes_780() -> None:
     ],
 )
 def test_what_each_sharding_divides(sharding: Any, weights: float, gradients: float, optimizer: float) -> None:
-    memory = estimate_memory(TrainingJob(LLAMA_2_7B, sharding=sharding, num_gpus=16))
+    memory = states_of(TrainingJob(LLAMA_2_7B, sharding=sharding, num_gpus=16))
     found = (memory.weights, memory.gradients, memory.optimizer)
     assert found == pytest.approx([n * 6_738_415_616 for n in (weights, gradients, optimizer)])
 
 
 def test_tensor_parallel_divides_the_linear_maps_and_the_head_only() -> None:
-    memory = estimate_memory(TrainingJob(LLAMA_3_8B, sharding="tensor_parallel", num_gpus=8))
+    memory = states_of(TrainingJob(LLAMA_3_8B, sharding="tensor_parallel", num_gpus=8))
     whole = 128_256 * 4096 + 65 * 4096  # embedding and norms
     assert memory.weights == 4 * (whole + (8_030_261_248 - whole) / 8)
 
@@ -140,12 +130,12 @@ def test_offload_leaves_no_optimizer_on_the_gpu_and_then_no_parameters() -> None
 
 def test_passes_that_add_up_under_fsdp_hold_whole_gradients_unless_each_is_reduced() -> None:
     job = TrainingJob(LLAMA_2_7B, sharding="fsdp_full_shard", num_gpus=64)
-    one = estimate_memory(job)
-    eight = estimate_memory(replace(job, accumulation=8, reduces_each_pass=False))
-    each = estimate_memory(replace(job, accumulation=8))
+    one = moment(LAST_LAYER, job)
+    eight = moment(LAST_LAYER, replace(job, accumulation=8, reduces_each_pass=False))
+    each = moment(LAST_LAYER, replace(job, accumulation=8))
     # two layers of 202,383,360 in 16 bits are waiting for their reduction, against all parameters
     assert eight.buffers - one.buffers == 2 * (6_738_415_616 - 2 * 202_383_360)
-    assert each == one
+    assert each.buffers == one.buffers
 
 
 def test_eight_bit_adam_keeps_its_moments_in_two_bytes() -> None:
@@ -153,84 +143,63 @@ def test_eight_bit_adam_keeps_its_moments_in_two_bytes() -> None:
     assert memory.optimizer == 2 * 6_738_415_616
 
 
-def test_korthikanti_per_layer() -> None:
-    """Equation 1 of https://arxiv.org/abs/2205.05198 for GPT-3: s = 2048, b = 1, h = 12288, a = 96."""
-    tokens_width = 2048 * 12288
-    # 5 a s / h = 5 x 96 x 2048 / 12288 = 80
-    assert korthikanti_layer_bytes(12288, 96, 2048, 1, has_scores=True) == tokens_width * (34 + 80)
-    assert korthikanti_layer_bytes(12288, 96, 2048, 1, has_scores=False) == tokens_width * 34
+def moment(name: str, job: TrainingJob) -> Moment:
+    return next(each for each in moments_of(job) if each.name == name)
 
 
-@pytest.mark.parametrize("length", [128, 129])
-def test_activations_are_linear_in_tokens(length: int) -> None:
-    one = layer_activation_bytes(LLAMA_2_7B, length, 16)
-    assert layer_activation_bytes(LLAMA_2_7B, 2 * length, 16) == 2 * one
-    assert layer_activation_bytes(LLAMA_2_7B, 0, 16) == 0
+def test_the_first_pass_of_a_step_has_no_gradients_before_it() -> None:
+    job = TrainingJob(LLAMA_2_7B, length=512)
+    assert moment(LOSS, job).gradients == 0
+    assert moment(LOSS, replace(job, accumulation=2)).gradients == 4 * 6_738_415_616
 
 
-SMALL = ModelShape("small", 512, 4, 8, 8, 1376, 1000)
+def test_the_optimizers_step_has_no_activations_and_deepspeed_copies_its_gradients() -> None:
+    """PyTorch's fused AdamW makes nothing; DeepSpeed flattens a part's gradients, and AdamW takes a root: 4 + 4."""
+    assert moment(STEP, TrainingJob(LLAMA_2_7B)).total == 16 * 6_738_415_616
+    step = moment(STEP, TrainingJob(LLAMA_2_7B, "zero2", num_gpus=8))
+    assert (step.activations, step.logits) == (0, 0)
+    assert step.buffers == (4 + 4) * 6_738_415_616 / 8
 
 
-@pytest.mark.parametrize(("weight_bits", "precision"), [(16, "bfloat16"), (32, "bfloat16"), (32, "float32")])
-def test_what_a_layer_saves_is_what_transformers_saves(weight_bits: int, precision: Any) -> None:
-    """The difference between models of 4 and 2 layers, counted by PyTorch on tensors without data."""
-    tokens = 2 * 512
-    for has_checkpointing in (False, True):
-        two, four = (saved(layers, weight_bits, precision, has_checkpointing) for layers in (2, 4))
-        counted = (four.after_forward - two.after_forward) / 2
-        if has_checkpointing:
-            assert counted == checkpoint_bytes(SMALL, tokens, weight_bits)
-            assert four.temporary == gradient_temporaries_bytes(SMALL, tokens, weight_bits, precision)
-            continue
-        casts = 0
-        if weight_bits == 32 and precision == "bfloat16":
-            casts = 2 * SMALL.linear_parameters // SMALL.layers
-        assert counted - casts == layer_activation_bytes(SMALL, tokens, weight_bits, precision)
+def test_deepspeeds_buckets_have_their_full_size_however_small_the_model_is() -> None:
+    small = ModelShape("small", 64, 2, 2, 2, 128, 1000)
+    assert moment(LAST_LAYER, TrainingJob(small, "zero1", num_gpus=2)).buffers == 2 * 200_000_000
+    assert moment(LAST_LAYER, TrainingJob(small, "zero2", num_gpus=2, reduce_bucket=500)).buffers == 2 * 2 * 500
 
 
-class Saved:
-    """Bytes that a forward pass leaves, and temporary ones at the peak of the backward pass."""
+def test_a_reference_is_a_second_model_only_where_all_weights_are_trained() -> None:
+    full = TrainingJob(LLAMA_2_7B, objective="dpo", has_reference=True)
+    lora = replace(full, method="lora")
+    assert moment(LOSS, full).weights == 2 * 4 * 6_738_415_616
+    assert moment(LOSS, lora).weights == moment(LOSS, replace(lora, has_reference=False)).weights
+    # the adapter is switched off for a second forward pass
+    assert REFERENCE in [each.name for each in moments_of(lora)]
 
-    after_forward: int
-    temporary: int
+
+def test_a_pair_is_two_sequences_and_a_reward_model_has_no_words() -> None:
+    sft = TrainingJob(LLAMA_2_7B, method="lora", length=512)
+    dpo = moment(LOSS, replace(sft, objective="dpo"))
+    assert dpo.activations == 2 * moment(LOSS, sft).activations
+    reward = replace(sft, objective="reward", method="full")
+    assert moment(LOSS, reward).logits == 0
+    assert reward.trained_parameters == 6_738_415_616 - 32_000 * 4096
 
 
-def saved(layers: int, weight_bits: int, precision: str, has_checkpointing: bool) -> Saved:
-    import torch
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.distributed._tools.mem_tracker import MemTracker
-    from transformers import LlamaConfig, LlamaModel
-
-    config = LlamaConfig(
-        hidden_size=SMALL.hidden,
-        intermediate_size=SMALL.intermediate,
-        num_hidden_layers=layers,
-        num_attention_heads=SMALL.heads,
-        vocab_size=SMALL.vocabulary,
-        use_cache=False,
+def test_generated_answers_have_keys_and_values_for_all_passes_of_a_step() -> None:
+    job = TrainingJob(
+        LLAMA_3_8B, method="lora", objective="grpo", length=512, max_new_tokens=512, micro_batch=4, accumulation=16
     )
-    result, before = Saved(), torch.get_default_dtype()
-    with FakeTensorMode(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        torch.set_default_dtype(torch.bfloat16 if weight_bits == 16 else torch.float32)
-        try:
-            model = LlamaModel(config).train()
-        finally:
-            torch.set_default_dtype(before)
-        if has_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
-        tracker = MemTracker()
-        tracker.track_external(model)
-        is_autocast = precision == "bfloat16" and weight_bits == 32
-        with tracker:
-            with torch.autocast("cpu", torch.bfloat16, enabled=is_autocast):
-                loss = model(torch.zeros(2, 512, dtype=torch.long)).last_hidden_state.sum()
-            result.after_forward = of_kind(tracker.get_tracker_snapshot("current"), "ACT")
-            loss.backward()
-        result.temporary = of_kind(tracker.get_tracker_snapshot("peak"), "TEMP")
-    return result
+    generation = moments_of(job)[0]
+    # 2 x 32 layers x 8 heads of 128 x 2 bytes, of 64 sequences of 1024 positions
+    cache = 131_072 * 64 * 1024
+    assert cache < generation.activations < 2.2 * cache
 
 
-def of_kind(snapshot: Any, kind: str) -> int:
-    (of_device,) = snapshot.values()
-    return next(count for name, count in of_device.items() if str(name).endswith(kind))
+def test_evaluation_holds_weights_once_and_the_larger_of_logits_and_cache() -> None:
+    job = EvaluationJob(LLAMA_3_8B, batch_size=1, length=1024, new_tokens=0)
+    plan = estimate_evaluation(job)
+    # 1024 x 128,256 logits in 16 bits, in 32, and as log-probabilities
+    assert plan.total == 2 * 8_030_261_248 + 1024 * 128_256 * (2 + 4 + 4)
+    answers = estimate_evaluation(replace(job, batch_size=64, new_tokens=1024, prompt_length=1024))
+    assert answers.total > 2 * 8_030_261_248 + 131_072 * 64 * 1024
+    assert (answers.gradients, answers.optimizer) == (0, 0)

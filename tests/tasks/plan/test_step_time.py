@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import pytest
 
+from tasks.plan.architectures import known_shape, shape_of
 from tasks.plan.communication import Collectives
 from tasks.plan.gpus import GPU_TYPES, GpuType
 from tasks.plan.jobs import TrainingJob
@@ -142,3 +143,13 @@ def test_each_gpu_names_its_source(gpu: GpuType) -> None:
     assert "data sheet" in gpu.source
     assert 0 < gpu.compute_utilization < 1
     assert gpu.network_bandwidth < gpu.gpu_link_bandwidth < gpu.memory_bandwidth
+
+
+def test_a_token_passes_through_some_experts_only() -> None:
+    known = known_shape("mistralai/Mixtral-8x7B-v0.1")
+    assert known is not None
+    shape = shape_of(known.settings, known.name)
+    # attention, the router, 2 of 8 experts, and the head
+    layer = 4096 * (4096 + 1024 + 1024 + 4096) + 8 * 4096 + 2 * 3 * 4096 * 14336
+    flops = model_flops(TrainingJob(shape, micro_batch=1, length=100))
+    assert flops == 6 * (32 * layer + 32000 * 4096) * 100 + 6 * 32 * 4096 * 100**2

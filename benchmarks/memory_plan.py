@@ -1,0 +1,300 @@
+"""Peak memory of real training steps and evaluations beside what `tasks/plan` predicts.
+
+A cell is one setting: a small Llama of random weights is trained by `fit`, as the train task does, or scored as the
+evaluate task does. Its rows have the planned length.
+
+On a CPU every block that PyTorch's allocator hands out and takes back is written down by PyTorch's profiler, with the
+bytes that are out in all threads. To these are added the storages of the tensors that were there before (the weights,
+what DeepSpeed made of them). That is all that tensors take: weights, gradients, states, activations, the temporaries of
+autograd and of each kernel, buckets and gathered parameters, also those that are made in C++. It is what
+`torch.cuda.max_memory_allocated` counts on a GPU, which is read there instead. It is not the resident size of the
+process, which would add the libraries' code, Python, and what the C library keeps of freed blocks; nor the workspace of
+matrix kernels, which do not ask PyTorch for it.
+
+The peak is that of the second optimizer step, when the optimizer has its states. Several processes are those of
+`torch.distributed.run` over gloo (on GPUs, NCCL), and the peak is that of rank 0. The worst ratio is the last line.
+
+    python benchmarks/memory_plan.py [--grid full|small] [--only zero3 dpo]
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import gc
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+ROOT = Path(__file__).parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+
+from memory_cells import (  # noqa: E402
+    SHAPE,
+    Cell,
+    EvaluationCell,
+    deepspeed_file,
+    evaluation_grid,
+    full_grid,
+    job_of,
+    small_grid,
+    write_rows,
+)
+from throughput_shapes import write_model  # noqa: E402
+
+from tasks.plan.evaluation_memory import ANSWERS, PROMPTS, evaluation_moments  # noqa: E402
+from tasks.plan.memory import MemoryPlan, estimate_memory  # noqa: E402
+
+MEASURED_STEP = 2
+ITEMS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
+
+
+def tensors_alive() -> int:
+    """Return the bytes of the storages of all tensors that Python knows, each once."""
+    import torch
+
+    gc.collect()
+    found: dict[int, int] = {}
+    for each in gc.get_objects():
+        try:
+            if isinstance(each, torch.Tensor) and each.device.type == "cpu":
+                storage = getattr(each, "_local_tensor", each).untyped_storage()
+                found[storage.data_ptr()] = storage.nbytes()
+        except (ReferenceError, NotImplementedError, RuntimeError):
+            # weak references, and tensors without storage
+            continue
+    found.pop(0, None)
+    return sum(found.values())
+
+
+def count_every_thread() -> None:
+    """Have PyTorch's allocator count in all threads: gloo's free what they sent, and the profiler sees one only."""
+    import torch
+
+    library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
+    ctypes.c_bool.in_dll(library, "FLAGS_caffe2_report_cpu_memory_usage").value = True
+
+
+class Meter:
+    """Counts from `start` on; `peak` is the most bytes of tensors since `mark`."""
+
+    def start(self) -> None:
+        """Begin to count."""
+        import torch
+        from torch.profiler import ProfilerActivity, profile
+
+        self._on_gpu = torch.cuda.is_available()
+        if self._on_gpu:
+            return
+        count_every_thread()
+        self._before = tensors_alive()
+        self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
+        self._profile.__enter__()
+
+    def mark(self) -> None:
+        """Forget the peak so far."""
+        import torch
+
+        if self._on_gpu:
+            torch.cuda.reset_peak_memory_stats()
+        self._marked_ns = time.time_ns()
+
+    def stop(self) -> None:
+        """Set `peak`, in bytes."""
+        import torch
+
+        if self._on_gpu:
+            self.peak = torch.cuda.max_memory_allocated()
+            return
+        self._profile.__exit__(None, None, None)
+        events = allocations(self._profile)
+        first = events[0].extra_fields.total_allocated - events[0].extra_fields.alloc_size
+        self.peak = self._before + max(
+            event.extra_fields.total_allocated - first for event in events if event.start_time_ns >= self._marked_ns
+        )
+
+
+def allocations(profiler: Any) -> list[Any]:
+    """Return the allocator's events, oldest first."""
+    from torch._C._profiler import _EventType
+
+    def walk(nodes: list[Any]) -> Iterator[Any]:
+        for node in nodes:
+            yield node
+            yield from walk(node.children)
+
+    roots = profiler.profiler.kineto_results.experimental_event_tree()
+    events = [event for event in walk(roots) if event.tag == _EventType.Allocation]
+    return sorted(events, key=lambda event: event.start_time_ns)
+
+
+def watching(meter: Meter) -> Any:
+    """Return an observer that measures the measured step."""
+    from tasks.train.observers import Observer
+
+    class Watch(Observer):
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            meter.start()
+
+        def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == MEASURED_STEP - 1:
+                meter.mark()
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == MEASURED_STEP:
+                meter.stop()
+
+    return Watch()
+
+
+def measure_training(cell: Cell, directory: Path) -> int:
+    """Train two steps in this process; return the peak of the second, in bytes."""
+    import torch
+
+    from configs.schema import ModelConfig, TrainConfig
+    from tasks.train.fit import FitInputs, fit
+
+    model, meter = directory / "model", Meter()
+    config = TrainConfig(
+        method=cell.method,
+        objective=cell.objective,
+        sharding=cell.sharding,
+        max_steps=MEASURED_STEP,
+        batch_size=cell.micro_batch * cell.processes * cell.accumulation,
+        micro_batch_size=cell.micro_batch,
+        processes_per_node=cell.processes,
+        group_by_length=False,
+        kto={"loss": "kto" if cell.micro_batch > 1 else "apo_zero_unpaired"},
+        efficiency={
+            "gradient_checkpointing": "on" if cell.checkpointing else "off",
+            "precision": "bfloat16" if torch.cuda.is_available() else "float32",
+            "kernels": "off",
+        },
+        watch={"evaluations": 0},
+        logging_steps=100,
+    )
+    rows = write_rows(directory, cell)
+    inputs = FitInputs(
+        model, rows, model, end_token_ids=[1], deepspeed_json=deepspeed_file(cell), observers=[watching(meter)]
+    )
+    with tempfile.TemporaryDirectory(dir=directory) as output:
+        fit(config, ModelConfig(name="random weights"), inputs, Path(output) / "out")
+    return meter.peak
+
+
+def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
+    """Score rows in this process, or answer their prompts; return the peak in bytes."""
+    import numpy as np
+    import pandas as pd
+
+    from configs.schema import EvaluateConfig, ModelConfig
+    from tasks.evaluate.answers import generate_answers
+    from tasks.evaluate.likelihood import token_log_probabilities
+    from tasks.models.load import device, load_model, load_tokenizer
+
+    folder = directory / "model"
+    model: Any = load_model(ModelConfig(name="random weights"), folder).to(device()).eval()  # type: ignore[arg-type]
+    rows = np.random.default_rng(0).integers(2, SHAPE.vocab, (cell.batch_size, cell.length)).tolist()
+    meter = Meter()
+    meter.start()
+    meter.mark()
+    if cell.new_tokens:
+        asked = pd.DataFrame({"input_ids": rows, "prompt_length": cell.length, "prompt": "", "expected": ""})
+        config = EvaluateConfig(batch_size=cell.batch_size, max_new_tokens=cell.new_tokens)
+        generate_answers(model, load_tokenizer(folder), asked, config, [1])
+    else:
+        counted = [np.ones(cell.length, dtype=bool)] * cell.batch_size
+        token_log_probabilities(model, rows, counted, 0, cell.batch_size)
+    meter.stop()
+    return meter.peak
+
+
+def run_worker(cells: list[Cell | EvaluationCell], directory: Path, result: Path) -> None:
+    """Measure the cells one after the other; rank 0 writes a line of each to `result`."""
+    for cell in cells:
+        measured = measure_training(cell, directory) if isinstance(cell, Cell) else measure_evaluation(cell, directory)
+        if os.environ.get("RANK", "0") == "0":
+            with result.open("a", encoding="utf-8") as file:
+                file.write(f"{measured}\n")
+
+
+def in_new_processes(cells: list[Cell | EvaluationCell], processes: int, directory: Path) -> Iterator[int]:
+    """Yield the peaks of cells that are measured in new processes, as they come."""
+    result = directory / "measured.txt"
+    result.unlink(missing_ok=True)
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    encoded = json.dumps([[type(cell).__name__, asdict(cell)] for cell in cells])
+    command += [__file__, "--worker", encoded, str(result), "--directory", str(directory)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=len(cells) * 300)
+    if done.returncode:
+        raise RuntimeError(f"{cells[0]} and {len(cells) - 1} more failed:\n{done.stderr[-4000:]}")
+    yield from map(int, result.read_text(encoding="utf-8").split())
+
+
+def predicted(cell: Cell | EvaluationCell, on_gpu: bool = False) -> MemoryPlan:
+    """Return what the plan says of a cell: of held-out loss alone, or of generation alone."""
+    job = job_of(cell, on_gpu)
+    if isinstance(cell, Cell):
+        return estimate_memory(job)
+    plans = [MemoryPlan(**vars(each)) for each in evaluation_moments(job)]
+    is_of_answers = [plan.moment in (PROMPTS, ANSWERS) for plan in plans]
+    kept = [plan for plan, is_kept in zip(plans, is_of_answers, strict=True) if is_kept == bool(cell.new_tokens)]
+    return max(kept, key=lambda plan: plan.total)
+
+
+def line_of(cell: Cell | EvaluationCell, measured: int, plan: MemoryPlan) -> str:
+    """Return a line of the table: MB predicted and measured, their ratio, the items in MB, and the moment."""
+    items = "  ".join(f"{name} {getattr(plan, name) / 1e6:.1f}" for name in ITEMS if getattr(plan, name) > 5e4)
+    sizes = f"{plan.total / 1e6:8.1f} {measured / 1e6:8.1f}  {plan.total / measured:.3f}"
+    return f"{cell} {sizes}  {plan.moment}: {items}"
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--grid", choices=["full", "small"], default="full")
+    parser.add_argument("--only", nargs="*", default=[], help="words of the lines that are wanted")
+    parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
+    parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    kinds: dict[str, Callable[..., Any]] = {"Cell": Cell, "EvaluationCell": EvaluationCell}
+    if options.worker:
+        cells = [kinds[kind](**settings) for kind, settings in json.loads(options.worker[0])]
+        run_worker(cells, options.directory, Path(options.worker[1]))
+        return
+    import torch
+
+    every: list[Cell | EvaluationCell] = [*(full_grid() if options.grid == "full" else small_grid())]
+    every += evaluation_grid() if options.grid == "full" else evaluation_grid()[:1]
+    wanted = [cell for cell in every if not options.only or any(word in str(cell).split() for word in options.only)]
+    alone = [cell for cell in wanted if getattr(cell, "processes", 1) == 1]
+    # DeepSpeed's engine outlives its training: each has processes of its own
+    groups = [(alone, 1)] if alone else []
+    groups += [([cell], cell.processes) for cell in wanted if isinstance(cell, Cell) and cell.processes > 1]
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        write_model(Path(folder) / "model", SHAPE)
+        print(f"{'':<63} predicted measured MB  ratio", flush=True)
+        for cells, processes in groups:
+            for cell, measured in zip(cells, in_new_processes(cells, processes, Path(folder)), strict=True):
+                plan = predicted(cell, torch.cuda.is_available())
+                ratios.append(plan.total / measured)
+                print(line_of(cell, measured, plan), flush=True)
+    worst = max(ratios, key=lambda ratio: abs(ratio - 1))
+    print(f"{len(ratios)} cells, worst ratio {worst:.3f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,180 @@
+"""Put a plan together: what the checks found, the model's shape, and the plan of each training."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from configs.errors import ConfigError, FineTuneError
+from configs.schema import FineTuneConfig
+from configs.wire import Shard
+from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
+from tasks.plan.architectures import known_shape, shape_of
+from tasks.plan.assumptions import assumptions, row_facts_of
+from tasks.plan.checks import row_facts
+from tasks.plan.models import ResolvedModel
+from tasks.plan.preflight import Answer, value_of
+from tasks.plan.shapes import ModelShape
+from tasks.plan.sizing import Target, training_job
+from tasks.plan.stages import Subject, misfit, plan_stage
+
+NAME = "memory"
+_NOT_CHECKED = "not checked"
+
+
+@dataclass(frozen=True)
+class Sized:
+    """The model's shape, and where it is from; None where neither the model nor a shape file was found."""
+
+    shape: ModelShape | None
+    source: str
+
+
+@dataclass(frozen=True)
+class Built:
+    """The plan, the answers with those of the memory plans, and the configs with what was left open settled."""
+
+    plan: Plan
+    answers: list[Answer]
+    configs: dict[str, FineTuneConfig]
+
+    def value(self, name: str, default: Any = None) -> Any:
+        """Return what the question called `name` found; `default` where it was not asked."""
+        return value_of(self.answers, name, default)
+
+
+def build_plan(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer], local: Target | None) -> Built:
+    """Return the plan of all stages; `stages` has the one called `train`, or those of an alignment.
+
+    `answers` are those to `tasks.plan.checks`. `local` is this machine, where training runs on it. A plan that does not
+    fit is a failed check among the answers, or a warning where the config says so.
+    """
+    last = list(stages.values())[-1]
+    model = value_of(answers, "model files")
+    found = list(answers)
+    sized = _sized(last, model, found)
+    plans: list[StagePlan] = []
+    configs = dict(stages)
+    for name, config in stages.items() if sized.shape is not None else ():
+        assert sized.shape is not None
+        prefix = f"{name}: " if len(stages) > 1 else ""
+        facts = row_facts_of(config, _rows_of(answers, prefix))
+        size = model.weight_bytes if model is not None else 0
+        subject = Subject(name, config, sized.shape, local, facts, size)
+        try:
+            stage, configs[name] = plan_stage(subject)
+        except FineTuneError as error:
+            found.append(_failed(prefix + NAME, error))
+            continue
+        plans.append(stage)
+        found.append(_fitting(prefix + NAME, stage, config))
+    plan = Plan(
+        model_revision=model.revision if model is not None else "",
+        chat_template=value_of(answers, _named(stages, "chat template file")),
+        rewards_version=value_of(answers, _named(stages, "rewards"), ""),
+        deepspeed_json=value_of(answers, _named(stages, "deepspeed file"), ""),
+        warnings=[f"{each.check.name}: {each.check.found}" for each in found if each.check.result == "warning"],
+        model=_facts(last, sized, model, answers),
+        data_revisions=_revisions(stages, answers),
+        checks=[each.check for each in found],
+        stages=plans,
+        assumptions=assumptions(stages, plans, sized.shape, local, answers),
+    )
+    return Built(plan, found, configs)
+
+
+def _named(stages: Mapping[str, Any], question: str) -> str:
+    """Return the name of the last stage's question."""
+    return f"{list(stages)[-1]}: {question}" if len(stages) > 1 else question
+
+
+def _rows_of(answers: Sequence[Answer], prefix: str) -> list[Any]:
+    return row_facts([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
+
+
+def _sized(config: FineTuneConfig, model: ResolvedModel | None, found: list[Answer]) -> Sized:
+    """Return the shape by the model's own settings, else that of configs/shapes; what is wrong with it is an answer."""
+    name = config.model.name
+    try:
+        known = known_shape(name)
+        if model is not None and model.settings:
+            return Sized(shape_of(model.settings, name), "its config.json")
+        if known is not None:
+            return Sized(shape_of(known.settings, name), f"configs/shapes ({known.source})")
+    except FineTuneError as error:
+        found.append(_failed(NAME, error))
+        return Sized(None, "")
+    check = Check(
+        name=NAME,
+        result=_NOT_CHECKED,
+        found="not checked: needs `model files`, or a file of its numbers in configs/shapes",
+    )
+    found.append(Answer(check))
+    return Sized(None, "")
+
+
+def _failed(name: str, error: FineTuneError) -> Answer:
+    lines = str(error).splitlines()
+    fix = lines[-1] if lines[1:] else ""
+    return Answer(Check(name=name, result="failed", found="\n".join(lines[:-1] or lines), fix=fix), error=error)
+
+
+def _fitting(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
+    if plan.fits:
+        use = max(plan.memory, key=lambda each: each.total)
+        said = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"
+        if plan.machines.gpus and not config.train.cluster.gpu:
+            # Kubernetes gives a pod that asks for one GPU any that there is
+            warning = f"no GPU type is named, and a smaller one than {plan.machines.gpu} may come"
+            fix = f"set train.cluster.gpu, where the cluster has several types; {said} are needed"
+            return Answer(Check(name=name, result="warning", found=warning, fix=fix))
+        return Answer(Check(name=name, result="ok", found=said))
+    found, *rest = misfit(plan).splitlines()
+    is_warned = config.plan.if_too_large == "warn"
+    check = Check(name=name, result="warning" if is_warned else "failed", found=found, fix="\n".join(rest))
+    return Answer(check, error=None if is_warned else ConfigError(misfit(plan)))
+
+
+def _facts(
+    config: FineTuneConfig, sized: Sized, model: ResolvedModel | None, answers: Sequence[Answer]
+) -> ModelFacts | None:
+    shape, known = sized.shape, known_shape(config.model.name)
+    if shape is None:
+        return None
+    said = model.license if model is not None else known.license if known is not None else "not checked"
+    return ModelFacts(
+        name=config.model.name,
+        family=shape.family,
+        license=value_of(answers, "license", said),
+        parameters=shape.parameters,
+        active_parameters=shape.active_parameters,
+        experts=shape.experts,
+        is_tied=shape.is_tied,
+        positions=shape.positions,
+        source=sized.source,
+    )
+
+
+def _revisions(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer]) -> list[str]:
+    """Return what each source of rows holds right now: a commit, or the beginning of a hash."""
+    found: dict[str, None] = {}
+    for name, config in stages.items():
+        prefix = f"{name}: " if len(stages) > 1 else ""
+        resolved = value_of(answers, f"{prefix}data sources")
+        for shard in resolved.shards if resolved is not None else ():
+            source = getattr(config.data, shard.section)[shard.number]
+            where = f"{prefix}data.{shard.section}[{shard.number}]"
+            for revision in _revisions_of(shard):
+                found[f"{where}: {source.hub or ''}{'@' if source.hub else ''}{revision}"] = None
+    return list(found)
+
+
+def _revisions_of(shard: Shard) -> list[str]:
+    return [shard.revision] if shard.revision else [f"{each.name} {each.sha256[:12]}" for each in shard.ranges]
+
+
+def sizes_of(settings: dict[str, Any], config: FineTuneConfig) -> tuple[int, int]:
+    """Return (all, trained) parameters of a model with these settings, for `Surroundings.parameters_of`."""
+    shape = shape_of(settings, config.model.name)
+    return shape.parameters, training_job(config, shape, Target("CPU", 0)).trained_parameters

@@ -1,0 +1,144 @@
+"""The plan of one training, from its config and the model's shape: where it fits, what it asks for, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from configs.errors import ConfigError
+from configs.schema import FineTuneConfig
+from configs.wire_plan import GpuFit, MemoryUse, StagePlan
+from tasks.plan.alternatives import Search
+from tasks.plan.duration import RowFacts, expect
+from tasks.plan.gpus import GpuType, find_gpu, gpu_types
+from tasks.plan.machines import cluster_of, machines, stored
+from tasks.plan.shapes import ModelShape
+from tasks.plan.sizing import (
+    Target,
+    evaluation_memory,
+    fits_evaluation,
+    fits_training,
+    gpu_target,
+    longest_rows,
+    smallest_target,
+    training_job,
+    training_memory,
+    with_micro_batch,
+    with_train,
+)
+
+_GB = 10**9
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What is planned: one training of `shape`. `local` is this machine, where training runs on it.
+
+    `model_bytes` is the size of the weight files, 0 where it is not known.
+    """
+
+    name: str
+    config: FineTuneConfig
+    shape: ModelShape
+    local: Target | None
+    facts: RowFacts = field(default_factory=RowFacts)
+    model_bytes: int = 0
+
+
+def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
+    """Return the plan, and the config with what the user left open settled: micro-batch, memory, disk.
+
+    Raises:
+        ConfigError: the config names a GPU type that the table does not have.
+    """
+    types = list(gpu_types(subject.config.plan.gpu_types).values())
+    target = _target(subject, types)
+    config = with_micro_batch(subject.config, subject.shape, target)
+    job = training_job(config, subject.shape, target)
+    training = training_memory(job, target)
+    evaluation = evaluation_memory(config, subject.shape, target)
+    asked = machines(config.train, job, target, stored(config.train, job, subject.model_bytes))
+    fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
+    plan = StagePlan(
+        name=subject.name,
+        objective=config.train.objective,
+        method=config.train.method,
+        trainable_parameters=job.trained_parameters,
+        batch_size=config.train.batch_size,
+        micro_batch_size=config.train.micro_batch,
+        accumulation=job.accumulation,
+        max_length=longest_rows(config, subject.shape),
+        memory=[training, evaluation],
+        machines=asked,
+        expectation=expect(config, job, target.gpu, subject.facts),
+        fits=fits,
+        alternatives=[] if fits else Search(config, subject.shape, target, types).nearest(),
+        gpus=[_fit(subject, gpu) for gpu in types] if subject.local is None else [],
+    )
+    return plan, with_train(config, cluster=cluster_of(config.train, asked))
+
+
+def _target(subject: Subject, types: Sequence[GpuType]) -> Target:
+    if subject.local is not None:
+        return subject.local
+    named = subject.config.train.cluster.gpu
+    if named:
+        return gpu_target(find_gpu(named, {gpu.name: gpu for gpu in types}))
+    return smallest_target(subject.config, subject.shape, types)
+
+
+def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
+    """Return how the config would do on one GPU type, with the micro-batch that fits there."""
+    target = gpu_target(gpu)
+    config = with_micro_batch(subject.config, subject.shape, target)
+    job = training_job(config, subject.shape, target)
+    fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
+    needed = max(training_memory(job, target).total, evaluation_memory(config, subject.shape, target).total)
+    expected = expect(config, job, gpu, subject.facts)
+    return GpuFit(
+        gpu=gpu.name,
+        memory_bytes=round(gpu.memory_bytes),
+        needed_bytes=needed,
+        fits=fits,
+        micro_batch_size=config.train.micro_batch if fits else None,
+        hours=expected.hours if fits else None,
+        cost=expected.cost if fits else None,
+    )
+
+
+def refuse_misfit(stages: Sequence[StagePlan]) -> None:
+    """Stop a run whose plan does not fit, with the nearest configs that would.
+
+    Raises:
+        ConfigError: names the stage, what it needs and what there is.
+    """
+    for stage in stages:
+        if not stage.fits:
+            raise ConfigError(misfit(stage))
+
+
+def misfit(stage: StagePlan) -> str:
+    """Return why a stage does not fit, and the nearest configs that would, in three lines."""
+    asked = stage.machines
+    processes = asked.processes if asked.gpus == 0 else 1
+    use = max(stage.memory, key=lambda each: each.total * (processes if each.moment == "training" else 1))
+    times = processes if use.moment == "training" else 1
+    where = f"{asked.gpu} has {asked.memory_bytes / _GB:.3g} GB"
+    needs = f"{use.moment} needs {use.total * times / _GB:.3g} GB" + (f" in {times} processes" if times > 1 else "")
+    if use.moment == "training":
+        rows = f"micro-batch of {stage.micro_batch_size} x {stage.max_length:,} tokens"
+    else:
+        rows = f"batches of rows of up to {stage.max_length:,} tokens"
+    first = f"{stage.name}: {needs} of each GPU ({largest_parts(use)}; {rows}), and {where}"
+    if asked.gpus == 0:
+        first = first.replace(" of each GPU", "", 1)
+    ways = " | ".join(", ".join(each.changes) for each in stage.alternatives)
+    fix = f"it would fit with {ways}" if ways else "no config near it fits; take a smaller model, or shorter rows"
+    return f"{first}\n{fix}\nto try all the same, set plan.if_too_large=warn"
+
+
+def largest_parts(use: MemoryUse) -> str:
+    """Return the three largest parts of what is used, in GB."""
+    names = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
+    parts = sorted(((getattr(use, name), name) for name in names), reverse=True)[:3]
+    return ", ".join(f"{name} {size / _GB:.3g}" for size, name in parts if size)

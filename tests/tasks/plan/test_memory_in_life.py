@@ -1,0 +1,71 @@
+"""The plan against the measured peak of real training steps and evaluations on a CPU: within 10 % in every cell."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from memory_cells import SHAPE, Cell, EvaluationCell
+from memory_plan import in_new_processes, measure_evaluation, measure_training, predicted
+from throughput_shapes import write_model
+
+from tasks.plan.moments import EMBEDDING, FIRST_LAYER, LAST_LAYER, LOSS, STEP
+
+ALLOWED = 0.10
+
+# with the moment that is the fullest, so that each is seen to be one
+CELLS = [
+    (Cell(length=16, micro_batch=1), EMBEDDING),
+    (Cell(length=16, accumulation=2), LOSS),
+    (Cell(length=192, checkpointing=True), LOSS),
+    (Cell("lora"), LOSS),
+    (Cell("qlora", length=256, checkpointing=True), LOSS),
+    (Cell("lora_8bit"), LOSS),
+    (Cell("prompt_tuning"), LOSS),
+    (Cell("prefix_tuning"), LOSS),
+    (Cell(micro_batch=4, has_padding=True), LOSS),
+    (Cell(objective="dpo"), LOSS),
+    (Cell("lora", objective="kto", checkpointing=True), LOSS),
+    (Cell(objective="reward"), LAST_LAYER),
+    (Cell(objective="reward", checkpointing=True), FIRST_LAYER),
+]
+
+DIVIDED = [
+    (Cell(sharding="zero1", processes=2, length=16, accumulation=2), STEP),
+    (Cell(sharding="zero2", processes=2), LOSS),
+    (Cell(sharding="zero3", processes=2), LOSS),
+    (Cell(sharding="fsdp_full_shard", processes=2, checkpointing=True), LOSS),
+]
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("memory")
+    write_model(folder / "model", SHAPE)
+    return folder
+
+
+@pytest.mark.parametrize(("cell", "moment"), CELLS, ids=[str(cell) for cell, _ in CELLS])
+def test_a_training_step_takes_what_the_plan_says(cell: Cell, moment: str, directory: Path) -> None:
+    plan = predicted(cell)
+    assert plan.moment == moment
+    assert plan.total / measure_training(cell, directory) == pytest.approx(1, abs=ALLOWED)
+
+
+@pytest.mark.parametrize("cell", [EvaluationCell(32, 128), EvaluationCell(16, 256, 16)], ids=str)
+def test_an_evaluation_takes_what_the_plan_says(cell: EvaluationCell, directory: Path) -> None:
+    assert predicted(cell).total / measure_evaluation(cell, directory) == pytest.approx(1, abs=ALLOWED)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("cell", "moment"), DIVIDED, ids=[cell.sharding for cell, _ in DIVIDED])
+def test_a_step_of_two_processes_takes_what_the_plan_says(cell: Cell, moment: str, directory: Path) -> None:
+    plan = predicted(cell)
+    assert plan.moment == moment
+    (measured,) = in_new_processes([cell], 2, directory)
+    assert plan.total / measured == pytest.approx(1, abs=ALLOWED)

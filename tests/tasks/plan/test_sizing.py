@@ -1,0 +1,134 @@
+"""The micro-batch and the GPU type that a plan chooses: the largest that fits to the byte, and no larger."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from configs.schema import FineTuneConfig
+from tasks.plan.gpus import GPU_TYPES
+from tasks.plan.shapes import LLAMA_2_7B, LLAMA_3_8B
+from tasks.plan.sizing import (
+    CPU_PROCESS_BYTES,
+    GPU_CONTEXT_BYTES,
+    Target,
+    candidates,
+    evaluation_memory,
+    fits_training,
+    gpu_target,
+    longest_rows,
+    smallest_target,
+    training_job,
+    training_memory,
+    with_micro_batch,
+)
+
+A100 = gpu_target(GPU_TYPES["A100-80GB"])
+TYPES = list(GPU_TYPES.values())
+
+
+def config(tokenize: dict[str, Any] | None = None, **train: Any) -> FineTuneConfig:
+    return FineTuneConfig.model_validate(
+        {
+            "model": {"name": "a/b"},
+            "data": {"sources": [{"path": "rows.jsonl"}]},
+            "tokenize": {"max_length": 2048, **(tokenize or {})},
+            "train": {"batch_size": 16, **train},
+        }
+    )
+
+
+def needed(rows: int, **train: Any) -> int:
+    chosen = config(micro_batch_size=rows, **train)
+    return training_memory(training_job(chosen, LLAMA_3_8B, A100), A100).total
+
+
+@pytest.mark.parametrize(("spare", "rows"), [(0, 4), (-1, 2)])
+def test_the_micro_batch_is_the_largest_that_fits_to_the_byte(spare: int, rows: int) -> None:
+    target = replace(A100, memory_bytes=needed(4) + spare)
+    assert with_micro_batch(config(), LLAMA_3_8B, target).train.micro_batch_size == rows
+
+
+def test_where_nothing_fits_it_is_the_smallest_and_a_misfit() -> None:
+    chosen = with_micro_batch(config(), LLAMA_3_8B, replace(A100, memory_bytes=1e9))
+    assert chosen.train.micro_batch_size == 1
+    assert not fits_training(chosen, LLAMA_3_8B, replace(A100, memory_bytes=1e9))
+
+
+def test_what_the_user_sets_stays() -> None:
+    assert with_micro_batch(config(micro_batch_size=16), LLAMA_3_8B, A100).train.micro_batch_size == 16
+
+
+@pytest.mark.parametrize(
+    ("train", "sizes"),
+    [
+        ({"batch_size": 16}, [8, 4, 2, 1]),
+        ({"batch_size": 6}, [6, 3, 2, 1]),
+        # two processes share 24 rows: 12 each
+        ({"batch_size": 24, "processes_per_node": 2}, [6, 4, 3, 2, 1]),
+        # all processes of a machine see the same rows
+        ({"batch_size": 4, "processes_per_node": 4, "sharding": "tensor_parallel", "method": "full"}, [4, 2, 1]),
+        ({"batch_size": 6, "objective": "kto"}, [6, 3, 2]),
+        ({"batch_size": 5, "processes_per_node": 2}, []),
+    ],
+)
+def test_micro_batches_make_up_the_batch(train: dict[str, Any], sizes: list[int]) -> None:
+    assert candidates(config(**train).train) == sizes
+
+
+def test_without_a_type_it_is_the_smallest_on_which_the_most_rows_fit() -> None:
+    named = smallest_target(config(), LLAMA_3_8B, TYPES)
+    at_eight = [gpu for gpu in TYPES if gpu.memory_bytes >= needed(8)]
+    assert named.name == at_eight[0].name
+    # the very smallest, with a row a pass
+    assert smallest_target(config(micro_batch_size=1), LLAMA_3_8B, TYPES).memory_bytes <= named.memory_bytes
+
+
+def test_what_fits_none_is_planned_for_the_largest() -> None:
+    target = smallest_target(config(method="full"), replace(LLAMA_2_7B, layers=320), TYPES)
+    assert target.name == "H200"
+
+
+def test_auto_means_what_the_device_has() -> None:
+    on_gpu = training_job(config(), LLAMA_3_8B, A100)
+    assert (on_gpu.precision, on_gpu.has_checkpointing) == ("bfloat16", True)
+    on_t4 = training_job(config(), LLAMA_3_8B, gpu_target(GPU_TYPES["T4"]))
+    assert (on_t4.precision, on_t4.has_checkpointing) == ("float32", True)
+    on_cpu = training_job(config(), LLAMA_3_8B, Target("CPU", 64e9))
+    assert (on_cpu.precision, on_cpu.has_checkpointing) == ("float32", False)
+    prefix = training_job(config(method="prefix_tuning"), LLAMA_3_8B, A100)
+    assert not prefix.has_checkpointing and prefix.length == 2048 + 20
+
+
+def test_eight_bit_states_are_not_counted_on_where_they_are_not_had() -> None:
+    wish = {"efficiency": {"optimizer": "adamw_8bit"}, "method": "full"}
+    assert training_job(config(**wish), LLAMA_3_8B, A100).optimizer == "adamw_8bit"
+    divided = {"sharding": "fsdp_full_shard", "processes_per_node": 2}
+    assert training_job(config(**wish, **divided), LLAMA_3_8B, A100).optimizer == "adamw"
+
+
+def test_processes_of_a_cpu_share_its_memory() -> None:
+    one = config(method="full", micro_batch_size=1)
+    use = training_memory(training_job(one, LLAMA_3_8B, Target("CPU", 1)), Target("CPU", 1))
+    assert (use.fragmentation, use.context) == (0, CPU_PROCESS_BYTES)
+    two = config(method="full", micro_batch_size=1, processes_per_node=2)
+    of_two = training_memory(training_job(two, LLAMA_3_8B, Target("CPU", 1)), Target("CPU", 1)).total
+    assert fits_training(two, LLAMA_3_8B, Target("CPU", 2 * of_two))
+    assert not fits_training(two, LLAMA_3_8B, Target("CPU", 2 * of_two - 1))
+    assert training_memory(training_job(one, LLAMA_3_8B, A100), A100).context == GPU_CONTEXT_BYTES
+
+
+def test_length_is_what_the_tokenize_stage_takes() -> None:
+    assert longest_rows(config(), LLAMA_3_8B) == 2048
+    unset = config({"max_length": None})
+    assert longest_rows(unset, replace(LLAMA_3_8B, positions=1024)) == 1024
+    assert longest_rows(unset, replace(LLAMA_3_8B, positions=131072)) == 2048
+
+
+def test_an_evaluation_without_answers_needs_less() -> None:
+    whole = config()
+    without = whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"generate_rows": 0})})
+    assert evaluation_memory(without, LLAMA_3_8B, A100).total <= evaluation_memory(whole, LLAMA_3_8B, A100).total
+    assert evaluation_memory(whole, LLAMA_3_8B, A100).weights == 2 * 8_030_261_248
