@@ -36,7 +36,7 @@ def render_plan(plan: Plan, name: str) -> str:
 
 
 _MEMORY = ["", *PARTS, "total", "of", "fullest"]
-_GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "hours", "cost"]
+_GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "time", "cost"]
 _ALTERNATIVES = ["change", "GB of each GPU", "on", "trains the same", "cost"]
 _CHECKS = ["check", "result", "found", "fix"]
 
@@ -72,13 +72,14 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
         )
         tied = ", tied embeddings" if model.is_tied else ""
         rows.append(["model", f"{model.name} ({model.family}), {model.parameters:,} parameters{experts}{tied}"])
-        rows.append(["licence", f"{model.license}; shape from {model.source}"])
+        rows.append(["license", f"{model.license}; shape from {model.source}"])
         share = _share(stage.trainable_parameters, model.parameters)
         rows.append(
             ["trains", f"{stage.objective}, {stage.method}: {stage.trainable_parameters:,} parameters ({share})"]
         )
     processes = asked.nodes * asked.processes
-    each = f"{stage.micro_batch_size} a pass x {stage.accumulation} passes x {processes} processes"
+    passes, workers = _count(stage.accumulation, "pass", "passes"), _count(processes, "process", "processes")
+    each = f"{stage.micro_batch_size} a pass x {passes} x {workers}"
     rows.append(["batch", f"{stage.batch_size} rows of up to {stage.max_length:,} tokens: {each}"])
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
     rows.append(
@@ -101,13 +102,24 @@ def time_and_cost(expected: Expectation) -> str:
     if expected.hours is None:
         rate = f", ${expected.price_per_hour:,.2f} an hour" if expected.price_per_hour is not None else ""
         return f"{seconds}{rate}; the number of steps is not known yet"
-    cost = f", ${expected.cost:,.2f}" if expected.cost is not None else ""
-    return f"{duration(expected.hours)}{cost}: {expected.steps:,} steps, {seconds}"
+    cost = f", {dollars(expected.cost)}" if expected.cost is not None else ""
+    return f"about {duration(expected.hours)}{cost}: {expected.steps:,} steps, {seconds}"
 
 
 def duration(hours: float) -> str:
     """Return hours as people say them: minutes below one hour."""
-    return f"{hours:,.1f} hours" if hours >= 1 else f"{max(1, round(hours * 60))} minutes"
+    if hours >= 1:
+        return f"{hours:,.1f} hours"
+    return f"{round(hours * 60)} minutes" if hours >= 1.5 / 60 else "a minute or less"
+
+
+def dollars(cost: float) -> str:
+    """Return a cost to the cent."""
+    return f"${cost:,.2f}" if cost >= 0.01 else "under $0.01"
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def memory_rows(stage: StagePlan) -> Rows:
@@ -120,6 +132,8 @@ def memory_rows(stage: StagePlan) -> Rows:
 
 
 def _gb(size: int) -> str:
+    if 0 < size < GB / 10:
+        return f"{size / GB:.3f}"
     return f"{size / GB:.2f}" if size < 100 * GB else f"{size / GB:,.0f}"
 
 
@@ -132,8 +146,8 @@ def gpu_rows(stage: StagePlan) -> Rows:
             _gb(each.needed_bytes),
             "yes" if each.fits else "no",
             str(each.micro_batch_size or ""),
-            "" if each.hours is None else f"{each.hours:.2g}",
-            "" if each.cost is None else f"${each.cost:,.2f}",
+            "" if each.hours is None else duration(each.hours),
+            "" if each.cost is None else dollars(each.cost),
         ]
         for each in stage.gpus
     ]

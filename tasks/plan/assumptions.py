@@ -93,7 +93,8 @@ def _of_gpus(config: FineTuneConfig, plan: StagePlan, local: Target | None) -> l
         return [*found, f"{plan.machines.gpu} is not in the table of GPU types: no time and no cost"]
     found.append(
         f"{gpu.name}: {gpu.compute_utilization:.0%} of {gpu.peak_flops / 1e12:g} TFLOP/s, links at "
-        f"{LINK_EFFICIENCY:.0%} ({gpu.source}); loading, evaluations and checkpoints take no time"
+        f"{LINK_EFFICIENCY:.0%} ({gpu.source}); loading, evaluations, checkpoints "
+        "and the start of kernels, which small models wait for, take no time"
     )
     if gpu.price_per_hour is not None:
         found.append(f"${gpu.price_per_hour:g} an hour for each {gpu.name} ({gpu.price_source}; on demand)")

@@ -53,7 +53,7 @@ def build_plan(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
     last = list(stages.values())[-1]
     model = value_of(answers, "model files")
     found = list(answers)
-    sized = _sized(last, model, found)
+    sized = _sized(last, model, answers, found)
     plans: list[StagePlan] = []
     configs = dict(stages)
     for name, config in stages.items() if sized.shape is not None else ():
@@ -93,13 +93,17 @@ def _rows_of(answers: Sequence[Answer], prefix: str) -> list[Any]:
     return row_facts([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
 
 
-def _sized(config: FineTuneConfig, model: ResolvedModel | None, found: list[Answer]) -> Sized:
+def _sized(
+    config: FineTuneConfig, model: ResolvedModel | None, answers: Sequence[Answer], found: list[Answer]
+) -> Sized:
     """Return the shape by the model's own settings, else that of configs/shapes; what is wrong with it is an answer."""
     name = config.model.name
     try:
         known = known_shape(name)
-        if model is not None and model.settings:
-            return Sized(shape_of(model.settings, name), "its config.json")
+        # there where the weights are not, too
+        settings = value_of(answers, "architecture", model.settings if model is not None else None)
+        if settings:
+            return Sized(shape_of(settings, name), "its config.json")
         if known is not None:
             return Sized(shape_of(known.settings, name), f"configs/shapes ({known.source})")
     except FineTuneError as error:
@@ -126,8 +130,8 @@ def _fitting(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
         said = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"
         if plan.machines.gpus and not config.train.cluster.gpu:
             # Kubernetes gives a pod that asks for one GPU any that there is
-            warning = f"no GPU type is named, and a smaller one than {plan.machines.gpu} may come"
-            fix = f"set train.cluster.gpu, where the cluster has several types; {said} are needed"
+            warning = f"{said}, but no GPU type is named, and a smaller one may come"
+            fix = "set train.cluster.gpu, where the cluster has several types"
             return Answer(Check(name=name, result="warning", found=warning, fix=fix))
         return Answer(Check(name=name, result="ok", found=said))
     found, *rest = misfit(plan).splitlines()

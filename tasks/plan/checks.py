@@ -82,7 +82,8 @@ def _of_model(base: Base, config: FineTuneConfig) -> list[Question]:
     def architecture(found: models.ModelFiles) -> Finding:
         from tasks.plan.supported import check_architecture
 
-        return Finding(check_architecture(model, found.settings.get("config.json", {}), config.train.objective))
+        content = found.settings.get("config.json", {})
+        return Finding(check_architecture(model, content, config.train.objective), content)
 
     def license_(found: models.ModelFiles) -> Finding:
         said = models.license_of(found)
