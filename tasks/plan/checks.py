@@ -1,7 +1,8 @@
 """Which questions a config raises before anything runs: of its model, its rows, its machine, and who else is to answer.
 
 The answers are the business of the modules that are asked; here is which of them, by what name, and what waits for
-what. The names of the questions are those of docs/preflight.md.
+what. The names of the questions are those of docs/plan.md. What they import is imported before they are asked: two
+threads that import parts of one library at the same time may find each other's half.
 """
 
 from __future__ import annotations
@@ -60,6 +61,8 @@ def alignment_questions(stages: Mapping[str, FineTuneConfig], surroundings: Surr
 
 
 def _of_model(base: Base, config: FineTuneConfig) -> list[Question]:
+    from tasks.plan.supported import check_architecture
+
     model = base.config
 
     def files() -> Finding:
@@ -80,8 +83,6 @@ def _of_model(base: Base, config: FineTuneConfig) -> list[Question]:
         return Finding(said)
 
     def architecture(found: models.ModelFiles) -> Finding:
-        from tasks.plan.supported import check_architecture
-
         content = found.settings.get("config.json", {})
         return Finding(check_architecture(model, content, config.train.objective), content)
 
@@ -108,6 +109,8 @@ def _whole(found: models.ModelFiles) -> list[str]:
 
 
 def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> list[Question]:
+    from tasks.rewards.functions import rewards_hash
+
     train = config.train
 
     def batch() -> Finding:
@@ -118,8 +121,6 @@ def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> li
         return Finding("agrees with the config", settings.read_deepspeed(train))
 
     def rewards() -> Finding:
-        from tasks.rewards.functions import rewards_hash
-
         settings.check_rewards(train, around.has_reward_model)
         return Finding(f"{len(train.policy.rewards)} functions", rewards_hash(train.policy.rewards))
 
@@ -188,18 +189,17 @@ def _sizes(resolved: models.ResolvedModel, config: FineTuneConfig, around: Surro
 
 
 def _of_services(config: FineTuneConfig, around: Surroundings) -> list[Question]:
+    from tasks.plan.hub import check_push_access
+    from tasks.plan.tracking import check_tracking
+
     push, tracking = config.push_to_hub, config.train.tracking
 
     def access() -> Finding:
-        from tasks.plan.hub import check_push_access
-
         warnings = check_push_access(str(push.repository), around.token, around.token_sources, push.artifacts)
         fix = "look at the owner in push_to_hub.repository, and at the token's user"
         return Finding(f"the token may write to {push.repository}", warnings, "\n".join(warnings), fix)
 
     def tracker() -> Finding:
-        from tasks.plan.tracking import check_tracking
-
         is_here = around.runs_here
         check_tracking(tracking, around.tracker_secrets, around.tracker_sources, around.filesystem_of, is_here)
         return Finding(f"{tracking.tracker} takes runs")

@@ -6,9 +6,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from configs.errors import DataError
+from configs.places import find_files
 from configs.schema import FineTuneConfig
+from tasks.plan import data, token_checks
+from tasks.plan.first_rows import look_at, refuse_invalid, refuse_wrong_kinds
 from tasks.plan.preflight import NETWORK_SECONDS, READING_SECONDS, Finding, NotCheckedError, Question, Shared
 from tasks.plan.surroundings import Base, Surroundings
+from tasks.plan.tokenizers import read_tokenizer
+from tasks.tokenize.template import choose_template
 
 
 @dataclass
@@ -21,8 +27,6 @@ class _Rows:
     looks: dict[tuple[str, int], Shared[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        from tasks.plan import data
-
         rows = self.config.data
         self.resolved = Shared("data sources", lambda: data.resolve_data(rows, self.token))
         places = [(name, n) for name in ("sources", "evaluation") for n in range(len(getattr(rows, name)))]
@@ -30,10 +34,6 @@ class _Rows:
 
     def _look(self, section: Any, number: int) -> Callable[[], Any]:
         def look() -> Any:
-            from configs.errors import DataError
-            from configs.places import find_files
-            from tasks.plan.first_rows import look_at
-
             source = getattr(self.config.data, section)[number]
             revision = ""
             if source.hub is not None:
@@ -63,8 +63,6 @@ def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) ->
 
     def first(look: Shared[Any]) -> Callable[[], Finding]:
         def asked() -> Finding:
-            from tasks.plan.first_rows import refuse_invalid
-
             found = look.own()
             warning = refuse_invalid(found, config.data.max_invalid_rows)
             columns = ", ".join(f"{name} from {column}" for name, column in found.columns.items())
@@ -74,8 +72,6 @@ def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) ->
         return asked
 
     def objective() -> Finding:
-        from tasks.plan.first_rows import refuse_wrong_kinds
-
         found = [look.needed() for look in rows.looks.values()]
         return Finding(refuse_wrong_kinds(found, config.train.objective))
 
@@ -87,14 +83,9 @@ def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) ->
 
 
 def _of_tokenizer(config: FineTuneConfig, base: Base, rows: _Rows) -> list[Question]:
-    from tasks.plan import token_checks
-
     template = Shared("chat template file", lambda: token_checks.checked_template(config.tokenize.chat_template))
 
     def read() -> Any:
-        from tasks.plan.tokenizers import read_tokenizer
-        from tasks.tokenize.template import choose_template
-
         found = base.files.needed()
         if found is None:
             return None, {}, "made by the project itself, with its model"

@@ -12,17 +12,22 @@ from typing import Any
 import pandas as pd
 import pytest
 from flyteidl.core.dynamic_job_pb2 import DynamicJobSpec
+from flytekit import FlyteContextManager
+from flytekit.core.type_engine import TypeEngine
+from flytekit.models.literals import Literal
 from flytekit.types.directory import FlyteDirectory
 from google.protobuf.json_format import MessageToDict
 from pods import RECOVERABLE, Pod, machines
 from safetensors.torch import load_file
 
+import tasks.plan.task as plan_task
 import tasks.train.task as train_task
-from configs.schema import ModelConfig
+from configs.schema import FineTuneConfig, ModelConfig
 from configs.schema_cluster import CheckpointConfig, ClusterConfig
 from configs.schema_tracking import TrackingConfig
 from configs.schema_train import TrainConfig
 from configs.wire import TokenReport
+from configs.wire_plan import Plan
 
 
 @pytest.fixture(scope="module")
@@ -76,6 +81,55 @@ def trained(pod: Pod) -> Path:
     return Path(pod.outputs["model"].scalar.blob.uri)
 
 
+def asked_of(train_pod: Pod) -> tuple[Any, dict[int, str]]:
+    """Return the training node that the dynamic task has made, and its requests by Flyte's number of the resource."""
+    spec = DynamicJobSpec.FromString((train_pod.output / "futures.pb").read_bytes())
+    [node] = [each for each in spec.nodes if each.HasField("task_node")]
+    # CPU 1, GPU 2, MEMORY 3, EPHEMERAL_STORAGE 5
+    return node, {entry.name: entry.value for entry in node.task_node.overrides.resources.requests}
+
+
+def wired(model: Path, tokens: Path, config: TrainConfig) -> dict[str, Any]:
+    """Return the inputs of the dynamic task that chooses the elastic one."""
+    inputs = training(model, tokens, config)
+    counts = {name: 1 for name, field in TokenReport.model_fields.items() if field.annotation is int}
+    lists = {"end_token_ids": [1], "lengths": [], "length_counts": [], "samples": []}
+    for name in ("cluster", "checkpoint", "tracking", "end_token_ids", "new_token_ids"):
+        del inputs[name]
+    return {
+        **inputs,
+        "config": config,
+        "token_report": TokenReport(template="none", template_hash="", **counts, **lists),
+    }
+
+
+def test_what_the_plan_found_is_what_the_training_pods_ask_for(
+    tiny_model: Path, tokens: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    config = FineTuneConfig.model_validate(
+        {
+            "model": {"name": str(tiny_model)},
+            "data": {"sources": [{"path": str(rows_file)}]},
+            "train": {"method": "full", "processes_per_node": 2, "batch_size": 8, "cluster": {"gpu": "nvidia-l4"}},
+        }
+    )
+    planning = Pod(plan_task.make_plan, tmp_path / "plan", {"config": config}).run()
+    context = FlyteContextManager.current_context()
+    plan, planned = (
+        TypeEngine.to_python_value(context, Literal.from_flyte_idl(planning.outputs[name]), kind)
+        for name, kind in (("plan", Plan), ("train", TrainConfig))
+    )
+    [stage] = plan.stages
+    assert (stage.fits, stage.machines.gpu, stage.micro_batch_size, stage.accumulation) == (True, "L4", 4, 1)
+    # 1.2 x (6 GiB and a model of a few hundred kB), in steps of 4; 20 GiB and the same, in steps of 10
+    assert (stage.machines.memory_gib, stage.machines.shared_memory_gib, stage.machines.disk_gib) == (16, 4, 30)
+    assert planned.micro_batch_size == 4
+    node, asked = asked_of(Pod(train_task.train, tmp_path / "train", wired(tiny_model, tokens, planned)).run())
+    assert asked == {1: "16", 2: "2", 3: "16Gi", 5: "30Gi"}
+    assert node.task_node.overrides.extended_resources.shared_memory.size_limit == "4Gi"
+    assert node.task_node.overrides.extended_resources.gpu_accelerator.device == "nvidia-l4"
+
+
 def test_a_run_overrides_what_the_pods_are_asked_for(tiny_model: Path, tokens: Path, tmp_path: Path) -> None:
     cluster = {
         "gpu": "nvidia-h100-80gb",
@@ -88,19 +142,10 @@ def test_a_run_overrides_what_the_pods_are_asked_for(tiny_model: Path, tokens: P
         "retries": 7,
     }
     config = settings(nodes=5, processes_per_node=4, batch_size=160, cluster=cluster)
-    inputs = training(tiny_model, tokens, config)
-    counts = {name: 1 for name, field in TokenReport.model_fields.items() if field.annotation is int}
-    lists = {"end_token_ids": [1], "lengths": [], "length_counts": [], "samples": []}
-    report = TokenReport(template="none", template_hash="", **counts, **lists)
-    for name in ("cluster", "checkpoint", "tracking", "end_token_ids", "new_token_ids"):
-        del inputs[name]
-    pod = Pod(train_task.train, tmp_path, {**inputs, "config": config, "token_report": report}).run()
-    spec = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes())
-    [node] = [each for each in spec.nodes if each.HasField("task_node")]
+    node, asked = asked_of(Pod(train_task.train, tmp_path, wired(tiny_model, tokens, config)).run())
     assert node.task_node.reference_id.name == "tasks.train.task.train_5"
     overrides = node.task_node.overrides
-    asked = {entry.name: entry.value for entry in overrides.resources.requests}
-    # CPU 1, GPU 2, MEMORY 3, EPHEMERAL_STORAGE 5, for 4 processes
+    # for 4 processes
     assert asked == {1: "24", 2: "4", 3: "400Gi", 5: "700Gi"}
     assert {entry.name: entry.value for entry in overrides.resources.limits} == asked
     assert overrides.extended_resources.gpu_accelerator.device == "nvidia-h100-80gb"
