@@ -18,7 +18,7 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLEST = {"model": {"name": "x"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
 
 
-GUIDES = [ROOT / "docs" / name for name in ("data.md", "plan.md", "scaling-out.md", "cluster.md", "images.md", "watching.md")]
+GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("data", "plan", "scaling-out", "cluster", "images", "watching")]
 
 
 def blocks(language: str, page: str = README) -> list[str]:
