@@ -225,6 +225,9 @@ class TrainReport(WireType):
     learning_rate: float
     device: str
     precision: str
+    peak_memory_bytes: int | None = Field(
+        None, description="Most that PyTorch's allocator held on rank 0's GPU; None on a CPU."
+    )
 
 
 class StageReport(WireType):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from configs.wire import TrainReport
 from configs.wire_plan import Expectation, MemoryUse, Plan, StagePlan
 from tasks.decks import html
 
@@ -35,6 +36,35 @@ def render_plan(plan: Plan, name: str) -> str:
     return "".join(parts)
 
 
+def render_planned(plan: Plan, reports: Sequence[TrainReport]) -> str:
+    """Return what was planned of each training beside what it took; nothing where nothing was planned."""
+    if not plan.stages:
+        return ""
+    rows = [planned_row(stage, report) for stage, report in zip(plan.stages, reports, strict=False)]
+    return html.heading("Planned, and what it took") + html.table(rows, _PLANNED)
+
+
+def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
+    """Return one training: steps, seconds of a step, and GB of a GPU, as planned and as they were.
+
+    Seconds are of the whole training, its evaluations and checkpoints included, which the plan counts none of. Memory
+    is what the allocator held: the plan's allowances are left out.
+    """
+    expected, use = stage.expectation, stage.memory[0]
+    tensors = use.total - use.fragmentation - use.context
+    unknown = "not estimated"
+    return [
+        stage.name,
+        f"{expected.steps:,}" if expected.steps is not None else unknown,
+        f"{report.steps:,}",
+        f"{expected.step_seconds:.3g}" if expected.step_seconds is not None else unknown,
+        f"{report.seconds / max(1, report.steps):.3g}",
+        f"{_gb(tensors)}",
+        _gb(report.peak_memory_bytes) if report.peak_memory_bytes is not None else "not measured",
+    ]
+
+
+_PLANNED = ["training", "steps planned", "taken", "s a step planned", "taken", "GB of tensors planned", "at the peak"]
 _MEMORY = ["", *PARTS, "total", "of", "fullest"]
 _GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "time", "cost"]
 _ALTERNATIVES = ["change", "GB of each GPU", "on", "trains the same", "cost"]
@@ -85,7 +115,7 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
     rows.append(
         [
             "machines",
-            f"{asked.nodes} with {gpus}, {asked.cpus} cores, {asked.memory_gib} GiB memory, "
+            f"{_count(asked.nodes, 'machine', 'machines')} with {gpus}, {asked.cpus} cores, {asked.memory_gib} GiB memory, "
             f"{asked.shared_memory_gib} GiB /dev/shm, {asked.disk_gib} GiB disk each",
         ]
     )

@@ -14,6 +14,7 @@ from configs.wire import Evaluation, Published, StageReport
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.plan import render_planned
 from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
@@ -60,6 +61,7 @@ def render_alignment(results: AlignmentResults) -> str:
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, config.evaluate.num_samples),
             *(_render_stage(stage) for stage in results.stages),
+            render_planned(results.plan, [stage.training[0] for stage in results.stages]),
             html.heading("Resolved configuration"),
             html.preformatted(dump_config(config)),
         ]

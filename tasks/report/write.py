@@ -14,6 +14,7 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainRe
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.plan import render_planned
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
@@ -59,6 +60,7 @@ def render_report(results: RunResults) -> str:
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
             render_training(results.training),
+            render_planned(results.plan, [results.training]),
             render_data(results.data),
             render_tokens(results.tokens),
             html.heading("Resolved configuration"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from transformers import PreTrainedModel, TrainerState, TrainingArguments
 
 from configs.schema_train import TrainConfig
@@ -45,6 +46,7 @@ def report_of(
         learning_rate=learning_rate(config),
         device=arguments.device.type,
         precision="bfloat16" if arguments.bf16 else "float32",
+        peak_memory_bytes=torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None,
     )
 
 

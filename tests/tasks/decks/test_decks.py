@@ -15,7 +15,6 @@ from configs.wire import (
     DataReport,
     Evaluation,
     FailureCase,
-    Plan,
     Prediction,
     Published,
     Sample,
@@ -26,6 +25,7 @@ from configs.wire import (
     TokenReport,
     TrainReport,
 )
+from configs.wire_plan import Plan
 from tasks.decks.tokens import render_tokens
 from tasks.report.rows import held_out_warning
 from tasks.report.write import RunResults, metrics, render_report, text_table, write_report
