@@ -112,10 +112,11 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
     each = f"{stage.micro_batch_size} a pass x {passes} x {workers}"
     rows.append(["batch", f"{stage.batch_size} rows of up to {stage.max_length:,} tokens: {each}"])
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
+    machines = _count(asked.nodes, "machine", "machines")
     rows.append(
         [
             "machines",
-            f"{_count(asked.nodes, 'machine', 'machines')} with {gpus}, {asked.cpus} cores, {asked.memory_gib} GiB memory, "
+            f"{machines} with {gpus}, {asked.cpus} cores, {asked.memory_gib} GiB memory, "
             f"{asked.shared_memory_gib} GiB /dev/shm, {asked.disk_gib} GiB disk each",
         ]
     )

@@ -36,7 +36,7 @@ def row_facts_of(config: FineTuneConfig, first_rows: Sequence[Any]) -> RowFacts:
     characters = [each.mean_characters for each, _ in trained if each.mean_characters is not None]
     rows = sum(counts) * (1.0 if has_test else 1 - config.data.test_fraction)
     if len(characters) < len(trained):
-        return RowFacts(rows=rows)
+        return RowFacts(rows=rows, how=f"about {rows:,.0f} training rows, taken to have the longest length")
     mean = sum(count * size for count, size in zip(counts, characters, strict=True)) / sum(counts)
     tokens = mean / CHARACTERS_PER_TOKEN
     how = (

@@ -1,0 +1,146 @@
+"""The plan of one training: what published sizes come to, what is settled, what presets run on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from conftest import ROOT
+
+from configs.errors import ConfigError
+from configs.load import PRESETS, load_config
+from configs.schema import FineTuneConfig
+from tasks.plan.architectures import known_shape, shape_of
+from tasks.plan.assumptions import row_facts_of
+from tasks.plan.duration import RowFacts
+from tasks.plan.first_rows import FirstRows
+from tasks.plan.gpus import GPU_TYPES
+from tasks.plan.shapes import LLAMA_2_7B, ModelShape
+from tasks.plan.sizing import Target, gpu_target, training_job, training_memory
+from tasks.plan.stages import Subject, misfit, plan_stage
+
+LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)
+
+
+def config(max_length: int = 512, **train: Any) -> FineTuneConfig:
+    return FineTuneConfig.model_validate(
+        {
+            "model": {"name": "a/b"},
+            "data": {"sources": [{"path": "rows.jsonl"}]},
+            "tokenize": {"max_length": max_length},
+            "evaluate": {"batch_size": 1},
+            "train": {"batch_size": 16, "micro_batch_size": 1, **train},
+        }
+    )
+
+
+def test_full_fine_tuning_of_7b_with_adam_does_not_fit_in_80_gb() -> None:
+    plan, _ = plan_stage(Subject("train", config(method="full", cluster={"gpu": "A100-80GB"}), LLAMA_2_7B, None))
+    use = plan.memory[0]
+    # 16 bytes for each of 6,738,415,616 parameters, whatever else there is
+    assert use.weights + use.gradients + use.optimizer == 16 * 6_738_415_616
+    assert not plan.fits
+    needs, offers, way_on = misfit(plan).splitlines()
+    assert needs.startswith("train: training needs 1") and "A100-80GB has 80 GB" in needs
+    assert offers.count(" | ") == 2 and "train.method: lora" in offers
+    assert "plan.if_too_large=warn" in way_on
+
+
+def test_lora_of_rank_8_takes_about_14_gb_and_fits_in_24() -> None:
+    subject = config(method="lora", lora={"rank": 8}, cluster={"gpu": "nvidia-a10g"})
+    plan, _ = plan_stage(Subject("train", subject, LLAMA_2_7B, None))
+    use = plan.memory[0]
+    assert plan.trainable_parameters == 19_988_480
+    assert (use.weights + use.gradients + use.optimizer) / 1e9 == pytest.approx(14, abs=0.3)
+    assert plan.fits
+
+
+def test_qlora_of_65b_trains_in_48_gb() -> None:
+    target = replace(gpu_target(GPU_TYPES["L40S"]), memory_bytes=48e9)
+    use = training_memory(training_job(config(method="qlora"), LLAMA_65B, target), target)
+    assert use.total <= 48e9
+
+
+def test_what_is_left_open_is_settled_and_what_is_fixed_stays() -> None:
+    subject = config(method="lora", micro_batch_size=None, cluster={"disk_gib": 77, "gpu": "H200"})
+    plan, settled = plan_stage(Subject("train", subject, LLAMA_2_7B, None))
+    assert settled.train.micro_batch_size == plan.micro_batch_size == 8
+    assert plan.accumulation == 2
+    cluster = settled.train.cluster
+    assert (cluster.disk_gib, cluster.memory_gib_per_process) == (77, plan.machines.memory_gib)
+    # nothing else is touched
+    assert settled.model_copy(update={"train": subject.train}) == subject
+
+
+def test_this_machine_has_no_table_of_others() -> None:
+    plan, _ = plan_stage(Subject("train", config(), LLAMA_2_7B, Target("CPU", 64e9)))
+    assert plan.gpus == [] and plan.machines.gpus == 0
+    assert plan.expectation.hours is None
+    there, _ = plan_stage(Subject("train", config(), LLAMA_2_7B, None))
+    assert {each.gpu for each in there.gpus} == set(GPU_TYPES)
+
+
+def test_processes_that_do_not_fit_this_machine_are_said_to_be_several() -> None:
+    plan, _ = plan_stage(Subject("train", config(method="full", processes_per_node=2), LLAMA_2_7B, Target("CPU", 64e9)))
+    assert re.match(r"train: training needs \d+ GB in 2 processes \(", misfit(plan))
+
+
+def test_adapter_targets_that_no_layer_has_are_refused() -> None:
+    with pytest.raises(ConfigError, match="no_such_proj"):
+        plan_stage(Subject("train", config(lora={"target_modules": ["no_such_proj"]}), LLAMA_2_7B, None))
+
+
+RUNS_ON = dict(re.findall(r"^\| `([\w.-]+)` \|.*\| one (\d+) GB GPU \|$", (ROOT / "README.md").read_text(), re.M))
+
+
+@pytest.mark.parametrize("preset", RUNS_ON)
+def test_a_preset_fits_the_gpu_that_the_readme_names(preset: str) -> None:
+    subject = load_config(PRESETS / f"{preset}.yaml")
+    known = known_shape(subject.model.name)
+    assert known is not None
+    shape = shape_of(known.settings, known.name)
+    plan, _ = plan_stage(Subject("train", subject, shape, None))
+    assert plan.fits
+    sizes = {24: 23.6e9, 40: 40e9, 80: 80e9}
+    assert all(each.fits for each in plan.gpus if each.memory_bytes >= sizes[int(RUNS_ON[preset])]), preset
+
+
+def test_the_readme_names_presets_of_one_gpu() -> None:
+    assert len(RUNS_ON) == 3
+
+
+def first(where: str, rows: float | None, characters: float | None) -> FirstRows:
+    return FirstRows(where, "file", "prompt_completion", {}, 20, frozenset({"pair"}), characters, rows)
+
+
+def facts(sources: list[dict[str, Any]], *looked: FirstRows) -> RowFacts:
+    content = {"model": {"name": "a/b"}, "data": {"sources": sources, "test_fraction": 0.25}}
+    return row_facts_of(FineTuneConfig.model_validate(content), looked)
+
+
+def test_training_rows_are_reckoned_from_the_first_of_each_source() -> None:
+    one, two = {"path": "one.jsonl"}, {"path": "two.jsonl", "weight": 2.0}
+    found = facts([one, two], first("data.sources[0]", 100, 400), first("data.sources[1]", 50, 800))
+    # 100 + 2 x 50, of which a quarter is held out; (100 x 400 + 100 x 800) / 200 characters, 4 a token
+    assert (found.rows, found.mean_tokens) == (150, 150)
+    assert "about 150 training rows of 150 tokens" in found.how
+
+
+def test_given_test_rows_are_not_trained_on_and_nothing_else_is_held_out() -> None:
+    sources = [{"path": "one.jsonl"}, {"path": "two.jsonl", "role": "test"}]
+    assert facts(sources, first("data.sources[0]", 100, 400), first("data.sources[1]", 50, 800)).rows == 100
+
+
+@pytest.mark.parametrize("rows", [None, 0])
+def test_rows_that_cannot_be_counted_are_not_made_up(rows: float | None) -> None:
+    found = facts([{"path": "one.parquet"}], first("data.sources[0]", rows, 10))
+    assert (found.rows, found.mean_tokens) == (None, None)
+    assert facts([{"path": "one.jsonl"}]).rows is None
+
+
+def test_rows_that_are_all_bad_have_no_length() -> None:
+    found = facts([{"path": "one.jsonl"}], first("data.sources[0]", 80, None))
+    assert (found.rows, found.mean_tokens) == (60, None)
+    assert found.how == "about 60 training rows, taken to have the longest length"
