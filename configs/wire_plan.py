@@ -110,6 +110,7 @@ class GpuFit(WireType):
     needed_bytes: int = Field(description="At the micro-batch given, or at one row where none fits.")
     fits: bool
     micro_batch_size: int | None
+    step_seconds: float | None = None
     hours: float | None
     cost: float | None
 

@@ -21,6 +21,10 @@ overflow-wrap:break-word;max-width:560px;padding:5px 10px!important}
 .ft .card b{color:#5b6b7c;font-weight:600}.ft .card span{white-space:pre-wrap;overflow-wrap:anywhere}
 .ft .card div{display:grid;grid-template-columns:104px 1fr;margin:3px 0}
 .ft mark{background:#d3f2dd;color:inherit}
+.ft .stacked{margin:14px 0}.ft .stacked>div{position:relative;display:flex;height:22px;background:#f4f6f9}
+.ft .stacked u{position:absolute;top:-4px;bottom:-4px;border-left:3px solid #1c2733}
+.ft .stacked span{margin-right:14px;white-space:nowrap}.ft .stacked span i{display:inline-block;width:11px;height:11px;
+margin-right:5px}
 .ft .good{color:#0a7d38}.ft .bad{color:#b3261e}.ft svg{max-width:100%;height:auto}
 </style>"""
 
@@ -72,6 +76,24 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
 
         frame = pd.DataFrame([[str(cell) for cell in row] for row in rows], columns=list(header), dtype=object)
         return str(TableRenderer().to_html(frame))
+
+
+_COLOURS = ("#3b6fb6", "#5fa463", "#d08c2f", "#8a63b3", "#c2555a", "#4aa3a8", "#9aa5b1", "#c9d1d9")
+
+
+def stacked(label: str, parts: Sequence[tuple[str, float]], of: float) -> str:
+    """Return a horizontal bar of the parts, with a line where `of` ends: what there is of what they are parts of."""
+    total = sum(size for _, size in parts)
+    scale = 100 / max(total, of, 1e-9)
+    shares = zip(parts, _COLOURS * (1 + len(parts) // len(_COLOURS)), strict=False)
+    bars, names = "", ""
+    for (name, size), colour in shares:
+        if size * scale < 0.05:
+            continue
+        bars += f'<i style="width:{size * scale:.2f}%;background:{colour}"></i>'
+        names += f'<span><i style="background:{colour}"></i>{escape(name)} {size:.3g}</span>'
+    end = f'<u style="left:{of * scale:.2f}%"></u>'
+    return f'<div class="stacked"><p>{escape(label)}</p><div>{bars}{end}</div><p class="note">{names}</p></div>'
 
 
 def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:

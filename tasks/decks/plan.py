@@ -26,6 +26,11 @@ def render_plan(plan: Plan, name: str) -> str:
         if stage.alternatives:
             parts += [html.heading("What would fit"), html.table(alternative_rows(stage), _ALTERNATIVES)]
         parts += [html.heading(f"Memory of one {_unit(stage)}, in GB"), html.table(memory_rows(stage), _MEMORY)]
+        for use in stage.memory:
+            sizes = [(part, getattr(use, part) / GB) for part in PARTS]
+            parts.append(
+                html.stacked(f"{use.moment}, fullest in {use.fullest}", sizes, stage.machines.memory_bytes / GB)
+            )
         parts += [html.heading(f"What {stage.name} asks for"), html.table(facts(plan, stage), ["", ""])]
         if stage.gpus:
             parts += [html.heading("The same on other GPU types"), html.table(gpu_rows(stage), _GPUS)]
@@ -65,8 +70,8 @@ def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
 
 
 _PLANNED = ["training", "steps planned", "taken", "s a step planned", "taken", "GB of tensors planned", "at the peak"]
-_MEMORY = ["", *PARTS, "total", "of", "fullest"]
-_GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "time", "cost"]
+_MEMORY = ["", *PARTS, "total", "of"]
+_GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "s a step", "time", "cost"]
 _ALTERNATIVES = ["change", "GB of each GPU", "on", "trains the same", "cost"]
 _CHECKS = ["check", "result", "found", "fix"]
 
@@ -158,7 +163,7 @@ def memory_rows(stage: StagePlan) -> Rows:
     rows = []
     for use in stage.memory:
         parts = [_gb(getattr(use, part)) for part in PARTS]
-        rows.append([use.moment, *parts, _gb(use.total), _gb(stage.machines.memory_bytes), use.fullest])
+        rows.append([use.moment, *parts, _gb(use.total), _gb(stage.machines.memory_bytes)])
     return rows
 
 
@@ -177,6 +182,7 @@ def gpu_rows(stage: StagePlan) -> Rows:
             _gb(each.needed_bytes),
             "yes" if each.fits else "no",
             str(each.micro_batch_size or ""),
+            "" if each.step_seconds is None else f"{each.step_seconds:.3g}",
             "" if each.hours is None else duration(each.hours),
             "" if each.cost is None else dollars(each.cost),
         ]

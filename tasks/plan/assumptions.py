@@ -88,6 +88,8 @@ def _of_gpus(config: FineTuneConfig, plan: StagePlan, local: Target | None) -> l
     ]
     if local is None and not config.train.cluster.gpu:
         found.append(f"no GPU type is named: planned for {plan.machines.gpu}, the smallest of the table that will do")
+    if local is None:
+        found.append(f"the evaluation runs on {plan.machines.gpu} too; its pod asks for one GPU of any type")
     gpu = gpu_types(config.plan.gpu_types).get(plan.machines.gpu)
     if gpu is None:
         return [*found, f"{plan.machines.gpu} is not in the table of GPU types: no time and no cost"]

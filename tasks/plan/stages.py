@@ -101,6 +101,7 @@ def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
         needed_bytes=needed,
         fits=fits,
         micro_batch_size=config.train.micro_batch if fits else None,
+        step_seconds=expected.step_seconds if fits else None,
         hours=expected.hours if fits else None,
         cost=expected.cost if fits else None,
     )

@@ -333,9 +333,11 @@ def _show_and_stop(built: "Built", name: str, output_directory: str) -> None:
 def _report(built: "Built", name: str, output_directory: str) -> str:
     """Show the plan in a Deck, which stays where the task fails; on a laptop also write it, and return where."""
     from tasks.decks import html
+    from tasks.decks.data import render_failures
     from tasks.decks.plan import render_plan
 
-    body = render_plan(built.plan, name)
+    failures = [case for answer in built.answers for case in getattr(answer.error, "failures", [])]
+    body = render_plan(built.plan, name) + (render_failures(failures) if failures else "")
     Deck("plan", html.fragment(body))
     if not is_laptop_run():
         Deck.publish()

@@ -165,6 +165,20 @@ def test_all_failures_show_at_once(pyflyte: PyFlyte, tmp_path: Path) -> None:
     assert "hf_read" not in result.stdout + result.stderr
 
 
+def test_bad_rows_are_named_in_the_log_and_shown_in_the_page_alone(pyflyte: PyFlyte, tmp_path: Path) -> None:
+    config = write(tmp_path, model={"name": "embedded:english-to-sql"}, tokenize={"max_length": 256})
+    rows = tmp_path / "rows.jsonl"
+    lines = rows.read_text().splitlines()
+    lines[3] = json.dumps({"prompt": "7 + 7?", "completion": ["<b>SECRET</b>"]})
+    rows.write_text("\n".join(lines) + "\n")
+    result = pyflyte("run", "workflows/plan.py", "plan", "--config", str(config))
+    assert result.returncode == 1
+    assert "rows.jsonl row 4, column completion: is a " in error_lines(result)[0]
+    assert "SECRET" not in result.stdout + result.stderr
+    page = (tmp_path / "outputs" / "fine-tune" / "plan.html").read_text()
+    assert "SECRET" in page and "<b>" not in page
+
+
 def shape_folder(path: Path, **settings: Any) -> Path:
     """Write a model's folder that has settings alone; the weights' header is all that is read of them."""
     path.mkdir()
