@@ -123,8 +123,15 @@ class EvaluateConfig(Section):
     max_new_tokens: int | None = Field(
         None, ge=1, description="Longest answer in tokens; when not set, the longest expected one, at most 512."
     )
-    batch_size: int = Field(32, ge=1, description="Rows per forward pass.")
+    batch_size: int | None = Field(
+        None, ge=1, description="Rows per forward pass. When not set, the most that fit by the plan, at most 32."
+    )
     num_samples: int = Field(8, ge=0, description="Prompt / expected / before / after samples shown in the report.")
+
+    @property
+    def rows(self) -> int:
+        """Rows per forward pass: as set, by the user or by a plan, else 32."""
+        return self.batch_size or 32
 
 
 class QuantizeConfig(Section):

@@ -28,6 +28,9 @@ class GpuTypeConfig(Section):
     host_gb_per_second: float = Field(32.0, gt=0.0, description="To the host's memory, in 10^9 bytes/s.")
     gpus_per_node: int = Field(8, ge=1, description="GPUs in the largest usual machine.")
     has_bfloat16: bool = Field(True, description="Whether it computes in bfloat16; float32 is used otherwise.")
+    peak_float32_teraflops: float | None = Field(
+        None, gt=0.0, description="Arithmetic in float32, in 10^12 FLOP/s; no time is estimated in it when not set."
+    )
     compute_utilization: float = Field(
         0.4, gt=0.0, le=1.0, description="Share of the peak that the arithmetic alone reaches; an assumption."
     )

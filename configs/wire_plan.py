@@ -94,12 +94,10 @@ class Alternative(WireType):
 
     changes: list[str] = Field(description="Settings as a config file has them, such as `train.method: lora`.")
     keeps_result: bool = Field(description="Whether the same is trained, apart from rounding.")
-    bytes_per_gpu: int
+    bytes_per_gpu: int = Field(description="Of training or evaluation, whichever is more.")
     gpu: str
     gpus: int = Field(description="Over all machines.")
-    relative_cost: float | None = Field(
-        None, description="GPU-hours' price of a step over that of the first one shown."
-    )
+    expectation: Expectation
 
 
 class GpuFit(WireType):
@@ -125,6 +123,7 @@ class StagePlan(WireType):
     batch_size: int
     micro_batch_size: int
     accumulation: int = Field(description="Passes for each optimizer step.")
+    evaluation_rows: int = Field(32, description="Rows of a forward pass of the evaluate task.")
     max_length: int = Field(description="Longest sequence in tokens, for which memory is planned.")
     memory: list[MemoryUse]
     machines: Machines

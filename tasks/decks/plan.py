@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from configs.wire import TrainReport
-from configs.wire_plan import Expectation, MemoryUse, Plan, StagePlan
+from configs.wire_plan import Check, Expectation, MemoryUse, Plan, StagePlan
 from tasks.decks import html
 
 GB = 10**9
@@ -20,7 +20,9 @@ def render_plan(plan: Plan, name: str) -> str:
     failed = [check for check in plan.checks if check.result == "failed"]
     parts = [html.heading(f"Plan: {name}", 1)]
     for check in failed:
-        parts.append(html.paragraph(f"{check.name}: {check.found} {check.fix}", "bad"))
+        parts.append(
+            html.paragraph(". ".join(filter(None, [f"{check.name}: {_line(check.found)}", _line(check.fix)])), "bad")
+        )
     for stage in plan.stages:
         parts.append(html.paragraph(verdict(stage), "good" if stage.fits else "bad"))
         if stage.alternatives:
@@ -31,13 +33,13 @@ def render_plan(plan: Plan, name: str) -> str:
             parts.append(
                 html.stacked(f"{use.moment}, fullest in {use.fullest}", sizes, stage.machines.memory_bytes / GB)
             )
-        parts += [html.heading(f"What {stage.name} asks for"), html.table(facts(plan, stage), ["", ""])]
+        parts += [html.heading(f"What {stage.name} asks for"), html.table(facts(plan, stage), ["what", "how much"])]
         if stage.gpus:
             parts += [html.heading("The same on other GPU types"), html.table(gpu_rows(stage), _GPUS)]
-    parts += [html.heading("Checks"), html.table([_check(each) for each in plan.checks], _CHECKS)]
     if plan.assumptions:
-        parts.append(html.heading("Assumptions"))
+        parts.append(html.heading("Assumed, and not measured here"))
         parts += [html.paragraph(each, "note") for each in plan.assumptions]
+    parts += [html.heading("Checks"), html.table([_check(each) for each in plan.checks], _CHECKS)]
     return "".join(parts)
 
 
@@ -72,12 +74,16 @@ def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
 _PLANNED = ["training", "steps planned", "taken", "s a step planned", "taken", "GB of tensors planned", "at the peak"]
 _MEMORY = ["", *PARTS, "total", "of"]
 _GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "s a step", "time", "cost"]
-_ALTERNATIVES = ["change", "GB of each GPU", "on", "trains the same", "cost"]
+_ALTERNATIVES = ["change", "GB of each", "on", "trains the same", "s a step", "cost"]
 _CHECKS = ["check", "result", "found", "fix"]
 
 
-def _check(check: object) -> list[str]:
-    return [str(getattr(check, name)) for name in ("name", "result", "found", "fix")]
+def _check(check: Check) -> list[str]:
+    return [check.name, check.result, _line(check.found), "" if check.result == "ok" else _line(check.fix)]
+
+
+def _line(text: str) -> str:
+    return "; ".join(text.splitlines())
 
 
 def _unit(stage: StagePlan) -> str:
@@ -92,9 +98,17 @@ def _share(part: int, whole: int) -> str:
 def verdict(stage: StagePlan) -> str:
     """Return in one line whether the stage fits, and where."""
     asked, use = stage.machines, max(stage.memory, key=lambda each: each.total)
-    where = f"{asked.gpu} of {asked.memory_bytes / GB:.3g} GB"
+    where = f"{asked.gpu} of {short_gb(asked.memory_bytes)} GB"
     word = "fits" if stage.fits else "does not fit"
-    return f"{stage.name} {word}: {use.moment} takes {use.total / GB:.3g} GB of each {_unit(stage)}, on {where}"
+    takes = f"{short_gb(use.total)} GB of each {_unit(stage)}"
+    if asked.gpus == 0 and asked.processes > 1 and use.moment == "training":
+        takes += f", {short_gb(use.total * asked.processes)} GB in {asked.processes} processes"
+    return f"{stage.name} {word}: {use.moment} takes {takes}, on {where}"
+
+
+def short_gb(size: int) -> str:
+    """Return bytes in GB, to three digits."""
+    return f"{size / GB:,.0f}" if size >= 100 * GB else f"{size / GB:.3g}"
 
 
 def facts(plan: Plan, stage: StagePlan) -> Rows:
@@ -119,27 +133,31 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
     machines = _count(asked.nodes, "machine", "machines")
     rows.append(
-        [
-            "machines",
-            f"{machines} with {gpus}, {asked.cpus} cores, {asked.memory_gib} GiB memory, "
-            f"{asked.shared_memory_gib} GiB /dev/shm, {asked.disk_gib} GiB disk each",
-        ]
+        ["evaluation", f"{_count(stage.evaluation_rows, 'row', 'rows')} a pass, the whole model on one {_unit(stage)}"]
     )
-    rows.append(["time", time_and_cost(stage.expectation)])
+    asks = (
+        f", {asked.cpus} cores, {asked.memory_gib} GiB memory, {asked.shared_memory_gib} GiB /dev/shm, "
+        f"{asked.disk_gib} GiB disk each"
+    )
+    # with nothing to compare, it is for machines that are there
+    rows.append(["machines", f"{machines} with {gpus}{asks if stage.gpus else ''}"])
+    took = time_and_cost(stage.expectation)
+    rows.append(["time", took if stage.fits else f"if it fitted, {took}"])
     return rows
 
 
 def time_and_cost(expected: Expectation) -> str:
     """Return steps, hours and dollars, as far as they are known."""
     if expected.step_seconds is None:
-        steps = f"about {expected.steps:,} steps; " if expected.steps else ""
+        steps = f"about {_count(expected.steps, 'step', 'steps')}; " if expected.steps else ""
         return f"{steps}not estimated"
     seconds = f"{expected.step_seconds:.3g} s a step, {expected.tokens_per_second:,.0f} tokens/s"
     if expected.hours is None:
         rate = f", ${expected.price_per_hour:,.2f} an hour" if expected.price_per_hour is not None else ""
         return f"{seconds}{rate}; the number of steps is not known yet"
     cost = f", {dollars(expected.cost)}" if expected.cost is not None else ""
-    return f"about {duration(expected.hours)}{cost}: {expected.steps:,} steps, {seconds}"
+    steps = _count(expected.steps or 0, "step", "steps")
+    return f"about {duration(expected.hours)}{cost} for training steps alone: {steps}, {seconds}"
 
 
 def duration(hours: float) -> str:
@@ -147,6 +165,15 @@ def duration(hours: float) -> str:
     if hours >= 1:
         return f"{hours:,.1f} hours"
     return f"{round(hours * 60)} minutes" if hours >= 1.5 / 60 else "a minute or less"
+
+
+def price(expected: Expectation) -> str:
+    """Return the cost of training, or of 1,000 steps where their number is not known; nothing without a price."""
+    if expected.cost is not None:
+        return dollars(expected.cost)
+    if expected.price_per_hour is None or expected.step_seconds is None:
+        return ""
+    return f"{dollars(expected.price_per_hour * expected.step_seconds / 3.6)} for 1,000 steps"
 
 
 def dollars(cost: float) -> str:
@@ -198,7 +225,8 @@ def alternative_rows(stage: StagePlan) -> Rows:
             _gb(each.bytes_per_gpu),
             f"{each.gpus} x {each.gpu}" if each.gpus else each.gpu,
             "yes" if each.keeps_result else "no",
-            "" if each.relative_cost is None else f"x {each.relative_cost:.2f}",
+            "" if each.expectation.step_seconds is None else f"{each.expectation.step_seconds:.3g}",
+            price(each.expectation),
         ]
         for each in stage.alternatives
     ]
@@ -210,7 +238,9 @@ def plan_text(plan: Plan, name: str) -> str:
     for stage in plan.stages:
         blocks.append(f"{stage.name}\n" + aligned(facts(plan, stage), indent="  "))
         header = [f"GB of each {_unit(stage)}", *PARTS[:-2], "spare", "total", "of"]
-        blocks.append(aligned([header, *(_short(use, stage) for use in stage.memory)]))
+        table = aligned([header, *(_short(use, stage) for use in stage.memory)])
+        moments = "; ".join(f"{use.moment} in {use.fullest}" for use in stage.memory)
+        blocks.append(table + "\n" + textwrap.fill(f"at the fullest moment: {moments}", _WIDTH))
         if stage.gpus:
             blocks.append(aligned([_GPUS, *gpu_rows(stage)]))
         blocks.append(verdict(stage))

@@ -1,14 +1,15 @@
 """The nearest configs that fit, where the one that was given does not.
 
-One change of each kind is looked for: fewer rows in a pass, activations computed again, the model divided or offloaded,
-a larger GPU, more GPUs, an adapter, shorter rows. Every one is a whole config that passes the schema
-and is planned anew. Nearest is what changes fewest settings; of these, what trains the same; then what is cheapest.
+One change of each kind is looked for: fewer rows in a pass, fewer processes on a CPU, activations computed again, the
+model divided or offloaded, a larger GPU, more GPUs, an adapter, shorter rows. Every one is a whole config that passes
+the schema and is planned anew. Nearest is what changes fewest settings; of these, what trains the same; then what is
+cheapest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -17,18 +18,21 @@ from pydantic import ValidationError
 from configs.schema import FineTuneConfig
 from configs.topologies import TOPOLOGIES
 from configs.wire_plan import Alternative
-from tasks.plan.duration import step_seconds
+from tasks.plan.duration import RowFacts, expect
 from tasks.plan.gpus import GpuType
 from tasks.plan.shapes import ModelShape
 from tasks.plan.sizing import (
     Target,
     candidates,
+    evaluation_memory,
     fits_evaluation,
     fits_training,
     gpu_target,
     longest_rows,
     training_job,
     training_memory,
+    with_evaluation,
+    with_evaluation_rows,
 )
 
 Changes = dict[str, Any]
@@ -54,6 +58,7 @@ class Search:
     shape: ModelShape
     target: Target
     types: Sequence[GpuType]
+    facts: RowFacts = field(default_factory=RowFacts)
 
     def nearest(self) -> list[Alternative]:
         """Return up to three alternatives of different kinds that fit, nearest first."""
@@ -61,6 +66,7 @@ class Search:
         for kind in (
             _smaller_evaluation,
             _fewer_rows,
+            _fewer_processes,
             _recompute,
             _divide,
             _larger_gpu,
@@ -71,14 +77,8 @@ class Search:
             fitting = self._first_that_fits(kind(self), found)
             if fitting is not None:
                 found.append(fitting)
-        found.sort(key=lambda each: (len(each.changes), not each.keeps_result, each.relative_cost or 0.0))
-        first = next((each.relative_cost for each in found if each.relative_cost), None)
-        return [
-            each.model_copy(
-                update={"relative_cost": each.relative_cost / first if each.relative_cost and first else None}
-            )
-            for each in found[:_NUM_SHOWN]
-        ]
+        found.sort(key=lambda each: (len(each.changes), not each.keeps_result, _step_price(each)))
+        return found[:_NUM_SHOWN]
 
     def _rows_of(self, found: Sequence[Alternative]) -> int:
         """Return the rows of a pass with which it fits without any other change, or 0."""
@@ -119,18 +119,22 @@ class Search:
                     yield {**changes, _ROWS: rows}
 
     def _alternative(self, config: FineTuneConfig, changes: Changes, each: _Try) -> Alternative:
+        config = with_evaluation(config, self.shape, each.target)
         job = training_job(config, self.shape, each.target)
-        gpu = each.target.gpu
-        seconds = None if gpu is None else step_seconds(job, gpu, config.train.objective)
-        price = None if gpu is None or seconds is None else (gpu.price_per_hour or 0.0) * job.num_gpus * seconds
+        needed = training_memory(job, each.target).total, evaluation_memory(config, self.shape, each.target).total
         return Alternative(
             changes=[f"{path}: {in_yaml(value)}" for path, value in changes.items()],
             keeps_result=each.keeps_result,
-            bytes_per_gpu=training_memory(job, each.target).total,
+            bytes_per_gpu=max(needed),
             gpu=each.target.name,
             gpus=job.num_gpus if each.target.is_gpu else 0,
-            relative_cost=price,
+            expectation=expect(config, job, each.target.gpu, self.facts),
         )
+
+
+def _step_price(alternative: Alternative) -> float:
+    expected = alternative.expectation
+    return (expected.step_seconds or 0.0) * (expected.price_per_hour or 1.0)
 
 
 def in_yaml(value: object) -> str:
@@ -156,10 +160,9 @@ def changed(config: FineTuneConfig, changes: Changes) -> FineTuneConfig | None:
 
 def smaller_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> int | None:
     """Return the largest power of two of rows with which the evaluate task fits, or None."""
-    sizes = [2**power for power in range(10, -1, -1) if 2**power < config.evaluate.batch_size]
+    sizes = [2**power for power in range(10, -1, -1) if 2**power < config.evaluate.rows]
     for rows in sizes:
-        smaller = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": rows})})
-        if fits_evaluation(smaller, shape, target):
+        if fits_evaluation(with_evaluation_rows(config, rows), shape, target):
             return rows
     return None
 
@@ -181,6 +184,13 @@ def _fewer_rows(search: Search) -> Iterator[_Try]:
     train = search.config.train
     for rows in candidates(train, train.micro_batch - 1):
         yield _Try({_ROWS: rows}, search.target, True)
+
+
+def _fewer_processes(search: Search) -> Iterator[_Try]:
+    """Yield fewer processes where they share a machine's memory; the batch is the same."""
+    if not search.target.is_gpu:
+        for processes in range(search.config.train.processes_per_node - 1, 0, -1):
+            yield _Try({"train.processes_per_node": processes}, search.target, True)
 
 
 def _recompute(search: Search) -> Iterator[_Try]:

@@ -99,6 +99,7 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
         )
     from tasks.plan.counted_shapes import count_shape
 
+    print(f"plan: counting {family} in transformers' own model, without data, which takes up to a minute", flush=True)
     return count_shape(settings, name)
 
 

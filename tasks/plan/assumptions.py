@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import FineTuneConfig
+from configs.schema_train import QUANTIZED_METHODS
 from configs.wire_plan import StagePlan
 from tasks.plan.checks import row_facts
 from tasks.plan.duration import CHARACTERS_PER_TOKEN, RowFacts
@@ -67,6 +68,8 @@ def assumptions(
         )
         if plan.expectation.step_seconds is not None or facts.rows is not None:
             found.append(prefix + facts.how)
+        if config.train.method in QUANTIZED_METHODS and any(not each.is_quantized for each in shape.linear_maps):
+            found.append(f"{prefix}bitsandbytes leaves experts that are one parameter as they are: 16 bits a number")
         if plan.objective in ("rloo", "grpo"):
             found.append(f"{prefix}the time that answers take to be generated is not estimated, and so no cost")
     last = plans[-1]
@@ -87,14 +90,21 @@ def _of_gpus(config: FineTuneConfig, plan: StagePlan, local: Target | None) -> l
         f"spare; {SHARED_GIB_PER_PROCESS} GiB of /dev/shm each",
     ]
     if local is None and not config.train.cluster.gpu:
-        found.append(f"no GPU type is named: planned for {plan.machines.gpu}, the smallest of the table that will do")
+        will = "the smallest of the table that will do" if plan.fits else "the largest of the table"
+        found.append(f"no GPU type is named: planned for {plan.machines.gpu}, {will}")
     if local is None:
         found.append(f"the evaluation runs on {plan.machines.gpu} too; its pod asks for one GPU of any type")
     gpu = gpu_types(config.plan.gpu_types).get(plan.machines.gpu)
     if gpu is None:
         return [*found, f"{plan.machines.gpu} is not in the table of GPU types: no time and no cost"]
+    is_wide = config.train.efficiency.precision == "float32" or not gpu.has_bfloat16
+    if not gpu.has_bfloat16:
+        found.append(f"{gpu.name} does not compute in bfloat16: float32 takes its place, with twice the bytes")
+    speed = gpu.peak_float32_flops if is_wide else gpu.peak_flops
+    if speed is None:
+        return [*found, f"the speed of {gpu.name} in float32 is not in the table: no time and no cost"]
     found.append(
-        f"{gpu.name}: {gpu.compute_utilization:.0%} of {gpu.peak_flops / 1e12:g} TFLOP/s, links at "
+        f"{gpu.name}: {gpu.compute_utilization:.0%} of {speed / 1e12:g} TFLOP/s, links at "
         f"{LINK_EFFICIENCY:.0%} ({gpu.source}); loading, evaluations, checkpoints "
         "and the start of kernels, which small models wait for, take no time"
     )

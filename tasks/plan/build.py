@@ -8,18 +8,23 @@ from typing import Any
 
 from configs.errors import ConfigError, FineTuneError
 from configs.schema import FineTuneConfig
+from configs.schema_train import QUANTIZED_METHODS
 from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
 from tasks.plan.architectures import known_shape, shape_of
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks import row_facts
+from tasks.plan.gpus import find_gpu, gpu_types
 from tasks.plan.models import ResolvedModel
-from tasks.plan.preflight import Answer, value_of
+from tasks.plan.preflight import Answer, Finding, Question, answer, value_of
 from tasks.plan.shapes import ModelShape
 from tasks.plan.sizing import Target, training_job
 from tasks.plan.stages import Subject, misfit, plan_stage
+from tasks.plan.token_checks import UNKNOWN_POSITIONS, check_length
 
 NAME = "memory"
+LARGEST_HOST_GIB = 2048
+"""Host memory of the largest usual machine with GPUs: a DGX H100 has 2 TB."""
 _NOT_CHECKED = "not checked"
 
 
@@ -61,14 +66,13 @@ def build_plan(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         prefix = f"{name}: " if len(stages) > 1 else ""
         facts = row_facts_of(config, _rows_of(answers, prefix))
         size = model.weight_bytes if model is not None else 0
-        subject = Subject(name, config, sized.shape, local, facts, size)
-        try:
-            stage, configs[name] = plan_stage(subject)
-        except FineTuneError as error:
-            found.append(_failed(prefix + NAME, error))
-            continue
+        known, faults = _without_faults(config, sized.shape, prefix)
+        stage, settled = plan_stage(Subject(name, known, sized.shape, local, facts, size))
+        # what is wrong stays in the config: the run does not go on with it
+        configs[name] = config if faults else settled
         plans.append(stage)
-        found.append(_fitting(prefix + NAME, stage, config))
+        found += [*faults, _fitting(prefix + NAME, stage, config), *_of_host(prefix, stage)]
+        _check_length(found, prefix, config, sized.shape)
     plan = Plan(
         model_revision=model.revision if model is not None else "",
         chat_template=value_of(answers, _named(stages, "chat template file")),
@@ -118,6 +122,50 @@ def _sized(
     return Sized(None, "")
 
 
+def _without_faults(config: FineTuneConfig, shape: ModelShape, prefix: str) -> tuple[FineTuneConfig, list[Answer]]:
+    """Return the config without what no plan can be made for, and a failed check of each such setting."""
+    faults, train = [], config.train
+    try:
+        find_gpu(train.cluster.gpu or "", gpu_types(config.plan.gpu_types)) if train.cluster.gpu else None
+    except ConfigError as error:
+        faults.append(_failed(f"{prefix}GPU type", error))
+        train = train.model_copy(update={"cluster": train.cluster.model_copy(update={"gpu": None})})
+    try:
+        shape.targeted(train.lora.target_modules)
+    except ConfigError as error:
+        if train.method in ("lora", *QUANTIZED_METHODS):
+            faults.append(_failed(f"{prefix}adapter targets", error))
+        train = train.model_copy(update={"lora": train.lora.model_copy(update={"target_modules": ["all-linear"]})})
+    return config.model_copy(update={"train": train}), faults
+
+
+def _of_host(prefix: str, plan: StagePlan) -> list[Answer]:
+    """Return a warning where a machine is asked for more memory than usual ones have."""
+    asked = plan.machines
+    if asked.gpus == 0 or asked.memory_gib <= LARGEST_HOST_GIB:
+        return []
+    found = f"{asked.memory_gib:,} GiB on each machine; the largest usual ones have {LARGEST_HOST_GIB:,}"
+    fix = "take fewer processes on a machine, or fix train.cluster.memory_gib_per_process if you know better"
+    return [Answer(Check(name=f"{prefix}host memory", result="warning", found=found, fix=fix))]
+
+
+def _check_length(found: list[Answer], prefix: str, config: FineTuneConfig, shape: ModelShape) -> None:
+    """Answer `sequence length` by the shape where the model's own settings were not there to be asked."""
+    name = f"{prefix}sequence length"
+    at = next((number for number, each in enumerate(found) if each.check.name == name), None)
+    if at is None or shape.positions is None:
+        return
+    check = found[at].check
+    if check.result == "not checked" or UNKNOWN_POSITIONS in check.found:
+        numbers = {"max_position_embeddings": shape.positions}
+
+        def ask() -> Finding:
+            said, warning = check_length(config.tokenize, config.train, numbers)
+            return Finding(said, warning=warning, fix="lower it, or tokenize.max_length")
+
+        [found[at]] = answer([Question(name, ask)])
+
+
 def _failed(name: str, error: FineTuneError) -> Answer:
     lines = str(error).splitlines()
     fix = lines[-1] if lines[1:] else ""
@@ -134,8 +182,8 @@ def _fitting(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
             fix = "set train.cluster.gpu, where the cluster has several types"
             return Answer(Check(name=name, result="warning", found=warning, fix=fix))
         return Answer(Check(name=name, result="ok", found=said))
-    found, *rest = misfit(plan).splitlines()
     is_warned = config.plan.if_too_large == "warn"
+    found, *rest = misfit(plan, is_warned).splitlines()
     check = Check(name=name, result="warning" if is_warned else "failed", found=found, fix="\n".join(rest))
     return Answer(check, error=None if is_warned else ConfigError(misfit(plan)))
 

@@ -122,7 +122,7 @@ def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> li
 
     def rewards() -> Finding:
         settings.check_rewards(train, around.has_reward_model)
-        return Finding(f"{len(train.policy.rewards)} functions", rewards_hash(train.policy.rewards))
+        return Finding(f"functions: {len(train.policy.rewards)}", rewards_hash(train.policy.rewards))
 
     def heads() -> Finding:
         found = base.files.needed()

@@ -57,19 +57,28 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
     return max(1, math.ceil(rows / train.batch_size * train.epochs))
 
 
-def step_seconds(job: TrainingJob, gpu: GpuType, objective: Objective) -> float | None:
-    """Return the seconds of an optimizer step, or None where generation is part of it."""
-    factor = _STEP_FACTORS.get(objective)
+def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
+    """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
+    factor = _STEP_FACTORS.get(job.objective)
+    if job.precision == "float32":
+        if gpu.peak_float32_flops is None:
+            return None
+        gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)
     return None if factor is None else factor * estimate_step_time(job, gpu).total
+
+
+def usual(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
+    """Return the job with rows of their mean length, which time depends on; packed ones have the longest."""
+    if facts.mean_tokens is None or config.tokenize.packing != "none":
+        return job
+    return replace(job, length=max(1, min(job.length, round(facts.mean_tokens))))
 
 
 def expect(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | None, facts: RowFacts) -> Expectation:
     """Return time and cost of training; `job` is that of the memory plan, with rows of the longest length."""
     steps = training_steps(config, facts)
-    timed = job
-    if facts.mean_tokens is not None and config.tokenize.packing == "none":
-        timed = replace(job, length=max(1, min(job.length, round(facts.mean_tokens))))
-    seconds = None if gpu is None else step_seconds(timed, gpu, config.train.objective)
+    timed = usual(config, job, facts)
+    seconds = None if gpu is None else step_seconds(timed, gpu)
     price = None if gpu is None or gpu.price_per_hour is None else gpu.price_per_hour * job.num_gpus
     hours = None if seconds is None or steps is None else steps * seconds / 3600
     return Expectation(

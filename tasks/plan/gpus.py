@@ -29,6 +29,8 @@ class GpuType:
     memory_bytes: float
     peak_flops: float
     """Dense bfloat16 FLOP/s with 32-bit accumulation."""
+    peak_float32_flops: float | None
+    """FLOP/s in float32 without TF32, PyTorch's default; None where it is not known."""
     memory_bandwidth: float
     gpu_link_bandwidth: float
     """To the other GPUs of the machine: NVLink, or PCI Express where there is none."""
@@ -51,6 +53,7 @@ def gpu_type(row: GpuTypeConfig) -> GpuType:
         labels=tuple(row.labels),
         memory_bytes=row.memory_gb * 1e9,
         peak_flops=row.peak_teraflops * 1e12,
+        peak_float32_flops=None if row.peak_float32_teraflops is None else row.peak_float32_teraflops * 1e12,
         memory_bandwidth=row.memory_gb_per_second * 1e9,
         gpu_link_bandwidth=row.link_gb_per_second * 1e9,
         network_bandwidth=row.network_gb_per_second * 1e9,

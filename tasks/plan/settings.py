@@ -46,6 +46,11 @@ def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
     rows_per_pass = train.micro_batch * data_parallel_size
     if train.batch_size % rows_per_pass:
         share = train.batch_size // data_parallel_size if train.batch_size % data_parallel_size == 0 else 0
+        if train.micro_batch_size is None:
+            raise ConfigError(
+                f"train.batch_size={train.batch_size} does not divide evenly among {data_parallel_size} processes\n"
+                f"set train.batch_size={_nearest_multiple(train.batch_size, data_parallel_size)}"
+            )
         smaller = max((rows for rows in range(1, train.micro_batch) if share and share % rows == 0), default=None)
         other = f", or train.micro_batch_size={smaller}" if smaller else ""
         raise ConfigError(

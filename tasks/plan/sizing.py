@@ -123,7 +123,7 @@ def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target)
     length = longest_rows(config, shape)
     job = EvaluationJob(
         shape=shape,
-        batch_size=config.evaluate.batch_size,
+        batch_size=config.evaluate.rows,
         length=length,
         new_tokens=(config.evaluate.max_new_tokens or GREEDY_TOKENS) if config.evaluate.generate_rows else 0,
         precision="bfloat16" if target.computes_bfloat16 and config.model.dtype in ("auto", "bfloat16") else "float32",
@@ -155,8 +155,23 @@ def fits_training(config: FineTuneConfig, shape: ModelShape, target: Target) -> 
 
 
 def fits_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
-    """Return whether the tuned model can be scored on one GPU, or in the host's memory."""
-    return evaluation_memory(config, shape, target).total <= target.memory_bytes
+    """Return whether the tuned model can be scored on one GPU, or in the host's memory; row by row if need be."""
+    least = config if config.evaluate.batch_size is not None else with_evaluation_rows(config, 1)
+    return evaluation_memory(least, shape, target).total <= target.memory_bytes
+
+
+def with_evaluation_rows(config: FineTuneConfig, rows: int) -> FineTuneConfig:
+    """Return the config with so many rows in a pass of the evaluate task."""
+    return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": rows})})
+
+
+def with_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> FineTuneConfig:
+    """Return the config with the rows of the evaluate task that the user set, or else the most that fit."""
+    if config.evaluate.batch_size is not None:
+        return config
+    sizes = [2**power for power in range(5, -1, -1)]
+    chosen = (with_evaluation_rows(config, rows) for rows in sizes)
+    return next((each for each in chosen if fits_evaluation(each, shape, target)), with_evaluation_rows(config, 1))
 
 
 def with_train(config: FineTuneConfig, **changes: object) -> FineTuneConfig:

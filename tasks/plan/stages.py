@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from configs.errors import ConfigError
 from configs.schema import FineTuneConfig
 from configs.wire_plan import GpuFit, MemoryUse, StagePlan
 from tasks.plan.alternatives import Search
@@ -23,6 +22,7 @@ from tasks.plan.sizing import (
     smallest_target,
     training_job,
     training_memory,
+    with_evaluation,
     with_micro_batch,
     with_train,
 )
@@ -53,7 +53,8 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
     """
     types = list(gpu_types(subject.config.plan.gpu_types).values())
     target = _target(subject, types)
-    config = with_micro_batch(subject.config, subject.shape, target)
+    trained = with_micro_batch(subject.config, subject.shape, target)
+    config = with_evaluation(trained, subject.shape, target)
     job = training_job(config, subject.shape, target)
     training = training_memory(job, target)
     evaluation = evaluation_memory(config, subject.shape, target)
@@ -67,12 +68,13 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch,
         accumulation=job.accumulation,
+        evaluation_rows=config.evaluate.rows,
         max_length=longest_rows(config, subject.shape),
         memory=[training, evaluation],
         machines=asked,
         expectation=expect(config, job, target.gpu, subject.facts),
         fits=fits,
-        alternatives=[] if fits else Search(config, subject.shape, target, types).nearest(),
+        alternatives=[] if fits else Search(trained, subject.shape, target, types, subject.facts).nearest(),
         gpus=[_fit(subject, gpu) for gpu in types] if subject.local is None else [],
     )
     return plan, with_train(config, cluster=cluster_of(config.train, asked))
@@ -90,7 +92,7 @@ def _target(subject: Subject, types: Sequence[GpuType]) -> Target:
 def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
     """Return how the config would do on one GPU type, with the micro-batch that fits there."""
     target = gpu_target(gpu)
-    config = with_micro_batch(subject.config, subject.shape, target)
+    config = with_evaluation(with_micro_batch(subject.config, subject.shape, target), subject.shape, target)
     job = training_job(config, subject.shape, target)
     fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
     needed = max(training_memory(job, target).total, evaluation_memory(config, subject.shape, target).total)
@@ -107,39 +109,40 @@ def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
     )
 
 
-def refuse_misfit(stages: Sequence[StagePlan]) -> None:
-    """Stop a run whose plan does not fit, with the nearest configs that would.
-
-    Raises:
-        ConfigError: names the stage, what it needs and what there is.
-    """
-    for stage in stages:
-        if not stage.fits:
-            raise ConfigError(misfit(stage))
-
-
-def misfit(stage: StagePlan) -> str:
-    """Return why a stage does not fit, and the nearest configs that would, in three lines."""
+def misfit(stage: StagePlan, is_tried: bool = False) -> str:
+    """Return why a stage does not fit, and the nearest configs that would, in three lines; with `is_tried`, as the
+    config says to try all the same, in two."""
     asked = stage.machines
     processes = asked.processes if asked.gpus == 0 else 1
     use = max(stage.memory, key=lambda each: each.total * (processes if each.moment == "training" else 1))
     times = processes if use.moment == "training" else 1
-    where = f"{asked.gpu} has {asked.memory_bytes / _GB:.3g} GB"
-    needs = f"{use.moment} needs {use.total * times / _GB:.3g} GB" + (f" in {times} processes" if times > 1 else "")
+    unit = "GPU" if asked.gpus else "process"
+    needs = f"{use.moment} needs {_gb(use.total)} GB of each {unit}"
+    needs += f", {_gb(use.total * times)} GB in {times} processes" if times > 1 else ""
     if use.moment == "training":
         rows = f"micro-batch of {stage.micro_batch_size} x {stage.max_length:,} tokens"
     else:
-        rows = f"batches of rows of up to {stage.max_length:,} tokens"
-    first = f"{stage.name}: {needs} of each GPU ({largest_parts(use)}; {rows}), and {where}"
-    if asked.gpus == 0:
-        first = first.replace(" of each GPU", "", 1)
+        rows = f"the whole model on one {unit}, {stage.evaluation_rows} x {stage.max_length:,} tokens"
+    first = f"{stage.name}: {needs} ({largest_parts(use)}; {rows}), and {asked.gpu} has {_gb(asked.memory_bytes)} GB"
     ways = " | ".join(", ".join(each.changes) for each in stage.alternatives)
-    fix = f"it would fit with {ways}" if ways else "no config near it fits; take a smaller model, or shorter rows"
-    return f"{first}\n{fix}\nto try all the same, set plan.if_too_large=warn"
+    fix = f"it would fit with {ways}" if ways else _no_way(use, asked.memory_bytes)
+    return f"{first}\n{fix}" + ("" if is_tried else "\nto try all the same, set plan.if_too_large=warn")
+
+
+def _no_way(use: MemoryUse, memory_bytes: int) -> str:
+    if use.moment == "evaluation" and use.weights > memory_bytes:
+        return (
+            "the evaluation is not divided among GPUs: the model must fit one of them in 16 bits; take a smaller model"
+        )
+    return "no config near it fits; take a smaller model, or shorter rows"
+
+
+def _gb(size: int) -> str:
+    return f"{size / _GB:,.0f}" if size >= 100 * _GB else f"{size / _GB:.3g}"
 
 
 def largest_parts(use: MemoryUse) -> str:
     """Return the three largest parts of what is used, in GB."""
     names = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
     parts = sorted(((getattr(use, name), name) for name in names), reverse=True)[:3]
-    return ", ".join(f"{name} {size / _GB:.3g}" for size, name in parts if size)
+    return ", ".join(f"{name} {_gb(size)}" for size, name in parts if size)

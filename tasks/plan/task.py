@@ -9,8 +9,6 @@ import flytekit
 from flytekit import Deck, task
 from pydantic import BaseModel
 
-# a config travels by it wherever a task is loaded, also where a folder of a user's is called `images`
-import images.config_type  # noqa: F401
 from configs.schema import (
     DataConfig,
     EvaluateConfig,
@@ -196,7 +194,7 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         plan=built.plan,
         config=config.model_copy(update=settled),
         model=config.model,
-        evaluate=config.evaluate,
+        evaluate=stages["policy"].evaluate,
         trust_remote_code=config.model.trust_remote_code,
         sft_data=stages["sft"].data,
         sft_tokenize=stages["sft"].tokenize,
@@ -346,9 +344,8 @@ def _report(built: "Built", name: str, output_directory: str) -> str:
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")
-    except OSError:
-        # a check of its own says why
-        return ""
+    except OSError as error:
+        return f"\nplan.html: could not be written to {page.parent} ({error.strerror})"
     return f"\nplan.html: {page}"
 
 

@@ -22,6 +22,7 @@ from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
 
 _ANY_LENGTH = 2**20
 _FEWEST_TOKENS = 8
+UNKNOWN_POSITIONS = "an unknown number of positions"
 _TURNS = [
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two."},
@@ -126,7 +127,7 @@ def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[st
     model = text_settings(settings)
     length = fitting_length(model, tokenize.max_length)
     positions = model.get("max_position_embeddings") or model.get("n_positions")
-    found = f"{length} tokens of {positions or 'an unknown number of'} positions"
+    found = f"{length} tokens of {f'{positions} positions' if positions else UNKNOWN_POSITIONS}"
     taken, name = 0, ""
     if train.method in PROMPT_METHODS:
         taken, name = train.prompt.num_virtual_tokens, "train.prompt.num_virtual_tokens"

@@ -59,7 +59,7 @@ def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) ->
 
     def sources() -> Finding:
         resolved = rows.resolved.own()
-        return Finding(f"{len(config.data.sources)} sources in {len(resolved.shards)} shards", resolved)
+        return Finding(f"sources: {len(config.data.sources)}, shards: {len(resolved.shards)}", resolved)
 
     def first(look: Shared[Any]) -> Callable[[], Finding]:
         def asked() -> Finding:

@@ -96,7 +96,7 @@ def open_stage(home: Path) -> Iterator[Stage]:
     """Start all servers and build all images; stop the servers at the end."""
     images = {image.name: image for image in vars(specs).values() if isinstance(image, ImageSpec)}
     programs = {f"{REGISTRY}/{name}": build(packages(image), home / "images" / name) for name, image in images.items()}
-    with Store() as store, Admin(store) as admin, HubServer(tokens={TOKEN: "write"}) as hub:
+    with Store() as store, Admin(store) as admin, HubServer(tokens={TOKEN: "write"}, user="me") as hub:
         cluster = Cluster(
             home / "cluster",
             store,

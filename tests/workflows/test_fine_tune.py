@@ -49,7 +49,7 @@ def first_run(shared_home: Path, tiny_model: Path, rows_file: Path):
         "quantize": {"methods": ["8bit", "4bit"]},
         "push_to_hub": {"repository": "me/tuned", "artifacts": ["model", "4bit"]},
     }
-    with HubServer(tokens={TOKEN: "write"}) as server:
+    with HubServer(tokens={TOKEN: "write"}, user="me") as server:
         server.fail_next("commit", status=418, times=1)
         broken = flyte.fine_tune(config, hub_env(server, shared_home))
         mended = flyte.fine_tune(config, hub_env(server, shared_home))
@@ -216,7 +216,7 @@ def test_map_tasks_train_the_model_of_one_machine_and_a_further_set_is_scored(
 
 
 def test_model_and_rows_come_from_a_hub(pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
-    with HubServer(tokens={TOKEN: "write"}) as server:
+    with HubServer(tokens={TOKEN: "write"}, user="me") as server:
         server.add_repo("owner/base", {file.name: file for file in tiny_model.iterdir()})
         server.add_repo("owner/rows", {"train.jsonl": rows_file}, repo_type="dataset")
         result = pyflyte.fine_tune(
@@ -230,7 +230,7 @@ def test_model_and_rows_come_from_a_hub(pyflyte: PyFlyte, tiny_model: Path, rows
 def test_a_model_that_is_not_better_is_not_pushed(
     pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
-    with HubServer(tokens={TOKEN: "write"}) as server:
+    with HubServer(tokens={TOKEN: "write"}, user="me") as server:
         config = {
             "model": {"name": str(tiny_model)},
             "data": {"sources": [{"path": str(rows_file)}]},

@@ -14,7 +14,7 @@ GB = 10**9
 EVIL = "<script>alert(1)</script>"
 TRAINING = MemoryUse(
     moment="training",
-    fullest="in the backward pass",
+    fullest="the backward pass",
     weights=16 * GB,
     gradients=1 * GB,
     optimizer=2 * GB,
@@ -60,7 +60,7 @@ def stage(fits: bool = True, expectation: Expectation = KNOWN) -> StagePlan:
                 bytes_per_gpu=9 * GB,
                 gpu="L4",
                 gpus=2,
-                relative_cost=1.0,
+                expectation=KNOWN.model_copy(update={"cost": None}),
             )
         ],
         gpus=[
@@ -106,7 +106,7 @@ def test_the_text_has_every_number_in_its_unit() -> None:
         "sft, lora: 5,000,000 parameters (0.5 %)",
         "16 rows of up to 2,048 tokens: 4 a pass x 2 passes x 2 processes",
         "1 machine with 2 x L4, 16 cores, 56 GiB memory, 4 GiB /dev/shm, 60 GiB disk each",
-        "about 1.0 hours, $8.00: 1,800 steps, 2 s a step, 5,000 tokens/s",
+        "about 1.0 hours, $8.00 for training steps alone: 1,800 steps, 2 s a step, 5,000 tokens/s",
         "train fits: training takes 25.1 GB of each GPU, on L4 of 24 GB",
         "- rows are long",
     ):
@@ -118,7 +118,7 @@ def test_the_text_has_every_number_in_its_unit() -> None:
 def test_a_misfit_shows_what_would_fit() -> None:
     text = plan_text(plan(stage(fits=False)), "mine")
     assert "train does not fit: " in text
-    assert re.search(r"train.method: qlora +9.00 +2 x L4 +no +x 1.00", text)
+    assert re.search(r"train.method: qlora +9.00 +2 x L4 +no +2 +\$4.44 for 1,000 steps", text)
     page = render_plan(plan(stage(fits=False)), "mine")
     assert "What would fit" in page and "train.method: qlora" in page
 
@@ -132,9 +132,9 @@ def test_a_misfit_shows_what_would_fit() -> None:
         ),
         ({"step_seconds": None, "hours": None, "cost": None}, "about 1,800 steps; not estimated"),
         ({"step_seconds": None, "steps": None, "hours": None, "cost": None}, "not estimated"),
-        ({"cost": None}, "about 1.0 hours: 1,800 steps"),
-        ({"hours": 0.5, "cost": 4.0}, "about 30 minutes, $4.00: "),
-        ({"hours": 0.001, "cost": 0.001}, "about a minute or less, under $0.01: "),
+        ({"cost": None}, "about 1.0 hours for training steps alone: 1,800 steps"),
+        ({"hours": 0.5, "cost": 4.0}, "about 30 minutes, $4.00 for training steps alone: "),
+        ({"hours": 0.001, "cost": 0.001}, "about a minute or less, under $0.01 for training steps alone: "),
     ],
 )
 def test_what_is_not_known_is_not_made_up(expectation: dict[str, None], words: str) -> None:

@@ -2,16 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import yaml
 
 from configs.schema import FineTuneConfig
+from configs.wire_plan import Alternative
 from tasks.plan.alternatives import Search, changed
+from tasks.plan.duration import RowFacts, expect
 from tasks.plan.gpus import GPU_TYPES, find_gpu
 from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, ModelShape
-from tasks.plan.sizing import Target, fits_evaluation, fits_training, gpu_target
+from tasks.plan.sizing import (
+    Target,
+    fits_evaluation,
+    fits_training,
+    gpu_target,
+    training_job,
+    training_memory,
+    with_evaluation,
+)
 
 TYPES = list(GPU_TYPES.values())
 A100 = "A100-80GB"
@@ -65,15 +76,20 @@ def search(request: pytest.FixtureRequest) -> Search:
     return found
 
 
+def applied(search: Search, offer: Alternative) -> tuple[FineTuneConfig, Target]:
+    """Return the config with an offer written into it, and where it would train."""
+    changes = {line.partition(": ")[0]: yaml.safe_load(line.partition(": ")[2]) for line in offer.changes}
+    again = changed(search.config, changes)
+    assert again is not None, offer.changes
+    named = again.train.cluster.gpu
+    return again, gpu_target(find_gpu(named, GPU_TYPES)) if named else search.target
+
+
 def test_every_offer_written_into_the_config_fits(search: Search) -> None:
     offers = search.nearest()
     assert 1 <= len(offers) <= 3
     for offer in offers:
-        changes = {line.partition(": ")[0]: yaml.safe_load(line.partition(": ")[2]) for line in offer.changes}
-        again = changed(search.config, changes)
-        assert again is not None, offer.changes
-        named = again.train.cluster.gpu
-        target = gpu_target(find_gpu(named, GPU_TYPES)) if named else search.target
+        again, target = applied(search, offer)
         assert target.name == offer.gpu
         assert fits_training(again, search.shape, target), offer.changes
         assert fits_evaluation(again, search.shape, target), offer.changes
@@ -124,6 +140,25 @@ def test_an_evaluation_of_too_many_rows_is_told_to_take_fewer() -> None:
 
 def test_one_gpu_is_offered_an_adapter() -> None:
     assert ["train.method: lora"] in kinds("7B in full on one")
+
+
+def test_processes_that_share_a_laptop_may_be_fewer() -> None:
+    subject = config(method="lora", micro_batch_size=1, processes_per_node=4, max_length=128)
+    small = replace(LLAMA_2_7B, layers=2)
+    two = config(method="lora", micro_batch_size=1, processes_per_node=2, max_length=128)
+    each = training_memory(training_job(two, small, Target("CPU", 1)), Target("CPU", 1)).total
+    offers = Search(subject, small, Target("CPU", 2 * each), TYPES).nearest()
+    assert ["train.processes_per_node: 2"] in [offer.changes for offer in offers]
+
+
+def test_the_price_of_an_offer_is_that_of_its_own_plan(search: Search) -> None:
+    """With the rows' own length: a lower limit above it makes them no cheaper."""
+    facts = RowFacts(rows=6400, mean_tokens=100)
+    for offer in replace(search, facts=facts).nearest():
+        again, target = applied(search, offer)
+        settled = with_evaluation(again, search.shape, target)
+        assert offer.expectation == expect(settled, training_job(settled, search.shape, target), target.gpu, facts)
+        assert offer.expectation.cost is not None
 
 
 def test_a_cpu_is_offered_no_gpus() -> None:

@@ -74,7 +74,7 @@ def test_pairs_cost_two_sequences_and_the_reference() -> None:
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
     sft = expect(subject, job, H100, RowFacts()).step_seconds
     assert sft is not None
-    dpo = expect(config(objective="dpo", max_steps=1), job, H100, RowFacts()).step_seconds
+    dpo = expect(config(objective="dpo", max_steps=1), replace(job, objective="dpo"), H100, RowFacts()).step_seconds
     assert dpo == pytest.approx(8 / 3 * sft)
 
 
@@ -83,6 +83,16 @@ def test_generated_answers_have_no_made_up_time(objective: str) -> None:
     subject = config(objective=objective, max_steps=5)
     found = expect(subject, training_job(subject, LLAMA_2_7B, gpu_target(H100)), H100, RowFacts())
     assert (found.steps, found.step_seconds, found.hours, found.cost) == (5, None, None, None)
+
+
+def test_without_bfloat16_the_arithmetic_is_that_of_float32() -> None:
+    subject = config(max_steps=1)
+    t4 = GPU_TYPES["T4"]
+    job = training_job(subject, LLAMA_2_7B, gpu_target(t4))
+    assert job.precision == "float32"
+    seconds = expect(subject, job, t4, RowFacts()).step_seconds
+    assert seconds == estimate_step_time(job, replace(t4, peak_flops=8.1e12)).total
+    assert expect(subject, job, replace(t4, peak_float32_flops=None), RowFacts()).step_seconds is None
 
 
 def test_a_type_without_a_price_has_hours_and_no_cost() -> None:

@@ -74,6 +74,28 @@ def test_what_is_left_open_is_settled_and_what_is_fixed_stays() -> None:
     assert settled.model_copy(update={"train": subject.train}) == subject
 
 
+def test_rows_of_the_evaluation_are_settled_too() -> None:
+    subject = config(max_length=4096, method="lora", cluster={"gpu": "A100-40GB"})
+    for given, rows in ((None, 8), (2, 2)):
+        evaluate = subject.evaluate.model_copy(update={"batch_size": given})
+        plan, settled = plan_stage(
+            Subject("train", subject.model_copy(update={"evaluate": evaluate}), LLAMA_2_7B, None)
+        )
+        assert (plan.fits, plan.evaluation_rows, settled.evaluate.batch_size) == (True, rows, rows)
+    # with twice the rows it would not fit
+    more = subject.model_copy(update={"evaluate": subject.evaluate.model_copy(update={"batch_size": 16})})
+    plan, _ = plan_stage(Subject("train", more, LLAMA_2_7B, None))
+    assert not plan.fits and plan.alternatives[0].changes == ["evaluate.batch_size: 8"]
+
+
+def test_a_model_that_no_gpu_can_score_says_so() -> None:
+    big = ModelShape("big", 16384, 126, 128, 8, 53248, 128256)
+    plan, _ = plan_stage(Subject("train", config(method="qlora", cluster={"gpu": "H200"}), big, None))
+    assert "take a smaller model" in misfit(plan).splitlines()[1]
+    tried = misfit(plan, is_tried=True).splitlines()
+    assert len(tried) == 2 and "if_too_large" not in tried[1]
+
+
 def test_this_machine_has_no_table_of_others() -> None:
     plan, _ = plan_stage(Subject("train", config(), LLAMA_2_7B, Target("CPU", 64e9)))
     assert plan.gpus == [] and plan.machines.gpus == 0
@@ -84,7 +106,7 @@ def test_this_machine_has_no_table_of_others() -> None:
 
 def test_processes_that_do_not_fit_this_machine_are_said_to_be_several() -> None:
     plan, _ = plan_stage(Subject("train", config(method="full", processes_per_node=2), LLAMA_2_7B, Target("CPU", 64e9)))
-    assert re.match(r"train: training needs \d+ GB in 2 processes \(", misfit(plan))
+    assert re.match(r"train: training needs \d+ GB of each process, \d+ GB in 2 processes \(", misfit(plan))
 
 
 def test_adapter_targets_that_no_layer_has_are_refused() -> None:
