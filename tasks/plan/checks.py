@@ -8,10 +8,11 @@ threads that import parts of one library at the same time may find each other's 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import replace
 
 from configs.combinations import fault_of_heads
-from configs.errors import ConfigError
+from configs.errors import ConfigError, FineTuneError
 from configs.model_files import check_files
 from configs.schema import FineTuneConfig
 from configs.schema_cluster import DEEPSPEED
@@ -183,7 +184,9 @@ def _of_machine(config: FineTuneConfig, around: Surroundings, base: Base) -> lis
 def _sizes(resolved: models.ResolvedModel, config: FineTuneConfig, around: Surroundings) -> tuple[int, int]:
     """Return (all, trained) parameters; of an adapter nothing where the caller cannot say, and it is small."""
     if around.parameters_of is not None and resolved.settings:
-        return around.parameters_of(resolved.settings, config)
+        # the shape is another check's business: of a model with code of its own, or a wrong setting, its files' size
+        with suppress(FineTuneError):
+            return around.parameters_of(resolved.settings, config)
     said = str(resolved.settings.get("dtype") or resolved.settings.get("torch_dtype") or "float32")
     return resolved.weight_bytes // (4 if said == "float32" else 2), 0
 
