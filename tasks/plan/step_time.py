@@ -4,7 +4,8 @@
     forward, backward = max(arithmetic, overlapped communication) + communication that is waited for
     update = bytes of the optimizer / memory bandwidth, and the gather of ZeRO 1 and 2
 
-Arithmetic is FLOPs / (peak x `GpuType.compute_utilization`). Assumed: collectives run while the GPU computes wherever
+Arithmetic is FLOPs / (peak x `GpuType.compute_utilization`), or the reading of the weights where that takes longer.
+Assumed: collectives run while the GPU computes wherever
 the library starts them ahead (all but those of tensor and layer parallelism, and ZeRO's gather after the update), at no
 cost to the arithmetic; links reach `LINK_EFFICIENCY` of what is printed; rings, whose hops each take NCCL's own
 constants for its Simple protocol (src/graph/tuning.cc of https://github.com/NVIDIA/nccl); no rank is slower than the
@@ -133,9 +134,11 @@ def estimate_step_time(job: TrainingJob, gpu: GpuType) -> StepTime:
     forward, backward = _pass_flops(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     speed = gpu.peak_flops * gpu.compute_utilization * split / job.accumulation
+    # short rows wait for the weights, which each pass reads once forward and twice backward
+    read = job.accumulation * compute_bytes(job) * job.shape.parameters / split / gpu.memory_bandwidth
     computes: dict[Phase, float] = {
-        "forward": forward / speed,
-        "backward": (backward + _recomputed_flops(job)) / speed,
+        "forward": max(forward / speed, read),
+        "backward": max((backward + _recomputed_flops(job)) / speed, 2 * read),
         "step": 0.0,
     }
     collectives = step_collectives(job)

@@ -90,12 +90,12 @@ def plain_gpu(**settings: float) -> GpuType:
 
 def test_one_gpu_computes_and_updates_and_waits_for_nobody() -> None:
     job = TrainingJob(TOY, micro_batch=1, length=10, has_checkpointing=False)
-    time = estimate_step_time(job, plain_gpu(memory_bandwidth=1e9))
+    time = estimate_step_time(job, plain_gpu(memory_bandwidth=1e12))
     assert time.compute == pytest.approx((6 * 160 * 10 + 2400) / 0.5e12)
     # 4 bytes each of weight, gradient and two moments are read, and three of them written
     # 80 of tables, 120, 8 of the layer's norms, 4 of the last one
     assert TOY.parameters == 212
-    assert time.optimizer == pytest.approx(212 * 28 / 1e9)
+    assert time.optimizer == pytest.approx(212 * 28 / 1e12)
     assert time.exposed_communication == 0
     assert time.total == pytest.approx(time.compute + time.optimizer)
 
@@ -153,3 +153,13 @@ def test_a_token_passes_through_some_experts_only() -> None:
     layer = 4096 * (4096 + 1024 + 1024 + 4096) + 8 * 4096 + 2 * 3 * 4096 * 14336
     flops = model_flops(TrainingJob(shape, micro_batch=1, length=100))
     assert flops == 6 * (32 * layer + 32000 * 4096) * 100 + 6 * 32 * 4096 * 100**2
+
+
+def test_short_rows_wait_for_the_weights_to_be_read() -> None:
+    job = TrainingJob(LLAMA_3_8B, micro_batch=1, length=1, accumulation=4, has_checkpointing=False)
+    slow = replace(H100, memory_bandwidth=1e12)
+    # 2 bytes of each parameter, once forward and twice backward, in each of 4 passes
+    assert estimate_step_time(job, slow).compute == pytest.approx(4 * 3 * 2 * 8_030_261_248 / 1e12)
+    # a row of 8,192 tokens has arithmetic enough
+    long = replace(job, length=8192)
+    assert estimate_step_time(long, slow).compute == pytest.approx(model_flops(long) / (989e12 * 0.4))
