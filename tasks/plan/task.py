@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -37,6 +38,18 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 if TYPE_CHECKING:
     from tasks.plan.build import Built
     from tasks.plan.sizing import Target
+
+
+_planning = partial(
+    task,
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
 
 
 class Planned(NamedTuple):
@@ -135,15 +148,7 @@ class PlanResult(BaseModel):
         return f"\n{self.text}"
 
 
-@task(
-    container_image=CPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
+@_planning
 def make_plan(config: FineTuneConfig) -> Planned:
     """Check all that a CPU can check, plan memory and machines, and settle what the config leaves open.
 
@@ -172,15 +177,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
     )
 
 
-@task(
-    container_image=CPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
+@_planning
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Make the plan of `make_plan` for all stages at once, before the first of them runs."""
     _forget_lost_outputs()
@@ -223,29 +220,13 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     )
 
 
-@task(
-    container_image=CPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
+@_planning
 def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails where a check does."""
     return _shown({"train": config}, config.name, config.output_directory, machines is PlanFor.HERE)
 
 
-@task(
-    container_image=CPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    secret_requests=[HUB_TOKEN, *TRACKER_SECRETS],
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
+@_planning
 def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of an alignment, all stages at once; as `show_plan`."""
     stages: dict[str, FineTuneConfig] = {name: config.stage(name) for name in config.stages()}

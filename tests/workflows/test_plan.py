@@ -6,7 +6,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +49,8 @@ def planned(config: Path, home: Path, *options: str) -> subprocess.CompletedProc
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_is_planned_offline_and_without_torch(preset: Path, tmp_path: Path) -> None:
-    before = time.process_time()
     result = planned(preset, tmp_path / "home")
     assert result.returncode == 0, result.stdout + result.stderr
-    assert time.process_time() - before < 10
     text = result.stdout
     for words in ("parameters", "GB of each GPU", "fits: ", "assumed, and not measured here:", "check  ", "A100-80GB"):
         assert words in text, text
