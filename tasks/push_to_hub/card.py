@@ -129,7 +129,9 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
     known = [each for each in _SHOWN_WHERE_KNOWN if any(getattr(s, each[0]) is not None for s in scores.values())]
     columns = _ALWAYS_SHOWN + known
     lines = [["model", *(title for _, title, _, _ in columns)], ["---"] * (len(columns) + 1)]
-    for name, own in scores.items():
+    # a map has any order when it comes over the wire, and another try must write the same bytes
+    for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
+        own = scores[name]
         values = [(getattr(own, field), text) for field, _, _, text in columns]
         lines.append([name, *("-" if value is None else text.format(value) for value, text in values)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

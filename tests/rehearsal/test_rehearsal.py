@@ -73,7 +73,7 @@ def test_every_task_of_the_workflow_ran_from_its_spec(rehearsal: Rehearsal) -> N
     # one GPU, and so on, for each of the processes of a machine; the declared shape has eight
     asked = {entry.name: entry.value for entry in training.node.task_node.overrides.resources.requests}
     # Resources.ResourceName: CPU 1, GPU 2, MEMORY 3, EPHEMERAL_STORAGE 5
-    assert asked == {1: "8", 2: "1", 3: "96Gi", 5: "500Gi"}
+    assert asked == {1: "8", 2: "1", 3: "8Gi", 5: "30Gi"}
 
 
 def test_laptop_and_cluster_end_with_the_same_weights(rehearsal: Rehearsal) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import subprocess
 import sys
@@ -139,6 +140,20 @@ def test_the_card_carries_evidence_and_no_folders(config: FineTuneConfig) -> Non
     assert "1 quarantined" in text.replace("\n", " ")
     assert "alice" not in text and "secret" not in text
     assert text == model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.25)})
+
+
+def test_the_card_is_the_same_in_whatever_order_the_scores_come(config: FineTuneConfig) -> None:
+    """A protobuf map has another order in another process, and a push that is tried again must not commit again."""
+    all_scores = {
+        "base": scores(3.0),
+        "tuned": scores(1.0),
+        "quantized_8bit": scores(1.1),
+        "quantized_4bit": scores(1.5),
+    }
+    texts = {model_card(config, "model", DATA, dict(order)) for order in itertools.permutations(all_scores.items())}
+    [text] = texts
+    lines = [line.split(" ")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert lines[-4:] == ["base", "tuned", "quantized_4bit", "quantized_8bit"]
 
 
 def test_a_quantized_card_shows_its_own_scores(config: FineTuneConfig) -> None:
