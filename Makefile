@@ -68,8 +68,9 @@ run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CON
 	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
 		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
 
+# in the order of the tree: by number of tests, which is xdist's, the files that take longest come last, one after another
 test: lint types ## Lint, check types, and run all tests
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 rehearse: $(INSTALLED) ## Run what registration sends, task by task, as a cluster would
 	$(BIN)/python -m pytest tests/rehearsal -n 2 --dist loadfile -v
