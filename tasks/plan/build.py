@@ -23,6 +23,8 @@ from tasks.plan.stages import Subject, misfit, plan_stage
 from tasks.plan.token_checks import UNKNOWN_POSITIONS, check_length
 
 NAME = "memory"
+TIGHT = 0.95
+"""Share of the memory above which a plan that fits says that little is left."""
 LARGEST_HOST_GIB = 2048
 """Host memory of the largest usual machine with GPUs: a DGX H100 has 2 TB."""
 _NOT_CHECKED = "not checked"
@@ -182,9 +184,13 @@ def _fitting(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
         said = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"
         if plan.machines.gpus and not config.train.cluster.gpu:
             # Kubernetes gives a pod that asks for one GPU any that there is
-            warning = f"{said}, but no GPU type is named, and a smaller one may come"
+            tight = ": it fits, but tightly" if use.total > TIGHT * plan.machines.memory_bytes else ""
+            warning = f"{said}{tight}; no GPU type is named, and a smaller one may come"
             fix = "set train.cluster.gpu, where the cluster has several types"
             return Answer(Check(name=name, result="warning", found=warning, fix=fix))
+        if use.total > TIGHT * plan.machines.memory_bytes:
+            fix = "lower train.micro_batch_size or tokenize.max_length, or take a larger GPU, where it runs out"
+            return Answer(Check(name=name, result="warning", found=f"{said}: it fits, but tightly", fix=fix))
         return Answer(Check(name=name, result="ok", found=said))
     is_warned = config.plan.if_too_large == "warn"
     found, *rest = misfit(plan, is_warned).splitlines()
