@@ -78,7 +78,7 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
     parts = [write_rows(tmp_path / "parts" / name, first) for name, first in (("b.jsonl", 100), ("a.jsonl", 200))]
     model = Path(shutil.copytree(tiny_model, tmp_path / "my-model"))
     template = tmp_path / "chat.jinja"
-    template.write_text("{% for message in messages %}{{ message.content }}{% endfor %}")
+    template.write_text("{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}")
     config = {
         "name": "remote",
         "model": {"name": str(model)},
@@ -106,8 +106,9 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
         shutil.move(place, tmp_path / "elsewhere" / place.name) if place.is_dir() else place.unlink()
     plan = Pod(make_plan, tmp_path / "plan", {"config": found}, environment=store.environment).run()
     outputs = {name: output(plan, name) for name in ("plan", "config", "shards")}
-    assert outputs["config"] == found
-    assert outputs["plan"].chat_template == "{% for message in messages %}{{ message.content }}{% endfor %}"
+    # but for what the plan settles
+    assert outputs["config"].model_copy(update={"train": found.train, "evaluate": found.evaluate}) == found
+    assert outputs["plan"].chat_template == "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
     names = [each.name for shard in outputs["shards"] for each in shard.ranges]
     assert names == ["my rows.jsonl", "a.jsonl", "b.jsonl"]
     scan = Pod(
