@@ -27,6 +27,9 @@ from tasks.plan.task import make_plan
 ADDRESS = re.compile(rf"s3://{BUCKET}/flytesnacks/development/[0-9a-f]{{32}}")
 
 
+TEMPLATE = "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+
+
 @pytest.fixture(scope="module")
 def store() -> Iterator[Store]:
     with Store() as store:
@@ -78,7 +81,7 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
     parts = [write_rows(tmp_path / "parts" / name, first) for name, first in (("b.jsonl", 100), ("a.jsonl", 200))]
     model = Path(shutil.copytree(tiny_model, tmp_path / "my-model"))
     template = tmp_path / "chat.jinja"
-    template.write_text("{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}")
+    template.write_text(TEMPLATE)
     config = {
         "name": "remote",
         "model": {"name": str(model)},
@@ -108,7 +111,7 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
     outputs = {name: output(plan, name) for name in ("plan", "config", "shards")}
     # but for what the plan settles
     assert outputs["config"].model_copy(update={"train": found.train, "evaluate": found.evaluate}) == found
-    assert outputs["plan"].chat_template == "{% for message in messages %}{{ message.content }}{{ eos_token }}{% endfor %}"
+    assert outputs["plan"].chat_template == TEMPLATE
     names = [each.name for shard in outputs["shards"] for each in shard.ranges]
     assert names == ["my rows.jsonl", "a.jsonl", "b.jsonl"]
     scan = Pod(
