@@ -67,7 +67,7 @@ class MemoryUse(WireType):
 class Machines(WireType):
     """What training asks the cluster for; all but `nodes` are of one machine."""
 
-    nodes: int
+    nodes: int = Field(description="The fewest of `train.nodes`, for which memory and time are planned.")
     gpus: int = Field(description="0 where the processes run on CPU cores.")
     gpu: str = Field(description="GPU type of the table, or `CPU`.")
     memory_bytes: int = Field(description="Of one GPU, or of the host on a CPU.")

@@ -70,6 +70,8 @@ def assumptions(
             found.append(prefix + facts.how)
         if config.train.method in QUANTIZED_METHODS and any(not each.is_quantized for each in shape.linear_maps):
             found.append(f"{prefix}bitsandbytes leaves experts that are one parameter as they are: 16 bits a number")
+        if config.train.fewest_nodes < config.train.most_nodes:
+            found.append(f"{prefix}of train.nodes={config.train.nodes} the fewest machines are planned for")
         if plan.objective in ("rloo", "grpo"):
             found.append(f"{prefix}the time that answers take to be generated is not estimated, and so no cost")
     last = plans[-1]

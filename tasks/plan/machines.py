@@ -62,7 +62,7 @@ def machines(train: TrainConfig, job: TrainingJob, target: Target, kept: Stored)
     cluster, processes, is_gpu = train.cluster, train.processes_per_node, target.is_gpu
     each = cluster.memory_gib_per_process or 4 * math.ceil(host_bytes(job, is_gpu) / _GIB / 4)
     return Machines(
-        nodes=train.most_nodes,
+        nodes=train.fewest_nodes,
         gpus=cluster.gpus_per_process * processes if is_gpu else 0,
         gpu=target.name,
         memory_bytes=round(target.memory_bytes),

@@ -17,8 +17,6 @@ from configs.schema_cluster import DEEPSPEED
 from configs.schema_train import ONLINE, QUANTIZED_METHODS, TrainConfig
 from configs.streams import is_remote, open_raw, shown
 from configs.topologies import TOPOLOGIES, topology
-from tasks.plan.disk import check_disk as check_disk
-from tasks.plan.disk import required_disk_bytes as required_disk_bytes
 from tasks.plan.local_gpus import local_gpus
 
 

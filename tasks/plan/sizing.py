@@ -60,7 +60,8 @@ def longest_rows(config: FineTuneConfig, shape: ModelShape) -> int:
 def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> TrainingJob:
     """Return the settings that decide memory and time, with what `auto` means on the target."""
     train, efficiency = config.train, config.train.efficiency
-    processes = train.most_nodes * train.processes_per_node
+    # of a range the fewest: a divided model takes most memory there, and a step most time
+    processes = train.fewest_nodes * train.processes_per_node
     num_gpus = processes * train.cluster.gpus_per_process
     word = effective_sharding(train.sharding, train.processes_per_node, processes)
     wants_checkpointing = efficiency.gradient_checkpointing == "on" or (
@@ -110,7 +111,7 @@ def _has_reference(train: TrainConfig) -> bool:
 def _accumulation(train: TrainConfig) -> int:
     """Return the passes of an optimizer step; 1 where the batch does not divide, which is an error of its own."""
     groups = 1 if train.sharding == "tensor_parallel" else train.processes_per_node
-    return max(1, train.batch_size // (train.micro_batch * train.most_nodes * groups))
+    return max(1, train.batch_size // (train.micro_batch * train.fewest_nodes * groups))
 
 
 def training_memory(job: TrainingJob, target: Target) -> MemoryUse:

@@ -13,6 +13,8 @@ from tasks.plan.shapes import LLAMA_2_7B, LLAMA_3_8B
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,
     GPU_CONTEXT_BYTES,
+    GREEDY_TOKENS,
+    LONGEST_DEFAULT,
     Target,
     candidates,
     evaluation_memory,
@@ -132,3 +134,19 @@ def test_an_evaluation_without_answers_needs_less() -> None:
     without = whole.model_copy(update={"evaluate": whole.evaluate.model_copy(update={"generate_rows": 0})})
     assert evaluation_memory(without, LLAMA_3_8B, A100).total <= evaluation_memory(whole, LLAMA_3_8B, A100).total
     assert evaluation_memory(whole, LLAMA_3_8B, A100).weights == 2 * 8_030_261_248
+
+
+def test_of_a_range_the_fewest_machines_must_hold_the_model() -> None:
+    divided = {"method": "full", "sharding": "fsdp_full_shard", "processes_per_node": 4, "micro_batch_size": 1}
+    ranged, one, two = (training_job(config(nodes=nodes, **divided), LLAMA_3_8B, A100) for nodes in ("1:2", 1, 2))
+    assert ranged == one
+    assert (ranged.num_gpus, ranged.accumulation) == (4, 4)
+    # with half the GPUs each has twice the states
+    assert training_memory(one, A100).optimizer == 2 * training_memory(two, A100).optimizer
+
+
+def test_lengths_are_those_of_the_stages_themselves() -> None:
+    from tasks.evaluate import answers
+    from tasks.tokenize import template
+
+    assert (LONGEST_DEFAULT, GREEDY_TOKENS) == (template._LONGEST_DEFAULT, answers._LONGEST_ANSWER)
