@@ -73,9 +73,9 @@ def main() -> None:
     from transformers import Trainer
 
     from configs.schema import ModelConfig, TrainConfig
-    from tasks.train.checkpoint_store import CheckpointPlaces
+    from tasks.train.checkpoint.saver import Saver
+    from tasks.train.checkpoint.store import CheckpointPlaces
     from tasks.train.fit import FitInputs, fit
-    from tasks.train.saver import Saver
 
     ours: list[float] = []
     theirs: list[float] = []

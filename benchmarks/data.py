@@ -183,7 +183,7 @@ def _fresh(directory: Path) -> Path:
 def scan(jsonl: Path, work: Path) -> None:
     """Hash the file, read it, validate, check what rows say, and take their fingerprints and signatures."""
     from tasks.get_data.scan import scan_shard
-    from tasks.plan.data import resolve_data
+    from tasks.plan.resolve.data import resolve_data
 
     [shard] = resolve_data(_config(jsonl), None).shards
     scan_shard(_config(jsonl), shard, [], None, _fresh(work / "shard"))
@@ -219,7 +219,7 @@ class Step(NamedTuple):
 STEPS = {
     "generate": Step(generate, ("numpy",)),
     "train_tokenizer": Step(train_tokenizer, ("tokenizers", "transformers")),
-    "scan": Step(scan, ("tasks.get_data.scan", "tasks.plan.data")),
+    "scan": Step(scan, ("tasks.get_data.scan", "tasks.plan.resolve.data")),
     "merge": Step(merge, ("tasks.get_data.merge",)),
     "tokenize": Step(tokenize, ("tasks.tokenize.prepare",)),
     "datasets_load": Step(datasets_load, ("datasets",)),

@@ -9,10 +9,10 @@ from typing import Any
 
 from throughput_shapes import Shape
 
-from configs.schema_cluster import DEEPSPEED
-from configs.schema_train import PROMPT_METHODS
-from tasks.plan.jobs import EvaluationJob, TrainingJob
-from tasks.plan.shapes import ModelShape
+from configs.schema.cluster import DEEPSPEED
+from configs.schema.train import PROMPT_METHODS
+from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
+from tasks.plan.shapes.shape import ModelShape
 
 SHAPE = Shape(256, 768, 8, 4, 2, 4096, False, 0, 2048, 1)
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"

@@ -52,8 +52,8 @@ from memory_cells import (  # noqa: E402
 )
 from throughput_shapes import write_model  # noqa: E402
 
-from tasks.plan.evaluation_memory import ANSWERS, PROMPTS, evaluation_moments  # noqa: E402
-from tasks.plan.memory import MemoryPlan, estimate_memory  # noqa: E402
+from tasks.plan.memory.evaluation import ANSWERS, PROMPTS, evaluation_moments  # noqa: E402
+from tasks.plan.memory.peak import MemoryPlan, estimate_memory  # noqa: E402
 
 MEASURED_STEP = 2
 ITEMS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
@@ -140,7 +140,7 @@ def allocations(profiler: Any) -> list[Any]:
 
 def watching(meter: Meter) -> Any:
     """Return an observer that measures the measured step."""
-    from tasks.train.observers import Observer
+    from tasks.train.watch.observers import Observer
 
     class Watch(Observer):
         def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

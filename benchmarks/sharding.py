@@ -30,11 +30,11 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 from throughput_shapes import CPU_SHAPES, write_model, write_tokens  # noqa: E402
 
-from configs.schema_cluster import DEEPSPEED  # noqa: E402
-from tasks.plan.communication import sent_bytes, step_collectives  # noqa: E402
-from tasks.plan.jobs import TrainingJob  # noqa: E402
-from tasks.plan.shapes import ModelShape  # noqa: E402
-from tasks.plan.states import states_of  # noqa: E402
+from configs.schema.cluster import DEEPSPEED  # noqa: E402
+from tasks.plan.memory.jobs import TrainingJob  # noqa: E402
+from tasks.plan.memory.states import states_of  # noqa: E402
+from tasks.plan.shapes.shape import ModelShape  # noqa: E402
+from tasks.plan.time.communication import sent_bytes, step_collectives  # noqa: E402
 
 SHAPE = CPU_SHAPES["medium"]
 SHARDINGS = ["none", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "tensor_parallel"]

@@ -6,8 +6,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from configs.schema_cluster import Sharding
-    from configs.schema_train import Method, Objective
+    from configs.schema.cluster import Sharding
+    from configs.schema.train import Method, Objective
 
 _LEFT_PADDED = (
     "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would "

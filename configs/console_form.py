@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from configs.section import Section
+from configs.schema.section import Section
 
 _DRAFT = "http://json-schema.org/draft-07/schema#"
 _KINDS_IN_WORDS = {"string": "text", "array": "list", "integer": "number", "object": "settings", "null": "nothing"}

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from configs.errors import ConfigError
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 
 
 def _names(text: str) -> frozenset[str]:

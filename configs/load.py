@@ -11,7 +11,7 @@ import yaml
 
 from configs.errors import ConfigError
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 
 _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "fine_tune": FineTuneConfig,

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_SHARED = ("configs/wire.py", "configs/places.py", "configs/streams.py", "constraints.txt")
+_SHARED = ("configs/wire.py", "tasks/files/places.py", "tasks/files/streams.py", "constraints.txt")
 
 
 @cache

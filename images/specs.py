@@ -13,8 +13,8 @@ from flytekit import ImageSpec
 from flytekit.constants import CopyFileDetection
 
 from configs.errors import ArtifactError, ConfigError
-from images.pods import PODS
 from images.roles import Role
+from tasks.runtime.pods import PODS
 
 REGISTRY = os.environ.get("IMAGE_REGISTRY") or "localhost/fine-tune"
 BUILDER = os.environ.get("IMAGE_BUILDER") or "default"

@@ -13,7 +13,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hub_server import HubServer
 from huggingface_hub import HfApi, HfFileSystem, constants
 from huggingface_hub.errors import (
     EntryNotFoundError,
@@ -23,6 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 from safetensors.numpy import save_file
+from support.hub_server import HubServer
 
 REPO = "owner/model"
 

@@ -14,18 +14,18 @@ HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "deepspeed", "bitsa
 SHARED_ROOMS = {"decks", "models", "rewards"}
 # the plan asks the rules of later stages before they run; each module here is pure: it loads neither torch nor a model
 PURE_RULES = {
-    "tasks/plan/first_rows.py": {
-        "tasks.get_data.checks",
-        "tasks.get_data.formats",
+    "tasks/plan/checks/first_rows.py": {
+        "tasks.rows.checks",
+        "tasks.rows.formats",
         "tasks.get_data.leaving",
-        "tasks.get_data.rows",
-        "tasks.get_data.schemas",
+        "tasks.rows.rows",
+        "tasks.rows.schemas",
         "tasks.get_data.shard_files",
-        "tasks.get_data.sources",
+        "tasks.rows.sources",
         "tasks.tokenize.checks",
         "tasks.tokenize.rows",
     },
-    "tasks/plan/token_checks.py": {
+    "tasks/plan/checks/token_checks.py": {
         "tasks.tokenize.checks",
         "tasks.tokenize.control_tokens",
         "tasks.tokenize.counts",
@@ -35,7 +35,7 @@ PURE_RULES = {
         "tasks.tokenize.tokens",
         "tasks.tokenize.vocabulary",
     },
-    "tasks/plan/token_questions.py": {"tasks.tokenize.template"},
+    "tasks/plan/checks/token_questions.py": {"tasks.tokenize.template"},
 }
 FLYTE = {"flytekit", "flytekitplugins"}
 SOURCES = sorted(

@@ -12,14 +12,14 @@ from flytekit import dynamic, workflow
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 from configs.wire import Evaluation, Part, Shard, StageReport, TokenReport
-from images.pods import SMALL
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import compare, evaluate
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_alignment
 from tasks.report.task import AlignResult, report_stage, write_alignment_report
+from tasks.runtime.pods import SMALL
 from tasks.tokenize.task import check_same_tokenizer
 from tasks.train.task import merge, train
 from workflows.prepare_tokens import prepare_tokens

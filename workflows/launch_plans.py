@@ -24,7 +24,7 @@ from flytekit.models.interface import Parameter
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_align_config, load_config
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 from workflows.align import align
 from workflows.fine_tune import fine_tune
 from workflows.prepare_data import prepare_data

@@ -7,7 +7,7 @@ pyflyte run workflows/plan.py plan_align --config configs/presets/align-demo.yam
 from flytekit import workflow
 
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 from configs.wire_plan import PlanFor
 from tasks.plan.task import PlanResult, show_alignment_plan, show_plan
 

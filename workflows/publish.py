@@ -7,11 +7,11 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport
-from images.pods import SMALL, is_laptop_run
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import evaluate
 from tasks.push_to_hub.task import push_to_hub
 from tasks.quantize.task import quantize, quantize_gptq
+from tasks.runtime.pods import SMALL, is_laptop_run
 
 
 class QuantizedModels(NamedTuple):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema_train import ONLINE
+from configs.schema.train import ONLINE
 from configs.wire import TokenReport
 from tasks.decks import charts, html
 

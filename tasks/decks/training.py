@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.schema_train import ONLINE
+from configs.schema.train import ONLINE
 from configs.wire import Series, TrainReport
 from tasks.decks import charts, html
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from configs.schema_train import ONLINE, Objective
+from configs.schema.train import ONLINE, Objective
 from configs.wire import Scores
 
 CHANCE = 0.5

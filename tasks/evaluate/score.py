@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import DataError, ModelError
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema_train import RewardFunctionConfig
+from configs.schema.train import RewardFunctionConfig
 from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
 from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities

@@ -4,12 +4,12 @@ from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema_train import Objective, RewardFunctionConfig
+from configs.schema.train import Objective, RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
-from images.live_deck import live_deck
-from images.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.live_deck import live_deck
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
 
 
 @task(

@@ -11,10 +11,10 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from configs.schema import DataConfig
-from tasks.get_data.checks import whole_texts
 from tasks.get_data.fingerprints import FINGERPRINTS
 from tasks.get_data.hashed_texts import Digests
 from tasks.get_data.shard_files import ShardReader
+from tasks.rows.checks import whole_texts
 
 Positions = NDArray[np.int64]
 Mask = NDArray[np.bool_]

@@ -10,9 +10,9 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from tasks.get_data.checks import whole_texts
 from tasks.get_data.dedup import normalized
 from tasks.get_data.hashed_texts import Digests
+from tasks.rows.checks import whole_texts
 
 FINGERPRINTS = ("content", "question", "asked", "answer", "group")
 

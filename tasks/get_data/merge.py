@@ -12,10 +12,10 @@ from configs.schema import DataConfig
 from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
-from tasks.get_data.formats import listed
 from tasks.get_data.leaving import Leaving
 from tasks.get_data.split import choose_test_rows, copies_by_weight
 from tasks.get_data.write_rows import Written, write_quarantine, write_splits
+from tasks.rows.formats import listed
 
 MIN_ROWS = 10
 FEW_ROWS = 50

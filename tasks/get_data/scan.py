@@ -13,15 +13,15 @@ from tqdm import tqdm
 
 from configs.schema import DataConfig, RowFormat, SourceConfig
 from configs.wire import Shard
-from tasks.get_data.checks import check_rows, whole_texts
 from tasks.get_data.contamination import EvaluationTexts
 from tasks.get_data.dedup import signatures
 from tasks.get_data.fingerprints import fingerprints
-from tasks.get_data.formats import Entry, canonical_entries, canonical_row, column_mapping, columns_of, detect_format
-from tasks.get_data.readers import BadRow
-from tasks.get_data.schemas import find_faults
 from tasks.get_data.shard_files import CANONICAL_COLUMNS, ShardWriter
-from tasks.get_data.sources import RawRow, first_records, read_shard, read_source, source_label
+from tasks.rows.checks import check_rows, whole_texts
+from tasks.rows.formats import Entry, canonical_entries, canonical_row, column_mapping, columns_of, detect_format
+from tasks.rows.readers import BadRow
+from tasks.rows.schemas import find_faults
+from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
 
 # what is held at a time: this many rows, or as many as have about this many characters
 _BATCH_ROWS = 2000

@@ -9,9 +9,9 @@ from flytekit.types.structured import StructuredDataset
 from configs.schema import DataConfig
 from configs.versions import source_version
 from configs.wire import DataReport, Shard
-from images.pods import CPU, DECK_FIELDS, is_laptop_run, local_path, scratch_directory
-from images.secrets import HUB_TOKEN, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, local_path, scratch_directory
+from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 
 RowTable = Annotated[
     StructuredDataset,
@@ -19,7 +19,7 @@ RowTable = Annotated[
 ]
 QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]
 
-_VERSION = source_version("tasks/get_data", "tasks/decks", "configs/embedded")
+_VERSION = source_version("tasks/get_data", "tasks/rows", "tasks/decks", "configs/embedded")
 
 
 class Rows(NamedTuple):

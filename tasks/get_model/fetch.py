@@ -9,10 +9,10 @@ from pathlib import Path
 from configs.embedded.english_to_sql import make_unlabelled_text
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import HubError, ModelError
-from configs.model_files import PICKLED, UNUSED, needed_files
 from configs.schema import ModelConfig
-from configs.stored_folder import folder_revision, stored_files
-from configs.streams import is_remote, shown
+from tasks.files.model_files import PICKLED, UNUSED, needed_files
+from tasks.files.stored_folder import folder_revision, stored_files
+from tasks.files.streams import is_remote, shown
 
 # another seed than that of the rows, so that the text is not the rows' own
 _TEXT_SEED = 1_000

@@ -7,11 +7,11 @@ from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import ModelConfig
-from configs.streams import shown
 from configs.versions import source_version
-from images.pods import CPU, is_laptop_run, scratch_directory
-from images.secrets import HUB_TOKEN, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.files.streams import shown
+from tasks.runtime.pods import CPU, is_laptop_run, scratch_directory
+from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 
 
 class BaseModel(NamedTuple):

@@ -18,9 +18,8 @@ from pydantic import ValidationError
 from configs.schema import FineTuneConfig
 from configs.topologies import TOPOLOGIES
 from configs.wire_plan import Alternative
-from tasks.plan.duration import RowFacts, expect
-from tasks.plan.gpus import GpuType
-from tasks.plan.shapes import ModelShape
+from tasks.plan.hardware.gpus import GpuType
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
     Target,
     candidates,
@@ -34,6 +33,7 @@ from tasks.plan.sizing import (
     with_evaluation,
     with_evaluation_rows,
 )
+from tasks.plan.time.duration import RowFacts, expect
 
 Changes = dict[str, Any]
 _NUM_SHOWN = 3

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs.schema import FineTuneConfig
-from configs.schema_train import QUANTIZED_METHODS
+from configs.schema.train import QUANTIZED_METHODS
 from configs.wire_plan import StagePlan
-from tasks.plan.checks import row_facts
-from tasks.plan.duration import CHARACTERS_PER_TOKEN, RowFacts
-from tasks.plan.gpus import gpu_types
+from tasks.plan.checks.preflight import Answer
+from tasks.plan.checks.questions import row_facts
+from tasks.plan.hardware.gpus import gpu_types
 from tasks.plan.machines import HOST_SPARE, PROCESS_BYTES, SHARED_GIB_PER_PROCESS
-from tasks.plan.preflight import Answer
-from tasks.plan.shapes import ModelShape
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import CPU_PROCESS_BYTES, FRAGMENTATION, GPU_CONTEXT_BYTES, Target
-from tasks.plan.step_time import LINK_EFFICIENCY
+from tasks.plan.time.duration import CHARACTERS_PER_TOKEN, RowFacts
+from tasks.plan.time.step_time import LINK_EFFICIENCY
 
 _GIB = 2**30
 

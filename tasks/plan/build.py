@@ -8,19 +8,19 @@ from typing import Any
 
 from configs.errors import ConfigError, FineTuneError
 from configs.schema import FineTuneConfig
-from configs.schema_train import QUANTIZED_METHODS
+from configs.schema.train import QUANTIZED_METHODS
 from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
-from tasks.plan.architectures import known_shape, shape_of
 from tasks.plan.assumptions import assumptions, row_facts_of
-from tasks.plan.checks import row_facts
-from tasks.plan.gpus import find_gpu, gpu_types
-from tasks.plan.models import ResolvedModel
-from tasks.plan.preflight import Answer, Finding, Question, answer, value_of
-from tasks.plan.shapes import ModelShape
+from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
+from tasks.plan.checks.questions import row_facts
+from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
+from tasks.plan.hardware.gpus import find_gpu, gpu_types
+from tasks.plan.resolve.models import ResolvedModel
+from tasks.plan.shapes.architectures import known_shape, shape_of
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import Target, training_job
 from tasks.plan.stages import Subject, misfit, plan_stage
-from tasks.plan.token_checks import UNKNOWN_POSITIONS, check_length
 
 NAME = "memory"
 TIGHT = 0.95
@@ -54,7 +54,8 @@ class Built:
 def build_plan(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer], local: Target | None) -> Built:
     """Return the plan of all stages; `stages` has the one called `train`, or those of an alignment.
 
-    `answers` are those to `tasks.plan.checks`. `local` is this machine, where training runs on it. A plan that does not
+    `answers` are those to `tasks.plan.checks.questions`. `local` is this machine, where training runs on it. A plan
+    that does not
     fit is a failed check among the answers, or a warning where the config says so.
     """
     last = list(stages.values())[-1]

@@ -10,12 +10,12 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from configs.schema_cluster import ClusterConfig
-from configs.schema_train import TrainConfig
+from configs.schema.cluster import ClusterConfig
+from configs.schema.train import TrainConfig
 from configs.wire_plan import Machines
-from tasks.plan.disk import kept_checkpoint_bytes
-from tasks.plan.jobs import TrainingJob
-from tasks.plan.memory import estimate_memory
+from tasks.plan.hardware.disk import kept_checkpoint_bytes
+from tasks.plan.memory.jobs import TrainingJob
+from tasks.plan.memory.peak import estimate_memory
 from tasks.plan.sizing import CPU_PROCESS_BYTES, Target
 
 _GIB = 2**30

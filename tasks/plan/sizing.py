@@ -10,13 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from configs.schema import FineTuneConfig
-from configs.schema_cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
-from configs.schema_train import PROMPT_METHODS, TrainConfig
+from configs.schema.cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
+from configs.schema.train import PROMPT_METHODS, TrainConfig
 from configs.wire_plan import MemoryUse
-from tasks.plan.gpus import GpuType
-from tasks.plan.jobs import EvaluationJob, Optimizer, TrainingJob
-from tasks.plan.memory import MemoryPlan, estimate_evaluation, estimate_memory
-from tasks.plan.shapes import ModelShape
+from tasks.plan.hardware.gpus import GpuType
+from tasks.plan.memory.jobs import EvaluationJob, Optimizer, TrainingJob
+from tasks.plan.memory.peak import MemoryPlan, estimate_evaluation, estimate_memory
+from tasks.plan.shapes.shape import ModelShape
 
 LONGEST_DEFAULT = 2048
 """`tokenize.max_length` where neither the config nor the model's positions are shorter."""

@@ -8,10 +8,9 @@ from dataclasses import dataclass, field
 from configs.schema import FineTuneConfig
 from configs.wire_plan import GpuFit, MemoryUse, StagePlan
 from tasks.plan.alternatives import Search
-from tasks.plan.duration import RowFacts, expect
-from tasks.plan.gpus import GpuType, find_gpu, gpu_types
+from tasks.plan.hardware.gpus import GpuType, find_gpu, gpu_types
 from tasks.plan.machines import cluster_of, machines, stored
-from tasks.plan.shapes import ModelShape
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
     Target,
     evaluation_memory,
@@ -26,6 +25,7 @@ from tasks.plan.sizing import (
     with_micro_batch,
     with_train,
 )
+from tasks.plan.time.duration import RowFacts, expect
 
 _GB = 10**9
 

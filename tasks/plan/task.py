@@ -19,13 +19,14 @@ from configs.schema import (
     TokenizeConfig,
     TrainConfig,
 )
-from configs.schema_align import AlignConfig
-from configs.schema_train import Method, Objective
+from configs.schema.align import AlignConfig
+from configs.schema.train import Method, Objective
 from configs.wire import Part, Shard
 from configs.wire_plan import Plan, PlanFor
-from images.local_cache import forget_lost_outputs
-from images.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
-from images.secrets import (
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.local_cache import forget_lost_outputs
+from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
+from tasks.runtime.secrets import (
     HUB_TOKEN,
     HUB_TOKEN_SOURCES,
     TRACKER_SECRETS,
@@ -33,7 +34,6 @@ from images.secrets import (
     read_tracker_secrets,
     tracker_sources,
 )
-from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 
 if TYPE_CHECKING:
     from tasks.plan.build import Built
@@ -129,7 +129,8 @@ class Resolved(NamedTuple):
 )
 def resolve_data(config: FineTuneConfig) -> Resolved:
     """Check that the data is where the config says; return its shards, and the revisions of `data.contamination`."""
-    from tasks.plan import data, settings
+    from tasks.plan.checks import settings
+    from tasks.plan.resolve import data
 
     if is_laptop_run():
         settings.check_output_directory(config)
@@ -236,7 +237,7 @@ def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
 def _shown(stages: Mapping[str, FineTuneConfig], name: str, output_directory: str, is_here: bool) -> PlanResult:
     """Plan without running: nothing is stopped by a network that is not there."""
     from tasks.decks.plan import plan_text
-    from tasks.plan.preflight import fail_together, text_table
+    from tasks.plan.checks.preflight import fail_together, text_table
 
     target = None
     if is_here or SMALL_POD_BYTES is not None:
@@ -257,8 +258,8 @@ def _forget_lost_outputs() -> None:
 
 
 def _this_machine() -> "Target":
-    from tasks.plan.gpus import gpu_types
-    from tasks.plan.this_machine import this_machine
+    from tasks.plan.hardware.gpus import gpu_types
+    from tasks.plan.hardware.this_machine import this_machine
 
     return this_machine(list(gpu_types().values()))
 
@@ -275,8 +276,8 @@ def _target() -> "Target | None":
 def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False) -> "Built":
     """Make all checks side by side, then the plan."""
     from tasks.plan.build import build_plan, sizes_of
-    from tasks.plan.checks import Surroundings, alignment_questions, questions
-    from tasks.plan.preflight import answer
+    from tasks.plan.checks.preflight import answer
+    from tasks.plan.checks.questions import Surroundings, alignment_questions, questions
 
     tracker = list(stages.values())[-1].train.tracking.tracker
     around = Surroundings(
@@ -297,7 +298,7 @@ def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plan
 def _show_and_stop(built: "Built", name: str, output_directory: str) -> None:
     """Show the plan in a Deck, and what is to be known of it in the log; stop the run where a check failed."""
     from tasks.decks.plan import verdict
-    from tasks.plan.preflight import fail_together, text_table
+    from tasks.plan.checks.preflight import fail_together, text_table
 
     report = _report(built, name, output_directory)
     if any(answer.error is not None for answer in built.answers):
@@ -331,7 +332,7 @@ def _report(built: "Built", name: str, output_directory: str) -> str:
 
 
 def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
-    from tasks.plan import tracking
+    from tasks.plan.checks import tracking
 
     execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
     return config.model_copy(update={"train": tracking.named(config.train, config.name, execution)})

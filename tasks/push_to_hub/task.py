@@ -5,9 +5,9 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig, PushedArtifact
 from configs.wire import DataReport, Published, Scores
-from images.pods import CPU, local_path
-from images.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.pods import CPU, local_path
+from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 
 
 @task(

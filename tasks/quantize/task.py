@@ -8,9 +8,9 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import BitsAndBytesMethod, ModelConfig
 from configs.versions import source_version
-from images.live_deck import live_deck
-from images.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.live_deck import live_deck
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
 
 
 @contextmanager

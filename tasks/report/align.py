@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.load import dump_config
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 from configs.wire import Evaluation, Published, StageReport
 from configs.wire_plan import Plan
 from tasks.decks import html

@@ -9,11 +9,11 @@ from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, StageReport, TokenReport, TrainReport
 from configs.wire_plan import Plan
-from images.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
 
 
 class FineTuneResult(BaseModel):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from configs.errors import ConfigError
-from configs.schema_train import RewardFunctionConfig
+from configs.schema.train import RewardFunctionConfig
 from configs.versions import ROOT
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, DataError
 from configs.schema import TokenizeConfig, fault_of_tokenize
-from configs.schema_train import Objective
+from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.counts import Found, SplitCounts
 from tasks.tokenize.files import count_kinds, first_row_of_kind, has_histories

@@ -7,7 +7,7 @@ from typing import Literal
 
 from configs.errors import DataError
 from configs.schema import TokenizeConfig
-from configs.schema_train import Objective
+from configs.schema.train import Objective
 from tasks.tokenize.rows import WHOLE_TEXT, Setup
 
 IGNORED = -100

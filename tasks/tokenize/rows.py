@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from configs.schema import TokenizeConfig
-from configs.schema_train import ONLINE, WHOLE_TEXT, Objective
+from configs.schema.train import ONLINE, WHOLE_TEXT, Objective
 from tasks.tokenize.control_tokens import ControlTokens
 from tasks.tokenize.template import Template
 

@@ -7,11 +7,11 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.schema import TokenizeConfig
-from configs.schema_train import Objective
+from configs.schema.train import Objective
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
-from images.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
 
 _VERSION = source_version("tasks/tokenize", "tasks/decks")
 

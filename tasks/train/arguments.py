@@ -11,7 +11,7 @@ import trl
 from transformers import TrainingArguments
 
 from configs.errors import ConfigError
-from configs.schema_train import ONLINE, PROMPT_METHODS, Objective, TrainConfig
+from configs.schema.train import ONLINE, PROMPT_METHODS, Objective, TrainConfig
 from tasks.train.choices import Choices
 from tasks.train.sharding import data_parallel_size, sharding_arguments
 from tasks.train.sharding import world_size as world_size

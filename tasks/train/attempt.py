@@ -7,10 +7,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from configs.schema import ModelConfig
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 from configs.wire import TrainReport
-from tasks.train import checkpoints
-from tasks.train.checkpoint_store import CheckpointPlaces, Store, stores
+from tasks.train.checkpoint import checkpoints
+from tasks.train.checkpoint.store import CheckpointPlaces, Store, stores
 from tasks.train.faults import is_out_of_memory
 from tasks.train.fit import FitInputs, fit
 from tasks.train.out_of_memory import fit_micro_batch, noted_micro_batch, out_of_memory

@@ -17,8 +17,8 @@ import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from configs.schema import ModelConfig, TrainConfig
-from configs.schema_cluster import DEEPSPEED, FSDP
-from configs.schema_train import ONLINE
+from configs.schema.cluster import DEEPSPEED, FSDP
+from configs.schema.train import ONLINE
 from configs.wire import Choice
 from tasks.train.sharding import NOT_HERE, batch_line, effective, sharding_lines, world_size
 

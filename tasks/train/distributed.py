@@ -7,7 +7,7 @@ import os
 import torch
 
 from configs.errors import ConfigError
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 from tasks.train.sharding import world_size
 
 

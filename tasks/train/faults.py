@@ -13,7 +13,7 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, FineTuneError, RetryError
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 
 # what gloo, NCCL and TCPStore say when a process or a machine is gone; they raise plain RuntimeErrors as well
 _LOST_PEER = (

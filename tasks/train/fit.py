@@ -15,7 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
 from configs.schema import ModelConfig
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
 from tasks.models.load import load_tokenizer
 from tasks.models.pace import doing
@@ -23,28 +23,28 @@ from tasks.models.quiet import quiet_libraries
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
 from tasks.train.arguments import optimizer_steps, prompts_left_out, training_arguments
-from tasks.train.checkpoint_store import CheckpointPlaces
-from tasks.train.checkpoints import fingerprint
+from tasks.train.checkpoint.checkpoints import fingerprint
+from tasks.train.checkpoint.resume import restore
+from tasks.train.checkpoint.saver import Saver, stop_signals
+from tasks.train.checkpoint.store import CheckpointPlaces
+from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
-from tasks.train.diagnose import diagnose
-from tasks.train.held_out import (
+from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
+from tasks.train.objectives import (
+    longest_sequence,
+)
+from tasks.train.saving import save_whole
+from tasks.train.sharding import connect
+from tasks.train.trainer import make_trainer
+from tasks.train.watch.diagnose import diagnose
+from tasks.train.watch.held_out import (
     evaluated_rows,
     evaluation_arguments,
     held_out_sample,
     remove_checkpoints,
     watch_choices,
 )
-from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
-from tasks.train.objectives import (
-    longest_sequence,
-)
-from tasks.train.report import report_of
-from tasks.train.resume import restore
-from tasks.train.saver import Saver, stop_signals
-from tasks.train.saving import save_whole
-from tasks.train.sharding import connect
-from tasks.train.trainer import make_trainer
-from tasks.train.universal import load_universal
+from tasks.train.watch.report import report_of
 
 
 def fit(

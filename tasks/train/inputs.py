@@ -10,9 +10,9 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.schema_train import ONLINE, TrainConfig
+from configs.schema.train import ONLINE, TrainConfig
 from configs.wire import HELD_OUT, Choice
-from tasks.train.observers import Observer
+from tasks.train.watch.observers import Observer
 
 TOKENS_FILE = "tokens.parquet"
 

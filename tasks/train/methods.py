@@ -14,7 +14,7 @@ from transformers.pytorch_utils import Conv1D
 
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
-from configs.schema_train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from configs.schema.train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.load import device, has_bfloat16, load_model, load_reward_model
 from tasks.models.vocabulary import fit_vocabulary, token_layers
 from tasks.train.sharding import check_divisible, loading_arguments

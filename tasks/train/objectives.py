@@ -30,7 +30,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference as DpoCollator
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference as KtoCollator
 from trl.trainer.reward_trainer import DataCollatorForPreference as RewardCollator
 
-from configs.schema_train import ONLINE, Objective, TrainConfig
+from configs.schema.train import ONLINE, Objective, TrainConfig
 from tasks.train.batches import PaddedCollator
 from tasks.train.order import Ordered, row_lengths
 

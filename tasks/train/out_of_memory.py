@@ -8,9 +8,9 @@ from __future__ import annotations
 import json
 
 from configs.errors import ConfigError, FineTuneError, RetryError
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 from configs.wire import Choice
-from tasks.train.checkpoint_store import Store
+from tasks.train.checkpoint.store import Store
 from tasks.train.distributed import fitting_micro_batch, smallest_micro_batch
 
 NOTE_FILE = "out-of-memory.json"

@@ -19,7 +19,7 @@ from transformers import PreTrainedModel, Trainer
 from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
 
 from configs.schema import ModelConfig
-from configs.schema_train import PROMPT_METHODS, TrainConfig
+from configs.schema.train import PROMPT_METHODS, TrainConfig
 from tasks.models.load import checkpoint_dtype, weight_dtype
 from tasks.train.merge import check_saved
 

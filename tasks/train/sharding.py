@@ -27,8 +27,8 @@ from transformers import AutoConfig, PreTrainedModel
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
-from configs.schema_cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
-from configs.schema_train import TrainConfig
+from configs.schema.cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
+from configs.schema.train import TrainConfig
 from configs.wire import Choice
 
 NOT_HERE = "not here: "

@@ -15,15 +15,16 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.errors import ArtifactError, RetryError
 from configs.schema import ModelConfig
-from configs.schema_cluster import CheckpointConfig, ClusterConfig
-from configs.schema_tracking import TrackingConfig
-from configs.schema_train import Method, TrainConfig
+from configs.schema.cluster import CheckpointConfig, ClusterConfig
+from configs.schema.tracking import TrackingConfig
+from configs.schema.train import Method, TrainConfig
 from configs.topologies import TOPOLOGIES, task_name, topology
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
-from images.elastic import ConfiguredElastic
-from images.live_deck import live_deck
-from images.pods import (
+from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT, TRAIN_ENVIRONMENT
+from tasks.runtime.elastic import ConfiguredElastic
+from tasks.runtime.live_deck import live_deck
+from tasks.runtime.pods import (
     BIG_CPU,
     DECK_FIELDS,
     SMALL,
@@ -38,13 +39,12 @@ from images.pods import (
     pod_template,
     scratch_directory,
 )
-from images.secrets import TRACKER_SECRETS, read_tracker_secrets
-from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT, TRAIN_ENVIRONMENT
-from images.worker_faults import launch_folder
+from tasks.runtime.secrets import TRACKER_SECRETS, read_tracker_secrets
+from tasks.runtime.worker_faults import launch_folder
 
 if TYPE_CHECKING:
-    from tasks.train.checkpoint_store import CheckpointPlaces
-    from tasks.train.observers import Observer
+    from tasks.train.checkpoint.store import CheckpointPlaces
+    from tasks.train.watch.observers import Observer
 
 _VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
 # the shape of most machines with GPUs; the operator makes PET_NPROC_PER_NODE of it, which flytekit does not read
@@ -82,10 +82,11 @@ def _train(
     from tasks.decks.training import render_training
     from tasks.models.loading import counted_loading
     from tasks.models.pace import doing, heartbeat
-    from tasks.train import checkpoints, collectives, distributed, faults, fit
+    from tasks.train import collectives, distributed, faults, fit
     from tasks.train.attempt import finish, finished, fit_once
-    from tasks.train.checkpoint_store import CheckpointPlaces
-    from tasks.train.observers import told_the_end
+    from tasks.train.checkpoint import checkpoints
+    from tasks.train.checkpoint.store import CheckpointPlaces
+    from tasks.train.watch.observers import told_the_end
 
     # apart on the way here: they are no part of what a cached result depends on
     config = config.model_copy(update={"cluster": cluster, "checkpoint": checkpoint, "tracking": tracking})
@@ -136,8 +137,8 @@ def _train(
 
 def _observers(config: TrainConfig, loading: ModelConfig, places: "CheckpointPlaces | None") -> "list[Observer]":
     """Return who looks on in rank 0: the launcher of its process, which shows a Deck, and the config's tracker."""
-    from tasks.train.live import LIVE_FILE, LiveReport
-    from tasks.train.tracking import Tracking, TrackingAccess
+    from tasks.train.watch.live import LIVE_FILE, LiveReport
+    from tasks.train.watch.tracking import Tracking, TrackingAccess
 
     observers: list[Observer] = []
     folder, tracker = launch_folder(), config.tracking.tracker
@@ -154,14 +155,14 @@ def _observers(config: TrainConfig, loading: ModelConfig, places: "CheckpointPla
 def _show(folder: Path) -> AbstractContextManager[None]:
     """Show a Deck of what rank 0 writes to `folder`, while the processes of this machine run."""
     from tasks.models.pace import every_seconds
-    from tasks.train.live import live_renderer
+    from tasks.train.watch.live import live_renderer
 
     return live_deck("training", live_renderer(folder), every_seconds())
 
 
 def _name_previous() -> None:
     """Write where the try before this one saved, while this one can still be killed before it saves anything."""
-    from tasks.train.checkpoint_store import CheckpointPlaces, name_previous
+    from tasks.train.checkpoint.store import CheckpointPlaces, name_previous
 
     uris = None if is_laptop_run() else checkpoint_uris("")
     if uris is None:

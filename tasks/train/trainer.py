@@ -10,23 +10,23 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
 from configs.schema import ModelConfig
-from configs.schema_train import ONLINE, TrainConfig
+from configs.schema.train import ONLINE, TrainConfig
 from tasks.models.vocabulary import fit_vocabulary
 from tasks.rewards.functions import reward_functions
 from tasks.rewards.models import load_reward_models
 from tasks.train import methods
 from tasks.train.batches import ExamplesAreApart, packed_collator
-from tasks.train.held_out import watch_callbacks
+from tasks.train.checkpoint.saver import Recoverable
+from tasks.train.checkpoint.universal import LoadsBest
 from tasks.train.inputs import TOKENS_FILE, FitInputs
 from tasks.train.objectives import FORMS, example_lengths, read_examples, trained_tokens, trainer_class
 from tasks.train.order import EpochOrder, num_fill_rows, without_fill
-from tasks.train.progress import Progress
 from tasks.train.row_numbers import row_ids_of, with_row_numbers
-from tasks.train.saver import Recoverable
 from tasks.train.sharding import Divided, data_parallel_size
 from tasks.train.tensor_parallel import SavesParts
-from tasks.train.universal import LoadsBest
-from tasks.train.watch import Watched
+from tasks.train.watch.held_out import watch_callbacks
+from tasks.train.watch.progress import Progress
+from tasks.train.watch.watch import Watched
 
 
 def make_trainer(

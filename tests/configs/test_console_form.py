@@ -17,8 +17,8 @@ from jsonschema import Draft7Validator, Draft202012Validator
 from configs.console_form import console_form
 from configs.errors import ConfigError
 from configs.schema import FineTuneConfig, RunConfig
-from configs.schema_align import AlignConfig
-from configs.section import LARGEST_INTEGER, Section
+from configs.schema.align import AlignConfig
+from configs.schema.section import LARGEST_INTEGER, Section
 from workflows.align import align
 from workflows.fine_tune import fine_tune
 from workflows.prepare_data import prepare_data

@@ -7,7 +7,7 @@ import re
 
 import pytest
 from conftest import ROOT
-from scaling_tables import TABLES
+from support.scaling_tables import TABLES
 
 DOCS = ROOT / "docs" / "scaling.md"
 

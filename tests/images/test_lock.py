@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from image_imports import read_by
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rehearsal.site import build
+from support.image_imports import read_by
 
 from images import lock as locking
 from images.lock import closure, lock, lock_text, read_pins

@@ -21,7 +21,7 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.image_spec.default_builder import create_docker_context
 from flytekit.types.directory import FlyteDirectory
 from flytekitplugins.envd.image_builder import create_envd_config
-from pods import Pod
+from support.pods import Pod
 
 from configs.schema import FineTuneConfig
 from configs.wire import TokenReport

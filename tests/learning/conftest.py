@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from learning.tasks import make_model, tokenize, train, words
 
-from configs.schema_train import TrainConfig
+from configs.schema.train import TrainConfig
 
 
 @pytest.fixture(scope="session")

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pandas as pd
 import torch
-from token_rows import Row, canonical, preference
+from support.token_rows import Row, canonical, preference
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from configs.schema import EvaluateConfig, ModelConfig, TokenizeConfig
-from configs.schema_train import Objective, RewardFunctionConfig, TrainConfig
+from configs.schema.train import Objective, RewardFunctionConfig, TrainConfig
 from configs.wire import HELD_OUT, Evaluation, TokenReport, TrainReport
 from tasks.evaluate.score import evaluate_model
 from tasks.tokenize.prepare import join_parts, tokenize_part

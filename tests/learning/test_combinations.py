@@ -13,10 +13,10 @@ import torch
 from learning.tasks import LOADING, Run, Tokens, make_model, style_preferences, successors, tokenize, train, words
 from peft import PeftModel
 from pydantic import ValidationError
-from token_rows import Row
+from support.token_rows import Row
 
 from configs.combinations import REFUSED
-from configs.schema_train import PROMPT_METHODS, QUANTIZED_METHODS, Method, Objective, TrainConfig
+from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, Method, Objective, TrainConfig
 from tasks.models.load import is_reward_model, load_model, load_reward_model
 from tasks.train import fit as fit_module
 

@@ -10,11 +10,11 @@ import pandas as pd
 import pytest
 from conftest import ROOT
 from learning.tasks import LOADING, Tokens, tokenize, train
-from loading import load_data
+from support.loading import load_data
 
 from configs.load import load_config
 from configs.schema import EvaluateConfig
-from configs.schema_train import Method, TrainConfig
+from configs.schema.train import Method, TrainConfig
 from tasks.evaluate.score import evaluate_model
 from tasks.get_model.fetch import fetch_model
 

@@ -11,7 +11,7 @@ import yaml
 from conftest import ROOT
 
 from configs.schema import FineTuneConfig
-from configs.schema_train import Method, Objective, TrainConfig
+from configs.schema.train import Method, Objective, TrainConfig
 from tasks.rewards.functions import check_rewards
 from tasks.train.arguments import learning_rate
 

@@ -24,7 +24,7 @@ from learning.tasks import (
     words,
 )
 
-from configs.schema_train import Objective, RewardFunctionConfig, TrainConfig
+from configs.schema.train import Objective, RewardFunctionConfig, TrainConfig
 from tasks.models.load import load_model, load_tokenizer
 
 WORDS = words(712, 4, seed=2)

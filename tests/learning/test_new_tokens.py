@@ -10,10 +10,10 @@ import pandas as pd
 import pytest
 import torch
 from learning.tasks import LOADING, make_model, tokenize, train, words
-from token_rows import Row, preference
+from support.token_rows import Row, preference
 
 from configs.schema import TokenizeConfig
-from configs.schema_train import ONLINE, Method, Objective, TrainConfig
+from configs.schema.train import ONLINE, Method, Objective, TrainConfig
 from tasks.models.load import load_model, load_reward_model
 
 NEW = "<|user|>"

@@ -15,12 +15,12 @@ from conftest import PyFlyte
 from flyteidl.core.literals_pb2 import LiteralMap
 from flytekit import ImageSpec
 from google.protobuf.json_format import MessageToDict
-from hub_server import HubServer
 from rehearsal.admin import Admin
 from rehearsal.engine import Cluster
 from rehearsal.literals import as_form
 from rehearsal.site import build
 from rehearsal.store import BUCKET, Store
+from support.hub_server import HubServer
 
 from images import specs
 

@@ -10,7 +10,7 @@ import pytest
 from conftest import PyFlyte, error_lines
 
 from configs.errors import ConfigError
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 
 
 def write_rows(path: Path, rows: list[dict]) -> str:

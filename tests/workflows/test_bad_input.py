@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import PyFlyte, error_lines
-from hub_server import HubServer
+from support.hub_server import HubServer
 
 PAIRS = "".join(json.dumps({"prompt": f"q {n}", "completion": f"a {n}"}) + "\n" for n in range(20))
 

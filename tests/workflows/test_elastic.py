@@ -17,15 +17,15 @@ from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal
 from flytekit.types.directory import FlyteDirectory
 from google.protobuf.json_format import MessageToDict
-from pods import RECOVERABLE, Pod, machines
 from safetensors.torch import load_file
+from support.pods import RECOVERABLE, Pod, machines
 
 import tasks.plan.task as plan_task
 import tasks.train.task as train_task
 from configs.schema import FineTuneConfig, ModelConfig
-from configs.schema_cluster import CheckpointConfig, ClusterConfig
-from configs.schema_tracking import TrackingConfig
-from configs.schema_train import TrainConfig
+from configs.schema.cluster import CheckpointConfig, ClusterConfig
+from configs.schema.tracking import TrackingConfig
+from configs.schema.train import TrainConfig
 from configs.wire import TokenReport
 from configs.wire_plan import Plan
 

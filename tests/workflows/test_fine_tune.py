@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 from conftest import PyFlyte, error_lines
-from hub_server import HubServer
 from huggingface_hub import HfApi
+from support.hub_server import HubServer
 
 TOKEN = "hf_write_secret"
 QUICK = {

@@ -19,7 +19,7 @@ from rehearsal.store import Store
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_align_config, load_config
 from configs.schema import FineTuneConfig
-from configs.schema_align import AlignConfig
+from configs.schema.align import AlignConfig
 
 PLACE = ["--project", "flytesnacks", "--domain", "development"]
 WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens")

@@ -11,14 +11,14 @@ from typing import Any
 import pandas as pd
 import pytest
 from flytekit.types.directory import FlyteDirectory
-from pods import NON_RECOVERABLE, Pod, machines
+from support.pods import NON_RECOVERABLE, Pod, machines
 
 import tasks.evaluate.task as evaluate_task
 import tasks.train.task as train_task
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema_cluster import CheckpointConfig, ClusterConfig
-from configs.schema_tracking import TrackingConfig
-from configs.schema_train import TrainConfig
+from configs.schema.cluster import CheckpointConfig, ClusterConfig
+from configs.schema.tracking import TrackingConfig
+from configs.schema.train import TrainConfig
 
 FAST = {"PROGRESS_SECONDS": "1"}
 

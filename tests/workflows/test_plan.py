@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, PyFlyte, error_lines
-from hub_server import HubServer
+from support.hub_server import HubServer
 
 from configs.load import PRESETS
 

@@ -26,7 +26,7 @@ from rehearsal.store import Store
 
 from configs.load import PRESETS, load_config
 from configs.schema import FineTuneConfig
-from images.refusals import explain
+from tasks.runtime.refusals import explain
 
 VENV = Path(sys.executable).parent.parent
 CLUSTER = {"FLYTE_PROJECT": "flytesnacks", "FLYTE_DOMAIN": "development", "IMAGE_REGISTRY": "registry.invalid/me"}

@@ -15,9 +15,9 @@ from conftest import PyFlyte, error_lines
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal, LiteralMap
-from pods import Pod
 from rehearsal.admin import Admin
 from rehearsal.store import BUCKET, Store
+from support.pods import Pod
 
 from configs.schema import FineTuneConfig, TrainConfig
 from tasks.get_data.task import scan_shard

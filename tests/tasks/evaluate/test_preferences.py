@@ -13,7 +13,7 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification, P
 
 from configs.errors import ModelError
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema_train import RewardFunctionConfig
+from configs.schema.train import RewardFunctionConfig
 from configs.wire import Scores
 from tasks.evaluate.answers import generate_answers
 from tasks.evaluate.preferences import preference_accuracy, preference_margin

@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from loading import load_data
 from pydantic import ValidationError
+from support.loading import load_data
 
 from configs.errors import DataError
 from configs.schema import DataConfig

@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from tasks.get_data.schemas import find_faults
+from tasks.rows.schemas import find_faults
 
 
 def turns(*contents: str, last: str = "assistant") -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 from conftest import SHARED_DATA
-from loading import load_data, split_rows
+from support.loading import load_data, split_rows
 
 from configs.errors import DataError
 from configs.schema import DataConfig

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from hub_server import HubServer
 from huggingface_hub import HfApi
-from loading import load_data
+from support.hub_server import HubServer
+from support.loading import load_data
 
 from configs.errors import DataError
 from configs.schema import ColumnMap, DataConfig
@@ -22,7 +22,7 @@ from tasks.get_data.leaving import InvalidRowsError
 LOAD = """
 import json, sys
 from configs.schema import DataConfig
-from loading import load_data
+from support.loading import load_data
 config = DataConfig(sources=[json.loads(sys.argv[1])])
 data = load_data(config)
 print(json.dumps(sorted(data.train.prompt.tolist() + data.test.prompt.tolist())))

@@ -14,7 +14,7 @@ from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import DataReport
 from tasks.get_data.load import load_data
-from tasks.plan.data import resolve_data
+from tasks.plan.resolve.data import resolve_data
 
 TABLES = ("train.parquet", "test.parquet", "quarantine.parquet")
 

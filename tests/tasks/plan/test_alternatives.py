@@ -11,9 +11,8 @@ import yaml
 from configs.schema import FineTuneConfig
 from configs.wire_plan import Alternative
 from tasks.plan.alternatives import Search, changed
-from tasks.plan.duration import RowFacts, expect
-from tasks.plan.gpus import GPU_TYPES, find_gpu
-from tasks.plan.shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, ModelShape
+from tasks.plan.hardware.gpus import GPU_TYPES, find_gpu
+from tasks.plan.shapes.shape import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, ModelShape
 from tasks.plan.sizing import (
     Target,
     fits_evaluation,
@@ -23,6 +22,7 @@ from tasks.plan.sizing import (
     training_memory,
     with_evaluation,
 )
+from tasks.plan.time.duration import RowFacts, expect
 
 TYPES = list(GPU_TYPES.values())
 A100 = "A100-80GB"

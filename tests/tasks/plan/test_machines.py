@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from configs.schema import FineTuneConfig
-from tasks.plan.gpus import GPU_TYPES
+from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.machines import Stored, cluster_of, disk_gib, host_bytes, machines, stored
-from tasks.plan.shapes import LLAMA_2_7B
+from tasks.plan.shapes.shape import LLAMA_2_7B
 from tasks.plan.sizing import gpu_target, training_job
 
 A100 = gpu_target(GPU_TYPES["A100-80GB"])

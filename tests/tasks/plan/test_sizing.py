@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from configs.schema import FineTuneConfig
-from tasks.plan.gpus import GPU_TYPES
-from tasks.plan.shapes import LLAMA_2_7B, LLAMA_3_8B
+from tasks.plan.hardware.gpus import GPU_TYPES
+from tasks.plan.shapes.shape import LLAMA_2_7B, LLAMA_3_8B
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,
     GPU_CONTEXT_BYTES,

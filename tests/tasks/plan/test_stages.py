@@ -12,14 +12,14 @@ from conftest import ROOT
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_config
 from configs.schema import FineTuneConfig
-from tasks.plan.architectures import known_shape, shape_of
 from tasks.plan.assumptions import row_facts_of
-from tasks.plan.duration import RowFacts
-from tasks.plan.first_rows import FirstRows
-from tasks.plan.gpus import GPU_TYPES
-from tasks.plan.shapes import LLAMA_2_7B, ModelShape
+from tasks.plan.checks.first_rows import FirstRows
+from tasks.plan.hardware.gpus import GPU_TYPES
+from tasks.plan.shapes.architectures import known_shape, shape_of
+from tasks.plan.shapes.shape import LLAMA_2_7B, ModelShape
 from tasks.plan.sizing import Target, gpu_target, training_job, training_memory
 from tasks.plan.stages import Subject, misfit, plan_stage
+from tasks.plan.time.duration import RowFacts
 
 LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)
 

@@ -9,8 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hub_server import HubServer
 from huggingface_hub import ModelCard
+from support.hub_server import HubServer
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Scores, SourceCount

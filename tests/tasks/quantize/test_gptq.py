@@ -22,7 +22,7 @@ from configs.errors import ConfigError, ModelError
 from configs.schema import EvaluateConfig, FineTuneConfig, ModelConfig
 from tasks.evaluate.score import evaluate_model
 from tasks.models.load import load_model, load_tokenizer
-from tasks.plan.settings import check_packages
+from tasks.plan.checks.settings import check_packages
 from tasks.quantize.gptq import calibration_rows, group_size, quantize_model
 
 MODEL = ModelConfig(name="tiny")

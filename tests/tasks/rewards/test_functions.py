@@ -10,7 +10,7 @@ import pytest
 from conftest import ROOT
 
 from configs.errors import ConfigError
-from configs.schema_train import RewardFunctionConfig
+from configs.schema.train import RewardFunctionConfig
 from tasks.rewards import functions
 from tasks.rewards.functions import check_rewards, reward_functions, rewards_hash, total_reward
 from tasks.rewards.numbers import last_number_matches
@@ -177,7 +177,7 @@ def test_the_hash_follows_the_file(project) -> None:
 
 def test_checking_rewards_loads_no_torch() -> None:
     code = (
-        "import sys; from configs.schema_train import RewardFunctionConfig as C; from tasks.rewards import functions\n"
+        "import sys; from configs.schema.train import RewardFunctionConfig as C; from tasks.rewards import functions\n"
         "functions.check_rewards([C(kind='python', function='tasks.rewards.numbers:last_number_matches')])\n"
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )

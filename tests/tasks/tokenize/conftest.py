@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from token_rows import Row, canonical, canonical_rows
+from support.token_rows import Row, canonical, canonical_rows
 
 from configs.schema import TokenizeConfig
-from configs.schema_train import Objective
+from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.prepare import join_parts, tokenize_part

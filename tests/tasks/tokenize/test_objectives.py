@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 
 import pytest
-from token_rows import canonical, canonical_rows, labelled, preference
+from support.token_rows import canonical, canonical_rows, labelled, preference
 
 from configs.errors import ConfigError, DataError
 from configs.schema import TokenizeConfig
-from configs.schema_train import Objective
+from configs.schema.train import Objective
 from tasks.tokenize.checks import check_settings
 from tasks.tokenize.tokens import tokenize_rows
 

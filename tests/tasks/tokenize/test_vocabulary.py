@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from token_rows import preference
+from support.token_rows import preference
 from transformers import AddedToken, AutoTokenizer
 
 from configs.errors import ConfigError, DataError, ModelError

@@ -14,7 +14,7 @@ import pytest
 import torch
 from conftest import ROOT
 from safetensors.torch import load_file
-from training_steps import Step, Steps, assert_same_steps, seen_steps
+from support.training_steps import Step, Steps, assert_same_steps, seen_steps
 
 from tasks.train.objectives import FORMS
 
@@ -94,7 +94,7 @@ TWO_PROCESSES = """
 import json, os, sys
 from pathlib import Path
 import torch
-from training_steps import seen_steps
+from support.training_steps import seen_steps
 from configs.schema import ModelConfig, TrainConfig
 from tasks.train import trainer as trainer_module
 from tasks.train.fit import FitInputs, fit

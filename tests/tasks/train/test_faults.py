@@ -12,8 +12,8 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, ConfigError, DataError, RetryError
-from configs.schema_cluster import ClusterConfig
-from configs.schema_train import TrainConfig
+from configs.schema.cluster import ClusterConfig
+from configs.schema.train import TrainConfig
 from tasks.train.faults import fault_of, is_disk_full, is_out_of_memory, told_apart
 
 CONFIG = TrainConfig()

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 import torch
-from training_steps import Steps, seen_steps
+from support.training_steps import Steps, seen_steps
 from trl import GRPOTrainer, RLOOTrainer
 
 from configs.schema import ModelConfig

@@ -13,7 +13,7 @@ import pytest
 import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from taught_models import IDS, LOADING, hashes, logits, saved, settings, taught, wrapped
+from support.taught_models import IDS, LOADING, hashes, logits, saved, settings, taught, wrapped
 
 from configs.errors import ArtifactError, ConfigError
 from configs.schema import ModelConfig

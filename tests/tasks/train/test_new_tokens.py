@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from taught_models import LOADING, logits, saved, settings, taught
+from support.taught_models import LOADING, logits, saved, settings, taught
 
 from configs.errors import ConfigError, ModelError
 from tasks.models.load import load_model, load_reward_model, load_tokenizer

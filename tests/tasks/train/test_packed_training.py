@@ -20,7 +20,7 @@ from tasks.tokenize.packing import pack_tokens
 from tasks.train import trainer as trainer_module
 from tasks.train.batches import ExamplesAreApart, PackedCollator
 from tasks.train.fit import FitInputs, fit
-from tasks.train.progress import Progress
+from tasks.train.watch.progress import Progress
 
 LOADING = ModelConfig(name="tiny")
 ROOT = Path(__file__).parent.parent.parent.parent

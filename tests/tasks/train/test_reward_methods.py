@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from taught_models import IDS, LOADING, logits, saved, settings, taught, wrapped
+from support.taught_models import IDS, LOADING, logits, saved, settings, taught, wrapped
 
 from configs.schema import ModelConfig
 from tasks.models.load import is_reward_model, load_reward_model

@@ -15,8 +15,8 @@ from conftest import ROOT
 from safetensors.torch import load_file
 
 from configs.schema import ModelConfig
-from configs.schema_train import TrainConfig
-from configs.section import Section
+from configs.schema.section import Section
+from configs.schema.train import TrainConfig
 from configs.wire import TrainReport
 from tasks.train.fit import FitInputs, fit
 

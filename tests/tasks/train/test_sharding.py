@@ -97,7 +97,7 @@ OFFLOADED: dict[str, Record] = {
 def launch(num_processes: int, cases: dict[str, Record], model: Path, tokens: Path, output: Path) -> Path:
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
     result = subprocess.run(
-        [*command, str(ROOT / "tests/sharded_runs.py"), json.dumps(cases), *map(str, (model, tokens, output))],
+        [*command, str(ROOT / "tests/support/sharded_runs.py"), json.dumps(cases), *map(str, (model, tokens, output))],
         env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
         capture_output=True,
         text=True,

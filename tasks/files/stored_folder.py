@@ -1,0 +1,94 @@
+"""A folder at an address, such as s3://bucket/model: its files, and a revision that changes when their content does.
+
+The plan names a model's revision, and a later step fetches it; both stand on this module, so that a folder which was
+changed between them is found out and not trained on under another's name.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+from configs.errors import ModelError
+from tasks.files.streams import explained, file_system, shown
+
+# what stores keep of a file's content, under the names of s3fs, gcsfs and adlfs
+_CHECKSUMS = ("ETag", "md5Hash", "etag")
+_CHUNK_BYTES = 2**20
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    """One file below the folder. `checksum` is what the store says of its content; `place` is for its file system."""
+
+    place: str
+    size: int
+    checksum: str
+
+
+def stored_files(address: str) -> dict[str, StoredFile]:
+    """Return the files below the folder `address` by their names within it, sorted; hidden ones are passed over.
+
+    Raises:
+        ModelError: a web server, which does not list its files, or no such folder.
+        DataError: the store cannot be read.
+    """
+    if address.startswith(("http://", "https://")):
+        raise ModelError(
+            f"model.name={shown(address)}: a web server does not list its files; name a folder of a store, such as "
+            "s3://bucket/model, a hub id or a directory"
+        )
+    try:
+        system, place = file_system(address)
+        found = system.find(place, detail=True)
+    except Exception as error:  # see `file_system`
+        raise explained(address, error) from None
+    names = {path: path.removeprefix(place).strip("/") for path in sorted(found)}
+    files = {
+        name: StoredFile(path, int(found[path]["size"]), _checksum(address, system, path, found[path]))
+        for path, name in names.items()
+        if name and not any(part.startswith(".") for part in name.split("/"))
+    }
+    if not files:
+        raise ModelError(
+            f"model.name={shown(address)} is no folder, or an empty one; name one that holds config.json, weights and "
+            "tokenizer"
+        )
+    return files
+
+
+def folder_revision(files: dict[str, StoredFile]) -> str:
+    """Return a SHA-256 (hex) of the files' names, sizes and checksums."""
+    digest = hashlib.sha256()
+    for name in sorted(files):
+        digest.update(f"{name}\0{files[name].size}\0{files[name].checksum}\n".encode())
+    return digest.hexdigest()
+
+
+def read_range(address: str, file: StoredFile, start: int = 0, end: int | None = None) -> bytes:
+    """Return the bytes [start, end) of a file of the folder `address`; to its end where `end` is None.
+
+    Raises:
+        DataError: it cannot be read.
+    """
+    try:
+        system, _ = file_system(address)
+        return bytes(system.cat_file(file.place, start=start, end=end))
+    except Exception as error:  # see `file_system`
+        raise explained(address, error) from None
+
+
+def _checksum(address: str, system: Any, path: str, info: dict[str, Any]) -> str:
+    """Return the store's own checksum of a file, or where it keeps none, one of the bytes."""
+    said = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), "")
+    if said:
+        return said.strip('"')
+    digest = hashlib.sha256()
+    try:
+        with system.open(path, "rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                digest.update(chunk)
+    except Exception as error:  # see `file_system`
+        raise explained(address, error) from None
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""What the data stage will say of the first rows of each source, asked of its own readers, formats and schemas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Literal
+
+import pandas as pd
+
+from configs.errors import DataError, HubError
+from configs.schema import DataConfig, SourceConfig
+from configs.schema.train import Objective
+from configs.wire import FailureCase
+from tasks.files.places import file_size, find_files, is_of_lines
+from tasks.get_data.leaving import InvalidRowsError, describe_invalid
+from tasks.get_data.shard_files import CANONICAL_COLUMNS
+from tasks.rows.checks import check_rows, whole_texts
+from tasks.rows.formats import Entry, canonical_entries, canonical_row, column_mapping, detect_format
+from tasks.rows.rows import BadRow
+from tasks.rows.schemas import find_faults
+from tasks.rows.sources import RawRow, hub_records, read_source, source_label
+from tasks.tokenize.checks import wrong_kind
+from tasks.tokenize.rows import KINDS
+
+NUM_ROWS = 20
+"""Rows of each source that are validated."""
+_ROWS_READ = 100
+"""Rows from which the data stage tells a source's format."""
+
+
+@dataclass(frozen=True)
+class FirstRows:
+    """What the first rows of one source are.
+
+    `mean_characters` is of a whole row, with all of its turns and answers, over the valid ones. `rows` is about how
+    many the source has: exact for embedded data, by the bytes of the first rows for lines of text, None otherwise.
+    `failures` are those that make a row invalid, `others` those that the config's checks only warn of or set aside.
+    """
+
+    where: str
+    label: str
+    row_format: str
+    columns: dict[str, str]
+    num_rows: int
+    kinds: frozenset[str]
+    mean_characters: float | None
+    rows: float | None
+    num_invalid: int = 0
+    failures: list[FailureCase] = field(default_factory=list)
+    others: list[FailureCase] = field(default_factory=list)
+
+
+def look_at(
+    config: DataConfig,
+    section: Literal["sources", "evaluation"],
+    number: int,
+    revision: str,
+    token: str | None,
+) -> FirstRows:
+    """Return what the first 20 rows of a source are, and what is wrong with them; `revision` is that of a hub data set.
+
+    Raises:
+        DataError: a file that cannot be read or has no rows, or columns that are those of no format.
+        HubError: a hub data set that cannot be loaded.
+    """
+    source: SourceConfig = getattr(config, section)[number]
+    where = f"data.{section}[{number}]"
+    label = source_label(source)
+    read = list(islice(_rows(source, revision, token), _ROWS_READ))
+    records = [row.record for row in read if not isinstance(row.record, BadRow)]
+    row_format = detect_format(source, label, records, where)
+    mapping = column_mapping(source)
+    failures, entries, others = [], [], []
+    for row in read[:NUM_ROWS]:
+        if isinstance(row.record, BadRow):
+            failures.append(_failure(row, "format", "(row)", row.record.reason, row.record.value))
+        else:
+            entries += list(canonical_entries(mapping, row_format, row, config.group_by))
+    bad: set[int] = set()
+    for fault in find_faults(row_format, _table(entries)).itertuples() if entries else ():
+        bad.add(fault.index)
+        failures.append(_failure(entries[fault.index], "format", fault.column, fault.reason, fault.value))
+    valid = [entry for position, entry in enumerate(entries) if position not in bad]
+    rows = _canonical(row_format, valid)
+    invalid = {(each.file, each.row) for each in failures}
+    texts = whole_texts(rows) if valid else pd.Series([], dtype=object)
+    policies = config.checks.model_dump()
+    for _, index, check, column, reason in check_rows(rows, config.checks).itertuples() if valid else ():
+        case = _failure(valid[index], check, column, reason, texts.iloc[index])
+        if policies[check] == "fail":
+            failures.append(case)
+            invalid.add((case.file, case.row))
+        else:
+            others.append(case)
+    return FirstRows(
+        where=where,
+        label=label,
+        row_format=row_format,
+        columns=mapping,
+        num_rows=min(len(read), NUM_ROWS),
+        kinds=frozenset(rows.kind) if valid else frozenset(),
+        mean_characters=float(texts.map(len).mean()) if valid else None,
+        rows=_number_of_rows(source, read, texts),
+        num_invalid=len(invalid),
+        failures=sorted(failures, key=lambda case: case.row),
+        others=others,
+    )
+
+
+def refuse_invalid(rows: FirstRows, tolerated: int) -> str:
+    """Return a warning of invalid rows, or nothing.
+
+    Raises:
+        InvalidRowsError: there are more than `tolerated`; names files, rows and reasons, never content.
+    """
+    if rows.num_invalid > tolerated:
+        among = f" among the first {rows.num_rows} of {rows.label}"
+        raise InvalidRowsError(describe_invalid(rows.failures, rows.num_invalid, tolerated, among), rows.failures)
+    cases = rows.failures or rows.others
+    if not cases:
+        return ""
+    first, number = cases[0], len({(case.file, case.row) for case in cases})
+    return f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
+
+
+def refuse_wrong_kinds(sources: Sequence[FirstRows], objective: Objective) -> str:
+    """Return in words what the rows are that `objective` trains on.
+
+    Raises:
+        DataError: rows of a kind that it has no use for.
+    """
+    for rows in sources:
+        others = sorted(kind for kind in rows.kinds if kind not in KINDS[objective])
+        if others:
+            raise wrong_kind(f"the first {rows.num_rows} rows of {rows.label}", others[0], objective)
+    kinds = sorted({kind for rows in sources for kind in rows.kinds})
+    return f"{objective} takes {' and '.join(kinds) or 'these'} rows"
+
+
+def _rows(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
+    if source.hub is None:
+        yield from read_source(source, revision, token)
+        return
+    label = source_label(source)
+    records = hub_records(source, revision, token, streaming=True)
+    for number in range(1, _ROWS_READ + 1):
+        try:
+            record = next(records)
+        except StopIteration:
+            return
+        except (DataError, HubError):
+            raise
+        # while it streams, the library raises whatever its parts do
+        except Exception as error:
+            raise HubError(
+                f"data set {source.hub} cannot be read ({type(error).__name__}); check it on the hub"
+            ) from None
+        yield RawRow(label, number, record)
+
+
+def _table(entries: Sequence[Entry]) -> pd.DataFrame:
+    # dtype=object, as the data stage has it: pandas must not turn a missing value into NaN
+    return pd.DataFrame([entry.record for entry in entries], dtype=object)
+
+
+def _canonical(row_format: Any, entries: Sequence[Entry]) -> pd.DataFrame:
+    rows = [{"row_id": entry.row_id, **canonical_row(row_format, entry.record)} for entry in entries]
+    return pd.DataFrame(rows, columns=CANONICAL_COLUMNS, dtype=object)
+
+
+def _failure(row: RawRow | Entry, check: str, column: str, reason: str, value: str) -> FailureCase:
+    return FailureCase(file=row.file, row=row.row, check=check, column=column, reason=reason, value=value[:2000])
+
+
+def _number_of_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Series) -> float | None:
+    """Return about how many rows a source has; a row's JSON has as many bytes as those that were read, on average."""
+    from configs.embedded.names import parse_embedded_source
+
+    if isinstance(source.path, str) and not source.is_of_files:
+        return float(parse_embedded_source(source.path)[1])
+    if len(read) < _ROWS_READ and source.hub is None:
+        return float(len(read))
+    if source.path is None:
+        return None
+    files = find_files(source.path)
+    sizes = [file_size(file.path) for file in files]
+    if not all(is_of_lines(file.path) for file in files) or None in sizes:
+        return None
+    from tasks.files.streams import open_lines
+
+    with open_lines(files[0].path) as stream:
+        lines = [line for line in islice(stream, _ROWS_READ) if line.strip()]
+    return sum(size or 0 for size in sizes) / max(1.0, sum(map(len, lines)) / max(1, len(lines)))

@@ -1,0 +1,146 @@
+"""Whether tokenizer, embedding and chat template fit each other, and what the tokenize stage would say of them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, cast
+
+from configs.errors import ConfigError, DataError, ModelError
+from configs.schema import TokenizeConfig, TrainConfig
+from configs.schema.train import ONLINE, PROMPT_METHODS
+from tasks.files.streams import shown
+from tasks.plan.checks.settings import read_chat_template
+from tasks.plan.checks.tokenizers import SmallTokenizer, fault_of_template
+from tasks.tokenize.checks import check_tokens
+from tasks.tokenize.control_tokens import find_control_tokens
+from tasks.tokenize.counts import SplitCounts, add_batch
+from tasks.tokenize.files import token_table
+from tasks.tokenize.rows import Row, Setup
+from tasks.tokenize.template import choose_template, fitting_length
+from tasks.tokenize.tokens import tokenize_rows
+from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
+
+_ANY_LENGTH = 2**20
+_FEWEST_TOKENS = 8
+UNKNOWN_POSITIONS = "an unknown number of positions"
+_TURNS = [
+    {"role": "user", "content": "What is one and one?"},
+    {"role": "assistant", "content": "Two."},
+    {"role": "user", "content": "And two and two?"},
+    {"role": "assistant", "content": "Four."},
+]
+
+
+def text_settings(settings: dict[str, Any]) -> dict[str, Any]:
+    """Return a config.json, or the part of it that is of the language model."""
+    return dict(settings.get("text_config") or settings)
+
+
+def checked_template(path: str | None) -> str | None:
+    """Return the content of the chat template file that a config names, None where it names none.
+
+    Raises:
+        ConfigError: it cannot be read, never reads `messages`, or is no Jinja.
+    """
+    text = read_chat_template(path)
+    fault = None if text is None else fault_of_template(text)
+    if fault is not None:
+        raise ConfigError(f"tokenize.chat_template={shown(str(path))}: {fault}; repair the template")
+    return text
+
+
+def check_tokenizer(tokenizer: SmallTokenizer, settings: dict[str, Any], config: TokenizeConfig) -> str:
+    """Check that the model has an embedding of each token; return in words what there is.
+
+    The template is set on `tokenizer` already; `settings` is the model's config.json. Adds the config's new tokens.
+
+    Raises:
+        ModelError: a token without an embedding, or an id in config.json beyond the vocabulary.
+        ConfigError: a new token that is none.
+    """
+    size = text_settings(settings).get("vocab_size")
+    check_vocabulary(cast(Any, tokenizer), size)
+    num_tokens = len(tokenizer.get_vocab())
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        said = text_settings(settings).get(name)
+        for number in said if isinstance(said, list) else [said]:
+            if isinstance(number, int) and size is not None and number >= size:
+                raise ModelError(
+                    f"config.json names {name}={number}, and the model's vocabulary has {size} tokens\n"
+                    "copy the model again, or correct the id"
+                )
+    texts = config.new_special_tokens
+    # with none to add, transformers is not imported
+    new = add_special_tokens(cast(Any, tokenizer), texts) if texts else []
+    added = f", {len(new)} new" if new else ""
+    rows = "an unknown number of" if size is None else f"{size}"
+    return f"{num_tokens} tokens{added}, {rows} embeddings, answers end with {tokenizer.eos_token}"
+
+
+def check_template(
+    tokenizer: SmallTokenizer, settings: dict[str, Any], config: TokenizeConfig, given: str | None
+) -> tuple[str, str]:
+    """Render a conversation as the tokenize stage would, and make its checks; return (what was found, a warning).
+
+    Raises:
+        ModelError: the model's own template does not parse.
+        DataError: no end-of-turn token is trained, no answer is found, or the template refuses plain questions.
+    """
+    own = tokenizer.chat_template
+    if given is None and isinstance(own, str) and (fault := fault_of_template(own)):
+        raise ModelError(f"the model's chat template: {fault}\nrepair it, or name another with tokenize.chat_template")
+    template = choose_template(cast(Any, tokenizer), given, has_messages=True)
+    setup = Setup(
+        tokenizer=cast(Any, tokenizer),
+        control=find_control_tokens(cast(Any, tokenizer)),
+        template=template,
+        config=config.model_copy(update={"over_length": "drop"}),
+        max_length=_ANY_LENGTH,
+        objective="sft",
+        vocabulary_size=None,
+    )
+    ends = _checked_ends("a question and its answer", _TURNS[:2], setup)
+    said = ", ".join(tokenizer.convert_ids_to_tokens(number) for number in ends)
+    found = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
+    text = f"{found[template.source]}; turns end with {said}"
+    try:
+        _checked_ends("two questions and their answers", _TURNS, setup)
+    except DataError as error:
+        return text, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
+    return text, ""
+
+
+def _checked_ends(name: str, turns: list[dict[str, str]], setup: Setup) -> list[int]:
+    batch = tokenize_rows([Row(name, "messages", "", "", json.dumps(turns))], setup)
+    counts = SplitCounts()
+    add_batch(counts, batch, token_table(batch.records), setup)
+    return check_tokens({"train": counts}, setup)
+
+
+def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[str, Any]) -> tuple[str, str]:
+    """Check that sequences have room within the model's positions; return (what was found, a warning).
+
+    Raises:
+        ModelError: `tokenize.max_length` exceeds the positions.
+        ConfigError: virtual tokens or generated answers that leave no room.
+    """
+    model = text_settings(settings)
+    length = fitting_length(model, tokenize.max_length)
+    positions = model.get("max_position_embeddings") or model.get("n_positions")
+    found = f"{length} tokens of {f'{positions} positions' if positions else UNKNOWN_POSITIONS}"
+    taken, name = 0, ""
+    if train.method in PROMPT_METHODS:
+        taken, name = train.prompt.num_virtual_tokens, "train.prompt.num_virtual_tokens"
+    elif train.objective in ONLINE:
+        taken, name = train.policy.max_new_tokens, "train.policy.max_new_tokens"
+    if not positions or not taken:
+        return found, ""
+    left = positions - taken
+    if left < _FEWEST_TOKENS:
+        raise ConfigError(f"{name}={taken} leaves {max(0, left)} of the model's {positions} positions\nlower it")
+    if length > left:
+        return found, (
+            f"{name}={taken} leaves {left} of {positions} positions, and rows may have {length}: longer rows than "
+            f"{left} tokens will stop the run"
+        )
+    return found, ""

@@ -1,0 +1,236 @@
+"""The model's tokenizer and chat template, read from small files, with the tokenize stage's own rules asked of them.
+
+The stage works on transformers' tokenizers, which take seconds to import. `SmallTokenizer` is what its rules need of
+one, on the `tokenizers` and jinja2 packages alone. A tokenizer that has no tokenizer.json is left to the stage.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import jinja2
+from jinja2.ext import Extension, loopcontrols
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+from tokenizers import AddedToken, Tokenizer
+
+from configs.errors import ModelError
+from tasks.plan.checks.preflight import NotCheckedError
+from tasks.plan.resolve.models import ModelFiles
+
+_ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+_FILE = "tokenizer.json"
+_SETTINGS = "tokenizer_config.json"
+_TEMPLATE_FILE = "chat_template.jinja"
+# classes that know of no special token but those that the files name
+_PLAIN_CLASSES = {"", "PreTrainedTokenizerFast", "TokenizersBackend"}
+
+
+class SmallTokenizer:
+    """What the rules of `tasks.tokenize` ask of a tokenizer, under transformers' names.
+
+    `roles` are the texts of special tokens by role, such as `eos_token`.
+    """
+
+    def __init__(self, backend: Tokenizer, roles: dict[str, str], template: str | dict[str, str] | None) -> None:
+        self._backend = backend
+        self.roles = roles
+        self.chat_template = template
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, AddedToken]:
+        return self._backend.get_added_tokens_decoder()
+
+    @property
+    def special_tokens_map(self) -> dict[str, str]:
+        return self.roles
+
+    @property
+    def all_special_tokens(self) -> list[str]:
+        return list(dict.fromkeys(self.roles.values()))
+
+    @property
+    def all_special_ids(self) -> list[int]:
+        return self.convert_tokens_to_ids(self.all_special_tokens)
+
+    def _token(self, role: str) -> str | None:
+        return self.roles.get(role)
+
+    def _id(self, role: str) -> int | None:
+        text = self.roles.get(role)
+        return None if text is None else self._backend.token_to_id(text)
+
+    @property
+    def bos_token(self) -> str | None:
+        return self._token("bos_token")
+
+    @property
+    def bos_token_id(self) -> int | None:
+        return self._id("bos_token")
+
+    @property
+    def eos_token(self) -> str | None:
+        return self._token("eos_token")
+
+    @property
+    def eos_token_id(self) -> int | None:
+        return self._id("eos_token")
+
+    def get_vocab(self) -> dict[str, int]:
+        """Return all tokens, the added ones too, with their ids."""
+        return self._backend.get_vocab(with_added_tokens=True)
+
+    def add_tokens(self, tokens: list[AddedToken], special_tokens: bool = False) -> int:
+        return self._backend.add_special_tokens(tokens) if special_tokens else self._backend.add_tokens(tokens)
+
+    def convert_tokens_to_ids(self, texts: list[str]) -> list[int]:
+        known = self.get_vocab()
+        return [known[text] for text in texts]
+
+    def convert_ids_to_tokens(self, number: int) -> str:
+        return str(self._backend.id_to_token(number))
+
+    def __call__(self, text: str | list[str], **settings: Any) -> dict[str, Any]:
+        """Return {"input_ids": ids}, a list of lists for a list of texts."""
+        texts = [text] if isinstance(text, str) else text
+        self._backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
+        encoded = self._backend.encode_batch(texts, add_special_tokens=settings.get("add_special_tokens", True))
+        ids = [each.ids for each in encoded]
+        return {"input_ids": ids[0] if isinstance(text, str) else ids}
+
+    def apply_chat_template(
+        self, messages: list[dict[str, Any]], tokenize: bool = False, add_generation_prompt: bool = False
+    ) -> str:
+        """Return the rendered conversation.
+
+        Raises:
+            jinja2.TemplateError: the template refuses the messages, or fails on them.
+        """
+        assert not tokenize
+        template = self.chat_template
+        text = template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template
+        assert text is not None
+        try:
+            return compiled(text).render(messages=messages, add_generation_prompt=add_generation_prompt, **self.roles)
+        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+            raise jinja2.TemplateError(f"it fails with {type(error).__name__}") from None
+
+
+class _Generation(Extension):
+    """`{% generation %}`, with which templates mark answers for transformers; what is within is written as it is."""
+
+    tags = {"generation"}  # noqa: RUF012 (jinja2's own attribute)
+
+    def parse(self, parser: Any) -> Any:
+        next(parser.stream)
+        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+
+
+def compiled(template: str) -> jinja2.Template:
+    """Return the template in a sandbox with what transformers gives to chat templates.
+
+    Source: transformers, docs/source/en/chat_templating_writing.md.
+
+    Raises:
+        jinja2.TemplateSyntaxError: it does not parse.
+    """
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
+    )
+    environment.filters["tojson"] = _to_json
+    environment.globals["raise_exception"] = _refuse
+    environment.globals["strftime_now"] = _now
+    return environment.from_string(template)
+
+
+def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
+    # not jinja2's own, which writes quotes as HTML
+    return json.dumps(value, ensure_ascii=False, indent=indent)
+
+
+def _refuse(message: str) -> None:
+    raise jinja2.TemplateError(message)
+
+
+def _now(form: str) -> str:
+    from datetime import datetime
+
+    return datetime.now().strftime(form)
+
+
+def fault_of_template(template: str) -> str | None:
+    """Return why a template does not parse, with the line, or None."""
+    try:
+        compiled(template)
+    except jinja2.TemplateSyntaxError as error:
+        return f"line {error.lineno} is no Jinja ({error.message})"
+    return None
+
+
+def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
+    """Return the tokenizer of the model `where`, such as `model.name=owner/name`, with the model's own template.
+
+    Raises:
+        NotCheckedError: it has no tokenizer.json.
+        ModelError: the file cannot be read as one, or no end-of-text token is named.
+    """
+    if _FILE not in files.sizes:
+        raise NotCheckedError("the model has no tokenizer.json, which alone is read here; the tokenize stage checks it")
+    try:
+        backend = Tokenizer.from_str(files.read(_FILE).decode("utf-8"))
+    # the package raises plain Exceptions
+    except Exception as error:
+        if not isinstance(error, UnicodeDecodeError) and type(error) is not Exception:
+            raise
+        raise ModelError(
+            f"{where}: tokenizer.json is none that the tokenizers package can read\ncopy the model again"
+        ) from None
+    settings = files.settings.get(_SETTINGS, {})
+    named = settings.get("added_tokens_decoder", {})
+    added = [named[number] for number in sorted(named, key=int) if isinstance(named[number], dict)]
+    known = backend.get_vocab(with_added_tokens=True)
+    for token in added:
+        if token.get("content") and token["content"] not in known:
+            backend.add_tokens([AddedToken(token["content"], special=bool(token.get("special")), normalized=False)])
+    roles = _roles(files, settings, backend)
+    if "eos_token" not in roles:
+        if str(settings.get("tokenizer_class") or "") not in _PLAIN_CLASSES:
+            raise NotCheckedError(
+                f"the files name no eos_token, which {settings['tokenizer_class']} may have of its own; the tokenize "
+                "stage checks it"
+            )
+        raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
+    return SmallTokenizer(backend, roles, _own_template(files, settings))
+
+
+def _roles(files: ModelFiles, settings: dict[str, Any], backend: Tokenizer) -> dict[str, str]:
+    """Return the special tokens by role: tokenizer_config.json's, else those of older files, else config.json's ids."""
+    older = files.json("special_tokens_map.json")
+    ids = {**files.json("generation_config.json"), **files.settings.get("config.json", {})}
+    roles = {}
+    for role in _ROLES:
+        said = settings.get(role) or older.get(role)
+        text = said.get("content") if isinstance(said, dict) else said
+        if not text and role in ("bos_token", "eos_token") and role not in settings:
+            number = ids.get(f"{role}_id")
+            number = number[0] if isinstance(number, list) and number else number
+            text = backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None
+        if text and backend.token_to_id(str(text)) is None:
+            if role == "eos_token":
+                raise ModelError(
+                    f"the model's tokenizer does not have the eos_token that tokenizer_config.json names, {text}\n"
+                    "use the tokenizer that the model was published with"
+                )
+            continue
+        if text:
+            roles[role] = str(text)
+    return roles
+
+
+def _own_template(files: ModelFiles, settings: dict[str, Any]) -> str | dict[str, str] | None:
+    if _TEMPLATE_FILE in files.sizes:
+        return files.read(_TEMPLATE_FILE).decode("utf-8", "replace")
+    template = settings.get("chat_template")
+    if isinstance(template, list):
+        return {str(each["name"]): str(each["template"]) for each in template}
+    return str(template) if template else None

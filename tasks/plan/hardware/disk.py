@@ -1,0 +1,69 @@
+"""What a run writes to a disk: its models, and the checkpoints that are kept, against the space that is free."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from configs.errors import ArtifactError
+from configs.schema import FineTuneConfig
+from configs.schema.cluster import DEEPSPEED
+from configs.schema.train import TrainConfig
+
+_GIB = 2**30
+_WEIGHT_BYTES = 4
+"""A trained number in a checkpoint: 32 bits, also where the computation has 16."""
+_MOMENT_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
+_ADAM_BYTES = 8
+_STATE_BYTES = 2**20
+"""Random numbers, schedule, position in the data: under 1 MiB in every checkpoint."""
+
+
+def check_disk(directory: Path, required_bytes: int) -> None:
+    """Refuse to start when the disk under `directory` has less than `required_bytes` free.
+
+    Raises:
+        ArtifactError: with the free and the needed size.
+    """
+    free = shutil.disk_usage(directory).free
+    if free < required_bytes:
+        raise ArtifactError(
+            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB\n"
+            "free some space, or point TMPDIR at a larger disk"
+        )
+
+
+def checkpoint_bytes(parameters: int, trained: int, config: TrainConfig) -> int:
+    """Return the bytes of one checkpoint, over all machines.
+
+    A checkpoint holds what is trained: all `parameters` of method full, else the `trained` ones of the adapter, each
+    as a 32-bit weight with the two 32-bit moments of AdamW, 12 bytes; 8-bit optimizers keep both moments in 2 bytes.
+    DeepSpeed saves the weights once more in the type it computes in: 2 bytes, on a GPU.
+    """
+    count = parameters if config.method == "full" else trained
+    moments = _MOMENT_BYTES.get(config.efficiency.optimizer, _ADAM_BYTES)
+    again = 2 if config.sharding in DEEPSPEED else 0
+    return count * (_WEIGHT_BYTES + moments + again) + _STATE_BYTES
+
+
+def kept_checkpoint_bytes(parameters: int, trained: int, config: TrainConfig) -> int:
+    """Return the bytes of all checkpoints at the fullest moment, and of the best weights.
+
+    There are `checkpoint.keep`, and one more while it is written. Where the best weights are kept, so many copies of
+    them: each checkpoint may name another best step.
+    """
+    count = parameters if config.method == "full" else trained
+    copies = config.checkpoint.keep + 1
+    has_best = config.watch.keep == "best" and config.watch.evaluations > 0
+    best = copies * count * _WEIGHT_BYTES if has_best else 0
+    return copies * checkpoint_bytes(parameters, trained, config) + best
+
+
+def required_disk_bytes(weight_bytes: int, config: FineTuneConfig, checkpoints: int = 0) -> int:
+    """Return the bytes a run writes: the tuned model, a merged one for adapters, each quantized one, and 64 MiB.
+
+    `checkpoints` is what `kept_checkpoint_bytes` returned. Quantized copies are counted at 3/4 of the size, an upper
+    bound for 16-bit weights at 8 bits with embeddings kept.
+    """
+    copies = 1.0 + (config.train.method != "full") + 0.75 * len(config.quantize.methods)
+    return int(weight_bytes * copies) + 64 * 2**20 + checkpoints

@@ -1,0 +1,99 @@
+"""The GPU types that an estimate can be made for: what their makers and clouds say of memory, arithmetic and links.
+
+`compute_utilization` is the one number that is no data sheet's: the share of the peak that the arithmetic alone
+reaches, without waiting for other GPUs. It is set from published training runs (docs/scaling.md), and where there are
+none it is an assumption.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from configs.errors import ConfigError
+from configs.schema.plan import GpuTypeConfig
+
+TABLE = Path(__file__).parents[3] / "configs" / "gpus.yaml"
+
+
+@dataclass(frozen=True)
+class GpuType:
+    """One GPU, as one of `gpus_per_node` in a usual machine. Bandwidths are in bytes a second and one direction."""
+
+    name: str
+    labels: tuple[str, ...]
+    memory_bytes: float
+    peak_flops: float
+    """Dense bfloat16 FLOP/s with 32-bit accumulation."""
+    peak_float32_flops: float | None
+    """FLOP/s in float32 without TF32, PyTorch's default; None where it is not known."""
+    memory_bandwidth: float
+    gpu_link_bandwidth: float
+    """To the other GPUs of the machine: NVLink, or PCI Express where there is none."""
+    network_bandwidth: float
+    """Of the machine's network, for each of its GPUs."""
+    host_bandwidth: float
+    """To the host's memory, over PCI Express."""
+    compute_utilization: float
+    gpus_per_node: int
+    has_bfloat16: bool
+    price_per_hour: float | None
+    source: str
+    price_source: str
+
+
+def gpu_type(row: GpuTypeConfig) -> GpuType:
+    """Return a row of the table in bytes and FLOP/s."""
+    return GpuType(
+        name=row.name,
+        labels=tuple(row.labels),
+        memory_bytes=row.memory_gb * 1e9,
+        peak_flops=row.peak_teraflops * 1e12,
+        peak_float32_flops=None if row.peak_float32_teraflops is None else row.peak_float32_teraflops * 1e12,
+        memory_bandwidth=row.memory_gb_per_second * 1e9,
+        gpu_link_bandwidth=row.link_gb_per_second * 1e9,
+        network_bandwidth=row.network_gb_per_second * 1e9,
+        host_bandwidth=row.host_gb_per_second * 1e9,
+        compute_utilization=row.compute_utilization,
+        gpus_per_node=row.gpus_per_node,
+        has_bfloat16=row.has_bfloat16,
+        price_per_hour=row.price_per_hour,
+        source=row.source,
+        price_source=row.price_source,
+    )
+
+
+@functools.cache
+def _table() -> dict[str, GpuType]:
+    rows = yaml.safe_load(TABLE.read_text(encoding="utf-8"))
+    return {row["name"]: gpu_type(GpuTypeConfig.model_validate(row)) for row in rows}
+
+
+def gpu_types(own: Sequence[GpuTypeConfig] = ()) -> dict[str, GpuType]:
+    """Return the GPU types by name, those with less memory first; a config's own replace those of the table."""
+    found = {**_table(), **{row.name: gpu_type(row) for row in own}}
+    return dict(sorted(found.items(), key=lambda item: (item[1].memory_bytes, item[1].peak_flops)))
+
+
+def find_gpu(name: str, types: dict[str, GpuType]) -> GpuType:
+    """Return the type that a config's `train.cluster.gpu` names by its name or a label, in any case.
+
+    Raises:
+        ConfigError: none has this name: a plan would have to make up its memory.
+    """
+    wanted = name.casefold()
+    for gpu in types.values():
+        if wanted in (gpu.name.casefold(), *(label.casefold() for label in gpu.labels)):
+            return gpu
+    raise ConfigError(
+        f"train.cluster.gpu={name} is not in the table of GPU types ({', '.join(types)})\n"
+        "describe it in plan.gpu_types of the config or in configs/gpus.yaml: name, memory_gb, peak_teraflops, "
+        "memory_gb_per_second"
+    )
+
+
+GPU_TYPES: dict[str, GpuType] = _table()

@@ -1,0 +1,262 @@
+"""The base model's files before anything is loaded: weights there, safe, whole, and no surprise code."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from configs.embedded.names import EMBEDDED_MODEL
+from configs.errors import ConfigError, HubError, ModelError
+from configs.schema import ModelConfig
+from tasks.files.model_files import (
+    INDEX,
+    SETTINGS,
+    check_files,
+    check_shards,
+    is_hub_id,
+    loaded_weights,
+    needed_files,
+    no_such_model,
+)
+from tasks.files.places import is_pod
+from tasks.files.stored_folder import StoredFile, folder_revision, read_range, stored_files
+from tasks.files.streams import is_remote, shown
+
+NOT_STATED = "not stated"
+_CARD = "README.md"
+
+
+@dataclass(frozen=True)
+class ResolvedModel:
+    """A model that passed the checks. `weight_bytes` is the size of its weight files, `settings` its config.json.
+
+    `license` is what its card says, or `not stated`.
+    """
+
+    revision: str
+    weight_bytes: int
+    settings: dict[str, Any] = field(default_factory=dict)
+    license: str = NOT_STATED
+
+
+@dataclass(frozen=True)
+class ModelFiles:
+    """What lies where `model.name` points, wherever that is: sizes by name, and a way to read the small ones.
+
+    `settings` are the contents of `SETTINGS` that are there; `revision` names all of the content, and may take as long
+    as reading it does; `check_weights` looks into one weight file.
+    """
+
+    sizes: dict[str, int]
+    settings: dict[str, dict[str, Any]]
+    read: Callable[[str], bytes]
+    revision: Callable[[], str]
+    check_weights: Callable[[str], None]
+    license: str = ""
+
+    def json(self, name: str) -> dict[str, Any]:
+        """Return a file's JSON object; an empty one where there is no such file.
+
+        Raises:
+            ModelError: it is no JSON object.
+        """
+        return _parse_json(self.read(name), name) if name in self.sizes else {}
+
+
+EMBEDDED = ResolvedModel("embedded", 8 * 2**20, license="that of this project")
+
+
+def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
+    """Check the base model and return its revision: a commit, or a hash of what the directory or address holds.
+
+    Raises:
+        ModelError: no such model, no weights, pickled weights or remote code that the config does not allow.
+        HubError: the hub cannot be reached or refuses access.
+    """
+    files = find_model(config, token)
+    return EMBEDDED if files is None else check_model(config, files)
+
+
+def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
+    """Return the files of the base model, None for the embedded one, which the run itself makes.
+
+    Raises:
+        ConfigError: no name, or a revision of what is not on the hub.
+        ModelError: no such model, or settings that are no JSON.
+        HubError: the hub cannot be reached or refuses access.
+    """
+    if not config.name:
+        raise ConfigError("config: model.name is missing; it has no default (only prepare_data works without a model)")
+    if config.name.startswith("embedded:") and config.name != EMBEDDED_MODEL:
+        raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
+    directory = Path(config.name).expanduser()
+    is_of_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
+    if config.revision is not None and not is_of_hub:
+        raise ConfigError(
+            f"model.revision={config.revision} is for models of the hub, and {shown(config.name)} is not one; remove it"
+        )
+    if config.name == EMBEDDED_MODEL:
+        return None
+    if is_remote(config.name):
+        return _stored_model(config)
+    if directory.exists():
+        return _local_model(config, directory)
+    if not is_hub_id(config.name):
+        raise ModelError(no_such_model(config.name, is_pod()))
+    return _hub_model(config, token)
+
+
+def check_model(config: ModelConfig, files: ModelFiles) -> ResolvedModel:
+    """Check that the model is whole, and may be loaded as `config` says; return it with its revision.
+
+    Raises:
+        ModelError: no weights or a part of them only, pickled weights or remote code that the config does not allow.
+    """
+    check_files(config, list(files.sizes), list(files.settings.values()))
+    weights = loaded_weights(files.sizes)
+    for name in weights:
+        if name.endswith(".safetensors"):
+            files.check_weights(name)
+    if INDEX in files.sizes:
+        check_shards(config, files.json(INDEX), files.sizes)
+    size = sum(files.sizes[name] for name in weights)
+    return ResolvedModel(files.revision(), size, files.settings["config.json"], license_of(files))
+
+
+def license_of(files: ModelFiles) -> str:
+    """Return the license that the model's card names, in the hub's word for it, or `not stated`."""
+    if files.license or _CARD not in files.sizes:
+        return files.license or NOT_STATED
+    lines = files.read(_CARD).decode("utf-8", "replace").splitlines()
+    ends = [number for number, line in enumerate(lines) if line.strip() == "---"]
+    try:
+        card = yaml.safe_load("\n".join(lines[1 : ends[1]])) if ends[1:] and ends[0] == 0 else None
+    except yaml.YAMLError:
+        card = None
+    said = card.get("license_name") or card.get("license") if isinstance(card, dict) else None
+    return " or ".join(map(str, said if isinstance(said, list) else [said])) if said else NOT_STATED
+
+
+def _stored_model(config: ModelConfig) -> ModelFiles:
+    """Return a model in a store without fetching it: names, sizes, settings, and the header of each weight file."""
+    found = stored_files(config.name)
+    files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
+    return ModelFiles(
+        # of all files, so that a refusal can say what kind of weights there are
+        sizes={name: file.size for name, file in found.items()},
+        settings={
+            name: _parse_json(read_range(config.name, files[name]), f"{shown(config.name)}/{name}")
+            for name in SETTINGS
+            if name in files
+        },
+        read=lambda name: read_range(config.name, found[name]),
+        revision=lambda: folder_revision(files),
+        check_weights=lambda name: _check_stored_safetensors(config, name, found[name]),
+    )
+
+
+def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
+    """Refuse a file that is not as long as its header says (https://github.com/huggingface/safetensors#format)."""
+    where = f"{shown(config.name)}/{name}"
+    try:
+        length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
+        if length > file.size - 8:
+            raise ValueError("its header is longer than the file")
+        header = json.loads(read_range(config.name, file, 8, 8 + length))
+        end = max((tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"), default=0)
+        if 8 + length + end != file.size:
+            raise ValueError(f"it has {file.size} bytes of {8 + length + end}")
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where} is cut short or damaged ({error}); copy it again") from None
+
+
+def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
+    if not directory.is_dir():
+        raise ModelError(f"model.name={config.name} is a file; name the directory that holds config.json and weights")
+    sizes = {
+        file.relative_to(directory).as_posix(): file.stat().st_size
+        for file in sorted(directory.rglob("*"))
+        if file.is_file() and not any(part.startswith(".") for part in file.relative_to(directory).parts)
+    }
+    return ModelFiles(
+        sizes=sizes,
+        settings={name: _read_json(directory / name) for name in SETTINGS if name in sizes},
+        read=lambda name: _read_bytes(directory / name),
+        revision=lambda: _folder_hash(directory, sizes),
+        check_weights=lambda name: _check_safetensors(directory / name),
+    )
+
+
+def _folder_hash(directory: Path, names: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for name in names:
+        digest.update(name.encode() + b"\0")
+        with open(directory / name, "rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
+    from huggingface_hub import HfApi, hf_hub_download
+
+    from tasks.plan.resolve.hub import explained
+
+    subject = f"model.name={config.name}"
+    with explained(subject, config.revision):
+        info = HfApi(token=token or False).model_info(config.name, revision=config.revision, files_metadata=True)
+    if info.sha is None:
+        raise HubError(f"{subject}: the hub names no commit for revision {config.revision}")
+    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
+    commit = info.sha
+
+    def read(name: str) -> bytes:
+        with explained(subject, config.revision):
+            return Path(hf_hub_download(config.name, name, revision=commit, token=token or False)).read_bytes()
+
+    tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+    return ModelFiles(
+        sizes=sizes,
+        settings={name: _parse_json(read(name), f"{subject}: {name}") for name in SETTINGS if name in sizes},
+        read=read,
+        revision=lambda: commit,
+        # a commit of the hub has whole files
+        check_weights=lambda name: None,
+        license=tags[0] if tags else "",
+    )
+
+
+def _check_safetensors(path: Path) -> None:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="np") as file:
+            file.keys()
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is cut short or damaged ({error}); copy it again") from None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return _parse_json(_read_bytes(path), str(path))
+
+
+def _read_bytes(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+
+
+def _parse_json(content: bytes, where: str) -> dict[str, Any]:
+    try:
+        parsed = json.loads(content)
+    except ValueError as error:
+        raise ModelError(f"{where} is not readable JSON ({error}); copy it again") from None
+    if not isinstance(parsed, dict):
+        raise ModelError(f"{where} is not a JSON object; copy it again")
+    return parsed

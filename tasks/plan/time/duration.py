@@ -1,0 +1,92 @@
+"""How long training takes on GPUs, and what it costs: steps x seconds of a step x the price of the GPUs.
+
+The seconds of a step are those of `tasks.plan.time.step_time`, which counts sft. Objectives that pass more than one
+sequence
+of a row through the model, or the reference too, take so many times as long. What rloo and grpo spend on generating
+answers is not estimated, and neither is a CPU: then there are no hours.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from configs.schema import FineTuneConfig
+from configs.schema.train import ONLINE, Objective
+from configs.wire_plan import Expectation
+from tasks.plan.hardware.gpus import GpuType
+from tasks.plan.memory.jobs import TrainingJob
+from tasks.plan.time.step_time import estimate_step_time
+
+# forward and backward of each sequence, and forward passes (a third of that) without gradients
+_STEP_FACTORS: dict[Objective, float] = {
+    "sft": 1.0,
+    "cpt": 1.0,
+    # two answers, and both again by the reference
+    "dpo": 2 * (1 + 1 / 3),
+    "reward": 2.0,
+    # one answer; the reference; another row's answer by both, for the KL divergence
+    "kto": 1 + 1 / 3 + 2 / 3,
+}
+CHARACTERS_PER_TOKEN = 4.0
+"""Of English text under vocabularies of 32,000 to 150,000 tokens: an assumption."""
+
+
+@dataclass(frozen=True)
+class RowFacts:
+    """What is known of the training rows before any is tokenized; None where nothing is."""
+
+    rows: float | None = None
+    mean_tokens: float | None = None
+    how: str = "the number of rows is not known before they are read"
+
+
+def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
+    """Return the optimizer steps of the run, about, or None where the number of rows is not known."""
+    train = config.train
+    if train.max_steps is not None:
+        return train.max_steps
+    if facts.rows is None:
+        return None
+    rows: float = facts.rows
+    if config.tokenize.packing != "none":
+        if facts.mean_tokens is None or config.tokenize.max_length is None:
+            return None
+        rows *= min(1.0, facts.mean_tokens / config.tokenize.max_length)
+    if train.objective in ONLINE:
+        rows *= train.policy.num_generations
+    return max(1, math.ceil(rows / train.batch_size * train.epochs))
+
+
+def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
+    """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
+    factor = _STEP_FACTORS.get(job.objective)
+    if job.precision == "float32":
+        if gpu.peak_float32_flops is None:
+            return None
+        gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)
+    return None if factor is None else factor * estimate_step_time(job, gpu).total
+
+
+def usual(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
+    """Return the job with rows of their mean length, which time depends on; packed ones have the longest."""
+    if facts.mean_tokens is None or config.tokenize.packing != "none":
+        return job
+    return replace(job, length=max(1, min(job.length, round(facts.mean_tokens))))
+
+
+def expect(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | None, facts: RowFacts) -> Expectation:
+    """Return time and cost of training; `job` is that of the memory plan, with rows of the longest length."""
+    steps = training_steps(config, facts)
+    timed = usual(config, job, facts)
+    seconds = None if gpu is None else step_seconds(timed, gpu)
+    price = None if gpu is None or gpu.price_per_hour is None else gpu.price_per_hour * job.num_gpus
+    hours = None if seconds is None or steps is None else steps * seconds / 3600
+    return Expectation(
+        step_seconds=seconds,
+        steps=steps,
+        hours=hours,
+        tokens_per_second=None if seconds is None else timed.step_tokens / seconds,
+        price_per_hour=price,
+        cost=None if hours is None or price is None else hours * price,
+    )

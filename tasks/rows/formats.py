@@ -1,0 +1,231 @@
+"""The row formats of the field: how each is recognised, and how a valid row becomes one canonical row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from configs.errors import DataError
+from configs.schema import RowFormat, SourceConfig
+from tasks.rows.sources import RawRow
+
+# required columns of each format, in the order in which detection tries them: the most specific first
+FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
+    "preference_sharegpt": ("conversations", "chosen", "rejected"),
+    "preference": ("prompt", "chosen", "rejected"),
+    "preference_implicit": ("chosen", "rejected"),
+    "kto": ("prompt", "completion", "label"),
+    "messages": ("messages",),
+    "sharegpt": ("conversations",),
+    "prompt_completion": ("prompt", "completion"),
+    "instruction": ("instruction", "output"),
+    "text": ("text",),
+}
+OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
+NESTED_INSTANCES = "instances"
+SHAREGPT_ROLES = {
+    "human": "user",
+    "user": "user",
+    "gpt": "assistant",
+    "assistant": "assistant",
+    "system": "system",
+    "function_call": "assistant",
+    "observation": "tool",
+    "tool": "tool",
+}
+_SHOWN_COLUMNS = 12
+_NAME = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
+
+
+def detect_format(source: SourceConfig, label: str, first: list[dict[str, Any]], where: str) -> RowFormat:
+    """Return the format whose columns the first rows have, after the config's column names are applied.
+
+    Raises:
+        DataError: no format fits, or a mapped column is not there; names the columns found.
+    """
+    found = columns_of(first)
+    if not found:
+        return source.format if source.format != "auto" else "text"
+    mapping = column_mapping(source)
+    for canonical, column in mapping.items():
+        if column not in found:
+            raise DataError(f"{where}.columns.{canonical}={column}: {label} has no such column; it has {listed(found)}")
+    names = set(mapping) | (set(found) - set(mapping.values()))
+    if NESTED_INSTANCES in names and "instruction" in names:
+        names.add("output")
+    candidates = FORMAT_COLUMNS if source.format == "auto" else {source.format: FORMAT_COLUMNS[source.format]}
+    for name, columns in candidates.items():
+        if set(columns) <= names:
+            return name  # type: ignore[return-value]
+    wanted = " or ".join("+".join(columns) for columns in candidates.values())
+    raise DataError(
+        f"{where}: {label} has the columns {listed(found)}, where {wanted} is wanted\n"
+        + _advice(list(found), source.format)
+    )
+
+
+def columns_of(records: list[dict[str, Any]]) -> dict[str, None]:
+    """Return the names of the columns, in the order in which they appear."""
+    found: dict[str, None] = {}
+    for record in records:
+        found.update(dict.fromkeys(record))
+    return found
+
+
+def listed(columns: Iterable[str]) -> str:
+    """Return column names as a message may show them, at most 12: one that is no plain word is given by its place.
+
+    The first line of a CSV file without a header would be content of a row, and content has no place in a log.
+    """
+    names = [_shown_name(str(column), place) for place, column in enumerate(columns, 1)]
+    more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
+    return ", ".join(names[:_SHOWN_COLUMNS]) + more
+
+
+def _shown_name(column: str, place: int) -> str:
+    return column if _NAME.fullmatch(column) else f"(column {place})"
+
+
+def _advice(found: list[str], wanted: str) -> str:
+    if not any(_NAME.fullmatch(column) for column in found):
+        return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
+    found = [column if _NAME.fullmatch(column) else f"<column {place}>" for place, column in enumerate(found, 1)]
+    if wanted == "auto":
+        example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
+    else:
+        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[wanted])}
+    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in example.items()) + "}"
+
+
+def column_mapping(source: SourceConfig) -> dict[str, str]:
+    """Return {canonical name: the data's name} for the columns that the config maps."""
+    return {name: column for name, column in source.columns.model_dump().items() if column is not None}
+
+
+class Entry(NamedTuple):
+    """One row to be validated: its id, its place, the value of `data.group_by`, and its canonical columns."""
+
+    row_id: str
+    file: str
+    row: int
+    group: str | None
+    record: dict[str, Any]
+
+
+def canonical_entries(
+    mapping: dict[str, str], row_format: RowFormat, row: RawRow, group_by: str | None = None
+) -> Iterator[Entry]:
+    """Yield what `row` says under canonical column names, nested instances as one entry each.
+
+    `mapping` is that of `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
+    """
+    assert isinstance(row.record, dict)
+    columns = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
+    group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
+    renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
+    instances = row.record.get(NESTED_INSTANCES)
+    row_id = f"{row.file}:{row.row}"
+    if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:
+        for part, instance in enumerate(instances, 1):
+            values = instance if isinstance(instance, dict) else {}
+            record = {**renamed, "input": values.get("input"), "output": values.get("output")}
+            yield Entry(f"{row_id}.{part}", row.file, row.row, group, record)
+    else:
+        yield Entry(row_id, row.file, row.row, group, renamed)
+
+
+def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
+    """Return {kind, prompt, completion, messages, rejected, label} of a valid record; all text, empty where unused.
+
+    `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For `messages`, that column holds the JSON of
+    [{role, content}, ...] and prompt and completion are the last user and assistant turns, for display. A preference
+    has its conversation so far in `messages`, and `completion` is the chosen answer. `label` is `true` or `false`.
+    """
+    row = {"kind": "pair", "prompt": "", "completion": "", "messages": "", "rejected": "", "label": ""}
+    if row_format in ("messages", "sharegpt"):
+        messages = _openai_messages(record["messages"] if row_format == "messages" else record["conversations"])
+        if row_format == "sharegpt" and record.get("system"):
+            messages.insert(0, {"role": "system", "content": record["system"]})
+        asked = last_user_turn(messages[:-1])
+        return row | {
+            "kind": "messages",
+            "prompt": asked,
+            "completion": messages[-1].get("content") or "",
+            "messages": json.dumps(messages, ensure_ascii=False),
+        }
+    if row_format in ("preference", "preference_sharegpt", "preference_implicit"):
+        return row | _preference(row_format, record)
+    if row_format == "kto":
+        prompt, history = _prompt(record["prompt"])
+        answer = _answer(record["completion"])
+        label = "true" if record["label"] in (True, 1, "true", "True") else "false"
+        return row | {"kind": "kto", "prompt": prompt, "completion": answer, "messages": history, "label": label}
+    if row_format == "text":
+        return row | {"kind": "text", "completion": record["text"]}
+    if row_format == "instruction":
+        context = record.get("input") or ""
+        prompt = f"{record['instruction']}\n\n{context}" if context.strip() else record["instruction"]
+        return row | {"prompt": prompt, "completion": record["output"]}
+    return row | {"prompt": record["prompt"], "completion": record["completion"]}
+
+
+def last_user_turn(messages: list[dict[str, Any]]) -> str:
+    """Return the content of the last user turn, or nothing."""
+    return next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), "")
+
+
+def _preference(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
+    if row_format != "preference":
+        history = _openai_messages(
+            record["conversations"] if row_format == "preference_sharegpt" else record["chosen"][:-1]
+        )
+        prompt, messages = last_user_turn(history), json.dumps(history, ensure_ascii=False)
+    else:
+        prompt, messages = _prompt(record["prompt"])
+    chosen, rejected = _answer(record["chosen"]), _answer(record["rejected"])
+    return {"kind": "preference", "prompt": prompt, "completion": chosen, "rejected": rejected, "messages": messages}
+
+
+def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return turns as {role, content, ...}; ShareGPT's from/value and its function calls become OpenAI's."""
+    messages: list[dict[str, Any]] = []
+    for turn in turns:
+        if "from" not in turn:
+            kept = {"role": turn["role"], "content": text_of(turn.get("content")) or ""}
+            kept |= {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)}
+            # OpenAI's mark of an answer that is not to be trained
+            messages.append(kept | ({"weight": 0} if turn.get("weight") == 0 else {}))
+        elif turn["from"] == "function_call":
+            call = json.loads(turn["value"])
+            function = {"name": call["name"], "arguments": call.get("arguments", {})}
+            messages.append(
+                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
+            )
+        else:
+            messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})
+    return messages
+
+
+def text_of(content: Any) -> Any:
+    """Return the text of OpenAI's list of text parts; any other content as it is."""
+    if not isinstance(content, list) or not content:
+        return content
+    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
+    return content if any(not isinstance(part, str) for part in parts) else "".join(map(str, parts))
+
+
+def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:
+    """Return (the last question, JSON of the conversation so far or nothing) of a text or a list of messages."""
+    if isinstance(value, str):
+        return value, ""
+    messages = _openai_messages(value)
+    return last_user_turn(messages), json.dumps(messages, ensure_ascii=False)
+
+
+def _answer(value: str | dict[str, Any] | list[dict[str, Any]]) -> str:
+    """Return the text of an answer: a text, one turn, or a list that ends with it."""
+    if isinstance(value, str):
+        return value
+    return str(_openai_messages(value if isinstance(value, list) else [value])[-1]["content"])

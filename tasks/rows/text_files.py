@@ -1,0 +1,83 @@
+"""Read a file as text, strictly UTF-8, line by line or in pieces, so that no kind of file is held whole in memory."""
+
+from __future__ import annotations
+
+import codecs
+import io
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
+from configs.errors import DataError
+from tasks.files.streams import compression, open_bytes, open_lines, open_raw, range_digest, shown
+
+_BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
+_COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
+_LOOKED_AT_BYTES = 1000
+
+
+def read_lines(path: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, str]]:
+    r"""Yield (line number, line without its `\n`) of the lines that begin at a byte in [start, end); numbers from 1.
+
+    Memory is bounded by the longest line. A byte order mark is no part of the file's first line.
+
+    Raises:
+        DataError: a file that cannot be read or is not UTF-8, in words that name the line of the whole file.
+    """
+    if start == 0 and end is not None:
+        # a range may be shorter than what tells an encoding
+        with closing(open_raw(path)) as beginning:
+            _refuse_other_encodings(path, beginning)
+    with closing(open_bytes(path) if (start, end) == (0, None) else open_lines(path, start, end)) as stream:
+        if (start, end) == (0, None):
+            _refuse_other_encodings(path, stream)
+        # only \n ends a line: splitlines() also splits at U+2028 and others, which JSON strings may hold
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8-sig" if number == 1 and start == 0 else "utf-8")
+            except UnicodeDecodeError as error:
+                lines_before = range_digest(path, 0, start)[1]
+                raise _not_utf8(path, lines_before + number, line[error.start]) from None
+            yield number, text.removesuffix("\n")
+
+
+@contextmanager
+def open_text(path: str) -> Iterator[io.TextIOWrapper]:
+    """Yield a stream of the file's text without its byte order mark, line ends as they are.
+
+    Raises:
+        DataError: as `read_lines`; also while it is read within the context.
+    """
+    with closing(open_bytes(path)) as stream:
+        _refuse_other_encodings(path, stream)
+        if stream.peek(len(codecs.BOM_UTF8)).startswith(codecs.BOM_UTF8):
+            stream.read(len(codecs.BOM_UTF8))
+        try:
+            yield io.TextIOWrapper(stream, encoding="utf-8", newline="")
+        except UnicodeDecodeError:
+            # the stream does not know how many lines came before, which only matters now
+            for _ in read_lines(path):
+                pass
+            raise
+
+
+def _refuse_other_encodings(path: str, stream: io.BufferedReader) -> None:
+    start = stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES]
+    for mark, encoding in _BYTE_ORDER_MARKS.items():
+        if start.startswith(mark):
+            raise DataError(f"{shown(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
+    for mark, ending in _COMPRESSED.items():
+        if start.startswith(mark):
+            raise DataError(f"{shown(path)} is compressed; add {ending} to its name")
+    if start.count(0) > len(start) // 4 and b"\0\0" not in start:
+        # every other byte of western text in UTF-16 is zero; zeros in a row are a hole in the file
+        raise DataError(f"{shown(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
+
+
+def _not_utf8(path: str, line: int, byte: int) -> DataError:
+    return DataError(f"{shown(path)} line {line}: byte 0x{byte:02x} is not UTF-8\n{_conversion(path, 'WINDOWS-1252')}")
+
+
+def _conversion(path: str, encoding: str) -> str:
+    name = shown(path).rpartition("/")[2]
+    name = name[: len(name) - len(compression(path))]
+    return f"convert the file, for example: iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"

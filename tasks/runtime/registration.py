@@ -1,0 +1,174 @@
+"""How `pyflyte` registers this project: the version, the files that travel, and refusals in words.
+
+flytekit loads `Plugin` through the entry point `flytekit.configuration.plugin` of pyproject.toml, and nothing else may
+import this module: each of the two would wait for the other. Without it `pyflyte
+run --remote` has no version but a hash, and sends only the modules that registration has loaded; this project's tasks
+import their stages when they run, and read constraints.txt, presets and DeepSpeed's files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from click import Group
+from flytekit.configuration.plugin import FlytekitPlugin
+from flytekit.exceptions.base import FlyteException
+from flytekit.exceptions.user import FlyteEntityNotExistException
+from flytekit.models.admin.workflow import WorkflowSpec
+from flytekit.models.interface import Parameter
+from flytekit.remote import FlyteLaunchPlan, FlyteRemote
+
+from configs.errors import RegistrationError
+from tasks.runtime.refusals import explain, not_registered
+
+VERSION_VARIABLE = "FLYTE_FINE_TUNE_VERSION"
+
+
+class Plugin(FlytekitPlugin):
+    """flytekit's own ways, but for two: which files are sent, and what is said when a cluster refuses."""
+
+    @staticmethod
+    def get_remote(
+        config: str | None, project: str, domain: str, data_upload_location: str | None = None
+    ) -> FlyteRemote:
+        """Return the cluster that `config`, or else the environment, names; the local sandbox where neither does."""
+        remote = FlytekitPlugin.get_remote(config, project, domain, data_upload_location)
+        return Cluster(
+            remote.config,
+            default_project=project,
+            default_domain=domain,
+            data_upload_location=data_upload_location,
+        )
+
+    @staticmethod
+    def configure_pyflyte_cli(main: Group) -> Group:
+        """Let `pyflyte run --remote` send all files of the project, as `pyflyte register` does, unless told not to."""
+        for option in main.commands["run"].params:
+            if option.name == "copy":
+                option.default = "all"
+        return main
+
+
+class Cluster(FlyteRemote):
+    """flytekit's client of a cluster, whose refusals are one to three lines."""
+
+    def register_script(self, entity: Any, *args: Any, version: str | None = None, **kwargs: Any) -> Any:
+        """Register what `pyflyte run --remote` runs, as the version in $FLYTE_FINE_TUNE_VERSION where that is set.
+
+        Raises:
+            RegistrationError: the cluster refused, or cannot be reached.
+        """
+        version = version or os.environ.get(VERSION_VARIABLE) or None
+        with self._explained():
+            return super().register_script(entity, *args, version=version, **kwargs)
+
+    def raw_register(self, cp_entity: Any, *args: Any, **kwargs: Any) -> Any:
+        """Register one task, workflow or launch plan.
+
+        Raises:
+            RegistrationError: as for `register_script`.
+        """
+        if isinstance(cp_entity, WorkflowSpec):
+            _sort_upstream_nodes(cp_entity)
+        with self._explained():
+            return super().raw_register(cp_entity, *args, **kwargs)
+
+    def upload_file(self, *args: Any, **kwargs: Any) -> tuple[bytes, str]:
+        """Upload the source archive, or a file that an input names.
+
+        Raises:
+            RegistrationError: as for `register_script`.
+        """
+        with self._explained():
+            return super().upload_file(*args, **kwargs)
+
+    def fetch_launch_plan(self, project: Any = None, domain: Any = None, name: Any = None, version: Any = None) -> Any:
+        """Return a registered launch plan.
+
+        Raises:
+            RegistrationError: there is none of that name, or as for `register_script`.
+        """
+        with self._explained(f"launch plan {name}"):
+            return _without_defaults(super().fetch_launch_plan(project, domain, name, version))
+
+    def fetch_active_launchplan(self, project: Any = None, domain: Any = None, name: Any = None) -> Any:
+        """Return the active version of a launch plan, or None where no version is.
+
+        Raises:
+            RegistrationError: as for `register_script`.
+        """
+        with self._explained(f"launch plan {name}"):
+            plan = super().fetch_active_launchplan(project, domain, name)
+        return plan and _without_defaults(plan)
+
+    def execute(self, entity: Any, *args: Any, **kwargs: Any) -> Any:
+        """Start an execution.
+
+        Raises:
+            RegistrationError: an input of a registered launch plan is missing, or as for `register_script`.
+        """
+        if isinstance(entity, FlyteLaunchPlan):
+            kwargs["inputs"] = _given_inputs(entity, kwargs.get("inputs") or {})
+        with self._explained():
+            return super().execute(entity, *args, **kwargs)
+
+    @contextmanager
+    def _explained(self, what: str = "what was asked for") -> Iterator[None]:
+        """Turn the answer of the cluster into words; what no answer caused is raised as it is."""
+        try:
+            yield
+        # flytekit wraps a failed upload in a RuntimeError
+        except (FlyteException, RuntimeError) as error:
+            if isinstance(error, RegistrationError):
+                raise
+            place = f"project {self.default_project}, domain {self.default_domain}"
+            endpoint = self.config.platform.endpoint
+            status = _status(error)
+            if status is not None:
+                raise RegistrationError(explain(*status, place=place, endpoint=endpoint, what=what)) from error
+            if isinstance(error, FlyteEntityNotExistException):
+                raise RegistrationError(not_registered(what, place, endpoint)) from error
+            raise
+
+
+def _sort_upstream_nodes(spec: WorkflowSpec) -> None:
+    """Give the nodes before a node one order: flytekit's changes by process, which flyteadmin takes for other code."""
+    for template in (spec.template, *spec.sub_workflows):
+        for node in template.nodes:
+            node.upstream_node_ids.sort()
+
+
+def _without_defaults(plan: FlyteLaunchPlan) -> FlyteLaunchPlan:
+    """Leave a registered launch plan's defaults to the cluster: flytekit cannot put a structure on a command line."""
+    parameters = plan.default_inputs.parameters
+    for name, parameter in parameters.items():
+        parameters[name] = Parameter(var=parameter.var, required=parameter.required)
+    return plan
+
+
+def _given_inputs(plan: FlyteLaunchPlan, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Return the inputs that were given; an option that was not used is None.
+
+    Raises:
+        RegistrationError: an input that has no default was not given; click takes None for a value, and asks for none.
+    """
+    given = {name: value for name, value in inputs.items() if value is not None}
+    for name, parameter in plan.default_inputs.parameters.items():
+        if parameter.required and name not in given:
+            raise RegistrationError(
+                f"launch plan {plan.name} needs --{name}, such as --{name} my.yaml; it has no default"
+            )
+    return given
+
+
+def _status(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None:
+    """Return the code and details of the answer that led to an error, or None where none did."""
+    while error is not None:
+        if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
+            return error.code(), error.details() or ""
+        error = error.__cause__
+    return None

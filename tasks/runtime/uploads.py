@@ -1,0 +1,205 @@
+"""The files that a config names on this machine, brought to a cluster's store before its run starts.
+
+flytekit's own upload of inputs takes paths of declared types only, opens each file for writing, flattens folders, and
+skips links, as which the hub's cache keeps its files (flytekit/remote/remote.py, remote_fs.py). So only the signed
+addresses are flytekit's here. The store's folder is called by the content: the same files have the same address in
+every run, so that later steps are found in Flyte's cache.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import re
+from pathlib import Path
+from typing import Any, TypeVar
+
+from flytekit.core.data_persistence import FileAccessProvider
+from flytekit.exceptions.base import FlyteException
+
+from configs.errors import DataError, RegistrationError
+from configs.schema import RunConfig
+from tasks.files.local_files import LocalPlace, local_places, with_values
+
+Config = TypeVar("Config", bound=RunConfig)
+
+_GIB = 2**30
+LARGEST_FILE_BYTES = 5 * _GIB
+"""S3 takes no more in one PUT, and a signed address is for one
+(https://docs.aws.amazon.com/AmazonS3/latest/userguide/upload-objects.html)."""
+LARGEST_UPLOAD_BYTES = 20 * _GIB
+"""Of one run. More belongs into the store once, and not into every run."""
+_INSTEAD = "put it into the store with its own client, such as `aws s3 cp --recursive`, and name its address"
+# flyteadmin reads a file's name as part of a URL (flytestdlib/storage/url_path.go), where these end or change it
+_UNSAFE = re.compile(r"[#?%\\\x00-\x1f]")
+LARGE_BYTES = 8 * 2**20
+"""From here on it is asked whether the store has the file already, and a bar is shown."""
+
+
+def with_uploads(config: Config, access: FileAccessProvider) -> Config:
+    """Upload what `config` names on this machine; return it with addresses in its place.
+
+    Nothing is sent before all places have been looked at.
+
+    Raises:
+        DataError, ModelError, ConfigError: a place that does not exist, or is too large to upload.
+        RegistrationError: the cluster gives no address, or its store refuses a file.
+    """
+    places = local_places(config)
+    _check_sizes(places)
+    folders: dict[str, str] = {}
+    values: dict[tuple[str | int, ...], str | list[str]] = {}
+    for place in places:
+        digests = {name: _md5(file) for file, name in place.files}
+        root = _content_name(digests)
+        if root not in folders:
+            print(f"uploading {place.where}: {_listed(place)}", flush=True)
+            folders[root] = _upload(place, root, digests, access)
+        values[place.keys] = place.value(folders[root])
+    return with_values(config, values) if values else config
+
+
+def _check_sizes(places: list[LocalPlace]) -> None:
+    total = 0
+    for place in places:
+        for file, name in place.files:
+            size = file.stat().st_size
+            total += size
+            if size > LARGEST_FILE_BYTES:
+                raise DataError(
+                    f"{place.where}: {name} has {size / _GIB:.1f} GiB, and a file of at most "
+                    f"{LARGEST_FILE_BYTES // _GIB} GiB is uploaded with a run\n{_INSTEAD}"
+                )
+            if total > LARGEST_UPLOAD_BYTES:
+                raise DataError(
+                    f"{place.where}: the files of this config have over {LARGEST_UPLOAD_BYTES // _GIB} GiB, too much "
+                    f"to upload with a run\n{_INSTEAD}"
+                )
+            if _UNSAFE.search(name):
+                raise DataError(f"{place.where}: {name!r} has a character that no address may have; rename the file")
+
+
+def _listed(place: LocalPlace) -> str:
+    size = sum(file.stat().st_size for file, _ in place.files)
+    names = place.files[0][1] if len(place.files) == 1 else f"{len(place.files)} files"
+    return f"{names} ({_size(size)})"
+
+
+def _size(num_bytes: int) -> str:
+    for size, unit in ((_GIB, "GiB"), (2**20, "MiB"), (2**10, "KiB")):
+        if num_bytes >= size:
+            return f"{num_bytes / size:.1f} {unit}"
+    return f"{num_bytes} bytes"
+
+
+def _md5(file: Path) -> bytes:
+    # what flyteadmin and S3 check an upload by
+    with open(file, "rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).digest()
+
+
+def _content_name(digests: dict[str, bytes]) -> str:
+    """Return a name for the folder that is made of its files' names and content."""
+    digest = hashlib.sha256()
+    for name in sorted(digests):
+        digest.update(f"{name}\0".encode("utf-8", "surrogateescape") + digests[name])
+    return digest.hexdigest()[:32]
+
+
+def _upload(place: LocalPlace, root: str, digests: dict[str, bytes], access: FileAccessProvider) -> str:
+    """Upload the files of one place below a folder called `root`; return the folder's address."""
+    filesystem = access.raw_output_fs
+    folder = f"{access.raw_output_prefix.rstrip('/')}/{root}"
+    for file, name in place.files:
+        if access.raw_output_prefix.startswith("flyte://"):
+            # flytekit's stand-in for a cluster's store, to which only flyteadmin knows the way
+            folder = _put(place.where, file, name, root, digests[name], filesystem._remote)
+        else:
+            access.put_data(str(file), f"{folder}/{name}")
+    return folder
+
+
+def _put(where: str, file: Path, name: str, root: str, md5: bytes, remote: Any) -> str:
+    """Send one file to a signed address; return the address of the folder `root`."""
+    import requests
+
+    platform = remote.config.platform
+    try:
+        place = remote.client.get_upload_signed_url(
+            remote.default_project, remote.default_domain, content_md5=md5, filename=name, filename_root=root
+        )
+    except (FlyteException, RuntimeError) as error:
+        # flytekit wraps what went wrong in a RuntimeError
+        raise RegistrationError(_refusal(where, name, remote, error)) from error
+    verify = False if platform.insecure_skip_verify is True else platform.ca_cert_file_path
+    # the rest of the address may be escaped, which readers of stores do not undo
+    folder = str(place.native_url).partition(f"/{root}/")[0] + f"/{root}"
+    if file.stat().st_size >= LARGE_BYTES and _is_there(remote, place.native_url, file.stat().st_size, verify):
+        print(f"  {name} is there already", flush=True)
+        return folder
+    headers = {"Content-Length": str(file.stat().st_size), "Content-MD5": base64.b64encode(md5).decode()}
+    headers |= {**remote.get_extra_headers_for_protocol(place.native_url), **place.headers}
+    try:
+        with _Shown(file) as stream:
+            # of an empty stream requests does not know that it has ended
+            content = stream if file.stat().st_size else b""
+            answer = requests.put(place.signed_url, data=content, headers=headers, verify=verify, timeout=(30, 600))
+    except (requests.RequestException, OSError) as error:
+        raise RegistrationError(
+            f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+        ) from None
+    if not answer.ok:
+        raise RegistrationError(f"{where}: the store answered {answer.status_code} to {name}; run again")
+    return folder
+
+
+def _refusal(where: str, name: str, remote: Any, error: BaseException) -> str:
+    """Return what the cluster said in the place of an address to upload to."""
+    from grpc import Call
+
+    from tasks.runtime.refusals import explain
+
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, Call):
+        cause = cause.__cause__
+    if cause is None:
+        return f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+    place = f"project {remote.default_project}, domain {remote.default_domain}"
+    said = explain(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, what=name)
+    return f"{where}: {said}"
+
+
+def _is_there(remote: Any, address: str, size: int, verify: Any) -> bool:
+    """Return whether an earlier run has uploaded these bytes: the address is made of them, and S3 checked their MD5."""
+    import requests
+
+    try:
+        place = remote.client.get_download_signed_url(address)
+        answer = requests.get(place.signed_url, headers={"Range": "bytes=0-0"}, verify=verify, timeout=30, stream=True)
+    except (FlyteException, requests.RequestException):
+        # not every cluster gives addresses to read from; the bytes are then sent again
+        return False
+    with answer:
+        return answer.status_code == 206 and answer.headers.get("Content-Range", "").endswith(f"/{size}")
+
+
+class _Shown(io.FileIO):
+    """A file that is read, with a bar where it is large and someone looks at a terminal."""
+
+    def __init__(self, file: Path) -> None:
+        from tqdm import tqdm
+
+        super().__init__(file, "rb")
+        size = file.stat().st_size
+        disable = None if size >= LARGE_BYTES else True
+        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=file.name, disable=disable, leave=False)
+
+    def read(self, size: int | None = -1, /) -> bytes | Any:
+        block = super().read(-1 if size is None else size)
+        self._bar.update(len(block or b""))
+        return block
+
+    def close(self) -> None:
+        self._bar.close()
+        super().close()

@@ -1,0 +1,299 @@
+"""Saves what a killed run goes on from: at intervals, and when the process is asked to stop.
+
+transformers knows how to write its parts of a state; here they become one checkpoint of all machines that is whole or
+not there, and what it leaves out is added: the loss watch, the patience of early stopping, and the best weights so far.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from configs.errors import ArtifactError, RetryError
+from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
+from configs.schema.train import ONLINE, TrainConfig
+from configs.wire import Choice
+from tasks.models.pace import doing
+from tasks.train.checkpoint import checkpoints
+from tasks.train.checkpoint.checkpoints import Manifest
+from tasks.train.checkpoint.store import CheckpointPlaces, Store
+from tasks.train.collectives import barrier, everywhere, is_node_leader, machine, num_processes, rank
+from tasks.train.sharding import effective
+
+STATE_FILE = "trainer_state.json"
+EXTRAS_FILE = "run.json"
+RESUMED_FOLDER = "resumed"
+# of no use to a resumed run: a pickle with this machine's paths, and peft's stub of a card
+_LEFT_OUT = ("training_args.bin", "README.md")
+_MOST_FAILURES = 3
+_SAME_SIGNAL_SECONDS = 5.0
+
+
+@dataclass
+class Saver:
+    """When and where the state of a run is saved. All processes have one, and make the same calls in the same order."""
+
+    config: TrainConfig
+    places: CheckpointPlaces
+    identity: str
+    """What tries of one run have in common (`checkpoints.fingerprint`)."""
+    directory: Path
+    """A folder that the processes of this machine share."""
+    stop_signal: Callable[[], str] = lambda: ""
+    """Returns the name of the signal that asked this process to stop, or nothing."""
+    resumed_steps: list[int] = field(default_factory=list)
+    """Steps that earlier tries and this one went on from."""
+    earlier_seconds: float = 0.0
+    num_saved: int = 0
+    num_failed: int = 0
+    saving_seconds: float = 0.0
+    _started: float = field(default_factory=time.monotonic)
+    _last_at: float = field(default_factory=time.monotonic)
+    _failures_in_a_row: int = 0
+
+    @property
+    def division(self) -> Sharding:
+        """How the processes that are here divide the model."""
+        return effective(self.config)
+
+    @property
+    def interval(self) -> str:
+        """When checkpoints are saved, in words."""
+        settings = self.config.checkpoint
+        if settings.every_steps is not None:
+            return f"every {settings.every_steps} steps"
+        return f"every {settings.every_minutes:g} min" if settings.every_minutes else "when asked to stop"
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of this try, and of the ones before it up to the checkpoint that was gone on from."""
+        return self.earlier_seconds + time.monotonic() - self._started
+
+    def what_is_due(self, trainer: Any) -> tuple[bool, str]:
+        """Return whether to save after this step, and which signal asks to stop then; the same in all processes."""
+        if trainer.control.should_training_stop:
+            # what remains is writing the model
+            return False, ""
+        step, settings = trainer.state.global_step, self.config.checkpoint
+        if settings.every_steps is not None:
+            is_due = step % settings.every_steps == 0
+        else:
+            seconds = time.monotonic() - self._last_at
+            # one clock decides for all
+            is_due = rank() == 0 and settings.every_minutes is not None and seconds >= 60 * settings.every_minutes
+        asked = self.stop_signal()
+        if num_processes() > 1:
+            number = float(signal.Signals[asked]) if asked else 0.0
+            flags = torch.tensor([float(is_due), number], device=trainer.args.device)
+            dist.all_reduce(flags, op=dist.ReduceOp.MAX)
+            is_due, asked = bool(flags[0]), signal.Signals(int(flags[1])).name if flags[1] else ""
+        if self.config.objective in ONLINE and step % self.config.policy.num_iterations:
+            # its answers were sampled a step ago, and a resumed run would sample others
+            is_due = False
+        return is_due or bool(asked), asked
+
+    def save(self, trainer: Any) -> bool:
+        """Save a checkpoint of the step that was just made; return whether it is there.
+
+        One that cannot be written is reported, and training goes on.
+
+        Raises:
+            ArtifactError: the third in a row could not be written.
+        """
+        began = time.monotonic()
+        step = trainer.state.global_step
+        faults = everywhere(_fault_of(lambda: self._write(trainer)))
+        if not any(faults):
+            faults = everywhere(_fault_of(lambda: self._upload(trainer)))
+        fault = next(filter(None, faults), "")
+        if not fault and rank() == 0:
+            checkpoints.remove_old(self._store(), self.identity, self.config.checkpoint.keep)
+        self._last_at = time.monotonic()
+        seconds = self._last_at - began
+        self.saving_seconds += seconds
+        if not fault:
+            self.num_saved, self._failures_in_a_row = self.num_saved + 1, 0
+            _say(f"train: checkpoint of step {step} saved in {seconds:.1f} s")
+            return True
+        self.num_failed, self._failures_in_a_row = self.num_failed + 1, self._failures_in_a_row + 1
+        if self._failures_in_a_row >= _MOST_FAILURES:
+            raise ArtifactError(
+                f"{_MOST_FAILURES} checkpoints in a row could not be saved, the last at step {step}\n{fault}"
+            )
+        _say(f"train: the checkpoint of step {step} could not be saved, and training goes on: {fault}")
+        return False
+
+    def lines(self) -> list[Choice]:
+        """Return what the report says of checkpoints, and of what they were needed for."""
+        failed = f", {self.num_failed} could not be saved" if self.num_failed else ""
+        share = f"{self.saving_seconds / max(1e-9, self.seconds):.1%} of the time"
+        lines = [Choice(name="checkpoints", value=f"{self.num_saved}, {self.interval}{failed}", reason=share)]
+        if self.resumed_steps:
+            steps = ", ".join(map(str, self.resumed_steps))
+            times = "once" if len(self.resumed_steps) == 1 else f"{len(self.resumed_steps)} times"
+            lines.append(Choice(name="resumed", value=times, reason=f"from step {steps}"))
+        return lines
+
+    def _store(self) -> Store:
+        return Store(self.places.destination, self.places.filesystem)
+
+    def _write(self, trainer: Any) -> None:
+        """Write this process's part of the state to the machine's disk."""
+        staging = self.directory / "staging"
+        if is_node_leader():
+            # of what was gone on from, the random numbers were read last, at the step that was just made
+            shutil.rmtree(self.directory / RESUMED_FOLDER, ignore_errors=True)
+            shutil.rmtree(staging, ignore_errors=True)
+            staging.mkdir(parents=True)
+        if rank() == 0:
+            # what a killed try has left of the same step
+            checkpoints.remove_whole(self._store(), checkpoints.folder_of("checkpoint", trainer.state.global_step))
+        barrier()
+        folder = str(staging)
+        if self.division not in (*DEEPSPEED, *FSDP, "tensor_parallel"):
+            trainer.save_model(folder, _internal_call=True)
+        trainer._save_optimizer_and_scheduler(folder)
+        trainer._save_scaler(folder)
+        trainer._save_rng_state(folder)
+        if rank() == 0:
+            trainer.state.save_to_json(str(staging / STATE_FILE))
+            extras = {
+                "seconds": self.seconds,
+                "processes": num_processes(),
+                "resumed_steps": self.resumed_steps,
+                # this one is there when it is read
+                "saving": [self.num_saved + 1, self.num_failed, self.saving_seconds],
+                "trainer": trainer.own_state(),
+            }
+            (staging / EXTRAS_FILE).write_text(json.dumps(extras), encoding="utf-8")
+
+    def _upload(self, trainer: Any) -> None:
+        """Bring what this machine wrote to the store, the best weights first, the manifest last."""
+        if not is_node_leader():
+            return
+        number, machines = machine()
+        best_step = trainer.state.best_global_step if trainer.state.best_model_checkpoint else None
+        manifest = Manifest(
+            fingerprint=self.identity,
+            step=trainer.state.global_step,
+            machine=number,
+            machines=machines,
+            processes=num_processes(),
+            sharding=self.division,
+            best_step=best_step,
+            files={},
+            config=self.config.model_dump_json() if rank() == 0 else "",
+        )
+        store = self._store()
+        if best_step is not None:
+            self._upload_best(store, Path(trainer.state.best_model_checkpoint), manifest)
+        checkpoints.write_part(store, "checkpoint", self.directory / "staging", manifest, _LEFT_OUT)
+        shutil.rmtree(self.directory / "staging", ignore_errors=True)
+
+    def _upload_best(self, store: Store, weights: Path, manifest: Manifest) -> None:
+        assert manifest.best_step is not None
+        best = manifest.model_copy(update={"step": manifest.best_step, "best_step": None})
+        name = f"{checkpoints.folder_of('best', best.step)}/manifest-{best.machine:05d}-of-{best.machines:05d}.json"
+        if store.read_text(name) is None:
+            checkpoints.write_part(store, "best", weights, best, _LEFT_OUT)
+
+
+class Recoverable:
+    """Mixin before a TRL trainer: saves its state after a step, when that is due. `saver` is set before training."""
+
+    saver: Saver | None = None
+    _saved_after: int = -1
+
+    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
+        step = self.state.global_step  # type: ignore[attr-defined]
+        # called a second time at the end of an epoch
+        if self.saver is None or step == self._saved_after:
+            super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
+            return
+        self._saved_after = step
+        is_due, asked = self.saver.what_is_due(self)
+        if is_due:
+            # sums of the loss since the last point of the curve are not part of the state
+            self.control.should_log = True  # type: ignore[attr-defined]
+        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
+        with doing(f"saving the checkpoint of step {step}"):
+            is_saved = is_due and self.saver.save(self)
+        if asked:
+            outcome = "its checkpoint is saved" if is_saved else "its checkpoint could not be saved"
+            raise RetryError(f"training was asked to stop ({asked}) after step {step}; {outcome}")
+
+    def own_state(self) -> dict[str, Any]:
+        """Return what this trainer and its callbacks know beyond transformers' own state."""
+        found = {type(each).__name__: each for each in self.callback_handler.callbacks}  # type: ignore[attr-defined]
+        states = {name: each.resume_state() for name, each in found.items() if hasattr(each, "resume_state")}
+        return {"callbacks": states, "train_tokens": self._total_train_tokens}  # type: ignore[attr-defined]
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `own_state` returned."""
+        # TRL counts from 0 in each process
+        self._total_train_tokens = state["train_tokens"]
+        for each in self.callback_handler.callbacks:  # type: ignore[attr-defined]
+            if type(each).__name__ in state["callbacks"]:
+                each.restore(state["callbacks"][type(each).__name__])
+
+
+@contextmanager
+def stop_signals() -> Iterator[Callable[[], str]]:
+    """Within the block SIGTERM and SIGINT are noted: yields a function that returns the name of the one that came.
+
+    The launcher hands on a signal that the process may have had already, so that another one within 5 seconds is taken
+    for the same; a later one ends the process as it would have. Signals belong to the main thread: elsewhere none is
+    noted.
+    """
+    noted: list[tuple[str, float]] = []
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: ""
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+
+    def note(number: int, frame: Any) -> None:
+        now = time.monotonic()
+        if noted and now - noted[0][1] > _SAME_SIGNAL_SECONDS:
+            signal.signal(number, before[signal.Signals(number)] or signal.SIG_DFL)
+            signal.raise_signal(number)
+            return
+        noted.append((signal.Signals(number).name, now))
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield lambda: noted[0][0] if noted else ""
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler or signal.SIG_DFL)
+
+
+def _fault_of(action: Callable[[], None]) -> str:
+    """Return why `action` failed, in one or two lines, or nothing.
+
+    Whatever it is: the other processes wait to hear of it.
+    """
+    try:
+        action()
+    except Exception as error:
+        text = str(error).strip()
+        if isinstance(error, ArtifactError):
+            return text
+        return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no reason given'}"
+    return ""
+
+
+def _say(line: str) -> None:
+    if rank() == 0:
+        print(line, flush=True)

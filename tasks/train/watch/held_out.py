@@ -1,0 +1,170 @@
+"""Held-out loss during training: when it is taken, of how many rows, and which weights are kept for it."""
+
+from __future__ import annotations
+
+import math
+import shutil
+from pathlib import Path
+from typing import Any, Literal
+
+from transformers import EarlyStoppingCallback, TrainerCallback
+
+from configs.schema.cluster import DEEPSPEED, FSDP
+from configs.schema.train import ONLINE, TrainConfig
+from configs.wire import Choice
+from tasks.train.sharding import effective
+
+_MOST_ROWS = 512
+_FEWEST_ROWS = 64
+_FEWEST_PROMPTS = 16
+_COST_SHARE = 0.1
+# a forward pass beside forward and backward: 1 of 3
+_ROWS_PER_TRAINED_ROW = 3.0
+
+
+def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
+    """Return the steps after which the held-out loss is taken, evenly spaced; the last one is `num_steps`.
+
+    Fewer than `evaluations` where there are fewer steps.
+    """
+    return sorted({math.ceil(number * num_steps / evaluations) for number in range(1, evaluations + 1)})
+
+
+def kept_weights(config: TrainConfig, has_held_out: bool) -> tuple[Literal["best", "last"], str]:
+    """Return which weights a run keeps, and why, where it is not what `train.watch.keep` says."""
+    if config.watch.keep == "last":
+        return "last", ""
+    if not has_held_out:
+        return "last", "there are no held-out rows"
+    if not config.watch.evaluations:
+        return "last", "train.watch.evaluations is 0"
+    word = effective(config)
+    if word == "tensor_parallel":
+        return "last", "transformers does not load weights back into layers that it has divided"
+    if word in (*DEEPSPEED, *FSDP) and config.most_nodes > 1:
+        return "last", "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
+    return "best", ""
+
+
+def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool) -> dict[str, Any]:
+    """Return transformers' arguments for held-out loss during a run of `num_steps`, and for keeping the best weights.
+
+    Needs the callbacks of `watch_callbacks`. A checkpoint is saved when it is the best so far, and only that one is
+    kept: weights alone, except under DeepSpeed and FSDP, which load back nothing but a whole state. For rloo and grpo
+    the best has the highest mean reward.
+    """
+    if not has_held_out or not config.watch.evaluations:
+        return {"eval_strategy": "no", "save_strategy": "no"}
+    is_online = config.objective in ONLINE
+    arguments: dict[str, Any] = {
+        "eval_strategy": "steps",
+        # the last step; `EvenEvaluations` adds the others
+        "eval_steps": num_steps,
+        "metric_for_best_model": "eval_reward" if is_online else "eval_loss",
+        "greater_is_better": is_online,
+        "save_strategy": "no",
+    }
+    if kept_weights(config, has_held_out)[0] == "best":
+        arguments |= {
+            "save_strategy": "best",
+            "save_total_limit": 1,
+            "load_best_model_at_end": True,
+            "save_only_model": effective(config) not in (*DEEPSPEED, *FSDP),
+        }
+    return arguments
+
+
+class EvenEvaluations(TrainerCallback):
+    """Takes the held-out loss at `evaluation_steps`, and logs the training loss there too."""
+
+    def __init__(self, evaluations: int) -> None:
+        self._evaluations = evaluations
+        self._steps: set[int] = set()
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if args.eval_strategy != "no":
+            self._steps = set(evaluation_steps(state.max_steps, self._evaluations))
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if state.global_step in self._steps:
+            control.should_evaluate = control.should_log = True
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """transformers' early stopping, silent where nothing is evaluated or the last weights are kept."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Check nothing: without evaluations there is nothing to stop at, and `watch_choices` says so."""
+
+    def resume_state(self) -> int:
+        """Return the evaluations without a better one so far."""
+        return int(self.early_stopping_patience_counter)
+
+    def restore(self, state: int) -> None:
+        """Take over what `resume_state` returned."""
+        self.early_stopping_patience_counter = state
+
+
+def watch_callbacks(config: TrainConfig) -> list[TrainerCallback]:
+    """Return the callbacks that evaluate, and that end a run whose held-out loss no longer falls.
+
+    They do nothing in a run that `evaluation_arguments` let evaluate nothing.
+    """
+    if not config.watch.evaluations:
+        return []
+    callbacks: list[TrainerCallback] = [EvenEvaluations(config.watch.evaluations)]
+    if config.watch.early_stopping is not None:
+        callbacks.append(EarlyStopping(config.watch.early_stopping))
+    return callbacks
+
+
+def evaluated_rows(config: TrainConfig, num_steps: int) -> int:
+    """Return how many held-out rows are worth their time: at most 512, at least 64, and a tenth of the training's.
+
+    A row's held-out loss is one forward pass, where training it is about three. For rloo and grpo answering is what
+    takes the time, so that a held-out prompt counts as one trained answer; at least 16.
+    """
+    is_online = config.objective in ONLINE
+    share = _COST_SHARE * num_steps * config.batch_size / max(1, config.watch.evaluations)
+    wanted = share if is_online else share * _ROWS_PER_TRAINED_ROW
+    return min(_MOST_ROWS, max(_FEWEST_PROMPTS if is_online else _FEWEST_ROWS, int(wanted)))
+
+
+def held_out_sample(num_rows: int, at_most: int = _MOST_ROWS) -> list[int]:
+    """Return the numbers of the held-out rows that are evaluated during training: all, or `at_most`, evenly spread."""
+    if num_rows <= at_most:
+        return list(range(num_rows))
+    return [number * num_rows // at_most for number in range(at_most)]
+
+
+def watch_choices(config: TrainConfig, num_held_out: int, num_evaluated: int) -> list[Choice]:
+    """Return what the report says of held-out loss or reward during training, of early stopping and weights kept."""
+    kept, reason = kept_weights(config, num_held_out > 0)
+    is_online = config.objective in ONLINE
+    name = "held-out reward" if is_online else "held-out loss"
+    if not num_held_out or not config.watch.evaluations:
+        why = "train.watch.evaluations is 0" if num_held_out else "there are no held-out rows"
+        return [Choice(name=name, value="not taken", reason=why), _kept(kept, reason)]
+    some = f"{num_evaluated:,} of {num_held_out:,}"
+    of = f"one sampled answer to each of {some} prompts" if is_online else f"of {some} rows"
+    reasons = ["the evaluation at the end takes the likeliest answers instead"] if is_online else []
+    if num_evaluated < num_held_out:
+        reasons.append("evenly spread; more would take more than its share of time")
+    patience = config.watch.early_stopping
+    stopping = "never" if patience is None else f"after {patience} evaluations without a better one"
+    return [
+        Choice(name=name, value=f"{config.watch.evaluations} times, {of}", reason="; ".join(reasons)),
+        Choice(name="early stopping", value=stopping),
+        _kept(kept, reason),
+    ]
+
+
+def _kept(kept: str, reason: str) -> Choice:
+    return Choice(name="weights kept", value=kept, reason=reason)
+
+
+def remove_checkpoints(directory: Path) -> None:
+    """Remove the checkpoint folders of a run from the directory that its model is in."""
+    for folder in directory.glob("checkpoint-*"):
+        if folder.is_dir():
+            shutil.rmtree(folder)

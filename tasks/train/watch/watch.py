@@ -1,0 +1,289 @@
+"""Stops a run whose loss is not a number, explodes, leaps or climbs, before that step changes weights or is saved.
+
+transformers looks at the loss only when it logs, after the weights have changed, and does not know which rows a batch
+was made of. Here every optimizer step is looked at, over all processes, and rows travel with their number, so that the
+error can name them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean, median
+from typing import Any, Literal
+
+import torch
+import torch.distributed as dist
+from torch.distributed.tensor import DTensor
+from transformers import TrainerCallback
+from transformers.trainer_utils import get_last_checkpoint
+
+from configs.errors import DivergedError
+from configs.schema.train import ONLINE, TrainConfig
+from tasks.train.collectives import broadcast, rank
+from tasks.train.row_numbers import RowIds, as_list, without_row_numbers
+
+Verdict = Literal["ok", "not a number", "explosion", "spike", "climb"]
+
+_WINDOW = 50
+_STEPS_BEFORE_SPIKES = 20
+_FIRST, _LAST = 3, 10
+_SHOWN_ROWS = 8
+
+
+class LossWatch:
+    """Judges the mean loss of one optimizer step after the other.
+
+    `not a number`: NaN or infinite.
+
+    `explosion`, from the second step on: loss - highest so far > 10 + 4 x |highest so far|. The other two rules need
+    steps to compare with, and a rate far too high ruins a model within one. Token losses of single rows reach about 12
+    nats (ln of a vocabulary of 160,000), never 60, and means over a step less: the limit is 15 nats after a loss
+    of 1, and 70 after one of 12.
+
+    `spike`, from the 21st step on: loss - median > threshold x max(1.4826 MAD, 0.1 |median|, 0.05), over the last 50
+    steps. Median and MAD (the median distance from the median; 1.4826 of it are one standard deviation of a normal
+    distribution) do not follow the outlier that they are to find. The two floors are for curves so smooth that noise
+    would be many deviations: with a threshold of 20, a leap is always above 1 nat, and above thrice the median.
+
+    `climb`: each of the last 10 losses is above 1.5 x the mean of the first 3, + 1: a rate so high that the model
+    unlearns, without one leap. Each, not their mean, since in small batches one row alone can lift a mean so far.
+
+    `spike_threshold` of None looks for numbers only, and so does `has_scale` of False: a policy gradient's loss is
+    around 0 whatever the model does.
+    """
+
+    def __init__(self, spike_threshold: float | None, has_scale: bool = True) -> None:
+        self._threshold = spike_threshold if has_scale else None
+        self._recent: deque[float] = deque(maxlen=_WINDOW)
+        self._first: list[float] = []
+        self._highest: float | None = None
+        self._num_seen = 0
+
+    def verdict(self, loss: float) -> Verdict:
+        """Return what to think of the next step's loss, and remember it, unless it is no number or an explosion."""
+        if not math.isfinite(loss):
+            return "not a number"
+        if self._is_explosion(loss):
+            return "explosion"
+        is_spike = self._is_spike(loss)
+        self._highest = loss if self._highest is None else max(self._highest, loss)
+        self._num_seen += 1
+        self._recent.append(loss)
+        if len(self._first) < _FIRST:
+            self._first.append(loss)
+        if is_spike:
+            return "spike"
+        return "climb" if self._is_climb() else "ok"
+
+    @property
+    def usual_loss(self) -> float:
+        """The median of the last 50 losses."""
+        return median(self._recent)
+
+    @property
+    def first_loss(self) -> float:
+        """The mean of the first 3 losses."""
+        return mean(self._first)
+
+    @property
+    def highest_loss(self) -> float:
+        """The highest loss so far, without one that exploded; NaN before the first."""
+        return math.nan if self._highest is None else self._highest
+
+    def state(self) -> dict[str, Any]:
+        """Return what was seen so far, for a run that goes on from here."""
+        return {
+            "recent": list(self._recent),
+            "first": self._first,
+            "highest": self._highest,
+            "num_seen": self._num_seen,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `state` returned."""
+        self._recent = deque(state["recent"], maxlen=_WINDOW)
+        self._first, self._highest = list(state["first"]), state["highest"]
+        self._num_seen = state["num_seen"]
+
+    def _is_explosion(self, loss: float) -> bool:
+        if self._threshold is None or self._highest is None:
+            return False
+        return loss - self._highest > 10.0 + 4.0 * abs(self._highest)
+
+    def _is_spike(self, loss: float) -> bool:
+        if self._threshold is None or self._num_seen < _STEPS_BEFORE_SPIKES:
+            return False
+        middle = median(self._recent)
+        deviation = 1.4826 * median(abs(each - middle) for each in self._recent)
+        return loss - middle > self._threshold * max(deviation, 0.1 * abs(middle), 0.05)
+
+    def _is_climb(self) -> bool:
+        if self._threshold is None or self._num_seen < _FIRST + _LAST:
+            return False
+        return min(list(self._recent)[-_LAST:]) > 1.5 * self.first_loss + 1.0
+
+
+class Watched:
+    """Mixin before a TRL trainer; `start_watch` is called once, before training.
+
+    Batches may hold `row_numbers`, [rows] int64 (see `row_numbers`); where batches are lists of rows, as those of
+    RLOO and GRPO are, each row may hold `row_number`. The trainer itself never sees them.
+    """
+
+    watch_row_ids: RowIds | None = None
+    # of the passes of the step that is under way: loss, a tensor without dimensions, and numbers of rows
+    _watched_passes: list[tuple[torch.Tensor, Any]]
+    _watched_grad_norm: Any = None
+
+    def start_watch(self, config: TrainConfig, row_ids: RowIds) -> None:
+        """Stop training as `config.watch` says; `row_ids` names the rows of numbers (see `row_ids_of`)."""
+        self.watch_row_ids = row_ids
+        self._watched_passes = []
+        self.add_callback(_StopsBadSteps(self, config))  # type: ignore[attr-defined]
+
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
+        """Return the loss of one pass as it is added up to the step's; nothing waits for the device."""
+        inputs, numbers = without_row_numbers(inputs)
+        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
+        if self.watch_row_ids is not None:
+            self._watched_passes.append((loss.detach(), numbers))
+        return loss
+
+    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """Return what the trainer makes of a held-out batch."""
+        return super().prediction_step(model, without_row_numbers(inputs)[0], *args, **kwargs)  # type: ignore[misc]
+
+    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
+        """Keep the gradient's norm: where it is infinite under a finite loss, clipping makes every weight NaN."""
+        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
+        self._watched_grad_norm = norm
+        return norm
+
+    def create_model_card(self, *_: Any, **__: Any) -> None:
+        """Write none: TRL would put one beside the model with every checkpoint."""
+
+
+class _StopsBadSteps(TrainerCallback):
+    """Judges a step when its gradient is whole and no weight has changed.
+
+    DeepSpeed changes them within the last pass: there the step is judged just after, and before it is saved.
+    """
+
+    def __init__(self, trainer: Any, config: TrainConfig) -> None:
+        self._trainer = trainer
+        self._is_online = config.objective in ONLINE
+        self._watch = LossWatch(config.watch.spike_threshold, has_scale=not self._is_online)
+        self._threshold = config.watch.spike_threshold
+
+    def resume_state(self) -> dict[str, Any]:
+        """Return what a run that goes on from here has to know."""
+        return self._watch.state()
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over what `resume_state` returned."""
+        self._watch.restore(state)
+
+    def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        passes, self._trainer._watched_passes = self._trainer._watched_passes, []
+        norm = self._trainer._watched_grad_norm
+        loss, grad_norm = _mean_over_processes(
+            [torch.stack([loss for loss, _ in passes]).sum(), 0.0 if norm is None else norm], args.device
+        )
+        verdict = self._watch.verdict(loss)
+        step = state.global_step + 1
+        if verdict == "not a number":
+            what = f"training loss is {loss} at step {step}"
+        elif not math.isfinite(grad_norm):
+            what = f"the gradient's norm is {grad_norm} at step {step}, with a training loss of {loss:.4g}"
+        elif verdict == "explosion":
+            what = f"training loss exploded from {self._watch.highest_loss:.4g} to {loss:.4g} at step {step}"
+        elif verdict == "spike":
+            what = f"training loss leapt from about {self._watch.usual_loss:.4g} to {loss:.4g} at step {step}"
+        elif verdict == "climb":
+            first = f"{self._watch.first_loss:.4g}, the mean of the first {_FIRST},"
+            what = f"training loss climbed from {first} to {loss:.4g} by step {step}"
+        else:
+            return
+        fix = (
+            f"lower train.learning_rate (now {args.learning_rate:g}) or raise train.warmup_fraction"
+            if state.global_step
+            else "no weight has changed yet: these rows or the model's own weights are the cause, or its precision"
+        )
+        if verdict == "spike":
+            fix += f", or raise train.watch.spike_threshold (now {self._threshold:g})"
+        names = self._names_of_rows(passes)
+        where = _last_good_weights(args.output_dir) if rank() == 0 else ""
+        raise DivergedError(broadcast("\n".join([f"{what}; {fix}", names, where])))
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        loss = float((kwargs.get("metrics") or {}).get("eval_loss", 0.0))
+        if math.isfinite(loss) or self._is_online:
+            return
+        self._stop_at_bad_weights(args, state)
+        if state.is_world_process_zero:
+            print(f"train: held-out loss is {loss} at step {state.global_step}, and chooses no weights", flush=True)
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._stop_at_bad_weights(args, state)
+
+    def _stop_at_bad_weights(self, args: Any, state: Any) -> None:
+        """No further step tells that the last one left weights that are not numbers."""
+        finite = [
+            _own_part(parameter.detach()).isfinite().all().float()
+            for parameter in self._trainer.model.parameters()
+            if parameter.requires_grad
+        ]
+        share = _mean_over_processes([torch.stack(finite).min() if finite else 1.0], args.device)[0]
+        if share < 1.0:
+            where = _last_good_weights(args.output_dir) if rank() == 0 else ""
+            raise DivergedError(
+                f"trained weights are not numbers after step {state.global_step}; "
+                f"lower train.learning_rate (now {args.learning_rate:g}) or raise train.warmup_fraction\n"
+                + broadcast(where)
+            )
+
+    def _names_of_rows(self, passes: Sequence[tuple[torch.Tensor, Any]]) -> str:
+        """Return the line on the step's rows, of all processes; those of the passes with the worst loss come first."""
+        local = [(float(loss), as_list(numbers)) for loss, numbers in passes]
+        everywhere: list[Any] = [local]
+        if dist.is_initialized():
+            everywhere = [None] * dist.get_world_size()
+            dist.all_gather_object(everywhere, local)
+        found = sorted((each for process in everywhere for each in process), key=_badness, reverse=True)
+        bad = [each for each in found if not math.isfinite(each[0])]
+        rows = list(dict.fromkeys(row for _, numbers in bad or found for row in numbers if row >= 0))
+        if rank() != 0 or not rows:
+            return "its rows are not known"
+        ids = self._trainer.watch_row_ids(rows[:_SHOWN_ROWS])
+        more = f", and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
+        return f"{'rows of that loss' if bad else 'rows of the step'}: {', '.join(ids)}{more}"
+
+
+def _badness(each: tuple[float, list[int]]) -> float:
+    return each[0] if math.isfinite(each[0]) else math.inf
+
+
+def _mean_over_processes(values: Sequence[Any], device: torch.device) -> list[float]:
+    """Return the mean of each value over all processes: one wait for the device; NaN where one process has NaN."""
+    whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in values]
+    each = [torch.as_tensor(value, dtype=torch.float32, device=device).reshape(()) for value in whole]
+    total = torch.stack(each)
+    if dist.is_initialized() and dist.get_world_size() > 1:
+        dist.all_reduce(total)
+        total /= dist.get_world_size()
+    return [float(value) for value in total.tolist()]
+
+
+def _own_part(tensor: torch.Tensor) -> torch.Tensor:
+    """Return what this process holds of a tensor that FSDP or tensor parallelism divides."""
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def _last_good_weights(directory: str) -> str:
+    checkpoint = get_last_checkpoint(directory) if Path(directory).is_dir() else None
+    if checkpoint is None:
+        return "no checkpoint was saved before"
+    return f"the last good weights are of step {checkpoint.rpartition('-')[2]}, in {checkpoint}"

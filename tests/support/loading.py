@@ -1,0 +1,45 @@
+"""The data stage on one machine, as data frames, for tests."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from configs.schema import DataConfig
+from configs.wire import DataReport
+from tasks.get_data import load
+from tasks.get_data.fingerprints import fingerprints
+from tasks.get_data.split import choose_test_rows
+from tasks.plan.resolve.data import resolve_data
+
+
+@dataclass
+class LoadedData:
+    """The tables of a run, and its report."""
+
+    train: pd.DataFrame
+    test: pd.DataFrame
+    quarantine: pd.DataFrame
+    report: DataReport
+
+
+def load_data(config: DataConfig, token: str | None = None) -> LoadedData:
+    """Resolve, read, check, deduplicate and split the rows of `config`."""
+    resolved = resolve_data(config, token)
+    with tempfile.TemporaryDirectory() as folder:
+        report = load.load_data(config, resolved.contamination, resolved.shards, token, Path(folder))
+        names = ("train", "test", "quarantine")
+        train, test, quarantine = (pd.read_parquet(Path(folder) / f"{name}.parquet") for name in names)
+    return LoadedData(train, test, quarantine, report)
+
+
+def split_rows(rows: pd.DataFrame, test_fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Return (train, test) of canonical rows with a column `group`."""
+    digests = fingerprints(rows.assign(rejected="", label=""), list(rows.group), seed)
+    everywhere = np.ones(len(rows), dtype=bool)
+    is_test = choose_test_rows(digests["question"], digests["group"], everywhere, test_fraction)
+    return rows[~is_test], rows[is_test]

@@ -1,0 +1,208 @@
+"""Tokenizer, embedding and template are checked without torch, and as the tokenize stage will check them."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from configs.errors import ConfigError, DataError, FineTuneError, ModelError
+from configs.schema import ModelConfig, TokenizeConfig, TrainConfig
+from tasks.plan.checks.preflight import NotCheckedError
+from tasks.plan.checks.token_checks import check_length, check_template, check_tokenizer, checked_template
+from tasks.plan.checks.tokenizers import SmallTokenizer, read_tokenizer
+from tasks.plan.resolve.models import find_model
+from tasks.tokenize.template import choose_template, load_tokenizer
+from tasks.tokenize.vocabulary import check_vocabulary
+
+TEMPLATES = Path(__file__).parents[2] / "tokenize" / "templates"
+ENDLESS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor %}"
+
+
+@pytest.fixture
+def model(tiny_model: Path, tmp_path: Path) -> Path:
+    """A copy that a test may damage."""
+    return Path(shutil.copytree(tiny_model, tmp_path / "model"))
+
+
+def change(path: Path, **values: Any) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def read(model: Path) -> SmallTokenizer:
+    files = find_model(ModelConfig(name=str(model)), None)
+    assert files is not None
+    return read_tokenizer(files, "model.name=m")
+
+
+def settings(model: Path) -> dict[str, Any]:
+    return json.loads((model / "config.json").read_text())
+
+
+def looked_at(model: Path, given: str | None = None, **tokenize: Any) -> tuple[str, str]:
+    return check_template(read(model), settings(model), TokenizeConfig(**tokenize), given)
+
+
+def test_it_is_the_tokenizer_that_transformers_loads(tiny_model: Path) -> None:
+    small, whole = read(tiny_model), load_tokenizer(tiny_model, False)
+    assert small.get_vocab() == whole.get_vocab()
+    assert (small.eos_token, small.eos_token_id) == (whole.eos_token, whole.eos_token_id) == ("<eos>", 1)
+    assert sorted(small.all_special_ids) == sorted(whole.all_special_ids)
+    texts = ["What is 1?", "a<eos>b", ""]
+    for split in (False, True):
+        arguments = {"add_special_tokens": False, "split_special_tokens": split}
+        assert small(texts, **arguments)["input_ids"] == whole(texts, **arguments)["input_ids"]
+
+
+@pytest.mark.parametrize("name", ["chatml", "llama-3", "mistral"])
+def test_templates_render_as_transformers_renders_them(name: str, tiny_model: Path) -> None:
+    template = (TEMPLATES / f"{name}.jinja").read_text()
+    small, whole = read(tiny_model), load_tokenizer(tiny_model, False)
+    turns = [{"role": "user", "content": "é <b>"}, {"role": "assistant", "content": "2"}]
+    for tokenizer in (small, whole):
+        tokenizer.chat_template = template
+    for asks in (False, True):
+        mine, theirs = (
+            t.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks) for t in (small, whole)
+        )
+        assert mine == theirs
+
+
+def test_a_whole_model_passes(tiny_model: Path) -> None:
+    said = check_tokenizer(read(tiny_model), settings(tiny_model), TokenizeConfig(new_special_tokens=["<|x|>"]))
+    # <pad>, <eos> and 256 bytes
+    assert said == "258 tokens, 1 new, 258 embeddings, answers end with <eos>"
+    assert looked_at(tiny_model) == ("a plain one, as the model has none; turns end with <eos>", "")
+
+
+def test_a_tokenizer_of_another_model_is_refused_as_the_stage_does(model: Path) -> None:
+    change(model / "config.json", vocab_size=250)
+    errors = []
+    for tokenizer in (read(model), load_tokenizer(model, False)):
+        choose_template(tokenizer, None, True)  # type: ignore[arg-type]
+        with pytest.raises(ModelError) as caught:
+            check_vocabulary(tokenizer, 250)  # type: ignore[arg-type]
+        errors.append(str(caught.value))
+    assert errors[0] == errors[1]
+    with pytest.raises(ModelError, match=r"vocabulary of 250 tokens is smaller than its tokenizer's, .* 257"):
+        check_tokenizer(read(model), settings(model), TokenizeConfig())
+
+
+@pytest.mark.parametrize("wrong", [258, [1, 300]])
+def test_an_end_that_has_no_embedding_is_named(wrong: Any, model: Path) -> None:
+    change(model / "config.json", eos_token_id=wrong)
+    with pytest.raises(ModelError, match=r"config.json names eos_token_id=(258|300), and .* has 258 tokens"):
+        check_tokenizer(read(model), settings(model), TokenizeConfig())
+    # -1 is how some configs say that there is none
+    change(model / "config.json", eos_token_id=1, pad_token_id=-1)
+    check_tokenizer(read(model), settings(model), TokenizeConfig())
+
+
+def test_a_new_token_that_is_known_is_named(tiny_model: Path) -> None:
+    with pytest.raises(ConfigError, match="new_special_tokens: <eos> is in the model's vocabulary already"):
+        check_tokenizer(read(tiny_model), settings(tiny_model), TokenizeConfig(new_special_tokens=["<eos>"]))
+
+
+def test_a_tokenizer_without_an_end_is_refused_or_left_to_its_class(model: Path) -> None:
+    file = model / "tokenizer_config.json"
+    change(file, eos_token=None, tokenizer_class="PreTrainedTokenizerFast")
+    with pytest.raises(ModelError, match=r"has no eos_token; set it in tokenizer_config.json"):
+        read(model)
+    change(file, tokenizer_class="GPT2Tokenizer")
+    with pytest.raises(NotCheckedError, match="GPT2Tokenizer may have of its own"):
+        read(model)
+    change(file, eos_token="<end>")
+    with pytest.raises(ModelError, match=r"does not have the eos_token that tokenizer_config.json names, <end>"):
+        read(model)
+    # older files have the roles elsewhere
+    content = {key: value for key, value in json.loads(file.read_text()).items() if key != "eos_token"}
+    file.write_text(json.dumps(content))
+    (model / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<eos>"}}))
+    assert read(model).eos_token == "<eos>"
+
+
+def test_files_that_cannot_be_read_are_named_or_left(model: Path) -> None:
+    (model / "tokenizer.json").write_text('{"model": 1}')
+    with pytest.raises(ModelError, match=r"tokenizer.json is none that the tokenizers package can read"):
+        read(model)
+    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    with pytest.raises(NotCheckedError, match=r"has no tokenizer.json"):
+        read(model)
+
+
+@pytest.mark.parametrize("place", ["chat_template.jinja", "tokenizer_config.json", "config"])
+def test_a_template_without_an_end_token_is_refused_wherever_it_is(place: str, model: Path) -> None:
+    if place == "chat_template.jinja":
+        (model / place).write_text(ENDLESS)
+    elif place == "tokenizer_config.json":
+        change(model / place, chat_template=ENDLESS)
+    with pytest.raises(DataError, match=r"no end-of-turn token is trained .*\nend assistant turns with"):
+        looked_at(model, ENDLESS if place == "config" else None)
+
+
+def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_path: Path) -> None:
+    broken = "{% for m in messages %}\n{{ m['content' }}\n{% endfor %}"
+    file = tmp_path / "mine.jinja"
+    file.write_text(broken)
+    with pytest.raises(ConfigError, match=r"tokenize.chat_template=.*mine.jinja: line 2 is no Jinja \(.*; repair"):
+        checked_template(str(file))
+    (model / "chat_template.jinja").write_text(broken)
+    with pytest.raises(ModelError, match=r"the model's chat template: line 2 is no Jinja"):
+        looked_at(model)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{{ raise_exception('never messages') }}",
+        "{{ messages[9]['content'] + 1 }}",
+        "{% for m in messages %}{{ m.content | length + m.role }}{% endfor %}",
+        "{{ messages.__class__.__mro__[1].__subclasses__()[0]() }}",
+    ],
+)
+def test_a_template_that_fails_on_a_conversation_is_refused(text: str, tiny_model: Path) -> None:
+    with pytest.raises(FineTuneError, match="a question and its answer: the chat template refuses this row") as caught:
+        looked_at(tiny_model, text)
+    assert len(str(caught.value).splitlines()) <= 3
+
+
+def test_a_template_that_rewrites_earlier_turns_is_a_warning(tiny_model: Path) -> None:
+    # as those that drop the reasoning of all answers but the last
+    text = (
+        "{% for m in messages %}{{ m['role'] }}: "
+        "{% if m['role'] == 'assistant' and not loop.last %}...{% else %}{{ m['content'] }}{% endif %}"
+        "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
+    )
+    _, warning = looked_at(tiny_model, text)
+    assert warning.startswith("conversations of several answers will be refused: two questions and their answers: ")
+    assert looked_at(tiny_model, text, train_on="last_answer")[1] == ""
+
+
+def test_marks_of_generation_and_loop_controls_are_known(tiny_model: Path) -> None:
+    text = (
+        "{% for m in messages %}{% if m['role'] == 'system' %}{% continue %}{% endif %}"
+        "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{{ eos_token }}{% endgeneration %}"
+        "{% else %}{{ m['content'] | tojson }}{{ strftime_now('')}}{% endif %}{% endfor %}"
+    )
+    assert looked_at(tiny_model, text)[0] == "the config's; turns end with <eos>"
+
+
+def test_lengths_are_those_that_the_stages_allow(tiny_model: Path) -> None:
+    model = settings(tiny_model)
+
+    def length(max_length: int | None, **train: Any) -> tuple[str, str]:
+        return check_length(TokenizeConfig(max_length=max_length), TrainConfig(**train), model)
+
+    assert length(None) == ("256 tokens of 256 positions", "")
+    assert length(100) == ("100 tokens of 256 positions", "")
+    with pytest.raises(ModelError, match=r"tokenize.max_length=257 exceeds the model's 256 positions"):
+        length(257)
+    prompt = {"method": "prefix_tuning", "prompt": {"num_virtual_tokens": 20}}
+    # 236 and 20 are 256
+    assert length(236, **prompt)[1] == ""
+    assert "train.prompt.num_virtual_tokens=20 leaves 236 of 256 positions" in length(237, **prompt)[1]
+    with pytest.raises(ConfigError, match="num_virtual_tokens=249 leaves 7 of the model's 256 positions\nlower it"):
+        length(None, **{**prompt, "prompt": {"num_virtual_tokens": 249}})

@@ -1,0 +1,30 @@
+"""Reports of connections that the end of a process closes are no errors of a pod; all others are shown."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from flytekit.loggers import logger
+
+from tasks.runtime import quiet_logs
+
+
+@pytest.mark.parametrize(
+    ("message", "is_shown"),
+    [
+        ("Taskrunner for x : loop-runner caught exception in <loop>: {'message': 'Unclosed client session'}", False),
+        ("Taskrunner for x : loop-runner caught exception in <loop>: {'message': 'Unclosed connector'}", False),
+        ("Taskrunner for x : loop-runner caught exception in <loop>: {'exception': KeyError()}", True),
+        ("a user's own words: Unclosed client session", True),
+    ],
+)
+def test_only_reports_of_open_connections_are_left_out(message: str, is_shown: bool) -> None:
+    record = logging.LogRecord("flytekit", logging.ERROR, "", 0, message, None, None)
+    assert bool(logger.filter(record)) == is_shown
+
+
+def test_one_filter_is_enough() -> None:
+    before = len(logger.filters)
+    quiet_logs.leave_out_harmless_reports()
+    assert len(logger.filters) == before
