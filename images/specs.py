@@ -14,7 +14,6 @@ from flytekit.constants import CopyFileDetection
 
 from configs.errors import ArtifactError, ConfigError
 from images.roles import Role
-from tasks.runtime.pods import PODS
 
 REGISTRY = os.environ.get("IMAGE_REGISTRY") or "localhost/fine-tune"
 BUILDER = os.environ.get("IMAGE_BUILDER") or "default"
@@ -25,6 +24,10 @@ if BUILDER not in _BASES:
         f"IMAGE_BUILDER={BUILDER} is not a builder of images; set it to {' or '.join(_BASES)}, or unset it"
     )
 BASE = os.environ.get("IMAGE_BASE") or _BASES[BUILDER]
+
+PODS = os.environ.get("FINE_TUNE_PODS", "full")
+if PODS not in ("full", "small"):
+    raise ConfigError(f"FINE_TUNE_PODS={PODS} is not a size of pods; set it to small or full, or unset it")
 
 POD_ENVIRONMENT = {"IMAGE_REGISTRY": REGISTRY, "IMAGE_BUILDER": BUILDER, "IMAGE_BASE": BASE, "FINE_TUNE_PODS": PODS}
 TRAIN_ENVIRONMENT = {

@@ -17,8 +17,9 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
-from configs.errors import ArtifactError, ConfigError
+from configs.errors import ArtifactError
 from configs.schema.cluster import ClusterConfig
+from images.specs import PODS
 
 _GONE = (
     "is in Flyte's local cache but was deleted from the disk\n"
@@ -28,9 +29,6 @@ _GRACE_SECONDS = 120
 # beside those of tasks: the page of packages asks pip, which images need not have, and that of inputs repeats
 # whole configs
 DECK_FIELDS = (DeckField.TIMELINE,)
-PODS = os.environ.get("FINE_TUNE_PODS", "full")
-if PODS not in ("full", "small"):
-    raise ConfigError(f"FINE_TUNE_PODS={PODS} is not a size of pods; set it to small or full, or unset it")
 _IS_SMALL = PODS == "small"
 # a sandbox on a laptop has no GPU and few cores; the demo in one process takes 1.0 GiB, and training has a launcher too
 _LAPTOP = Resources(cpu="1", mem="3Gi", ephemeral_storage="5Gi")
