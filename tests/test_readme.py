@@ -18,7 +18,10 @@ README = (ROOT / "README.md").read_text(encoding="utf-8")
 SMALLEST = {"model": {"name": "x"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
 
 
-GUIDES = [ROOT / "docs" / f"{name}.md" for name in ("data", "plan", "scaling-out", "cluster", "images", "watching")]
+GUIDES = [
+    ROOT / "docs" / f"{name}.md"
+    for name in ("data", "plan", "scaling-out", "cluster", "images", "watching", "architecture")
+]
 
 
 def blocks(language: str, page: str = README) -> list[str]:
