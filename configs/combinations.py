@@ -5,20 +5,24 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from configs.objectives import ONLINE, SCORING, Objective
+
 if TYPE_CHECKING:
     from configs.schema.cluster import Sharding
-    from configs.schema.train import Method, Objective
+    from configs.schema.train import Method
 
 _LEFT_PADDED = (
     "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would "
     "stand further from the virtual tokens than when it is asked alone; use prefix_tuning, lora or full"
 )
+_READ_AT_PADDING = (
+    "behind trained embeddings a scoring model is given no token ids, and reads its score at the padding; use "
+    "prefix_tuning, lora or full"
+)
 
 REFUSED: dict[tuple[Objective, Method], str] = {
-    ("reward", "prompt_tuning"): "behind trained embeddings a scoring model is given no token ids, and reads its score "
-    "at the padding; use prefix_tuning, lora or full",
-    ("rloo", "prompt_tuning"): _LEFT_PADDED,
-    ("grpo", "prompt_tuning"): _LEFT_PADDED,
+    **{(objective, "prompt_tuning"): _READ_AT_PADDING for objective in SCORING},
+    **{(objective, "prompt_tuning"): _LEFT_PADDED for objective in ONLINE},
 }
 """The reason, with what to use instead, for each pair that `TrainConfig` refuses."""
 
@@ -50,8 +54,7 @@ REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
     "first forward pass fails; use fsdp_full_shard or zero3",
     ("prefix_tuning", "tensor_parallel"): "a prefix has the keys and values of all heads, and each process has some "
     "of them; use zero3, or train.method=prompt_tuning",
-    ("rloo", "tensor_parallel"): _ONE_POLICY,
-    ("grpo", "tensor_parallel"): _ONE_POLICY,
+    **{(objective, "tensor_parallel"): _ONE_POLICY for objective in ONLINE},
 }
 """The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model. All but
 the quantized ones were tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""

@@ -7,6 +7,8 @@ exceptions: Flyte records their text.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from click.exceptions import Exit
 
 
@@ -80,3 +82,9 @@ class DivergedError(FineTuneError):
 
 class RetryError(FineTuneError):
     """A fault that another try can survive; it goes on from the last checkpoint."""
+
+
+def either(names: Iterable[str]) -> str:
+    """Return names as a choice for the fix that an error proposes, such as `dpo, kto or grpo`."""
+    *others, last = names
+    return f"{', '.join(others)} or {last}" if others else last

@@ -7,16 +7,23 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-_SHARED = ("configs/wire.py", "tasks/files/places.py", "tasks/files/streams.py", "constraints.txt")
+_SHARED = (
+    "configs/wire.py",
+    "configs/wire_type.py",
+    "tasks/files/places.py",
+    "tasks/files/streams.py",
+    "constraints.txt",
+)
 
 
 @cache
-def source_version(*folders: str) -> str:
-    """Return a hash of the sources in `folders` (relative to the project), .py and .json, of what all share, and the
+def source_version(*places: str) -> str:
+    """Return a hash of sources (files or folders of the project, .py and .json), of what all stages share, and of the
     pins."""
     files = [ROOT / name for name in _SHARED]
-    for folder in folders:
-        files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".json"))
+    for place in (ROOT / name for name in places):
+        inside = sorted(path for path in place.rglob("*") if path.suffix in (".py", ".json"))
+        files += [place] if place.is_file() else inside
     digest = hashlib.sha256()
     for file in files:
         if file.exists():

@@ -1,4 +1,4 @@
-"""What stages hand to each other: counts, curves and scores; plans are in wire_plan.py.
+"""What stages hand to each other: counts, curves and scores. Plans are in wire_plan.py, the measures in measures.py.
 
 Rows and models travel as Flyte artifacts.
 """
@@ -7,16 +7,14 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
+
+from configs.artifacts import PushedArtifact
+from configs.measures import Scores
+from configs.wire_type import WireType
 
 # the value of column `dataset` in held-out rows; rows of a further evaluation set have the set's name
 HELD_OUT = "held-out"
-
-
-class WireType(BaseModel):
-    """Base of the typed values on the wire."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
 
 
 class FileRange(WireType):
@@ -115,7 +113,7 @@ class DataReport(WireType):
     evaluation_rows: int = Field(0, description="Rows of the further evaluation sets, `data.evaluation`.")
     quarantined_rows: int
     deduplicated_rows: int = 0
-    checks: list[CheckCount] = []
+    checks: list[CheckCount] = Field([])
     failures: list[FailureCase] = Field(description="The first 1,000 failure cases; the quarantine table has all.")
     failure_cases: int = Field(0, description="How many there are in all.")
     samples: list[Sample]
@@ -248,28 +246,6 @@ class Prediction(WireType):
     answer: str
 
 
-class Scores(WireType):
-    """Scores of one model on the held-out rows. None where a score has no meaning (exact match of plain text)."""
-
-    eval_loss: float | None = Field(
-        description="Mean negative log-likelihood of a completion token, in nats; None for a reward model."
-    )
-    perplexity: float | None = Field(description="exp(eval_loss).")
-    exact_match: float | None = Field(description="Share of the generated rows whose answer equals the expected one.")
-    rouge_l: float | None = Field(description="Mean ROUGE-L F1; only where expected answers are long.")
-    preference_accuracy: float | None = Field(
-        None, description="Share of the pairs whose chosen answer is more likely, or scores higher, than the other."
-    )
-    preference_margin: float | None = Field(
-        None, description="Mean difference of log-likelihood in nats, or of score, between chosen and rejected."
-    )
-    mean_reward: float | None = Field(None, description="Mean reward of the generated answers, weights applied.")
-    loss_rows: int
-    loss_tokens: int
-    generated_rows: int
-    size_bytes: int = Field(description="Size of the model's weight files.")
-
-
 class SetScores(WireType):
     """Scores of one model on a further evaluation set, such as one of another distribution."""
 
@@ -282,13 +258,13 @@ class Evaluation(WireType):
 
     scores: Scores
     predictions: list[Prediction]
-    others: list[SetScores] = []
+    others: list[SetScores] = Field([])
 
 
 class Published(WireType):
     """What became of one artifact: its commit, or why there is none."""
 
-    artifact: Literal["model", "adapter", "8bit", "4bit", "gptq"]
+    artifact: PushedArtifact
     repository: str
     commit_url: str | None
     note: str

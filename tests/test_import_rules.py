@@ -23,7 +23,6 @@ PURE_RULES = {
         "tasks.get_data.shard_files",
         "tasks.rows.sources",
         "tasks.tokenize.checks",
-        "tasks.tokenize.rows",
     },
     "tasks/plan/checks/token_checks.py": {
         "tasks.tokenize.checks",

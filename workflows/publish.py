@@ -5,6 +5,7 @@ from typing import NamedTuple
 from flytekit import dynamic
 from flytekit.types.directory import FlyteDirectory
 
+from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
@@ -36,13 +37,14 @@ def quantize_all(
     """
     models, evaluations = [], []
     for method in config.quantize.methods:
-        if method == "gptq":
+        needs_rows = QUANTIZATIONS[method].library == "gptqmodel"
+        if needs_rows:
             rows = config.quantize.calibration_rows
             quantized = quantize_gptq(calibration_rows=rows, loading=config.model, model=model, tokens=train_tokens)
         else:
             quantized = quantize(method=method, loading=config.model, model=model)
         evaluation = evaluate(
-            label=f"quantized_{method}",
+            label=scores_name(method),
             config=config.evaluate,
             loading=config.model,
             model=quantized,
@@ -53,7 +55,7 @@ def quantize_all(
             reward_models=reward_models,
             rewards_version=rewards_version,
         )
-        if method == "gptq" and not is_laptop_run():
+        if needs_rows and not is_laptop_run():
             # what the weights were packed with has to unpack them
             evaluation = evaluation.with_overrides(container_image=GPTQ_IMAGE.image_name())
         evaluations.append(evaluation)
@@ -77,7 +79,7 @@ def push_all(
     methods = config.quantize.methods
     directories = {"model": model, "adapter": trained, **dict(zip(methods, quantized_models, strict=True))}
     scores = {"base": base.scores, "tuned": tuned.scores}
-    scores |= {f"quantized_{method}": each.scores for method, each in zip(methods, quantized, strict=True)}
+    scores |= {scores_name(method): made.scores for method, made in zip(methods, quantized, strict=True)}
     for name, evaluation in (("base", base), ("tuned", tuned)):
         scores |= {f"{name}, on {each.name}": each.scores for each in evaluation.others}
     return [

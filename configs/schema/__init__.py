@@ -12,10 +12,13 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, described_quantizations, methods_of
+from configs.errors import either
+from configs.objectives import SCORING, WHOLE_TEXT, Objective
 from configs.schema.data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, SourceConfig
 from configs.schema.plan import PlanConfig
 from configs.schema.section import Section
-from configs.schema.train import PROMPT_METHODS, WHOLE_TEXT, Objective, RewardFunctionConfig, TrainConfig
+from configs.schema.train import PROMPT_METHODS, RewardFunctionConfig, TrainConfig
 
 __all__ = [
     "CheckConfig",
@@ -27,11 +30,6 @@ __all__ = [
     "SourceConfig",
     "TrainConfig",
 ]
-
-BitsAndBytesMethod = Literal["8bit", "4bit"]
-QuantizationMethod = Literal["8bit", "4bit", "gptq"]
-PushedArtifact = Literal["model", "adapter", "8bit", "4bit", "gptq"]
-QUANTIZED_ARTIFACTS: tuple[QuantizationMethod, ...] = ("8bit", "4bit", "gptq")
 
 
 class ModelConfig(Section):
@@ -139,8 +137,7 @@ class QuantizeConfig(Section):
 
     methods: list[QuantizationMethod] = Field(
         ["8bit", "4bit"],
-        description="8bit is LLM.int8(), 4bit is NF4 with double quantization (bitsandbytes); gptq is 4-bit GPTQ, "
-        "which needs a cluster; [] for none.",
+        description=f"{described_quantizations()}; [] for none.",
     )
     calibration_rows: int = Field(
         128, ge=1, description="Training rows, spread over all of them, on which `gptq` measures its rounding."
@@ -198,17 +195,19 @@ class FineTuneConfig(RunConfig):
 
     @model_validator(mode="after")
     def _quantized_copies_can_be_made(self) -> FineTuneConfig:
-        if "gptq" in self.quantize.methods and self.train.objective == "reward":
-            raise ValueError(
-                "quantize.methods names gptq, which is for language models, but train.objective=reward trains a reward "
-                "model; choose 8bit or 4bit"
-            )
+        for method in self.quantize.methods if self.train.objective in SCORING else []:
+            if not QUANTIZATIONS[method].takes_reward_models:
+                raise ValueError(
+                    f"quantize.methods names {method}, which is for language models, but "
+                    f"train.objective={self.train.objective} trains a reward model; "
+                    f"choose {either(methods_of('bitsandbytes'))}"
+                )
         return self
 
     @model_validator(mode="after")
     def _pushed_artifacts_are_made(self) -> FineTuneConfig:
         for artifact in self.push_to_hub.artifacts if self.push_to_hub.repository else []:
-            if artifact in QUANTIZED_ARTIFACTS and artifact not in self.quantize.methods:
+            if artifact in QUANTIZATIONS and artifact not in self.quantize.methods:
                 raise ValueError(f"push_to_hub.artifacts names {artifact}, which quantize.methods does not make")
             if artifact == "adapter" and self.train.method == "full":
                 raise ValueError("push_to_hub.artifacts names adapter, which train.method=full does not make")

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from pydantic import Field, ValidationError, model_validator
 
+from configs.errors import either
+from configs.objectives import ONLINE, Phase, objectives_of
 from configs.schema import (
     EvaluateConfig,
     FineTuneConfig,
@@ -18,9 +18,7 @@ from configs.schema import (
 from configs.schema.data import DataConfig
 from configs.schema.plan import PlanConfig
 from configs.schema.section import Section
-from configs.schema.train import ONLINE, PROMPT_METHODS, TrainConfig
-
-Stage = Literal["sft", "reward", "policy"]
+from configs.schema.train import PROMPT_METHODS, TrainConfig
 
 
 class StageConfig(Section):
@@ -42,7 +40,7 @@ class AlignConfig(RunConfig):
     )
     sft: StageConfig = Field(description="The first stage; its model is the reference of the last one.")
     reward: StageConfig | None = Field(None, description="A reward model, trained from the SFT model.")
-    policy: StageConfig = Field(description="The last stage: objective dpo, kto, rloo or grpo.")
+    policy: StageConfig = Field(description=f"The last stage: objective {either(objectives_of('policy'))}.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last stage.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last model.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last model.")
@@ -52,12 +50,13 @@ class AlignConfig(RunConfig):
     @model_validator(mode="after")
     def _stages_fit_together(self) -> AlignConfig:
         objective = self.policy.train.objective
-        if self.sft.train.objective not in ("sft", "cpt"):
-            raise ValueError(f"sft.train.objective={self.sft.train.objective}: the first stage is sft or cpt")
-        if self.reward is not None and self.reward.train.objective != "reward":
+        first, last = objectives_of("sft"), objectives_of("policy")
+        if self.sft.train.objective not in first:
+            raise ValueError(f"sft.train.objective={self.sft.train.objective}: the first stage is {either(first)}")
+        if self.reward is not None and self.reward.train.objective not in objectives_of("reward"):
             raise ValueError(f"reward.train.objective={self.reward.train.objective}: this stage trains a reward model")
-        if objective not in ("dpo", "kto", *ONLINE):
-            raise ValueError(f"policy.train.objective={objective}: the last stage is dpo, kto, rloo or grpo")
+        if objective not in last:
+            raise ValueError(f"policy.train.objective={objective}: the last stage is {either(last)}")
         if self.reward is not None and objective not in ONLINE:
             raise ValueError(f"reward is set, but policy.train.objective={objective} learns from pairs; remove it")
         if objective in ONLINE and self.reward is None and not self.policy.train.policy.rewards:
@@ -82,11 +81,11 @@ class AlignConfig(RunConfig):
                 raise ValueError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         return self
 
-    def stages(self) -> list[Stage]:
+    def stages(self) -> list[Phase]:
         """Return the names of the stages in their order."""
         return ["sft", *(["reward"] if self.reward is not None else []), "policy"]  # type: ignore[list-item]
 
-    def stage(self, name: Stage) -> FineTuneConfig:
+    def stage(self, name: Phase) -> FineTuneConfig:
         """Return one stage as a config of its own.
 
         The first adds new tokens, and alone can pack its rows; quantized copies are made of the last.

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.combinations import REFUSED, REFUSED_SHARDING
+from configs.objectives import ONLINE, WHOLE_TEXT, Objective, described_objectives
 from configs.schema.cluster import (
     MODEL_PARALLEL,
     CheckpointConfig,
@@ -20,15 +21,10 @@ from configs.schema.objectives import DpoConfig, KtoConfig, PolicyConfig, Reward
 from configs.schema.section import Section
 from configs.schema.tracking import TrackingConfig
 
-__all__ = ["RewardFunctionConfig"]
+__all__ = ["ONLINE", "WHOLE_TEXT", "Objective", "RewardFunctionConfig"]
 
-Objective = Literal["sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"]
 Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
 
-ONLINE: tuple[Objective, ...] = ("rloo", "grpo")
-"""Objectives whose answers the model itself generates while it trains."""
-WHOLE_TEXT: tuple[Objective, ...] = ("sft", "cpt")
-"""Objectives that train tokens one by one; all others compare or score the last answer as a whole."""
 PROMPT_METHODS: tuple[Method, ...] = ("prompt_tuning", "prefix_tuning")
 """Methods that train virtual tokens, and no weight of the base."""
 QUANTIZED_METHODS: tuple[Method, ...] = ("qlora", "lora_8bit")
@@ -119,11 +115,7 @@ class EfficiencyConfig(Section):
 class TrainConfig(Section):
     """Fine-tuning: an objective, a method, a schedule and a topology."""
 
-    objective: Objective = Field(
-        "sft",
-        description="sft: answers; cpt: plain text; dpo, reward: preferences; kto: answers with a label; rloo, grpo: "
-        "rewards of generated answers.",
-    )
+    objective: Objective = Field("sft", description=f"{described_objectives()}.")
     method: Method = Field(
         "lora",
         description="All weights; a low-rank adapter, over the base as it is (lora), in 4 bits (qlora) or in 8 bits "

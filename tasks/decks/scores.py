@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
-from configs.wire import Evaluation, Prediction, Scores
+from configs.measures import HEADLINES, MEASURES, Scores, formatted, shown_measures
+from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
 
 _MIB = 2**20
-_FORMATS = {
-    "eval_loss": "{:.4f}",
-    "perplexity": "{:.4g}",
-    "exact_match": "{:.1%}",
-    "rouge_l": "{:.1%}",
-    "preference_accuracy": "{:.1%}",
-    "preference_margin": "{:.4f}",
-    "mean_reward": "{:.4f}",
-}
-OPTIONAL_SCORES = ("preference_accuracy", "preference_margin", "mean_reward")
-"""Scores that only some kinds of rows or models have."""
-_ALWAYS = [column for column in _FORMATS if column not in OPTIONAL_SCORES]
 
 
 def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> str:
@@ -44,8 +33,8 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
 
 
 def score_header(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Return the names of the columns of `score_rows`; those of `OPTIONAL_SCORES` only where some model has one."""
-    return ["model", *_ALWAYS, *_present(each.scores for each in evaluations.values()), "size"]
+    """Return the names of the columns of `score_rows`."""
+    return ["model", *shown_measures(evaluation.scores for evaluation in evaluations.values()), "size"]
 
 
 def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
@@ -63,8 +52,8 @@ def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
 
 def other_header(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Return the names of the columns of `other_rows`."""
-    scores = (other.scores for each in evaluations.values() for other in each.others)
-    return ["set", "model", *_ALWAYS, *_present(scores), "sequences"]
+    scores = (other.scores for evaluation in evaluations.values() for other in evaluation.others)
+    return ["set", "model", *shown_measures(scores), "sequences"]
 
 
 def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
@@ -72,14 +61,14 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
     columns = other_header(evaluations)[2:-1]
     return [
         (
-            each.name,
+            further.name,
             name,
-            *(formatted(column, each.scores) for column in columns),
-            f"{each.scores.loss_rows:,}" if each.scores.loss_rows else "-",
+            *(formatted(column, further.scores) for column in columns),
+            f"{further.scores.loss_rows:,}" if further.scores.loss_rows else "-",
         )
         for number in range(len(evaluations["base"].others))
         for name, evaluation in evaluations.items()
-        for each in [evaluation.others[number]]
+        for further in [evaluation.others[number]]
     ]
 
 
@@ -93,17 +82,6 @@ def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
         and tuned.scores.eval_loss is not None
         and tuned.scores.eval_loss > base.scores.eval_loss
     ]
-
-
-def formatted(column: str, scores: Scores) -> str:
-    """Return a score as text; a dash where the model has none."""
-    value = getattr(scores, column)
-    return "-" if value is None else _FORMATS[column].format(value)
-
-
-def _present(scores: Iterable[Scores]) -> list[str]:
-    every = list(scores)
-    return [column for column in OPTIONAL_SCORES if any(getattr(each, column) is not None for each in every)]
 
 
 def _what_was_scored(scores: Scores) -> str:
@@ -122,28 +100,20 @@ def _what_was_scored(scores: Scores) -> str:
 
 
 def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Return a bar chart of each score that all models have, in the same unit."""
-    charted = [
-        ("eval_loss", "Held-out loss", "nats per token"),
-        ("exact_match", "Exact match", "share of rows"),
-        ("preference_accuracy", "Preference accuracy", "share of pairs"),
-        ("preference_margin", "Preference margin", "score" if _are_reward_models(evaluations) else "nats"),
-        ("mean_reward", "Mean reward", "reward"),
-    ]
+    """Return a bar chart of each headline that all models have, in one unit."""
+    kinds = {evaluation.scores.is_of_reward_model for evaluation in evaluations.values()}
     drawn = []
-    for column, title, label in charted:
-        if column == "preference_margin" and len({each.scores.eval_loss is None for each in evaluations.values()}) > 1:
-            # of a language model in nats, of a reward model in scores
+    for name in HEADLINES:
+        measure = MEASURES[name]
+        if measure.reward_model_unit is not None and len(kinds) > 1:
             continue
-        values = [getattr(each.scores, column) for each in evaluations.values()]
-        if all(value is not None and math.isfinite(value) for value in values):
-            text = "{:.1%}" if column in ("exact_match", "preference_accuracy") else "{:.3f}"
-            drawn.append(charts.bars(list(evaluations), values, column.replace("_", "-"), title, label, text))
+        unit = measure.reward_model_unit if measure.reward_model_unit and kinds == {True} else measure.chart_unit
+        values = [evaluation.scores.value(name) for evaluation in evaluations.values()]
+        known = [value for value in values if value is not None and math.isfinite(value)]
+        if len(known) == len(values):
+            identifier, text = name.replace("_", "-"), measure.short_number
+            drawn.append(charts.bars(list(evaluations), known, identifier, measure.heading, unit or "", text))
     return drawn
-
-
-def _are_reward_models(evaluations: Mapping[str, Evaluation]) -> bool:
-    return all(each.scores.eval_loss is None for each in evaluations.values())
 
 
 def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:

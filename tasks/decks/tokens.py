@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema.train import ONLINE
+from configs.objectives import ONLINE
 from configs.wire import TokenReport
 from tasks.decks import charts, html
 

@@ -4,32 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.schema.train import ONLINE
+from configs.objectives import ONLINE, WHOLE_TEXT, rules_of
 from configs.wire import Series, TrainReport
 from tasks.decks import charts, html
 
 _Lines = dict[str, tuple[Sequence[int], Sequence[float]]]
-_LIKELIHOOD_OBJECTIVES = ("sft", "cpt")
-# name of the series, which is under `eval_<name>` for held-out rows; id, title and axis of the chart
-_FURTHER_CHARTS: dict[str, list[tuple[str, str, str, str]]] = {
-    "dpo": [
-        ("rewards/margins", "margin", "Margin of chosen over rejected", "implicit reward"),
-        ("rewards/accuracies", "accuracy", "Pairs whose chosen answer is preferred", "share of pairs"),
-    ],
-    "kto": [
-        ("rewards/margins", "margin", "Margin of wanted over unwanted", "implicit reward"),
-        ("kl", "divergence", "KL divergence from the reference", "nats"),
-    ],
-    "reward": [
-        ("margin", "margin", "Margin of chosen over rejected", "score"),
-        ("accuracy", "accuracy", "Pairs whose chosen answer scores higher", "share of pairs"),
-    ],
-    "rloo": [
-        ("reward", "reward", "Mean reward", "reward"),
-        ("kl", "divergence", "KL divergence from the reference", "nats per token"),
-    ],
-}
-_FURTHER_CHARTS["grpo"] = _FURTHER_CHARTS["rloo"]
 _LOSS_OF_POLICY_GRADIENT = (
     "The loss of a policy gradient stays around 0 and says nothing of how well the model does; the reward does."
 )
@@ -55,17 +34,18 @@ def render_training(report: TrainReport) -> str:
 
 def _loss_chart(report: TrainReport) -> str:
     training: _Lines = {"training": ([point.step for point in report.curve], [point.loss for point in report.curve])}
-    unit = "nats per trained token" if report.objective in _LIKELIHOOD_OBJECTIVES else "loss"
+    unit = "nats per trained token" if report.objective in WHOLE_TEXT else "loss"
     both = training | _line(report.series, "eval_loss", "held-out")
     return charts.lines(both, "loss", "Loss", unit, marked_step=report.best_step)
 
 
 def _further_charts(report: TrainReport) -> list[str]:
     drawn = []
-    for name, identifier, title, unit in _FURTHER_CHARTS.get(report.objective, []):
-        both = _line(report.series, name, "training") | _line(report.series, f"eval_{name}", "held-out")
+    for chart in rules_of(report.objective).charts:
+        training = _line(report.series, chart.series, "training")
+        both = training | _line(report.series, f"eval_{chart.series}", "held-out")
         if both:
-            drawn.append(charts.lines(both, identifier, title, unit, report.best_step, is_small=True))
+            drawn.append(charts.lines(both, chart.identifier, chart.title, chart.unit, report.best_step, is_small=True))
     return drawn
 
 

@@ -1,17 +1,22 @@
-"""Scores of answers against expected texts."""
+"""Scores of answers against expected texts.
+
+A new measure of answers is a function here, with its entry in `OF_ANSWERS`, and a field of `configs.measures.Scores`.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import mean, median
 
 from rapidfuzz.distance import LCSseq
 
-from configs.wire import Scores
+from configs.measures import HEADLINES, MEASURES, Scores
 
 # below this many words, one word decides the score and exact match says more
 _LONG_TEXT_WORDS = 16
+# what a headline is counted over, by its source
+_COUNTED_OVER = {"tokens": " over {0.loss_rows} rows", "answers": " of {0.generated_rows}"}
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float | None:
@@ -37,16 +42,26 @@ def is_long_text(expected: Sequence[str]) -> bool:
     return bool(expected) and median(len(_words(text)) for text in expected) >= _LONG_TEXT_WORDS
 
 
+def _rouge_l_of_long_texts(answers: Sequence[str], expected: Sequence[str]) -> float | None:
+    return rouge_l(answers, expected) if is_long_text(expected) else None
+
+
+OF_ANSWERS: dict[str, Callable[[Sequence[str], Sequence[str]], float | None]] = {
+    "exact_match": exact_match,
+    "rouge_l": _rouge_l_of_long_texts,
+}
+"""What computes each measure of generated answers, by its name in `Scores`, called with the answers and the expected
+texts."""
+
+
 def score_line(scores: Scores) -> str:
     """Return what is known of a model, for a log."""
-    facts = {
-        "loss": scores.eval_loss is not None and f"{scores.eval_loss:.4f} over {scores.loss_rows} rows",
-        "exact match": scores.exact_match is not None and f"{scores.exact_match:.1%} of {scores.generated_rows}",
-        "preference accuracy": scores.preference_accuracy is not None and f"{scores.preference_accuracy:.1%}",
-        "preference margin": scores.preference_margin is not None and f"{scores.preference_margin:.4f}",
-        "mean reward": scores.mean_reward is not None and f"{scores.mean_reward:.4f}",
-    }
-    return ", ".join(f"{name} {text}" for name, text in facts.items() if text) or "no score"
+    facts = [
+        f"{measure.title} {measure.number.format(value)}{_COUNTED_OVER.get(measure.source, '').format(scores)}"
+        for name, measure in MEASURES.items()
+        if name in HEADLINES and (value := scores.value(name)) is not None
+    ]
+    return ", ".join(facts) or "no score"
 
 
 def _rouge_l(answer: list[str], expected: list[str]) -> float:

@@ -19,7 +19,7 @@ from configs.schema.train import RewardFunctionConfig
 from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
 from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
-from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l
+from tasks.evaluate.metrics import OF_ANSWERS
 from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.loading import counted_loading
@@ -128,11 +128,10 @@ def _score(subject: _Subject, given: pd.DataFrame) -> tuple[Scores, list[Predict
     scores = Scores(
         eval_loss=loss,
         perplexity=None if loss is None else math.exp(min(loss, 700.0)),
-        exact_match=exact_match(texts, expected),
-        rouge_l=rouge_l(texts, expected) if is_long_text(expected) else None,
         preference_accuracy=preferences.accuracy,
         preference_margin=preferences.margin,
         mean_reward=_mean_reward(subject, asked, answers),
+        **{name: score(texts, expected) for name, score in OF_ANSWERS.items()},
         loss_rows=len(wanted),
         loss_tokens=num_tokens,
         generated_rows=len(asked),

@@ -16,7 +16,9 @@ from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards"), serialize=True),
+    cache=Cache(
+        version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards", "configs/measures.py"), serialize=True
+    ),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,

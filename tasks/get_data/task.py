@@ -19,7 +19,7 @@ RowTable = Annotated[
 ]
 QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]
 
-_VERSION = source_version("tasks/get_data", "tasks/rows", "tasks/decks", "configs/embedded")
+_VERSION = source_version("tasks/get_data", "tasks/rows", "tasks/decks", "configs/embedded", "configs/objectives.py")
 
 
 class Rows(NamedTuple):

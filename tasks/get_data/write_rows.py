@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from configs.objectives import OBJECTIVES
 from configs.wire import Balance, FailureCase, Sample, Share
 from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.balance import CompletionCounts, LabelCounts, LanguageCounts
@@ -24,8 +25,6 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 _GROUP_ROWS = 5000
 _NUM_SAMPLES = 5
-# what one objective takes in any mixture: sft; rloo and grpo; kto
-_TAKEN_TOGETHER = ({"pair", "messages", "text"}, {"pair", "messages", "preference"}, {"kto", "preference"})
 SHOWN_FAILURES = 1000
 _SHOWN_CHARACTERS = 600
 
@@ -110,7 +109,7 @@ class _Seen:
             completions=_shares((text[:_SHOWN_CHARACTERS], rows) for text, rows in self._completions.counts()),
         )
         kinds = ", ".join(f"{rows} {kind}" for kind, rows in self._kinds.most_common())
-        together = any(set(self._kinds) <= each for each in _TAKEN_TOGETHER)
+        together = any(set(rules.row_kinds) >= set(self._kinds) for rules in OBJECTIVES.values())
         warnings = [] if together else [f"no objective takes all of these kinds of rows: {kinds}"]
         warnings += [*self._languages.warnings(), *self._labels.warnings(), *self._completions.warnings()]
         return Written(self._samples, balance, self._systems.warnings(), warnings)

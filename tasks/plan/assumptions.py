@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
 from configs.wire_plan import StagePlan
@@ -72,7 +73,7 @@ def assumptions(
             found.append(f"{prefix}bitsandbytes leaves experts that are one parameter as they are: 16 bits a number")
         if config.train.fewest_nodes < config.train.most_nodes:
             found.append(f"{prefix}of train.nodes={config.train.nodes} the fewest machines are planned for")
-        if plan.objective in ("rloo", "grpo"):
+        if plan.objective in ONLINE:
             found.append(f"{prefix}the time that answers take to be generated is not estimated, and so no cost")
     last = plans[-1]
     return found + (_of_gpus(list(stages.values())[-1], last, local) if last.machines.gpus else _of_cpu())

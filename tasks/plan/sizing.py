@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from configs.objectives import OBJECTIVES
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
 from configs.schema.train import PROMPT_METHODS, TrainConfig
@@ -103,9 +104,8 @@ def _optimizer(train: TrainConfig, word: Sharding) -> Optimizer:
 
 def _has_reference(train: TrainConfig) -> bool:
     """Return whether the objective compares with the model that training began with."""
-    if train.objective in ("rloo", "grpo"):
-        return train.policy.kl_coefficient > 0
-    return train.objective in ("dpo", "kto")
+    reference = OBJECTIVES[train.objective].reference
+    return reference == "always" or (reference == "with_kl" and train.policy.kl_coefficient > 0)
 
 
 def _accumulation(train: TrainConfig) -> int:

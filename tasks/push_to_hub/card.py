@@ -8,15 +8,12 @@ from collections.abc import Mapping
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from configs.schema import QUANTIZED_ARTIFACTS, FineTuneConfig, PushedArtifact
-from configs.wire import DataReport, Scores
+from configs.artifacts import QUANTIZATIONS, PushedArtifact, repository_of, scores_name
+from configs.measures import MEASURES, Scores, formatted, shown_measures
+from configs.objectives import OBJECTIVES, SCORING
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport
 
-_PRECISIONS = {
-    "model": "in full precision",
-    "8bit": "quantized to 8 bits (LLM.int8(), bitsandbytes)",
-    "4bit": "quantized to 4 bits (NF4, bitsandbytes)",
-    "gptq": "quantized to 4 bits (GPTQ, calibrated on training rows)",
-}
 _ADAPTERS = {
     "lora": "The LoRA adapter alone",
     "qlora": "The LoRA adapter alone, trained over a 4-bit base (QLoRA)",
@@ -24,27 +21,6 @@ _ADAPTERS = {
     "prompt_tuning": "The virtual tokens that prompt tuning trained, and no weight of the base",
     "prefix_tuning": "The keys and values of virtual tokens that prefix tuning trained, and no weight of the base",
 }
-_OBJECTIVES = {
-    "sft": "supervised fine-tuning",
-    "cpt": "continued pre-training",
-    "dpo": "direct preference optimization",
-    "kto": "Kahneman-Tversky optimization",
-    "reward": "reward model (Bradley-Terry)",
-    "rloo": "reinforcement learning (RLOO)",
-    "grpo": "reinforcement learning (GRPO)",
-}
-# the measure, its name in tables, its name in metadata, its format
-_ALWAYS_SHOWN = [
-    ("eval_loss", "loss", "loss", "{:.4f}"),
-    ("perplexity", "perplexity", "perplexity", "{:.4g}"),
-    ("exact_match", "exact match", "exact_match", "{:.1%}"),
-    ("rouge_l", "ROUGE-L", "rouge", "{:.1%}"),
-]
-_SHOWN_WHERE_KNOWN = [
-    ("preference_accuracy", "preference accuracy", "preference_accuracy", "{:.1%}"),
-    ("preference_margin", "preference margin", "preference_margin", "{:.4f}"),
-    ("mean_reward", "mean reward", "mean_reward", "{:.4f}"),
-]
 
 
 def public_config(config: FineTuneConfig) -> str:
@@ -67,8 +43,9 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
     `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact.
     """
-    own = scores[f"quantized_{artifact}" if artifact in QUANTIZED_ARTIFACTS else "tuned"]
-    repository = repository_of(config, artifact)
+    own = scores[scores_name(artifact)]
+    assert config.push_to_hub.repository is not None
+    repository = repository_of(config.push_to_hub.repository, artifact)
     base = config.model.name if _is_hub_id(config.model.name) else None
     metadata = ModelCardData(
         base_model=base,
@@ -92,7 +69,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 {_what_it_is(config, artifact)}
 
 - Base model: `{shown_base}`
-- Objective: {config.train.objective}, {_OBJECTIVES[config.train.objective]}
+- Objective: {config.train.objective}, {OBJECTIVES[config.train.objective].title}
 - Method: {config.train.method}
 - Data: {sources}; {data.train_rows:,} rows to train on, {data.test_rows:,} held out,
   {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
@@ -112,48 +89,42 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
 
 def _pipeline(config: FineTuneConfig) -> str:
-    return "text-classification" if config.train.objective == "reward" else "text-generation"
+    return "text-classification" if config.train.objective in SCORING else "text-generation"
 
 
 def _what_it_is(config: FineTuneConfig, artifact: PushedArtifact) -> str:
-    is_reward = config.train.objective == "reward"
+    is_reward = config.train.objective in SCORING
     if artifact == "adapter":
         head = ", with the head that yields the score" if is_reward else ""
         return f"{_ADAPTERS[config.train.method]}{head}; load it over the base model with peft."
+    precision = QUANTIZATIONS[artifact].on_card if artifact in QUANTIZATIONS else "in full precision"
     score = " It yields one score for a prompt with an answer: the higher, the more wanted." if is_reward else ""
-    return f"The {'reward' if is_reward else 'fine-tuned'} model {_PRECISIONS[artifact]}.{score}"
+    return f"The {'reward' if is_reward else 'fine-tuned'} model {precision}.{score}"
 
 
 def _score_table(scores: Mapping[str, Scores]) -> str:
     """Return a Markdown table; preferences and rewards only where some model has them."""
-    known = [each for each in _SHOWN_WHERE_KNOWN if any(getattr(s, each[0]) is not None for s in scores.values())]
-    columns = _ALWAYS_SHOWN + known
-    lines = [["model", *(title for _, title, _, _ in columns)], ["---"] * (len(columns) + 1)]
+    columns = shown_measures(scores.values())
+    lines = [["model", *(MEASURES[name].title for name in columns)], ["---"] * (len(columns) + 1)]
     # a map has any order when it comes over the wire, and another try must write the same bytes
     for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
-        own = scores[name]
-        values = [(getattr(own, field), text) for field, _, _, text in columns]
-        lines.append([name, *("-" if value is None else text.format(value) for value, text in values)])
+        lines.append([name, *(formatted(column, scores[name]) for column in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
 def _what_was_scored(own: Scores) -> str:
     sentences = []
-    if own.eval_loss is not None:
+    if not own.is_of_reward_model:
+        titles = [MEASURES[name].title for name in shown_measures([own]) if MEASURES[name].source == "answers"]
+        of_answers = f"{', '.join(titles[:-1])} and\n{titles[-1]}"
         sentences.append(
             f"Loss and perplexity are over {own.loss_tokens:,} completion tokens of {own.loss_rows:,} held-out rows; "
-            f"exact match and\nROUGE-L over greedy answers to {own.generated_rows:,} of them."
+            f"{of_answers} over greedy answers to {own.generated_rows:,} of them."
         )
     if own.preference_margin is not None:
-        unit = "score" if own.eval_loss is None else "log-likelihood in nats"
+        unit = "score" if own.is_of_reward_model else "log-likelihood in nats"
         sentences.append(f"Preferences compare the {unit} of wanted and unwanted answers.")
     return " ".join([*sentences, "All models were scored on the same rows."])
-
-
-def repository_of(config: FineTuneConfig, artifact: PushedArtifact) -> str:
-    """Return the repository an artifact goes to: the configured one, with `-<artifact>` for all but the model."""
-    assert config.push_to_hub.repository is not None
-    return config.push_to_hub.repository + ("" if artifact == "model" else f"-{artifact}")
 
 
 def _last_part(path: str) -> str:
@@ -172,9 +143,9 @@ def _eval_results(scores: Scores, task: str) -> list[EvalResult]:
             task_type=task,
             dataset_type="held-out",
             dataset_name="held-out rows",
-            metric_type=metric,
+            metric_type=measure.hub_name or name,
             metric_value=round(value, 6),
         )
-        for field, _, metric, _ in _ALWAYS_SHOWN + _SHOWN_WHERE_KNOWN
-        if (value := getattr(scores, field)) is not None
+        for name, measure in MEASURES.items()
+        if (value := scores.value(name)) is not None
     ]

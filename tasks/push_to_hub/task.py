@@ -3,8 +3,10 @@
 from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
-from configs.schema import FineTuneConfig, PushedArtifact
-from configs.wire import DataReport, Published, Scores
+from configs.artifacts import PushedArtifact, repository_of
+from configs.measures import Scores
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Published
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, local_path
 from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
@@ -34,7 +36,7 @@ def push_to_hub(
     from tasks.decks.verdict import why_not_better
     from tasks.push_to_hub import card, upload
 
-    repository = card.repository_of(config, artifact)
+    repository = repository_of(config.push_to_hub.repository, artifact)
     if config.push_to_hub.only_if_better and not is_better:
         note = (
             f"not pushed to {repository}: {why_not_better(config.train.objective, scores['base'], scores['tuned'])}; "

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
 
+from configs.artifacts import BitsAndBytesMethod
 from configs.errors import ConfigError, ModelError
-from configs.schema import BitsAndBytesMethod, ModelConfig
+from configs.schema import ModelConfig
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.loading import counted_loading
 from tasks.models.pace import doing
@@ -17,6 +19,10 @@ from tasks.models.quiet import quiet_libraries
 
 # what a model that yields one score calls its head; a language model's head is found by transformers
 _REWARD_HEADS = ["score"]
+_SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
+    "8bit": {"load_in_8bit": True},
+    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
+}
 
 
 def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
@@ -64,8 +70,7 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
 
 def bitsandbytes_config(method: BitsAndBytesMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
     """Return the settings of a method; `dtype` is that of the matrix products."""
-    if method == "8bit":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
+    settings = _SETTINGS[method]
+    if "load_in_4bit" in settings:
+        settings = settings | {"bnb_4bit_compute_dtype": dtype}
+    return BitsAndBytesConfig(**settings)

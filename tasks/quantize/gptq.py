@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 
-from configs.errors import ConfigError, ModelError
+from configs.artifacts import methods_of
+from configs.errors import ConfigError, ModelError, either
 from configs.schema import ModelConfig
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.pace import doing
@@ -40,10 +41,14 @@ def quantize_model(model_config: ModelConfig, model: Path, tokens: Path, num_row
         from gptqmodel import GPTQModel, QuantizeConfig
     except ImportError:
         raise ConfigError(
-            "quantize.methods names gptq, which needs gptqmodel and its image; run on a cluster, or choose 8bit or 4bit"
+            "quantize.methods names gptq, which needs gptqmodel and its image; run on a cluster, or choose "
+            f"{either(methods_of('bitsandbytes'))}"
         ) from None
     if is_reward_model(model):
-        raise ModelError(f"{model_config.name}: GPTQ is for language models; quantize a reward model to 8bit or 4bit")
+        raise ModelError(
+            f"{model_config.name}: GPTQ is for language models; quantize a reward model to "
+            f"{either(methods_of('bitsandbytes'))}"
+        )
     quiet_libraries()
     settings = QuantizeConfig(bits=BITS, group_size=group_size(model_config.name, model), desc_act=False)
     with doing("loading the model"):
@@ -93,5 +98,6 @@ def group_size(name: str, model: Path) -> int:
         if all(width % size == 0 for width in widths):
             return size
     raise ModelError(
-        f"{name}: widths {' and '.join(map(str, widths))} are no multiples of 32, which GPTQ needs; use 8bit or 4bit"
+        f"{name}: widths {' and '.join(map(str, widths))} are no multiples of 32, which GPTQ needs; use "
+        f"{either(methods_of('bitsandbytes'))}"
     )

@@ -6,7 +6,8 @@ from contextlib import contextmanager
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
-from configs.schema import BitsAndBytesMethod, ModelConfig
+from configs.artifacts import BitsAndBytesMethod
+from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from configs.schema.train import ONLINE, Objective
+from configs.objectives import ONLINE, Objective
 from configs.wire import Evaluation, TokenReport
 from tasks.decks import html
 

@@ -8,6 +8,7 @@ from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
+from configs.artifacts import scores_name
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, StageReport, TokenReport, TrainReport
@@ -59,7 +60,7 @@ def write_report(
     from tasks.decks import html
     from tasks.report import export, write
 
-    names = [f"quantized_{method}" for method in config.quantize.methods]
+    names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
     Deck("report", html.fragment(write.render_report(results)))
@@ -139,7 +140,7 @@ def write_alignment_report(
     from tasks.decks import html
     from tasks.report import align, export, write
 
-    names = [f"quantized_{method}" for method in config.quantize.methods]
+    names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = align.AlignmentResults(config, plan, [sft, *reward, policy], evaluations, reward_evaluations, published)
     Deck("report", html.fragment(align.render_alignment(results)))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.load import dump_config
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
@@ -80,9 +81,7 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "name": results.config.name,
         "base": scores["base"],
         "tuned": scores["tuned"],
-        "quantized_8bit": scores.get("quantized_8bit"),
-        "quantized_4bit": scores.get("quantized_4bit"),
-        "quantized_gptq": scores.get("quantized_gptq"),
+        **{scores_name(method): scores.get(scores_name(method)) for method in QUANTIZATIONS},
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,
         "train_sequences": results.tokens.train_rows,

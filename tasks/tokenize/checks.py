@@ -11,14 +11,14 @@ from functools import reduce
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from configs.errors import ConfigError, DataError
+from configs.errors import ConfigError, DataError, either
+from configs.objectives import OBJECTIVES, Objective
 from configs.schema import TokenizeConfig, fault_of_tokenize
-from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.counts import Found, SplitCounts
 from tasks.tokenize.files import count_kinds, first_row_of_kind, has_histories
 from tasks.tokenize.over_length import cuts
-from tasks.tokenize.rows import KINDS, Setup
+from tasks.tokenize.rows import Setup
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -51,7 +51,7 @@ def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:
     """
     counts = {name: count_kinds(path) for name, path in splits.items()}
     for name, kinds in counts.items():
-        others = [kind for kind in kinds if kind not in KINDS[objective]]
+        others = [kind for kind in kinds if kind not in OBJECTIVES[objective].row_kinds]
         if others:
             row_id, kind = first_row_of_kind(splits[name], others)
             total = sum(each.get(kind, 0) for each in counts.values())
@@ -64,17 +64,13 @@ def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:
 
 def wrong_kind(rows: str, kind: str, objective: Objective) -> DataError:
     """Return the error for `rows`, in words, of a kind that `objective` has no use for."""
-    wanted = " or ".join(_COLUMNS[each] for each in KINDS[objective])
-    takers = [each for each in KINDS if kind in KINDS[each]]
+    wanted = " or ".join(_COLUMNS[taken] for taken in OBJECTIVES[objective].row_kinds)
+    takers = [name for name, rules in OBJECTIVES.items() if kind in rules.row_kinds]
     return DataError(
         f"{rows} are of kind {kind}, and train.objective={objective} needs {wanted} rows\n"
-        f"set train.objective to {_either(takers)} for such rows, or give their columns other roles with "
+        f"set train.objective to {either(takers)} for such rows, or give their columns other roles with "
         "data.sources[].format and columns"
     )
-
-
-def _either(names: Sequence[str]) -> str:
-    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
@@ -130,12 +126,12 @@ def _check_begins(found: Found, tokenizer: PreTrainedTokenizerBase) -> None:
 
 
 def _check_labels(train: SplitCounts, setup: Setup) -> None:
-    if setup.objective == "kto" and train.num_unwanted in (0, train.num_sequences):
+    if OBJECTIVES[setup.objective].learns_from_labels and train.num_unwanted in (0, train.num_sequences):
         label, other = ("false", "true") if train.num_unwanted else ("true", "false")
         raise DataError(
-            f"all {train.num_sequences} training rows have the label {label}, and train.objective=kto learns from "
-            f"wanted answers against unwanted ones\nadd rows of the label {other}, or train on wanted answers alone "
-            "with train.objective=sft"
+            f"all {train.num_sequences} training rows have the label {label}, and train.objective={setup.objective} "
+            "learns from wanted answers against unwanted ones\n"
+            f"add rows of the label {other}, or train on wanted answers alone with train.objective=sft"
         )
 
 

@@ -9,8 +9,9 @@ import numpy as np
 import pyarrow as pa
 from pydantic import BaseModel
 
+from configs.objectives import OBJECTIVES
 from tasks.tokenize.over_length import IGNORED, Record
-from tasks.tokenize.rows import PAIRED, Setup
+from tasks.tokenize.rows import Setup
 from tasks.tokenize.tokens import TokenBatch
 
 COUNTS_FILE = "counts.json"
@@ -139,7 +140,8 @@ def _add_labels(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, s
     row_of_token = np.repeat(np.arange(len(records)), sizes)
     num_trained = np.bincount(row_of_token[is_trained & ~is_first], minlength=len(records))
     counts.trained_tokens += int(num_trained.sum())
-    is_half = np.array([setup.objective in PAIRED and not r.rejected_ids for r in records], bool)
+    needs_pairs = OBJECTIVES[setup.objective].needs_pairs
+    is_half = np.array([needs_pairs and not record.rejected_ids for record in records], bool)
     counts.untrained.add(_ids_where(records, (num_trained == 0) | is_half))
     # the last token of each trained span
     is_last = np.append(is_first[1:] | ~is_trained[1:], True)[: len(labels)]

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from configs.errors import DataError
+from configs.objectives import WHOLE_TEXT, Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
-from tasks.tokenize.rows import WHOLE_TEXT, Setup
+from tasks.tokenize.rows import Setup
 
 IGNORED = -100
 _MOST_CHARACTERS_PER_TOKEN = 1000

@@ -5,27 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from configs.objectives import OBJECTIVES, ONLINE, WHOLE_TEXT, Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import ONLINE, WHOLE_TEXT, Objective
 from tasks.tokenize.control_tokens import ControlTokens
 from tasks.tokenize.template import Template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-
-KINDS: dict[Objective, tuple[str, ...]] = {
-    "sft": ("pair", "messages", "text"),
-    "cpt": ("text",),
-    "dpo": ("preference",),
-    "kto": ("kto", "preference"),
-    "reward": ("preference",),
-    "rloo": ("pair", "messages", "preference"),
-    "grpo": ("pair", "messages", "preference"),
-}
-"""The kinds of rows that each objective takes, in any mixture."""
-
-PAIRED: tuple[Objective, ...] = ("dpo", "reward")
-"""Objectives that need a rejected answer beside each."""
 
 
 class Row(NamedTuple):
@@ -80,7 +66,7 @@ def rows_to_train(row: Row, objective: Objective) -> list[Row]:
     """
     if row.kind != "preference":
         return [row]
-    if objective == "kto":
+    if OBJECTIVES[objective].learns_from_labels:
         return [
             row._replace(row_id=f"{row.row_id}#chosen", kind="kto", rejected="", label="true"),
             row._replace(

@@ -7,34 +7,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import trl
 from transformers import TrainingArguments
 
 from configs.errors import ConfigError
-from configs.schema.train import ONLINE, PROMPT_METHODS, Objective, TrainConfig
+from configs.objectives import OBJECTIVES, ONLINE
+from configs.schema.train import PROMPT_METHODS, TrainConfig
 from tasks.train.choices import Choices
+from tasks.train.objectives import FORMS
 from tasks.train.sharding import data_parallel_size, sharding_arguments
 from tasks.train.sharding import world_size as world_size
 
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 50
-# (full, adapters, virtual tokens): a preference or a reward moves a trained model, and needs far smaller steps
-_LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
-    "sft": (2e-5, 2e-4, 1e-2),
-    "cpt": (2e-5, 2e-4, 1e-2),
-    "dpo": (1e-6, 1e-5, 1e-3),
-    "kto": (1e-6, 1e-5, 1e-3),
-    "reward": (1e-5, 1e-4, 1e-2),
-    "rloo": (1e-6, 1e-5, 1e-3),
-    "grpo": (1e-6, 1e-5, 1e-3),
-}
 
 
 def learning_rate(config: TrainConfig) -> float:
     """Return the configured peak learning rate, or the default of objective and method."""
-    full, adapter, virtual = _LEARNING_RATES[config.objective]
-    default = virtual if config.method in PROMPT_METHODS else full if config.method == "full" else adapter
-    return config.learning_rate or default
+    if config.learning_rate is not None:
+        return config.learning_rate
+    rates = OBJECTIVES[config.objective].learning_rates
+    if config.method in PROMPT_METHODS:
+        return rates.virtual_tokens
+    return rates.full if config.method == "full" else rates.adapter
 
 
 def accumulation_steps(config: TrainConfig) -> int:
@@ -102,8 +96,7 @@ def training_arguments(
         # RLOO and GRPO have no such argument
         specific["activation_offloading"] = choices.activation_offloading
         specific["max_length"] = None
-    arguments = getattr(trl, _ARGUMENTS[config.objective])
-    return arguments(
+    return FORMS[config.objective].arguments(
         output_dir=str(directory),
         num_train_epochs=config.epochs,
         max_steps=config.max_steps or -1,
@@ -140,17 +133,6 @@ def training_arguments(
         **{"save_strategy": "no", **evaluation},
         **specific,
     )
-
-
-_ARGUMENTS: dict[Objective, str] = {
-    "sft": "SFTConfig",
-    "cpt": "SFTConfig",
-    "dpo": "DPOConfig",
-    "kto": "KTOConfig",
-    "reward": "RewardConfig",
-    "rloo": "RLOOConfig",
-    "grpo": "GRPOConfig",
-}
 
 
 def _nothing_more(config: TrainConfig) -> dict[str, Any]:

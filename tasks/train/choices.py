@@ -16,6 +16,7 @@ import torch
 import transformers
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from configs.objectives import SCORING
 from configs.schema import ModelConfig, TrainConfig
 from configs.schema.cluster import DEEPSPEED, FSDP
 from configs.schema.train import ONLINE
@@ -272,7 +273,7 @@ def _activation_offload(config: TrainConfig, hardware: Hardware) -> tuple[bool, 
 
 
 def _loss(config: TrainConfig) -> Choice:
-    if config.objective == "reward":
+    if config.objective in SCORING:
         return Choice(name="loss", value="of scores", reason="a reward model has no vocabulary")
     reason = "log-probabilities are taken in tiles; logits of [batch, seq, vocabulary] are never held"
     return Choice(name="loss", value="memory-lean", reason=reason)

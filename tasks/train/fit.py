@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
@@ -159,7 +160,7 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
     (output / "README.md").unlink(missing_ok=True)
     if config.method != "full":
         merge.name_base(loading, output)
-        if config.objective != "reward":
+        if config.objective not in SCORING:
             # where answers end; peft saves nothing of it
             trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})

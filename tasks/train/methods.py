@@ -13,6 +13,7 @@ from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from configs.errors import ConfigError
+from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.load import device, has_bfloat16, load_model, load_reward_model
@@ -54,7 +55,7 @@ def trainable_model(
     if config.method in QUANTIZED_METHODS:
         check_bitsandbytes(config, device())
         kwargs["quantization_config"] = _quantization(config)
-    if config.objective == "reward":
+    if config.objective in SCORING:
         here = device()
         with torch.random.fork_rng([here.index] if here.type == "cuda" else []):
             torch.manual_seed(config.seed)
@@ -125,7 +126,7 @@ def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: l
                 "use lora or full, or leave new_special_tokens out"
             )
         return _virtual_tokens(config, model)
-    lora, is_reward = config.lora, config.objective == "reward"
+    lora, is_reward = config.lora, config.objective in SCORING
     names = list(token_layers(model))
     if getattr(model.config, "tie_word_embeddings", False):
         # peft trains the tied layer with it
@@ -144,7 +145,7 @@ def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: l
 
 
 def _task_type(config: TrainConfig) -> str:
-    return "SEQ_CLS" if config.objective == "reward" else "CAUSAL_LM"
+    return "SEQ_CLS" if config.objective in SCORING else "CAUSAL_LM"
 
 
 def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftConfig:
@@ -152,7 +153,7 @@ def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftCon
     if config.method == "prefix_tuning":
         return peft.PrefixTuningConfig(num_virtual_tokens=count, task_type=_task_type(config))
     # given embeddings, a model cannot tell padding, where a score must not be read
-    assert config.objective != "reward", "the config refuses prompt tuning of a reward model"
+    assert config.objective not in SCORING, "the config refuses prompt tuning of a reward model"
     if text is None:
         return peft.PromptTuningConfig(
             num_virtual_tokens=count, task_type="CAUSAL_LM", prompt_tuning_init="SAMPLE_VOCAB"
@@ -207,7 +208,7 @@ def _check_targets(config: TrainConfig, model: PreTrainedModel) -> None:
     widths = dict(_linear_layers(model))
     targets, rank = config.lora.target_modules, config.lora.rank
     for target in targets:
-        if any(_is_named(name, target) for name in [*heads, *([_HEAD_NAME] if config.objective == "reward" else [])]):
+        if any(_is_named(name, target) for name in [*heads, *([_HEAD_NAME] if config.objective in SCORING else [])]):
             raise ConfigError(
                 f"train.lora.target_modules: {target} is the output head, whose weight the losses read directly: an "
                 "adapter on it would not be used\nleave it out"

@@ -18,19 +18,27 @@ import datasets
 import numpy as np
 import pyarrow.parquet as pq
 import torch
+from transformers import TrainingArguments
 from trl import (
+    DPOConfig,
     DPOTrainer,
+    GRPOConfig,
     GRPOTrainer,
+    KTOConfig,
     KTOTrainer,
+    RewardConfig,
     RewardTrainer,
+    RLOOConfig,
     RLOOTrainer,
+    SFTConfig,
     SFTTrainer,
 )
 from trl.trainer.dpo_trainer import DataCollatorForPreference as DpoCollator
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference as KtoCollator
 from trl.trainer.reward_trainer import DataCollatorForPreference as RewardCollator
 
-from configs.schema.train import ONLINE, Objective, TrainConfig
+from configs.objectives import ONLINE, Objective
+from configs.schema.train import TrainConfig
 from tasks.train.batches import PaddedCollator
 from tasks.train.order import Ordered, row_lengths
 
@@ -39,9 +47,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """How an objective reads a tokens file: TRL's trainer, the columns read, and a row as its collator takes it."""
+    """How an objective reads a tokens file: TRL's trainer with the class of its arguments, the columns read, and a row
+    as its collator takes it."""
 
     trainer: type
+    arguments: type[TrainingArguments]
     columns: tuple[str, ...]
     example: Callable[[Row], Row]
     collator: Callable[[int], Callable[[list[Row]], Row]] | None
@@ -97,17 +107,18 @@ def _kto_collator(pad_token_id: int) -> Callable[[list[Row]], Row]:
     return with_other_answers
 
 
-_SFT = Form(SFTTrainer, ("input_ids", "labels"), _supervised, PaddedCollator)
+_SFT = Form(SFTTrainer, SFTConfig, ("input_ids", "labels"), _supervised, PaddedCollator)
 _COLUMNS = ("input_ids", "prompt_length")
+_PAIR_COLUMNS = (*_COLUMNS, "rejected_ids")
 _ONLINE_COLUMNS = (*_COLUMNS, "prompt", "expected")
 FORMS: dict[Objective, Form] = {
     "sft": _SFT,
     "cpt": _SFT,
-    "dpo": Form(DPOTrainer, (*_COLUMNS, "rejected_ids"), _pair, DpoCollator, mean_over_rows=True),
-    "kto": Form(KTOTrainer, (*_COLUMNS, "is_wanted"), _judged, _kto_collator, mean_over_rows=True),
-    "reward": Form(RewardTrainer, (*_COLUMNS, "rejected_ids"), _scored, RewardCollator, mean_over_rows=True),
-    "rloo": Form(RLOOTrainer, _ONLINE_COLUMNS, _asked, None),
-    "grpo": Form(GRPOTrainer, _ONLINE_COLUMNS, _asked, None),
+    "dpo": Form(DPOTrainer, DPOConfig, _PAIR_COLUMNS, _pair, DpoCollator, mean_over_rows=True),
+    "kto": Form(KTOTrainer, KTOConfig, (*_COLUMNS, "is_wanted"), _judged, _kto_collator, mean_over_rows=True),
+    "reward": Form(RewardTrainer, RewardConfig, _PAIR_COLUMNS, _scored, RewardCollator, mean_over_rows=True),
+    "rloo": Form(RLOOTrainer, RLOOConfig, _ONLINE_COLUMNS, _asked, None),
+    "grpo": Form(GRPOTrainer, GRPOConfig, _ONLINE_COLUMNS, _asked, None),
 }
 
 

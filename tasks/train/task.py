@@ -46,7 +46,9 @@ if TYPE_CHECKING:
     from tasks.train.checkpoint.store import CheckpointPlaces
     from tasks.train.watch.observers import Observer
 
-_VERSION = source_version("tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed")
+_VERSION = source_version(
+    "tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed", "configs/objectives.py"
+)
 # the shape of most machines with GPUs; the operator makes PET_NPROC_PER_NODE of it, which flytekit does not read
 _DECLARED_PROCESSES = 8
 # inputs of their own: what they hold in the config is no part of what a cached training depends on

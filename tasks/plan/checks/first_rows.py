@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from configs.errors import DataError, HubError
+from configs.objectives import OBJECTIVES, Objective
 from configs.schema import DataConfig, SourceConfig
-from configs.schema.train import Objective
 from configs.wire import FailureCase
 from tasks.files.places import file_size, find_files, is_of_lines
 from tasks.get_data.leaving import InvalidRowsError, describe_invalid
@@ -22,7 +22,6 @@ from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
 from tasks.tokenize.checks import wrong_kind
-from tasks.tokenize.rows import KINDS
 
 NUM_ROWS = 20
 """Rows of each source that are validated."""
@@ -132,7 +131,7 @@ def refuse_wrong_kinds(sources: Sequence[FirstRows], objective: Objective) -> st
         DataError: rows of a kind that it has no use for.
     """
     for rows in sources:
-        others = sorted(kind for kind in rows.kinds if kind not in KINDS[objective])
+        others = sorted(kind for kind in rows.kinds if kind not in OBJECTIVES[objective].row_kinds)
         if others:
             raise wrong_kind(f"the first {rows.num_rows} rows of {rows.label}", others[0], objective)
     kinds = sorted({kind for rows in sources for kind in rows.kinds})

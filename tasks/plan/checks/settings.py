@@ -9,15 +9,19 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
 from configs.combinations import fault_of_heads
-from configs.errors import ConfigError, DataError
+from configs.errors import ConfigError, DataError, either
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
-from configs.schema.train import ONLINE, QUANTIZED_METHODS, TrainConfig
+from configs.schema.train import ONLINE, QUANTIZED_METHODS, Method, TrainConfig
 from configs.topologies import TOPOLOGIES, topology
 from tasks.files.places import not_here
 from tasks.files.streams import is_remote, open_raw, shown
 from tasks.plan.hardware.local_gpus import local_gpus
+
+# how the base is quantized over which an adapter is trained
+_QUANTIZED_BASES: dict[Method, QuantizationMethod] = {"qlora": "4bit", "lora_8bit": "8bit"}
 
 
 def check_topology(train: TrainConfig) -> None:
@@ -203,22 +207,26 @@ def quantization_settings(config: FineTuneConfig) -> list[str]:
 def check_quantization(config: FineTuneConfig) -> None:
     """Refuse quantization whose library this machine lacks, or which its GPUs are too old for.
 
-    bitsandbytes computes 8-bit products from compute capability 7.5 on, and 4-bit ones from 6.0 on (its README, table
-    of features by hardware); without a GPU it has a backend for CPUs.
+    bitsandbytes has a backend for CPUs, and asks of a GPU a compute capability, by method.
 
     Raises:
         ConfigError: names the setting, and the package or the GPU.
     """
-    if "gptq" in config.quantize.methods and importlib.util.find_spec("gptqmodel") is None:
-        raise ConfigError(
-            "quantize.methods names gptq: gptqmodel clashes with other packages and has an image of its own\n"
-            "run on a cluster (docs/images.md), or choose 8bit or 4bit"
-        )
-    for setting in quantization_settings(config):
-        is_8bit = setting == "train.method=lora_8bit" or "8bit" in setting
-        if is_8bit or "4bit" in setting or "qlora" in setting:
+    for method in config.quantize.methods:
+        library = QUANTIZATIONS[method].library
+        if library != "bitsandbytes" and importlib.util.find_spec(library) is None:
+            raise ConfigError(
+                f"quantize.methods names {method}: {library} clashes with other packages and has an image of its own\n"
+                f"run on a cluster (docs/images.md), or choose {either(methods_of('bitsandbytes'))}"
+            )
+    asked = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
+    if config.train.method in _QUANTIZED_BASES:
+        asked.append((f"train.method={config.train.method}", [_QUANTIZED_BASES[config.train.method]]))
+    for setting, methods in asked:
+        needed = [QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")]
+        if needed:
             _need("bitsandbytes", setting)
-            _need_capability(setting, (7, 5) if is_8bit else (6, 0))
+            _need_capability(setting, max(needed))
 
 
 def _need(package: str, setting: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.objectives import OBJECTIVES, ONLINE, SCORING, Objective
 from configs.schema.cluster import MODEL_PARALLEL, Sharding
-from configs.schema.train import ONLINE, PROMPT_METHODS, Method, Objective
+from configs.schema.train import PROMPT_METHODS, Method
 from tasks.plan.shapes.shape import ModelShape
 
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
@@ -61,7 +62,7 @@ class TrainingJob:
     @property
     def num_sequences(self) -> int:
         """Sequences of one pass: both answers of a pair are one each."""
-        return self.micro_batch * (2 if self.objective in ("dpo", "reward") else 1)
+        return self.micro_batch * (2 if OBJECTIVES[self.objective].needs_pairs else 1)
 
     @property
     def key_length(self) -> int:
@@ -83,7 +84,7 @@ class TrainingJob:
     def model_parameters(self) -> int:
         """Parameters of the base as this objective loads it: a reward model has no output head."""
         shape = self.shape
-        has_no_head = self.objective == "reward" and not shape.is_tied
+        has_no_head = self.objective in SCORING and not shape.is_tied
         return shape.parameters - (shape.embedding_parameters if has_no_head else 0)
 
     @property

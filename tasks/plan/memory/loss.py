@@ -7,6 +7,7 @@ on a CPU PyTorch does so step by step, each of which makes a tensor of the tile'
 
 from __future__ import annotations
 
+from configs.objectives import SCORING
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes, weight_bits
 
@@ -18,7 +19,7 @@ _FORWARD_TILES, _BACKWARD_TILES = 3, 8 - 1
 
 def loss_forward_bytes(job: TrainingJob) -> float:
     """Return what the loss takes in the forward pass, its tile and what is made of it."""
-    if job.objective == "reward":
+    if job.objective in SCORING:
         return 0.0
     return _tile(job, _FORWARD_TILES) + _head_copies(job)
 
@@ -26,7 +27,7 @@ def loss_forward_bytes(job: TrainingJob) -> float:
 def loss_backward_bytes(job: TrainingJob) -> float:
     """Return what the loss takes in the backward pass: a tile, the gradient of the last hidden states, and that of the
     head, both summed in 32 bits before they are cast."""
-    if job.objective == "reward":
+    if job.objective in SCORING:
         return 0.0
     size, hidden = compute_bytes(job), job.predicted_tokens * job.shape.hidden
     of_hidden = hidden * (4 + (size if weight_bits(job) == 32 and size == 2 else 0))
@@ -35,7 +36,7 @@ def loss_backward_bytes(job: TrainingJob) -> float:
 
 def head_gradient_bytes(job: TrainingJob) -> float:
     """Return the gradient of the whole head, in 32 bits and once more in its own type where that is another."""
-    if job.method != "full" or job.objective == "reward":
+    if job.method != "full" or job.objective in SCORING:
         return 0.0
     return job.shape.embedding_parameters * (4.0 if weight_bits(job) == 32 else 6.0)
 

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from configs.objectives import ONLINE, SCORING
 from configs.schema.cluster import DEEPSPEED, FSDP
-from configs.schema.train import ONLINE, QUANTIZED_METHODS
+from configs.schema.train import QUANTIZED_METHODS
 from tasks.plan.memory.activations import (
     checkpoint_bytes,
     last_norm_bytes,
@@ -198,7 +199,7 @@ def _gathered_in_loss(job: TrainingJob) -> float:
     """Return the gathered weights while the loss goes back. FSDP has the head, and the last layer, which it gathers
     ahead; or all of them; DeepSpeed as many as it may keep."""
     shape, size = job.shape, compute_bytes(job)
-    head = 0 if job.objective == "reward" else shape.embedding_parameters
+    head = 0 if job.objective in SCORING else shape.embedding_parameters
     if job.sharding == "fsdp_shard_grad_op":
         return float(size * shape.parameters)
     if job.sharding in FSDP and job.sharding != "fsdp_no_shard":

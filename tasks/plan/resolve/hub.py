@@ -17,8 +17,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from configs.artifacts import PushedArtifact, repository_of
 from configs.errors import HubError, UnreachableHubError
-from configs.schema import PushedArtifact
 
 
 @contextmanager
@@ -90,7 +90,7 @@ def check_push_access(
     access = identity.get("auth", {}).get("accessToken", {})
     if not _may_write(access):
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
-    targets = [repository if artifact == "model" else f"{repository}-{artifact}" for artifact in artifacts]
+    targets = [repository_of(repository, artifact) for artifact in artifacts]
     allowed = {target: _asked_to_write(target, token) for target in targets}
     for target, may_write in allowed.items():
         if may_write == "no" or not _has_scope(access, target, may_write == "unknown"):

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ModelError
+from configs.objectives import SCORING, Objective
 from configs.schema import ModelConfig
-from configs.schema.train import Objective
 
 _LANGUAGE_MODELS = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
 _SCORING_MODELS = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
@@ -34,9 +34,9 @@ def check_architecture(config: ModelConfig, settings: dict[str, Any], objective:
             f"{where} is of the architecture {family[:60]!r}, which transformers {_version()} does not know\n"
             "correct model_type in its config.json, or name another model"
         )
-    table = _SCORING_MODELS if objective == "reward" else _LANGUAGE_MODELS
+    table = _SCORING_MODELS if objective in SCORING else _LANGUAGE_MODELS
     if family not in _names("modeling_auto.py", table):
-        kind = "has no variant that scores a text" if objective == "reward" else "is no causal language model"
+        kind = "has no variant that scores a text" if objective in SCORING else "is no causal language model"
         raise ModelError(f"{where} is of the architecture {family}, which {kind} in transformers\nname another model")
     return str((settings.get("architectures") or [family])[0])
 

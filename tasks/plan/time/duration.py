@@ -11,23 +11,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+from configs.objectives import OBJECTIVES, ONLINE
 from configs.schema import FineTuneConfig
-from configs.schema.train import ONLINE, Objective
 from configs.wire_plan import Expectation
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.time.step_time import estimate_step_time
 
-# forward and backward of each sequence, and forward passes (a third of that) without gradients
-_STEP_FACTORS: dict[Objective, float] = {
-    "sft": 1.0,
-    "cpt": 1.0,
-    # two answers, and both again by the reference
-    "dpo": 2 * (1 + 1 / 3),
-    "reward": 2.0,
-    # one answer; the reference; another row's answer by both, for the KL divergence
-    "kto": 1 + 1 / 3 + 2 / 3,
-}
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under vocabularies of 32,000 to 150,000 tokens: an assumption."""
 
@@ -60,12 +50,12 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
 
 def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
     """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
-    factor = _STEP_FACTORS.get(job.objective)
+    step_cost = OBJECTIVES[job.objective].step_cost
     if job.precision == "float32":
         if gpu.peak_float32_flops is None:
             return None
         gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)
-    return None if factor is None else factor * estimate_step_time(job, gpu).total
+    return None if step_cost is None else step_cost * estimate_step_time(job, gpu).total
 
 
 def usual(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:

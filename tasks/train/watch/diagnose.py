@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from statistics import mean, variance
 from typing import Any, NamedTuple
 
-from configs.schema.train import ONLINE, QUANTIZED_METHODS, TrainConfig
+from configs.objectives import ONLINE, rules_of
+from configs.schema.train import QUANTIZED_METHODS, TrainConfig
 from configs.wire import CurvePoint, Series
 from tasks.train.watch.held_out import kept_weights
 
@@ -22,7 +23,6 @@ _FEW_STEPS = 20
 _LARGE_KL_NATS = 10.0
 _MOST = 0.5
 _NOTHING_LEFT = 0.05
-_PREFERENCES = ("dpo", "kto", "reward")
 
 _KEPT_NAMES = {
     "loss",
@@ -76,7 +76,7 @@ def diagnose(
     if objective in ONLINE:
         found = [_same_rewards(run), _reward_did_not_rise(run), _large_divergence(run), _cut_answers(run)]
     else:
-        is_preference = objective in _PREFERENCES
+        is_preference = rules_of(objective).learns_preferences
         found = [_unstable(run), _overfitting(run)]
         if not any(found):
             # each of these asks for more training, which the others would contradict

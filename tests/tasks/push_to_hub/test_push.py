@@ -12,9 +12,10 @@ import pytest
 from huggingface_hub import ModelCard
 from support.hub_server import HubServer
 
+from configs.artifacts import repository_of
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Scores, SourceCount
-from tasks.push_to_hub.card import model_card, public_config, repository_of
+from tasks.push_to_hub.card import model_card, public_config
 
 TOKEN = "hf_write_secret"
 
@@ -160,8 +161,8 @@ def test_a_quantized_card_shows_its_own_scores(config: FineTuneConfig) -> None:
     all_scores = {"base": scores(3.0), "tuned": scores(1.0), "quantized_4bit": scores(1.5)}
     card = ModelCard(model_card(config, "4bit", DATA, all_scores))
     assert {r.metric_type: r.metric_value for r in card.data.eval_results}["loss"] == 1.5
-    assert repository_of(config, "4bit") == "me/tuned-4bit"
-    assert repository_of(config, "model") == "me/tuned"
+    assert repository_of("me/tuned", "4bit") == "me/tuned-4bit"
+    assert repository_of("me/tuned", "model") == "me/tuned"
 
 
 def test_the_public_config_cuts_lists_and_addresses_too(config: FineTuneConfig) -> None:
