@@ -37,13 +37,19 @@ class Cell:
     bucket: int = 2_000_000
     """Numbers of DeepSpeed's reduce bucket: the shipped 2 x 10^8 would hide all else of a small model."""
     has_padding: bool = False
+    precision: str = "float32"
+    """On a CPU; on a GPU it is bfloat16."""
+    dtype: str = "auto"
+    """`model.dtype`: the type of the weights when loaded."""
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
         recomputed = "recomputed" if self.checkpointing else "padded" if self.has_padding else ""
         size = f"{self.micro_batch} x {self.length}"
         where = f"{self.sharding} /{self.processes}"
-        return f"{self.objective:<6} {self.method:<13} {where:<21} {size:>8} x{self.accumulation} {recomputed:<10}"
+        types = "" if (self.precision, self.dtype) == ("float32", "auto") else f"{self.precision} over {self.dtype}"
+        line = f"{self.objective:<6} {self.method:<13} {where:<21} {size:>8} x{self.accumulation} {recomputed:<10}"
+        return f"{line} {types}".rstrip() if types else line
 
 
 @dataclass(frozen=True)
@@ -116,7 +122,7 @@ def shape_of(shape: Shape = SHAPE) -> ModelShape:
 
 def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
     """Return the plan's job of a cell."""
-    precision: Any = "bfloat16" if on_gpu else "float32"
+    precision: Any = "bfloat16" if on_gpu or getattr(cell, "precision", "") == "bfloat16" else "float32"
     if isinstance(cell, EvaluationCell):
         return EvaluationJob(
             shape_of(),
@@ -132,6 +138,7 @@ def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
         method=cell.method,  # type: ignore[arg-type]
         objective=cell.objective,  # type: ignore[arg-type]
         precision=precision,
+        weights=_base_format(cell, on_gpu),
         micro_batch=cell.micro_batch,
         length=cell.length + (VIRTUAL_TOKENS if cell.method in PROMPT_METHODS else 0),
         accumulation=cell.accumulation,
@@ -142,6 +149,13 @@ def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
         reduce_bucket=cell.bucket,
         device="cuda" if on_gpu else "cpu",
     )
+
+
+def _base_format(cell: Cell, on_gpu: bool) -> Any:
+    """Return the format in which training loads the base: in 32 bits where all weights are trained, by default."""
+    if cell.dtype != "auto":
+        return cell.dtype
+    return "bfloat16" if on_gpu and cell.method != "full" else "float32"
 
 
 def deepspeed_file(cell: Cell) -> str:

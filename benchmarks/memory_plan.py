@@ -177,7 +177,7 @@ def measure_training(cell: Cell, directory: Path) -> int:
         kto={"loss": "kto" if cell.micro_batch > 1 else "apo_zero_unpaired"},
         efficiency={
             "gradient_checkpointing": "on" if cell.checkpointing else "off",
-            "precision": "bfloat16" if torch.cuda.is_available() else "float32",
+            "precision": "bfloat16" if torch.cuda.is_available() else cell.precision,
             "kernels": "off",
         },
         watch={"evaluations": 0},
@@ -188,7 +188,7 @@ def measure_training(cell: Cell, directory: Path) -> int:
         model, rows, model, end_token_ids=[1], deepspeed_json=deepspeed_file(cell), observers=[watching(meter)]
     )
     with tempfile.TemporaryDirectory(dir=directory) as output:
-        fit(config, ModelConfig(name="random weights"), inputs, Path(output) / "out")
+        fit(config, ModelConfig(name="random weights", dtype=cell.dtype), inputs, Path(output) / "out")
     return meter.peak
 
 

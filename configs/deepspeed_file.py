@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from typing import Any
 
+from configs.effective.batches import data_parallel_size
 from configs.errors import ConfigError
 from configs.schema.train import TrainConfig
 
@@ -149,7 +150,8 @@ def _pairs(settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig) 
     """
     precision = config.efficiency.precision
     machines = config.most_nodes if config.fewest_nodes == config.most_nodes else None
-    rows = None if machines is None else config.micro_batch * machines * config.processes_per_node
+    processes = (machines or 0) * config.processes_per_node
+    rows = config.micro_batch * data_parallel_size(config, processes) or None
     passes = None if rows is None or config.batch_size % rows else config.batch_size // rows
     bf16 = settings.get("bf16", settings.get("bfloat16", {}))
     is_bfloat16 = {"bfloat16": True, "float32": False}.get(precision)

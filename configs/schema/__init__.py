@@ -13,6 +13,8 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, described_quantizations, methods_of
+from configs.effective.batches import MOST_EVALUATION_ROWS
+from configs.effective.lengths import FEWEST_TOKENS, LONGEST_ANSWER, LONGEST_ROW
 from configs.errors import either
 from configs.objectives import SCORING, WHOLE_TEXT, Objective
 from configs.schema.data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, SourceConfig
@@ -58,7 +60,9 @@ class TokenizeConfig(Section):
     """From rows to token ids and labels."""
 
     max_length: int | None = Field(
-        None, ge=8, description="Longest sequence in tokens; when not set, the model's positions, at most 2048."
+        None,
+        ge=FEWEST_TOKENS,
+        description=f"Longest sequence in tokens; when not set, the model's positions, at most {LONGEST_ROW}.",
     )
     over_length: Literal["auto", "error", "drop", "cut_left", "cut_right", "split"] = Field(
         "auto",
@@ -119,17 +123,22 @@ class EvaluateConfig(Section):
         256, ge=0, description="Held-out rows answered by greedy generation, for exact match; loss uses all of them."
     )
     max_new_tokens: int | None = Field(
-        None, ge=1, description="Longest answer in tokens; when not set, the longest expected one, at most 512."
+        None,
+        ge=1,
+        description=f"Longest answer in tokens; when not set, the longest expected one, at most {LONGEST_ANSWER}.",
     )
     batch_size: int | None = Field(
-        None, ge=1, description="Rows per forward pass. When not set, the most that fit by the plan, at most 32."
+        None,
+        ge=1,
+        description="Rows per forward pass. When not set, the most that fit by the plan, at most "
+        f"{MOST_EVALUATION_ROWS}.",
     )
     num_samples: int = Field(8, ge=0, description="Prompt / expected / before / after samples shown in the report.")
 
     @property
     def rows(self) -> int:
         """Rows per forward pass: as set, by the user or by a plan, else 32."""
-        return self.batch_size or 32
+        return self.batch_size or MOST_EVALUATION_ROWS
 
 
 class QuantizeConfig(Section):

@@ -44,20 +44,6 @@ def node_range(nodes: int | str) -> tuple[int, int]:
     return bounds
 
 
-def effective_sharding(wanted: Sharding, processes_per_node: int, num_processes: int) -> Sharding:
-    """Return the word that is in effect on `num_processes`.
-
-    What has nothing to divide, or nothing to divide it among, is one that says so.
-    """
-    if wanted == "fsdp_no_shard" or (num_processes == 1 and wanted in (*FSDP, "tensor_parallel")):
-        return "none"
-    if wanted == "fsdp_hybrid_shard" and processes_per_node == 1:
-        return "none"
-    if wanted == "fsdp_hybrid_shard" and num_processes == processes_per_node:
-        return "fsdp_full_shard"
-    return wanted
-
-
 class DeepSpeedConfig(Section):
     """ZeRO, Rajbhandari et al. 2020 (https://arxiv.org/abs/1910.02054), by DeepSpeed."""
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.combinations import REFUSED, REFUSED_SHARDING
+from configs.effective import batches
 from configs.objectives import ONLINE, WHOLE_TEXT, Objective, described_objectives
 from configs.schema.cluster import (
     MODEL_PARALLEL,
@@ -139,7 +140,7 @@ class TrainConfig(Section):
         None,
         ge=1,
         description="Rows per forward pass and process; accumulation makes up the rest. When not set, the most that "
-        "fit by the plan, at most 8.",
+        f"fit by the plan, at most {batches.MOST_ROWS}.",
     )
     learning_rate: float | None = Field(
         None, gt=0.0, description="Peak learning rate; when not set, by objective and method (docs/methods.md)."
@@ -191,16 +192,14 @@ class TrainConfig(Section):
 
     @property
     def micro_batch(self) -> int:
-        """Rows per forward pass and process: as set, by the user or by a plan; else the most of 8 that divide."""
+        """Rows per forward pass and process: as set, by the user or by a plan; else the most, up to 8, that divide."""
         if self.micro_batch_size is not None:
             return self.micro_batch_size
-        return next((rows for rows in range(8, 0, -1) if self.divides_batch(rows)), 8)
+        return batches.default_micro_batch(self, self.most_nodes * self.processes_per_node)
 
     def divides_batch(self, rows: int) -> bool:
-        """Return whether passes of so many rows make up the batch, and are enough for the objective."""
-        groups = 1 if self.sharding == "tensor_parallel" else self.processes_per_node
-        is_alone = rows == 1 and self.objective == "kto" and self.kto.loss == "kto"
-        return not is_alone and self.batch_size % (rows * self.most_nodes * groups) == 0
+        """Return whether passes of so many rows make up the batch on all machines, and are enough for the objective."""
+        return batches.divides_batch(self, rows, self.most_nodes * self.processes_per_node)
 
     @model_validator(mode="after")
     def _nodes_are_a_range(self) -> TrainConfig:
@@ -273,7 +272,7 @@ class TrainConfig(Section):
                 f"train.batch_size={self.batch_size} counts generated answers, and is not a multiple of "
                 f"policy.num_generations={answers}; set it to {max(1, round(self.batch_size / answers)) * answers}"
             )
-        if self.objective == "kto" and self.kto.loss == "kto" and self.micro_batch_size == 1:
+        if self.micro_batch_size is not None and self.micro_batch_size < batches.fewest_rows(self):
             raise ValueError(
                 "train.micro_batch_size=1: kto estimates the KL divergence from other rows of the same pass; "
                 "set it to 2 or more, or kto.loss to apo_zero_unpaired"

@@ -10,11 +10,11 @@ import torch
 from peft import PeftModel, PeftType
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.effective.lengths import LONGEST_ANSWER
 from configs.schema import EvaluateConfig
 from tasks.evaluate.batches import pad, prompt_batches
 from tasks.models.pace import Count, counting
 
-_LONGEST_ANSWER = 512
 _SHOWN_SAMPLES = 4
 
 
@@ -41,7 +41,7 @@ def generate_answers(
     if rows.empty:
         return []
     expected_lengths = rows.input_ids.map(len) - rows.prompt_length
-    longest = config.max_new_tokens or min(_LONGEST_ANSWER, int(expected_lengths.max()))
+    longest = config.max_new_tokens or min(LONGEST_ANSWER, int(expected_lengths.max()))
     answers: dict[int, Answer] = {}
     settings = model.active_peft_config if isinstance(model, PeftModel) else None
     virtual = settings.num_virtual_tokens if settings is not None and settings.is_prompt_learning else 0

@@ -17,10 +17,12 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.schema import ModelConfig
+from tasks.models.this_device import this_device
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD_WEIGHTS = ("score.weight", "score.bias")
 ADAPTER_FOLDER = "adapter"
 """Where a model directory keeps virtual tokens, which cannot be merged into weights."""
@@ -32,22 +34,15 @@ def device() -> torch.device:
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
-def has_bfloat16() -> bool:
-    """Return whether bfloat16 is fast here; CPUs and older GPUs emulate it."""
-    return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-
-
 def weight_dtype(config: ModelConfig) -> torch.dtype:
-    """Return the type weights are loaded in: as configured, or bfloat16 on a GPU that has it, else float32."""
-    if config.dtype != "auto":
-        return _DTYPES[config.dtype]
-    return torch.bfloat16 if has_bfloat16() else torch.float32
+    """Return the type in which weights are loaded on this device."""
+    return DTYPES[loaded_format(config, this_device())]
 
 
 def checkpoint_dtype(directory: Path) -> torch.dtype:
     """Return the type that the model in `directory` was published in; float32 where its config does not say."""
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    return _DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
+    return DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
 
 
 def load_model(

@@ -19,14 +19,13 @@ from configs.schema import FineTuneConfig
 from configs.topologies import TOPOLOGIES
 from configs.wire_plan import Alternative
 from tasks.plan.hardware.gpus import GpuType
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
-    Target,
     candidates,
     evaluation_memory,
     fits_evaluation,
     fits_training,
-    gpu_target,
     longest_rows,
     training_job,
     training_memory,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from configs.effective.numbers import computes_in_16_bits
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
@@ -12,9 +13,10 @@ from configs.wire_plan import StagePlan
 from tasks.plan.checks.preflight import Answer
 from tasks.plan.checks.questions import row_facts
 from tasks.plan.hardware.gpus import gpu_types
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.machines import HOST_SPARE, PROCESS_BYTES, SHARED_GIB_PER_PROCESS
 from tasks.plan.shapes.shape import ModelShape
-from tasks.plan.sizing import CPU_PROCESS_BYTES, FRAGMENTATION, GPU_CONTEXT_BYTES, Target
+from tasks.plan.sizing import CPU_PROCESS_BYTES, FRAGMENTATION, GPU_CONTEXT_BYTES
 from tasks.plan.time.duration import CHARACTERS_PER_TOKEN, RowFacts
 from tasks.plan.time.step_time import LINK_EFFICIENCY
 
@@ -100,10 +102,10 @@ def _of_gpus(config: FineTuneConfig, plan: StagePlan, local: Target | None) -> l
     gpu = gpu_types(config.plan.gpu_types).get(plan.machines.gpu)
     if gpu is None:
         return [*found, f"{plan.machines.gpu} is not in the table of GPU types: no time and no cost"]
-    is_wide = config.train.efficiency.precision == "float32" or not gpu.has_bfloat16
     if not gpu.has_bfloat16:
         found.append(f"{gpu.name} does not compute in bfloat16: float32 takes its place, with twice the bytes")
-    speed = gpu.peak_float32_flops if is_wide else gpu.peak_flops
+    has_16_bits = computes_in_16_bits(config.train, config.model, gpu_target(gpu).device)
+    speed = gpu.peak_flops if has_16_bits else gpu.peak_float32_flops
     if speed is None:
         return [*found, f"the speed of {gpu.name} in float32 is not in the table: no time and no cost"]
     found.append(

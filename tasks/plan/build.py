@@ -16,10 +16,11 @@ from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value
 from tasks.plan.checks.questions import row_facts
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
+from tasks.plan.hardware.target import Target
 from tasks.plan.resolve.models import ResolvedModel
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape
-from tasks.plan.sizing import Target, training_job
+from tasks.plan.sizing import training_job
 from tasks.plan.stages import Subject, misfit, plan_stage
 
 NAME = "memory"
@@ -240,4 +241,4 @@ def _revisions_of(shard: Shard) -> list[str]:
 def sizes_of(settings: dict[str, Any], config: FineTuneConfig) -> tuple[int, int]:
     """Return (all, trained) parameters of a model with these settings, for `Surroundings.parameters_of`."""
     shape = shape_of(settings, config.model.name)
-    return shape.parameters, training_job(config, shape, Target("CPU", 0)).trained_parameters
+    return shape.parameters, training_job(config, shape, Target("any", 0)).trained_parameters

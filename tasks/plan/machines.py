@@ -10,13 +10,15 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from configs.effective.device import Device
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
 from configs.wire_plan import Machines
 from tasks.plan.hardware.disk import kept_checkpoint_bytes
+from tasks.plan.hardware.target import Target
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.peak import estimate_memory
-from tasks.plan.sizing import CPU_PROCESS_BYTES, Target
+from tasks.plan.sizing import CPU_PROCESS_BYTES
 
 _GIB = 2**30
 PROCESS_BYTES = 6 * _GIB
@@ -38,9 +40,8 @@ class Stored:
 
 
 def loaded_bytes(job: TrainingJob) -> float:
-    """Return the bytes of the model as a process reads it: 32 bits a number where all are trained, else 16."""
-    is_wide = job.method == "full" or job.precision == "float32"
-    return (4 if is_wide else 2) * job.shape.parameters
+    """Return the bytes of the base model as a process reads it."""
+    return job.base_bits / 8 * job.shape.parameters
 
 
 def host_bytes(job: TrainingJob, is_gpu: bool) -> float:
@@ -50,10 +51,10 @@ def host_bytes(job: TrainingJob, is_gpu: bool) -> float:
     return HOST_SPARE * (PROCESS_BYTES + loaded_bytes(job) + estimate_memory(job).host)
 
 
-def stored(train: TrainConfig, job: TrainingJob, model_bytes: int) -> Stored:
+def stored(train: TrainConfig, job: TrainingJob, model_bytes: int, device: Device) -> Stored:
     """Return what is stored; without weight files, as in a plan made offline, a model has 2 bytes a parameter."""
     parameters = job.shape.parameters
-    checkpoints = kept_checkpoint_bytes(parameters, job.trained_parameters, train)
+    checkpoints = kept_checkpoint_bytes(parameters, job.trained_parameters, train, device)
     return Stored(model_bytes or 2 * parameters, checkpoints)
 
 

@@ -7,111 +7,86 @@ which the config fits. Memory is planned for rows of the longest length that the
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
-from configs.objectives import OBJECTIVES
+from configs.effective import training as effective
+from configs.effective.batches import MOST_EVALUATION_ROWS, MOST_ROWS, data_parallel_size, fitting_micro_batch
+from configs.effective.lengths import LONGEST_ANSWER, longest_row
+from configs.effective.numbers import loaded_format, precision, trained_base_format
+from configs.errors import ConfigError
 from configs.schema import FineTuneConfig
-from configs.schema.cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
-from configs.schema.train import PROMPT_METHODS, TrainConfig
+from configs.schema.train import ONLINE, PROMPT_METHODS, TrainConfig
 from configs.wire_plan import MemoryUse
 from tasks.plan.hardware.gpus import GpuType
-from tasks.plan.memory.jobs import EvaluationJob, Optimizer, TrainingJob
+from tasks.plan.hardware.target import Target, gpu_target
+from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.memory.peak import MemoryPlan, estimate_evaluation, estimate_memory
 from tasks.plan.shapes.shape import ModelShape
 
-LONGEST_DEFAULT = 2048
-"""`tokenize.max_length` where neither the config nor the model's positions are shorter."""
-MOST_ROWS = 8
-"""Largest micro-batch that a plan chooses by itself: longer passes are hardly faster."""
 FRAGMENTATION = 0.05
 """Share of a GPU's tensors that PyTorch's allocator loses between them: an assumption."""
 GPU_CONTEXT_BYTES = 10**9
 """The CUDA context, cuBLAS' workspace and NCCL's buffers: an assumption."""
 CPU_PROCESS_BYTES = int(1.2e9)
 """Python, PyTorch, transformers and TRL in a process on a CPU: measured as resident memory after import."""
-GREEDY_TOKENS = 512
-"""The longest answer that the evaluation generates, where the config does not say."""
-
-
-@dataclass(frozen=True)
-class Target:
-    """What trains: GPUs of one type, or processes on CPU cores that share the host's memory."""
-
-    name: str
-    memory_bytes: float
-    gpu: GpuType | None = None
-    """Its row of the table, which time and cost are reckoned from; None where it has none."""
-    is_gpu: bool = False
-    computes_bfloat16: bool = False
-    """Whether `auto` means bfloat16 here."""
-
-
-def gpu_target(gpu: GpuType) -> Target:
-    """Return GPUs of a type as the target of a plan."""
-    return Target(gpu.name, gpu.memory_bytes, gpu, is_gpu=True, computes_bfloat16=gpu.has_bfloat16)
 
 
 def longest_rows(config: FineTuneConfig, shape: ModelShape) -> int:
     """Return the tokens of the longest row that may be trained, as the tokenize stage decides it."""
-    if config.tokenize.max_length is not None:
-        return config.tokenize.max_length
-    return min(shape.positions or LONGEST_DEFAULT, LONGEST_DEFAULT)
+    return longest_row(config.tokenize.max_length, shape.positions)
 
 
 def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> TrainingJob:
-    """Return the settings that decide memory and time, with what `auto` means on the target."""
-    train, efficiency = config.train, config.train.efficiency
-    # of a range the fewest: a divided model takes most memory there, and a step most time
-    processes = train.fewest_nodes * train.processes_per_node
-    num_gpus = processes * train.cluster.gpus_per_process
-    word = effective_sharding(train.sharding, train.processes_per_node, processes)
-    wants_checkpointing = efficiency.gradient_checkpointing == "on" or (
-        efficiency.gradient_checkpointing == "auto" and target.is_gpu
-    )
+    """Return the settings that decide memory and time, as they are in effect on the target.
+
+    Of a range of machines the fewest are planned for: a sharded model takes most memory there, and a step most time.
+    """
+    train, device = config.train, target.device
+    num_processes = train.fewest_nodes * train.processes_per_node
+    num_groups = data_parallel_size(train, num_processes)
     virtual = train.prompt.num_virtual_tokens if train.method in PROMPT_METHODS else 0
-    return TrainingJob(
+    job = TrainingJob(
         shape=shape,
-        sharding=word,
+        sharding=effective.sharding(train, num_processes).value,
         method=train.method,
         objective=train.objective,
         offload=train.deepspeed.offload,
-        precision="bfloat16" if target.computes_bfloat16 and efficiency.precision != "float32" else "float32",
-        optimizer=_optimizer(train, word),
+        precision=precision(train, device).value,
+        weights=trained_base_format(train, config.model, device),
+        optimizer=effective.optimizer(train, device, num_processes).value,
         lora_rank=train.lora.rank,
         lora_targets=tuple(train.lora.target_modules),
         num_virtual_tokens=train.prompt.num_virtual_tokens,
         micro_batch=train.micro_batch,
         length=longest_rows(config, shape) + virtual,
-        accumulation=_accumulation(train),
-        has_checkpointing=wants_checkpointing and train.method != "prefix_tuning",
-        num_gpus=num_gpus,
-        gpus_per_node=train.processes_per_node * train.cluster.gpus_per_process,
+        accumulation=_accumulation(train, num_groups),
+        has_checkpointing=effective.gradient_checkpointing(train, device).value,
+        num_gpus=effective.num_devices(train, num_processes, device),
+        gpus_per_node=effective.num_devices(train, train.processes_per_node, device),
         num_generations=train.policy.num_generations,
         max_new_tokens=train.policy.max_new_tokens,
-        has_reference=_has_reference(train),
-        # rows of a pass are of unlike length, and are padded; packed ones too, a little
-        has_padding=train.micro_batch > 1,
-        device="cuda" if target.is_gpu else "cpu",
+        has_reference=effective.has_reference(train),
+        device="cuda" if device.is_gpu else "cpu",
     )
+    return replace(job, has_padding=_has_padding(job))
 
 
-def _optimizer(train: TrainConfig, word: Sharding) -> Optimizer:
-    """Return the optimizer in effect: 8-bit states are not had where the weights are divided by PyTorch."""
-    wish = train.efficiency.optimizer
-    cannot = word in (*FSDP, "tensor_parallel") or (word in DEEPSPEED and train.deepspeed.offload != "none")
-    return "adamw" if wish == "auto" or cannot else wish
+def _accumulation(train: TrainConfig, num_groups: int) -> int:
+    """Return the passes of an optimizer step. Of a range of machines the micro-batch may be one that the fewest cannot
+    share: training then lowers it. 1 where none can, which is an error of its own."""
+    try:
+        rows = fitting_micro_batch(train, num_groups)
+    except ConfigError:
+        rows = train.micro_batch
+    return max(1, train.batch_size // (rows * num_groups))
 
 
-def _has_reference(train: TrainConfig) -> bool:
-    """Return whether the objective compares with the model that training began with."""
-    reference = OBJECTIVES[train.objective].reference
-    return reference == "always" or (reference == "with_kl" and train.policy.kl_coefficient > 0)
-
-
-def _accumulation(train: TrainConfig) -> int:
-    """Return the passes of an optimizer step; 1 where the batch does not divide, which is an error of its own."""
-    groups = 1 if train.sharding == "tensor_parallel" else train.processes_per_node
-    return max(1, train.batch_size // (train.micro_batch * train.fewest_nodes * groups))
+def _has_padding(job: TrainingJob) -> bool:
+    """Return whether sequences of unlike length stand side by side: the rows of a pass, packed ones too, a little; both
+    answers of a pair; the prompts for which answers are generated at once."""
+    if job.objective in ONLINE:
+        return job.micro_batch * job.accumulation > 1
+    return job.num_sequences > 1
 
 
 def training_memory(job: TrainingJob, target: Target) -> MemoryUse:
@@ -126,8 +101,8 @@ def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target)
         shape=shape,
         batch_size=config.evaluate.rows,
         length=length,
-        new_tokens=(config.evaluate.max_new_tokens or GREEDY_TOKENS) if config.evaluate.generate_rows else 0,
-        precision="bfloat16" if target.computes_bfloat16 and config.model.dtype in ("auto", "bfloat16") else "float32",
+        new_tokens=(config.evaluate.max_new_tokens or LONGEST_ANSWER) if config.evaluate.generate_rows else 0,
+        precision=loaded_format(config.model, target.device),
     )
     return _memory_use("evaluation", estimate_evaluation(job), target)
 
@@ -170,7 +145,8 @@ def with_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -
     """Return the config with the rows of the evaluate task that the user set, or else the most that fit."""
     if config.evaluate.batch_size is not None:
         return config
-    sizes = [2**power for power in range(5, -1, -1)]
+    powers = range(MOST_EVALUATION_ROWS.bit_length() - 1, -1, -1)
+    sizes = [2**power for power in powers]
     chosen = (with_evaluation_rows(config, rows) for rows in sizes)
     return next((each for each in chosen if fits_evaluation(each, shape, target)), with_evaluation_rows(config, 1))
 

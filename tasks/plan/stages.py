@@ -9,14 +9,13 @@ from configs.schema import FineTuneConfig
 from configs.wire_plan import GpuFit, MemoryUse, StagePlan
 from tasks.plan.alternatives import Search
 from tasks.plan.hardware.gpus import GpuType, find_gpu, gpu_types
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.machines import cluster_of, machines, stored
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
-    Target,
     evaluation_memory,
     fits_evaluation,
     fits_training,
-    gpu_target,
     longest_rows,
     smallest_target,
     training_job,
@@ -58,7 +57,8 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
     job = training_job(config, subject.shape, target)
     training = training_memory(job, target)
     evaluation = evaluation_memory(config, subject.shape, target)
-    asked = machines(config.train, job, target, stored(config.train, job, subject.model_bytes))
+    kept = stored(config.train, job, subject.model_bytes, target.device)
+    asked = machines(config.train, job, target, kept)
     fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
     plan = StagePlan(
         name=subject.name,

@@ -10,6 +10,7 @@ import flytekit
 from flytekit import Deck, task
 from pydantic import BaseModel
 
+from configs.effective.device import PLAIN_CPU
 from configs.schema import (
     DataConfig,
     EvaluateConfig,
@@ -37,7 +38,7 @@ from tasks.runtime.secrets import (
 
 if TYPE_CHECKING:
     from tasks.plan.build import Built
-    from tasks.plan.sizing import Target
+    from tasks.plan.hardware.target import Target
 
 
 _planning = partial(
@@ -266,11 +267,11 @@ def _this_machine() -> "Target":
 
 def _target() -> "Target | None":
     """Return what training runs on, where it is known: a laptop itself, or pods as small as one."""
-    from tasks.plan.sizing import Target
+    from tasks.plan.hardware.this_machine import cpu_target
 
     if is_laptop_run():
         return _this_machine()
-    return None if SMALL_POD_BYTES is None else Target("CPU", SMALL_POD_BYTES)
+    return None if SMALL_POD_BYTES is None else cpu_target(SMALL_POD_BYTES)
 
 
 def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False) -> "Built":
@@ -290,6 +291,7 @@ def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plan
         scratch=Path(tempfile.gettempdir()),
         plans_elsewhere=plans_elsewhere,
         parameters_of=sizes_of,
+        device=PLAIN_CPU if target is None else target.device,
     )
     asked = questions(stages["train"], around) if "train" in stages else alignment_questions(stages, around)
     return build_plan(stages, answer(asked), target)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from configs.effective.lengths import longest_row, positions_of
 from configs.errors import DataError, ModelError
 from tasks.tokenize.control_tokens import ControlTokens, Markers, mark_messages
 
@@ -22,7 +23,6 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 MODEL_CONFIG = "config.json"
-_LONGEST_DEFAULT = 2048
 
 
 @dataclass(frozen=True)
@@ -171,11 +171,9 @@ def fitting_length(config: dict[str, Any], wanted: int | None) -> int:
     Raises:
         ModelError: `wanted` is more than the model's positions.
     """
-    positions = config.get("max_position_embeddings") or config.get("n_positions")
-    if wanted is None:
-        return min(positions or _LONGEST_DEFAULT, _LONGEST_DEFAULT)
-    if positions and wanted > positions:
+    positions = positions_of(config)
+    if wanted is not None and positions and wanted > positions:
         raise ModelError(
             f"tokenize.max_length={wanted} exceeds the model's {positions} positions; lower it or choose another model"
         )
-    return wanted
+    return longest_row(wanted, positions)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from transformers import TrainingArguments
 
+from configs.effective import training as effective
+from configs.effective.batches import accumulation
 from configs.errors import ConfigError
 from configs.objectives import OBJECTIVES, ONLINE
 from configs.schema.train import PROMPT_METHODS, TrainConfig
@@ -31,38 +32,21 @@ def learning_rate(config: TrainConfig) -> float:
     return rates.full if config.method == "full" else rates.adapter
 
 
-def accumulation_steps(config: TrainConfig) -> int:
-    """Return the forward passes per optimizer step and process: batch / (micro-batch x processes).
-
-    Raises:
-        ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
-    """
-    rows_per_pass = config.micro_batch * data_parallel_size(config)
-    if config.batch_size % rows_per_pass:
-        raise ConfigError(
-            f"train.batch_size={config.batch_size} is not a multiple of micro_batch_size x processes = {rows_per_pass}"
-        )
-    return config.batch_size // rows_per_pass
-
-
 def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
-    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
-
-    For rloo and grpo a row is a prompt with `num_generations` answers, and a batch that is not full is left out.
+    """Return the optimizer steps of the run on `num_rows` rows; see `configs.effective.training.optimizer_steps`.
 
     Raises:
-        ConfigError: there are fewer prompts than one batch needs.
+        ConfigError: rloo or grpo has fewer prompts than one batch needs.
     """
     if config.objective not in ONLINE:
-        return config.max_steps or max(1, math.ceil(config.epochs * math.ceil(num_rows / config.batch_size)))
+        return effective.optimizer_steps(config, num_rows)
     prompts = config.batch_size // config.policy.num_generations
     if num_rows < prompts:
         raise ConfigError(
             f"train.batch_size={config.batch_size} answers with policy.num_generations={config.policy.num_generations} "
             f"needs {prompts} prompts, and there are {num_rows} training rows; lower train.batch_size"
         )
-    steps = num_rows // prompts * config.policy.num_iterations
-    return config.max_steps or max(1, math.ceil(config.epochs * steps))
+    return effective.optimizer_steps(config, num_rows)
 
 
 def prompts_left_out(config: TrainConfig, num_rows: int) -> int:
@@ -102,7 +86,7 @@ def training_arguments(
         max_steps=config.max_steps or -1,
         per_device_train_batch_size=config.micro_batch,
         per_device_eval_batch_size=config.micro_batch,
-        gradient_accumulation_steps=accumulation_steps(config),
+        gradient_accumulation_steps=accumulation(config, data_parallel_size(config)),
         learning_rate=learning_rate(config),
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
         # in whole steps, rounded down: a first step of warm-up has a rate of 0, which a short run cannot spare

@@ -1,4 +1,4 @@
-"""What must be true of the processes of a run before they load anything, and the rows that each takes at once."""
+"""What must be true of the processes of a run before they load anything."""
 
 from __future__ import annotations
 
@@ -40,26 +40,3 @@ def check_devices(config: TrainConfig) -> None:
             f"train.processes_per_node={num_processes} needs {needed} GPUs, and this machine has {num_gpus}\n"
             f"set it to {max(1, num_gpus // config.cluster.gpus_per_process)}"
         )
-
-
-def smallest_micro_batch(config: TrainConfig) -> int:
-    """Return the fewest rows of a forward pass that the objective can learn from."""
-    # KTO estimates the KL divergence from the other rows of the pass
-    return 2 if config.objective == "kto" and config.kto.loss == "kto" else 1
-
-
-def fitting_micro_batch(config: TrainConfig, data_parallel_size: int) -> int:
-    """Return the largest micro-batch, of at most `train.micro_batch_size` rows, that divides the batch evenly.
-
-    `data_parallel_size` counts the processes that see different rows.
-
-    Raises:
-        ConfigError: the batch does not divide among so many processes.
-    """
-    for rows in range(config.micro_batch, smallest_micro_batch(config) - 1, -1):
-        if config.batch_size % (rows * data_parallel_size) == 0:
-            return rows
-    raise ConfigError(
-        f"train.batch_size={config.batch_size} does not divide among {data_parallel_size} processes\n"
-        f"set it to a multiple of {data_parallel_size * smallest_micro_batch(config)}"
-    )

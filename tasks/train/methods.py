@@ -12,15 +12,17 @@ from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from transformers import BitsAndBytesConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from configs.effective.lengths import FEWEST_TOKENS
+from configs.effective.numbers import precision, trained_base_format
 from configs.errors import ConfigError
 from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
-from tasks.models.load import device, has_bfloat16, load_model, load_reward_model
+from tasks.models.load import DTYPES, device, load_model, load_reward_model
+from tasks.models.this_device import this_device
 from tasks.models.vocabulary import fit_vocabulary, token_layers
 from tasks.train.sharding import check_divisible, loading_arguments
 
-_FEWEST_POSITIONS = 8
 _HEAD_NAME = "score"
 
 
@@ -48,10 +50,7 @@ def trainable_model(
     """
     check_divisible(config, model_config, directory, new_token_ids)
     kwargs |= loading_arguments(config)
-    dtype = None
-    if config.method == "full" and model_config.dtype == "auto":
-        # small updates vanish in 16-bit weights; mixed precision keeps a 32-bit copy
-        dtype = torch.float32
+    dtype = DTYPES[trained_base_format(config, model_config, this_device())]
     if config.method in QUANTIZED_METHODS:
         check_bitsandbytes(config, device())
         kwargs["quantization_config"] = _quantization(config)
@@ -72,13 +71,11 @@ def trainable_model(
 def _quantization(config: TrainConfig) -> BitsAndBytesConfig:
     if config.method == "lora_8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    precision = config.efficiency.precision
-    is_bfloat16 = precision == "bfloat16" or (precision == "auto" and has_bfloat16())
     return BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=torch.bfloat16 if is_bfloat16 else torch.float32,
+        bnb_4bit_compute_dtype=DTYPES[precision(config, this_device()).value],
     )
 
 
@@ -167,7 +164,7 @@ def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftCon
     )
 
 
-def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int = _FEWEST_POSITIONS) -> None:
+def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int = FEWEST_TOKENS) -> None:
     """Refuse what does not fit `model`, as `trainable_model` returned it; `longest_row` is in tokens.
 
     Raises:
@@ -176,7 +173,7 @@ def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int =
     """
     _check_answers(config, model, longest_row)
     if config.method in PROMPT_METHODS:
-        _check_room(config, model, max(longest_row, _FEWEST_POSITIONS))
+        _check_room(config, model, max(longest_row, FEWEST_TOKENS))
     elif config.method != "full":
         _check_targets(config, model)
 
@@ -199,7 +196,7 @@ def _check_room(config: TrainConfig, model: PreTrainedModel, longest_row: int) -
         raise ConfigError(
             f"train.prompt.num_virtual_tokens={count} leaves {max(0, positions - count)} of the model's {positions} "
             f"positions, and rows need {longest_row}\nlower it"
-            + (", or tokenize.max_length" if longest_row > _FEWEST_POSITIONS else "")
+            + (", or tokenize.max_length" if longest_row > FEWEST_TOKENS else "")
         )
 
 

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 
+from configs.effective.batches import fewest_rows, fitting_micro_batch
 from configs.errors import ConfigError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
 from tasks.train.checkpoint.store import Store
-from tasks.train.distributed import fitting_micro_batch, smallest_micro_batch
 
 NOTE_FILE = "out-of-memory.json"
 
@@ -37,7 +37,7 @@ def fit_micro_batch(
     """
     most = config.micro_batch
     if noted is not None:
-        most = min(most, max(noted // 2, smallest_micro_batch(config)))
+        most = min(most, max(noted // 2, fewest_rows(config)))
     rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": most}), data_parallel_size)
     if rows == config.micro_batch:
         return config, []
@@ -70,7 +70,7 @@ def out_of_memory(
 
 
 def _smaller(config: TrainConfig, data_parallel_size: int) -> int | None:
-    if config.micro_batch // 2 < smallest_micro_batch(config):
+    if config.micro_batch // 2 < fewest_rows(config):
         return None
     half = config.model_copy(update={"micro_batch_size": config.micro_batch // 2})
     try:

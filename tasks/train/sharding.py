@@ -25,13 +25,15 @@ from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, PreTrainedModel
 
 from configs.combinations import fault_of_heads
+from configs.effective import batches
+from configs.effective import training as in_effect
+from configs.effective.device import NOT_HERE
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
-from configs.schema.cluster import DEEPSPEED, FSDP, Sharding, effective_sharding
+from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
 
-NOT_HERE = "not here: "
 DEEPSPEED_CONFIGS = Path(__file__).parent.parent.parent / "configs" / "deepspeed"
 
 
@@ -42,14 +44,12 @@ def world_size() -> int:
 
 def effective(config: TrainConfig, num_processes: int | None = None) -> Sharding:
     """Return the word that is in effect on `num_processes`, by default those of this run."""
-    return effective_sharding(config.sharding, config.processes_per_node, num_processes or world_size())
+    return in_effect.sharding(config, num_processes or world_size()).value
 
 
 def data_parallel_size(config: TrainConfig) -> int:
-    """Return how many processes, or groups of them, see rows of their own."""
-    if effective(config) == "tensor_parallel":
-        return world_size() // config.processes_per_node
-    return world_size()
+    """Return how many processes of this run, or groups of them, see rows of their own."""
+    return batches.data_parallel_size(config, world_size())
 
 
 def connect(config: TrainConfig) -> None:
@@ -199,8 +199,10 @@ def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
 
 def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> list[Choice]:
     """Return what the report says of how the model is divided. `num_gpus` are those that one process sees."""
-    word = effective(config, num_processes)
-    lines = [Choice(name="sharding", value=word, reason=_why(config, word, num_gpus))]
+    word, reason = in_effect.sharding(config, num_processes)
+    if word == "layers" and num_gpus < 2:
+        reason = f"{NOT_HERE}{num_gpus} GPUs; the layers stay together"
+    lines = [Choice(name="sharding", value=word, reason=reason)]
     if word in DEEPSPEED:
         own = config.deepspeed.config
         reason = "the user's own file" if own else ""
@@ -219,24 +221,8 @@ def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> li
 
 def batch_line(config: TrainConfig, num_processes: int) -> Choice:
     """Return how the rows of a step are divided: processes x rows of a pass x passes."""
-    # all processes of a machine work on the same rows
-    groups = num_processes // config.processes_per_node if config.sharding == "tensor_parallel" else num_processes
-    rows = config.micro_batch * max(1, groups)
+    rows = config.micro_batch * batches.data_parallel_size(config, num_processes)
     machines = num_processes // config.processes_per_node
     on = f" on {machines} machines" if machines > 1 else ""
     each = f"{config.batch_size} rows a step, {rows} at a time"
     return Choice(name="processes", value=f"{num_processes}{on}", reason=each)
-
-
-def _why(config: TrainConfig, word: Sharding, num_gpus: int) -> str:
-    wish = config.sharding
-    if wish == "layers" and num_gpus < 2:
-        return f"{NOT_HERE}{num_gpus} GPUs; the layers stay together"
-    if wish == "fsdp_no_shard":
-        return "fsdp_no_shard: an undivided model is DDP, and PyTorch's FSDP has no strategy of that name any more"
-    if word == wish:
-        return ""
-    if word == "fsdp_full_shard":
-        return f"{wish} on one machine, where there is no second copy"
-    each = "one process on each machine" if wish == "fsdp_hybrid_shard" else "one process"
-    return f"{NOT_HERE}{wish} has nothing to divide among: {each}"

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 
-from configs.objectives import OBJECTIVES, ONLINE
+from configs.effective.training import has_reference
+from configs.objectives import ONLINE
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from tasks.models.vocabulary import fit_vocabulary
@@ -73,7 +74,7 @@ def make_trainer(
             settings["callbacks"].append(ExamplesAreApart(packed))
             collator = packed
         settings["data_collator"] = with_row_numbers(without_fill(collator))
-    if OBJECTIVES[config.objective].reference == "always" and config.method == "full":
+    if has_reference(config) and not is_online and config.method == "full":
         settings["ref_model"] = load()
     trainer = trainer_class(config.objective, Recoverable, SavesParts, LoadsBest, Watched, Divided)(**settings)
     trainer.start_dividing(config)

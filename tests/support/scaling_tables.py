@@ -5,18 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
+from llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_70B, LLAMA_3_405B
+
 from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.peak import estimate_memory, fits
-from tasks.plan.shapes.shape import (
-    LLAMA_2_7B,
-    LLAMA_2_13B,
-    LLAMA_2_70B,
-    LLAMA_3_8B,
-    LLAMA_3_70B,
-    LLAMA_3_405B,
-    ModelShape,
-)
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import step_collectives
 from tasks.plan.time.step_time import estimate_step_time, model_flops, palm_flops_per_token
 

@@ -169,7 +169,7 @@ def _of_machine(config: FineTuneConfig, around: Surroundings, base: Base) -> lis
     def space() -> Finding:
         resolved = base.resolved.needed()
         parameters, trained = _sizes(resolved, config, around)
-        kept = disk.kept_checkpoint_bytes(parameters, trained, train)
+        kept = disk.kept_checkpoint_bytes(parameters, trained, train, around.device)
         required = disk.required_disk_bytes(resolved.weight_bytes, config, kept)
         disk.check_disk(around.scratch, required)
         return Finding(f"{required / _GIB:.2f} GiB for models and {train.checkpoint.keep + 1} checkpoints", required)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.effective.device import PLAIN_CPU, Device
 from configs.schema import FineTuneConfig, ModelConfig
 from tasks.files.streams import is_remote
 from tasks.plan.checks.preflight import NETWORK_SECONDS, READING_SECONDS, Shared
@@ -19,8 +20,9 @@ class Surroundings:
 
     `token_sources` and `tracker_sources` say in words where secrets were looked for. `filesystem_of` returns Flyte's
     file system for an address, `parameters_of` (all, trained) of a model by its config.json, where the caller can say.
-    `stage` is that of an alignment, and stands before the names of questions that each stage has. `plans_elsewhere`:
-    the plan is made here for machines elsewhere, so that what only this one lacks is no failure.
+    `device` is what trains, where training runs here. `stage` is that of an alignment, and stands before the names of
+    questions that each stage has. `plans_elsewhere`: the plan is made here for machines elsewhere, so that what only
+    this one lacks is no failure.
     """
 
     is_laptop: bool
@@ -34,6 +36,7 @@ class Surroundings:
     stage: str = ""
     plans_elsewhere: bool = False
     parameters_of: Callable[[dict[str, Any], FineTuneConfig], tuple[int, int]] | None = None
+    device: Device = PLAIN_CPU
 
     @property
     def runs_here(self) -> bool:

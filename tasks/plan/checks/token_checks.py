@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any, cast
 
+from configs.effective.lengths import FEWEST_TOKENS, positions_of
 from configs.errors import ConfigError, DataError, ModelError
 from configs.schema import TokenizeConfig, TrainConfig
 from configs.schema.train import ONLINE, PROMPT_METHODS
@@ -21,7 +22,6 @@ from tasks.tokenize.tokens import tokenize_rows
 from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
 
 _ANY_LENGTH = 2**20
-_FEWEST_TOKENS = 8
 UNKNOWN_POSITIONS = "an unknown number of positions"
 _TURNS = [
     {"role": "user", "content": "What is one and one?"},
@@ -126,7 +126,7 @@ def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[st
     """
     model = text_settings(settings)
     length = fitting_length(model, tokenize.max_length)
-    positions = model.get("max_position_embeddings") or model.get("n_positions")
+    positions = positions_of(model)
     found = f"{length} tokens of {f'{positions} positions' if positions else UNKNOWN_POSITIONS}"
     taken, name = 0, ""
     if train.method in PROMPT_METHODS:
@@ -136,7 +136,7 @@ def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[st
     if not positions or not taken:
         return found, ""
     left = positions - taken
-    if left < _FEWEST_TOKENS:
+    if left < FEWEST_TOKENS:
         raise ConfigError(f"{name}={taken} leaves {max(0, left)} of the model's {positions} positions\nlower it")
     if length > left:
         return found, (

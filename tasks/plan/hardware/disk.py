@@ -5,6 +5,9 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+from configs.effective import training as effective
+from configs.effective.device import Device
+from configs.effective.numbers import precision
 from configs.errors import ArtifactError
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
@@ -13,8 +16,8 @@ from configs.schema.train import TrainConfig
 _GIB = 2**30
 _WEIGHT_BYTES = 4
 """A trained number in a checkpoint: 32 bits, also where the computation has 16."""
-_MOMENT_BYTES = {"adamw_8bit": 2, "paged_adamw_8bit": 2}
-_ADAM_BYTES = 8
+_MOMENTS, _EIGHT_BIT_MOMENTS = 8, 2
+"""Both moments of a trained number."""
 _STATE_BYTES = 2**20
 """Random numbers, schedule, position in the data: under 1 MiB in every checkpoint."""
 
@@ -33,30 +36,36 @@ def check_disk(directory: Path, required_bytes: int) -> None:
         )
 
 
-def checkpoint_bytes(parameters: int, trained: int, config: TrainConfig) -> int:
+def checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: Device) -> int:
     """Return the bytes of one checkpoint, over all machines.
 
     A checkpoint holds what is trained: all `parameters` of method full, else the `trained` ones of the adapter, each
     as a 32-bit weight with the two 32-bit moments of AdamW, 12 bytes; 8-bit optimizers keep both moments in 2 bytes.
-    DeepSpeed saves the weights once more in the type it computes in: 2 bytes, on a GPU.
+    DeepSpeed saves the weights once more in the format it computes in.
     """
-    count = parameters if config.method == "full" else trained
-    moments = _MOMENT_BYTES.get(config.efficiency.optimizer, _ADAM_BYTES)
-    again = 2 if config.sharding in DEEPSPEED else 0
-    return count * (_WEIGHT_BYTES + moments + again) + _STATE_BYTES
+    count = parameters if train.method == "full" else trained
+    num_processes = train.fewest_nodes * train.processes_per_node
+    is_8bit = effective.optimizer(train, device, num_processes).value in effective.EIGHT_BIT
+    again = 0
+    if train.sharding in DEEPSPEED:
+        again = 2 if precision(train, device).value == "bfloat16" else 4
+    return count * (_WEIGHT_BYTES + (_EIGHT_BIT_MOMENTS if is_8bit else _MOMENTS) + again) + _STATE_BYTES
 
 
-def kept_checkpoint_bytes(parameters: int, trained: int, config: TrainConfig) -> int:
+def kept_checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: Device) -> int:
     """Return the bytes of all checkpoints at the fullest moment, and of the best weights.
 
     There are `checkpoint.keep`, and one more while it is written. Where the best weights are kept, so many copies of
-    them: each checkpoint may name another best step.
+    them: each checkpoint may name another best step. DeepSpeed and FSDP keep the optimizer with the best weights.
     """
-    count = parameters if config.method == "full" else trained
-    copies = config.checkpoint.keep + 1
-    has_best = config.watch.keep == "best" and config.watch.evaluations > 0
-    best = copies * count * _WEIGHT_BYTES if has_best else 0
-    return copies * checkpoint_bytes(parameters, trained, config) + best
+    copies = train.checkpoint.keep + 1
+    count = parameters if train.method == "full" else trained
+    whole = checkpoint_bytes(parameters, trained, train, device)
+    num_processes = train.fewest_nodes * train.processes_per_node
+    best = 0
+    if effective.kept_weights(train, True, num_processes).value == "best":
+        best = whole if effective.saves_whole_state(train, num_processes) else count * _WEIGHT_BYTES
+    return copies * (whole + best)
 
 
 def required_disk_bytes(weight_bytes: int, config: FineTuneConfig, checkpoints: int = 0) -> int:

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Sequence
 from pathlib import Path
 
+from configs.effective.device import Device
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.hardware.local_gpus import local_gpus
-from tasks.plan.sizing import Target
+from tasks.plan.hardware.target import Target
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _AMPERE = (8, 0)
 """Compute capability from which on a GPU computes in bfloat16."""
+_CPU_FLAGS = Path("/proc/cpuinfo")
+_BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
+"""What Linux calls the instructions that PyTorch asks a CPU for before it computes in bfloat16."""
 
 
 def host_memory_bytes() -> int:
@@ -28,16 +33,35 @@ def this_machine(types: Sequence[GpuType]) -> Target:
     """Return the first GPU that a process here may use, with the table's data where it is in it; else the CPU."""
     gpus = local_gpus()
     if not gpus or not gpus[0].memory_bytes:
-        return Target("CPU", host_memory_bytes())
+        return cpu_target(host_memory_bytes())
     gpu = gpus[0]
     known = next((each for each in types if _is_named(each, gpu.name)), None)
     return Target(
         known.name if known else gpu.name,
         gpu.memory_bytes,
+        Device("gpu", gpu.name, gpu.compute_capability >= _AMPERE, _has_bitsandbytes()),
         known,
-        is_gpu=True,
-        computes_bfloat16=gpu.compute_capability >= _AMPERE,
     )
+
+
+def cpu_target(memory_bytes: float) -> Target:
+    """Return a CPU like this machine's, with so much memory, as the target of a plan."""
+    return Target("CPU", memory_bytes, Device("cpu", "CPU", cpu_has_bfloat16(), _has_bitsandbytes()))
+
+
+def cpu_has_bfloat16() -> bool:
+    """Return whether this CPU computes in bfloat16 itself: AVX-512 BF16 or AMX, as Linux lists them."""
+    try:
+        lines = _CPU_FLAGS.read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        # not Linux: none of the CPUs there has these instructions
+        return False
+    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
+    return not _BFLOAT16_FLAGS.isdisjoint(flags)
+
+
+def _has_bitsandbytes() -> bool:
+    return importlib.util.find_spec("bitsandbytes") is not None
 
 
 def _is_named(gpu: GpuType, name: str) -> bool:

@@ -56,9 +56,11 @@ def _llama_bytes(job: TrainingJob) -> tuple[float, float]:
     if size == 4 or (full and weight_bits(job) == 16):
         # the norm's output is what all maps behind it save
         return norms + 2 * size * h, attention + mlp
+    # without autocast an adapter computes in 32 bits, and copies its input for that
+    copied = 4 if job.precision == "float32" else size
     # copies for q, k, v, gate and up; and for o, whose input an adapter on 16-bit weights copies once more
-    copies = 5 * size * h
-    return norms + copies, attention + mlp + (0 if full else size * q)
+    copies = 5 * copied * h
+    return norms + copies, attention + mlp + (0 if full else copied * q + (copied - size) * wide)
 
 
 def _adapter_bytes(job: TrainingJob) -> float:
@@ -119,7 +121,8 @@ def layer_backward_bytes(job: TrainingJob) -> float:
     shape, size = job.shape, compute_bytes(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     tokens = job.sequence_tokens
-    temporaries = gradient_temporaries_bytes(shape, tokens, weight_bits(job), job.precision, split)
+    precision = "float32" if size == 4 else "bfloat16"
+    temporaries = gradient_temporaries_bytes(shape, tokens, weight_bits(job), precision, split)
     if job.method not in PROMPT_METHODS and shape.temporary_bytes is None:
         temporaries -= tokens * size * shape.intermediate / split
     return temporaries
@@ -135,6 +138,6 @@ def layer_forward_bytes(job: TrainingJob) -> float:
 
 def _computation(job: TrainingJob) -> int:
     """Return the place of the job's computation in the counts of `ModelShape`."""
-    if job.precision == "float32":
+    if compute_bytes(job) == 4:
         return 2
     return 0 if weight_bits(job) == 16 else 1

@@ -22,7 +22,7 @@ ANSWERS = "the end of the generated answers, with all keys and values"
 
 def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     """Return the moments of held-out loss and generation that may be the fullest."""
-    shape, size = job.shape, 2 if job.precision == "bfloat16" else 4
+    shape, size = job.shape, 4 if job.precision == "float32" else 2
     weights = float(size * shape.parameters)
     tokens = job.batch_size * job.length
     # a row alone may have more, rows together not

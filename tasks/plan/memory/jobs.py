@@ -1,40 +1,45 @@
-"""How a model is trained on how many GPUs: the settings of a config that decide memory, traffic and time."""
+"""What of a config decides memory, traffic and time: the input of every estimate."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
+from configs.effective.numbers import NumberFormat, Precision
+from configs.effective.training import Optimizer
 from configs.objectives import OBJECTIVES, ONLINE, SCORING, Objective
 from configs.schema.cluster import MODEL_PARALLEL, Sharding
 from configs.schema.train import PROMPT_METHODS, Method
 from tasks.plan.shapes.shape import ModelShape
 
 Offload = Literal["none", "optimizer", "optimizer_and_parameters"]
-Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
 Device = Literal["cuda", "cpu"]
 
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """The settings of a config that decide memory, traffic and time, in the config's own words.
+    """The settings of a config that decide memory, traffic and time, as they are in effect.
 
-    `length` is tokens in each row of a pass; `accumulation` is passes for each optimizer step. `precision` is that of
-    the computation. `reduces_each_pass` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a
-    GPU keeps whole gradients from pass to pass. Under `tensor_parallel` and `layers` all GPUs work on the same rows.
-    `length` has prompt and answer, of rloo and grpo the prompt alone, and virtual tokens.
-    `has_reference`: the objective (dpo, kto, and rloo and grpo with a KL penalty) compares with the model that training
-    began with. `num_generations` and `max_new_tokens` are read by rloo and grpo.
-    `has_padding`: rows of a pass are of unlike length, so that attention gets a mask.
-    `reduce_bucket` is DeepSpeed's reduce_bucket_size, in numbers; the default is that of configs/deepspeed. On a `cpu`
-    the loss has no kernel of its own.
+    `precision` is bfloat16 where layers compute under autocast, or DeepSpeed or FSDP casts; else they compute in the
+    format of the weights. `weights` is the format in which the base is loaded; when not given, float32 where all
+    weights are trained or the precision is float32, else bfloat16.
+    `micro_batch` is the most rows of a pass, and `accumulation` the passes of an optimizer step. `length` is the tokens
+    of a row: prompt and answer (rloo and grpo: the prompt alone) and virtual tokens. `has_padding`: sequences of a pass
+    are of unlike length, so that attention gets a mask. Under `tensor_parallel` and `layers` all GPUs work on the same
+    rows.
+    `has_reference`: the objective compares with the model that training began with. `num_generations` and
+    `max_new_tokens` are read by rloo and grpo.
+    `reduces_each_pass` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a GPU keeps whole
+    gradients from pass to pass. `reduce_bucket` is DeepSpeed's reduce_bucket_size, in numbers; the default is that of
+    configs/deepspeed. On a `cpu` the loss has no kernel of its own.
     """
 
     shape: ModelShape
     sharding: Sharding = "none"
     method: Method = "full"
     offload: Offload = "none"
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Precision = "bfloat16"
+    weights: NumberFormat | None = None
     optimizer: Optimizer = "adamw"
     lora_rank: int = 16
     num_virtual_tokens: int = 20
@@ -53,6 +58,13 @@ class TrainingJob:
     has_padding: bool = False
     reduce_bucket: int = 200_000_000
     device: Device = "cuda"
+
+    @property
+    def base_bits(self) -> Literal[16, 32]:
+        """Bits of a number of the base as it is loaded, before anything is quantized or cast."""
+        if self.weights is not None:
+            return 32 if self.weights == "float32" else 16
+        return 32 if self.method == "full" or self.precision == "float32" else 16
 
     @property
     def tokens(self) -> int:
@@ -123,5 +135,5 @@ class EvaluationJob:
     batch_size: int = 32
     length: int = 2048
     new_tokens: int = 512
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: NumberFormat = "bfloat16"
     prompt_length: int | None = None

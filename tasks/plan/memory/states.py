@@ -5,6 +5,7 @@ hold, which are not always those of the paper:
 
 PyTorch (none, fsdp_*, tensor_parallel)   4 weights + 4 gradients + 8 moments, all in 32 bits; computed under autocast,
                                           or FSDP's cast, with 16-bit copies that are temporary
+PyTorch, weights loaded in 16 bits        2 weights + 2 gradients + 4 moments: nothing has 32 bits
 DeepSpeed (zero1-3) in bfloat16           2 weights + 2 gradients + 12: 32-bit weights and moments
 DeepSpeed in float32                      4 weights + 4 gradients + 12: the 32-bit weights are held twice
 """
@@ -34,10 +35,10 @@ class BytesPerParameter:
 
 
 PYTORCH = BytesPerParameter(4, 4, 8)
+PYTORCH_16_BIT = BytesPerParameter(2, 2, 4)
 DEEPSPEED_16_BIT = BytesPerParameter(2, 2, 12)
 DEEPSPEED_32_BIT = BytesPerParameter(4, 4, 12)
-# moments of 2 bytes in the place of 8
-_EIGHT_BIT_SAVES = 6
+_EIGHT_BIT_MOMENTS = 2
 # NF4, blocks of 64 with an 8-bit scale, 256 of which share a 32-bit one: https://arxiv.org/abs/2305.14314
 NF4_BYTES = 0.5 + 1 / 64 + 4 / (64 * 256)
 
@@ -70,19 +71,23 @@ def divided_states(
 
 def bytes_per_trained(job: TrainingJob) -> BytesPerParameter:
     """Return what a trained parameter takes with the job's library, precision and optimizer."""
-    each = PYTORCH
+    # adapters and virtual tokens are trained in 32 bits over any base
+    each = PYTORCH_16_BIT if job.method == "full" and job.base_bits == 16 else PYTORCH
+    moments = each.optimizer
     if job.sharding in DEEPSPEED:
         each = DEEPSPEED_16_BIT if job.precision == "bfloat16" else DEEPSPEED_32_BIT
+        moments = PYTORCH.optimizer
     if job.optimizer == "adamw":
         return each
-    return BytesPerParameter(each.weights, each.gradients, each.optimizer - _EIGHT_BIT_SAVES)
+    return BytesPerParameter(each.weights, each.gradients, each.optimizer - moments + _EIGHT_BIT_MOMENTS)
 
 
 def frozen_weight_bytes(job: TrainingJob) -> float:
     """Return the bytes of the base under an adapter or virtual tokens, undivided; 0 for `full`."""
     if job.method == "full":
         return 0.0
-    other, parameters = compute_bytes(job), job.model_parameters
+    is_cast = job.sharding in DEEPSPEED and job.precision == "bfloat16"
+    other, parameters = 2 if is_cast else job.base_bits // 8, job.model_parameters
     if job.method not in QUANTIZED_METHODS:
         return other * parameters
     linear = job.shape.quantized_parameters
@@ -96,17 +101,15 @@ def frozen_weight_bytes(job: TrainingJob) -> float:
 
 
 def compute_bytes(job: TrainingJob) -> int:
-    """Return the bytes of a number in the job's precision."""
-    return 2 if job.precision == "bfloat16" else 4
+    """Return the bytes of a number that layers compute with."""
+    return 2 if job.precision == "bfloat16" or weight_bits(job) == 16 else 4
 
 
 def weight_bits(job: TrainingJob) -> Literal[16, 32]:
     """Return the type in which the layers' weights meet the rows before any autocast: it is that of what flows
     between the layers."""
-    if job.precision == "float32":
-        return 32
-    is_cast = job.method != "full" or job.sharding in (*DEEPSPEED, *FSDP)
-    return 16 if is_cast else 32
+    is_cast = job.precision == "bfloat16" and job.sharding in (*DEEPSPEED, *FSDP)
+    return 16 if is_cast else job.base_bits
 
 
 def states_of(job: TrainingJob) -> BytesPerParameter:

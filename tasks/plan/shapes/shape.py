@@ -106,16 +106,6 @@ class ModelShape:
         return tuple(Linear(name, inputs, outputs, self.layers) for name, (inputs, outputs) in sizes.items())
 
     @property
-    def linear_sizes(self) -> list[tuple[int, int]]:
-        """Inputs and outputs of the linear maps of one layer, each expert's too; of the average layer, rounded up,
-        where layers differ."""
-        return [
-            (linear.inputs, linear.outputs)
-            for linear in self.linear_maps
-            for _ in range(-(-linear.count // self.layers))
-        ]
-
-    @property
     def linear_parameters(self) -> int:
         """Weights of the linear maps of all layers and experts, without the output head."""
         return sum(linear.parameters for linear in self.linear_maps)
@@ -158,11 +148,6 @@ class ModelShape:
         return self.linear_parameters - self._idle_share(experts)
 
     @property
-    def expert_parameters(self) -> int:
-        """Weights of all experts that tokens are routed to."""
-        return sum(linear.parameters for linear in self.linear_maps if linear.is_expert)
-
-    @property
     def quantized_parameters(self) -> int:
         """Weights that bitsandbytes quantizes: linear layers and GPT-2's `Conv1D`, neither the head nor experts that
         are one parameter of three dimensions."""
@@ -202,11 +187,3 @@ class ModelShape:
 
 def _with_biases(linear: Linear) -> int:
     return linear.parameters + (linear.count * linear.outputs if linear.has_bias else 0)
-
-
-LLAMA_2_7B = ModelShape("Llama-2-7B", 4096, 32, 32, 32, 11008, 32000)
-LLAMA_2_13B = ModelShape("Llama-2-13B", 5120, 40, 40, 40, 13824, 32000)
-LLAMA_2_70B = ModelShape("Llama-2-70B", 8192, 80, 64, 8, 28672, 32000)
-LLAMA_3_8B = ModelShape("Llama-3.1-8B", 4096, 32, 32, 8, 14336, 128256)
-LLAMA_3_70B = ModelShape("Llama-3.1-70B", 8192, 80, 64, 8, 28672, 128256)
-LLAMA_3_405B = ModelShape("Llama-3.1-405B", 16384, 126, 128, 8, 53248, 128256)

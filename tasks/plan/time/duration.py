@@ -16,6 +16,7 @@ from configs.schema import FineTuneConfig
 from configs.wire_plan import Expectation
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
+from tasks.plan.memory.states import compute_bytes
 from tasks.plan.time.step_time import estimate_step_time
 
 CHARACTERS_PER_TOKEN = 4.0
@@ -51,7 +52,7 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
 def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
     """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
     step_cost = OBJECTIVES[job.objective].step_cost
-    if job.precision == "float32":
+    if compute_bytes(job) == 4:
         if gpu.peak_float32_flops is None:
             return None
         gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)

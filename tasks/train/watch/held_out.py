@@ -9,10 +9,11 @@ from typing import Any, Literal
 
 from transformers import EarlyStoppingCallback, TrainerCallback
 
-from configs.schema.cluster import DEEPSPEED, FSDP
+from configs.effective import training as effective
+from configs.effective.device import Setting
 from configs.schema.train import ONLINE, TrainConfig
 from configs.wire import Choice
-from tasks.train.sharding import effective
+from tasks.train.sharding import world_size
 
 _MOST_ROWS = 512
 _FEWEST_ROWS = 64
@@ -30,20 +31,9 @@ def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
     return sorted({math.ceil(number * num_steps / evaluations) for number in range(1, evaluations + 1)})
 
 
-def kept_weights(config: TrainConfig, has_held_out: bool) -> tuple[Literal["best", "last"], str]:
-    """Return which weights a run keeps, and why, where it is not what `train.watch.keep` says."""
-    if config.watch.keep == "last":
-        return "last", ""
-    if not has_held_out:
-        return "last", "there are no held-out rows"
-    if not config.watch.evaluations:
-        return "last", "train.watch.evaluations is 0"
-    word = effective(config)
-    if word == "tensor_parallel":
-        return "last", "transformers does not load weights back into layers that it has divided"
-    if word in (*DEEPSPEED, *FSDP) and config.most_nodes > 1:
-        return "last", "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
-    return "best", ""
+def kept_weights(config: TrainConfig, has_held_out: bool) -> Setting[Literal["best", "last"]]:
+    """Return which weights this run keeps, and why, where it is not what `train.watch.keep` says."""
+    return effective.kept_weights(config, has_held_out, world_size())
 
 
 def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool) -> dict[str, Any]:
@@ -69,7 +59,7 @@ def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool
             "save_strategy": "best",
             "save_total_limit": 1,
             "load_best_model_at_end": True,
-            "save_only_model": effective(config) not in (*DEEPSPEED, *FSDP),
+            "save_only_model": not effective.saves_whole_state(config, world_size()),
         }
     return arguments
 

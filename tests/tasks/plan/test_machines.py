@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B
 
 from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES
+from tasks.plan.hardware.target import gpu_target
 from tasks.plan.machines import Stored, cluster_of, disk_gib, host_bytes, machines, stored
-from tasks.plan.shapes.shape import LLAMA_2_7B
-from tasks.plan.sizing import gpu_target, training_job
+from tasks.plan.sizing import training_job
 
 A100 = gpu_target(GPU_TYPES["A100-80GB"])
 GIB = 2**30
@@ -55,7 +56,7 @@ def test_machines_are_asked_for_all_of_their_processes() -> None:
 
 def test_fewer_checkpoints_need_less_disk() -> None:
     job = training_job(config(), LLAMA_2_7B, A100)
-    few, many = (stored(config(checkpoint={"keep": keep}).train, job, 0) for keep in (1, 2))
+    few, many = (stored(config(checkpoint={"keep": keep}).train, job, 0, A100.device) for keep in (1, 2))
     assert few.model == many.model == 2 * 6_738_415_616
     # one more copy of 32-bit weights and moments, and one of the best weights
     assert many.checkpoints - few.checkpoints == pytest.approx((12 + 4) * 6_738_415_616, rel=1e-3)

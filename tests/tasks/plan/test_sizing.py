@@ -6,20 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B, LLAMA_3_8B
 
 from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES
-from tasks.plan.shapes.shape import LLAMA_2_7B, LLAMA_3_8B
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,
     GPU_CONTEXT_BYTES,
-    GREEDY_TOKENS,
-    LONGEST_DEFAULT,
-    Target,
     candidates,
     evaluation_memory,
     fits_training,
-    gpu_target,
     longest_rows,
     smallest_target,
     training_job,
@@ -143,10 +140,3 @@ def test_of_a_range_the_fewest_machines_must_hold_the_model() -> None:
     assert (ranged.num_gpus, ranged.accumulation) == (4, 4)
     # with half the GPUs each has twice the states
     assert training_memory(one, A100).optimizer == 2 * training_memory(two, A100).optimizer
-
-
-def test_lengths_are_those_of_the_stages_themselves() -> None:
-    from tasks.evaluate import answers
-    from tasks.tokenize import template
-
-    assert (LONGEST_DEFAULT, GREEDY_TOKENS) == (template._LONGEST_DEFAULT, answers._LONGEST_ANSWER)

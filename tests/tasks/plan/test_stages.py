@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
+from llama_shapes import LLAMA_2_7B
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_config
@@ -15,9 +16,10 @@ from configs.schema import FineTuneConfig
 from tasks.plan.assumptions import row_facts_of
 from tasks.plan.checks.first_rows import FirstRows
 from tasks.plan.hardware.gpus import GPU_TYPES
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.architectures import known_shape, shape_of
-from tasks.plan.shapes.shape import LLAMA_2_7B, ModelShape
-from tasks.plan.sizing import Target, gpu_target, training_job, training_memory
+from tasks.plan.shapes.shape import ModelShape
+from tasks.plan.sizing import training_job, training_memory
 from tasks.plan.stages import Subject, misfit, plan_stage
 from tasks.plan.time.duration import RowFacts
 

@@ -31,14 +31,14 @@ def test_a_gpu_of_the_table_has_its_own_memory_and_the_tables_price(nvidia_smi) 
     nvidia_smi("NVIDIA A100-SXM4-80GB, GPU-a, 81920, 8.0")
     target = machine.this_machine(TYPES)
     assert (target.name, target.memory_bytes, target.is_gpu) == ("A100-80GB", 81920 * 2**20, True)
-    assert target.gpu is GPU_TYPES["A100-80GB"] and target.computes_bfloat16
+    assert target.gpu is GPU_TYPES["A100-80GB"] and target.device.has_bfloat16
 
 
 def test_a_gpu_that_is_not_in_the_table_has_memory_and_no_made_up_speed(nvidia_smi) -> None:
     nvidia_smi("NVIDIA GeForce GTX 1080, GPU-a, 8192, 6.1")
     target = machine.this_machine(TYPES)
     assert (target.name, target.memory_bytes) == ("NVIDIA GeForce GTX 1080", 8192 * 2**20)
-    assert target.is_gpu and target.gpu is None and not target.computes_bfloat16
+    assert target.is_gpu and target.gpu is None and not target.device.has_bfloat16
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B
 
 from tasks.plan.memory.activations import (
     checkpoint_bytes,
@@ -15,7 +16,7 @@ from tasks.plan.memory.activations import (
     layer_activation_bytes,
 )
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.shapes.shape import LLAMA_2_7B, ModelShape
+from tasks.plan.shapes.shape import ModelShape
 
 SMALL = ModelShape("small", 256, 4, 8, 2, 704, 100)
 ROWS, LENGTH, RANK = 2, 64, 3

@@ -6,12 +6,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B
 
 from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.memory.moments import LAST_LAYER, LOSS, REFERENCE, STEP, Moment, moments_of
 from tasks.plan.memory.peak import estimate_evaluation, estimate_memory, fits
 from tasks.plan.memory.states import DEEPSPEED_16_BIT, BytesPerParameter, divided_states, states_of
-from tasks.plan.shapes.shape import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B, ModelShape
+from tasks.plan.shapes.shape import ModelShape
 
 MIB, GIB = 2**20, 2**30
 LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B
 
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.shapes.shape import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B, ModelShape
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import sent_bytes, step_collectives
 
 P = 6_738_415_616

@@ -6,11 +6,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from llama_shapes import LLAMA_2_7B
 
 from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES
-from tasks.plan.shapes.shape import LLAMA_2_7B
-from tasks.plan.sizing import gpu_target, training_job
+from tasks.plan.hardware.target import gpu_target
+from tasks.plan.sizing import training_job
 from tasks.plan.time.duration import RowFacts, expect, training_steps
 from tasks.plan.time.step_time import estimate_step_time
 

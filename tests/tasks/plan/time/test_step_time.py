@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from llama_shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B
 
 from tasks.plan.hardware.gpus import GPU_TYPES, GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.shapes.architectures import known_shape, shape_of
-from tasks.plan.shapes.shape import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B, ModelShape
+from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import Collectives
 from tasks.plan.time.step_time import (
     LINK_EFFICIENCY,

@@ -1,0 +1,77 @@
+"""How the rows of an optimizer step are shared among processes and forward passes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from configs.errors import ConfigError
+
+if TYPE_CHECKING:
+    from configs.schema.train import TrainConfig
+
+MOST_ROWS = 8
+"""The largest micro-batch that is chosen where the config names none: larger passes are hardly faster."""
+MOST_EVALUATION_ROWS = 32
+"""The same for a forward pass of the evaluation."""
+
+
+def data_parallel_size(train: TrainConfig, num_processes: int) -> int:
+    """Return how many of `num_processes`, or how many groups of them, see rows of their own.
+
+    Under tensor parallelism the processes of a machine are one model, and work on the same rows.
+    """
+    if train.sharding == "tensor_parallel":
+        return max(1, num_processes // train.processes_per_node)
+    return num_processes
+
+
+def fewest_rows(train: TrainConfig) -> int:
+    """Return the fewest rows of a forward pass that the objective can learn from.
+
+    KTO's own loss estimates the KL divergence of each row from another row of the same pass.
+    """
+    return 2 if train.objective == "kto" and train.kto.loss == "kto" else 1
+
+
+def divides_batch(train: TrainConfig, rows: int, num_processes: int) -> bool:
+    """Return whether passes of so many rows make up the batch evenly, and are enough for the objective."""
+    return rows >= fewest_rows(train) and train.batch_size % (rows * data_parallel_size(train, num_processes)) == 0
+
+
+def default_micro_batch(train: TrainConfig, num_processes: int) -> int:
+    """Return the micro-batch where neither the user nor a plan has set one: the most rows, up to 8, that divide."""
+    dividing = (rows for rows in range(MOST_ROWS, 0, -1) if divides_batch(train, rows, num_processes))
+    return next(dividing, MOST_ROWS)
+
+
+def fitting_micro_batch(train: TrainConfig, num_groups: int) -> int:
+    """Return the largest micro-batch, of at most `train.micro_batch` rows, that divides the batch evenly.
+
+    `num_groups` is that of `data_parallel_size`.
+
+    Raises:
+        ConfigError: the batch does not divide among so many processes.
+    """
+    for rows in range(train.micro_batch, fewest_rows(train) - 1, -1):
+        if train.batch_size % (rows * num_groups) == 0:
+            return rows
+    raise ConfigError(
+        f"train.batch_size={train.batch_size} does not divide among {num_groups} processes\n"
+        f"set it to a multiple of {num_groups * fewest_rows(train)}"
+    )
+
+
+def accumulation(train: TrainConfig, num_groups: int) -> int:
+    """Return the forward passes per optimizer step and process: batch / (micro-batch x processes).
+
+    `num_groups` is that of `data_parallel_size`.
+
+    Raises:
+        ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
+    """
+    rows_per_pass = train.micro_batch * num_groups
+    if train.batch_size % rows_per_pass:
+        raise ConfigError(
+            f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = {rows_per_pass}"
+        )
+    return train.batch_size // rows_per_pass

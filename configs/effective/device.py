@@ -1,0 +1,60 @@
+"""What an effective setting depends on beside the config, and what it looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, Literal, NamedTuple, TypeVar
+
+Value = TypeVar("Value")
+
+NOT_HERE = "not here: "
+"""Begins the reason of a setting that was asked for by name, and that the device or the run cannot have."""
+
+
+class Setting(NamedTuple, Generic[Value]):
+    """A value in effect, and why. The reason begins with `auto: ` where the config left the choice open, and with
+    `NOT_HERE` where the config asked for something else; it is empty where the config has what it asked for."""
+
+    value: Value
+    reason: str = ""
+
+    @property
+    def is_fallback(self) -> bool:
+        """Whether the config asked for something else."""
+        return self.reason.startswith(NOT_HERE)
+
+
+@dataclass(frozen=True)
+class Device:
+    """One GPU, or a CPU, and what is installed for it."""
+
+    kind: Literal["cpu", "gpu"]
+    name: str
+    has_bfloat16: bool
+    """Whether the device computes in bfloat16 itself; emulation is slower than float32."""
+    has_bitsandbytes: bool = True
+    has_flash_attention: bool = False
+    liger_model_types: frozenset[str] = frozenset()
+    """Architectures that the installed Liger has kernels for; empty without Liger."""
+    has_compiler: bool = False
+    """What torch.compile builds kernels with: Triton for a GPU, a C++ compiler for a CPU."""
+
+    @property
+    def is_gpu(self) -> bool:
+        """Whether it is a GPU."""
+        return self.kind == "gpu"
+
+
+PLAIN_CPU = Device("cpu", "CPU", has_bfloat16=False)
+"""A CPU that computes in float32 only."""
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What transformers' class of a model supports. `is_known` is False for a model with code of its own."""
+
+    model_type: str
+    """The one in the model's config.json, such as `llama`."""
+    is_known: bool = True
+    has_sdpa: bool = True
+    has_flash_attention: bool = True

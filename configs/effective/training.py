@@ -1,0 +1,118 @@
+"""How training runs where the config leaves it open, or asks for what the run cannot have."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from configs.effective.device import NOT_HERE, Device, Setting
+from configs.objectives import OBJECTIVES, ONLINE
+from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
+
+if TYPE_CHECKING:
+    from configs.schema.train import TrainConfig
+
+Optimizer = Literal["adamw", "adamw_8bit", "paged_adamw_8bit"]
+EIGHT_BIT: tuple[Optimizer, ...] = ("adamw_8bit", "paged_adamw_8bit")
+"""Optimizers of bitsandbytes, which keep both moments of a number in 2 bytes."""
+
+
+def sharding(train: TrainConfig, num_processes: int) -> Setting[Sharding]:
+    """Return how the model is sharded among `num_processes`: `none` where the wanted way has nothing to shard."""
+    wish = train.sharding
+    if wish == "fsdp_no_shard":
+        reason = "fsdp_no_shard: an unsharded model is DDP, and PyTorch's FSDP has no strategy of that name any more"
+        return Setting("none", reason)
+    if num_processes == 1 and wish in (*FSDP, "tensor_parallel"):
+        machine = "one process on each machine" if wish == "fsdp_hybrid_shard" else "one process"
+        return Setting("none", f"{NOT_HERE}{wish} has nothing to divide among: {machine}")
+    if wish == "fsdp_hybrid_shard" and train.processes_per_node == 1:
+        return Setting("none", f"{NOT_HERE}{wish} has nothing to divide among: one process on each machine")
+    if wish == "fsdp_hybrid_shard" and num_processes == train.processes_per_node:
+        return Setting("fsdp_full_shard", f"{wish} on one machine, where there is no second copy")
+    return Setting(wish)
+
+
+def num_devices(train: TrainConfig, num_processes: int, device: Device) -> int:
+    """Return over how many devices the model, or its copies, lie: `layers` has several GPUs to a process."""
+    return num_processes * (train.cluster.gpus_per_process if device.is_gpu else 1)
+
+
+def gradient_checkpointing(train: TrainConfig, device: Device) -> Setting[bool]:
+    """Return whether activations are computed again in the backward pass."""
+    wish = train.efficiency.gradient_checkpointing
+    if wish == "off":
+        return Setting(False)
+    if wish == "auto" and not device.is_gpu:
+        return Setting(False, "auto: slower, and a CPU has memory")
+    if train.method == "prefix_tuning":
+        # the layers drop past_key_values when they are to be computed again, and the prefix with them
+        why = "a prefix is lost where layers are computed again"
+        return Setting(False, f"auto: {why}" if wish == "auto" else f"{NOT_HERE}{why}")
+    return Setting(True, "" if wish == "on" else "auto: saves memory on a GPU")
+
+
+def optimizer(train: TrainConfig, device: Device, num_processes: int) -> Setting[Optimizer]:
+    """Return the optimizer in the config's words; AdamW in 32 bits where 8-bit states cannot be had."""
+    wish = train.efficiency.optimizer
+    if wish == "auto" or wish == "adamw":
+        return Setting("adamw")
+    lacking = _why_not_8_bit(train, device, sharding(train, num_processes).value)
+    if lacking:
+        return Setting("adamw", f"{NOT_HERE}{lacking}")
+    if wish == "paged_adamw_8bit" and not device.is_gpu:
+        return Setting("adamw_8bit", f"{NOT_HERE}only GPU memory is paged; the states are in 8 bits all the same")
+    return Setting(wish)
+
+
+def _why_not_8_bit(train: TrainConfig, device: Device, word: Sharding) -> str:
+    if not device.has_bitsandbytes:
+        return "bitsandbytes is not installed"
+    if word in (*FSDP, "tensor_parallel"):
+        return f"bitsandbytes cannot step weights that {word} divides"
+    if word in DEEPSPEED and train.deepspeed.offload != "none":
+        return "DeepSpeed steps what is in host memory with its own AdamW"
+    return ""
+
+
+def has_reference(train: TrainConfig) -> bool:
+    """Return whether the objective compares with the model that training began with."""
+    reference = OBJECTIVES[train.objective].reference
+    return reference == "always" or (reference == "with_kl" and train.policy.kl_coefficient > 0)
+
+
+def kept_weights(train: TrainConfig, has_held_out: bool, num_processes: int) -> Setting[Literal["best", "last"]]:
+    """Return which weights a run keeps, and why, where it is not what `train.watch.keep` says."""
+    if train.watch.keep == "last":
+        return Setting("last")
+    if not has_held_out:
+        return Setting("last", "there are no held-out rows")
+    if not train.watch.evaluations:
+        return Setting("last", "train.watch.evaluations is 0")
+    word = sharding(train, num_processes).value
+    if word == "tensor_parallel":
+        return Setting("last", "transformers does not load weights back into layers that it has divided")
+    if word in (*DEEPSPEED, *FSDP) and train.most_nodes > 1:
+        why = "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
+        return Setting("last", why)
+    return Setting("best")
+
+
+def saves_whole_state(train: TrainConfig, num_processes: int) -> bool:
+    """Return whether the best weights are saved with the optimizer: DeepSpeed and FSDP load nothing less back."""
+    return sharding(train, num_processes).value in (*DEEPSPEED, *FSDP)
+
+
+def optimizer_steps(train: TrainConfig, num_rows: int) -> int:
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
+
+    For rloo and grpo a row is a prompt with `num_generations` answers, of which a batch that is not full is left out,
+    and each batch of answers is trained `num_iterations` times.
+    """
+    if train.max_steps is not None:
+        return train.max_steps
+    steps = math.ceil(num_rows / train.batch_size)
+    if train.objective in ONLINE:
+        prompts = train.batch_size // train.policy.num_generations
+        steps = num_rows // prompts * train.policy.num_iterations
+    return max(1, math.ceil(train.epochs * steps))
