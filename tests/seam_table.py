@@ -175,6 +175,13 @@ SEAMS = (
         "(full_name, patterns=None)",
         "what stays whole when quantized",
     ),
+    Seam(
+        "transformers.utils.chat_template_utils",
+        "render_jinja_template",
+        "(conversations, tools=None, documents=None, chat_template=None, return_assistant_tokens_mask=False, "
+        "continue_final_message=False, add_generation_prompt=False, **kwargs)",
+        "the plan renders templates without torch",
+    ),
     Seam("transformers.utils.logging", "set_tqdm_hook", "(hook)", "loaded weights are counted"),
     Seam("transformers.integrations.integration_utils", "rewrite_logs", "(d)", "names of quantities in trackers"),
     Seam("transformers.integrations.deepspeed", "set_hf_deepspeed_config", "(hf_deepspeed_config_obj)", "ZeRO 3"),

@@ -81,7 +81,8 @@ def assigned_names(place: Any) -> set[str]:
 def test_a_seam_is_there_as_it_was(seam: Seam, owner: str) -> None:
     if owner.startswith("deepspeed") and sys.platform != "linux":
         pytest.skip("DeepSpeed is for Linux")
-    assert fault_of(seam, owner) is None
+    if fault := fault_of(seam, owner):
+        pytest.fail(fault, pytrace=False)
 
 
 def test_a_seam_that_moved_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
