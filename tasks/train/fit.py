@@ -26,7 +26,7 @@ from tasks.train import merge, methods
 from tasks.train.arguments import optimizer_steps, prompts_left_out, training_arguments
 from tasks.train.checkpoint.checkpoints import fingerprint
 from tasks.train.checkpoint.resume import restore
-from tasks.train.checkpoint.saver import Saver, stop_signals
+from tasks.train.checkpoint.saver import Saver, restore_extra_state, stop_signals
 from tasks.train.checkpoint.store import CheckpointPlaces
 from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
@@ -145,7 +145,7 @@ def _resumed(
         restored = restore(trainer.saver, output)
     if restored is None:
         return None
-    trainer.restore(restored.extras["trainer"])
+    restore_extra_state(trainer, restored.extras["trainer"])
     if restored.is_universal:
         load_universal(trainer)
     return str(restored.directory)

@@ -17,7 +17,6 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
-import torch
 from transformers import TrainingArguments
 from trl import (
     DPOConfig,
@@ -40,7 +39,8 @@ from trl.trainer.reward_trainer import DataCollatorForPreference as RewardCollat
 from configs.objectives import ONLINE, Objective
 from configs.schema.train import TrainConfig
 from tasks.train.batches import PaddedCollator
-from tasks.train.order import Ordered, row_lengths
+from tasks.train.order import row_lengths
+from tasks.train.seams import OVERRIDES, Ordered, TokenizedPrompts
 
 Row = dict[str, Any]
 
@@ -122,32 +122,11 @@ FORMS: dict[Objective, Form] = {
 }
 
 
-class Policy:
-    """Mixin before a TRL trainer that generates: prompts come as token ids, rendered by the tokenize stage."""
-
-    _prompt_order: Any = None
-
-    def _get_train_sampler(self, *args: Any, **kwargs: Any) -> Any:
-        self._prompt_order = super()._get_train_sampler(*args, **kwargs)  # type: ignore[misc]
-        return self._prompt_order
-
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Train an epoch in the order that it would have in an undisturbed run: TRL's sampler draws one each time."""
-        order = self._prompt_order
-        order.generator.manual_seed(order.seed)
-        for _ in range(kwargs["epoch"]):
-            torch.randperm(order.num_samples, generator=order.generator)
-        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
-
-    def _tokenize_prompts(self, prompts: list[list[int]]) -> tuple[list[list[int]], None, dict[str, Any]]:
-        return prompts, None, {}
-
-
-def trainer_class(objective: Objective, *mixins: type) -> type:
-    """Return TRL's trainer of `objective`, behind `mixins`."""
-    form = FORMS[objective]
-    bases = (*mixins, Policy) if objective in ONLINE else (*mixins, Ordered)
-    return type(f"Our{form.trainer.__name__}", (*bases, form.trainer), {"mean_over_rows": form.mean_over_rows})
+def trainer_class(objective: Objective) -> type:
+    """Return TRL's trainer of `objective` with this project's overrides."""
+    trainer = FORMS[objective].trainer
+    rows = TokenizedPrompts if objective in ONLINE else Ordered
+    return type(f"Our{trainer.__name__}", (*OVERRIDES, rows, trainer), {})
 
 
 def read_examples(

@@ -85,63 +85,54 @@ def without_fill(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> C
     return collate_real_rows
 
 
-class Ordered:
-    """Mixin before a TRL trainer of token ids: our order of rows, rows weighted alike, and no preparation of data.
+class RowWeights:
+    """Makes all rows of an optimizer step weigh the same, whatever forward passes and processes they are split over.
 
-    `epoch_sampler` is set before training. `mean_over_rows` says that the loss of a pass is the mean over its rows.
+    `mean_over_rows` says that the loss of a forward pass is the mean over its rows. `held_out_tokens_per_row`, the mean
+    of trained tokens in a held-out row, is given where the loss is a mean over tokens.
     """
 
-    epoch_sampler: EpochOrder | None = None
-    mean_over_rows = False
-    # trained tokens of a held-out row, on average; set where the loss is a mean over tokens
-    held_out_tokens_per_row: float | None = None
-    _window_rows = 0.0
-    _has_fill = False
+    def __init__(self, mean_over_rows: bool, held_out_tokens_per_row: float | None = None) -> None:
+        self._mean_over_rows = mean_over_rows
+        self._held_out_tokens_per_row = held_out_tokens_per_row
+        self._step_rows = 0.0
+        self._has_fill = False
 
-    def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
-        return dataset
+    def count_step(self, trainer: Any, batches: list[Any]) -> None:
+        """Count the rows of one optimizer step, of which these are this process's batches, over all processes."""
+        if not self._mean_over_rows or not batches:
+            return
+        processes = trainer.accelerator.num_processes
+        count = torch.stack([batch["num_rows"].sum() for batch in batches]).sum().to(trainer.args.device)
+        self._step_rows = float(trainer.accelerator.gather(count.reshape(1)).sum())
+        # the same on all processes, so that they gather in the same way
+        full = len(batches) * trainer.args.per_device_train_batch_size * processes
+        self._has_fill = processes > 1 and self._step_rows < full
 
-    def _get_train_sampler(self, train_dataset: Any = None) -> Any:
-        return self.epoch_sampler or super()._get_train_sampler(train_dataset)  # type: ignore[misc]
+    def loss(self, trainer: Any, model: Any, inputs: Any, compute: Callable[[], Any]) -> Any:
+        """Return the loss of `inputs` that `compute` returns; in training, its share of the mean over the step's rows.
 
-    def _run_epoch(self, *args: Any, **kwargs: Any) -> None:
-        """Train an epoch; its number does not reach the sampler through the batches skipped by a resumed run."""
-        if self.epoch_sampler is not None:
-            self.epoch_sampler.set_epoch(kwargs["epoch"])
-        super()._run_epoch(*args, **kwargs)  # type: ignore[misc]
-
-    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """Return the passes of one optimizer step, and count their rows over all processes."""
-        samples, num_items = super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
-        if self.mean_over_rows and samples:
-            count = torch.stack([batch["num_rows"].sum() for batch in samples]).sum().to(self.args.device)  # type: ignore[attr-defined]
-            self._window_rows = float(self.accelerator.gather(count.reshape(1)).sum())  # type: ignore[attr-defined]
-            # the same on all processes, so that they gather in the same way
-            full = len(samples) * self.args.per_device_train_batch_size * self.accelerator.num_processes  # type: ignore[attr-defined]
-            self._has_fill = self.accelerator.num_processes > 1 and self._window_rows < full  # type: ignore[attr-defined]
-        return samples, num_items
-
-    def compute_loss(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return the trainer's loss; in training, its share of the mean over all rows of the step."""
+        `num_rows` is taken out of `inputs` before `compute` is called.
+        """
         num_rows = inputs.pop("num_rows", None)
         share = self._held_out_share(model, inputs)
         is_uneven = self._has_fill and num_rows is not None and model.training
-        with _rows_gathered(self.accelerator, int(num_rows.sum())) if is_uneven else nullcontext():  # type: ignore[attr-defined]
-            loss = super().compute_loss(model, inputs, *args, **kwargs)  # type: ignore[misc]
+        with _rows_gathered(trainer.accelerator, int(num_rows.sum())) if is_uneven else nullcontext():
+            loss = compute()
         if share is not None and torch.is_tensor(loss):
             return loss * share
-        if num_rows is None or not self.mean_over_rows or not model.training:
+        if num_rows is None or not self._mean_over_rows or not model.training:
             return loss
-        # transformers divides by the passes of the step, and DDP by the processes
-        passes = self.current_gradient_accumulation_steps * self.accelerator.num_processes  # type: ignore[attr-defined]
-        return loss * (num_rows.sum() * passes / self._window_rows)
+        # transformers divides by the forward passes of the step, and DDP by the processes
+        passes = trainer.current_gradient_accumulation_steps * trainer.accelerator.num_processes
+        return loss * (num_rows.sum() * passes / self._step_rows)
 
     def _held_out_share(self, model: Any, inputs: Any) -> Any:
         """Return what makes the mean over rows that transformers takes of held-out batches one over tokens."""
-        if model.training or self.held_out_tokens_per_row is None or "labels" not in inputs:
+        if model.training or self._held_out_tokens_per_row is None or "labels" not in inputs:
             return None
         labels = inputs["labels"]
-        return (labels[:, 1:] != -100).sum() / (len(labels) * self.held_out_tokens_per_row)
+        return (labels[:, 1:] != -100).sum() / (len(labels) * self._held_out_tokens_per_row)
 
 
 @contextmanager

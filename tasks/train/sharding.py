@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -144,36 +145,23 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
         raise ConfigError(fault)
 
 
-class Divided:
-    """Mixin before a trainer of a model that processes divide; `start_dividing` is called once, before training."""
+def configure_fsdp(trainer: Any, config: TrainConfig) -> None:
+    """Tell FSDP, before training, which parts to gather at once, and to add up gradients in 32 bits, as DDP does."""
+    if effective(config) not in FSDP:
+        return
+    plugin = trainer.accelerator.state.fsdp_plugin
+    if config.fsdp.wrap == "size":
+        plugin.transformer_cls_names_to_wrap = parts_by_size(trainer.model, config.fsdp.min_parameters)
+    if trainer.args.bf16:
+        plugin.mixed_precision_policy = MixedPrecisionPolicy(
+            param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
+        )
 
-    def start_dividing(self, config: TrainConfig) -> None:
-        """Tell FSDP which parts to gather at once, and to add up gradients in 32 bits, as DDP does."""
-        if effective(config) not in FSDP:
-            return
-        plugin = self.accelerator.state.fsdp_plugin  # type: ignore[attr-defined]
-        if config.fsdp.wrap == "size":
-            plugin.transformer_cls_names_to_wrap = parts_by_size(self.model, config.fsdp.min_parameters)  # type: ignore[attr-defined]
-        if self.args.bf16:  # type: ignore[attr-defined]
-            plugin.mixed_precision_policy = MixedPrecisionPolicy(
-                param_dtype=torch.bfloat16, reduce_dtype=torch.float32, output_dtype=torch.float32
-            )
 
-    def evaluation_loop(self, *args: Any, **kwargs: Any) -> Any:
-        """Evaluate; a batch counts once, though under tensor parallelism every process has it."""
-        if getattr(self.accelerator.parallelism_config, "tp_enabled", False):  # type: ignore[attr-defined]
-            gather = self.accelerator.gather_for_metrics  # type: ignore[attr-defined]
-            self.gather_function = lambda tensor: gather(tensor)[: len(tensor)]
-        return super().evaluation_loop(*args, **kwargs)  # type: ignore[misc]
-
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Save the model, and have the folder of a checkpoint there before any process looks for it.
-
-        transformers makes none under FSDP, and then asks each process whether there is one: where the answers differ,
-        they wait for each other for ever.
-        """
-        Path(output_dir or self.args.output_dir).mkdir(parents=True, exist_ok=True)  # type: ignore[attr-defined]
-        super().save_model(output_dir, _internal_call)  # type: ignore[misc]
+def gathered_once(accelerator: Any) -> Callable[[torch.Tensor], torch.Tensor]:
+    """Return the `gather_for_metrics` of `accelerator`, cut to what one process has: all of them have the same."""
+    gather = accelerator.gather_for_metrics
+    return lambda tensor: gather(tensor)[: len(tensor)]
 
 
 def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:

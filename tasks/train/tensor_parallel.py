@@ -1,4 +1,4 @@
-"""Checkpoints of layers that tensor parallelism divides: transformers saves rank 0's part alone, and loads none."""
+"""Checkpoints of layers that tensor parallelism shards: transformers saves rank 0's shards alone, and loads none."""
 
 from __future__ import annotations
 
@@ -15,38 +15,26 @@ _FOLDER = "divided"
 _SCHEDULER = "scheduler.pt"
 
 
-class SavesParts:
-    """Mixin before a trainer: weights and optimizer of a model that transformers divided are written by all processes,
-    with PyTorch's distributed checkpointing, and read by all."""
+def save_shards(trainer: Any, directory: Path) -> None:
+    """Write weights, optimizer and scheduler to `directory`, as a distributed checkpoint. All ranks call this."""
+    dcp.save(_state_of(trainer), checkpoint_id=str(directory / _FOLDER))
+    if rank() == 0:
+        torch.save(trainer.lr_scheduler.state_dict(), directory / _SCHEDULER)
 
-    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        if not self.is_distributed_loading_by_transformers:  # type: ignore[attr-defined]
-            super()._save_optimizer_and_scheduler(output_dir)  # type: ignore[misc]
-            return
-        dcp.save(self._parts(), checkpoint_id=str(Path(output_dir) / _FOLDER))
-        if rank() == 0:
-            torch.save(self.lr_scheduler.state_dict(), Path(output_dir) / _SCHEDULER)  # type: ignore[attr-defined]
 
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        # weights come with the optimizer, which is not there yet
-        if not self.is_distributed_loading_by_transformers:  # type: ignore[attr-defined]
-            super()._load_from_checkpoint(resume_from_checkpoint, model)  # type: ignore[misc]
+def load_shards(trainer: Any, directory: Path) -> None:
+    """Read what `save_shards` wrote. All ranks call this."""
+    state = _state_of(trainer)
+    dcp.load(state, checkpoint_id=str(directory / _FOLDER))
+    set_state_dict(
+        trainer.model,
+        trainer.optimizer.optimizer,
+        model_state_dict=state["model"],
+        optim_state_dict=state["optimizer"],
+    )
+    trainer.lr_scheduler.load_state_dict(torch.load(directory / _SCHEDULER, weights_only=True))
 
-    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
-        if checkpoint is None or not self.is_distributed_loading_by_transformers:  # type: ignore[attr-defined]
-            super()._load_optimizer_and_scheduler(checkpoint)  # type: ignore[misc]
-            return
-        parts = self._parts()
-        dcp.load(parts, checkpoint_id=str(Path(checkpoint) / _FOLDER))
-        optimizer = self.optimizer.optimizer  # type: ignore[attr-defined]
-        set_state_dict(
-            self.model,  # type: ignore[attr-defined]
-            optimizer,
-            model_state_dict=parts["model"],
-            optim_state_dict=parts["optimizer"],
-        )
-        self.lr_scheduler.load_state_dict(torch.load(Path(checkpoint) / _SCHEDULER, weights_only=True))  # type: ignore[attr-defined]
 
-    def _parts(self) -> dict[str, Any]:
-        model, optimizer = get_state_dict(self.model, self.optimizer.optimizer)  # type: ignore[attr-defined]
-        return {"model": model, "optimizer": optimizer}
+def _state_of(trainer: Any) -> dict[str, Any]:
+    model, optimizer = get_state_dict(trainer.model, trainer.optimizer.optimizer)
+    return {"model": model, "optimizer": optimizer}

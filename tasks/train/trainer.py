@@ -18,17 +18,14 @@ from tasks.rewards.functions import reward_functions
 from tasks.rewards.models import load_reward_models
 from tasks.train import methods
 from tasks.train.batches import ExamplesAreApart, packed_collator
-from tasks.train.checkpoint.saver import Recoverable
-from tasks.train.checkpoint.universal import LoadsBest
 from tasks.train.inputs import TOKENS_FILE, FitInputs
 from tasks.train.objectives import FORMS, example_lengths, read_examples, trained_tokens, trainer_class
-from tasks.train.order import EpochOrder, num_fill_rows, without_fill
+from tasks.train.order import EpochOrder, RowWeights, num_fill_rows, without_fill
 from tasks.train.row_numbers import row_ids_of, with_row_numbers
-from tasks.train.sharding import Divided, data_parallel_size
-from tasks.train.tensor_parallel import SavesParts
+from tasks.train.sharding import configure_fsdp, data_parallel_size
 from tasks.train.watch.held_out import watch_callbacks
 from tasks.train.watch.progress import Progress
-from tasks.train.watch.watch import Watched
+from tasks.train.watch.watch import start_watch
 
 
 def make_trainer(
@@ -76,8 +73,8 @@ def make_trainer(
         settings["data_collator"] = with_row_numbers(without_fill(collator))
     if has_reference(config) and not is_online and config.method == "full":
         settings["ref_model"] = load()
-    trainer = trainer_class(config.objective, Recoverable, SavesParts, LoadsBest, Watched, Divided)(**settings)
-    trainer.start_dividing(config)
+    trainer = trainer_class(config.objective)(**settings)
+    configure_fsdp(trainer, config)
     if config.method != "full":
         methods.keep_trained_in_float32(trainer.model)
         methods.show_head_bias(trainer.model)
@@ -85,10 +82,12 @@ def make_trainer(
         # TRL loads it anew by its path, where new tokens have no rows
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
         fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
-    if "eval_dataset" in settings and "labels" in held_out_rows.column_names:
-        trainer.held_out_tokens_per_row = trained_tokens(held_out_rows) / len(held_out_rows)
-    trainer.start_watch(config, row_ids_of(tokens_file))
+    start_watch(trainer, config, row_ids_of(tokens_file))
     if not is_online:
+        tokens_per_row = None
+        if "eval_dataset" in settings and "labels" in held_out_rows.column_names:
+            tokens_per_row = trained_tokens(held_out_rows) / len(held_out_rows)
+        trainer.row_weights = RowWeights(form.mean_over_rows, tokens_per_row)
         lengths = example_lengths(config.objective, tokens_file) if config.group_by_length else None
         trainer.epoch_sampler = EpochOrder(num_rows, num_fill, lengths, config.batch_size, config.seed)
     return trainer

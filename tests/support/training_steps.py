@@ -12,8 +12,8 @@ import pytest
 import torch
 
 from tasks.train import trainer as trainer_module
+from tasks.train.seams import Watched
 from tasks.train.watch.progress import Progress
-from tasks.train.watch.watch import Watched
 
 RELATIVE_TOLERANCE = 1e-5
 

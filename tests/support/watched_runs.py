@@ -14,9 +14,10 @@ from trl import SFTConfig, SFTTrainer
 from configs.schema.train import TrainConfig
 from tasks.train.batches import PaddedCollator
 from tasks.train.row_numbers import with_row_numbers
+from tasks.train.seams import Watched
 from tasks.train.watch.held_out import evaluation_arguments, watch_callbacks
 from tasks.train.watch.progress import Progress
-from tasks.train.watch.watch import Watched
+from tasks.train.watch.watch import start_watch
 
 BAD_TOKEN = 200
 
@@ -88,5 +89,5 @@ def watched_trainer(
         callbacks=[Progress(), *watch_callbacks(config)],
         **more,
     )
-    trainer.start_watch(config, lambda numbers: [f"d:{number}" for number in numbers])
+    start_watch(trainer, config, lambda numbers: [f"d:{number}" for number in numbers])
     return trainer

@@ -1,17 +1,15 @@
 """The model's tokenizer and chat template, read from small files, with the tokenize stage's own rules asked of them.
 
 The stage works on transformers' tokenizers, which take seconds to import. `SmallTokenizer` is what its rules need of
-one, on the `tokenizers` and jinja2 packages alone. A tokenizer that has no tokenizer.json is left to the stage.
+one, on the `tokenizers` package and the part of transformers that renders templates, which loads no torch. A tokenizer
+that has no tokenizer.json is left to the stage.
 """
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 import jinja2
-from jinja2.ext import Extension, loopcontrols
-from jinja2.sandbox import ImmutableSandboxedEnvironment
 from tokenizers import AddedToken, Tokenizer
 
 from configs.errors import ModelError
@@ -110,58 +108,28 @@ class SmallTokenizer:
         template = self.chat_template
         text = template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template
         assert text is not None
-        try:
-            return compiled(text).render(messages=messages, add_generation_prompt=add_generation_prompt, **self.roles)
-        except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-            raise jinja2.TemplateError(f"it fails with {type(error).__name__}") from None
+        return rendered(text, [messages], add_generation_prompt=add_generation_prompt, **self.roles)[0]
 
 
-class _Generation(Extension):
-    """`{% generation %}`, with which templates mark answers for transformers; what is within is written as it is."""
-
-    tags = {"generation"}  # noqa: RUF012 (jinja2's own attribute)
-
-    def parse(self, parser: Any) -> Any:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
-
-
-def compiled(template: str) -> jinja2.Template:
-    """Return the template in a sandbox with what transformers gives to chat templates.
-
-    Source: transformers, docs/source/en/chat_templating_writing.md.
+def rendered(template: str, conversations: list[list[dict[str, Any]]], **variables: Any) -> list[str]:
+    """Return conversations as transformers renders them; torch is not loaded for it.
 
     Raises:
-        jinja2.TemplateSyntaxError: it does not parse.
+        jinja2.TemplateError: the template does not parse, refuses the messages, or fails on them.
     """
-    environment = ImmutableSandboxedEnvironment(
-        trim_blocks=True, lstrip_blocks=True, extensions=[_Generation, loopcontrols]
-    )
-    environment.filters["tojson"] = _to_json
-    environment.globals["raise_exception"] = _refuse
-    environment.globals["strftime_now"] = _now
-    return environment.from_string(template)
+    from transformers.utils.chat_template_utils import render_jinja_template
 
-
-def _to_json(value: Any, indent: int | None = None, **_: Any) -> str:
-    # not jinja2's own, which writes quotes as HTML
-    return json.dumps(value, ensure_ascii=False, indent=indent)
-
-
-def _refuse(message: str) -> None:
-    raise jinja2.TemplateError(message)
-
-
-def _now(form: str) -> str:
-    from datetime import datetime
-
-    return datetime.now().strftime(form)
+    try:
+        texts, _ = render_jinja_template(conversations, chat_template=template, **variables)
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise jinja2.TemplateError(f"it fails with {type(error).__name__}") from None
+    return list(texts)
 
 
 def fault_of_template(template: str) -> str | None:
     """Return why a template does not parse, with the line, or None."""
     try:
-        compiled(template)
+        rendered(template, [])
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno} is no Jinja ({error.message})"
     return None

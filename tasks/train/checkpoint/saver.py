@@ -61,6 +61,7 @@ class Saver:
     _started: float = field(default_factory=time.monotonic)
     _last_at: float = field(default_factory=time.monotonic)
     _failures_in_a_row: int = 0
+    _last_step: int = -1
 
     @property
     def division(self) -> Sharding:
@@ -79,6 +80,30 @@ class Saver:
     def seconds(self) -> float:
         """Seconds of this try, and of the ones before it up to the checkpoint that was gone on from."""
         return self.earlier_seconds + time.monotonic() - self._started
+
+    def after_step(self, trainer: Any, log_and_evaluate: Callable[[], None]) -> None:
+        """Call `log_and_evaluate` after an optimizer step, then save its state if that is due.
+
+        Raises:
+            RetryError: the process was asked to stop.
+            ArtifactError: as for `save`.
+        """
+        step = trainer.state.global_step
+        if step == self._last_step:
+            # called a second time at the end of an epoch
+            log_and_evaluate()
+            return
+        self._last_step = step
+        is_due, asked = self.what_is_due(trainer)
+        if is_due:
+            # sums of the loss since the last point of the curve are not part of the state
+            trainer.control.should_log = True
+        log_and_evaluate()
+        with doing(f"saving the checkpoint of step {step}"):
+            is_saved = is_due and self.save(trainer)
+        if asked:
+            outcome = "its checkpoint is saved" if is_saved else "its checkpoint could not be saved"
+            raise RetryError(f"training was asked to stop ({asked}) after step {step}; {outcome}")
 
     def what_is_due(self, trainer: Any) -> tuple[bool, str]:
         """Return whether to save after this step, and which signal asks to stop then; the same in all processes."""
@@ -174,7 +199,7 @@ class Saver:
                 "resumed_steps": self.resumed_steps,
                 # this one is there when it is read
                 "saving": [self.num_saved + 1, self.num_failed, self.saving_seconds],
-                "trainer": trainer.own_state(),
+                "trainer": extra_state(trainer),
             }
             (staging / EXTRAS_FILE).write_text(json.dumps(extras), encoding="utf-8")
 
@@ -209,43 +234,20 @@ class Saver:
             checkpoints.write_part(store, "best", weights, best, _LEFT_OUT)
 
 
-class Recoverable:
-    """Mixin before a TRL trainer: saves its state after a step, when that is due. `saver` is set before training."""
+def extra_state(trainer: Any) -> dict[str, Any]:
+    """Return what a trainer and its callbacks know beyond transformers' own state."""
+    callbacks = [callback for callback in trainer.callback_handler.callbacks if hasattr(callback, "resume_state")]
+    states = {type(callback).__name__: callback.resume_state() for callback in callbacks}
+    return {"callbacks": states, "train_tokens": trainer._total_train_tokens}
 
-    saver: Saver | None = None
-    _saved_after: int = -1
 
-    def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        step = self.state.global_step  # type: ignore[attr-defined]
-        # called a second time at the end of an epoch
-        if self.saver is None or step == self._saved_after:
-            super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
-            return
-        self._saved_after = step
-        is_due, asked = self.saver.what_is_due(self)
-        if is_due:
-            # sums of the loss since the last point of the curve are not part of the state
-            self.control.should_log = True  # type: ignore[attr-defined]
-        super()._maybe_log_save_evaluate(*args, **kwargs)  # type: ignore[misc]
-        with doing(f"saving the checkpoint of step {step}"):
-            is_saved = is_due and self.saver.save(self)
-        if asked:
-            outcome = "its checkpoint is saved" if is_saved else "its checkpoint could not be saved"
-            raise RetryError(f"training was asked to stop ({asked}) after step {step}; {outcome}")
-
-    def own_state(self) -> dict[str, Any]:
-        """Return what this trainer and its callbacks know beyond transformers' own state."""
-        found = {type(each).__name__: each for each in self.callback_handler.callbacks}  # type: ignore[attr-defined]
-        states = {name: each.resume_state() for name, each in found.items() if hasattr(each, "resume_state")}
-        return {"callbacks": states, "train_tokens": self._total_train_tokens}  # type: ignore[attr-defined]
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `own_state` returned."""
-        # TRL counts from 0 in each process
-        self._total_train_tokens = state["train_tokens"]
-        for each in self.callback_handler.callbacks:  # type: ignore[attr-defined]
-            if type(each).__name__ in state["callbacks"]:
-                each.restore(state["callbacks"][type(each).__name__])
+def restore_extra_state(trainer: Any, state: dict[str, Any]) -> None:
+    """Give a trainer and its callbacks what `extra_state` returned."""
+    # TRL counts from 0 in each process
+    trainer._total_train_tokens = state["train_tokens"]
+    for callback in trainer.callback_handler.callbacks:
+        if type(callback).__name__ in state["callbacks"]:
+            callback.restore(state["callbacks"][type(callback).__name__])
 
 
 @contextmanager

@@ -44,21 +44,19 @@ def load_universal(trainer: Any) -> None:
     trainer.add_callback(_OptimizerMended())
 
 
-class LoadsBest:
-    """Mixin before a trainer: the best weights may be of before a conversion, or of after it."""
+def set_format_of_best(trainer: Any) -> None:
+    """Tell DeepSpeed's engine, if there is one, whether the best weights are in the converted format."""
+    engine: Any = getattr(trainer.model_wrapped, "_config", None)
+    if hasattr(engine, "load_universal_checkpoint"):
+        best = Path(trainer.state.best_model_checkpoint)
+        engine.load_universal_checkpoint = (best / _LATEST_UNIVERSAL).exists()
 
-    def _load_best_model(self) -> None:
-        engine: Any = getattr(self.model_wrapped, "_config", None)  # type: ignore[attr-defined]
-        if hasattr(engine, "load_universal_checkpoint"):
-            best = Path(self.state.best_model_checkpoint)  # type: ignore[attr-defined]
-            engine.load_universal_checkpoint = (best / _LATEST_UNIVERSAL).exists()
-        super()._load_best_model()  # type: ignore[misc]
 
-    def _issue_warnings_after_load(self, load_result: Any) -> None:
-        """Say nothing of tied weights, which are saved once."""
-        tied = getattr(self.model, "all_tied_weights_keys", {})  # type: ignore[attr-defined]
-        missing = [name for name in load_result.missing_keys if name not in tied]
-        super()._issue_warnings_after_load(type(load_result)(missing, load_result.unexpected_keys))  # type: ignore[misc]
+def without_tied_weights(model: Any, load_result: Any) -> Any:
+    """Return torch's result of loading a state without the tied weights of `model` among those that are missing."""
+    tied = getattr(model, "all_tied_weights_keys", {})
+    missing = [name for name in load_result.missing_keys if name not in tied]
+    return type(load_result)(missing, load_result.unexpected_keys)
 
 
 class _OptimizerMended(TrainerCallback):

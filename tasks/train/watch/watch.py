@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from statistics import mean, median
 from typing import Any, Literal
@@ -23,7 +24,7 @@ from transformers.trainer_utils import get_last_checkpoint
 from configs.errors import DivergedError
 from configs.schema.train import ONLINE, TrainConfig
 from tasks.train.collectives import broadcast, rank
-from tasks.train.row_numbers import RowIds, as_list, without_row_numbers
+from tasks.train.row_numbers import RowIds, as_list
 
 Verdict = Literal["ok", "not a number", "explosion", "spike", "climb"]
 
@@ -126,44 +127,19 @@ class LossWatch:
         return min(list(self._recent)[-_LAST:]) > 1.5 * self.first_loss + 1.0
 
 
-class Watched:
-    """Mixin before a TRL trainer; `start_watch` is called once, before training.
+@dataclass
+class WatchedStep:
+    """What is known of the optimizer step that is under way."""
 
-    Batches may hold `row_numbers`, [rows] int64 (see `row_numbers`); where batches are lists of rows, as those of
-    RLOO and GRPO are, each row may hold `row_number`. The trainer itself never sees them.
-    """
+    passes: list[tuple[torch.Tensor, Any]] = field(default_factory=list)
+    """Of each forward pass its loss, a tensor without dimensions, and the numbers of its rows."""
+    grad_norm: Any = None
 
-    watch_row_ids: RowIds | None = None
-    # of the passes of the step that is under way: loss, a tensor without dimensions, and numbers of rows
-    _watched_passes: list[tuple[torch.Tensor, Any]]
-    _watched_grad_norm: Any = None
 
-    def start_watch(self, config: TrainConfig, row_ids: RowIds) -> None:
-        """Stop training as `config.watch` says; `row_ids` names the rows of numbers (see `row_ids_of`)."""
-        self.watch_row_ids = row_ids
-        self._watched_passes = []
-        self.add_callback(_StopsBadSteps(self, config))  # type: ignore[attr-defined]
-
-    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> torch.Tensor:
-        """Return the loss of one pass as it is added up to the step's; nothing waits for the device."""
-        inputs, numbers = without_row_numbers(inputs)
-        loss = super().training_step(model, inputs, num_items_in_batch)  # type: ignore[misc]
-        if self.watch_row_ids is not None:
-            self._watched_passes.append((loss.detach(), numbers))
-        return loss
-
-    def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Return what the trainer makes of a held-out batch."""
-        return super().prediction_step(model, without_row_numbers(inputs)[0], *args, **kwargs)  # type: ignore[misc]
-
-    def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
-        """Keep the gradient's norm: where it is infinite under a finite loss, clipping makes every weight NaN."""
-        norm = super()._get_grad_norm(model, grad_norm=grad_norm)  # type: ignore[misc]
-        self._watched_grad_norm = norm
-        return norm
-
-    def create_model_card(self, *_: Any, **__: Any) -> None:
-        """Write none: TRL would put one beside the model with every checkpoint."""
+def start_watch(trainer: Any, config: TrainConfig, row_ids: RowIds) -> None:
+    """Stop training as `config.watch` says; `row_ids` names the rows of numbers (see `row_ids_of`)."""
+    trainer.watched_step = WatchedStep()
+    trainer.add_callback(_StopsBadSteps(trainer, config, row_ids))
 
 
 class _StopsBadSteps(TrainerCallback):
@@ -172,8 +148,8 @@ class _StopsBadSteps(TrainerCallback):
     DeepSpeed changes them within the last pass: there the step is judged just after, and before it is saved.
     """
 
-    def __init__(self, trainer: Any, config: TrainConfig) -> None:
-        self._trainer = trainer
+    def __init__(self, trainer: Any, config: TrainConfig, row_ids: RowIds) -> None:
+        self._trainer, self._row_ids = trainer, row_ids
         self._is_online = config.objective in ONLINE
         self._watch = LossWatch(config.watch.spike_threshold, has_scale=not self._is_online)
         self._threshold = config.watch.spike_threshold
@@ -187,8 +163,8 @@ class _StopsBadSteps(TrainerCallback):
         self._watch.restore(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        passes, self._trainer._watched_passes = self._trainer._watched_passes, []
-        norm = self._trainer._watched_grad_norm
+        passes, norm = self._trainer.watched_step.passes, self._trainer.watched_step.grad_norm
+        self._trainer.watched_step.passes = []
         loss, grad_norm = _mean_over_processes(
             [torch.stack([loss for loss, _ in passes]).sum(), 0.0 if norm is None else norm], args.device
         )
@@ -257,7 +233,7 @@ class _StopsBadSteps(TrainerCallback):
         rows = list(dict.fromkeys(row for _, numbers in bad or found for row in numbers if row >= 0))
         if rank() != 0 or not rows:
             return "its rows are not known"
-        ids = self._trainer.watch_row_ids(rows[:_SHOWN_ROWS])
+        ids = self._row_ids(rows[:_SHOWN_ROWS])
         more = f", and {len(rows) - len(ids)} more" if len(rows) > len(ids) else ""
         return f"{'rows of that loss' if bad else 'rows of the step'}: {', '.join(ids)}{more}"
 

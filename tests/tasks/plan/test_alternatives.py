@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import yaml
-from llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
+from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
 
 from configs.schema import FineTuneConfig
 from configs.wire_plan import Alternative

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from llama_shapes import LLAMA_2_7B
+from support.llama_shapes import LLAMA_2_7B
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_config

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import ROOT
 
 from configs.errors import ConfigError, DataError, FineTuneError, ModelError
 from configs.schema import ModelConfig, TokenizeConfig, TrainConfig
@@ -69,6 +72,27 @@ def test_templates_render_as_transformers_renders_them(name: str, tiny_model: Pa
             t.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks) for t in (small, whole)
         )
         assert mine == theirs
+
+
+def test_a_template_sees_what_transformers_gives_it(tiny_model: Path) -> None:
+    small, whole = read(tiny_model), load_tokenizer(tiny_model, False)
+    template = (
+        "{{ tools is none }} {{ documents is none }} {{ {'é': [1, '<']} | tojson(separators=(',', ':')) }} "
+        "{{ eos_token }}{{ namespace(a=1).a }} {% generation %}{{ messages[0].content }}{% endgeneration %}"
+    )
+    small.chat_template = whole.chat_template = template
+    turns = [{"role": "user", "content": "hi"}]
+    mine, theirs = (t.apply_chat_template(turns, tokenize=False) for t in (small, whole))
+    assert mine == theirs == 'True True {"é":[1,"<"]} <eos>1 hi'
+
+
+def test_a_template_is_rendered_without_torch() -> None:
+    program = (
+        "import sys; from tasks.plan.checks.tokenizers import fault_of_template, rendered\n"
+        "assert fault_of_template('{{ a }}') is None and rendered('{{ messages[0].a }}', [[{'a': 'b'}]]) == ['b']\n"
+        "assert 'torch' not in sys.modules and 'transformers.modeling_utils' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
 def test_a_whole_model_passes(tiny_model: Path) -> None:

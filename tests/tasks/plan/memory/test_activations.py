@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from llama_shapes import LLAMA_2_7B
+from support.llama_shapes import LLAMA_2_7B
 
 from tasks.plan.memory.activations import (
     checkpoint_bytes,

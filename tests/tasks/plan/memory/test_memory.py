@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B
+from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B
 
 from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.memory.moments import LAST_LAYER, LOSS, REFERENCE, STEP, Moment, moments_of

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from llama_shapes import LLAMA_2_7B
+from support.llama_shapes import LLAMA_2_7B
 
 from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from llama_shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B
+from support.llama_shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B
 
 from tasks.plan.hardware.gpus import GPU_TYPES, GpuType
 from tasks.plan.memory.jobs import TrainingJob

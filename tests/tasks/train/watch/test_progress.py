@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tasks.models.pace import heartbeat
-from tasks.train import trainer as trainer_module
+from tasks.train import seams
 from tasks.train.watch.progress import Progress
 
 LINE = re.compile(r"train: step (\d+)/(\d+)  loss [\d.]+  lr [\d.e+-]+  ([\d,]+) tokens/s  (.+) left")
@@ -28,13 +28,13 @@ def test_every_logged_step_has_its_speed_and_time_left(train: Any, capsys: pytes
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every pass of training takes 0.2 s longer."""
-    step = trainer_module.Watched.training_step
+    step = seams.Watched.training_step
 
     def slower(self: Any, *args: Any, **kwargs: Any) -> Any:
         time.sleep(0.2)
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(trainer_module.Watched, "training_step", slower)
+    monkeypatch.setattr(seams.Watched, "training_step", slower)
 
 
 def test_a_step_that_takes_long_shows_its_passes(
@@ -56,13 +56,13 @@ def test_held_out_passes_are_shown_too(
     train: Any, inputs: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PROGRESS_SECONDS", "0.1")
-    step = trainer_module.Watched.prediction_step
+    step = seams.Watched.prediction_step
 
     def slower(self: Any, *args: Any, **kwargs: Any) -> Any:
         time.sleep(0.2)
         return step(self, *args, **kwargs)
 
-    monkeypatch.setattr(trainer_module.Watched, "prediction_step", slower)
+    monkeypatch.setattr(seams.Watched, "prediction_step", slower)
     with heartbeat("train"):
         train("out", inputs={"test_tokens": inputs["test_tokens"]}, max_steps=2, watch={"evaluations": 1})
     # 11 rows, 4 in a pass

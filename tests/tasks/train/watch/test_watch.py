@@ -20,6 +20,7 @@ from configs.errors import DivergedError
 from configs.schema.train import TrainConfig
 from tasks.models.load import load_tokenizer
 from tasks.train.row_numbers import row_ids_of, with_row_numbers
+from tasks.train.seams import Watched
 from tasks.train.watch.held_out import (
     evaluated_rows,
     evaluation_arguments,
@@ -31,7 +32,7 @@ from tasks.train.watch.held_out import (
     watch_choices,
 )
 from tasks.train.watch.progress import Progress
-from tasks.train.watch.watch import LossWatch, Watched
+from tasks.train.watch.watch import LossWatch, start_watch
 
 
 def verdicts(watch: LossWatch, losses: list[float]) -> list[str]:
@@ -439,7 +440,7 @@ def test_where_answers_are_rewarded_the_best_weights_have_the_highest_held_out_r
         processing_class=tokenizer,
         callbacks=[Progress(), *watch_callbacks(config)],
     )
-    trainer.start_watch(config, str)
+    start_watch(trainer, config, str)
     trainer.train()
     rewards = {entry["step"]: entry["eval_reward"] for entry in trainer.state.log_history if "eval_reward" in entry}
     assert list(rewards) == [2, 4]
