@@ -66,7 +66,7 @@ def closure(names: Iterable[str]) -> set[str]:
     return set(extras)
 
 
-def lock(role: Role) -> dict[str, str]:
+def locked_versions(role: Role) -> dict[str, str]:
     """Return the version of every package of a role's image, by normalized name in alphabetical order.
 
     Raises:
@@ -86,7 +86,7 @@ def lock(role: Role) -> dict[str, str]:
 def lock_text(role: Role) -> str:
     """Return the content of a role's lock."""
     head = f"# Every package of the {role} image; written by `make lock`.\n"
-    return head + "".join(f"{name}=={version}\n" for name, version in lock(role).items())
+    return head + "".join(f"{name}=={version}\n" for name, version in locked_versions(role).items())
 
 
 def main() -> None:
@@ -94,7 +94,7 @@ def main() -> None:
     for role in PACKAGES:
         path = FOLDER / f"{role}.txt"
         path.write_text(lock_text(role), encoding="utf-8")
-        print(f"{path.relative_to(FOLDER.parent)}: {len(lock(role))} packages")
+        print(f"{path.relative_to(FOLDER.parent)}: {len(locked_versions(role))} packages")
 
 
 if __name__ == "__main__":

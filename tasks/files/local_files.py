@@ -20,8 +20,8 @@ from configs.schema import FineTuneConfig, ModelConfig, RunConfig
 from configs.schema.align import AlignConfig
 from configs.schema.data import DataConfig, SourceConfig
 from configs.schema.train import TrainConfig
-from tasks.files.model_files import check_files, is_hub_id, needed_files, no_such_model
-from tasks.files.places import find_files, fixed_part, is_glob
+from tasks.files.model_files import check_files, is_hub_id, missing_model_message, needed_files
+from tasks.files.places import find_files, glob_root, is_glob
 from tasks.files.streams import is_remote
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -44,7 +44,7 @@ class LocalPlace:
     @property
     def where(self) -> str:
         """The setting as messages name it, such as data.sources[0].path."""
-        return in_words(self.keys)
+        return setting_name(self.keys)
 
     def value(self, folder: str) -> str | list[str]:
         """Return what the setting is once the files lie below the address `folder`."""
@@ -52,7 +52,7 @@ class LocalPlace:
         return places if self.is_list else places[0]
 
 
-def in_words(keys: Keys) -> str:
+def setting_name(keys: Keys) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).lstrip(".")
 
 
@@ -90,7 +90,7 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
     for keys, _, train in _stages(config):
         folder = train.tracking.folder
         if folder is not None and not is_remote(folder):
-            where = in_words((*keys, "train", "tracking", "folder"))
+            where = setting_name((*keys, "train", "tracking", "folder"))
             raise ConfigError(
                 f"{where}={folder} is of this machine, and no pod can write to it\n"
                 "name an address (s3://...), or leave it out for the execution's own store"
@@ -103,7 +103,7 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
         if directory.exists():
             places.append(_model_place(directory, model))
         elif not is_hub_id(model.name):
-            raise ModelError(no_such_model(model.name))
+            raise ModelError(missing_model_message(model.name))
     return places
 
 
@@ -166,7 +166,7 @@ def _data_place(keys: Keys, source: SourceConfig) -> LocalPlace:
     try:
         files = [Path(file.path).absolute() for file in find_files(local)]
     except DataError as error:
-        raise DataError(f"{in_words(keys)}={error}") from None
+        raise DataError(f"{setting_name(keys)}={error}") from None
     paths = {entry: _normal(entry) for entry in local}
     folder = os.path.commonpath([_folder_of(path) for path in paths.values()])
     relative = {entry: _relative(path, folder) for entry, path in paths.items()}
@@ -184,7 +184,7 @@ def _normal(entry: str) -> str:
 
 def _folder_of(path: str) -> str:
     """Return the folder above a file or folder, or that in which a glob's first wildcard stands."""
-    return fixed_part(path) or "/" if is_glob(path) and not Path(path).exists() else str(Path(path).parent)
+    return glob_root(path) or "/" if is_glob(path) and not Path(path).exists() else str(Path(path).parent)
 
 
 def _relative(path: str, folder: str) -> str:
@@ -199,7 +199,7 @@ def _file_place(keys: Keys, value: str) -> LocalPlace:
     path = Path(value).expanduser()
     if not path.is_file():
         kind = "a Jinja chat template" if keys[-1] == "chat_template" else "a JSON file of DeepSpeed's"
-        raise ConfigError(f"{in_words(keys)}={value} does not exist (looked in {Path.cwd()}); name {kind}")
+        raise ConfigError(f"{setting_name(keys)}={value} does not exist (looked in {Path.cwd()}); name {kind}")
     return LocalPlace(keys, (path.name,), ((path.absolute(), path.name),))
 
 

@@ -9,12 +9,12 @@ from typing import Any
 from configs.errors import ModelError
 from configs.schema import ModelConfig
 
-INDEX = "model.safetensors.index.json"
-SETTINGS = ("config.json", "tokenizer_config.json")
+INDEX_FILE = "model.safetensors.index.json"
+SETTINGS_FILES = ("config.json", "tokenizer_config.json")
 """Files whose content is checked, not only their names."""
-UNUSED = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt")
+UNUSED_PATTERNS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt")
 """Files of other frameworks, which lie beside a model's weights and are neither downloaded nor uploaded."""
-PICKLED = ("*.bin", "*.pt", "*.pth")
+PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth")
 """Where safetensors are published too, these are not even downloaded."""
 _PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
@@ -25,7 +25,7 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "~", "/"))
 
 
-def no_such_model(name: str, is_pod: bool = False) -> str:
+def missing_model_message(name: str, is_pod: bool = False) -> str:
     """Return what is said of a model that is neither a folder nor could be one of the hub."""
     where = "no such directory here (a pod does not see a laptop's files)" if is_pod else "no such directory"
     return (
@@ -37,7 +37,7 @@ def no_such_model(name: str, is_pod: bool = False) -> str:
 
 def needed_files(names: Iterable[str], allow_pickled: bool) -> list[str]:
     """Return which files of a model's folder a run reads: none that is hidden, of other frameworks, or pickled."""
-    unused = UNUSED if allow_pickled else UNUSED + PICKLED
+    unused = UNUSED_PATTERNS if allow_pickled else UNUSED_PATTERNS + PICKLED_PATTERNS
     return [
         name
         for name in names
@@ -54,7 +54,7 @@ def loaded_weights(names: Iterable[str]) -> list[str]:
 
 
 def check_files(config: ModelConfig, names: Collection[str], settings: list[dict[str, Any]]) -> None:
-    """Refuse a model by the names of its files and the content of `SETTINGS`.
+    """Refuse a model by the names of its files and the content of `SETTINGS_FILES`.
 
     Raises:
         ModelError: no config.json, weights or tokenizer; pickled weights or remote code that the config does not allow.
@@ -81,7 +81,7 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
 
 
 def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[str]) -> None:
-    """Refuse a model of which a part that its `INDEX` names is not there.
+    """Refuse a model of which a part that its `INDEX_FILE` names is not there.
 
     Raises:
         ModelError: names the first three.
@@ -90,5 +90,5 @@ def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[s
     if missing:
         raise ModelError(
             f"model.name={config.name} lacks {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}, "
-            f"which {INDEX} names; download the whole model"
+            f"which {INDEX_FILE} names; download the whole model"
         )

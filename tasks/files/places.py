@@ -19,10 +19,10 @@ from tasks.files.streams import (
     COMPRESSIONS,
     base_name,
     compression,
-    explained,
     file_system,
     is_remote,
-    shown,
+    redacted,
+    user_error,
     without_query,
 )
 
@@ -73,7 +73,7 @@ def file_size(path: str) -> int | None:
         size = system.info(place).get("size")
         return None if size is None else int(size)
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
 
 
 def file_kind(path: str) -> str:
@@ -85,7 +85,7 @@ def file_kind(path: str) -> str:
     name = PurePosixPath(base_name(path).lower())
     kind = (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
     if kind not in FILE_ENDINGS:
-        raise DataError(f"{shown(path)} ends in none of {_known_endings()}; rename or convert it")
+        raise DataError(f"{redacted(path)} ends in none of {_known_endings()}; rename or convert it")
     return kind
 
 
@@ -97,14 +97,14 @@ def is_pod() -> bool:
     return "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
 
 
-def not_here(instead: str) -> str:
+def missing_file_reason(instead: str) -> str:
     """Return what is said after the name of a local file that is missing: another reason in a pod than on a laptop."""
     if is_pod():
         return f"does not exist here: a pod does not see a laptop's files; {instead}"
     return f"does not exist (looked in {Path.cwd()}); correct the path"
 
 
-def is_of_lines(path: str) -> bool:
+def is_splittable(path: str) -> bool:
     """Return whether rows are lines that are stored as they are, so that a part of the file can be read alone."""
     return file_kind(path) in (".jsonl", ".txt") and not compression(path)
 
@@ -114,7 +114,7 @@ def is_glob(path: str) -> bool:
     return _MAGIC.search(path) is not None
 
 
-def fixed_part(pattern: str) -> str:
+def glob_root(pattern: str) -> str:
     """Return the directory in which a glob's first wildcard stands."""
     return _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
@@ -132,19 +132,19 @@ def _local_files(entry: str) -> list[DataFile]:
             # not Path.glob, which refuses `**.jsonl`
             matches = glob.glob(str(place), recursive=True)  # noqa: PTH207
             if not matches and is_pod():
-                raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
-            root = fixed_part(str(place))
+                raise DataError(f"{entry} {missing_file_reason(_IN_THE_STORE)}")
+            root = glob_root(str(place))
             return _usable(entry, [(path, _below(root, path)) for path in matches if not Path(path).is_dir()])
     except (OSError, RuntimeError) as error:
         # RuntimeError: `~name` of a user who is not there
-        raise explained(entry, error) from None
-    raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
+        raise user_error(entry, error) from None
+    raise DataError(f"{entry} {missing_file_reason(_IN_THE_STORE)}")
 
 
 def _remote_files(entry: str) -> list[DataFile]:
     if entry.startswith(("http://", "https://")):
         if "*" in entry:
-            raise DataError(f"{shown(entry)}: a web server does not list its files; name each of them")
+            raise DataError(f"{redacted(entry)}: a web server does not list its files; name each of them")
         file_kind(entry)
         return [DataFile(entry, base_name(entry))]
     try:
@@ -156,10 +156,10 @@ def _remote_files(entry: str) -> list[DataFile]:
             try:
                 matches = system.glob(place, detail=True)
             except ValueError:
-                raise DataError(f"{shown(entry)}: `**` stands alone between slashes, as in **/*.jsonl") from None
-            paths, root = [path for path, info in matches.items() if info["type"] == "file"], fixed_part(place)
+                raise DataError(f"{redacted(entry)}: `**` stands alone between slashes, as in **/*.jsonl") from None
+            paths, root = [path for path, info in matches.items() if info["type"] == "file"], glob_root(place)
         elif kind is None:
-            raise DataError(f"{shown(entry)} does not exist; correct the address")
+            raise DataError(f"{redacted(entry)} does not exist; correct the address")
         else:
             file_kind(entry)
             return [DataFile(entry, base_name(entry))]
@@ -167,7 +167,7 @@ def _remote_files(entry: str) -> list[DataFile]:
         address = entry.rstrip("/").removesuffix(place)
         return _usable(entry, [(address + path, _below(root, path)) for path in paths])
     except Exception as error:  # each protocol's library has errors of its own, and the user chooses the protocol
-        raise explained(entry, error) from None
+        raise user_error(entry, error) from None
 
 
 def _kind_of_place(system: Any, place: str) -> str | None:
@@ -187,7 +187,7 @@ def _usable(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
             # a name that is not UTF-8 cannot be written into reports
             files.append(DataFile(path, name.encode("utf-8", "replace").decode()))
     if not files:
-        raise DataError(f"{shown(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
+        raise DataError(f"{redacted(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
     return files
 
 

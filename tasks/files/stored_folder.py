@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import ModelError
-from tasks.files.streams import explained, file_system, shown
+from tasks.files.streams import file_system, redacted, user_error
 
 # what stores keep of a file's content, under the names of s3fs, gcsfs and adlfs
 _CHECKSUMS = ("ETag", "md5Hash", "etag")
@@ -36,14 +36,14 @@ def stored_files(address: str) -> dict[str, StoredFile]:
     """
     if address.startswith(("http://", "https://")):
         raise ModelError(
-            f"model.name={shown(address)}: a web server does not list its files; name a folder of a store, such as "
+            f"model.name={redacted(address)}: a web server does not list its files; name a folder of a store, such as "
             "s3://bucket/model, a hub id or a directory"
         )
     try:
         system, place = file_system(address)
         found = system.find(place, detail=True)
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
+        raise user_error(address, error) from None
     names = {path: path.removeprefix(place).strip("/") for path in sorted(found)}
     files = {
         name: StoredFile(path, int(found[path]["size"]), _checksum(address, system, path, found[path]))
@@ -52,8 +52,8 @@ def stored_files(address: str) -> dict[str, StoredFile]:
     }
     if not files:
         raise ModelError(
-            f"model.name={shown(address)} is no folder, or an empty one; name one that holds config.json, weights and "
-            "tokenizer"
+            f"model.name={redacted(address)} is no folder, or an empty one; name one that holds config.json, "
+            "weights and tokenizer"
         )
     return files
 
@@ -76,7 +76,7 @@ def read_range(address: str, file: StoredFile, start: int = 0, end: int | None =
         system, _ = file_system(address)
         return bytes(system.cat_file(file.place, start=start, end=end))
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
+        raise user_error(address, error) from None
 
 
 def _checksum(address: str, system: Any, path: str, info: dict[str, Any]) -> str:
@@ -90,5 +90,5 @@ def _checksum(address: str, system: Any, path: str, info: dict[str, Any]) -> str
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
+        raise user_error(address, error) from None
     return digest.hexdigest()

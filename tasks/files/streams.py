@@ -44,7 +44,7 @@ def is_remote(path: str) -> bool:
     return _PROTOCOL.match(path) is not None and not path.startswith("file://")
 
 
-def shown(path: str) -> str:
+def redacted(path: str) -> str:
     """Return `path` as messages show it: without the user, password and query of an address, which may be secret."""
     if not is_remote(path):
         return path
@@ -121,7 +121,7 @@ def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str
     return digest.hexdigest(), num_lines + (last != b"\n")
 
 
-def open_with_ranges(path: str, place: int = 1) -> Any | None:
+def open_seekable(path: str, place: int = 1) -> Any | None:
     """Return the stored bytes as a file in which one may seek; None where a web server does not give them from `place`.
 
     Raises:
@@ -138,7 +138,7 @@ def open_with_ranges(path: str, place: int = 1) -> Any | None:
     except ValueError:
         return None
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
     return source
 
 
@@ -146,7 +146,7 @@ def file_system(path: str) -> tuple[Any, str]:
     """Return fsspec's file system for an address, and the place in it.
 
     What these file systems raise is an open set, so that their callers catch every exception and give it to
-    `explained`, which shows only what is safe.
+    `user_error`, which shows only what is safe.
     """
     from fsspec.core import url_to_fs
 
@@ -177,19 +177,19 @@ def _open(path: str) -> Any:
             web = path.startswith(("http://", "https://"))
             return system.open(place, "rb", **({"block_size": 0} if web else {}))
         except Exception as error:  # see `file_system`
-            raise explained(path, error) from None
+            raise user_error(path, error) from None
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             # a pipe would be empty when it is read a second time
             raise DataError(f"{path} is not a regular file; copy its content into one")
         return open(path, "rb")
     except OSError as error:
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
 
 
 def _open_at(path: str, start: int) -> Any:
     """Return the source at its byte `start`, which is passed over where a server knows no ranges."""
-    source = open_with_ranges(path, start) if start else None
+    source = open_seekable(path, start) if start else None
     try:
         if source is not None:
             source.seek(start)
@@ -198,7 +198,7 @@ def _open_at(path: str, start: int) -> Any:
             while start and (chunk := source.read(min(start, _CHUNK_BYTES))):
                 start -= len(chunk)
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
     return source
 
 
@@ -280,18 +280,18 @@ class _Chunks(io.RawIOBase):
                     return False
                 self._left = memoryview(chunk)
         except Exception as error:  # see `file_system`
-            raise explained(self._path, error) from None
+            raise user_error(self._path, error) from None
         return True
 
 
-def explained(path: str, error: Exception) -> FineTuneError:
+def user_error(path: str, error: Exception) -> FineTuneError:
     """Return the error that a user reads; of an unknown one only the type, as its text may hold an address's key."""
-    name = shown(path)
+    name = redacted(path)
     if isinstance(error, FineTuneError):
         return error
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         # fsspec calls every failure of a web server so, and keeps the true one
-        return explained(path, error.__cause__)
+        return user_error(path, error.__cause__)
     if isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file"):
         return DataError(f"{name} is not gzip, or has other bytes after it; correct its ending or compress it again")
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):

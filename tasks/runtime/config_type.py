@@ -25,7 +25,7 @@ from configs.schema import FineTuneConfig, RunConfig
 from configs.schema.align import AlignConfig
 from configs.schema.section import Section
 from configs.wire import WireType
-from tasks.files.local_files import in_words, local_settings
+from tasks.files.local_files import local_settings, setting_name
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -121,7 +121,7 @@ def _for_others(config: Config, ctx: FlyteContext) -> Config:
     if ctx.serialization_settings is not None:
         for keys, value in local_settings(config).items():
             raise ConfigError(
-                f"{in_words(keys)}={value} is of this machine, and a launch plan is run by others\n"
+                f"{setting_name(keys)}={value} is of this machine, and a launch plan is run by others\n"
                 "name an address (s3://...) or what is on the hub, or leave it to `pyflyte run --remote --config`, "
                 "which uploads it"
             )

@@ -93,7 +93,7 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
         # in memory: a full disk is one of the faults to be written down
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         with tempfile.TemporaryDirectory(prefix="fine-tune-launch-", dir=memory) as folder:
-            self._task_config = configured(declared, config, cluster)
+            self._task_config = launch_config(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
                 with declared.while_running(Path(folder)):
@@ -124,7 +124,7 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
 TaskPlugins.register_pythontask_plugin(ConfiguredElastic, ConfiguredElasticTask)
 
 
-def configured(declared: Elastic, config: TrainConfig, cluster: ClusterConfig) -> Elastic:
+def launch_config(declared: Elastic, config: TrainConfig, cluster: ClusterConfig) -> Elastic:
     """Return `declared` with the processes, restarts and timeouts of the config."""
     seconds = cluster.join_timeout_seconds
     return replace(

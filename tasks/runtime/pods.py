@@ -133,7 +133,7 @@ def laptop_checkpoints(fingerprint: str) -> Path:
     return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
 
 
-def forget_finished() -> None:
+def delete_finished_checkpoints() -> None:
     """Delete what a laptop keeps of runs that have ended."""
     for note in laptop_checkpoints("").glob("*/finished.json"):
         shutil.rmtree(note.parent, ignore_errors=True)

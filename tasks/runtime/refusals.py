@@ -7,7 +7,7 @@ import grpc
 _GUIDE = "see docs/cluster.md"
 
 
-def explain(code: grpc.StatusCode, details: str, place: str, endpoint: str, what: str) -> str:
+def refusal_message(code: grpc.StatusCode, details: str, place: str, endpoint: str, what: str) -> str:
     """Return what flyteadmin's answer means and what to do, in at most three lines, its own words among them.
 
     The words looked for are those of github.com/flyteorg/flyte, flyteadmin/pkg/errors and manager/impl/validation.
@@ -40,10 +40,10 @@ def explain(code: grpc.StatusCode, details: str, place: str, endpoint: str, what
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return f"{endpoint} refuses this login for {place}\nthe cluster says: {said}"
     if code == grpc.StatusCode.NOT_FOUND:
-        return f"{not_registered(what, place, endpoint)}\nthe cluster says: {said}"
+        return f"{not_registered_message(what, place, endpoint)}\nthe cluster says: {said}"
     return f"{endpoint} answered {code.name}: {said}"
 
 
-def not_registered(what: str, place: str, endpoint: str) -> str:
+def not_registered_message(what: str, place: str, endpoint: str) -> str:
     """Return what to do where something is asked for that no one has registered."""
     return f"{what} is not registered ({place}, {endpoint}); register it first: make register"

@@ -23,7 +23,7 @@ from flytekit.models.interface import Parameter
 from flytekit.remote import FlyteLaunchPlan, FlyteRemote
 
 from configs.errors import RegistrationError
-from tasks.runtime.refusals import explain, not_registered
+from tasks.runtime.refusals import not_registered_message, refusal_message
 
 VERSION_VARIABLE = "FLYTE_FINE_TUNE_VERSION"
 
@@ -129,9 +129,9 @@ class Cluster(FlyteRemote):
             endpoint = self.config.platform.endpoint
             status = _status(error)
             if status is not None:
-                raise RegistrationError(explain(*status, place=place, endpoint=endpoint, what=what)) from error
+                raise RegistrationError(refusal_message(*status, place=place, endpoint=endpoint, what=what)) from error
             if isinstance(error, FlyteEntityNotExistException):
-                raise RegistrationError(not_registered(what, place, endpoint)) from error
+                raise RegistrationError(not_registered_message(what, place, endpoint)) from error
             raise
 
 

@@ -158,7 +158,7 @@ def _refusal(where: str, name: str, remote: Any, error: BaseException) -> str:
     """Return what the cluster said in the place of an address to upload to."""
     from grpc import Call
 
-    from tasks.runtime.refusals import explain
+    from tasks.runtime.refusals import refusal_message
 
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, Call):
@@ -166,7 +166,7 @@ def _refusal(where: str, name: str, remote: Any, error: BaseException) -> str:
     if cause is None:
         return f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
     place = f"project {remote.default_project}, domain {remote.default_domain}"
-    said = explain(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, what=name)
+    said = refusal_message(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, what=name)
     return f"{where}: {said}"
 
 

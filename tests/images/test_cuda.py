@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from images.cuda import CUDA, OLDEST_COMPUTE_CAPABILITY, OLDEST_DRIVER, PINS
-from images.lock import lock, read_pins
+from images.lock import locked_versions, read_pins
 
 CUDA_PINS = read_pins(ROOT / "images" / "cuda.txt")
 # builders of what our DeepSpeed files and transformers' optimizers use, as DeepSpeed sees itself on CUDA
@@ -28,7 +28,7 @@ for name in ("CPUAdamBuilder", "UtilsBuilder", "PinMemoryBuilder", "FusedAdamBui
 
 
 def test_the_images_install_the_versions_of_the_table() -> None:
-    gpu = lock("gpu")
+    gpu = locked_versions("gpu")
     assert {pin.package: gpu[pin.package] for pin in PINS} == {pin.package: pin.version for pin in PINS}
 
 

@@ -15,7 +15,7 @@ from rehearsal.site import build
 from support.image_imports import read_by
 
 from images import lock as locking
-from images.lock import closure, lock, lock_text, read_pins
+from images.lock import closure, lock_text, locked_versions, read_pins
 from images.roles import INDIRECT, PACKAGES, Role
 
 ROLES: list[Role] = ["cpu", "gpu", "gptq"]
@@ -59,11 +59,11 @@ def test_versions_are_those_of_the_constraints_but_for_gptq() -> None:
     pins = read_pins(ROOT / "constraints.txt")
     cuda = set(read_pins(ROOT / "images" / "cuda.txt"))
     for role in ("cpu", "gpu"):
-        assert {name for name, version in lock(role).items() if pins.get(name) != version} == cuda
+        assert {name for name, version in locked_versions(role).items() if pins.get(name) != version} == cuda
     own = read_pins(ROOT / "images" / "gptq_pins.txt")
     # the clash for which GPTQ has an image of its own
-    assert (pins["numpy"], own["numpy"], lock("gptq")["numpy"]) == ("2.4.6", "2.2.6", "2.2.6")
-    assert {name for name, version in lock("gptq").items() if pins.get(name) != version} == cuda | set(own)
+    assert (pins["numpy"], own["numpy"], locked_versions("gptq")["numpy"]) == ("2.4.6", "2.2.6", "2.2.6")
+    assert {name for name, version in locked_versions("gptq").items() if pins.get(name) != version} == cuda | set(own)
 
 
 def test_a_closure_has_what_is_needed_and_no_extra_that_was_not_asked_for() -> None:
@@ -78,7 +78,7 @@ def test_a_package_without_a_pin_is_named(tmp_path: Path, monkeypatch: pytest.Mo
     (tmp_path / "constraints.txt").write_text(lines.replace("MarkupSafe==3.0.4\n", ""))
     monkeypatch.setattr(locking, "_CONSTRAINTS", tmp_path / "constraints.txt")
     with pytest.raises(ValueError, match=r"constraints.txt has no version of markupsafe; add it, then run `make lock`"):
-        lock("cpu")
+        locked_versions("cpu")
 
 
 @pytest.mark.parametrize("role", ROLES)
@@ -93,7 +93,7 @@ def test_an_image_is_asked_to_hold_what_its_tasks_import_and_no_more(role: Role)
 @pytest.mark.parametrize("role", ROLES)
 def test_every_module_of_a_role_is_imported_with_its_packages_alone(role: Role, tmp_path: Path) -> None:
     modules, _ = read_by(role)
-    programs = build([f"{name}=={version}" for name, version in lock(role).items()], tmp_path / "image")
+    programs = build([f"{name}=={version}" for name, version in locked_versions(role).items()], tmp_path / "image")
     script = (
         f"import importlib\nfor name in {sorted(modules)!r}:\n    importlib.import_module(name)\n"
         "try:\n    import pytest\nexcept ModuleNotFoundError:\n    print('ALONE')"

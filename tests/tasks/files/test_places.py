@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from configs.errors import DataError
 from configs.schema import SourceConfig
 from tasks.files.places import FILE_ENDINGS, expand, file_kind, find_files
-from tasks.files.streams import open_bytes, open_raw, shown
+from tasks.files.streams import open_bytes, open_raw, redacted
 
 
 def read_bytes(path: str) -> bytes:
@@ -315,9 +315,9 @@ def test_a_web_address_that_fails_is_named_without_its_key(web: tuple[str, Path]
 
 
 def test_what_is_shown_of_an_address_holds_no_secret() -> None:
-    assert shown("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
-    assert shown("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
-    assert shown("me@home/a.csv") == "me@home/a.csv"
+    assert redacted("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
+    assert redacted("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
+    assert redacted("me@home/a.csv") == "me@home/a.csv"
 
 
 @pytest.mark.parametrize("path", ["rows.jsonl", ["a.jsonl", "data/*.csv"], "embedded:english-to-sql:20"])

@@ -14,7 +14,7 @@ from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod, machines
 
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
-from tasks.runtime.elastic import configured
+from tasks.runtime.elastic import launch_config
 
 
 def pod(task: Any, home: Path, fault: str, environment: dict[str, str] | None = None, **settings: Any) -> Pod:
@@ -33,7 +33,7 @@ def starts(home: Path) -> list[str]:
 
 def test_the_config_shapes_the_launch() -> None:
     config = TrainConfig(nodes=5, processes_per_node=4, batch_size=160)
-    launch = configured(elastic("5"), config, ClusterConfig(max_restarts=2, join_timeout_seconds=77))
+    launch = launch_config(elastic("5"), config, ClusterConfig(max_restarts=2, join_timeout_seconds=77))
     assert (launch.nnodes, launch.nproc_per_node, launch.max_restarts, launch.monitor_interval) == ("5", 4, 2, 1)
     assert launch.rdzv_configs == {"timeout": 77, "join_timeout": 77, "read_timeout": 77}
 
