@@ -1,5 +1,5 @@
-"""What a pod is given: image, resources, secrets, and where it may write. May import flytekit, never torch."""
+"""What a pod gets: its image, resources, secrets and folders to write in. May import flytekit, never torch."""
 
-# a run's config is of this type wherever a task or workflow is loaded
+# importing this package registers Flyte's type for configs and filters flytekit's log
 from tasks.runtime import config_type as config_type
 from tasks.runtime import quiet_logs as quiet_logs

@@ -121,7 +121,7 @@ def read_deepspeed(train: TrainConfig) -> str:
         return ""
     from configs.deepspeed_file import check_deepspeed
 
-    text = _read_text("train.deepspeed.config", path, "name a JSON file of DeepSpeed's")
+    text = _read_text("train.deepspeed.config", path, "name a JSON file of DeepSpeed settings")
     check_deepspeed(text, train, path)
     return text
 

@@ -131,7 +131,7 @@ def test_pickled_weights_and_remote_code_in_a_store_are_refused(store: Store, mo
 
 
 def test_a_folder_that_is_not_there_and_a_web_server_are_refused(store: Store) -> None:
-    assert "is no folder, or an empty one" in refused(ModelError, store.uri("models/none"))
+    assert "is not a folder, or is empty" in refused(ModelError, store.uri("models/none"))
     assert "a web server does not list its files" in refused(ModelError, "https://host/model")
 
 

@@ -128,9 +128,9 @@ def test_a_launch_plan_of_this_machine_s_files_is_refused(
     with pytest.raises(ConfigError) as caught:
         LaunchPlan.create("of-files", fine_tune, default_inputs={"config": config})
     message = str(caught.value)
-    assert message.startswith(f"{setting} is of this machine, and a launch plan is run by others\n")
+    assert message.startswith(f"{setting} is on this machine, but a launch plan is run by others\n")
     assert len(message.splitlines()) <= 3
-    with pytest.raises(ConfigError, match="is of this machine"):
+    with pytest.raises(ConfigError, match="is on this machine"):
         LaunchPlan.create("of-fixed-files", fine_tune, fixed_inputs={"config": config})
 
 

@@ -26,5 +26,5 @@ def test_only_reports_of_open_connections_are_left_out(message: str, is_shown: b
 
 def test_one_filter_is_enough() -> None:
     before = len(logger.filters)
-    quiet_logs.leave_out_harmless_reports()
+    quiet_logs.hide_harmless_reports()
     assert len(logger.filters) == before
