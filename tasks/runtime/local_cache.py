@@ -1,7 +1,7 @@
 """Drops the entries of Flyte's local cache that name deleted files.
 
-A laptop's outputs lie under the temporary directory, which systems empty. Flyte's local cache would still name them, and
-the next run would end in a traceback about a path. Once the entry is dropped, the step runs again.
+A laptop's outputs lie under the temporary directory, which systems empty. Flyte's local cache would still name them,
+and the next run would end in a traceback about a path. Once an entry is dropped, its step runs again.
 """
 
 from __future__ import annotations

@@ -79,13 +79,13 @@ def test_whatever_is_in_an_image_changes_its_name(elsewhere: Path) -> None:
 
 def test_a_builder_that_is_none_is_refused() -> None:
     words = " ".join(evaluated(ROOT, IMAGE_BUILDER="podman").stderr.split())
-    assert "IMAGE_BUILDER=podman is not a builder of images; set it to default or envd, or unset it" in words
+    assert "IMAGE_BUILDER=podman is not an image builder; set it to default or envd, or unset it" in words
 
 
 def test_a_lock_that_did_not_travel_is_named(elsewhere: Path) -> None:
     (elsewhere / "images" / "gpu.txt").unlink()
     words = " ".join(evaluated(elsewhere).stderr.split())
-    assert "images/gpu.txt is not here; register with `--copy all`" in words
+    assert "images/gpu.txt is missing here; register with `--copy all`" in words
 
 
 @pytest.mark.parametrize("role", ROLES)

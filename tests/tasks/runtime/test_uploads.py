@@ -206,7 +206,7 @@ def test_a_large_file_that_is_there_is_not_sent_again(
 
     monkeypatch.setattr(remote.client, "get_download_signed_url", readable)
     found = sent(remote, config(str(path)))
-    assert "big rows.jsonl is there already" in capsys.readouterr().out
+    assert "big rows.jsonl is in the store already" in capsys.readouterr().out
     store.client.delete_object(Bucket=BUCKET, Key=found.data.sources[0].path.removeprefix(f"s3://{BUCKET}/"))
     again = sent(remote, config(str(path)))
     assert "already" not in capsys.readouterr().out
@@ -270,7 +270,7 @@ def test_what_is_too_large_is_refused_with_the_fix(
         file.truncate(5 * 2**30 + 1)
     before = store.keys()
     message = refused(remote, config(str(tmp_path / "rows.jsonl")), DataError)
-    assert "rows.jsonl has 5.0 GiB, and a file of at most 5 GiB" in message and "aws s3 cp" in message
+    assert "rows.jsonl has 5.0 GiB, and a run uploads files of at most 5 GiB" in message and "aws s3 cp" in message
     for number in range(4):
         with open(tmp_path / f"{number}.jsonl", "wb") as file:
             file.truncate(5 * 2**30)
