@@ -1,4 +1,4 @@
-"""A user's own DeepSpeed file, checked against the config before anything starts: one thing never has two values."""
+"""Checks a user's own DeepSpeed file against the config before anything starts, so that no setting has two values."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from configs.errors import ConfigError
 from configs.schema.train import TrainConfig
 
 
-def _names(text: str) -> frozenset[str]:
+def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
 _AUTO = "auto"
-# what DeepSpeed 0.19 reads at the top: it is silent about any other key, and a misspelt one would do nothing
-TOP_LEVEL_KEYS = _names(
+# the top-level keys that DeepSpeed 0.19 reads: it silently ignores any other, such as a misspelt one
+TOP_LEVEL_KEYS = _words(
     """
     activation_checkpointing aio amp autotuning bf16 bfloat16 checkpoint comet comms_logger communication_data_type
     compile compression_training csv_monitor curriculum_learning data_efficiency data_types dataloader_drop_last
@@ -31,8 +31,8 @@ TOP_LEVEL_KEYS = _names(
     zero_allow_untested_optimizer zero_force_ds_cpu_optimizer zero_optimization
     """
 )
-# the fields of deepspeed.runtime.zero.config.DeepSpeedZeroConfig, by the names that a file may use
-ZERO_KEYS = _names(
+# the fields of deepspeed.runtime.zero.config.DeepSpeedZeroConfig and their aliases
+ZERO_KEYS = _words(
     """
     allgather_bucket_size allgather_partitions allgather_sequential compute_grad_norm contiguous_gradients cpu_offload
     cpu_offload_param cpu_offload_use_pin_memory elastic_checkpoint enable_sanity_checks
@@ -49,73 +49,74 @@ ZERO_KEYS = _names(
     zero_quantized_nontrainable_weights zero_quantized_weights
     """
 )
-# each has its own setting here, or none: what the value of the section must not be
-_NOT_HERE = {
+# sections that must be absent or disabled, and why
+_REFUSED_SECTIONS = {
     "scheduler": "the learning rate follows train.lr_scheduler and train.warmup_fraction; remove it",
-    "tensor_parallel": "layers are divided by train.sharding=tensor_parallel, not by DeepSpeed; remove it",
-    "elasticity": "it would choose another batch than train.batch_size; remove it",
-    "amp": "it computes in 16-bit floats, where this trains in bfloat16 or float32; remove it",
+    "tensor_parallel": "train.sharding=tensor_parallel shards the layers without DeepSpeed; remove it",
+    "elasticity": "it would choose another batch size than train.batch_size; remove it",
+    "amp": "it computes in float16, and training uses bfloat16 or float32; remove it",
 }
 _PRECISIONS = {True: "bfloat16", False: "float32"}
 _ADAMW_DEFAULTS: dict[str, Any] = {"betas": [0.9, 0.999], "eps": 1e-8}
 
 
 def check_deepspeed(text: str, config: TrainConfig, path: str) -> dict[str, Any]:
-    """Return the settings in `text`, the content of the file that `train.deepspeed.config` names as `path`.
+    """Return the settings in `text`, the content of the file `path` that `train.deepspeed.config` names.
 
-    A value may be absent, or `auto`, which the trainer fills in; a value of its own must be the config's.
+    A value may be absent, or `auto`, which the trainer fills in; any other value must equal the config's.
 
     Raises:
-        ConfigError: no JSON object, an unknown key, or a value that contradicts the config: names file, key and both
-            values.
+        ConfigError: the text is not a JSON object, has an unknown key, or a value contradicts the config; names the
+            file, the key and both values.
     """
     where = f"train.deepspeed.config={path}"
     settings = _parsed(text, where)
     zero = settings.get("zero_optimization", {})
     if not isinstance(zero, dict):
-        raise ConfigError(f"{where}: zero_optimization is not an object of settings")
+        raise ConfigError(f"{where}: zero_optimization is not an object of settings; write it as {{...}}")
     _check_keys(settings, TOP_LEVEL_KEYS, "", where)
     _check_keys(zero, ZERO_KEYS, "zero_optimization.", where)
     _check_stage(zero, config, where)
-    for key, why in _NOT_HERE.items():
+    for key, why in _REFUSED_SECTIONS.items():
         if _is_on(settings.get(key)):
-            raise ConfigError(f"{where}: {key} has no place here: {why}")
+            raise ConfigError(f"{where}: {key} is not supported: {why}")
     if _is_on(settings.get("fp16"), by_default=False):
         raise ConfigError(
-            f'{where}: fp16.enabled is on, and this trains in bfloat16 or float32; set it to false, and bf16 to "auto"'
+            f'{where}: fp16.enabled is on, and training uses bfloat16 or float32; set it to false, and bf16 to "auto"'
         )
-    for key, found, setting, wanted in _pairs(settings, zero, config):
-        if not _is_same(found, wanted):
-            said = "is not settled by" if wanted is None else "contradicts"
-            value = "" if wanted is None else f"={_PRECISIONS[wanted] if isinstance(wanted, bool) else _shown(wanted)}"
-            raise ConfigError(
-                f'{where}: {key}={_shown(found)} {said} {setting}{value}; set it to "auto", or change {setting}'
-            )
+    for key, found, setting, expected in _compared_values(settings, zero, config):
+        if not _is_same(found, expected):
+            if expected is None:
+                conflict = f", but {setting} leaves it open"
+            else:
+                value = _PRECISIONS[expected] if isinstance(expected, bool) else _value_text(expected)
+                conflict = f" contradicts {setting}={value}"
+            raise ConfigError(f'{where}: {key}={_value_text(found)}{conflict}; set it to "auto", or change {setting}')
     _check_offload(zero, config, where)
     return settings
 
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        settings = json.loads(text, object_pairs_hook=_without_doubles)
+        settings = json.loads(text, object_pairs_hook=_without_repeated_keys)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is no JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
-    except _DoubleKeyError as error:
-        raise ConfigError(f"{where}: {error} is there twice; keep one") from None
+        raise ConfigError(f"{where} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+    except _RepeatedKeyError as error:
+        raise ConfigError(f"{where}: {error} appears twice; keep one") from None
     if not isinstance(settings, dict):
-        raise ConfigError(f"{where} is no JSON object of DeepSpeed's settings")
+        raise ConfigError(f"{where} is not a JSON object of DeepSpeed settings; write it as {{...}}")
     return settings
 
 
-class _DoubleKeyError(Exception):
-    """A key that an object has twice, of which JSON keeps the last in silence."""
+class _RepeatedKeyError(Exception):
+    """A key that an object has twice; Python's JSON reader would silently keep the last value."""
 
 
-def _without_doubles(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _DoubleKeyError(next(name for name in names if names.count(name) > 1))
+        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
     return found
 
 
@@ -124,7 +125,7 @@ def _check_keys(settings: dict[str, Any], known: frozenset[str], prefix: str, wh
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "; remove it"
-            raise ConfigError(f"{where}: {prefix}{key} is no setting of DeepSpeed{hint}")
+            raise ConfigError(f"{where}: {prefix}{key} is not a DeepSpeed setting{hint}")
 
 
 def _check_stage(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
@@ -132,7 +133,7 @@ def _check_stage(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
     found = zero.get("stage")
     if found != stage or isinstance(found, bool):
         raise ConfigError(
-            f"{where}: zero_optimization.stage={_shown(found)} contradicts train.sharding={config.sharding}; "
+            f"{where}: zero_optimization.stage={_value_text(found)} contradicts train.sharding={config.sharding}; "
             f"set it to {stage}" + (f", or train.sharding to zero{found}" if found in (1, 2, 3) else "")
         )
     names = ("stage3_gather_16bit_weights_on_model_save", "gather_16bit_weights_on_model_save")
@@ -143,16 +144,18 @@ def _check_stage(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
         )
 
 
-def _pairs(settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig) -> Iterator[tuple[str, Any, str, Any]]:
-    """Yield key and value of the file, and name and value of the config, for all that both say.
+def _compared_values(
+    settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig
+) -> Iterator[tuple[str, Any, str, Any]]:
+    """Yield (key in the file, its value, name in the config, its value) for every setting that both have.
 
-    The config's value is None where it depends on what is not known yet: the device, or the number of machines.
+    The config's value is None if it depends on the device or the number of machines, which are not known yet.
     """
     precision = config.efficiency.precision
     machines = config.most_nodes if config.fewest_nodes == config.most_nodes else None
     processes = (machines or 0) * config.processes_per_node
     rows = config.micro_batch * data_parallel_size(config, processes) or None
-    passes = None if rows is None or config.batch_size % rows else config.batch_size // rows
+    accumulation = None if rows is None or config.batch_size % rows else config.batch_size // rows
     bf16 = settings.get("bf16", settings.get("bfloat16", {}))
     is_bfloat16 = {"bfloat16": True, "float32": False}.get(precision)
     yield "bf16.enabled", _value(bf16, "enabled"), "train.efficiency.precision", is_bfloat16
@@ -160,17 +163,17 @@ def _pairs(settings: dict[str, Any], zero: dict[str, Any], config: TrainConfig) 
     key = "train_micro_batch_size_per_gpu"
     yield key, settings.get(key), "train.micro_batch_size", config.micro_batch
     key = "gradient_accumulation_steps"
-    yield key, settings.get(key), "batch_size / (micro_batch_size x processes)", passes
+    yield key, settings.get(key), "batch_size / (micro_batch_size x processes)", accumulation
     yield "gradient_clipping", settings.get("gradient_clipping"), "train.max_grad_norm", config.max_grad_norm
-    yield from _optimizer_pairs(settings.get("optimizer"), config)
+    yield from _compared_optimizer_values(settings.get("optimizer"), config)
 
 
-def _optimizer_pairs(optimizer: Any, config: TrainConfig) -> Iterator[tuple[str, Any, str, Any]]:
+def _compared_optimizer_values(optimizer: Any, config: TrainConfig) -> Iterator[tuple[str, Any, str, Any]]:
     if optimizer is None:
         return
     kind = config.efficiency.optimizer
-    wanted = "AdamW" if kind in ("auto", "adamw") else kind
-    yield "optimizer.type", _value(optimizer, "type") or "nothing", "train.efficiency.optimizer", wanted
+    expected = "AdamW" if kind in ("auto", "adamw") else kind
+    yield "optimizer.type", _value(optimizer, "type") or "nothing", "train.efficiency.optimizer", expected
     parameters = _value(optimizer, "params") or {}
     yield "optimizer.params.lr", _value(parameters, "lr"), "train.learning_rate", config.learning_rate
     decay = _value(parameters, "weight_decay")
@@ -180,16 +183,16 @@ def _optimizer_pairs(optimizer: Any, config: TrainConfig) -> Iterator[tuple[str,
 
 
 def _check_offload(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
-    wanted = config.deepspeed.offload
-    for part, is_wanted in (
-        ("offload_optimizer", wanted != "none"),
-        ("offload_param", wanted == "optimizer_and_parameters"),
+    offload = config.deepspeed.offload
+    for part, is_offloaded in (
+        ("offload_optimizer", offload != "none"),
+        ("offload_param", offload == "optimizer_and_parameters"),
     ):
         device = _value(zero.get(part), "device") or "none"
-        if device != ("cpu" if is_wanted else "none"):
-            fix = 'give it {"device": "cpu"}' if is_wanted else "remove it"
+        if device != ("cpu" if is_offloaded else "none"):
+            fix = 'give it {"device": "cpu"}' if is_offloaded else "remove it"
             raise ConfigError(
-                f"{where}: zero_optimization.{part}.device={device} contradicts train.deepspeed.offload={wanted}; "
+                f"{where}: zero_optimization.{part}.device={device} contradicts train.deepspeed.offload={offload}; "
                 f"{fix}, or change train.deepspeed.offload"
             )
     for old in ("cpu_offload", "cpu_offload_param"):
@@ -198,7 +201,7 @@ def _check_offload(zero: dict[str, Any], config: TrainConfig, where: str) -> Non
 
 
 def _is_on(section: Any, by_default: bool = True) -> bool:
-    """Return whether a section is there and not switched off; `auto` is off, as nothing here switches it on."""
+    """Return whether a section is present and enabled; `auto` counts as off, because the trainer enables none."""
     if not section:
         return False
     enabled = _value(section, "enabled")
@@ -209,17 +212,17 @@ def _value(section: Any, key: str) -> Any:
     return section.get(key) if isinstance(section, dict) else None
 
 
-def _is_same(found: Any, wanted: Any) -> bool:
+def _is_same(found: Any, expected: Any) -> bool:
     if found is None or found == _AUTO:
         return True
-    if isinstance(found, bool) != isinstance(wanted, bool):
+    if isinstance(found, bool) != isinstance(expected, bool):
         return False
-    if isinstance(found, str) and isinstance(wanted, str):
-        return found.lower() == wanted.lower()
-    return bool(found == wanted)
+    if isinstance(found, str) and isinstance(expected, str):
+        return found.lower() == expected.lower()
+    return bool(found == expected)
 
 
-def _shown(value: Any) -> str:
+def _value_text(value: Any) -> str:
     if value is None:
         return "nothing"
     return json.dumps(value) if isinstance(value, bool | list | dict) else str(value)

@@ -1,7 +1,7 @@
-"""Build the images and push them to the registry: `make images`. Flyte's builders do it; here is which, and in words.
+"""Builds the images and pushes them to the registry, for `make images`. Flyte's builders do the work.
 
-Registration does the same for images that its registry lacks. Where neither docker nor the registry can be asked,
-flytekit takes an image for built and goes on; here that is an error.
+Registration does the same for images that the registry lacks. But if neither docker nor the registry answers, flytekit
+assumes that the image was built; here that is an error.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from configs.errors import ConfigError
 
 
 def build() -> list[str]:
-    """Build what the registry lacks, push it, and return the names of all images.
+    """Build and push the images that the registry lacks; return the names of all images.
 
     Raises:
-        ConfigError: there is no registry to push to, no builder, or it failed.
+        ConfigError: no registry is set, there is no builder, or the build failed.
     """
-    # flytekit reads it when a spec is made
+    # flytekit reads this variable when an ImageSpec is constructed
     os.environ[FLYTE_IMG_FAST_FAIL] = "TRUE"
     from images.specs import BUILDER, IMAGES
 

@@ -1,6 +1,6 @@
-"""Which versions of CUDA, its driver, torch and what is built on them go together, and where that is written.
+"""Versions of CUDA, its driver, torch and the packages built on them that work together, each with its source.
 
-The specs install these versions, docs/images.md shows this table, and a test compares it with what is installed.
+The images install these versions, docs/images.md shows this table, and a test compares it with the installed packages.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Pin:
-    """One package of the GPU image: its version, what it asks of CUDA or of a compiler, and the source for that."""
+    """One package of the GPU image: its version, what it needs of CUDA or a compiler, and the source of that fact."""
 
     package: str
     version: str
@@ -20,23 +20,23 @@ class Pin:
 
 CUDA = "13.0"
 OLDEST_DRIVER = 580
-"""Major version of NVIDIA's driver on the machines; all of CUDA 13 asks for it.
+"""Oldest major version of NVIDIA's driver that runs CUDA 13.
 
 https://docs.nvidia.com/deploy/cuda-compatibility/minor-version-compatibility.html
 """
 OLDEST_COMPUTE_CAPABILITY = 7.5
-"""Turing (T4, RTX 20): torch's wheels of CUDA 13.0 hold no kernels for Volta and older GPUs.
+"""Turing (T4, RTX 20): torch's wheels for CUDA 13.0 hold no kernels for Volta and older GPUs.
 
 https://github.com/pytorch/pytorch/blob/main/RELEASE.md
 """
 
 PINS = (
-    Pin("torch", "2.13.0", "CUDA 13.0, cuDNN 9.20, NCCL 2.29.7: packages that its wheel names", "its metadata"),
+    Pin("torch", "2.13.0", "CUDA 13.0, cuDNN 9.20, NCCL 2.29.7: packages that its wheel requires", "its metadata"),
     Pin("triton", "3.7.1", "a C compiler when kernels are first used", "torch's metadata"),
     Pin(
         "deepspeed",
         "0.19.8",
-        "a C++ compiler and ninja for the Adam of offloading; nvcc for none of ours",
+        "a C++ compiler and ninja for offloading; no nvcc for the shipped configs",
         "op_builder/",
     ),
     Pin("bitsandbytes", "0.50.2", "nothing: its wheel has kernels for CUDA 13.0", "its files"),

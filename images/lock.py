@@ -1,8 +1,8 @@
-"""Write the locks of the images: every package that a pod gets, at one version. Run by `make lock`.
+"""Writes the images' locks, for `make lock`. A lock pins every package that a pod gets.
 
-A lock is the closure of a role's packages over the requirements of what is installed here, at the versions of
-constraints.txt. Two things are not installed here and have their own lists of pins: CUDA's libraries (cuda.txt), which
-torch's wheel for a CPU does not ask for, and what only the image of GPTQ has (gptq_pins.txt).
+It holds a role's packages and all that these require, read from the packages installed here, at the versions in
+constraints.txt. Two groups are not installed here and have pin lists of their own: CUDA's libraries (cuda.txt), which
+torch's CPU wheel does not require, and the packages of the GPTQ image alone (gptq_pins.txt).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ FOLDER = Path(__file__).parent
 _CONSTRAINTS = FOLDER.parent / "constraints.txt"
 _CUDA = FOLDER / "cuda.txt"
 _GPTQ = FOLDER / "gptq_pins.txt"
-# of the project's packages those that gptqmodel asks for, of which nothing is read here
+# gptqmodel is not installed here, so its requirements among the pinned packages are listed by hand
 _GPTQMODEL_NEEDS = (
     "accelerate",
     "datasets",
@@ -36,41 +36,42 @@ _GPTQMODEL_NEEDS = (
 
 
 def read_pins(path: Path) -> dict[str, str]:
-    """Return the versions that a file of `name==version` lines gives, by normalized name."""
+    """Return the versions in a file of `name==version` lines, by normalized name."""
     lines = re.findall(r"(?m)^([\w.-]+)==(\S+)", path.read_text(encoding="utf-8"))
     return {canonicalize_name(name): version for name, version in lines}
 
 
 def closure(names: Iterable[str]) -> set[str]:
-    """Return the normalized names of `names` and of all that they need here, with the extras that are asked for.
+    """Return the normalized names of the packages `names` and of all that they require, extras included.
 
-    A package that is not installed here stands for itself alone.
+    The requirements are those of the installed packages; a package that is not installed adds none.
     """
     extras: dict[str, set[str]] = {}
     todo = [Requirement(name) for name in names]
     while todo:
-        wanted = todo.pop()
-        name = canonicalize_name(wanted.name)
-        # without any extra a package is asked for too: the empty one
-        new = {"", *wanted.extras} - extras.get(name, set())
-        if not new:
+        package = todo.pop()
+        name = canonicalize_name(package.name)
+        # the empty extra stands for the package itself
+        new_extras = {"", *package.extras} - extras.get(name, set())
+        if not new_extras:
             continue
-        extras.setdefault(name, set()).update(new)
+        extras.setdefault(name, set()).update(new_extras)
         try:
             requirements = metadata.requires(name) or []
         except metadata.PackageNotFoundError:
             continue
         for requirement in map(Requirement, requirements):
-            if requirement.marker is None or any(requirement.marker.evaluate({"extra": each}) for each in new):
+            marker = requirement.marker
+            if marker is None or any(marker.evaluate({"extra": extra}) for extra in new_extras):
                 todo.append(requirement)
     return set(extras)
 
 
-def lock(role: Role) -> dict[str, str]:
+def locked_versions(role: Role) -> dict[str, str]:
     """Return the version of every package of a role's image, by normalized name in alphabetical order.
 
     Raises:
-        ValueError: a package is pinned nowhere.
+        ValueError: a package has no pin.
     """
     pins = read_pins(_CONSTRAINTS) | read_pins(_CUDA) | (read_pins(_GPTQ) if role == "gptq" else {})
     # torch is in every image
@@ -86,7 +87,7 @@ def lock(role: Role) -> dict[str, str]:
 def lock_text(role: Role) -> str:
     """Return the content of a role's lock."""
     head = f"# Every package of the {role} image; written by `make lock`.\n"
-    return head + "".join(f"{name}=={version}\n" for name, version in lock(role).items())
+    return head + "".join(f"{name}=={version}\n" for name, version in locked_versions(role).items())
 
 
 def main() -> None:
@@ -94,7 +95,7 @@ def main() -> None:
     for role in PACKAGES:
         path = FOLDER / f"{role}.txt"
         path.write_text(lock_text(role), encoding="utf-8")
-        print(f"{path.relative_to(FOLDER.parent)}: {len(lock(role))} packages")
+        print(f"{path.relative_to(FOLDER.parent)}: {len(locked_versions(role))} packages")
 
 
 if __name__ == "__main__":

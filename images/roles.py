@@ -1,7 +1,7 @@
-"""What each image is asked to hold: the packages that its tasks import, by name.
+"""The packages that each image must hold: those that its tasks import.
 
-A test reads the imports off the source and keeps these lists equal to them. Their versions, and all that they need in
-turn, are in the locks beside this file, which `make lock` writes.
+A test compares these lists with the imports in the source. The locks beside this file, which `make lock` writes, add
+versions and the packages that these require.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
     ),
     "gptq": (*_SHELL, *_MODELS, *_SCORES, "flytekitplugins-deck-standard", "gptqmodel", "matplotlib"),
 }
-"""Imported by the project's own source."""
+"""Packages that the project's own source imports."""
 
 INDIRECT: dict[Role, dict[str, str]] = {
     "cpu": {},
@@ -69,4 +69,4 @@ INDIRECT: dict[Role, dict[str, str]] = {
     },
     "gptq": {"optimum": "transformers loads GPTQ weights with it"},
 }
-"""Imported by no file of the project, and needed: with the reason."""
+"""Packages that are needed although no file of the project imports them, each with the reason."""

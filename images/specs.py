@@ -1,7 +1,7 @@
-"""The container images, one per role, of exactly the packages that its lock names; built by Flyte.
+"""The container images, one per role, with exactly the packages in the role's lock. Flyte builds them.
 
-Choices are read from the environment of whoever registers. A dynamic task evaluates these specs again inside its pod,
-and must come to the same names there, so that the choices are part of every task's environment (`POD_ENVIRONMENT`).
+Registry, builder and base are read from the environment at registration. A dynamic task evaluates these specs again in
+its pod and must get the same image names, so every task's environment holds these settings (`POD_ENVIRONMENT`).
 """
 
 from __future__ import annotations
@@ -17,12 +17,10 @@ from images.roles import Role
 
 REGISTRY = os.environ.get("IMAGE_REGISTRY") or "localhost/fine-tune"
 BUILDER = os.environ.get("IMAGE_BUILDER") or "default"
-# what a builder begins with unless told otherwise: its name is part of the tag, so that two builders' images differ
+# each builder's default base image; it is part of the tag, so that two builders' images differ
 _BASES = {"default": "debian:bookworm-slim", "envd": "cr.flyte.org/flyteorg/flytekit:py3.11-1.16.31"}
 if BUILDER not in _BASES:
-    raise ConfigError(
-        f"IMAGE_BUILDER={BUILDER} is not a builder of images; set it to {' or '.join(_BASES)}, or unset it"
-    )
+    raise ConfigError(f"IMAGE_BUILDER={BUILDER} is not an image builder; set it to {' or '.join(_BASES)}, or unset it")
 BASE = os.environ.get("IMAGE_BASE") or _BASES[BUILDER]
 
 PODS = os.environ.get("FINE_TUNE_PODS", "full")
@@ -32,9 +30,9 @@ if PODS not in ("full", "small"):
 POD_ENVIRONMENT = {"IMAGE_REGISTRY": REGISTRY, "IMAGE_BUILDER": BUILDER, "IMAGE_BASE": BASE, "FINE_TUNE_PODS": PODS}
 TRAIN_ENVIRONMENT = {
     **POD_ENVIRONMENT,
-    # a process whose peer is gone ends, and does not wait in NCCL
+    # a process whose peer is lost ends instead of waiting in NCCL
     "TORCH_NCCL_HEARTBEAT_TIMEOUT_SEC": "300",
-    # seconds in which processes may save after SIGTERM: less than a pod has
+    # seconds that processes have to save after SIGTERM: less than the pod's grace period
     "TORCH_ELASTIC_SHUTDOWN_TIMEOUT": "100",
 }
 
@@ -43,12 +41,12 @@ def _image(role: Role, apt_packages: list[str], env: dict[str, str]) -> ImageSpe
     """Return the image of a role.
 
     Raises:
-        ArtifactError: its lock did not travel with the code.
+        ArtifactError: the registration did not send the role's lock.
     """
     lock = Path(__file__).parent / f"{role}.txt"
     if not lock.is_file():
         raise ArtifactError(
-            f"images/{role}.txt is not here; register with `--copy all`, so that all files of the project travel"
+            f"images/{role}.txt is missing here; register with `--copy all`, which sends all files of the project"
         )
     return ImageSpec(
         name=f"fine-tune-{role}",
@@ -58,15 +56,15 @@ def _image(role: Role, apt_packages: list[str], env: dict[str, str]) -> ImageSpe
         python_version="3.11",
         requirements=str(lock),
         apt_packages=apt_packages,
-        # the code travels with a registration: images change with their packages alone, and are named alike in pods
+        # registration sends the code: an image changes only with its packages, and has the same name in pods
         source_copy_mode=CopyFileDetection.NO_COPY,
         env={"TOKENIZERS_PARALLELISM": "true", **env},
     )
 
 
 CPU_IMAGE = _image("cpu", [], {})
-# DeepSpeed compiles what it runs on CPUs, and Triton its launchers, on first use
+# on first use DeepSpeed compiles its CPU kernels, and Triton its launchers
 GPU_IMAGE = _image("gpu", ["build-essential"], {"GIT_PYTHON_REFRESH": "quiet"})
-# one of gptqmodel's packages is built from source, against PCRE
+# gptqmodel requires a package that is built from source against PCRE
 GPTQ_IMAGE = _image("gptq", ["build-essential", "libpcre2-dev"], {})
 IMAGES: dict[Role, ImageSpec] = {"cpu": CPU_IMAGE, "gpu": GPU_IMAGE, "gptq": GPTQ_IMAGE}

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-# before torch is loaded: two test processes of two threads each would wait for one another on two cores
+# set before torch is loaded: on two cores, two test processes with two threads each would slow each other down
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 ROOT = Path(__file__).parent.parent
@@ -19,7 +19,7 @@ SHARED_DATA = ROOT.parent / "shared" / "data"
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A Llama of 50 thousand random weights with a byte-level tokenizer, 256 positions, no chat template."""
+    """A Llama with 50 thousand random weights, 256 positions, a byte-level tokenizer and no chat template."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -50,7 +50,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty prompt/completion rows, each its own question."""
+    """A file of sixty prompt/completion rows with distinct questions."""
     path = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     rows = [{"prompt": f"What is {n} plus {n}?", "completion": str(2 * n)} for n in range(60)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
@@ -65,7 +65,7 @@ class PyFlyte:
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         (self.home / "tmp").mkdir(parents=True, exist_ok=True)
-        # with tests/ on it, tests/images would be taken for the package of that name
+        # PYTHONPATH too: with tests/ on it, tests/images would hide the package images
         hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         environment |= {"HOME": str(self.home), "TMPDIR": str(self.home / "tmp"), "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -96,7 +96,7 @@ def pyflyte(tmp_path: Path) -> PyFlyte:
 
 
 def error_lines(result: subprocess.CompletedProcess[str]) -> list[str]:
-    """Return the lines of the error that a user reads, without what was printed before it."""
+    """Return the lines of the error that a user reads, without the output before it."""
     lines = result.stderr.strip().splitlines()
     starts = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
     return lines[starts[-1] :] if starts else []

@@ -1,4 +1,4 @@
-"""Which files a base model must have, wherever it lies: a folder here or at an address, or a repository of the hub."""
+"""Which files a base model must have, whether it is a local folder, a folder in a store, or a hub repository."""
 
 from __future__ import annotations
 
@@ -9,24 +9,24 @@ from typing import Any
 from configs.errors import ModelError
 from configs.schema import ModelConfig
 
-INDEX = "model.safetensors.index.json"
-SETTINGS = ("config.json", "tokenizer_config.json")
-"""Files whose content is checked, not only their names."""
-UNUSED = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt")
-"""Files of other frameworks, which lie beside a model's weights and are neither downloaded nor uploaded."""
-PICKLED = ("*.bin", "*.pt", "*.pth")
-"""Where safetensors are published too, these are not even downloaded."""
+INDEX_FILE = "model.safetensors.index.json"
+SETTINGS_FILES = ("config.json", "tokenizer_config.json")
+"""Files of which the content is checked too, not only the name."""
+UNUSED_PATTERNS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt")
+"""Files of other frameworks beside a model's weights: they are neither downloaded nor uploaded."""
+PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth")
+"""Pickled weights: downloaded and uploaded only if the config allows them."""
 _PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 _TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
 
 
 def is_hub_id(name: str) -> bool:
-    """Return whether `name` could be a model of the hub: owner/name."""
+    """Return whether `name` has the form of a hub id, owner/name."""
     return name.count("/") == 1 and not name.startswith((".", "~", "/"))
 
 
-def no_such_model(name: str, is_pod: bool = False) -> str:
-    """Return what is said of a model that is neither a folder nor could be one of the hub."""
+def missing_model_message(name: str, is_pod: bool = False) -> str:
+    """Return the error message for a model that is neither a folder nor has the form of a hub id."""
     where = "no such directory here (a pod does not see a laptop's files)" if is_pod else "no such directory"
     return (
         f"model.name={name}: {where}, and not a hub id of the form owner/name "
@@ -36,8 +36,11 @@ def no_such_model(name: str, is_pod: bool = False) -> str:
 
 
 def needed_files(names: Iterable[str], allow_pickled: bool) -> list[str]:
-    """Return which files of a model's folder a run reads: none that is hidden, of other frameworks, or pickled."""
-    unused = UNUSED if allow_pickled else UNUSED + PICKLED
+    """Return the files of a model's folder that a run reads.
+
+    Hidden files and files of other frameworks are left out, and pickled ones unless `allow_pickled`.
+    """
+    unused = UNUSED_PATTERNS if allow_pickled else UNUSED_PATTERNS + PICKLED_PATTERNS
     return [
         name
         for name in names
@@ -47,17 +50,18 @@ def needed_files(names: Iterable[str], allow_pickled: bool) -> list[str]:
 
 
 def loaded_weights(names: Iterable[str]) -> list[str]:
-    """Return the weight files that transformers would load: safetensors where there are any, else pickled ones."""
+    """Return the weight files that transformers would load: safetensors if there are any, else pickled ones."""
     top = [name for name in names if "/" not in name]
     safe = [name for name in top if name.endswith(".safetensors")]
     return safe or [name for name in top if name.endswith(_PICKLED_ENDINGS) and name != "training_args.bin"]
 
 
 def check_files(config: ModelConfig, names: Collection[str], settings: list[dict[str, Any]]) -> None:
-    """Refuse a model by the names of its files and the content of `SETTINGS`.
+    """Check a model by the names of its files and the content of its `SETTINGS_FILES`.
 
     Raises:
-        ModelError: no config.json, weights or tokenizer; pickled weights or remote code that the config does not allow.
+        ModelError: config.json, weights or tokenizer are missing, or the config does not allow the model's pickled
+            weights or remote code.
     """
     where = f"model.name={config.name}"
     if "config.json" not in names:
@@ -81,14 +85,14 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
 
 
 def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[str]) -> None:
-    """Refuse a model of which a part that its `INDEX` names is not there.
+    """Check that every weight file that the model's index names is there.
 
     Raises:
-        ModelError: names the first three.
+        ModelError: weight files are missing; names the first three.
     """
     missing = sorted({str(name) for name in index.get("weight_map", {}).values() if name not in names})
     if missing:
         raise ModelError(
             f"model.name={config.name} lacks {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}, "
-            f"which {INDEX} names; download the whole model"
+            f"which {INDEX_FILE} names; download the whole model"
         )

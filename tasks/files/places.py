@@ -1,8 +1,7 @@
-"""Where a source's rows lie: the files behind a path, glob, directory or address, and their bytes.
+"""Which files a path, glob, directory or address stands for.
 
-The plan hashes these files and a later step reads them. Both must mean the same files, and name the same faults in the
-same words, so that both stand on this module. Whatever a file system, a network or a compression raises leaves it as
-a `DataError` of one line.
+The plan hashes these files and a later step reads them. Both use this module, so that both find the same files and
+report the same fault in the same words. Any error of a file system or a network leaves as a `DataError` of one line.
 """
 
 from __future__ import annotations
@@ -19,39 +18,34 @@ from tasks.files.streams import (
     COMPRESSIONS,
     base_name,
     compression,
-    explained,
     file_system,
     is_remote,
-    shown,
+    redacted,
+    user_error,
     without_query,
 )
 
 FILE_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
-_MAGIC = re.compile(r"[*?\[]")
-_IN_THE_STORE = "put it into the store and name its address (s3://...), or name a hub data set"
+_WILDCARD = re.compile(r"[*?\[]")
+_UPLOAD_FIX = "put it into the store and name its address (s3://...), or name a hub data set"
 
 
 @dataclass(frozen=True)
 class DataFile:
-    """One file of a source. `name` is what row ids call it: its base name, or its path below the directory or glob."""
+    """One file of a source. `name` stands in row ids: its base name, or its path below the directory or glob."""
 
     path: str
     name: str
 
 
-def expand(path: str | list[str]) -> list[str]:
-    """Return the paths of the files that `path` stands for; see `find_files`."""
-    return [file.path for file in find_files(path)]
-
-
 def find_files(path: str | list[str]) -> list[DataFile]:
     """Return the files of a path, glob, directory (recursive) or address, or of a list of these, each file once.
 
-    Files are sorted within a glob or directory, where hidden files and those of other endings are passed over.
+    Within a glob or directory, files are sorted; hidden files and files with an unknown ending are skipped.
 
     Raises:
-        DataError: a path that does not exist or cannot be read, an ending that no reader knows, or a directory or
-            glob without a file of a known ending.
+        DataError: a path does not exist, cannot be read or has an unknown ending, or a directory or glob holds no file
+            with a known ending.
     """
     found: dict[str, DataFile] = {}
     for entry in [path] if isinstance(path, str) else path:
@@ -61,142 +55,144 @@ def find_files(path: str | list[str]) -> list[DataFile]:
 
 
 def file_size(path: str) -> int | None:
-    """Return how many bytes are stored, or None where a web server does not say.
+    """Return the size of the stored file in bytes, or None if a web server does not report it.
 
     Raises:
-        DataError: the file is not there or cannot be asked for.
+        DataError: the file does not exist or its size cannot be read.
     """
     try:
         if not is_remote(path):
             return Path(path).stat().st_size
-        system, place = file_system(path)
-        size = system.info(place).get("size")
+        system, store_path = file_system(path)
+        size = system.info(store_path).get("size")
         return None if size is None else int(size)
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
 
 
 def file_kind(path: str) -> str:
-    """Return the ending that says how a file is read, such as `.jsonl`, in lower case and without .gz or .zst.
+    """Return the ending that decides how a file is read, such as `.jsonl`: in lower case, without .gz or .zst.
 
     Raises:
-        DataError: none of `FILE_ENDINGS`.
+        DataError: the name ends in none of `FILE_ENDINGS`.
     """
     name = PurePosixPath(base_name(path).lower())
     kind = (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
     if kind not in FILE_ENDINGS:
-        raise DataError(f"{shown(path)} ends in none of {_known_endings()}; rename or convert it")
+        raise DataError(f"{redacted(path)} ends in none of {_known_endings()}; rename or convert it")
     return kind
 
 
 def is_pod() -> bool:
-    """Return whether Flyte runs this process in a pod, by a variable that it sets in each.
+    """Return whether this process runs in a pod of Flyte, which sets this variable in every pod.
 
     Source: github.com/flyteorg/flyte, flyteplugins/go/tasks/pluginmachinery/flytek8s/k8s_resource_adds.go.
     """
     return "FLYTE_INTERNAL_EXECUTION_ID" in os.environ
 
 
-def not_here(instead: str) -> str:
-    """Return what is said after the name of a local file that is missing: another reason in a pod than on a laptop."""
+def missing_file_reason(instead: str) -> str:
+    """Return the text that follows the name of a missing local file, with the reason that fits a pod or a laptop."""
     if is_pod():
         return f"does not exist here: a pod does not see a laptop's files; {instead}"
     return f"does not exist (looked in {Path.cwd()}); correct the path"
 
 
-def is_of_lines(path: str) -> bool:
-    """Return whether rows are lines that are stored as they are, so that a part of the file can be read alone."""
+def is_splittable(path: str) -> bool:
+    """Return whether each row is one uncompressed line, so that a byte range of the file can be read alone."""
     return file_kind(path) in (".jsonl", ".txt") and not compression(path)
 
 
 def is_glob(path: str) -> bool:
-    """Return whether `path` has a wildcard, where no file is called so."""
-    return _MAGIC.search(path) is not None
+    """Return whether `path` has a wildcard; a file may still have that very name."""
+    return _WILDCARD.search(path) is not None
 
 
-def fixed_part(pattern: str) -> str:
-    """Return the directory in which a glob's first wildcard stands."""
-    return _MAGIC.split(pattern, maxsplit=1)[0].rpartition("/")[0]
+def glob_root(pattern: str) -> str:
+    """Return the part of a glob before its first wildcard, up to the last slash."""
+    return _WILDCARD.split(pattern, maxsplit=1)[0].rpartition("/")[0]
 
 
 def _local_files(entry: str) -> list[DataFile]:
     try:
-        place = Path(entry.removeprefix("file://")).expanduser()
-        if place.is_dir():
-            paths = [Path(folder, name) for folder, _, names in os.walk(place, onerror=_raise) for name in names]
-            return _usable(entry, [(str(path), str(path.relative_to(place))) for path in paths])
-        if place.exists():
-            file_kind(str(place))
-            return [DataFile(str(place), base_name(str(place)))]
+        local_path = Path(entry.removeprefix("file://")).expanduser()
+        if local_path.is_dir():
+            paths = [Path(folder, name) for folder, _, names in os.walk(local_path, onerror=_reraise) for name in names]
+            return _readable_files(entry, [(str(path), str(path.relative_to(local_path))) for path in paths])
+        if local_path.exists():
+            file_kind(str(local_path))
+            return [DataFile(str(local_path), base_name(str(local_path)))]
         if is_glob(entry):
             # not Path.glob, which refuses `**.jsonl`
-            matches = glob.glob(str(place), recursive=True)  # noqa: PTH207
+            matches = glob.glob(str(local_path), recursive=True)  # noqa: PTH207
             if not matches and is_pod():
-                raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
-            root = fixed_part(str(place))
-            return _usable(entry, [(path, _below(root, path)) for path in matches if not Path(path).is_dir()])
+                raise DataError(f"{entry} {missing_file_reason(_UPLOAD_FIX)}")
+            root = glob_root(str(local_path))
+            files = [path for path in matches if not Path(path).is_dir()]
+            return _readable_files(entry, [(path, _name_below(root, path)) for path in files])
     except (OSError, RuntimeError) as error:
-        # RuntimeError: `~name` of a user who is not there
-        raise explained(entry, error) from None
-    raise DataError(f"{entry} {not_here(_IN_THE_STORE)}")
+        # RuntimeError: `~name` of an unknown user
+        raise user_error(entry, error) from None
+    raise DataError(f"{entry} {missing_file_reason(_UPLOAD_FIX)}")
 
 
 def _remote_files(entry: str) -> list[DataFile]:
     if entry.startswith(("http://", "https://")):
         if "*" in entry:
-            raise DataError(f"{shown(entry)}: a web server does not list its files; name each of them")
+            raise DataError(f"{redacted(entry)}: a web server does not list its files; name each of them")
         file_kind(entry)
         return [DataFile(entry, base_name(entry))]
     try:
-        system, place = file_system(entry)
-        kind = _kind_of_place(system, place)
+        system, store_path = file_system(entry)
+        kind = _kind_in_store(system, store_path)
         if kind == "directory":
-            paths, root = system.find(place), place
-        elif kind is None and is_glob(place):
+            paths, root = system.find(store_path), store_path
+        elif kind is None and is_glob(store_path):
             try:
-                matches = system.glob(place, detail=True)
+                matches = system.glob(store_path, detail=True)
             except ValueError:
-                raise DataError(f"{shown(entry)}: `**` stands alone between slashes, as in **/*.jsonl") from None
-            paths, root = [path for path, info in matches.items() if info["type"] == "file"], fixed_part(place)
+                raise DataError(f"{redacted(entry)}: `**` must stand alone between slashes, as in **/*.jsonl") from None
+            paths = [path for path, info in matches.items() if info["type"] == "file"]
+            root = glob_root(store_path)
         elif kind is None:
-            raise DataError(f"{shown(entry)} does not exist; correct the address")
+            raise DataError(f"{redacted(entry)} does not exist; correct the address")
         else:
             file_kind(entry)
             return [DataFile(entry, base_name(entry))]
-        # not fsspec's own unstrip_protocol, which forgets the server of ftp:// and the like
-        address = entry.rstrip("/").removesuffix(place)
-        return _usable(entry, [(address + path, _below(root, path)) for path in paths])
-    except Exception as error:  # each protocol's library has errors of its own, and the user chooses the protocol
-        raise explained(entry, error) from None
+        # fsspec's own unstrip_protocol drops the server from ftp:// and similar addresses
+        address = entry.rstrip("/").removesuffix(store_path)
+        return _readable_files(entry, [(address + path, _name_below(root, path)) for path in paths])
+    except Exception as error:  # see `file_system`
+        raise user_error(entry, error) from None
 
 
-def _kind_of_place(system: Any, place: str) -> str | None:
+def _kind_in_store(system: Any, store_path: str) -> str | None:
     try:
-        return system.info(place)["type"]
+        return system.info(store_path)["type"]
     except FileNotFoundError:
         return None
 
 
-def _usable(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
-    """Return the files that a reader knows, sorted, from (path, name) of each file found."""
+def _readable_files(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
+    """Return the visible files with a known ending, sorted, from the (path, name) of every file found."""
     files = []
     for path, name in sorted(found):
         parts = PurePosixPath(name).parts
-        endings = [end + compression for end in FILE_ENDINGS for compression in ("", *COMPRESSIONS)]
+        endings = [kind + compressed for kind in FILE_ENDINGS for compressed in ("", *COMPRESSIONS)]
         if name.lower().endswith(tuple(endings)) and not any(part.startswith(".") for part in parts):
-            # a name that is not UTF-8 cannot be written into reports
+            # reports cannot hold a name that is not UTF-8
             files.append(DataFile(path, name.encode("utf-8", "replace").decode()))
     if not files:
-        raise DataError(f"{shown(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
+        raise DataError(f"{redacted(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
     return files
 
 
 def _with_distinct_names(files: list[DataFile]) -> list[DataFile]:
-    """Return the files, those of one name called by what their paths do not share: a/rows.jsonl and b/rows.jsonl."""
+    """Return the files; those that share a name are named from where their paths differ, as a/rows.jsonl."""
     folders: dict[str, list[str]] = {}
     for file in files:
         folders.setdefault(file.name, []).append(without_query(file.path).rpartition("/")[0] + "/")
-    shared = {name: os.path.commonprefix(same).rpartition("/")[0] + "/" for name, same in folders.items()}  # noqa: RUF071
+    shared = {name: os.path.commonprefix(paths).rpartition("/")[0] + "/" for name, paths in folders.items()}  # noqa: RUF071
     return [
         file
         if len(folders[file.name]) == 1
@@ -205,7 +201,7 @@ def _with_distinct_names(files: list[DataFile]) -> list[DataFile]:
     ]
 
 
-def _below(root: str, path: str) -> str:
+def _name_below(root: str, path: str) -> str:
     return path.removeprefix(root).lstrip("/")
 
 
@@ -213,5 +209,5 @@ def _known_endings() -> str:
     return f"{', '.join(FILE_ENDINGS)} (or these and {' or '.join(COMPRESSIONS)})"
 
 
-def _raise(error: OSError) -> None:
+def _reraise(error: OSError) -> None:
     raise error

@@ -1,7 +1,7 @@
 """A folder at an address, such as s3://bucket/model: its files, and a revision that changes when their content does.
 
-The plan names a model's revision, and a later step fetches it; both stand on this module, so that a folder which was
-changed between them is found out and not trained on under another's name.
+The plan records a model's revision and a later step fetches the model. Both compute the revision here, so that a folder
+that changed in between is refused, and never trained under the old revision.
 """
 
 from __future__ import annotations
@@ -11,40 +11,40 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import ModelError
-from tasks.files.streams import explained, file_system, shown
+from tasks.files.streams import file_system, redacted, user_error
 
-# what stores keep of a file's content, under the names of s3fs, gcsfs and adlfs
-_CHECKSUMS = ("ETag", "md5Hash", "etag")
+# the keys under which s3fs, gcsfs and adlfs report a checksum
+_CHECKSUM_KEYS = ("ETag", "md5Hash", "etag")
 _CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file below the folder. `checksum` is what the store says of its content; `place` is for its file system."""
+    """One file below the folder. `path` is its path in the file system; `checksum` changes with its content."""
 
-    place: str
+    path: str
     size: int
     checksum: str
 
 
 def stored_files(address: str) -> dict[str, StoredFile]:
-    """Return the files below the folder `address` by their names within it, sorted; hidden ones are passed over.
+    """Return the files below the folder `address` by their names within it, sorted, without hidden files.
 
     Raises:
-        ModelError: a web server, which does not list its files, or no such folder.
+        ModelError: the address is of a web server, which does not list its files, or there is no such folder.
         DataError: the store cannot be read.
     """
     if address.startswith(("http://", "https://")):
         raise ModelError(
-            f"model.name={shown(address)}: a web server does not list its files; name a folder of a store, such as "
+            f"model.name={redacted(address)}: a web server does not list its files; name a folder of a store, such as "
             "s3://bucket/model, a hub id or a directory"
         )
     try:
-        system, place = file_system(address)
-        found = system.find(place, detail=True)
+        system, folder = file_system(address)
+        found = system.find(folder, detail=True)
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
-    names = {path: path.removeprefix(place).strip("/") for path in sorted(found)}
+        raise user_error(address, error) from None
+    names = {path: path.removeprefix(folder).strip("/") for path in sorted(found)}
     files = {
         name: StoredFile(path, int(found[path]["size"]), _checksum(address, system, path, found[path]))
         for path, name in names.items()
@@ -52,8 +52,8 @@ def stored_files(address: str) -> dict[str, StoredFile]:
     }
     if not files:
         raise ModelError(
-            f"model.name={shown(address)} is no folder, or an empty one; name one that holds config.json, weights and "
-            "tokenizer"
+            f"model.name={redacted(address)} is not a folder, or is empty; name one that holds config.json, "
+            "weights and tokenizer"
         )
     return files
 
@@ -67,28 +67,28 @@ def folder_revision(files: dict[str, StoredFile]) -> str:
 
 
 def read_range(address: str, file: StoredFile, start: int = 0, end: int | None = None) -> bytes:
-    """Return the bytes [start, end) of a file of the folder `address`; to its end where `end` is None.
+    """Return the bytes [start, end) of a file in the folder `address`; `end=None` is the file's end.
 
     Raises:
-        DataError: it cannot be read.
+        DataError: the file cannot be read.
     """
     try:
         system, _ = file_system(address)
-        return bytes(system.cat_file(file.place, start=start, end=end))
+        return bytes(system.cat_file(file.path, start=start, end=end))
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
+        raise user_error(address, error) from None
 
 
 def _checksum(address: str, system: Any, path: str, info: dict[str, Any]) -> str:
-    """Return the store's own checksum of a file, or where it keeps none, one of the bytes."""
-    said = next((str(info[name]) for name in _CHECKSUMS if info.get(name)), "")
-    if said:
-        return said.strip('"')
+    """Return the store's own checksum of a file, or the SHA-256 of its bytes if the store keeps none."""
+    kept = next((str(info[key]) for key in _CHECKSUM_KEYS if info.get(key)), "")
+    if kept:
+        return kept.strip('"')
     digest = hashlib.sha256()
     try:
         with system.open(path, "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
     except Exception as error:  # see `file_system`
-        raise explained(address, error) from None
+        raise user_error(address, error) from None
     return digest.hexdigest()

@@ -1,6 +1,6 @@
-"""The bytes of a local or remote file, decompressed, and whatever goes wrong with them in one line.
+"""Reads the bytes of a local or remote file, and decompresses them.
 
-Whatever a file system, a network or a compression raises leaves as a `DataError` that names the file.
+Any error of a file system, a network or a compression leaves as a `DataError` of one line that names the file.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ from configs.errors import DataError, FineTuneError, UnreachableStoreError
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 _CHUNK_BYTES = 2**20
-# a few bytes of zstd may stand for megabytes: pieces are small where one of them became much
+# a few bytes of zstd may decompress to megabytes: after a piece that did, smaller pieces are read
 _ZSTD_CHUNK_BYTES = 2**14
 _ZSTD_SMALL_CHUNK_BYTES = 2**8
-# `zstd --long=31` writes such windows; the library's own bound is 2**27
+# `zstd --long=31` writes windows of this size; the library's default limit is 2**27
 _ZSTD_WINDOW_BYTES = 2**31
-_NO_ANSWER = {
+_UNREACHABLE_ERRORS = {
     "ClientConnectionError",
     "ClientConnectorError",
     "ConnectTimeoutError",
@@ -44,8 +44,8 @@ def is_remote(path: str) -> bool:
     return _PROTOCOL.match(path) is not None and not path.startswith("file://")
 
 
-def shown(path: str) -> str:
-    """Return `path` as messages show it: without the user, password and query of an address, which may be secret."""
+def redacted(path: str) -> str:
+    """Return `path` for a message: an address without user, password and query, which may be secret."""
     if not is_remote(path):
         return path
     return re.sub(r"(?<=://)[^/@]*@", "", without_query(path))
@@ -57,12 +57,12 @@ def base_name(path: str) -> str:
 
 
 def without_query(path: str) -> str:
-    # in any other place `?` is a wildcard or part of the name
+    # elsewhere `?` is a wildcard or part of the name
     return re.split(r"[?#]", path, maxsplit=1)[0] if path.startswith(("http://", "https://")) else path
 
 
 def compression(path: str) -> str:
-    """Return `.gz` or `.zst` where the file's name ends so, whatever the case; else an empty text."""
+    """Return `.gz` or `.zst` if the file's name ends in it, in any case; else an empty string."""
     return next((ending for ending in COMPRESSIONS if base_name(path).lower().endswith(ending)), "")
 
 
@@ -70,47 +70,47 @@ def open_raw(path: str) -> io.BufferedReader:
     """Return a stream of the file's bytes as they are stored.
 
     Raises:
-        DataError: the file is not there or cannot be read; also while it is read.
+        DataError: the file does not exist or cannot be read; reading the stream may raise it too.
     """
-    source = _open(path)
-    return _buffered(path, _chunks(source), source)
+    source = _open_source(path)
+    return _buffered_stream(path, _chunks(source), source)
 
 
 def open_bytes(path: str) -> io.BufferedReader:
-    """Return a stream of the file's bytes, decompressed when it ends in .gz or .zst.
+    """Return a stream of the file's bytes, decompressed if its name ends in .gz or .zst.
 
     Raises:
-        DataError: the file is not there, cannot be read, or is cut short; also while it is read.
+        DataError: the file does not exist, cannot be read, or is cut short; reading the stream may raise it too.
     """
-    source = _open(path)
+    source = _open_source(path)
     if compression(path) == ".gz":
-        return _buffered(path, _chunks(gzip.GzipFile(fileobj=source, mode="rb")), source)
-    return _buffered(path, _zstd_chunks(source) if compression(path) == ".zst" else _chunks(source), source)
+        return _buffered_stream(path, _chunks(gzip.GzipFile(fileobj=source, mode="rb")), source)
+    return _buffered_stream(path, _zstd_chunks(source) if compression(path) == ".zst" else _chunks(source), source)
 
 
 def open_lines(path: str, start: int = 0, end: int | None = None) -> io.BufferedReader:
     r"""Return a stream of the lines that begin at a byte in [start, end) of the file as it is stored.
 
-    A line begins at byte 0 and after each `\n`, and goes on to its `\n` or the end of the file, past `end` too. Ranges
-    that lie side by side thus give each line once, wherever they are cut; `end=None` is the end of the file.
+    A line begins at byte 0 and after each `\n`. It is read up to its `\n` or the end of the file, even past `end`, so
+    that adjacent ranges give each line exactly once, wherever they meet. `end=None` is the end of the file.
 
     Raises:
-        DataError: the file is not there or cannot be read; also while it is read.
+        DataError: the file does not exist or cannot be read; reading the stream may raise it too.
     """
     if end is not None and end <= start:
         return io.BufferedReader(io.BytesIO())  # type: ignore[arg-type]
-    # the byte before tells whether a line begins at `start`
+    # the byte before `start` tells whether a line begins there
     source = _open_at(path, max(start - 1, 0))
-    return _buffered(path, _line_chunks(source, start, end), source)
+    return _buffered_stream(path, _line_chunks(source, start, end), source)
 
 
 def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str, int]:
-    """Return the SHA-256 (hex) of the bytes of the lines that `open_lines` gives, and the number of these lines.
+    """Return the SHA-256 (hex) of the lines that `open_lines` gives, and their number.
 
-    The digest is of the bytes from which the rows of the range are made, the last line whole, and of no others.
+    The digest covers exactly the bytes that the rows of the range are made from, with the whole last line.
 
     Raises:
-        DataError: the file is not there or cannot be read.
+        DataError: the file does not exist or cannot be read.
     """
     digest, num_lines, last = hashlib.sha256(), 0, b"\n"
     with closing(open_lines(path, start, end)) as stream:
@@ -121,32 +121,34 @@ def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str
     return digest.hexdigest(), num_lines + (last != b"\n")
 
 
-def open_with_ranges(path: str, place: int = 1) -> Any | None:
-    """Return the stored bytes as a file in which one may seek; None where a web server does not give them from `place`.
+def open_seekable(path: str, probe_offset: int = 1) -> Any | None:
+    """Return the stored bytes as a seekable file, or None if a web server does not serve ranges.
+
+    One byte at `probe_offset` is read to find out. Reading the file raises the errors of its file system.
 
     Raises:
-        DataError: the file is not there or cannot be read; while it is read, whatever the file system raises.
+        DataError: the file does not exist or cannot be read.
     """
     if not path.startswith(("http://", "https://")):
-        return _open(path)
+        return _open_source(path)
     try:
         system, address = file_system(path)
         source = system.open(address, "rb")
-        source.seek(place)
+        source.seek(probe_offset)
         source.read(1)
         source.seek(0)
     except ValueError:
         return None
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
     return source
 
 
 def file_system(path: str) -> tuple[Any, str]:
-    """Return fsspec's file system for an address, and the place in it.
+    """Return fsspec's file system for an address, and the path in it.
 
-    What these file systems raise is an open set, so that their callers catch every exception and give it to
-    `explained`, which shows only what is safe.
+    Each file system's library raises errors of its own, and the user chooses the protocol. So callers catch every
+    exception and pass it to `user_error`, which shows only what is safe.
     """
     from fsspec.core import url_to_fs
 
@@ -156,49 +158,51 @@ def file_system(path: str) -> tuple[Any, str]:
         return url_to_fs(path)
     import aiohttp
 
-    # the client's own bound is five minutes for a whole file, and it does not read the proxy of the environment
+    # by default a whole file must arrive within five minutes, and the environment's proxy is ignored
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
     return url_to_fs(path, client_kwargs={"trust_env": True, "timeout": timeout})
 
 
 def _s3_options() -> dict[str, Any]:
-    """Return the S3 store that Flyte names to its pods (flytekit/configuration/internal.py, class AWS), or nothing."""
-    said = {name: os.environ.get(f"FLYTE_AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT")}
-    options: dict[str, Any] = {"key": said["ACCESS_KEY_ID"], "secret": said["SECRET_ACCESS_KEY"]}
-    options["client_kwargs"] = {"endpoint_url": said["ENDPOINT"]} if said["ENDPOINT"] else None
+    """Return the S3 settings that Flyte gives its pods (flytekit/configuration/internal.py, class AWS), if any."""
+    variables = {
+        name: os.environ.get(f"FLYTE_AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT")
+    }
+    options: dict[str, Any] = {"key": variables["ACCESS_KEY_ID"], "secret": variables["SECRET_ACCESS_KEY"]}
+    options["client_kwargs"] = {"endpoint_url": variables["ENDPOINT"]} if variables["ENDPOINT"] else None
     return {name: value for name, value in options.items() if value}
 
 
-def _open(path: str) -> Any:
+def _open_source(path: str) -> Any:
     if is_remote(path):
         try:
-            system, place = file_system(path)
+            system, store_path = file_system(path)
             # block_size=0 streams a web file in one request; others are read in blocks
             web = path.startswith(("http://", "https://"))
-            return system.open(place, "rb", **({"block_size": 0} if web else {}))
+            return system.open(store_path, "rb", **({"block_size": 0} if web else {}))
         except Exception as error:  # see `file_system`
-            raise explained(path, error) from None
+            raise user_error(path, error) from None
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
-            # a pipe would be empty when it is read a second time
+            # a pipe would be empty at the second reading
             raise DataError(f"{path} is not a regular file; copy its content into one")
         return open(path, "rb")
     except OSError as error:
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
 
 
 def _open_at(path: str, start: int) -> Any:
-    """Return the source at its byte `start`, which is passed over where a server knows no ranges."""
-    source = open_with_ranges(path, start) if start else None
+    """Return the source positioned at byte `start`; the bytes before it are read if a server serves no ranges."""
+    source = open_seekable(path, start) if start else None
     try:
         if source is not None:
             source.seek(start)
         else:
-            source = _open(path)
+            source = _open_source(path)
             while start and (chunk := source.read(min(start, _CHUNK_BYTES))):
                 start -= len(chunk)
     except Exception as error:  # see `file_system`
-        raise explained(path, error) from None
+        raise user_error(path, error) from None
     return source
 
 
@@ -207,17 +211,17 @@ def _chunks(source: Any) -> Iterator[bytes]:
 
 
 def _line_chunks(source: Any, start: int, end: int | None) -> Iterator[bytes]:
-    """Yield the lines that begin in [start, end), in pieces, from a source that stands one byte before `start`."""
-    position, within = max(start - 1, 0), start == 0
+    """Yield the lines that begin in [start, end), in pieces, from a source positioned one byte before `start`."""
+    position, has_begun = max(start - 1, 0), start == 0
     for chunk in _chunks(source):
-        first = 0 if within else chunk.find(b"\n") + 1
-        if not within:
-            within = first > 0
+        first = 0 if has_begun else chunk.find(b"\n") + 1
+        if not has_begun:
+            has_begun = first > 0
             if end is not None and position + (first or len(chunk)) >= end:
                 return
-        # a line that begins at `end` or later comes after the first \n at `end - 1` or later
-        last = -1 if end is None or not within else chunk.find(b"\n", max(end - 1 - position, first))
-        if within:
+        # the first \n at `end - 1` or later ends the last line of the range
+        last = -1 if end is None or not has_begun else chunk.find(b"\n", max(end - 1 - position, first))
+        if has_begun:
             yield chunk[first : last + 1 if last >= 0 else None]
         if last >= 0:
             return
@@ -225,7 +229,7 @@ def _line_chunks(source: Any, start: int, end: int | None) -> Iterator[bytes]:
 
 
 def _zstd_chunks(source: Any) -> Iterator[bytes]:
-    """Yield the content of all frames. The library's own stream ends without a word where a file was cut."""
+    """Yield the content of all frames. The library's own stream ends without an error if a file was cut short."""
     import zstandard
 
     frame, size = None, _ZSTD_SMALL_CHUNK_BYTES
@@ -244,16 +248,16 @@ def _zstd_chunks(source: Any) -> Iterator[bytes]:
         raise EOFError("the last frame has no end")
 
 
-def _buffered(path: str, chunks: Iterable[bytes], source: Any) -> io.BufferedReader:
-    return io.BufferedReader(_Chunks(path, chunks, source), _CHUNK_BYTES)
+def _buffered_stream(path: str, chunks: Iterable[bytes], source: Any) -> io.BufferedReader:
+    return io.BufferedReader(_ChunkStream(path, chunks, source), _CHUNK_BYTES)
 
 
-class _Chunks(io.RawIOBase):
-    """Pieces of bytes as a stream, whose errors name the file."""
+class _ChunkStream(io.RawIOBase):
+    """Chunks of bytes as one stream, whose errors name the file."""
 
     def __init__(self, path: str, chunks: Iterable[bytes], source: Any) -> None:
         self._path, self._chunks, self._source = path, iter(chunks), source
-        self._left = memoryview(b"")
+        self._unread = memoryview(b"")
 
     def readable(self) -> bool:
         return True
@@ -261,9 +265,9 @@ class _Chunks(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         view, filled = memoryview(buffer), 0
         while filled < len(view) and self._fill():
-            size = min(len(view) - filled, len(self._left))
-            view[filled : filled + size] = self._left[:size]
-            self._left = self._left[size:]
+            size = min(len(view) - filled, len(self._unread))
+            view[filled : filled + size] = self._unread[:size]
+            self._unread = self._unread[size:]
             filled += size
         return filled
 
@@ -272,26 +276,26 @@ class _Chunks(io.RawIOBase):
         super().close()
 
     def _fill(self) -> bool:
-        """Return whether there are bytes left, after reading the next piece if need be."""
+        """Return whether unread bytes are left, after reading the next chunk if none were."""
         try:
-            while not self._left:
+            while not self._unread:
                 chunk = next(self._chunks, None)
                 if chunk is None:
                     return False
-                self._left = memoryview(chunk)
+                self._unread = memoryview(chunk)
         except Exception as error:  # see `file_system`
-            raise explained(self._path, error) from None
+            raise user_error(self._path, error) from None
         return True
 
 
-def explained(path: str, error: Exception) -> FineTuneError:
-    """Return the error that a user reads; of an unknown one only the type, as its text may hold an address's key."""
-    name = shown(path)
+def user_error(path: str, error: Exception) -> FineTuneError:
+    """Return the error that a user reads. Of an unknown error it shows only the type: its text may hold a secret."""
+    name = redacted(path)
     if isinstance(error, FineTuneError):
         return error
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
-        # fsspec calls every failure of a web server so, and keeps the true one
-        return explained(path, error.__cause__)
+        # fsspec raises this for every failure of a web server, with the real error as its cause
+        return user_error(path, error.__cause__)
     if isinstance(error, gzip.BadGzipFile) and str(error).startswith("Not a gzipped file"):
         return DataError(f"{name} is not gzip, or has other bytes after it; correct its ending or compress it again")
     if isinstance(error, EOFError | zlib.error | gzip.BadGzipFile):
@@ -305,15 +309,15 @@ def explained(path: str, error: Exception) -> FineTuneError:
         return DataError(f"{name} cannot be read: {error.strerror}; check its permissions")
     if is_remote(path):
         reason = f"the server answered {status}" if status else type(error).__name__
-        kind = DataError if status or not _is_no_answer(error) else UnreachableStoreError
+        kind = DataError if status or not _is_unreachable(error) else UnreachableStoreError
         return kind(f"{name} cannot be read ({reason}); check the address, the credentials and the network")
     return DataError(f"{name} cannot be read ({type(error).__name__}); check the path")
 
 
-def _is_no_answer(error: Exception) -> bool:
-    """Return whether a server was not reached at all, by the words of the libraries for S3, web and Google addresses.
+def _is_unreachable(error: Exception) -> bool:
+    """Return whether no server was reached at all, by the error classes of the S3, web and Google libraries.
 
-    By name, so that a library which was not needed is not imported here.
+    Classes are compared by name, so that no library is imported here.
     """
     names = {kind.__name__ for kind in type(error).__mro__}
-    return isinstance(error, ConnectionError | TimeoutError) or bool(names & _NO_ANSWER)
+    return isinstance(error, ConnectionError | TimeoutError) or bool(names & _UNREACHABLE_ERRORS)

@@ -10,9 +10,9 @@ from configs.embedded.english_to_sql import make_unlabelled_text
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import HubError, ModelError
 from configs.schema import ModelConfig
-from tasks.files.model_files import PICKLED, UNUSED, needed_files
+from tasks.files.model_files import PICKLED_PATTERNS, UNUSED_PATTERNS, needed_files
 from tasks.files.stored_folder import folder_revision, stored_files
-from tasks.files.streams import is_remote, shown
+from tasks.files.streams import is_remote, redacted
 
 # another seed than that of the rows, so that the text is not the rows' own
 _TEXT_SEED = 1_000
@@ -55,7 +55,7 @@ def _fetch_stored(config: ModelConfig, revision: str, directory: Path, download:
     found = stored_files(config.name)
     files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
     if folder_revision(files) != revision:
-        raise ModelError(f"model.name={shown(config.name)} has changed since this run began; run again")
+        raise ModelError(f"model.name={redacted(config.name)} has changed since this run began; run again")
     for name in files:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         download(f"{config.name.rstrip('/')}/{name}", directory / name)
@@ -67,7 +67,7 @@ def _download(config: ModelConfig, revision: str, directory: Path, token: str | 
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     # where both kinds of weights are published, the pickled ones are not even downloaded
-    ignored = list(UNUSED if config.allow_pickled_weights else UNUSED + PICKLED)
+    ignored = list(UNUSED_PATTERNS if config.allow_pickled_weights else UNUSED_PATTERNS + PICKLED_PATTERNS)
     try:
         snapshot_download(
             config.name, revision=revision, local_dir=directory, token=token or False, ignore_patterns=ignored

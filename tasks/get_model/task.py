@@ -9,7 +9,7 @@ from flytekit.types.directory import FlyteDirectory
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.files.streams import shown
+from tasks.files.streams import redacted
 from tasks.runtime.pods import CPU, is_laptop_run, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 
@@ -40,6 +40,6 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
         )
     fetch.copy_tokenizer(model, tokenizer)
     # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
-    print(f"model: {shown(config.name)} ({revision[:12]})", flush=True)
+    print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

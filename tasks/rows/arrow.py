@@ -11,7 +11,7 @@ from contextlib import closing
 from typing import Any
 
 from configs.errors import DataError
-from tasks.files.streams import compression, explained, is_remote, open_bytes, open_raw, open_with_ranges, shown
+from tasks.files.streams import compression, is_remote, open_bytes, open_raw, open_seekable, redacted, user_error
 from tasks.rows.rows import Row, bad_row, fault_of_text
 
 _IPC_FILE_MARK = b"ARROW1"
@@ -40,7 +40,7 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
             for batch in _parquet_batches(file) if kind == ".parquet" else _ipc_batches(file):
                 names = batch.schema.names
                 if len(set(names)) < len(names):
-                    raise DataError(f"{shown(path)} has two columns of one name; rename one of them")
+                    raise DataError(f"{redacted(path)} has two columns of one name; rename one of them")
                 # reading checks the frame only: values may point outside their buffers, or not be UTF-8
                 batch.validate(full=True)
                 for record in _records(batch):
@@ -49,7 +49,7 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
                     yield number, bad_row(fault, _as_text(record)) if fault else record
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, RecursionError):
         raise DataError(
-            f"{shown(path)} is not a whole {name} file, or has values that Python does not; write it again"
+            f"{redacted(path)} is not a whole {name} file, or has values that Python does not; write it again"
         ) from None
 
 
@@ -101,7 +101,7 @@ def _ipc_batches(file: Any) -> Iterator[Any]:
 def _open_seekable(path: str) -> Any:
     import pyarrow as pa
 
-    source = None if compression(path) else open_with_ranges(path)
+    source = None if compression(path) else open_seekable(path)
     return pa.PythonFile(_Named(path, source or _temporary_copy(path)), mode="r")
 
 
@@ -125,7 +125,7 @@ def _temporary_copy(path: str) -> Any:
     except OSError as error:
         copy.close()
         raise DataError(
-            f"{shown(path)} cannot be copied to {tempfile.gettempdir()}: {error.strerror}; free space or set TMPDIR"
+            f"{redacted(path)} cannot be copied to {tempfile.gettempdir()}: {error.strerror}; free space or set TMPDIR"
         ) from None
     return copy
 
@@ -146,7 +146,7 @@ class _Named(io.RawIOBase):
         try:
             return self._source.read(size)
         except Exception as error:  # see `tasks.files.streams.file_system`
-            raise explained(self._path, error) from None
+            raise user_error(self._path, error) from None
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         return self._source.seek(offset, whence)

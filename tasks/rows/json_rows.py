@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
 from configs.errors import DataError
-from tasks.files.streams import shown
+from tasks.files.streams import redacted
 from tasks.rows.rows import Row, bad_row, fault_of_text, short_name
 from tasks.rows.text_files import open_text, read_lines
 
@@ -219,9 +219,9 @@ def _list_entries(path: str, window: _Window) -> Iterator[tuple[int, Row]]:
             raise json.JSONDecodeError("Extra data", window.text, window.position)
     except json.JSONDecodeError as error:
         line = window.line(error.pos)
-        raise DataError(f"{shown(path)} line {line} is not JSON ({error.msg}); repair the file") from None
+        raise DataError(f"{redacted(path)} line {line} is not JSON ({error.msg}); repair the file") from None
     except RecursionError:
-        raise DataError(f"{shown(path)} record {number} is nested too deeply; repair the file") from None
+        raise DataError(f"{redacted(path)} record {number} is nested too deeply; repair the file") from None
 
 
 def _refuse_single_object(path: str, window: _Window) -> None:
@@ -236,6 +236,6 @@ def _refuse_single_object(path: str, window: _Window) -> None:
     if isinstance(row, dict) and first_line != last_line and window.position == len(window.text):
         keys = ", ".join(short_name(key) for key in list(row)[:5])
         raise DataError(
-            f"{shown(path)} is one JSON object (with {keys}), not a list of rows\n"
+            f"{redacted(path)} is one JSON object (with {keys}), not a list of rows\n"
             "write the rows as a JSON list, or one on each line; leave other files out of a directory by a glob"
         )

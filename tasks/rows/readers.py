@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 
-from tasks.files.places import DataFile, file_kind, is_of_lines
+from tasks.files.places import DataFile, file_kind, is_splittable
 from tasks.rows.json_rows import read_json, read_json_lines
 from tasks.rows.rows import BadRow, Row, bad_row
 from tasks.rows.table_rows import read_table
@@ -20,7 +20,7 @@ __all__ = ["BadRow", "Row", "read_rows"]
 def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Row]]:
     """Yield (number, row) of each row in `file`: the line of a JSONL or text file, else the record; from 1.
 
-    `start` and `end` are bytes, for files that `is_of_lines` only: the rows are those of the lines that begin in
+    `start` and `end` are bytes, for files that `is_splittable` only: the rows are those of the lines that begin in
     [start, end), each of them whole, and number 1 is the first of these lines. `tasks.files.streams.range_digest`
     counts
     and hashes the same lines. Memory is bounded by the longest row, or by the batch in which a table was written.
@@ -29,7 +29,7 @@ def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterato
         DataError: a file that cannot be read, is cut short, is not UTF-8, or is not of the kind its ending says.
     """
     path = file.path
-    assert (start, end) == (0, None) or is_of_lines(path)
+    assert (start, end) == (0, None) or is_splittable(path)
     kind = file_kind(path)
     if kind == ".jsonl":
         return read_json_lines(read_lines(path, start, end))

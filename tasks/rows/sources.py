@@ -14,7 +14,7 @@ from configs.errors import DataError
 from configs.schema import SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, find_files
-from tasks.files.streams import range_digest, shown
+from tasks.files.streams import range_digest, redacted
 from tasks.rows.readers import BadRow, Row, read_rows
 
 # the seed of embedded rows is part of the data set, as a file's content would be
@@ -71,7 +71,7 @@ def _check_unchanged(each: FileRange) -> None:
     # results are cached under the content that was planned
     digest, _ = range_digest(each.path, each.start, each.end)
     if digest != each.sha256:
-        raise DataError(f"{shown(each.path)} has changed since this run began; run again when it is complete")
+        raise DataError(f"{redacted(each.path)} has changed since this run began; run again when it is complete")
 
 
 def first_records(source: SourceConfig, revision: str, token: str | None) -> list[dict[str, Any]]:
@@ -96,7 +96,7 @@ def source_label(source: SourceConfig) -> str:
 
 
 def _place(path: str | list[str], files: list[DataFile]) -> str:
-    return shown(path) if isinstance(path, str) else f"{shown(files[0].path)} with all others of the list"
+    return redacted(path) if isinstance(path, str) else f"{redacted(files[0].path)} with all others of the list"
 
 
 def _read_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from itertools import islice
 
 from configs.errors import DataError
-from tasks.files.streams import shown
+from tasks.files.streams import redacted
 from tasks.rows.rows import Row, bad_row
 from tasks.rows.text_files import open_text
 
@@ -25,7 +25,7 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
     """
     # the limit is one for the whole process, and its default is less than a long conversation
     csv.field_size_limit(_CELL_CHARACTERS)
-    name, line, number = shown(path), 1, 0
+    name, line, number = redacted(path), 1, 0
     with open_text(path) as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
         try:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from configs.errors import DataError
-from tasks.files.streams import compression, open_bytes, open_lines, open_raw, range_digest, shown
+from tasks.files.streams import compression, open_bytes, open_lines, open_raw, range_digest, redacted
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -64,20 +64,22 @@ def _refuse_other_encodings(path: str, stream: io.BufferedReader) -> None:
     start = stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES]
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if start.startswith(mark):
-            raise DataError(f"{shown(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
+            raise DataError(f"{redacted(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
     for mark, ending in _COMPRESSED.items():
         if start.startswith(mark):
-            raise DataError(f"{shown(path)} is compressed; add {ending} to its name")
+            raise DataError(f"{redacted(path)} is compressed; add {ending} to its name")
     if start.count(0) > len(start) // 4 and b"\0\0" not in start:
         # every other byte of western text in UTF-16 is zero; zeros in a row are a hole in the file
-        raise DataError(f"{shown(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
+        raise DataError(f"{redacted(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
 
 
 def _not_utf8(path: str, line: int, byte: int) -> DataError:
-    return DataError(f"{shown(path)} line {line}: byte 0x{byte:02x} is not UTF-8\n{_conversion(path, 'WINDOWS-1252')}")
+    return DataError(
+        f"{redacted(path)} line {line}: byte 0x{byte:02x} is not UTF-8\n{_conversion(path, 'WINDOWS-1252')}"
+    )
 
 
 def _conversion(path: str, encoding: str) -> str:
-    name = shown(path).rpartition("/")[2]
+    name = redacted(path).rpartition("/")[2]
     name = name[: len(name) - len(compression(path))]
     return f"convert the file, for example: iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"

@@ -1,8 +1,8 @@
-"""How a run's config travels: as the form of Flyte's console, and with the files that it names.
+"""Flyte's type for a run's config: it fits the console's form, and uploads the local files that the config names.
 
-Flyte's own way for pydantic models is kept between tasks. A value that enters from outside, as a run's input or a
-launch plan's default, is a protobuf Struct, as the console sends it: the console's form cannot be filled in again from
-anything else, and a user who changed one field of it would lose the others. Importing this module registers the type.
+Between tasks a config travels as flytekit sends any pydantic model. A config that comes from outside, as a run's input
+or a launch plan's default, is a protobuf Struct, as the console sends it. The console can fill its form from nothing
+else, and a user who changed one field would lose the others. Importing this module registers the type.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from configs.schema import FineTuneConfig, RunConfig
 from configs.schema.align import AlignConfig
 from configs.schema.section import Section
 from configs.wire import WireType
-from tasks.files.local_files import in_words, local_settings
+from tasks.files.local_files import local_settings, setting_name
 
 Config = TypeVar("Config", bound=RunConfig)
 
 
-class PartTransformer(PydanticTransformer):
-    """Flyte's own type of a pydantic model, worked out once: each task asks anew for those of all its parts' parts."""
+class CachedTransformer(PydanticTransformer):
+    """Flyte's own type of a pydantic model, computed once: each task asks again for all nested models of its inputs."""
 
     def __init__(self, name: str, kind: type[BaseModel]) -> None:
-        # not the parent's, which is for all pydantic models
+        # the parent's constructor takes no name and no class: it serves all pydantic models
         TypeTransformer.__init__(self, name, kind, enable_type_assertions=False)
         self._types: dict[type[BaseModel], LiteralType] = {}
 
@@ -48,14 +48,14 @@ class PartTransformer(PydanticTransformer):
         return super().get_literal_type(t)
 
 
-class RunConfigTransformer(PartTransformer):
+class RunConfigTransformer(CachedTransformer):
     """Flyte's type of `FineTuneConfig` and `AlignConfig`."""
 
     def __init__(self) -> None:
         super().__init__("Run config", RunConfig)
 
     def _literal_type(self, t: type[BaseModel]) -> LiteralType:
-        """Return the type with the console's form as its schema, and no second copy of the schema in its parts."""
+        """Return the type with the console's form as its only schema; its parts hold no second copy."""
         plain = super()._literal_type(t)
         assert issubclass(t, RunConfig)
         return LiteralType(
@@ -68,42 +68,42 @@ class RunConfigTransformer(PartTransformer):
     def to_literal(
         self, ctx: FlyteContext, python_val: BaseModel, python_type: type[BaseModel], expected: LiteralType
     ) -> Literal:
-        """Return the value as it travels; a run's input with the addresses of what was uploaded for it.
+        """Return the literal of a config; for a run's input, upload its local files and use their addresses.
 
         Raises:
-            FineTuneError: a place that is not there or cannot be uploaded; for a launch plan, one of this machine.
+            FineTuneError: a local file does not exist or cannot be uploaded, or a launch plan names a local file.
         """
         if ctx.execution_state is not None and ctx.execution_state.mode is not None:
-            # within a pod or a laptop's run
+            # inside a pod or a laptop's run
             return super().to_literal(ctx, python_val, python_type, expected)
         assert isinstance(python_val, RunConfig)
         try:
-            python_val = _for_others(python_val, ctx)
+            python_val = _for_other_machines(python_val, ctx)
         except FineTuneError as error:
             if click.get_current_context(silent=True) is not None:
-                # pyflyte would show any exception below the whole config; this it lets pass
+                # pyflyte prints the whole config before any exception, except for SystemExit
                 raise SystemExit(error.exit_code) from None
             raise
         return Literal(scalar=Scalar(generic=json_format.Parse(python_val.model_dump_json(), Struct())))
 
     def to_python_value(self, ctx: FlyteContext, lv: Literal, expected_python_type: type[BaseModel]) -> BaseModel:
-        """Return the value that a literal holds, of a form or of flytekit.
+        """Return the config in a literal that the console or flytekit made.
 
         Raises:
-            ConfigError: with one line for each setting that is wrong.
+            ConfigError: settings are wrong; one line for each.
         """
         try:
             return super().to_python_value(ctx, lv, expected_python_type)
         except ConfigError:
-            # flytekit puts the whole literal before the error, some hundred lines of it
+            # flytekit would print the whole literal before the error, hundreds of lines
             lv._scalar = Scalar(none_type=Void())
             raise
 
     def guess_python_type(self, literal_type: LiteralType) -> type[RunConfig]:
-        """Return the class of a registered workflow's input, so that `pyflyte run remote-launchplan` checks it.
+        """Return the config class of a registered input, so that `pyflyte run remote-launchplan` checks the config.
 
         Raises:
-            ValueError: another type, as flytekit asks all types in turn.
+            ValueError: the type is not a run's config; flytekit then asks the next transformer.
         """
         for config in (FineTuneConfig, AlignConfig):
             reference = f"#/definitions/{config.__name__}"
@@ -112,8 +112,8 @@ class RunConfigTransformer(PartTransformer):
         raise ValueError(f"{self.name} cannot reverse {literal_type}")
 
 
-def _for_others(config: Config, ctx: FlyteContext) -> Config:
-    """Return the config as other machines can read it."""
+def _for_other_machines(config: Config, ctx: FlyteContext) -> Config:
+    """Return the config with every local path replaced by an address, or refuse local paths in a launch plan."""
     if ctx.file_access.is_remote(ctx.file_access.raw_output_prefix):
         from tasks.runtime.uploads import with_uploads
 
@@ -121,15 +121,14 @@ def _for_others(config: Config, ctx: FlyteContext) -> Config:
     if ctx.serialization_settings is not None:
         for keys, value in local_settings(config).items():
             raise ConfigError(
-                f"{in_words(keys)}={value} is of this machine, and a launch plan is run by others\n"
-                "name an address (s3://...) or what is on the hub, or leave it to `pyflyte run --remote --config`, "
-                "which uploads it"
+                f"{setting_name(keys)}={value} is on this machine, but a launch plan is run by others\n"
+                "name an address (s3://...) or a hub id, or use `pyflyte run --remote --config`, which uploads it"
             )
     return config
 
 
 def _without_schemas(literal_type: LiteralType) -> LiteralType:
-    """Return the type without JSON schemas: those of all parts of parts made one task's type a megabyte."""
+    """Return the type without the JSON schemas of nested models, which made one task's type a megabyte."""
     structure: Any = literal_type.structure
     parts = (structure.dataclass_type if structure is not None else None) or {}
     copy = LiteralType.from_flyte_idl(literal_type.to_flyte_idl())
@@ -141,6 +140,6 @@ def _without_schemas(literal_type: LiteralType) -> LiteralType:
     return copy
 
 
-TypeEngine.register(PartTransformer("Config section", Section))
-TypeEngine.register(PartTransformer("Wire type", WireType))
+TypeEngine.register(CachedTransformer("Config section", Section))
+TypeEngine.register(CachedTransformer("Wire type", WireType))
 TypeEngine.register(RunConfigTransformer())

@@ -1,7 +1,8 @@
-"""Torch elastic as Flyte's plug-in starts it, shaped by the config when it runs, with errors that a user can read.
+"""Flyte's torch elastic task, configured when it runs, with errors that a user can read.
 
-The plug-in fixes processes, restarts and timeouts when a task is declared, and reports a failed process as a
-`ChildFailedError`. Here they are read from the task's own inputs, and the first process that failed is heard.
+Flyte's plug-in fixes processes, restarts and timeouts when a task is declared, and reports a failed process as a
+`ChildFailedError`. Here these settings come from the task's own inputs, and the error is that of the first process that
+failed.
 """
 
 from __future__ import annotations
@@ -38,22 +39,24 @@ from tasks.runtime.worker_faults import WorkerFault, earliest_fault, fault_of_wo
 _OUTPUTS_WAIT_SECONDS = 300
 
 
-def _alone(folder: Path) -> AbstractContextManager[None]:
+def _do_nothing(folder: Path) -> AbstractContextManager[None]:
     return nullcontext()
 
 
 @dataclass
 class ConfiguredElastic(Elastic):
-    """`Elastic` for a task with inputs `config: TrainConfig` and `cluster: ClusterConfig`, which decide at run time all
-    but `nnodes`. `before_launch` is called in each pod before any process starts. `while_running` is entered in each
-    pod around its processes; it is given the folder that they share with their launcher, and must not raise."""
+    """`Elastic` for a task whose inputs `config: TrainConfig` and `cluster: ClusterConfig` set all but `nnodes`.
+
+    `before_launch` is called in every pod before its processes start. `while_running` is entered in every pod while its
+    processes run; it gets the folder that they share with their launcher, and must not raise.
+    """
 
     before_launch: Callable[[], None] | None = None
-    while_running: Callable[[Path], AbstractContextManager[None]] = field(default=_alone)
+    while_running: Callable[[Path], AbstractContextManager[None]] = field(default=_do_nothing)
 
 
 class TrainingError(FlyteException):
-    """What ended the first process that failed. `error` is what a user is to read, or a defect's own traceback."""
+    """The error of the first process that failed: `error` has a message for the user, or the traceback of a defect."""
 
     _ERROR_CODE = "USER:Training"
 
@@ -66,34 +69,34 @@ class TrainingError(FlyteException):
 
 
 class RecoverableTrainingError(FlyteRecoverableException):
-    """A fault after which Flyte tries again, as often as train.cluster.retries says."""
+    """A fault after which Flyte starts another attempt, at most train.cluster.retries times."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class ConfiguredElasticTask(PytorchElasticFunctionTask):
-    """An elastic task whose processes, restarts and timeouts are those of its inputs."""
+    """An elastic task that reads its processes, restarts and timeouts from its inputs."""
 
     def execute(self, **kwargs: Any) -> Any:
         """Run the task function in `config.processes_per_node` processes; return rank 0's result.
 
         Raises:
             TrainingError: a process failed, and would fail again.
-            RecoverableTrainingError: a fault that another try can survive; on a laptop RetryError.
-            InterruptedRunError: Ctrl-C, on a laptop.
-            IgnoreOutputs: rank 0 ran on another machine, and its outputs are there.
+            RecoverableTrainingError: another attempt may succeed; on a laptop, RetryError instead.
+            InterruptedRunError: Ctrl-C on a laptop.
+            IgnoreOutputs: rank 0 ran on another machine, which has written the outputs.
         """
         config, cluster = cast(TrainConfig, kwargs["config"]), cast(ClusterConfig, kwargs["cluster"])
         declared, function = cast(ConfiguredElastic, self.task_config), cast(Callable[..., Any], self.task_function)
         if declared.before_launch is not None:
             declared.before_launch()
-        # by default torch's store outlives a restart, and processes find the addresses of those that are gone
+        # by default torch's store outlives a restart, and processes find addresses of processes that have ended
         os.environ["TORCH_DISABLE_SHARE_RDZV_TCP_STORE"] = "1"
-        # in memory: a full disk is one of the faults to be written down
+        # in memory: a full disk is one of the faults to record
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         with tempfile.TemporaryDirectory(prefix="fine-tune-launch-", dir=memory) as folder:
-            self._task_config = configured(declared, config, cluster)
+            self._task_config = launch_config(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
                 with declared.while_running(Path(folder)):
@@ -103,41 +106,41 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
                 failed = error.value if isinstance(error, FlyteUserRuntimeException) else error.__context__
                 if not hasattr(failed, "get_first_failure"):
                     raise
-                raise _explained(failed, Path(folder), cluster) from None
-            except IgnoreOutputs as stopped:
-                if isinstance(stopped.__context__, _torch_errors()[0]):
-                    raise _interrupted(stopped.__context__, Path(folder)) from None
+                raise _first_failure(failed, Path(folder), cluster) from None
+            except IgnoreOutputs as ignored:
+                if isinstance(ignored.__context__, _torch_errors()[0]):
+                    raise _interruption(ignored.__context__, Path(folder)) from None
                 _await_outputs()
                 raise
             except _torch_errors()[1] as error:
-                raise _not_joined(error, config, cluster) from None
+                raise _join_failure(error, config, cluster) from None
             finally:
                 self._task_config, self._task_function = declared, function
 
     def _leave_deck_to_rank_0(self) -> None:
-        """Let a machine that has shown nothing write no Deck: its empty page would take the place of rank 0's."""
-        shown = {deck.name for deck in flytekit.current_context().decks} - {DeckField.TIMELINE.value}
-        if not shown and not is_laptop_run():
+        """Write no Deck on a machine that has filled none: its empty page would replace rank 0's."""
+        filled_decks = {deck.name for deck in flytekit.current_context().decks} - {DeckField.TIMELINE.value}
+        if not filled_decks and not is_laptop_run():
             self._disable_deck = True
 
 
 TaskPlugins.register_pythontask_plugin(ConfiguredElastic, ConfiguredElasticTask)
 
 
-def configured(declared: Elastic, config: TrainConfig, cluster: ClusterConfig) -> Elastic:
+def launch_config(declared: Elastic, config: TrainConfig, cluster: ClusterConfig) -> Elastic:
     """Return `declared` with the processes, restarts and timeouts of the config."""
     seconds = cluster.join_timeout_seconds
     return replace(
         declared,
         nproc_per_node=config.processes_per_node,
         max_restarts=cluster.max_restarts,
-        # the first machine may come as late as the last: to wait for its store is to wait for it
+        # the first machine, which hosts the store, may come last: all waits have the same timeout
         rdzv_configs={"timeout": seconds, "join_timeout": seconds, "read_timeout": seconds},
     )
 
 
 def _torch_errors() -> tuple[type[Exception], type[Exception]]:
-    """Return torch elastic's error for a signal, and that for machines that do not come together."""
+    """Return torch elastic's error classes for a signal, and for machines that fail to join."""
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.rendezvous.api import RendezvousError
 
@@ -145,18 +148,18 @@ def _torch_errors() -> tuple[type[Exception], type[Exception]]:
 
 
 def _recoverable(message: str, timestamp: float | None = None) -> Exception:
-    """Return what makes Flyte try again; a laptop's run has no retries, and is told so by the message alone."""
+    """Return the error that makes Flyte start another attempt; a laptop's run has no retries and only shows it."""
     return RetryError(message) if is_laptop_run() else RecoverableTrainingError(message, timestamp=timestamp)
 
 
-def _explained(failed: Any, folder: Path, cluster: ClusterConfig) -> Exception:
-    """Return the error of the first process of this machine that failed. `failed` is torch's `ChildFailedError`."""
+def _first_failure(failed: Any, folder: Path, cluster: ClusterConfig) -> Exception:
+    """Return the error of this machine's first process that failed. `failed` is torch's `ChildFailedError`."""
     rank, first = failed.get_first_failure()
     fault = earliest_fault(folder)
     if (fault is None or fault.is_recoverable) and fault_of_worker(folder, first.local_rank) is None:
-        # the others have only noticed that it is gone
+        # faults of other processes are only consequences: they lost their connection to this one
         if first.exitcode < 0:
-            return _recoverable(_killed(rank, -first.exitcode, cluster), first.timestamp)
+            return _recoverable(_kill_message(rank, -first.exitcode, cluster), first.timestamp)
         message = f"rank {rank} ended with exit status {first.exitcode}, and left no error"
         return TrainingError(RuntimeError(message), timestamp=first.timestamp)
     assert fault is not None
@@ -175,68 +178,67 @@ def _error_of(fault: WorkerFault) -> Exception:
     return RuntimeError(f"rank {fault.rank} of machine {fault.node} failed\n{fault.traceback}")
 
 
-def _now(gib: int | None) -> str:
-    return f" (now {gib})" if gib else ""
-
-
-def _killed(rank: int, number: int, cluster: ClusterConfig) -> str:
-    name = signal.Signals(number).name
-    if number == signal.SIGBUS:
+def _kill_message(rank: int, signal_number: int, cluster: ClusterConfig) -> str:
+    name = signal.Signals(signal_number).name
+    if signal_number == signal.SIGBUS:
         return (
             f"rank {rank} was killed by {name}: /dev/shm is full\n"
             f"raise train.cluster.shared_memory_gib (now {cluster.shared_memory_gib or 'all memory of the pod'})"
         )
-    if number == signal.SIGKILL:
+    if signal_number == signal.SIGKILL:
+        gib = cluster.memory_gib_per_process
         return (
             f"rank {rank} was killed by {name}: the machine went away, or its memory was used up\n"
-            f"if every try ends so, raise train.cluster.memory_gib_per_process"
-            f"{_now(cluster.memory_gib_per_process)}"
+            "if every attempt ends like this, raise train.cluster.memory_gib_per_process"
+            + (f" (now {gib})" if gib else "")
         )
     return f"rank {rank} was killed by {name}"
 
 
-def _interrupted(stopped: BaseException, folder: Path) -> Exception:
+def _interruption(signal_error: BaseException, folder: Path) -> Exception:
+    """Return the error for a signal that ended this machine's processes. `signal_error` is torch's."""
     fault = earliest_fault(folder)
-    # the words of a process that had the time to save
+    # the message of a process that had time to save
     saved = re.search(r"after (step \d+); its checkpoint is saved", fault.message if fault else "")
     if is_laptop_run():
         step = f" ({saved[1]})" if saved else ""
         return InterruptedRunError(
-            f"training was interrupted; run the same command again: it goes on from the last checkpoint{step}"
+            f"training was interrupted; run the same command again: it resumes from the last checkpoint{step}"
         )
-    name = signal.Signals(getattr(stopped, "sigval", signal.SIGTERM)).name
-    outcome = f"saved after {saved[1]}" if saved else "the next try goes on from the last checkpoint"
+    name = signal.Signals(getattr(signal_error, "sigval", signal.SIGTERM)).name
+    outcome = f"saved after {saved[1]}" if saved else "the next attempt resumes from the last checkpoint"
     return RecoverableTrainingError(f"preempted: the machine was asked to stop ({name}); {outcome}")
 
 
-def _not_joined(error: Exception, config: TrainConfig, cluster: ClusterConfig) -> Exception:
-    """Return the error for machines that did not come together."""
+def _join_failure(error: Exception, config: TrainConfig, cluster: ClusterConfig) -> Exception:
+    """Return the error for machines that did not join one another."""
     kind = type(error).__name__
     if kind == "RendezvousClosedError":
         return _recoverable("another machine ended the run before this one could join it; its error says why")
     if kind == "RendezvousConnectionError":
         return _recoverable(
-            f"train.nodes={config.nodes}: the first machine could not be reached, or has ended already; if it has, its "
-            "own error says why"
+            f"train.nodes={config.nodes}: the first machine could not be reached, or has ended already; if so, its own "
+            "error says why"
         )
     return _recoverable(
         f"train.nodes={config.nodes}: not all machines joined within train.cluster.join_timeout_seconds="
         f"{cluster.join_timeout_seconds}\n"
-        "can the cluster give so many machines of this kind? lower train.nodes, name a range such as 1:5, or raise it"
+        "check that the cluster has so many machines of this kind; else lower train.nodes, set a range such as 1:5, or "
+        "raise the timeout"
     )
 
 
 def _await_outputs() -> None:
-    """Return when rank 0's machine has written the task's outputs: a job counts as done when its first pod is.
+    """Return once rank 0's machine has written the task's outputs: a job counts as done when its first pod ends.
 
-    A machine that waited long ends all the same: its own work is done, and what is missing is the other's to tell.
+    After `_OUTPUTS_WAIT_SECONDS` this machine ends too: its work is done, and rank 0's machine reports its own error.
     """
     context = FlyteContextManager.current_context()
     prefix = flytekit.current_context().output_metadata_prefix
     if not prefix:
         return
     files = context.file_access.get_filesystem_for_path(prefix)
-    # where each machine reports its own error, the file's name begins so
+    # the names of the files in which machines report their errors begin like this
     error = Path(constants.ERROR_FILE_NAME).stem
     deadline = time.monotonic() + _OUTPUTS_WAIT_SECONDS
     while time.monotonic() < deadline:

@@ -1,4 +1,4 @@
-"""A Deck that can be looked at while its task runs: published again and again by a thread, and never a task's fault."""
+"""A Deck that a thread publishes repeatedly while its task runs. A failure to publish never fails the task."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _FAILED = "Failed to write flyte deck html"
 _LAST_UPLOAD_SECONDS = 60.0
 
 
-class _FirstFailure(logging.Filter):
-    """Lets flytekit say once that a Deck could not be written."""
+class _FirstFailureFilter(logging.Filter):
+    """Lets flytekit log only the first failure to write a Deck."""
 
     num_failed = 0
 
@@ -31,19 +31,19 @@ class _FirstFailure(logging.Filter):
 
 
 class _Publisher:
-    """Renders and publishes one Deck. `render` returns HTML, or None where there is nothing new."""
+    """Renders and publishes one Deck. `render` returns HTML, or None if nothing has changed."""
 
     def __init__(self, name: str, render: Callable[[], str | None], every_seconds: float) -> None:
         self.deck: Deck | None = None
-        self._name, self._render, self._every = name, render, every_seconds
+        self._name, self._render, self._every_seconds = name, render, every_seconds
         self._stopped = threading.Event()
         self._has_failed = False
 
     def update(self) -> bool:
-        """Put what is new into the Deck; return whether there was something."""
+        """Render the Deck anew; return whether its content changed."""
         try:
             html = self._render()
-        # whatever it is: the task's own work goes on
+        # no error of the Deck may stop the task's work
         except Exception as error:
             if not self._has_failed:
                 print(f"warning: the Deck {self._name} is not shown while the task runs: {error!r:.200}", flush=True)
@@ -57,29 +57,29 @@ class _Publisher:
         return True
 
     def run(self) -> None:
-        """Publish until the task's work is done."""
+        """Publish the Deck repeatedly until `stop` is called."""
         published_at = float("-inf")
-        while not self._stopped.wait(min(1.0, self._every / 4)):
-            if time.monotonic() - published_at >= self._every and self.update():
+        while not self._stopped.wait(min(1.0, self._every_seconds / 4)):
+            if time.monotonic() - published_at >= self._every_seconds and self.update():
                 Deck.publish()
                 published_at = time.monotonic()
 
     def stop(self) -> None:
-        """Let the thread end."""
+        """End the thread after its current upload."""
         self._stopped.set()
 
 
 @contextmanager
 def live_deck(name: str, render: Callable[[], str | None], every_seconds: float) -> Iterator[None]:
-    """Within the block, publish what `render` returns as a Deck, with at least `every_seconds` in between; 0 for never.
+    """Within the block, publish what `render` returns as a Deck, at most every `every_seconds`; with 0, never.
 
-    What it returned last is still there when the block fails; a Deck of the same name made later takes its place. At
-    the end an upload that is under way is waited for, but not for more than 60 s. A laptop has nobody to look at it.
+    If the block fails, the Deck keeps the last content. A later Deck of the same name replaces it. The end of the block
+    waits at most 60 s for a running upload. On a laptop nothing is published.
     """
     if is_laptop_run() or not every_seconds:
         yield
         return
-    publisher, failures = _Publisher(name, render, every_seconds), _FirstFailure()
+    publisher, failures = _Publisher(name, render, every_seconds), _FirstFailureFilter()
     logger.addFilter(failures)
     run = contextvars.copy_context().run
     thread = threading.Thread(target=run, args=(publisher.run,), name=f"deck-{name}", daemon=True)

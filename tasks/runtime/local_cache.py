@@ -1,7 +1,7 @@
-"""Flyte's cache of local runs, made to notice that files it names were deleted.
+"""Drops the entries of Flyte's local cache that name deleted files.
 
 A laptop's outputs lie under the temporary directory, which systems empty. Flyte's local cache would still name them,
-and the next run would end in a traceback about a path; here the steps that made them are forgotten, and run again.
+and the next run would end in a traceback about a path. Once an entry is dropped, its step runs again.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from flytekit.core import local_cache
 
 
 def forget_lost_outputs() -> int:
-    """Remove from the local cache each step of this project that has an output file which is gone; return how many."""
+    """Drop each cached step of this project that has a deleted output; return how many were dropped."""
     from diskcache import Cache
 
     lost = []

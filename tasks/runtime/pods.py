@@ -1,4 +1,4 @@
-"""Resources that tasks declare, and the folders in which they may write."""
+"""Resources that tasks declare, and folders in which they may write."""
 
 from __future__ import annotations
 
@@ -21,33 +21,31 @@ from configs.errors import ArtifactError
 from configs.schema.cluster import ClusterConfig
 from images.specs import PODS
 
-_GONE = (
+_DELETED_OUTPUT = (
     "is in Flyte's local cache but was deleted from the disk\n"
-    "forget the cached steps with `pyflyte local-cache clear` and run again"
+    "clear the cache with `pyflyte local-cache clear` and run again"
 )
 _GRACE_SECONDS = 120
-# beside those of tasks: the page of packages asks pip, which images need not have, and that of inputs repeats
-# whole configs
+# Flyte's own Decks beside those of tasks: that of dependencies runs pip, which images may lack, and that of inputs
+# repeats whole configs
 DECK_FIELDS = (DeckField.TIMELINE,)
 _IS_SMALL = PODS == "small"
-# a sandbox on a laptop has no GPU and few cores; the demo in one process takes 1.0 GiB, and training has a launcher too
+# a sandbox on a laptop has no GPU and few cores; the demo's training takes 1.0 GiB in one process beside its launcher
 _LAPTOP = Resources(cpu="1", mem="3Gi", ephemeral_storage="5Gi")
 SMALL_POD_BYTES = 3 * 2**30 if _IS_SMALL else None
-"""Memory of every pod where they are as small as a laptop's, without a GPU; None where they are not."""
+"""Memory of every pod with FINE_TUNE_PODS=small; None with full pods."""
 SMALL = _LAPTOP if _IS_SMALL else Resources(cpu="1", mem="2Gi", ephemeral_storage="10Gi")
 CPU = _LAPTOP if _IS_SMALL else Resources(cpu="4", mem="16Gi", ephemeral_storage="200Gi")
 BIG_CPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", ephemeral_storage="200Gi")
 ONE_GPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
-
-
-# of a process whose plan nobody made: what is declared when the tasks are registered
+# memory per process and disk per machine, declared at registration when no plan exists
 _UNPLANNED_MEMORY_GIB, _UNPLANNED_DISK_GIB = 96, 500
 
 
 def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:
-    """Return what one training machine is asked for: GPUs, CPU cores and host memory for each process.
+    """Return the resources of one training machine: GPUs, CPU cores and host memory for all its processes, and disk.
 
-    With FINE_TUNE_PODS=small it is what a laptop has, whatever is configured.
+    With FINE_TUNE_PODS=small the config is ignored and a laptop's resources are returned.
     """
     if _IS_SMALL:
         return _LAPTOP
@@ -60,7 +58,10 @@ def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources
 
 
 def pod_template(cluster: ClusterConfig) -> PodTemplate | None:
-    """Return where training pods may run, and how long they may save before they go; None for the cluster's own way."""
+    """Return a template with the nodes on which training pods may run, and their time to save before they are killed.
+
+    None if the config has neither node selectors nor interruptible pods.
+    """
     if not cluster.node_selectors and not cluster.interruptible:
         return None
     from kubernetes.client import V1PodSpec
@@ -76,20 +77,20 @@ def pod_template(cluster: ClusterConfig) -> PodTemplate | None:
 
 
 def scratch_directory(name: str) -> Path:
-    """Return a new, empty folder of this task for its outputs."""
+    """Return a new, empty folder for outputs of this task."""
     parent = Path(flytekit.current_context().working_directory)
     parent.mkdir(parents=True, exist_ok=True)
     return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=parent))
 
 
 def node_directory(name: str) -> Path:
-    """Return a folder of this task that all its processes on this node share, as `scratch_directory` is not.
+    """Return a folder that all processes of this task on this node share; a `scratch_directory` belongs to one.
 
-    Checkpoints of a divided model are written by all of them, and read back from one place. What processes of the same
-    launcher left before it started them anew is deleted, with the folders beside it whose names begin alike.
+    All processes write the checkpoint of a sharded model, and read it back from one folder. Folders of the processes
+    before a restart are deleted, together with folders beside them whose names begin the same.
     """
     parent, launcher = Path(tempfile.gettempdir()), f"fine-tune-{name}-{os.getppid()}-"
-    # one launcher has one address for its processes, until it starts them anew
+    # a launcher gives its processes one address, and another after a restart
     start = f"{os.environ.get('MASTER_PORT', '0')}-{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}"
     path = parent / f"{launcher}{start}"
     path.mkdir(parents=True, exist_ok=True)
@@ -105,14 +106,14 @@ def is_laptop_run() -> bool:
     state = context.execution_state
     if state is None or state.user_space_params is None:
         return False
-    # a process of elastic training has a context of its own, in which only a cluster's execution has a name
+    # the context in a process of elastic training has an execution name only on a cluster
     return bool(state.is_local_execution() or not state.user_space_params.execution_id.name)
 
 
 def checkpoint_uris(fingerprint: str) -> tuple[str, str | None] | None:
-    """Return the folder for checkpoints of this try, and that of the try before; None where Flyte gives none.
+    """Return the checkpoint folders of this attempt and of the previous one; None if Flyte gives none.
 
-    On a laptop it is one folder for all runs with the same `fingerprint`, so that the same command goes on.
+    A laptop has one folder for all runs with the same `fingerprint`, so that the same command resumes.
     """
     if is_laptop_run():
         return str(laptop_checkpoints(fingerprint)), None
@@ -120,42 +121,42 @@ def checkpoint_uris(fingerprint: str) -> tuple[str, str | None] | None:
         checkpoint: Any = flytekit.current_context().checkpoint
     except NotImplementedError:
         return None
-    # Flyte's placeholder for the first try, which has none before it
+    # in the first attempt Flyte passes `""` as a placeholder
     previous = str(checkpoint._checkpoint_src or "").strip('"')
     return str(checkpoint._checkpoint_dest), previous or None
 
 
 def laptop_checkpoints(fingerprint: str) -> Path:
-    """Return where a laptop keeps the checkpoints of a run."""
-    # Python looks for another folder where the one that is named is full, and would find no checkpoint there
+    """Return the folder in which a laptop keeps the checkpoints of a run."""
+    # tempfile would choose another folder once $TMPDIR is full, without the checkpoints
     return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
 
 
-def forget_finished() -> None:
-    """Delete what a laptop keeps of runs that have ended."""
+def delete_finished_checkpoints() -> None:
+    """Delete the checkpoints of finished runs from a laptop."""
     for note in laptop_checkpoints("").glob("*/finished.json"):
         shutil.rmtree(note.parent, ignore_errors=True)
 
 
 def filesystem_of(uri: str) -> Any:
-    """Return the file system for `uri` with the access that Flyte has."""
+    """Return the file system for `uri`, with Flyte's credentials."""
     return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
 
 
 def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:
-    """Download `artifact` and return where it lies.
+    """Download `artifact` and return its local path.
 
     Raises:
-        ArtifactError: a cached local output was deleted, as when the temporary folder has been cleaned.
+        ArtifactError: a cached local output was deleted, for example because the temporary folder was emptied.
     """
     path = Path(artifact.download())
     if not path.exists():
-        raise ArtifactError(f"{path} {_GONE}")
+        raise ArtifactError(f"{path} {_DELETED_OUTPUT}")
     return path
 
 
 def table_path(table: StructuredDataset) -> Path:
-    """Download `table` and return where its Parquet file lies.
+    """Download `table` and return the path of its Parquet file.
 
     Raises:
         ArtifactError: a cached local output was deleted.
@@ -165,7 +166,7 @@ def table_path(table: StructuredDataset) -> Path:
     if not access.is_remote(uri):
         path = Path(uri.removeprefix("file://"))
         if not path.exists():
-            raise ArtifactError(f"{uri} {_GONE}")
+            raise ArtifactError(f"{uri} {_DELETED_OUTPUT}")
         return path
     path = scratch_directory("table") / "table.parquet"
     access.get_data(uri, str(path))
@@ -173,7 +174,7 @@ def table_path(table: StructuredDataset) -> Path:
 
 
 def download_once(directory: FlyteDirectory) -> Path:
-    """Download `directory` in one process of a node while the others wait, and return where it lies.
+    """Download `directory` in one process of a node while the others wait; return its local path.
 
     Raises:
         ArtifactError: a cached local output was deleted.
@@ -183,7 +184,7 @@ def download_once(directory: FlyteDirectory) -> Path:
     path = Path(directory.path)
     name = hashlib.sha256(str(path).encode()).hexdigest()[:24]
     with FileLock(Path(tempfile.gettempdir()) / f"fine-tune-{name}.lock"):
-        # the processes of a node share this path; the first one here fills it
+        # the processes of a node share this path; the first one to get the lock fills it
         if not path.exists() or not any(path.iterdir()):
             return local_path(directory)
     return path

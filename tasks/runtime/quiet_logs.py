@@ -1,7 +1,7 @@
-"""Leaves out of a pod's log what looks like an error and is none, so that those that are can be found.
+"""Hides harmless reports from a pod's log, so that real errors stand out.
 
-flytekit reads stores through s3fs, whose connections are closed by the end of the process and not before; asyncio
-reports each of them, and flytekit logs the report as an error.
+flytekit reads stores through s3fs, which keeps its connections open until the process ends. asyncio reports each open
+connection, and flytekit logs the report as an error.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from flytekit.loggers import logger
 _HARMLESS = ("Unclosed client session", "Unclosed connector", "Unclosed connection")
 
 
-class _NotHarmless(logging.Filter):
-    """Lets all records pass but reports of connections that the end of the process closes."""
+class _HarmlessReportFilter(logging.Filter):
+    """Drops reports of connections that stay open until the process ends; all other records pass."""
 
     def filter(self, record: logging.LogRecord) -> bool:
         message = record.getMessage()
         return "caught exception in" not in message or not any(text in message for text in _HARMLESS)
 
 
-def leave_out_harmless_reports() -> None:
-    """Filter flytekit's log, once for each process."""
-    if not any(isinstance(each, _NotHarmless) for each in logger.filters):
-        logger.addFilter(_NotHarmless())
+def hide_harmless_reports() -> None:
+    """Add the filter to flytekit's logger, unless the logger has it already."""
+    if not any(isinstance(log_filter, _HarmlessReportFilter) for log_filter in logger.filters):
+        logger.addFilter(_HarmlessReportFilter())
 
 
-leave_out_harmless_reports()
+hide_harmless_reports()

@@ -1,9 +1,9 @@
-"""How `pyflyte` registers this project: the version, the files that travel, and refusals in words.
+"""How `pyflyte` registers this project: its version, the files that it sends, and readable refusals.
 
-flytekit loads `Plugin` through the entry point `flytekit.configuration.plugin` of pyproject.toml, and nothing else may
-import this module: each of the two would wait for the other. Without it `pyflyte
-run --remote` has no version but a hash, and sends only the modules that registration has loaded; this project's tasks
-import their stages when they run, and read constraints.txt, presets and DeepSpeed's files.
+flytekit loads `Plugin` through the entry point `flytekit.configuration.plugin` in pyproject.toml. Nothing else may
+import this module, or the two imports would wait for each other. Without the plug-in, `pyflyte run --remote` uses a
+hash as the version and sends only the modules that registration has loaded. But the tasks import their stages when they
+run, and read constraints.txt, presets and DeepSpeed files.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from flytekit.models.interface import Parameter
 from flytekit.remote import FlyteLaunchPlan, FlyteRemote
 
 from configs.errors import RegistrationError
-from tasks.runtime.refusals import explain, not_registered
+from tasks.runtime.refusals import not_registered_message, refusal_message
 
 VERSION_VARIABLE = "FLYTE_FINE_TUNE_VERSION"
 
 
 class Plugin(FlytekitPlugin):
-    """flytekit's own ways, but for two: which files are sent, and what is said when a cluster refuses."""
+    """Changes two things in flytekit: which files are sent, and the messages when a cluster refuses."""
 
     @staticmethod
     def get_remote(
         config: str | None, project: str, domain: str, data_upload_location: str | None = None
     ) -> FlyteRemote:
-        """Return the cluster that `config`, or else the environment, names; the local sandbox where neither does."""
+        """Return the cluster that `config` or else the environment names; by default the local sandbox."""
         remote = FlytekitPlugin.get_remote(config, project, domain, data_upload_location)
         return Cluster(
             remote.config,
@@ -46,7 +46,7 @@ class Plugin(FlytekitPlugin):
 
     @staticmethod
     def configure_pyflyte_cli(main: Group) -> Group:
-        """Let `pyflyte run --remote` send all files of the project, as `pyflyte register` does, unless told not to."""
+        """Make `pyflyte run --remote` send all files of the project by default, as `pyflyte register` does."""
         for option in main.commands["run"].params:
             if option.name == "copy":
                 option.default = "all"
@@ -54,16 +54,16 @@ class Plugin(FlytekitPlugin):
 
 
 class Cluster(FlyteRemote):
-    """flytekit's client of a cluster, whose refusals are one to three lines."""
+    """flytekit's client for a cluster, with refusals of one to three lines."""
 
     def register_script(self, entity: Any, *args: Any, version: str | None = None, **kwargs: Any) -> Any:
-        """Register what `pyflyte run --remote` runs, as the version in $FLYTE_FINE_TUNE_VERSION where that is set.
+        """Register what `pyflyte run --remote` runs, as the version in $FLYTE_FINE_TUNE_VERSION if it is set.
 
         Raises:
             RegistrationError: the cluster refused, or cannot be reached.
         """
         version = version or os.environ.get(VERSION_VARIABLE) or None
-        with self._explained():
+        with self._readable_refusals():
             return super().register_script(entity, *args, version=version, **kwargs)
 
     def raw_register(self, cp_entity: Any, *args: Any, **kwargs: Any) -> Any:
@@ -74,7 +74,7 @@ class Cluster(FlyteRemote):
         """
         if isinstance(cp_entity, WorkflowSpec):
             _sort_upstream_nodes(cp_entity)
-        with self._explained():
+        with self._readable_refusals():
             return super().raw_register(cp_entity, *args, **kwargs)
 
     def upload_file(self, *args: Any, **kwargs: Any) -> tuple[bytes, str]:
@@ -83,25 +83,25 @@ class Cluster(FlyteRemote):
         Raises:
             RegistrationError: as for `register_script`.
         """
-        with self._explained():
+        with self._readable_refusals():
             return super().upload_file(*args, **kwargs)
 
     def fetch_launch_plan(self, project: Any = None, domain: Any = None, name: Any = None, version: Any = None) -> Any:
         """Return a registered launch plan.
 
         Raises:
-            RegistrationError: there is none of that name, or as for `register_script`.
+            RegistrationError: no launch plan has that name, or as for `register_script`.
         """
-        with self._explained(f"launch plan {name}"):
+        with self._readable_refusals(f"launch plan {name}"):
             return _without_defaults(super().fetch_launch_plan(project, domain, name, version))
 
     def fetch_active_launchplan(self, project: Any = None, domain: Any = None, name: Any = None) -> Any:
-        """Return the active version of a launch plan, or None where no version is.
+        """Return the active version of a launch plan, or None if none is active.
 
         Raises:
             RegistrationError: as for `register_script`.
         """
-        with self._explained(f"launch plan {name}"):
+        with self._readable_refusals(f"launch plan {name}"):
             plan = super().fetch_active_launchplan(project, domain, name)
         return plan and _without_defaults(plan)
 
@@ -113,12 +113,12 @@ class Cluster(FlyteRemote):
         """
         if isinstance(entity, FlyteLaunchPlan):
             kwargs["inputs"] = _given_inputs(entity, kwargs.get("inputs") or {})
-        with self._explained():
+        with self._readable_refusals():
             return super().execute(entity, *args, **kwargs)
 
     @contextmanager
-    def _explained(self, what: str = "what was asked for") -> Iterator[None]:
-        """Turn the answer of the cluster into words; what no answer caused is raised as it is."""
+    def _readable_refusals(self, what: str = "the requested entity") -> Iterator[None]:
+        """Turn a cluster's refusal into a RegistrationError; raise any other error unchanged."""
         try:
             yield
         # flytekit wraps a failed upload in a RuntimeError
@@ -129,21 +129,21 @@ class Cluster(FlyteRemote):
             endpoint = self.config.platform.endpoint
             status = _status(error)
             if status is not None:
-                raise RegistrationError(explain(*status, place=place, endpoint=endpoint, what=what)) from error
+                raise RegistrationError(refusal_message(*status, place=place, endpoint=endpoint, what=what)) from error
             if isinstance(error, FlyteEntityNotExistException):
-                raise RegistrationError(not_registered(what, place, endpoint)) from error
+                raise RegistrationError(not_registered_message(what, place, endpoint)) from error
             raise
 
 
 def _sort_upstream_nodes(spec: WorkflowSpec) -> None:
-    """Give the nodes before a node one order: flytekit's changes by process, which flyteadmin takes for other code."""
+    """Sort the ids of upstream nodes: flytekit's order varies by process, which flyteadmin takes for other code."""
     for template in (spec.template, *spec.sub_workflows):
         for node in template.nodes:
             node.upstream_node_ids.sort()
 
 
 def _without_defaults(plan: FlyteLaunchPlan) -> FlyteLaunchPlan:
-    """Leave a registered launch plan's defaults to the cluster: flytekit cannot put a structure on a command line."""
+    """Remove a launch plan's defaults here; the cluster applies them. flytekit cannot make a Struct a CLI default."""
     parameters = plan.default_inputs.parameters
     for name, parameter in parameters.items():
         parameters[name] = Parameter(var=parameter.var, required=parameter.required)
@@ -151,10 +151,10 @@ def _without_defaults(plan: FlyteLaunchPlan) -> FlyteLaunchPlan:
 
 
 def _given_inputs(plan: FlyteLaunchPlan, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Return the inputs that were given; an option that was not used is None.
+    """Return the inputs that the user gave; an unused option is None.
 
     Raises:
-        RegistrationError: an input that has no default was not given; click takes None for a value, and asks for none.
+        RegistrationError: an input without a default was not given. click takes its None for a value and does not ask.
     """
     given = {name: value for name, value in inputs.items() if value is not None}
     for name, parameter in plan.default_inputs.parameters.items():
@@ -166,7 +166,7 @@ def _given_inputs(plan: FlyteLaunchPlan, inputs: dict[str, Any]) -> dict[str, An
 
 
 def _status(error: BaseException | None) -> tuple[grpc.StatusCode, str] | None:
-    """Return the code and details of the answer that led to an error, or None where none did."""
+    """Return the code and details of the cluster's answer that caused an error, or None if no answer did."""
     while error is not None:
         if isinstance(error, grpc.RpcError) and isinstance(error, grpc.Call):
             return error.code(), error.details() or ""

@@ -1,4 +1,4 @@
-"""Tokens and keys: where they may come from, and nothing else about them."""
+"""Reads tokens and keys from Flyte secrets or environment variables, and says where it looks for them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.schema.tracking import TrackerName
 HUB_TOKEN = Secret(group="huggingface", key="token")
 _HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
-# by the variable that the tracker's own library reads
+# keyed by the variable that the tracker's own library reads
 _TRACKER_SECRETS: dict[TrackerName, dict[str, Secret]] = {
     "wandb": {"WANDB_API_KEY": Secret(group="wandb", key="api_key")},
     "mlflow": {
@@ -33,18 +33,18 @@ HUB_TOKEN_SOURCES = _sources(HUB_TOKEN, _HUB_VARIABLES)
 
 
 def read_hub_token() -> str | None:
-    """Return the hub token from the Flyte secret or else from the environment; None when neither holds one."""
+    """Return the hub token from the Flyte secret or else from the environment; None if neither holds one."""
     return _read(HUB_TOKEN, _HUB_VARIABLES)
 
 
 def read_tracker_secrets(tracker: TrackerName) -> dict[str, str]:
-    """Return the keys and tokens for a tracker that there are, by the variable that its library reads."""
+    """Return the keys and tokens found for a tracker, by the variable that its library reads."""
     found = {name: _read(secret, [name]) for name, secret in _TRACKER_SECRETS.get(tracker, {}).items()}
     return {name: value for name, value in found.items() if value is not None}
 
 
 def tracker_sources(tracker: TrackerName) -> str:
-    """Return where keys and tokens for a tracker are looked for, in words."""
+    """Return text that names the secrets and variables in which a tracker's keys and tokens are looked for."""
     return "; ".join(_sources(secret, [name]) for name, secret in _TRACKER_SECRETS.get(tracker, {}).items())
 
 
@@ -52,6 +52,6 @@ def _read(secret: Secret, variables: Sequence[str]) -> str | None:
     try:
         return flytekit.current_context().secrets.get(group=secret.group, key=secret.key).strip() or None
     except ValueError:
-        # flytekit's word for a secret that is not there
+        # flytekit raises it for a missing secret
         pass
     return next((os.environ[name].strip() for name in variables if os.environ.get(name, "").strip()), None)

@@ -1,7 +1,7 @@
-"""What ended each training process of one machine, written down for the process that launched it.
+"""Records what ended each training process of a machine, for the launcher of these processes.
 
-Torch elastic hands its launcher one failed process, not always the first, as text, and starts all of them anew after
-any error. With these notes the first is known, and an error that would come again is not tried again.
+Torch elastic gives its launcher the text of one failed process, not always the first, and restarts all processes after
+any error. From these records the launcher knows the first failure, and an error that would recur is not restarted.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import Any
 
 from flytekit.exceptions.user import FlyteRecoverableException
 
-_PATIENCE_SECONDS = 3.0
+_LAUNCHER_WAIT_SECONDS = 3.0
 _STORE_TIMEOUT = timedelta(seconds=10)
 _STORE_KEY = "fine-tune/fault"
 _FOLDER_VARIABLE = "FINE_TUNE_LAUNCH_FOLDER"
@@ -26,7 +26,7 @@ _FOLDER_VARIABLE = "FINE_TUNE_LAUNCH_FOLDER"
 
 @dataclass(frozen=True)
 class WorkerFault:
-    """What a training process raised. `kind` is the class's name, `seconds` the time since the epoch."""
+    """An error of a training process. `kind` is its class's name, `seconds` the time since the epoch."""
 
     rank: int
     node: int
@@ -38,57 +38,57 @@ class WorkerFault:
 
 
 class RepeatedFaultError(RuntimeError):
-    """Raised in the place of an error that ended this machine's processes before they were started anew."""
+    """Raised after a restart, in place of the error that ended the processes before it."""
 
 
 def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
-    """Call a task function in a training process; what it raises is noted in `folder`, and raised.
+    """Call a task function in a training process; record its error in `folder`, and raise it.
 
     Raises:
-        RepeatedFaultError: before a restart, a process of any machine ended in an error that would come again.
+        RepeatedFaultError: before this restart, a process of any machine ended in an error that would recur.
     """
-    notes, local_rank = Path(folder), _local_rank()
+    launch, local_rank = Path(folder), _local_rank()
     os.environ[_FOLDER_VARIABLE] = folder
-    last = [fault for fault in _faults(notes) if not fault.is_recoverable]
-    if last:
-        raise RepeatedFaultError(last[0].message)
+    recurring = [fault for fault in _faults(launch) if not fault.is_recoverable]
+    if recurring:
+        raise RepeatedFaultError(recurring[0].message)
     if local_rank == 0:
-        _say_restart(_faults(notes))
-    _file(notes, local_rank).unlink(missing_ok=True)
-    # restarts for the sake of other machines are not counted, so that every start may be one
-    elsewhere = _heard()
-    if elsewhere is not None:
-        _write(notes, local_rank, replace(elsewhere, seconds=time.time()))
-        raise RepeatedFaultError(elsewhere.message)
+        _print_restart(_faults(launch))
+    _file(launch, local_rank).unlink(missing_ok=True)
+    # any start may be a restart: those caused by another machine are not counted
+    shared_fault = _read_shared_fault()
+    if shared_fault is not None:
+        _write(launch, local_rank, replace(shared_fault, seconds=time.time()))
+        raise RepeatedFaultError(shared_fault.message)
     try:
         return function(**kwargs)
     except FlyteRecoverableException as error:
-        _write(notes, local_rank, _fault(error, is_recoverable=True))
-        # most often another process was lost: the launcher looks once a second, and is to see that one first
-        time.sleep(_PATIENCE_SECONDS)
+        _write(launch, local_rank, _fault(error, is_recoverable=True))
+        # the usual cause is that another process was lost; the launcher, which polls once a second, must see that first
+        time.sleep(_LAUNCHER_WAIT_SECONDS)
         raise
     except Exception as error:
         fault = _fault(error, is_recoverable=False)
-        _write(notes, local_rank, fault)
-        _tell(fault)
+        _write(launch, local_rank, fault)
+        _share_fault(fault)
         raise
 
 
 def launch_folder() -> Path | None:
-    """Return the folder that this training process shares with its launcher; None outside of one."""
+    """Return the folder that this training process shares with its launcher; None in any other process."""
     folder = os.environ.get(_FOLDER_VARIABLE)
     return Path(folder) if folder else None
 
 
-def _say_restart(faults: list[WorkerFault]) -> None:
-    number, most = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
+def _print_restart(faults: list[WorkerFault]) -> None:
+    number, maximum = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if number:
-        why = faults[0].message.splitlines()[0] if faults else "a process was killed, or another machine lost"
-        print(f"train: restart {number} of {most} within this try: {why}", flush=True)
+        cause = faults[0].message.splitlines()[0] if faults else "a process was killed, or another machine was lost"
+        print(f"train: restart {number} of {maximum} within this attempt: {cause}", flush=True)
 
 
 def _launchers_store() -> Any:
-    """Return the store in which the launchers of several machines met, or None where there is none to reach."""
+    """Return the store through which the machines' launchers met, or None if there is none or it cannot be reached."""
     endpoint = os.environ.get("PET_RDZV_ENDPOINT")
     if not endpoint:
         return None
@@ -101,15 +101,15 @@ def _launchers_store() -> Any:
         return None
 
 
-def _tell(fault: WorkerFault) -> None:
-    """Let processes of other machines know, which would otherwise wait for this one after a restart."""
+def _share_fault(fault: WorkerFault) -> None:
+    """Share a fault with the other machines, whose processes would otherwise wait for this one after a restart."""
     store = _launchers_store()
     if store is not None:
         store.set(_STORE_KEY, json.dumps(asdict(fault)))
 
 
-def _heard() -> WorkerFault | None:
-    """Return what ended a process of another machine, if that would come again."""
+def _read_shared_fault() -> WorkerFault | None:
+    """Return the fault that another machine shared because it would recur, or None."""
     store = _launchers_store()
     if store is None or not store.check([_STORE_KEY]):
         return None
@@ -117,12 +117,12 @@ def _heard() -> WorkerFault | None:
 
 
 def earliest_fault(folder: Path) -> WorkerFault | None:
-    """Return what the first process that failed had raised, if any process of this machine raised something."""
+    """Return the first recorded fault of this machine's processes, or None if none was recorded."""
     return next(iter(_faults(folder)), None)
 
 
 def fault_of_worker(folder: Path, local_rank: int) -> WorkerFault | None:
-    """Return what one process of this machine had raised, or None when it ended without a word."""
+    """Return the recorded fault of one process of this machine, or None if it ended without one."""
     file = _file(folder, local_rank)
     return WorkerFault(**json.loads(file.read_text(encoding="utf-8"))) if file.exists() else None
 
@@ -141,8 +141,8 @@ def _fault(error: Exception, is_recoverable: bool) -> WorkerFault:
         message=str(error.args[0]) if is_recoverable and error.args else str(error),
         traceback="".join(traceback.format_exception(error)),
         is_recoverable=is_recoverable,
-        # clocks of machines differ, and what a fault here may follow from is to be the earlier one
-        seconds=time.time() + (_PATIENCE_SECONDS if is_recoverable else 0.0),
+        # it may follow from a fault on another machine, whose clock differs: that one must have the earlier time
+        seconds=time.time() + (_LAUNCHER_WAIT_SECONDS if is_recoverable else 0.0),
     )
 
 

@@ -29,9 +29,9 @@ from tasks.runtime.pods import (
     DECK_FIELDS,
     SMALL,
     checkpoint_uris,
+    delete_finished_checkpoints,
     download_once,
     filesystem_of,
-    forget_finished,
     is_laptop_run,
     local_path,
     node_directory,
@@ -263,7 +263,7 @@ def train(
     )
     if is_laptop_run():
         # now that the result is known: a run that was stopped before still finds it there
-        forget_finished()
+        delete_finished_checkpoints()
     return Trained(model=result.model, report=result.report)
 
 

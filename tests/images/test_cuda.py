@@ -1,4 +1,4 @@
-"""CUDA, its driver, and what is built on it: the table agrees with the pins, with what is installed, and the docs."""
+"""The table of CUDA versions agrees with the pins, the installed packages and the docs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ import pytest
 from conftest import ROOT
 
 from images.cuda import CUDA, OLDEST_COMPUTE_CAPABILITY, OLDEST_DRIVER, PINS
-from images.lock import lock, read_pins
+from images.lock import locked_versions, read_pins
 
 CUDA_PINS = read_pins(ROOT / "images" / "cuda.txt")
-# builders of what our DeepSpeed files and transformers' optimizers use, as DeepSpeed sees itself on CUDA
+# the DeepSpeed operations that our configs and transformers' optimizers use, as built for CUDA
 BUILDERS = """
 from deepspeed.accelerator import get_accelerator
 from deepspeed.ops.op_builder.builder import CUDAOpBuilder
@@ -28,36 +28,36 @@ for name in ("CPUAdamBuilder", "UtilsBuilder", "PinMemoryBuilder", "FusedAdamBui
 
 
 def test_the_images_install_the_versions_of_the_table() -> None:
-    gpu = lock("gpu")
+    gpu = locked_versions("gpu")
     assert {pin.package: gpu[pin.package] for pin in PINS} == {pin.package: pin.version for pin in PINS}
 
 
-def test_all_of_cuda_is_of_one_release() -> None:
+def test_all_cuda_packages_are_of_one_release() -> None:
     for name in ("cuda-toolkit", "nvidia-cuda-runtime", "nvidia-cuda-nvrtc", "nvidia-nvjitlink", "cuda-bindings"):
         assert CUDA_PINS[name].startswith(f"{CUDA}."), name
-    # for another major version packages are called otherwise
+    # package names end in the major version
     assert {name[-4:] for name in CUDA_PINS if re.search(r"cu\d+$", name)} == {"cu13"}
 
 
-def test_bitsandbytes_has_kernels_for_it() -> None:
+def test_bitsandbytes_has_kernels_for_this_cuda() -> None:
     files = {Path(str(file)).name for file in metadata.files("bitsandbytes") or []}
     assert f"libbitsandbytes_cuda{CUDA.replace('.', '')}.so" in files
 
 
 @pytest.mark.parametrize("package", ["bitsandbytes", "deepspeed", "accelerate", "peft", "trl", "transformers"])
-def test_what_is_built_on_torch_accepts_its_version(package: str) -> None:
+def test_packages_built_on_torch_accept_its_version(package: str) -> None:
     from packaging.requirements import Requirement
 
-    asked = [Requirement(text) for text in metadata.requires(package) or []]
-    for each in asked:
-        if each.name == "torch" and (each.marker is None or each.marker.evaluate({"extra": ""})):
-            assert each.specifier.contains(CUDA_TORCH), (package, each)
+    for requirement in map(Requirement, metadata.requires(package) or []):
+        is_needed = requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+        if requirement.name == "torch" and is_needed:
+            assert requirement.specifier.contains(CUDA_TORCH), (package, requirement)
 
 
 CUDA_TORCH = next(pin.version for pin in PINS if pin.package == "torch")
 
 
-def test_deepspeed_compiles_nothing_of_ours_with_nvcc() -> None:
+def test_the_deepspeed_operations_that_we_use_need_no_nvcc() -> None:
     environment = {**os.environ, "DS_ACCELERATOR": "cuda"}
     result = subprocess.run([sys.executable, "-c", BUILDERS], env=environment, capture_output=True, text=True)
     found = dict(re.findall(r"BUILDER (\w+) (.*)", result.stdout))
@@ -65,11 +65,11 @@ def test_deepspeed_compiles_nothing_of_ours_with_nvcc() -> None:
         "CPUAdamBuilder": "False cpp",
         "UtilsBuilder": "False cpp",
         "PinMemoryBuilder": "False cpp",
-        # for comparison: what needs nvcc
+        # for comparison, one that needs nvcc
         "FusedAdamBuilder": "True cpp,cu",
     }, result.stderr[-2000:]
     for file in (ROOT / "configs" / "deepspeed").glob("*.json"):
-        # an optimizer named here would be DeepSpeed's fused one; nvme needs libaio
+        # an optimizer in the file would be DeepSpeed's fused one, which needs nvcc; nvme needs libaio
         assert not re.search(r'"optimizer"|nvme|"aio"', file.read_text()), file
 
 

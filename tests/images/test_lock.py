@@ -1,4 +1,4 @@
-"""The locks: what `make lock` writes, nothing left open, and exactly what the tasks of each image import."""
+"""The locks equal what `make lock` writes, pin every requirement, and fit exactly what each image's tasks import."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from conftest import ROOT
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from rehearsal.site import build
-from support.image_imports import read_by
+from support.image_imports import imports_of
 
 from images import lock as locking
-from images.lock import closure, lock, lock_text, read_pins
+from images.lock import closure, lock_text, locked_versions, read_pins
 from images.roles import INDIRECT, PACKAGES, Role
 
 ROLES: list[Role] = ["cpu", "gpu", "gptq"]
@@ -26,12 +26,12 @@ def lock_file(role: Role) -> Path:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_locks_are_what_the_command_writes(role: Role) -> None:
+def test_locks_equal_what_make_lock_writes(role: Role) -> None:
     assert lock_file(role).read_text() == lock_text(role), "run `make lock`"
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_a_lock_holds_names_and_versions_and_nothing_else(role: Role) -> None:
+def test_a_lock_holds_only_names_and_versions(role: Role) -> None:
     head, *lines = lock_file(role).read_text().splitlines()
     assert head == f"# Every package of the {role} image; written by `make lock`."
     assert all(re.fullmatch(r"[a-z0-9]+(-[a-z0-9]+)*==[0-9][\w.]*", line) for line in lines)
@@ -40,50 +40,50 @@ def test_a_lock_holds_names_and_versions_and_nothing_else(role: Role) -> None:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_nothing_that_a_package_needs_is_left_open_or_at_an_unwanted_version(role: Role) -> None:
+def test_every_requirement_of_a_package_is_pinned_to_a_version_it_accepts(role: Role) -> None:
     pins, faults = read_pins(lock_file(role)), []
     for name in pins:
         try:
             requirements = [Requirement(text) for text in metadata.requires(name) or []]
         except metadata.PackageNotFoundError:
             continue
-        for each in requirements:
-            if each.marker is None or each.marker.evaluate({"extra": ""}):
-                version = pins.get(canonicalize_name(each.name))
-                if version is None or not each.specifier.contains(version, prereleases=True):
-                    faults.append(f"{name} needs {each}, and gets {version}")
+        for requirement in requirements:
+            if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+                version = pins.get(canonicalize_name(requirement.name))
+                if version is None or not requirement.specifier.contains(version, prereleases=True):
+                    faults.append(f"{name} needs {requirement}, and gets {version}")
     assert not faults
 
 
-def test_versions_are_those_of_the_constraints_but_for_gptq() -> None:
+def test_versions_come_from_the_constraints_except_for_gptq() -> None:
     pins = read_pins(ROOT / "constraints.txt")
     cuda = set(read_pins(ROOT / "images" / "cuda.txt"))
     for role in ("cpu", "gpu"):
-        assert {name for name, version in lock(role).items() if pins.get(name) != version} == cuda
+        assert {name for name, version in locked_versions(role).items() if pins.get(name) != version} == cuda
     own = read_pins(ROOT / "images" / "gptq_pins.txt")
-    # the clash for which GPTQ has an image of its own
-    assert (pins["numpy"], own["numpy"], lock("gptq")["numpy"]) == ("2.4.6", "2.2.6", "2.2.6")
-    assert {name for name, version in lock("gptq").items() if pins.get(name) != version} == cuda | set(own)
+    # the conflict that gives GPTQ an image of its own
+    assert (pins["numpy"], own["numpy"], locked_versions("gptq")["numpy"]) == ("2.4.6", "2.2.6", "2.2.6")
+    assert {name for name, version in locked_versions("gptq").items() if pins.get(name) != version} == cuda | set(own)
 
 
-def test_a_closure_has_what_is_needed_and_no_extra_that_was_not_asked_for() -> None:
+def test_a_closure_has_requirements_and_only_requested_extras() -> None:
     assert closure(["Jinja2"]) == {"jinja2", "markupsafe"}
     assert "grpcio-status" not in closure(["google-api-core"])
     assert "grpcio-status" in closure(["google-api-core[grpc]"])
     assert closure(["not-installed-here"]) == {"not-installed-here"}
 
 
-def test_a_package_without_a_pin_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unpinned_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (ROOT / "constraints.txt").read_text()
     (tmp_path / "constraints.txt").write_text(lines.replace("MarkupSafe==3.0.4\n", ""))
     monkeypatch.setattr(locking, "_CONSTRAINTS", tmp_path / "constraints.txt")
     with pytest.raises(ValueError, match=r"constraints.txt has no version of markupsafe; add it, then run `make lock`"):
-        lock("cpu")
+        locked_versions("cpu")
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_an_image_is_asked_to_hold_what_its_tasks_import_and_no_more(role: Role) -> None:
-    _, packages = read_by(role)
+def test_an_image_lists_exactly_what_its_tasks_import(role: Role) -> None:
+    _, packages = imports_of(role)
     named = {canonicalize_name(name) for name in PACKAGES[role]}
     indirect = {canonicalize_name(name) for name in INDIRECT[role]}
     assert packages - indirect == named
@@ -91,9 +91,9 @@ def test_an_image_is_asked_to_hold_what_its_tasks_import_and_no_more(role: Role)
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_every_module_of_a_role_is_imported_with_its_packages_alone(role: Role, tmp_path: Path) -> None:
-    modules, _ = read_by(role)
-    programs = build([f"{name}=={version}" for name, version in lock(role).items()], tmp_path / "image")
+def test_every_module_of_a_role_imports_with_only_the_roles_packages(role: Role, tmp_path: Path) -> None:
+    modules, _ = imports_of(role)
+    programs = build([f"{name}=={version}" for name, version in locked_versions(role).items()], tmp_path / "image")
     script = (
         f"import importlib\nfor name in {sorted(modules)!r}:\n    importlib.import_module(name)\n"
         "try:\n    import pytest\nexcept ModuleNotFoundError:\n    print('ALONE')"

@@ -1,6 +1,6 @@
-"""The images' specs: named alike on a laptop and in a pod, and what both builders make of them.
+"""The images' specs: the same names on a laptop and in a pod, and the right input for both builders.
 
-Neither docker nor envd's daemon is needed: what is looked at is what they would be given.
+Neither docker nor envd's daemon is needed: the tests read what these would be given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ HOST = re.compile(r"https?://([\w.-]+)|\b([\w-]+(?:\.[\w-]+)+(?::\d+)?)/")
 
 
 def evaluated(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Evaluate the specs of the checkout in `folder`, in another folder, with nothing but `environment`."""
+    """Evaluate the specs of the checkout in `folder` from another folder, with only `environment` set."""
     paths = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(folder)}
     command = [sys.executable, "-c", NAMES]
     return subprocess.run(command, cwd="/", env={**paths, **environment}, capture_output=True, text=True)
@@ -45,14 +45,14 @@ def evaluated(folder: Path, **environment: str) -> subprocess.CompletedProcess[s
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """What the specs read, as a pod has it: in another place."""
+    """A copy of what the specs read, in another folder, as in a pod."""
     for folder in ("configs", "images"):
         shutil.copytree(ROOT / folder, tmp_path / "root" / folder, ignore=shutil.ignore_patterns("__pycache__"))
     return tmp_path / "root"
 
 
 @pytest.mark.parametrize("builder", ["default", "envd"])
-def test_a_pod_names_the_images_as_the_laptop_did(builder: str, elsewhere: Path) -> None:
+def test_a_pod_computes_the_same_image_names_as_the_laptop(builder: str, elsewhere: Path) -> None:
     laptop = evaluated(ROOT, IMAGE_REGISTRY="ghcr.io/me", IMAGE_BUILDER=builder)
     assert laptop.returncode == 0, laptop.stderr[-2000:]
     names, _, environment = laptop.stdout.strip().partition(" {")
@@ -64,7 +64,7 @@ def test_a_pod_names_the_images_as_the_laptop_did(builder: str, elsewhere: Path)
     assert evaluated(elsewhere, **given).stdout == laptop.stdout
 
 
-def test_whatever_is_in_an_image_changes_its_name(elsewhere: Path) -> None:
+def test_a_changed_lock_builder_or_base_changes_the_image_name(elsewhere: Path) -> None:
     def tags(**environment: str) -> list[str]:
         return re.findall(r":(\w+)(?= )", evaluated(elsewhere, IMAGE_REGISTRY="ghcr.io/me", **environment).stdout)
 
@@ -77,22 +77,22 @@ def test_whatever_is_in_an_image_changes_its_name(elsewhere: Path) -> None:
     assert [before == after for before, after in zip(first, tags(), strict=True)] == [True, False, True]
 
 
-def test_a_builder_that_is_none_is_refused() -> None:
+def test_an_unknown_builder_is_refused() -> None:
     words = " ".join(evaluated(ROOT, IMAGE_BUILDER="podman").stderr.split())
-    assert "IMAGE_BUILDER=podman is not a builder of images; set it to default or envd, or unset it" in words
+    assert "IMAGE_BUILDER=podman is not an image builder; set it to default or envd, or unset it" in words
 
 
-def test_a_lock_that_did_not_travel_is_named(elsewhere: Path) -> None:
+def test_a_missing_lock_is_named(elsewhere: Path) -> None:
     (elsewhere / "images" / "gpu.txt").unlink()
     words = " ".join(evaluated(elsewhere).stderr.split())
-    assert "images/gpu.txt is not here; register with `--copy all`" in words
+    assert "images/gpu.txt is missing here; register with `--copy all`" in words
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_the_default_builder_installs_the_lock_and_nothing_else(role: Role, tmp_path: Path) -> None:
+def test_the_default_builder_installs_only_the_lock(role: Role, tmp_path: Path) -> None:
     create_docker_context(IMAGES[role], tmp_path)
     dockerfile = (tmp_path / "Dockerfile").read_text()
-    # every file that it mounts is there
+    # every file that the Dockerfile mounts exists
     assert set(re.findall(r"type=bind,target=([\w.]+),src=\1", dockerfile)) == {"requirements_uv.txt"}
     assert {path.name for path in tmp_path.iterdir()} == {"Dockerfile", "requirements_uv.txt"}
     assert read_pins(tmp_path / "requirements_uv.txt") == read_pins(ROOT / "images" / f"{role}.txt")
@@ -107,7 +107,7 @@ def test_the_default_builder_installs_the_lock_and_nothing_else(role: Role, tmp_
 
 
 def envd_plan(role: Role, folder: Path) -> Path:
-    """Have flytekit write `build.envd`, and what it names, into a folder below `folder`."""
+    """Have flytekit write `build.envd` and the files that it names below `folder`; return its path."""
     context = FlyteContextManager.current_context()
     access = FileAccessProvider(local_sandbox_dir=str(folder), raw_output_prefix=str(folder / "raw"))
     with FlyteContextManager.with_context(context.with_file_access(access)):
@@ -115,7 +115,7 @@ def envd_plan(role: Role, folder: Path) -> Path:
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_envd_installs_the_lock_and_nothing_else(role: Role, tmp_path: Path) -> None:
+def test_envd_installs_only_the_lock(role: Role, tmp_path: Path) -> None:
     path = envd_plan(role, tmp_path)
     plan = path.read_text()
     assert re.findall(r"install\.python_packages\((.*)\)", plan) == ["name=[]", 'requirements="requirements.txt"']
@@ -129,9 +129,9 @@ def test_envd_installs_the_lock_and_nothing_else(role: Role, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("role", ROLES)
-def test_envd_reads_its_plan(role: Role, tmp_path: Path) -> None:
+def test_envd_accepts_the_plan(role: Role, tmp_path: Path) -> None:
     path = envd_plan(role, tmp_path)
-    # an image that is asked for in vain: envd gets there when it has understood all that was written
+    # a base image that does not exist: envd asks for it only after it has parsed the whole plan
     plan = path.read_text().replace("debian:bookworm-slim", "localhost:1/none:1")
     assert "localhost:1/none:1" in plan
     words = "failed to get the base image"
@@ -143,7 +143,7 @@ def test_envd_reads_its_plan(role: Role, tmp_path: Path) -> None:
         assert result.returncode and (words in result.stderr + result.stdout) == outcome, result.stderr[-2000:]
 
 
-def test_the_base_of_envd_is_the_installed_flytekits() -> None:
+def test_envds_base_image_is_that_of_the_installed_flytekit() -> None:
     version = read_pins(ROOT / "images" / "cpu.txt")["flytekit"]
     assert _BASES["envd"] == DefaultImages.find_image_for(PythonVersion.PYTHON_3_11, version)
 
@@ -170,7 +170,7 @@ def token_report() -> TokenReport:
     return TokenReport.model_validate(values | {"end_token_ids": [1]})
 
 
-def test_gptq_is_made_and_scored_in_its_own_image(tmp_path: Path) -> None:
+def test_gptq_is_quantized_and_scored_in_its_own_image(tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     folder = FlyteDirectory(str(tmp_path / "model"))
     config = FineTuneConfig.model_validate(

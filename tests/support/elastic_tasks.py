@@ -1,4 +1,4 @@
-"""Elastic tasks that fail in chosen ways, in real processes, for the tests of what a launcher says of it."""
+"""Elastic tasks that fail in chosen ways in real processes, to test the errors that their launcher reports."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from configs.schema.train import TrainConfig
 from tasks.runtime.elastic import ConfiguredElastic
 
 
-def act(config: TrainConfig, fault: str, starts: str) -> str:
-    """Do as `fault` says in the last process, while the others are in a collective; return the number of processes.
+def run_with_fault(config: TrainConfig, fault: str, starts: str) -> str:
+    """Fail as `fault` says in the last process while the others wait in a collective; return the number of processes.
 
-    Each process writes a line to the file `starts`.
+    Every process appends its rank to the file `starts`.
     """
     import torch
     import torch.distributed as dist
@@ -60,9 +60,9 @@ def elastic(nodes: int | str) -> ConfiguredElastic:
 
 @task(task_config=elastic(1))
 def on_one(config: TrainConfig, cluster: ClusterConfig, fault: str, starts: str) -> str:
-    return act(config, fault, starts)
+    return run_with_fault(config, fault, starts)
 
 
 @task(task_config=elastic("2"))
 def on_two(config: TrainConfig, cluster: ClusterConfig, fault: str, starts: str) -> str:
-    return act(config, fault, starts)
+    return run_with_fault(config, fault, starts)

@@ -1,4 +1,4 @@
-"""The Hub's protocol as the server on loopback sees it: its routes, one request, and its way of saying no."""
+"""The Hub's protocol for the server on loopback: its routes, its requests, and its error answers."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Route(NamedTuple):
     access: Literal["anyone", "user", "write", "content", "signed"]
 
 
-# "content" is behind a repository's gate, which its metadata is not. "signed" addresses come from the answer to an
+# "content" needs access to a gated repository; its metadata does not. "signed" addresses come from the answer to an
 # authorised request, and the client calls them without its token.
 ROUTES = (
     Route("whoami", ("GET",), re.compile(r"/api/whoami-v2"), "user"),
@@ -58,7 +58,7 @@ class Request(NamedTuple):
 
 
 class HubError(Exception):
-    """An answer that the client turns into an exception, most of them by `X-Error-Code` alone."""
+    """An error answer that the client turns into an exception, mostly by its `X-Error-Code`."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **headers: str) -> None:
         super().__init__(message)
@@ -72,7 +72,7 @@ class HubError(Exception):
 
 @dataclass
 class Call:
-    """One request as a route sees it."""
+    """One request, as a route's handler gets it."""
 
     groups: dict[str, str]
     query: dict[str, list[str]]

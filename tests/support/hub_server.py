@@ -1,9 +1,9 @@
 """A Hugging Face Hub on loopback, so that tests can push and pull with the real client.
 
 A mocked `HfApi` accepts whatever it is told; what breaks a push in practice (a refused token, a commit that fails
-after the weights went up, a second push of the same folder) is decided between the client and the server. This one
-speaks the parts of the Hub's protocol that `huggingface_hub` and `datasets` use for whoami, repositories, uploads
-(Git LFS and Xet) and downloads, keeps everything in memory, and can be told to fail.
+after the weights went up, a second push of the same folder) is decided between the client and the server. This server
+implements the parts of the Hub's protocol that `huggingface_hub` and `datasets` use for whoami, repositories, uploads
+(Git LFS and Xet) and downloads, keeps everything in memory, and fails on request.
 
     with HubServer(tokens={"hf_write": "write", "hf_read": "read"}) as server:
         HfApi(endpoint=server.endpoint, token="hf_write").upload_folder(...)
@@ -33,9 +33,9 @@ from support.hub_storage import Commit, LargeFiles, Repository, RepoType, Stored
 
 
 class HubServer:
-    """The server, running while its `with` block does.
+    """The server, which runs within its `with` block.
 
-    `requests` logs every request; `authorizations` the tokens that came with them, the ones refused included.
+    `requests` logs every request, `authorizations` every token that came with one, refused tokens included.
     """
 
     def __init__(
@@ -57,9 +57,9 @@ class HubServer:
         self._repositories: dict[tuple[str, str], Repository] = {}
         self._granted: dict[tuple[str, str], Collection[str]] = {}
         self._large = LargeFiles()
-        # Not stable over servers: the Xet client remembers on disk, by this address, what it has already uploaded.
+        # Another address for each server: by it, the Xet client remembers on disk what it has already uploaded.
         self._cas = f"cas-{secrets.token_hex(8)}"
-        # By route, what to answer instead, or None to let a request pass.
+        # Injected answers by route; None lets a request pass.
         self._failures: dict[str, deque[Response | None]] = {}
         self._lock = threading.Lock()
         self._httpd = HttpServer(self.answer)
@@ -84,7 +84,7 @@ class HubServer:
         private: bool = False,
         granted: Collection[str] = (),
     ) -> str:
-        """Publish a repository, readable by the tokens in `granted` when `gated`; returns its commit id."""
+        """Publish a repository, readable only by the tokens in `granted` if `gated`; return its commit id."""
         repo = Repository(repo_id, repo_type, private, "manual" if gated else False)
         contents = {path: data if isinstance(data, bytes) else data.read_bytes() for path, data in files.items()}
         stored = {path: StoredFile(data, repo.wants_lfs(path, len(data))) for path, data in contents.items()}
@@ -92,7 +92,7 @@ class HubServer:
             self._repositories[repo_type, repo_id] = repo
             self._granted[repo_type, repo_id] = granted
             for file in stored.values():
-                # Else a copy within the repository would name content that nobody uploaded.
+                # Otherwise a copy within the repository would name content that was never uploaded.
                 self._large.add(file.data)
             return repo.commit("Add files", stored).oid
 
@@ -102,7 +102,7 @@ class HubServer:
         return {path: file.data for path, file in tree.items()}
 
     def commits(self, repo_id: str, repo_type: RepoType = "model") -> list[Commit]:
-        """Oldest first, the initial commit included."""
+        """Return the commits of the main branch, oldest first, including the initial one."""
         with self._lock:
             return list(self._repositories[repo_type, repo_id].branches["main"])
 
@@ -114,11 +114,11 @@ class HubServer:
         after: int = 0,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """Let `after` requests of a route pass, then fail `times`; with status 0 the connection just breaks.
+        """Let `after` requests of a route pass, then fail the next `times`; status 0 breaks the connection.
 
-        The client repairs most single failures by itself: it repeats a request six times over 23 seconds (over 5 with
-        the header `Retry-After: 0`), and an upload by Xet over minutes, when the status is 408, 429, 500, 502, 503 or
-        504 or the connection breaks. Any other status is final at once. `resolve` counts HEAD and GET alike.
+        If the status is 408, 429, 500, 502, 503 or 504, or the connection breaks, the client itself repeats a request
+        six times over 23 seconds (over 5 with the header `Retry-After: 0`), and an upload by Xet over minutes. Any
+        other status is final at once. `resolve` counts both HEAD and GET.
         """
         if route not in ROUTE_NAMES:
             raise ValueError(f"no route {route!r}, only {sorted(ROUTE_NAMES)}")
@@ -136,7 +136,7 @@ class HubServer:
             except HubError as error:
                 return Response(json.dumps({"error": error.message}).encode(), error.status, error.headers)
             except Exception as error:
-                # A fault of this server is not answered with 500, which the client retries for minutes.
+                # Not 500 for a fault of this server: the client would retry for minutes.
                 return Response(json.dumps({"error": f"test server: {error!r}"}).encode(), 400)
 
     def _dispatch(self, method: str, path: str, query: dict[str, list[str]], headers: Message, body: bytes) -> Response:
@@ -173,7 +173,7 @@ class HubServer:
         key = groups.get("type", "model"), groups["repo"]
         repo = self._repositories.get(key)
         if repo is None or (repo.private and token is None):
-            # To a caller without a token a private repository looks like none, which is why the Hub says 401 to both.
+            # Without a token, a private and a missing repository get the same answer, 401.
             if token is None:
                 raise HubError(401, "Invalid username or password.", "RepoNotFound")
             raise HubError(404, "Repository not found", "RepoNotFound")
@@ -206,7 +206,7 @@ class HubServer:
         return self.scopes.get(token, [("user", self.user)])
 
     def _auth_check(self, call: Call) -> dict[str, Any]:
-        """Answer whether the token may read a repository, or write to it; the repository is there already."""
+        """Answer whether the token may read or write to a repository that exists."""
         if "write" not in call.groups:
             return {}
         role = self.tokens[call.token] if call.token else "read"
@@ -225,7 +225,7 @@ class HubServer:
         repo_id = f"{wanted.get('organization') or self.user}/{wanted['name']}"
         answer, status = {"name": repo_id}, 200
         if (repo := self._repositories.get((repo_type, repo_id))) is not None:
-            # With the address as well: under `exist_ok` the client reads it from the refusal.
+            # The refusal holds the address too: with `exist_ok` the client reads it from there.
             answer, status = {"error": f"You already created this {repo_type} repo"}, 409
         else:
             repo = Repository(repo_id, repo_type, private=wanted.get("visibility") == "private")

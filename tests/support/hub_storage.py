@@ -1,8 +1,8 @@
-"""Repositories of the test Hub, and the two ways in which the client hands over large files.
+"""Repositories of the test Hub, and the two ways in which the client uploads large files.
 
-`hub_server` answers HTTP; what it remembers is here. Large files arrive either whole (Git LFS) or, whenever
-`hf_xet` is installed, cut into compressed chunks (Xet): the client picks Xet by itself and cannot be talked out of it
-by the server, so a Hub that only spoke LFS could not be used with the client's defaults.
+`hub_server` answers HTTP; this module keeps its state. Large files arrive either whole (Git LFS) or, whenever `hf_xet`
+is installed, cut into compressed chunks (Xet). The client chooses Xet itself, and the server cannot refuse it, so a
+server with LFS alone would not work with the client's defaults.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ GITATTRIBUTES = "".join(f"{pattern} filter=lfs diff=lfs merge=lfs -text\n" for p
 
 @dataclass(frozen=True)
 class StoredFile:
-    """One file of a commit, with the identities by which the client recognises unchanged content."""
+    """One file of a commit, with the hashes by which the client recognises unchanged content."""
 
     data: bytes
     lfs: bool = False
@@ -50,11 +50,11 @@ class StoredFile:
 
     @property
     def upload_oid(self) -> str:
-        """The identity that the client compares with its local file to leave an unchanged one out of a commit."""
+        """The hash that the client compares with its local file, to leave an unchanged file out of a commit."""
         return self.sha256 if self.lfs else self.blob_id
 
     def lfs_info(self, oid_key: str) -> dict[str, Any]:
-        """What an answer says about LFS, under the key that differs between the Hub's endpoints."""
+        """Return an answer's `lfs` entry; `oid_key` is its name for the hash, which differs between endpoints."""
         info = {oid_key: self.sha256, "size": len(self.data), "pointerSize": len(self.pointer)}
         return {"lfs": info} if self.lfs else {}
 
@@ -71,7 +71,7 @@ class Commit:
     tree: Mapping[str, StoredFile] = field(repr=False)
 
     def entry(self, path: str, expand: bool) -> dict[str, Any] | None:
-        """One line of the Hub's file listing, None for a path that does not exist."""
+        """Return one entry of the Hub's file listing; None if the path does not exist."""
         if (file := self.tree.get(path)) is not None:
             entry = {"type": "file", "oid": file.blob_id, "size": len(file.data), "path": path, **file.lfs_info("oid")}
         elif below := [blob.blob_id for name, blob in sorted(self.tree.items()) if name.startswith(f"{path}/")]:
@@ -81,7 +81,7 @@ class Commit:
         return entry | ({"lastCommit": {"id": self.oid, "title": self.message, "date": self.date}} if expand else {})
 
     def paths(self, folder: str, recursive: bool) -> list[str]:
-        """Files and folders in `folder` ("" for the root), which Git has only as parts of file names."""
+        """Return the files and folders in `folder` ("" for the root); Git has folders only as parts of file names."""
         root = f"{folder}/" if folder else ""
         inside = [path[len(root) :].split("/") for path in self.tree if path.startswith(root)]
         depths = ((parts, len(parts) if recursive else 1) for parts in inside)
@@ -122,13 +122,13 @@ class Repository:
         }
 
     def at(self, revision: str) -> Commit | None:
-        """The commit that a branch name or a commit id stands for."""
+        """Return the commit that a branch name or a commit id names, or None."""
         if history := self.branches.get(revision.removeprefix("refs/heads/")):
             return history[-1]
         return next((c for history in self.branches.values() for c in history if c.oid == revision), None)
 
     def history(self, commit: Commit) -> list[Commit]:
-        """Up to and including `commit`, oldest first."""
+        """Return the commits up to and including `commit`, oldest first."""
         history = next(history for history in self.branches.values() if commit in history)
         return history[: history.index(commit) + 1]
 
@@ -144,7 +144,7 @@ class Repository:
         deleted = set(deleted) - set(added)
         tree = {path: file for path, file in history[-1].tree.items() if path not in deleted} if history else {}
         tree.update(added)
-        # Spaced by a second per commit: the client orders commits by date, and a fast test makes several in one tick.
+        # One second apart: the client orders commits by date, and a fast test makes several within a clock tick.
         date = datetime(2024, 1, 1, tzinfo=UTC) + timedelta(seconds=len(history))
         parent = history[-1].oid if history else ""
         identity = [parent, self.repo_type, self.repo_id, branch, message]
@@ -156,7 +156,7 @@ class Repository:
         return commit
 
     def wants_lfs(self, path: str, size: int, branch: str = "main") -> bool:
-        """As on the Hub, the repository's own .gitattributes decides, and size where it does not."""
+        """Return whether a file must be uploaded by LFS: as on the Hub, by .gitattributes, else by size."""
         attributes = self.branches[branch][-1].tree.get(".gitattributes")
         for line in (attributes.data.decode() if attributes else "").splitlines():
             pattern, *rest = line.split() or [""]
@@ -166,7 +166,7 @@ class Repository:
 
 
 class LargeFiles:
-    """Content that was uploaded before the commit that will name it, by its SHA-256."""
+    """Uploaded content by its SHA-256, kept for the commit that will name it."""
 
     def __init__(self) -> None:
         self.by_sha256: dict[str, bytes] = {}
@@ -194,7 +194,7 @@ class LargeFiles:
         self._xorbs[key] = chunks
 
     def add_shard(self, body: bytes) -> None:
-        """Put together the files that a shard describes (https://huggingface.co/docs/xet/shard)."""
+        """Assemble the files that a shard describes (https://huggingface.co/docs/xet/shard)."""
         position = 48
         while (name := body[position : position + 32]) != b"\xff" * 32:
             flags, count = struct.unpack_from("<II", body, position + 32)
@@ -226,7 +226,7 @@ def _decompress(data: bytes, scheme: int) -> bytes:
 
 
 def _lz4_frame(data: bytes) -> bytes:
-    """https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md, here because Python has no LZ4 of its own."""
+    """Decompress an LZ4 frame (https://github.com/lz4/lz4/blob/dev/doc/lz4_Frame_format.md): Python has no LZ4."""
     flags = data[4]
     position = 7 + (8 if flags & 8 else 0) + (4 if flags & 1 else 0)
     out = bytearray()

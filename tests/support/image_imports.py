@@ -1,4 +1,4 @@
-"""Which modules and packages the tasks of each image import, read off the source."""
+"""Finds in the source which modules and packages the tasks of each image import."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ from images.roles import Role
 
 _ROOMS = ("configs", "images", "tasks", "workflows")
 _IMAGE_ROLES: dict[str, Role] = {"CPU_IMAGE": "cpu", "GPU_IMAGE": "gpu", "GPTQ_IMAGE": "gptq"}
-# declared in a loop, from one function; and scored where their weights can be unpacked
-_UNDECLARED: list[tuple[str, str, Role]] = [
+# functions whose decorator does not show the role: train tasks are declared in a loop, and GPTQ models are also scored
+# in the GPTQ image
+_OTHER_ROLES: list[tuple[str, str, Role]] = [
     ("tasks.train.task", "_train", "gpu"),
     ("tasks.train.task", "_name_previous", "gpu"),
     ("tasks.evaluate.task", "evaluate", "gptq"),
 ]
 
 
-def read_by(role: Role) -> tuple[set[str], set[str]]:
-    """Return (modules of the project, normalized packages) that tasks of a role import, now or when they run."""
-    own: set[str] = set()
+def imports_of(role: Role) -> tuple[set[str], set[str]]:
+    """Return (modules of the project, normalized packages) that tasks of a role import, at the top or when they run."""
+    modules: set[str] = set()
     packages: set[str] = set()
     todo = [
         name
         for module, task in _tasks(role)
-        for function in _with_helpers(module, task)
+        for function in _with_called_functions(module, task)
         for name in [module, *_imports(function)]
     ]
     while todo:
@@ -38,18 +39,18 @@ def read_by(role: Role) -> tuple[set[str], set[str]]:
         room = name.split(".")[0]
         if room in _ROOMS:
             path = _file(name)
-            if path is None or name in own:
+            if path is None or name in modules:
                 continue
-            own.add(name)
+            modules.add(name)
             tree = ast.parse(path.read_text(encoding="utf-8"))
-            # a shell has tasks of other images too: of their bodies nothing is run
+            # a shell also has tasks of other images, whose bodies this role never runs
             is_shell = path.name == "task.py" or room == "workflows"
             for node in tree.body:
                 if not (is_shell and isinstance(node, ast.FunctionDef)):
                     todo += _imports(node)
         elif room not in sys.stdlib_module_names:
             packages.add(_package(name))
-    return own, packages
+    return modules, packages
 
 
 def _tasks(role: Role) -> list[tuple[str, ast.FunctionDef]]:
@@ -59,7 +60,7 @@ def _tasks(role: Role) -> list[tuple[str, ast.FunctionDef]]:
         for node in ast.parse(path.read_text(encoding="utf-8")).body:
             if not isinstance(node, ast.FunctionDef):
                 continue
-            roles = {each for name, function, each in _UNDECLARED if (name, function) == (module, node.name)}
+            roles = {other for name, function, other in _OTHER_ROLES if (name, function) == (module, node.name)}
             for decorator in node.decorator_list:
                 for keyword in decorator.keywords if isinstance(decorator, ast.Call) else []:
                     if keyword.arg == "container_image":
@@ -69,19 +70,19 @@ def _tasks(role: Role) -> list[tuple[str, ast.FunctionDef]]:
     return found
 
 
-def _with_helpers(module: str, task: ast.FunctionDef) -> list[ast.FunctionDef]:
-    """Return a task and the plain functions beside it that it calls, or that those call."""
+def _with_called_functions(module: str, task: ast.FunctionDef) -> list[ast.FunctionDef]:
+    """Return a task and the plain functions of its module that it calls, directly or through others."""
     path = _file(module)
     assert path is not None
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    beside = {each.name: each for each in tree.body if isinstance(each, ast.FunctionDef) and not each.decorator_list}
+    plain = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef) and not node.decorator_list}
     found, todo = [task], [task]
     while todo:
-        named = {each.id for each in ast.walk(todo.pop()) if isinstance(each, ast.Name)}
-        for name in sorted(named & set(beside)):
-            helper = beside.pop(name)
-            found.append(helper)
-            todo.append(helper)
+        names = {node.id for node in ast.walk(todo.pop()) if isinstance(node, ast.Name)}
+        for name in sorted(names & set(plain)):
+            called = plain.pop(name)
+            found.append(called)
+            todo.append(called)
     return found
 
 
@@ -89,11 +90,11 @@ def _imports(node: ast.AST) -> set[str]:
     if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
         return set()
     found: set[str] = set()
-    for each in ast.walk(node):
-        if isinstance(each, ast.Import):
-            found |= {alias.name for alias in each.names}
-        elif isinstance(each, ast.ImportFrom) and each.module:
-            found |= {each.module, *(f"{each.module}.{alias.name}" for alias in each.names)}
+    for child in ast.walk(node):
+        if isinstance(child, ast.Import):
+            found |= {alias.name for alias in child.names}
+        elif isinstance(child, ast.ImportFrom) and child.module:
+            found |= {child.module, *(f"{child.module}.{alias.name}" for alias in child.names)}
     return found
 
 
@@ -108,7 +109,7 @@ def _package(module: str) -> str:
         return {"deck": "flytekitplugins-deck-standard", "kfpytorch": "flytekitplugins-kfpytorch"}.get(
             parts[1] if len(parts) > 1 else "deck", module
         )
-    # one that is not installed here is called as its module is
+    # a package that is not installed here is assumed to have its module's name
     return canonicalize_name(_distributions().get(parts[0], [parts[0]])[0])
 
 

@@ -1,4 +1,4 @@
-"""The data stage on one machine, as data frames, for tests."""
+"""Runs the data stage on one machine for tests, and returns its tables as data frames."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tasks.plan.resolve.data import resolve_data
 
 @dataclass
 class LoadedData:
-    """The tables of a run, and its report."""
+    """The tables and the report of a data stage."""
 
     train: pd.DataFrame
     test: pd.DataFrame
@@ -28,7 +28,7 @@ class LoadedData:
 
 
 def load_data(config: DataConfig, token: str | None = None) -> LoadedData:
-    """Resolve, read, check, deduplicate and split the rows of `config`."""
+    """Resolve, read, check, deduplicate and split the rows of `config`; return the tables and the report."""
     resolved = resolve_data(config, token)
     with tempfile.TemporaryDirectory() as folder:
         report = load.load_data(config, resolved.contamination, resolved.shards, token, Path(folder))
@@ -38,7 +38,7 @@ def load_data(config: DataConfig, token: str | None = None) -> LoadedData:
 
 
 def split_rows(rows: pd.DataFrame, test_fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Return (train, test) of canonical rows with a column `group`."""
+    """Split canonical rows that have a column `group`; return (train, test)."""
     digests = fingerprints(rows.assign(rejected="", label=""), list(rows.group), seed)
     everywhere = np.ones(len(rows), dtype=bool)
     is_test = choose_test_rows(digests["question"], digests["group"], everywhere, test_fraction)

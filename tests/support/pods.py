@@ -1,5 +1,5 @@
-"""Tasks run as a cluster runs them: `pyflyte-execute` on a file of inputs, each pod a process, outputs or errors as
-Flyte reads them."""
+"""Runs tasks as a cluster does: each pod is a process, `pyflyte-execute` with a file of inputs, that writes the outputs
+or errors which Flyte reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ RESOLVER = "flytekit.core.python_auto_container.default_task_resolver"
 
 @dataclass
 class Pod:
-    """One machine of one try of a task. Pods of the same try share `home` and `number`."""
+    """One machine in one attempt of a task. Pods of the same attempt share `home` and `number`."""
 
     task: PythonFunctionTask
     home: Path
@@ -42,7 +42,7 @@ class Pod:
         return (self.home / f"log-{self.number}-{self.machine}").read_text()
 
     def start(self) -> Pod:
-        """Start the pod and return at once."""
+        """Start the pod without waiting for it; return it."""
         self.home.mkdir(parents=True, exist_ok=True)
         inputs = self.home / "inputs.pb"
         context = FlyteContextManager.current_context()
@@ -77,7 +77,7 @@ class Pod:
         return self
 
     def wait(self, seconds: float = 240) -> Pod:
-        """Return when the pod has ended; one that does not is killed with all its processes."""
+        """Wait until the pod has ended, at most `seconds`; then kill all its processes. Return the pod."""
         try:
             self.process.wait(seconds)
         finally:
@@ -88,7 +88,7 @@ class Pod:
         return self.start().wait()
 
     def kill(self) -> None:
-        """End all processes of the pod, as when its machine is lost."""
+        """Kill all processes of the pod, as if its machine was lost."""
         try:
             os.killpg(self.process.pid, signal.SIGKILL)
         except ProcessLookupError:
@@ -102,7 +102,7 @@ class Pod:
 
     @property
     def error(self) -> Any:
-        """What Flyte is told: code, message, kind (1 is recoverable), timestamp."""
+        """The error that the pod wrote for Flyte: code, message, kind (1 is recoverable), timestamp."""
         file = self.output / "error.pb"
         assert file.exists(), self.log[-3000:]
         return ErrorDocument.FromString(file.read_bytes()).error
@@ -111,8 +111,8 @@ class Pod:
 RECOVERABLE, NON_RECOVERABLE = 1, 0
 
 
-def machines(count: int, processes: int) -> list[dict[str, str]]:
-    """Return the environments that the training operator gives to the pods of one job."""
+def machine_environments(count: int, processes: int) -> list[dict[str, str]]:
+    """Return the environment variables that the training operator sets in each of the `count` pods of one job."""
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]

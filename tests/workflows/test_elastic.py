@@ -18,7 +18,7 @@ from flytekit.models.literals import Literal
 from flytekit.types.directory import FlyteDirectory
 from google.protobuf.json_format import MessageToDict
 from safetensors.torch import load_file
-from support.pods import RECOVERABLE, Pod, machines
+from support.pods import RECOVERABLE, Pod, machine_environments
 
 import tasks.plan.task as plan_task
 import tasks.train.task as train_task
@@ -166,7 +166,7 @@ def test_two_machines_train_what_one_does(tiny_model: Path, tokens: Path, tmp_pa
         train_task.train_1, tmp_path / "one", training(tiny_model, tokens, settings(processes_per_node=2))
     ).run()
     inputs = training(tiny_model, tokens, settings(nodes=2))
-    pods = [Pod(train_task.train_2, tmp_path / "two", inputs, environment=each) for each in machines(2, 1)]
+    pods = [Pod(train_task.train_2, tmp_path / "two", inputs, environment=each) for each in machine_environments(2, 1)]
     for number, each in enumerate(pods):
         each.machine = number
         each.start()
@@ -209,7 +209,7 @@ def test_of_a_range_the_machines_that_are_left_go_on_with_the_same_batch(
 ) -> None:
     config = settings(nodes="1:2", max_steps=60, micro_batch_size=4, checkpoint={"every_steps": 2})
     inputs = training(tiny_model, tokens, config)
-    environments = machines(2, 1)
+    environments = machine_environments(2, 1)
     pods = [
         Pod(train_task.train_1_to_2, tmp_path, inputs, environment=e, machine=n) for n, e in enumerate(environments)
     ]

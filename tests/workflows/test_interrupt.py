@@ -47,7 +47,7 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
     said = [line for line in errors.splitlines() if line.startswith("Error: ")]
     # Python's resource tracker of a worker that was interrupted may have a warning after it
     [line] = said
-    start = "Error: training was interrupted; run the same command again: it goes on from the last checkpoint"
+    start = "Error: training was interrupted; run the same command again: it resumes from the last checkpoint"
     found = re.fullmatch(re.escape(start) + r" \(step (\d+)\)", line)
     assert found, errors
     assert "│" not in errors

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from flytekit.types.directory import FlyteDirectory
-from support.pods import NON_RECOVERABLE, Pod, machines
+from support.pods import NON_RECOVERABLE, Pod, machine_environments
 
 import tasks.evaluate.task as evaluate_task
 import tasks.train.task as train_task
@@ -86,7 +86,7 @@ def test_the_loss_of_a_training_is_shown_before_it_ends(
 ) -> None:
     task = {1: train_task.train_1, 2: train_task.train_2}[num_machines]
     inputs = training(tiny_model, tokens, nodes=num_machines, max_steps=400 // num_machines)
-    environments = [{}] if num_machines == 1 else machines(2, 1)
+    environments = [{}] if num_machines == 1 else machine_environments(2, 1)
     pods = [
         Pod(task, tmp_path, inputs, environment={**FAST, **each}, machine=number).start()
         for number, each in enumerate(environments)
@@ -113,7 +113,7 @@ def test_the_curve_of_a_run_that_failed_remains(tiny_model: Path, tokens: Path, 
     inputs = training(tiny_model, tokens, nodes=2, max_steps=200, learning_rate=30.0, max_grad_norm=1e9)
     pods = [
         Pod(train_task.train_2, tmp_path, inputs, environment={**FAST, **each}, machine=number).start()
-        for number, each in enumerate(machines(2, 1))
+        for number, each in enumerate(machine_environments(2, 1))
     ]
     for each in pods:
         each.wait()

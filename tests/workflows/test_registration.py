@@ -26,7 +26,7 @@ from rehearsal.store import Store
 
 from configs.load import PRESETS, load_config
 from configs.schema import FineTuneConfig
-from tasks.runtime.refusals import explain
+from tasks.runtime.refusals import refusal_message
 
 VENV = Path(sys.executable).parent.parent
 CLUSTER = {"FLYTE_PROJECT": "flytesnacks", "FLYTE_DOMAIN": "development", "IMAGE_REGISTRY": "registry.invalid/me"}
@@ -290,7 +290,7 @@ def test_a_launch_plan_without_its_input(shell: Run, admin: Admin, commit: str) 
 
 def test_other_answers_are_passed_on() -> None:
     def words(code: grpc.StatusCode, details: str) -> str:
-        return explain(code, details, place="project p, domain d", endpoint="flyte.example:443", what="it")
+        return refusal_message(code, details, place="project p, domain d", endpoint="flyte.example:443", what="it")
 
     status = grpc.StatusCode
     assert words(status.INTERNAL, "failed to compile\nmore") == "flyte.example:443 answered INTERNAL: failed to compile"

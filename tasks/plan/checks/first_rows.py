@@ -13,7 +13,7 @@ from configs.errors import DataError, HubError
 from configs.objectives import OBJECTIVES, Objective
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FailureCase
-from tasks.files.places import file_size, find_files, is_of_lines
+from tasks.files.places import file_size, find_files, is_splittable
 from tasks.get_data.leaving import InvalidRowsError, describe_invalid
 from tasks.get_data.shard_files import CANONICAL_COLUMNS
 from tasks.rows.checks import check_rows, whole_texts
@@ -185,7 +185,7 @@ def _number_of_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Seri
         return None
     files = find_files(source.path)
     sizes = [file_size(file.path) for file in files]
-    if not all(is_of_lines(file.path) for file in files) or None in sizes:
+    if not all(is_splittable(file.path) for file in files) or None in sizes:
         return None
     from tasks.files.streams import open_lines
 

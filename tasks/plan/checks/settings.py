@@ -16,8 +16,8 @@ from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import ONLINE, QUANTIZED_METHODS, Method, TrainConfig
 from configs.topologies import TOPOLOGIES, topology
-from tasks.files.places import not_here
-from tasks.files.streams import is_remote, open_raw, shown
+from tasks.files.places import missing_file_reason
+from tasks.files.streams import is_remote, open_raw, redacted
 from tasks.plan.hardware.local_gpus import local_gpus
 
 # how the base is quantized over which an adapter is trained
@@ -125,7 +125,7 @@ def read_deepspeed(train: TrainConfig) -> str:
         return ""
     from configs.deepspeed_file import check_deepspeed
 
-    text = _read_text("train.deepspeed.config", path, "name a JSON file of DeepSpeed's")
+    text = _read_text("train.deepspeed.config", path, "name a JSON file of DeepSpeed settings")
     check_deepspeed(text, train, path)
     return text
 
@@ -158,7 +158,7 @@ def read_chat_template(path: str | None) -> str | None:
         return None
     template = _read_text("tokenize.chat_template", path, "name a Jinja file")
     if "messages" not in template:
-        raise ConfigError(f"tokenize.chat_template={shown(path)} never reads `messages`; name a Jinja chat template")
+        raise ConfigError(f"tokenize.chat_template={redacted(path)} never reads `messages`; name a Jinja chat template")
     return template
 
 
@@ -172,10 +172,10 @@ def _read_text(setting: str, path: str, instead: str) -> str:
     except DataError as error:
         raise ConfigError(f"{setting}={error}") from None
     except FileNotFoundError:
-        where = not_here("put it into the store, and name its address (s3://...)")
+        where = missing_file_reason("put it into the store, and name its address (s3://...)")
         raise ConfigError(f"{setting}={path} {where}; {instead}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{setting}={shown(path)} cannot be read ({error}); {instead}") from None
+        raise ConfigError(f"{setting}={redacted(path)} cannot be read ({error}); {instead}") from None
 
 
 def check_packages(config: FineTuneConfig) -> None:

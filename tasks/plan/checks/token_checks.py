@@ -9,7 +9,7 @@ from configs.effective.lengths import FEWEST_TOKENS, positions_of
 from configs.errors import ConfigError, DataError, ModelError
 from configs.schema import TokenizeConfig, TrainConfig
 from configs.schema.train import ONLINE, PROMPT_METHODS
-from tasks.files.streams import shown
+from tasks.files.streams import redacted
 from tasks.plan.checks.settings import read_chat_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, fault_of_template
 from tasks.tokenize.checks import check_tokens
@@ -45,7 +45,7 @@ def checked_template(path: str | None) -> str | None:
     text = read_chat_template(path)
     fault = None if text is None else fault_of_template(text)
     if fault is not None:
-        raise ConfigError(f"tokenize.chat_template={shown(str(path))}: {fault}; repair the template")
+        raise ConfigError(f"tokenize.chat_template={redacted(str(path))}: {fault}; repair the template")
     return text
 
 

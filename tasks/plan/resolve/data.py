@@ -12,8 +12,8 @@ from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FileRange, Shard
-from tasks.files.places import DataFile, file_size, find_files, is_of_lines
-from tasks.files.streams import range_digest, shown
+from tasks.files.places import DataFile, file_size, find_files, is_splittable
+from tasks.files.streams import range_digest, redacted
 
 
 class ResolvedData(NamedTuple):
@@ -64,7 +64,7 @@ def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
         sizes = [(file, file_size(file.path)) for file in find_files(source.path)]
         for file, size in sizes:
             if size == 0:
-                raise DataError(f"{shown(file.path)} is empty; it must hold at least one row")
+                raise DataError(f"{redacted(file.path)} is empty; it must hold at least one row")
     except DataError as error:
         # of its own class: a store that cannot be reached is another matter than a file that is not there
         raise type(error)(f"{where}.path={error}") from None
@@ -79,7 +79,7 @@ def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[D
     for file, size in files:
         start = 0
         # a web server may know no ranges
-        is_divisible = is_of_lines(file.path) and not file.path.startswith(("http://", "https://"))
+        is_divisible = is_splittable(file.path) and not file.path.startswith(("http://", "https://"))
         while is_divisible and size - start > target - filled > 0:
             end = start + target - filled
             groups[-1].append((file, start, end))

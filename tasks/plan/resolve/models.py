@@ -15,18 +15,18 @@ from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
 from configs.schema import ModelConfig
 from tasks.files.model_files import (
-    INDEX,
-    SETTINGS,
+    INDEX_FILE,
+    SETTINGS_FILES,
     check_files,
     check_shards,
     is_hub_id,
     loaded_weights,
+    missing_model_message,
     needed_files,
-    no_such_model,
 )
 from tasks.files.places import is_pod
 from tasks.files.stored_folder import StoredFile, folder_revision, read_range, stored_files
-from tasks.files.streams import is_remote, shown
+from tasks.files.streams import is_remote, redacted
 
 NOT_STATED = "not stated"
 _CARD = "README.md"
@@ -49,8 +49,8 @@ class ResolvedModel:
 class ModelFiles:
     """What lies where `model.name` points, wherever that is: sizes by name, and a way to read the small ones.
 
-    `settings` are the contents of `SETTINGS` that are there; `revision` names all of the content, and may take as long
-    as reading it does; `check_weights` looks into one weight file.
+    `settings` are the contents of `SETTINGS_FILES` that are there; `revision` names all of the content, and may take as
+    long as reading it does; `check_weights` looks into one weight file.
     """
 
     sizes: dict[str, int]
@@ -99,7 +99,8 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
     is_of_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
     if config.revision is not None and not is_of_hub:
         raise ConfigError(
-            f"model.revision={config.revision} is for models of the hub, and {shown(config.name)} is not one; remove it"
+            f"model.revision={config.revision} is for models of the hub, and {redacted(config.name)} is not one; "
+            "remove it"
         )
     if config.name == EMBEDDED_MODEL:
         return None
@@ -108,7 +109,7 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
     if directory.exists():
         return _local_model(config, directory)
     if not is_hub_id(config.name):
-        raise ModelError(no_such_model(config.name, is_pod()))
+        raise ModelError(missing_model_message(config.name, is_pod()))
     return _hub_model(config, token)
 
 
@@ -123,8 +124,8 @@ def check_model(config: ModelConfig, files: ModelFiles) -> ResolvedModel:
     for name in weights:
         if name.endswith(".safetensors"):
             files.check_weights(name)
-    if INDEX in files.sizes:
-        check_shards(config, files.json(INDEX), files.sizes)
+    if INDEX_FILE in files.sizes:
+        check_shards(config, files.json(INDEX_FILE), files.sizes)
     size = sum(files.sizes[name] for name in weights)
     return ResolvedModel(files.revision(), size, files.settings["config.json"], license_of(files))
 
@@ -151,8 +152,8 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
         # of all files, so that a refusal can say what kind of weights there are
         sizes={name: file.size for name, file in found.items()},
         settings={
-            name: _parse_json(read_range(config.name, files[name]), f"{shown(config.name)}/{name}")
-            for name in SETTINGS
+            name: _parse_json(read_range(config.name, files[name]), f"{redacted(config.name)}/{name}")
+            for name in SETTINGS_FILES
             if name in files
         },
         read=lambda name: read_range(config.name, found[name]),
@@ -163,7 +164,7 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
 
 def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
     """Refuse a file that is not as long as its header says (https://github.com/huggingface/safetensors#format)."""
-    where = f"{shown(config.name)}/{name}"
+    where = f"{redacted(config.name)}/{name}"
     try:
         length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
         if length > file.size - 8:
@@ -186,7 +187,7 @@ def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
     }
     return ModelFiles(
         sizes=sizes,
-        settings={name: _read_json(directory / name) for name in SETTINGS if name in sizes},
+        settings={name: _read_json(directory / name) for name in SETTINGS_FILES if name in sizes},
         read=lambda name: _read_bytes(directory / name),
         revision=lambda: _folder_hash(directory, sizes),
         check_weights=lambda name: _check_safetensors(directory / name),
@@ -222,7 +223,7 @@ def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
     tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return ModelFiles(
         sizes=sizes,
-        settings={name: _parse_json(read(name), f"{subject}: {name}") for name in SETTINGS if name in sizes},
+        settings={name: _parse_json(read(name), f"{subject}: {name}") for name in SETTINGS_FILES if name in sizes},
         read=read,
         revision=lambda: commit,
         # a commit of the hub has whole files

@@ -1,4 +1,4 @@
-"""Paths, globs, directories and addresses: which files they stand for, and what their bytes are, whole or cut."""
+"""Which files paths, globs, directories and addresses stand for, and how their bytes are read, even if damaged."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from configs.schema import SourceConfig
-from tasks.files.places import FILE_ENDINGS, expand, file_kind, find_files
-from tasks.files.streams import open_bytes, open_raw, shown
+from tasks.files.places import FILE_ENDINGS, file_kind, find_files
+from tasks.files.streams import open_bytes, open_raw, redacted
 
 
 def read_bytes(path: str) -> bytes:
@@ -43,9 +43,13 @@ def names(path: str | list[str]) -> list[str]:
     return [file.name for file in find_files(path)]
 
 
+def paths(path: str | list[str]) -> list[str]:
+    return [file.path for file in find_files(path)]
+
+
 def refused(path: str | list[str]) -> str:
     with pytest.raises(DataError) as caught:
-        for file in expand(path):
+        for file in paths(path):
             read_bytes(file)
     assert 1 <= len(str(caught.value).splitlines()) <= 3
     return str(caught.value)
@@ -82,7 +86,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """A web server on loopback: its address, and the folder that it shows."""
+    """A web server on loopback: its address, and the folder that it serves."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "web"
     folder.mkdir()
@@ -95,16 +99,16 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
     server.server_close()
 
 
-def test_a_file_is_itself(tmp_path: Path) -> None:
+def test_a_path_of_a_file_stands_for_that_file(tmp_path: Path) -> None:
     path = str(fill(tmp_path, "rows.jsonl") / "rows.jsonl")
-    assert expand(path) == expand(f"file://{path}") == [path]
+    assert paths(path) == paths(f"file://{path}") == [path]
     assert names(path) == ["rows.jsonl"]
 
 
-def test_a_directory_is_its_files_of_known_endings_sorted_and_recursive(tmp_path: Path) -> None:
+def test_a_directory_stands_for_its_files_of_known_endings_sorted_and_recursive(tmp_path: Path) -> None:
     fill(tmp_path, "b.jsonl", "a/c.csv.gz", "a.TXT", "README.md", ".hidden.jsonl", ".git/x.json", "a/rows.zst")
     assert names(str(tmp_path)) == ["a.TXT", "a/c.csv.gz", "b.jsonl"]
-    assert expand(str(tmp_path)) == [str(tmp_path / name) for name in ("a.TXT", "a/c.csv.gz", "b.jsonl")]
+    assert paths(str(tmp_path)) == [str(tmp_path / name) for name in ("a.TXT", "a/c.csv.gz", "b.jsonl")]
 
 
 @pytest.mark.parametrize(
@@ -119,22 +123,24 @@ def test_a_directory_is_its_files_of_known_endings_sorted_and_recursive(tmp_path
         ("**.jsonl", ["a.jsonl", "b.jsonl"]),
     ],
 )
-def test_a_glob_names_its_files_below_its_fixed_part(pattern: str, expected: list[str], tmp_path: Path) -> None:
+def test_file_names_of_a_glob_start_after_its_fixed_folder(pattern: str, expected: list[str], tmp_path: Path) -> None:
     fill(tmp_path, "b.jsonl", "a.jsonl", "x/y/c.jsonl", "z.md")
     assert names(str(tmp_path / pattern)) == expected
 
 
-def test_a_name_that_looks_like_a_glob_but_is_a_file_is_that_file(tmp_path: Path) -> None:
+def test_a_file_name_with_wildcards_stands_for_that_file(tmp_path: Path) -> None:
     fill(tmp_path, "rows[1].jsonl", "rows1.jsonl")
     assert names(str(tmp_path / "rows[1].jsonl")) == ["rows[1].jsonl"]
 
 
-def test_a_relative_glob_and_the_home_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_relative_glob_and_a_path_in_the_home_directory_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     fill(tmp_path, "x/a.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert expand("*/*.jsonl") == ["x/a.jsonl"]
-    assert expand("~/x/a.jsonl") == [str(tmp_path / "x" / "a.jsonl")]
+    assert paths("*/*.jsonl") == ["x/a.jsonl"]
+    assert paths("~/x/a.jsonl") == [str(tmp_path / "x" / "a.jsonl")]
 
 
 def test_a_list_keeps_its_order_and_takes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -143,13 +149,13 @@ def test_a_list_keeps_its_order_and_takes_each_file_once(tmp_path: Path, monkeyp
     assert names(["c.csv", "*.jsonl", "a.jsonl", str(tmp_path)]) == ["c.csv", "a.jsonl", "b.jsonl"]
 
 
-def test_files_of_one_name_in_a_list_are_told_apart(tmp_path: Path) -> None:
+def test_files_with_the_same_name_get_distinct_names(tmp_path: Path) -> None:
     fill(tmp_path, "x/a/rows.jsonl", "x/b/rows.jsonl", "x/b/other.jsonl")
     places = [str(tmp_path / "x" / name) for name in ("a/rows.jsonl", "b")]
     assert names(places) == ["a/rows.jsonl", "other.jsonl", "b/rows.jsonl"]
 
 
-def test_places_that_hold_nothing_are_named_with_the_endings(tmp_path: Path) -> None:
+def test_an_error_for_a_place_without_files_names_it_and_the_endings(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     fill(tmp_path, "rows.docx")
     for place in (tmp_path / "empty", tmp_path, tmp_path / "*.jsonl", tmp_path / "*.docx"):
@@ -160,7 +166,7 @@ def test_places_that_hold_nothing_are_named_with_the_endings(tmp_path: Path) -> 
     assert "does not exist" in refused(str(tmp_path / "rows.docx" / "x.jsonl"))
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "is not a regular file" in refused(str(tmp_path / "pipe.jsonl"))
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nothing")
@@ -198,8 +204,8 @@ def test_an_unreadable_path_is_named(ordinary_user: Path) -> None:
         (folder / "y").chmod(0o700)
 
 
-def test_a_failing_disk_is_named_whoever_reads(tmp_path: Path) -> None:
-    # the memory of a process as a file: its first page is not mapped, so that reading fails as a bad sector does
+def test_an_error_of_the_disk_names_the_file(tmp_path: Path) -> None:
+    # the first page of a process's memory is not mapped: reading it fails like a bad sector
     (tmp_path / "rows.jsonl").symlink_to("/proc/self/mem")
     assert "rows.jsonl cannot be read: Input/output error" in refused(str(tmp_path / "rows.jsonl"))
 
@@ -213,14 +219,14 @@ def test_the_kind_is_the_ending_without_the_compression(kind: str) -> None:
 @pytest.mark.parametrize(
     "path", ["rows", "rows.gz", "rows.jsonl.bz2", ".jsonl", "rows.jsonl.gz.gz", "https://h/?x.csv"]
 )
-def test_other_endings_have_no_kind(path: str) -> None:
+def test_other_endings_are_refused(path: str) -> None:
     with pytest.raises(DataError, match="ends in none of"):
         file_kind(path)
 
 
 @given(pieces=st.lists(st.binary(max_size=3000), min_size=1, max_size=4), repeats=st.integers(1, 400))
-def test_what_was_compressed_is_read_back(pieces: list[bytes], repeats: int, tmp_path_factory: Any) -> None:
-    """Several pieces are several gzip members or zstd frames, as `cat a.gz b.gz` makes them."""
+def test_compressed_files_are_read_back(pieces: list[bytes], repeats: int, tmp_path_factory: Any) -> None:
+    """Several pieces become several gzip members or zstd frames, as `cat a.gz b.gz` makes them."""
     pieces = [piece * repeats for piece in pieces]
     folder = tmp_path_factory.getbasetemp()
     for ending, compress in ((".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress), ("", bytes)):
@@ -234,7 +240,7 @@ def test_what_was_compressed_is_read_back(pieces: list[bytes], repeats: int, tmp
 
 
 @pytest.mark.parametrize("content", [b'{"text": "plain"}\n', gzip.compress(b"1", mtime=0) + b"more"])
-def test_a_file_that_is_not_gzip_is_told_from_a_damaged_one(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_gzip_has_another_error_than_a_damaged_one(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
     assert refused(str(path)) == (
@@ -244,10 +250,10 @@ def test_a_file_that_is_not_gzip_is_told_from_a_damaged_one(content: bytes, tmp_
 
 @pytest.mark.parametrize(("ending", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
 def test_a_compressed_file_cut_anywhere_or_damaged_is_an_error(ending: str, compress: Any, tmp_path: Path) -> None:
-    # random.Random and not one letter: it does not shrink to a single block
+    # random letters: one repeated letter would compress to a single block
     content = compress(bytes(random.Random(0).choices(b"abcdef\n", k=3000)))
     path = tmp_path / f"rows.jsonl{ending}"
-    # from the mark that tells the kind on: two bytes of gzip
+    # cuts begin after the bytes that mark the format: two for gzip
     for end in (*range(2 if ending == ".gz" else 1, 40), *range(40, len(content), 37), len(content) - 1):
         path.write_bytes(content[:end])
         assert refused(str(path)) == f"{path} is cut short or damaged; copy it again"
@@ -264,22 +270,22 @@ def test_a_long_zstd_window_is_read(tmp_path: Path) -> None:
     assert read_bytes(str(path)) == b"x" * 1000
 
 
-def test_remote_files_directories_and_globs(memory: Any) -> None:
+def test_remote_files_directories_and_globs_are_found(memory: Any) -> None:
     for name in ("b.jsonl", "a.csv.gz", "x/c.jsonl", "x/.hidden/d.jsonl", "notes.md"):
         memory.pipe(f"/data/{name}", gzip.compress(b"1") if name.endswith(".gz") else name.encode())
     assert names("memory://data") == names("memory://data/") == ["a.csv.gz", "b.jsonl", "x/c.jsonl"]
     assert names("memory://data/**/*.jsonl") == ["b.jsonl", "x/c.jsonl"]
-    assert "`**` stands alone" in refused("memory://data/**.jsonl")
+    assert "`**` must stand alone" in refused("memory://data/**.jsonl")
     assert names("memory://data/x/c.jsonl") == ["c.jsonl"]
     assert read_bytes("memory://data/a.csv.gz") == b"1"
-    assert [read_bytes(path) for path in expand(["memory://data/x", "memory://data/b.jsonl"])] == [
+    assert [read_bytes(path) for path in paths(["memory://data/x", "memory://data/b.jsonl"])] == [
         b"x/c.jsonl",
         b"b.jsonl",
     ]
     assert names(["memory://data/x/c.jsonl", "memory://data/x"]) == ["c.jsonl"]
 
 
-def test_remote_places_that_hold_nothing_are_named(memory: Any) -> None:
+def test_an_error_for_a_remote_place_without_files_names_it(memory: Any) -> None:
     memory.pipe("/data/rows.docx", b"x")
     assert refused("memory://none/rows.jsonl").startswith("memory://none/rows.jsonl does not exist")
     assert "has no file that ends in .jsonl" in refused("memory://data")
@@ -295,7 +301,7 @@ def test_a_web_address_is_read(web: tuple[str, Path]) -> None:
     (folder / "big.csv.gz").write_bytes(gzip.compress(os.urandom(3_000_000)))
     (folder / "empty.jsonl").write_bytes(b"")
     url = f"{address}/my%20rows.jsonl?token=secret"
-    assert expand(url) == [url] and names(url) == ["my rows.jsonl"]
+    assert paths(url) == [url] and names(url) == ["my rows.jsonl"]
     assert read_bytes(url) == b"my rows.jsonl"
     assert read_bytes(f"{address}/empty.jsonl") == b""
     with open_raw(f"{address}/big.csv.gz") as stream:
@@ -303,7 +309,7 @@ def test_a_web_address_is_read(web: tuple[str, Path]) -> None:
     assert len(read_bytes(f"{address}/big.csv.gz")) == 3_000_000
 
 
-def test_a_web_address_that_fails_is_named_without_its_key(web: tuple[str, Path]) -> None:
+def test_an_error_for_a_web_address_names_it_without_its_key(web: tuple[str, Path]) -> None:
     address, _ = web
     assert refused(f"{address}/none.jsonl?token=secret").startswith(f"{address}/none.jsonl does not exist")
     assert "name each of them" in refused(f"{address}/*.jsonl")
@@ -314,10 +320,10 @@ def test_a_web_address_that_fails_is_named_without_its_key(web: tuple[str, Path]
         assert "cannot be read (" in message and "the network" in message and "secret" not in message
 
 
-def test_what_is_shown_of_an_address_holds_no_secret() -> None:
-    assert shown("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
-    assert shown("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
-    assert shown("me@home/a.csv") == "me@home/a.csv"
+def test_a_redacted_address_holds_no_secret() -> None:
+    assert redacted("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
+    assert redacted("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
+    assert redacted("me@home/a.csv") == "me@home/a.csv"
 
 
 @pytest.mark.parametrize("path", ["rows.jsonl", ["a.jsonl", "data/*.csv"], "embedded:english-to-sql:20"])
@@ -331,7 +337,7 @@ def test_a_source_takes_nothing_else(path: Any) -> None:
         SourceConfig(path=path)
 
 
-def test_a_stream_is_closed_before_its_end(tmp_path: Path) -> None:
+def test_a_stream_can_be_closed_before_its_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"a\nb\n")
     with contextlib.closing(open_bytes(str(path))) as stream:

@@ -1,4 +1,4 @@
-"""A store such as MinIO is read as Flyte tells its pods: rows, and a model's folder with a revision of its content."""
+"""Rows and models are read from a store such as MinIO, found by the variables that Flyte sets in its pods."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def served() -> Iterator[Store]:
 
 @pytest.fixture
 def store(served: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store that this process knows by nothing but the variables that Flyte gives a pod."""
+    """A store that this process finds only by the variables that Flyte sets in a pod."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in served.environment.items():
         monkeypatch.setenv(name, value)
-    # a listing that another test has made would be given again
+    # fsspec would return a listing that another test has cached
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     return served
 
@@ -67,7 +67,7 @@ def copy(store: Store, address: str, path: Path) -> None:
     path.write_bytes(store.read(address) or b"")
 
 
-def test_rows_are_read_from_the_store_that_flyte_names(store: Store) -> None:
+def test_rows_are_read_from_flytes_store(store: Store) -> None:
     for name in ("b.jsonl", "x/a.jsonl"):
         store.write(store.uri(f"rows/{name}"), name.encode())
     assert [file.name for file in find_files(store.uri("rows"))] == ["b.jsonl", "x/a.jsonl"]
@@ -76,7 +76,7 @@ def test_rows_are_read_from_the_store_that_flyte_names(store: Store) -> None:
         assert stream.read() == b"x/a.jsonl"
 
 
-def test_a_wrong_key_is_named_without_the_key(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_error_for_a_refused_key_does_not_show_it(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLYTE_AWS_ENDPOINT", "http://127.0.0.1:9")
     monkeypatch.setenv("FLYTE_AWS_SECRET_ACCESS_KEY", "very-secret")
     with pytest.raises(DataError, match="check the address, the credentials and the network") as caught:
@@ -84,15 +84,13 @@ def test_a_wrong_key_is_named_without_the_key(store: Store, monkeypatch: pytest.
     assert "very-secret" not in str(caught.value)
 
 
-def test_a_model_in_a_store_passes_and_its_revision_follows_its_content(
-    store: Store, model: str, tiny_model: Path
-) -> None:
+def test_a_revision_of_a_stored_model_changes_with_its_content_only(store: Store, model: str, tiny_model: Path) -> None:
     first = resolve(model)
     weights = (tiny_model / "model.safetensors").stat().st_size
     assert (first.weight_bytes, len(first.revision)) == (weights, 64)
     assert first.settings["num_hidden_layers"] == 2
     assert resolve(f"{model}/").revision == first.revision
-    # of the same bytes elsewhere too, and not of what no run reads
+    # the address and files that no run reads do not count
     for file in tiny_model.iterdir():
         store.write(f"{model}-copy/{file.name}", file.read_bytes())
     store.write(f"{model}/model.onnx", b"unused")
@@ -102,7 +100,7 @@ def test_a_model_in_a_store_passes_and_its_revision_follows_its_content(
     assert resolve(model).revision != first.revision
 
 
-def test_a_model_in_a_store_is_checked_as_one_in_a_directory(store: Store, model: str, tiny_model: Path) -> None:
+def test_a_stored_model_is_checked_like_a_local_one(store: Store, model: str, tiny_model: Path) -> None:
     whole = (tiny_model / "model.safetensors").read_bytes()
     assert "revision=main is for models of the hub" in refused(ConfigError, model, revision="main")
     store.write(f"{model}/model.safetensors", whole[:-1])
@@ -119,7 +117,9 @@ def test_a_model_in_a_store_is_checked_as_one_in_a_directory(store: Store, model
     assert f"{model}/config.json is not readable JSON" in refused(ModelError, model)
 
 
-def test_pickled_weights_and_remote_code_in_a_store_are_refused(store: Store, model: str, tiny_model: Path) -> None:
+def test_pickled_weights_and_remote_code_in_a_store_are_refused_unless_allowed(
+    store: Store, model: str, tiny_model: Path
+) -> None:
     settings = json.loads((tiny_model / "config.json").read_text())
     store.write(f"{model}/config.json", json.dumps({**settings, "auto_map": {"AutoModel": "x.Y"}}).encode())
     assert "runs Python code of its own" in refused(ModelError, model)
@@ -130,12 +130,12 @@ def test_pickled_weights_and_remote_code_in_a_store_are_refused(store: Store, mo
     assert allowed.weight_bytes == 1
 
 
-def test_a_folder_that_is_not_there_and_a_web_server_are_refused(store: Store) -> None:
-    assert "is no folder, or an empty one" in refused(ModelError, store.uri("models/none"))
+def test_a_missing_folder_and_a_web_server_are_refused(store: Store) -> None:
+    assert "is not a folder, or is empty" in refused(ModelError, store.uri("models/none"))
     assert "a web server does not list its files" in refused(ModelError, "https://host/model")
 
 
-def test_the_fetched_model_is_the_planned_one_byte_for_byte(
+def test_the_fetched_model_equals_the_planned_one_byte_for_byte(
     store: Store, model: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     store.write(f"{model}/sub/notes.txt", b"kept")
@@ -159,7 +159,7 @@ def test_the_fetched_model_is_the_planned_one_byte_for_byte(
     assert not list(tmp_path.iterdir())
 
 
-def test_a_template_and_a_deepspeed_file_are_read_at_addresses(store: Store) -> None:
+def test_a_template_and_a_deepspeed_file_are_read_from_addresses(store: Store) -> None:
     store.write(store.uri("chat.jinja"), b"{{ messages }}")
     store.write(store.uri("zero2.json"), b'{"zero_optimization": {"stage": 2}}')
     assert read_chat_template(store.uri("chat.jinja")) == "{{ messages }}"
@@ -174,7 +174,7 @@ def test_a_template_and_a_deepspeed_file_are_read_at_addresses(store: Store) -> 
         read_deepspeed(train(store.uri("none.json")))
 
 
-def test_a_pod_says_that_it_does_not_see_a_laptop_s_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_in_a_pod_say_that_it_does_not_see_a_laptops_files(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in POD.items():
         monkeypatch.setenv(name, value)
     for path in ("rows.jsonl", "parts/*.jsonl", "~/rows"):

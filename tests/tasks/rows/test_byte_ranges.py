@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from support.data_files import encode_table, numbered_rows, outcome
 
 from configs.errors import DataError
-from tasks.files.places import DataFile, is_of_lines
+from tasks.files.places import DataFile, is_splittable
 from tasks.files.streams import open_lines, range_digest
 from tasks.rows.readers import Row, read_rows
 
@@ -148,8 +148,8 @@ def test_other_encodings_are_named_by_the_first_range_however_short(tmp_path: Pa
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.zst", "a.json", "a.csv", "a.tsv", "a.parquet", "a.arrow"])
 def test_other_files_have_no_ranges(name: str, tmp_path: Path) -> None:
-    assert not is_of_lines(name)
-    assert is_of_lines("A.JSONL") and is_of_lines("s3://b/a.txt")
+    assert not is_splittable(name)
+    assert is_splittable("A.JSONL") and is_splittable("s3://b/a.txt")
     with pytest.raises(AssertionError):
         read_rows(DataFile(name, name), 1)
 

@@ -1,4 +1,4 @@
-"""How a run's config travels: as a form sends it, with its own errors; a launch plan's without files of one machine."""
+"""Flyte's type for configs: it reads what a form sends, explains errors, and refuses local files in launch plans."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def context() -> FlyteContext:
 
 
 def from_form(content: dict[str, Any], kind: type[BaseModel] = FineTuneConfig) -> Any:
-    """Return what a task is given of what a console's form sends."""
+    """Return the config that a task gets if the console's form sends `content`."""
     struct = Struct()
     struct.update(content)
     return TypeEngine.to_python_value(context(), Literal(scalar=Scalar(generic=struct)), kind)
@@ -48,18 +48,18 @@ def registering() -> Iterator[FlyteContext]:
         yield ctx
 
 
-def test_a_run_s_input_is_what_a_form_can_be_filled_in_from() -> None:
+def test_a_runs_input_holds_every_field_of_the_form() -> None:
     config = FineTuneConfig.model_validate({**SMALLEST, "train": {"learning_rate": 3e-5, "seed": 2**53 - 1}})
     literal = literal_of(config, context())
     sections = literal.scalar.generic.fields
     assert sections["train"].struct_value.fields["learning_rate"].number_value == 3e-5
-    # every default is there: a form shows it, and a part that is cut out of the whole has it
+    # defaults are written out: the form shows them, and a section that is cut out keeps them
     assert sections["train"].struct_value.fields["batch_size"].number_value == 16
     assert TypeEngine.to_python_value(context(), Literal.from_flyte_idl(literal), FineTuneConfig) == config
 
 
 @pytest.mark.parametrize("mode", [ExecutionState.Mode.TASK_EXECUTION, ExecutionState.Mode.LOCAL_WORKFLOW_EXECUTION])
-def test_between_tasks_a_config_travels_as_flyte_s_own_models_do(mode: ExecutionState.Mode) -> None:
+def test_between_tasks_a_config_travels_like_any_pydantic_model(mode: ExecutionState.Mode) -> None:
     config = FineTuneConfig.model_validate({**SMALLEST, "name": f"between-{mode.value}"})
     state = context().new_execution_state(Path("/tmp")).with_params(mode=mode)
     with FlyteContextManager.with_context(context().with_execution_state(state)) as ctx:
@@ -68,7 +68,7 @@ def test_between_tasks_a_config_travels_as_flyte_s_own_models_do(mode: Execution
         assert TypeEngine.to_python_value(ctx, Literal.from_flyte_idl(literal), FineTuneConfig) == config
 
 
-def test_a_form_that_leaves_out_all_that_has_a_default_is_enough() -> None:
+def test_a_form_may_leave_out_fields_with_defaults() -> None:
     assert from_form(SMALLEST) == FineTuneConfig.model_validate(SMALLEST)
 
 
@@ -84,20 +84,20 @@ def test_a_form_that_leaves_out_all_that_has_a_default_is_enough() -> None:
         ({"lora": {"rnak": 1.0}}, "config: train.lora.rnak is not a setting (did you mean rank?)"),
     ],
 )
-def test_what_a_form_may_not_say_is_refused_in_one_line(train: dict[str, Any], message: str) -> None:
+def test_a_wrong_value_in_a_form_is_refused_in_one_line(train: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError) as caught:
         from_form({**SMALLEST, "train": train})
     assert str(caught.value).startswith(message) and len(str(caught.value).splitlines()) == 1
 
 
-def test_a_section_alone_is_read_and_refused_in_the_same_words() -> None:
+def test_a_single_section_is_read_and_refused_with_the_same_messages() -> None:
     assert from_form({"batch_size": 32.0, "nodes": "1:5"}, TrainConfig).batch_size == 32
     with pytest.raises(ConfigError, match=r"^config: batch_size=3\.7: input should be a valid integer"):
         from_form({"batch_size": 3.7}, EvaluateConfig)
 
 
 @pytest.mark.parametrize("kind", [FineTuneConfig, AlignConfig])
-def test_a_registered_input_is_known_for_what_it_is(kind: type[BaseModel]) -> None:
+def test_the_config_class_of_a_registered_input_is_found(kind: type[BaseModel]) -> None:
     sent = TypeEngine.to_literal_type(kind).to_flyte_idl()
     assert TypeEngine.guess_python_type(LiteralType.from_flyte_idl(sent)) is kind
     other = TypeEngine.to_literal_type(TrainConfig).to_flyte_idl()
@@ -105,10 +105,10 @@ def test_a_registered_input_is_known_for_what_it_is(kind: type[BaseModel]) -> No
 
 
 def test_the_type_of_an_input_holds_one_schema(registering: FlyteContext) -> None:
-    for kind, most in ((FineTuneConfig, 100_000), (AlignConfig, 250_000)):
+    for kind, max_bytes in ((FineTuneConfig, 100_000), (AlignConfig, 250_000)):
         size = len(TypeEngine.to_literal_type(kind).to_flyte_idl().SerializeToString())
         # flyteadmin takes 4 MiB in one call, and a task has several such inputs and outputs
-        assert size < most
+        assert size < max_bytes
 
 
 @pytest.mark.parametrize(
@@ -121,20 +121,20 @@ def test_the_type_of_an_input_holds_one_schema(registering: FlyteContext) -> Non
         ({"train": {"sharding": "zero2", "deepspeed": {"config": "z.json"}}}, "train.deepspeed.config=z.json"),
     ],
 )
-def test_a_launch_plan_of_this_machine_s_files_is_refused(
+def test_a_launch_plan_with_local_files_is_refused(
     changes: dict[str, Any], setting: str, registering: FlyteContext
 ) -> None:
     config = FineTuneConfig.model_validate({**SMALLEST, **changes})
     with pytest.raises(ConfigError) as caught:
         LaunchPlan.create("of-files", fine_tune, default_inputs={"config": config})
     message = str(caught.value)
-    assert message.startswith(f"{setting} is of this machine, and a launch plan is run by others\n")
+    assert message.startswith(f"{setting} is on this machine, but a launch plan is run by others\n")
     assert len(message.splitlines()) <= 3
-    with pytest.raises(ConfigError, match="is of this machine"):
+    with pytest.raises(ConfigError, match="is on this machine"):
         LaunchPlan.create("of-fixed-files", fine_tune, fixed_inputs={"config": config})
 
 
-def test_a_launch_plan_of_the_hub_and_of_stores_is_made(registering: FlyteContext) -> None:
+def test_a_launch_plan_with_hub_ids_and_store_addresses_is_accepted(registering: FlyteContext) -> None:
     plan = LaunchPlan.create(
         "of-the-hub", fine_tune, default_inputs={"config": FineTuneConfig.model_validate(SMALLEST)}
     )

@@ -1,4 +1,4 @@
-"""The launcher of training processes: shaped by the config, and heard when something fails. All processes are real."""
+"""The launcher of training processes follows the config, and reports why a process failed. All processes are real."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 from support.elastic_tasks import elastic, on_one, on_two
-from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod, machines
+from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod, machine_environments
 
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
-from tasks.runtime.elastic import configured
+from tasks.runtime.elastic import launch_config
 
 
 def pod(task: Any, home: Path, fault: str, environment: dict[str, str] | None = None, **settings: Any) -> Pod:
@@ -31,14 +31,14 @@ def starts(home: Path) -> list[str]:
     return (home / "starts").read_text().split()
 
 
-def test_the_config_shapes_the_launch() -> None:
+def test_the_launch_follows_the_config() -> None:
     config = TrainConfig(nodes=5, processes_per_node=4, batch_size=160)
-    launch = configured(elastic("5"), config, ClusterConfig(max_restarts=2, join_timeout_seconds=77))
+    launch = launch_config(elastic("5"), config, ClusterConfig(max_restarts=2, join_timeout_seconds=77))
     assert (launch.nnodes, launch.nproc_per_node, launch.max_restarts, launch.monitor_interval) == ("5", 4, 2, 1)
     assert launch.rdzv_configs == {"timeout": 77, "join_timeout": 77, "read_timeout": 77}
 
 
-def test_a_process_killed_in_its_first_collective_is_named_and_tried_again(tmp_path: Path) -> None:
+def test_a_process_killed_in_a_collective_is_named_and_recoverable(tmp_path: Path) -> None:
     error = pod(on_one, tmp_path, "killed", memory_gib_per_process=96).run().error
     assert error.kind == RECOVERABLE
     assert "rank 1 was killed by SIGKILL" in error.message
@@ -46,17 +46,17 @@ def test_a_process_killed_in_its_first_collective_is_named_and_tried_again(tmp_p
     assert "ChildFailedError" not in error.message
 
 
-def test_a_refused_config_is_shown_in_its_own_words_and_not_repeated(tmp_path: Path) -> None:
+def test_a_refused_config_shows_its_own_message_and_is_not_restarted(tmp_path: Path) -> None:
     began = time.time()
     error = pod(on_one, tmp_path, "refused", max_restarts=1).run().error
     assert error.kind == NON_RECOVERABLE
     assert "train.seed=7: not today" in error.message and "ChildFailedError" not in error.message
-    # once each, though torch elastic starts them anew
+    # each rank ran the task once, although torch elastic restarted both
     assert sorted(starts(tmp_path)) == ["0", "1"]
     assert began < error.timestamp.seconds < time.time() - 1
 
 
-def test_a_defect_shows_the_traceback_of_the_process_that_had_it(tmp_path: Path) -> None:
+def test_a_defect_shows_the_traceback_of_its_process(tmp_path: Path) -> None:
     error = pod(on_one, tmp_path, "defect").run().error
     assert error.kind == NON_RECOVERABLE
     assert "rank 1 of machine 0 failed" in error.message
@@ -64,19 +64,19 @@ def test_a_defect_shows_the_traceback_of_the_process_that_had_it(tmp_path: Path)
     assert "ChildFailedError" not in error.message
 
 
-def test_a_process_that_ends_without_a_word_is_named(tmp_path: Path) -> None:
+def test_a_process_that_ends_without_an_error_is_named(tmp_path: Path) -> None:
     error = pod(on_one, tmp_path, "silent").run().error
     assert error.kind == NON_RECOVERABLE
     assert "rank 1 ended with exit status 3" in error.message
 
 
-def test_a_lost_connection_is_tried_again_within_the_try(tmp_path: Path) -> None:
+def test_a_lost_connection_is_restarted_within_the_attempt(tmp_path: Path) -> None:
     done = pod(on_one, tmp_path, "lost once", max_restarts=1).run()
     assert done.outputs["o0"].scalar.primitive.string_value == "2", done.log[-2000:]
     assert sorted(starts(tmp_path)) == ["0", "0", "1", "1"]
 
 
-def test_a_machine_asked_to_stop_is_a_fault_to_recover_from(tmp_path: Path) -> None:
+def test_a_machine_asked_to_stop_is_a_recoverable_fault(tmp_path: Path) -> None:
     running = pod(on_one, tmp_path, "slow").start()
     deadline = time.monotonic() + 120
     while "training" not in running.log and time.monotonic() < deadline:
@@ -87,44 +87,52 @@ def test_a_machine_asked_to_stop_is_a_fault_to_recover_from(tmp_path: Path) -> N
     assert "preempted: the machine was asked to stop (SIGTERM)" in error.message
 
 
-def test_a_machine_that_never_joins_is_waited_for_as_long_as_the_config_says(tmp_path: Path) -> None:
-    [environment, _] = machines(2, 1)
+def test_waiting_for_a_machine_ends_after_the_configured_timeout(tmp_path: Path) -> None:
+    [environment, _] = machine_environments(2, 1)
     began = time.monotonic()
     alone = pod(on_two, tmp_path, "none", environment, nodes=2, processes=1, join_timeout_seconds=5).run()
     assert time.monotonic() - began < 60
     assert alone.error.kind == RECOVERABLE
-    assert "train.nodes=2: not all machines joined within train.cluster.join_timeout_seconds=5" in alone.error.message
+    assert (
+        "train.nodes=2: not all machine_environments joined within train.cluster.join_timeout_seconds=5"
+        in alone.error.message
+    )
     assert not (tmp_path / "starts").exists()
 
 
 @pytest.mark.slow
 def test_no_machine_ends_before_the_outputs_are_there(tmp_path: Path) -> None:
-    pods = [pod(on_two, tmp_path, "none", each, nodes=2, processes=1) for each in machines(2, 1)]
-    for number, each in enumerate(pods):
-        each.machine = number
-        each.start()
-    while all(each.process.poll() is None for each in pods):
+    pods = [
+        pod(on_two, tmp_path, "none", environment, nodes=2, processes=1) for environment in machine_environments(2, 1)
+    ]
+    for number, running in enumerate(pods):
+        running.machine = number
+        running.start()
+    while all(running.process.poll() is None for running in pods):
         time.sleep(0.01)
     assert (tmp_path / "out-0" / "outputs.pb").exists()
-    for each in pods:
-        each.wait()
+    for running in pods:
+        running.wait()
     assert pods[0].outputs["o0"].scalar.primitive.string_value == "2"
     assert not (tmp_path / "out-0" / "error.pb").exists()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("max_restarts", [0, 1])
-def test_the_other_machine_ends_too_and_does_not_hide_the_first_error(max_restarts: int, tmp_path: Path) -> None:
+def test_the_other_machine_ends_too_and_the_first_error_is_reported(max_restarts: int, tmp_path: Path) -> None:
     settings = {"nodes": 2, "processes": 1, "max_restarts": max_restarts}
-    pods = [pod(on_two, tmp_path / str(n), "refused", each, **settings) for n, each in enumerate(machines(2, 1))]
-    for each in pods:
-        each.start()
-    errors = sorted((each.wait(150).error for each in pods), key=lambda error: error.timestamp.ToNanoseconds())
-    # Flyte shows the earliest
+    pods = [
+        pod(on_two, tmp_path / str(number), "refused", environment, **settings)
+        for number, environment in enumerate(machine_environments(2, 1))
+    ]
+    for running in pods:
+        running.start()
+    errors = sorted((running.wait(150).error for running in pods), key=lambda error: error.timestamp.ToNanoseconds())
+    # Flyte shows the earliest error
     assert "train.seed=7: not today" in errors[0].message and errors[0].kind == NON_RECOVERABLE
-    words = {
-        # a machine with a try left was to start anew, and heard why there is no use, or came too late for that
+    messages = {
         0: ["lost the other processes", "could not be reached, or has ended already"],
+        # the other machine restarts; then it reads the shared fault, or is too late to join
         1: ["train.seed=7: not today", "another machine ended the run", "could not be reached, or has ended already"],
     }
-    assert any(each in errors[1].message for each in words[max_restarts]), errors[1].message
+    assert any(message in errors[1].message for message in messages[max_restarts]), errors[1].message

@@ -1,4 +1,4 @@
-"""Reports of connections that the end of a process closes are no errors of a pod; all others are shown."""
+"""Only reports of connections that stay open until the process ends are hidden from a pod's log."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from tasks.runtime import quiet_logs
         ("a user's own words: Unclosed client session", True),
     ],
 )
-def test_only_reports_of_open_connections_are_left_out(message: str, is_shown: bool) -> None:
+def test_only_reports_of_open_connections_are_hidden(message: str, is_shown: bool) -> None:
     record = logging.LogRecord("flytekit", logging.ERROR, "", 0, message, None, None)
     assert bool(logger.filter(record)) == is_shown
 
 
-def test_one_filter_is_enough() -> None:
+def test_the_filter_is_added_only_once() -> None:
     before = len(logger.filters)
-    quiet_logs.leave_out_harmless_reports()
+    quiet_logs.hide_harmless_reports()
     assert len(logger.filters) == before

@@ -1,4 +1,4 @@
-"""Files that a config names are put into a cluster's store before a run starts, in the tree in which they lie."""
+"""Local files that a config names are uploaded to a cluster's store before a run starts, with their folder tree."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def store() -> Iterator[Store]:
 
 @pytest.fixture
 def remote(store: Store, monkeypatch: pytest.MonkeyPatch) -> Iterator[FlyteRemote]:
-    """flytekit's client of a cluster; this process reads the store as a pod does."""
+    """flytekit's client for a cluster; this process reads the store like a pod."""
     for name, value in store.environment.items():
         monkeypatch.setenv(name, value)
     with Admin(store) as admin:
@@ -48,7 +48,7 @@ def config(*sources: Any, **changes: Any) -> FineTuneConfig:
 
 
 def sent(remote: FlyteRemote, value: Any) -> Any:
-    """Return the config as a run's pods get it."""
+    """Return the config that a run's pods get."""
     with remote.remote_context() as ctx:
         literal = TypeEngine.to_literal(ctx, value, type(value), TypeEngine.to_literal_type(type(value)))
     return TypeEngine.to_python_value(ctx, literal, type(value))
@@ -68,8 +68,8 @@ def fill(folder: Path, *names: str) -> Path:
     return folder
 
 
-def pairs(store: Store, path: Any) -> list[tuple[str, bytes | None]]:
-    """Return (name, content) of the files behind a place, here or in the store."""
+def files_at(store: Store, path: Any) -> list[tuple[str, bytes | None]]:
+    """Return (name, content) of the files at a path, on this machine or in the store."""
     return [
         (file.name, store.read(file.path) if file.path.startswith("s3://") else Path(file.path).read_bytes())
         for file in find_files(path)
@@ -94,7 +94,7 @@ def pairs(store: Store, path: Any) -> list[tuple[str, bytes | None]]:
     ],
     ids=str,
 )
-def test_an_uploaded_place_has_the_same_files_names_and_order(
+def test_an_upload_keeps_files_names_and_order(
     places: list[str], remote: FlyteRemote, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("b.jsonl", "a.jsonl", "c.csv", "x/b.jsonl", "x/y/b.jsonl", "x/y/c.jsonl.gz", "x/.hidden/d.jsonl")
@@ -102,12 +102,12 @@ def test_an_uploaded_place_has_the_same_files_names_and_order(
     monkeypatch.chdir(tmp_path)
     place: Any = places[0] if len(places) == 1 else places
     [source] = sent(remote, config(place)).data.sources
-    assert pairs(store, source.path) == pairs(store, place)
+    assert files_at(store, source.path) == files_at(store, place)
     entries = [source.path] if isinstance(source.path, str) else source.path
     assert len(entries) == len(places)
     for entry, name in zip(entries, places, strict=True):
         assert FOLDER.match(entry)
-        # what reports call a source by
+        # the name of a source in reports
         expected = tmp_path.name if name == "." else name.rpartition("/")[2].replace("**.", "*.")
         assert entry.rpartition("/")[2] == expected
 
@@ -150,14 +150,14 @@ def test_every_setting_that_names_a_file_is_uploaded(
     assert str(tmp_path) not in found.model_dump_json() and str(tiny_model) not in found.model_dump_json()
 
 
-def test_an_empty_file_is_uploaded_too(remote: FlyteRemote, store: Store, tmp_path: Path) -> None:
+def test_an_empty_file_is_uploaded(remote: FlyteRemote, store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty.jsonl").write_bytes(b"")
     (tmp_path / "full.jsonl").write_bytes(b"{}\n")
     [source] = sent(remote, config(str(tmp_path))).data.sources
-    assert dict(pairs(store, source.path)) == {"empty.jsonl": b"", "full.jsonl": b"{}\n"}
+    assert dict(files_at(store, source.path)) == {"empty.jsonl": b"", "full.jsonl": b"{}\n"}
 
 
-def test_what_is_elsewhere_already_is_left_alone(remote: FlyteRemote, store: Store) -> None:
+def test_addresses_and_hub_ids_are_not_uploaded(remote: FlyteRemote, store: Store) -> None:
     value = config("s3://other/rows.jsonl", ["https://host/a.jsonl"], model={"name": "embedded:english-to-sql"})
     before = store.keys()
     assert sent(remote, value) == value
@@ -182,12 +182,12 @@ def test_equal_content_has_one_address_and_changed_content_another(
     assert capsys.readouterr().out.count("uploading") == 1
     assert sent(remote, value).data.sources[0].path == first
     path.write_bytes(b'{"text": "changed"}\n')
-    # the very same config object: Flyte's own cache of inputs would give the old address
+    # the same config object: a cache of its literal would give the old address
     assert sent(remote, value).data.sources[0].path != first
     assert store.read(first) == b'{"text": "x/rows.jsonl"}\n'
 
 
-def test_a_large_file_that_is_there_is_not_sent_again(
+def test_a_large_file_that_the_store_has_is_not_sent_again(
     remote: FlyteRemote,
     store: Store,
     tmp_path: Path,
@@ -199,24 +199,24 @@ def test_a_large_file_that_is_there_is_not_sent_again(
     sent(remote, config(str(path)))
     assert "already" not in capsys.readouterr().out
 
-    # what flyteadmin gives, which the loopback one does not
+    # flyteadmin signs addresses for download; the loopback server does not
     def readable(address: str) -> Any:
         place = {"Bucket": BUCKET, "Key": address.removeprefix(f"s3://{BUCKET}/")}
         return SimpleNamespace(signed_url=store.client.generate_presigned_url("get_object", Params=place))
 
     monkeypatch.setattr(remote.client, "get_download_signed_url", readable)
     found = sent(remote, config(str(path)))
-    assert "big rows.jsonl is there already" in capsys.readouterr().out
+    assert "big rows.jsonl is in the store already" in capsys.readouterr().out
     store.client.delete_object(Bucket=BUCKET, Key=found.data.sources[0].path.removeprefix(f"s3://{BUCKET}/"))
     again = sent(remote, config(str(path)))
     assert "already" not in capsys.readouterr().out
     assert store.read(again.data.sources[0].path) == path.read_bytes()
 
 
-def test_files_that_may_only_be_read_and_links_are_uploaded(
+def test_read_only_files_and_symbolic_links_are_uploaded(
     remote: FlyteRemote, store: Store, tiny_model: Path, tmp_path: Path
 ) -> None:
-    # as the hub's cache keeps a model
+    # the layout of a model in the hub's cache
     blobs, snapshot = tmp_path / "blobs", tmp_path / "snapshots" / "main"
     blobs.mkdir()
     snapshot.mkdir(parents=True)
@@ -234,7 +234,7 @@ def test_files_that_may_only_be_read_and_links_are_uploaded(
     }
 
 
-def test_a_folder_called_like_a_hub_id_is_the_folder(
+def test_a_local_folder_is_taken_before_a_hub_id_of_the_same_name(
     remote: FlyteRemote, tiny_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -244,9 +244,7 @@ def test_a_folder_called_like_a_hub_id_is_the_folder(
     assert FOLDER.match(sent(remote, config(model={"name": "owner/name"})).model.name)
 
 
-def test_what_is_not_there_is_refused_before_anything_is_sent(
-    remote: FlyteRemote, store: Store, tmp_path: Path
-) -> None:
+def test_missing_files_are_refused_before_anything_is_sent(remote: FlyteRemote, store: Store, tmp_path: Path) -> None:
     fill(tmp_path, "a.jsonl", "model/config.json")
     here, gone = str(tmp_path / "a.jsonl"), str(tmp_path / "none.jsonl")
     before = store.keys()
@@ -262,15 +260,15 @@ def test_what_is_not_there_is_refused_before_anything_is_sent(
     assert store.keys() == before
 
 
-def test_what_is_too_large_is_refused_with_the_fix(
+def test_too_large_files_are_refused_with_the_fix(
     remote: FlyteRemote, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with open(tmp_path / "rows.jsonl", "wb") as file:
-        # a sparse file: 5 GiB is the most, one byte over is refused
+        # a sparse file one byte over the limit of 5 GiB
         file.truncate(5 * 2**30 + 1)
     before = store.keys()
     message = refused(remote, config(str(tmp_path / "rows.jsonl")), DataError)
-    assert "rows.jsonl has 5.0 GiB, and a file of at most 5 GiB" in message and "aws s3 cp" in message
+    assert "rows.jsonl has 5.0 GiB, and a run uploads files of at most 5 GiB" in message and "aws s3 cp" in message
     for number in range(4):
         with open(tmp_path / f"{number}.jsonl", "wb") as file:
             file.truncate(5 * 2**30)
@@ -281,12 +279,12 @@ def test_what_is_too_large_is_refused_with_the_fix(
     assert store.keys() == before
 
 
-def test_a_name_that_no_address_may_have_is_refused(remote: FlyteRemote, tmp_path: Path) -> None:
+def test_a_file_name_that_breaks_addresses_is_refused(remote: FlyteRemote, tmp_path: Path) -> None:
     fill(tmp_path, "rows #1.jsonl")
     assert "rename the file" in refused(remote, config(str(tmp_path / "rows #1.jsonl")), DataError)
 
 
-def test_a_cluster_that_gives_no_address_and_a_store_that_is_away_are_named(
+def test_errors_of_the_cluster_and_of_the_store_are_explained(
     remote: FlyteRemote, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fill(tmp_path, "rows.jsonl")
