@@ -92,7 +92,7 @@ class LanguageCounts:
     def warnings(self) -> list[str]:
         """Return a warning when a few rows seem to be in another language by accident, else nothing.
 
-        It takes one language with more than 80 % of the rows whose language is known, and another with less than 5 %.
+        One language must have more than 80 % of the rows whose language is known, and another less than 5 %.
         """
         known = [(language, rows) for language, rows in self.counts() if language != UNKNOWN]
         total = sum(rows for _, rows in known)

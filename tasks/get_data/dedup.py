@@ -18,7 +18,7 @@ SHINGLE_WORDS = 3
 SHINGLE_CHARACTERS = 5
 CHUNK_CHARACTERS = 2**20
 NUM_PERM = 128
-# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: there a space ends a clause, not a word
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: spaces separate clauses there, not words
 SPACELESS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
 _MIN_WORDS = 5

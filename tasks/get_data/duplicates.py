@@ -27,7 +27,7 @@ class Repeats(NamedTuple):
 
 
 def conflicts(rows: AllRows, candidates: Mask) -> Positions:
-    """Return the pairs whose prompt has a different completion in another pair; other kinds of rows may differ."""
+    """Return the pairs whose prompt has a different completion in another pair; in other kinds answers may differ."""
     pairs = np.flatnonzero(candidates & rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
     prompts = firsts_of_equals(rows.digests["prompt"][pairs])
     answers = firsts_of_equals(rows.digests["answer"][pairs])

@@ -44,7 +44,7 @@ def fingerprints(rows: pd.DataFrame, groups: Sequence[str | None], seed: int) ->
 
 
 def seeded_order(digests: Digests, seed: int) -> NDArray[np.int64]:
-    """Return the positions of `digests` in the order of SHA-256(seed, digest): random, and equal on every machine."""
+    """Return the positions of `digests` in the order of SHA-256(seed, digest), the same on every machine."""
     keys = _sha256(f"{seed}\0{high:016x}{low:016x}" for high, low in digests.tolist())
     return np.lexsort((keys[:, 1], keys[:, 0]))
 

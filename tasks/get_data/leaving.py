@@ -138,15 +138,15 @@ class RemovedRows:
         quarantined = self.quarantined | self._leaked()
         counts = []
         for number, source in enumerate([*self.config.sources, *self.config.evaluation]):
-            own = self.rows.sources == number
+            from_source = self.rows.sources == number
             shards = [s.summary for s in self.rows.shards if source_index(self.config, s.summary) == number]
             count = SourceCount(
                 source=labels[number],
                 format=shards[0]["format"],
                 read=sum(summary["read"] for summary in shards),
-                kept=int((own & kept).sum()),
-                quarantined=sum(summary["invalid"] for summary in shards) + int((own & quarantined).sum()),
-                deduplicated=int((own & self.repeated & ~quarantined).sum()),
+                kept=int((from_source & kept).sum()),
+                quarantined=sum(summary["invalid"] for summary in shards) + int((from_source & quarantined).sum()),
+                deduplicated=int((from_source & self.repeated & ~quarantined).sum()),
                 weight=source.weight,
                 role=source.role if number < len(self.config.sources) else "evaluation",
             )
@@ -156,7 +156,7 @@ class RemovedRows:
 
 
 def describe_invalid(failures: list[FailureCase], num_invalid: int, tolerated: int, among: str = "") -> str:
-    """Return a message that names invalid rows; `among` names the rows that were checked, if they are not all."""
+    """Return a message that names invalid rows; `among` may limit it, as in ` among the first 20 of rows.jsonl`."""
     first = failures[0]
     others = ", ".join(
         f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]

@@ -39,7 +39,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
         removed.add_repeats(repeats)
     for repeats in leaks(rows, ~removed.quarantined & ~removed.repeated):
         removed.add_repeats(repeats)
-    # after repeats: a row that is removed conflicts with nothing
+    # conflicts come last: a row that was removed conflicts with nothing
     removed.add_conflicts(conflicts(rows, ~removed.quarantined & ~removed.repeated))
     removed.check_invalid_rows()
     kept = ~removed.quarantined & ~removed.repeated

@@ -47,11 +47,11 @@ def copies_by_weight(contents: Digests, sources: Positions, weights: Sequence[fl
     """
     copies = np.ones(len(contents), dtype=np.int64)
     for number, weight in enumerate(weights):
-        own = np.flatnonzero(sources == number)
-        if weight != 1.0 and len(own):
-            copies[own] = int(weight)
-            extra = seeded_order(contents[own], seed)[: round((weight - int(weight)) * len(own))]
-            copies[own[extra]] += 1
+        rows = np.flatnonzero(sources == number)
+        if weight != 1.0 and len(rows):
+            copies[rows] = int(weight)
+            extra = seeded_order(contents[rows], seed)[: round((weight - int(weight)) * len(rows))]
+            copies[rows[extra]] += 1
     return copies
 
 

@@ -91,7 +91,7 @@ def _ipc_batches(file: Any) -> Iterator[Any]:
             yield reader.get_batch(number)
         return
     yield from pa.ipc.open_stream(file)
-    # pyarrow accepts a stream that was cut between two batches; old versions of Arrow end a stream with four zeros
+    # pyarrow accepts a stream that was cut between two batches, so check its end: four zeros in the oldest versions
     end = _STREAM_END if start.startswith(_STREAM_END[:4]) else _STREAM_END[4:]
     file.seek(file.tell() - len(end))
     if file.read(len(end) + 1) != end:

@@ -124,7 +124,7 @@ def _is_object(text: Any) -> bool:
 
 
 def _fault_of_call_ids(turns: list[dict[str, Any]]) -> str | None:
-    """Return a fault if a tool's turn has an id, calls before it have ids, and none of these is its own."""
+    """Return a fault for the first tool turn whose id no earlier call has, if earlier calls have ids."""
     call_ids: set[Any] = set()
     for number, turn in enumerate(turns, 1):
         call_ids |= {call.get("id") for call in turn.get("tool_calls") or [] if isinstance(call, dict)}
