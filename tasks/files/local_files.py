@@ -1,7 +1,8 @@
 """Finds the local files that a config names, and replaces their paths with addresses once they are uploaded.
 
-A pod does not see a laptop's files, so they are uploaded before a run starts on a cluster (tasks/runtime/uploads.py). The
-upload keeps their folder tree: an address stands for the same files in the same order, and reports show the same names.
+A pod does not see a laptop's files, so they are uploaded before a run starts on a cluster (tasks/runtime/uploads.py).
+The upload keeps their folder tree: an address stands for the same files in the same order, and reports show the same
+names.
 """
 
 from __future__ import annotations

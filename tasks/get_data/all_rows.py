@@ -1,4 +1,4 @@
-"""The rows of all shards together: fingerprints in arrays, texts by position."""
+"""The valid rows of all shards as one table: fingerprints in memory, texts read from disk by position."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Mask = NDArray[np.bool_]
 
 
 class AllRows:
-    """Rows that have their format, by position over all shards, in the order of sources, then of evaluation sets.
+    """The valid rows of all shards. Positions count through the shards: first sources, then evaluation sets.
 
-    `roles` says for each row what its source is for: `auto`, `train`, `test` or `evaluation`.
-    `sources` is for each row the index of its entry in `data.sources` followed by `data.evaluation`.
+    `roles` holds the role of each row's source: `auto`, `train`, `test` or `evaluation`.
+    `sources` holds the index of each row's source in `data.sources` followed by `data.evaluation`.
     """
 
     def __init__(self, config: DataConfig, directories: Sequence[Path]) -> None:
@@ -34,49 +34,49 @@ class AllRows:
         self.digests: dict[str, Digests] = {
             name: np.concatenate([part[name] for part in parts]) for name in FINGERPRINTS
         }
-        numbers = [source_index(config, shard.summary) for shard in self.shards]
+        shard_sources = [source_index(config, shard.summary) for shard in self.shards]
         roles = [source.role for source in config.sources] + ["evaluation"] * len(config.evaluation)
         sizes = np.diff(self.starts)
-        self.sources = np.repeat(np.array(numbers, dtype=np.int64), sizes)
-        self.roles = np.repeat(np.array([roles[number] for number in numbers]), sizes)
+        self.sources = np.repeat(np.array(shard_sources, dtype=np.int64), sizes)
+        self.roles = np.repeat(np.array([roles[source] for source in shard_sources]), sizes)
 
     def __len__(self) -> int:
         return int(self.starts[-1])
 
     def row(self, position: int) -> dict[str, Any]:
         """Return the columns of one row."""
-        number = int(np.searchsorted(self.starts, position, side="right")) - 1
-        return self.shards[number].row(position - int(self.starts[number]))
+        shard = int(np.searchsorted(self.starts, position, side="right")) - 1
+        return self.shards[shard].row(position - int(self.starts[shard]))
 
     def row_ids(self, positions: Iterable[int]) -> list[str]:
         """Return the ids of the rows at `positions`."""
         return [str(self.row(position)["row_id"]) for position in positions]
 
     def text(self, position: int) -> str:
-        """Return all that a row says, as one text, with its label."""
+        """Return the whole text of a row, followed by its label."""
         row = pd.DataFrame([self.row(position)], dtype=object)
         return str((whole_texts(row) + row.label).iloc[0])
 
     def signatures(self, positions: Positions) -> NDArray[np.uint32]:
         """Return the MinHash signatures of the rows at `positions`, [positions, permutations]."""
-        numbers = np.searchsorted(self.starts, positions, side="right") - 1
+        shard_numbers = np.searchsorted(self.starts, positions, side="right") - 1
         result = np.empty((len(positions), 0), dtype=np.uint32)
         for number, shard in enumerate(self.shards):
-            mine = np.flatnonzero(numbers == number)
-            if len(mine):
-                values = shard.signatures(positions[mine] - self.starts[number])
+            in_shard = np.flatnonzero(shard_numbers == number)
+            if len(in_shard):
+                values = shard.signatures(positions[in_shard] - self.starts[number])
                 if not result.shape[1]:
                     result = np.empty((len(positions), values.shape[1]), dtype=np.uint32)
-                result[mine] = values
+                result[in_shard] = values
         return result
 
     def batches(self) -> Iterator[tuple[int, Any]]:
-        """Yield (position of the first row, Arrow batch) of all rows."""
+        """Yield (position of the first row, Arrow batch) for all rows in order."""
         for start, shard in zip(self.starts.tolist(), self.shards, strict=False):
             for first, batch in shard.batches():
                 yield start + first, batch
 
 
 def source_index(config: DataConfig, summary: dict[str, Any]) -> int:
-    """Return the place of a shard's source in `data.sources` followed by `data.evaluation`."""
+    """Return the index of a shard's source in `data.sources` followed by `data.evaluation`."""
     return int(summary["number"]) + (len(config.sources) if summary["section"] == "evaluation" else 0)

@@ -1,4 +1,4 @@
-"""Which training rows hold text of an evaluation set: a score on a question that was trained on measures memory."""
+"""Find training rows that contain text of an evaluation set: training on a test question inflates the score."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tasks.get_data.dedup import CHUNK_CHARACTERS, SPACELESS, normalized
-from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Integers
 
-FEWEST_WORDS = 5
+MIN_WORDS = 5
 _ASCII_WORD = re.compile("[a-z0-9]+")
 
 
@@ -25,20 +25,20 @@ class Hit:
     """One contaminated row."""
 
     row: int
-    """Its index."""
+    """The index of the row."""
     evaluation_id: str
-    """The evaluation row that has the n-gram found, or most of the rarest ones found."""
+    """The evaluation row that has most of the rarest n-grams found."""
     share: float
-    """N-grams found in the evaluation set / all n-grams of the row, repeated ones counted each time; in (0, 1]."""
+    """The row's n-grams that the evaluation set has / all its n-grams, repetitions counted; in (0, 1]."""
 
 
 @dataclass(frozen=True)
 class _NGrams:
-    """The distinct n-grams of the evaluation set of one length, ascending by hash; 20 bytes each."""
+    """The evaluation set's distinct n-grams of one length, in the order of their hashes; 20 bytes each."""
 
     hashes: Hashes
     owners: NDArray[np.int32]
-    """The place of the first evaluation text with this n-gram."""
+    """The index of the first evaluation text with this n-gram."""
     counts: NDArray[np.int32]
     """How often the n-gram occurs in the evaluation set."""
 
@@ -80,18 +80,18 @@ class EvaluationTexts:
         """Return one hit for each of `rows` that shares an n-gram with the evaluation texts, in order."""
         hits: list[Hit] = []
         for first_row, chunk in _chunks(" ".join(words_of(row)) for row in rows):
-            best: dict[int, Hit] = {}
+            best_hits: dict[int, Hit] = {}
             hashed = HashedTexts(chunk)
-            for length, known in self._n_grams.items():
-                for place, owner, share in _overlaps(chunk, hashed, length, known, self._texts):
-                    if place not in best or share > best[place].share:
-                        best[place] = Hit(first_row + place, self._ids[owner], share)
-            hits += [best[place] for place in sorted(best)]
+            for length, n_grams in self._n_grams.items():
+                for index, owner, share in _overlaps(chunk, hashed, length, n_grams, self._texts):
+                    if index not in best_hits or share > best_hits[index].share:
+                        best_hits[index] = Hit(first_row + index, self._ids[owner], share)
+            hits += [best_hits[index] for index in sorted(best_hits)]
         return hits
 
 
 def words_of(text: str) -> list[str]:
-    """Return the words of `text`, normalized, with punctuation and symbols (Unicode P and S) taken for white space.
+    """Return the normalized words of `text`; punctuation and symbols (Unicode P and S) count as white space.
 
     Each character of a script without spaces between words (Chinese, Japanese, Thai and the like) is a word.
     """
@@ -103,21 +103,22 @@ def words_of(text: str) -> list[str]:
 
 @cache
 def _separators() -> dict[int, str]:
-    points = range(sys.maxunicode + 1)
-    return {point: " " for point in points if unicodedata.category(chr(point))[0] in "PS"}
+    code_points = range(sys.maxunicode + 1)
+    return {point: " " for point in code_points if unicodedata.category(chr(point))[0] in "PS"}
 
 
 def _collect(texts: list[str], n: int) -> dict[int, _NGrams]:
-    """Return the n-grams of all texts, by their number of words, n first."""
+    """Return {number of words: n-grams} of all texts, n first."""
     hashes: dict[int, list[Hashes]] = {}
     owners: dict[int, list[NDArray[np.int32]]] = {}
-    for first, chunk in _chunks(iter(texts)):
+    for first_text, chunk in _chunks(iter(texts)):
         lengths = [text.count(" ") + 1 if text else 0 for text in chunk]
-        for length in {min(size, n) for size in lengths if size >= min(FEWEST_WORDS, n)}:
-            places = [place for place, size in enumerate(lengths) if min(size, n) == length]
-            found, offsets = HashedTexts([chunk[place] for place in places]).words(length)
-            hashes.setdefault(length, []).append(found)
-            owners.setdefault(length, []).append(np.repeat(first + np.array(places), np.diff(offsets)).astype(np.int32))
+        for length in {min(size, n) for size in lengths if size >= min(MIN_WORDS, n)}:
+            indices = [index for index, size in enumerate(lengths) if min(size, n) == length]
+            text_hashes, offsets = HashedTexts([chunk[index] for index in indices]).word_windows(length)
+            text_owners = np.repeat(first_text + np.array(indices), np.diff(offsets)).astype(np.int32)
+            hashes.setdefault(length, []).append(text_hashes)
+            owners.setdefault(length, []).append(text_owners)
     result = {}
     for length in sorted(hashes, reverse=True):
         distinct, firsts, counts = np.unique(np.concatenate(hashes[length]), return_index=True, return_counts=True)
@@ -126,7 +127,7 @@ def _collect(texts: list[str], n: int) -> dict[int, _NGrams]:
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
-    """Yield (place of the first text, texts), `CHUNK_CHARACTERS` together or just over."""
+    """Yield (index of the first text, texts) in chunks of `CHUNK_CHARACTERS` or just over."""
     chunk: list[str] = []
     first = size = 0
     for text in texts:
@@ -140,30 +141,32 @@ def _chunks(texts: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _overlaps(
-    chunk: list[str], hashed: HashedTexts, length: int, known: _NGrams, texts: list[str]
+    chunk: list[str], hashed: HashedTexts, length: int, n_grams: _NGrams, texts: list[str]
 ) -> Iterator[tuple[int, int, float]]:
-    """Yield (place in the chunk, place of the evaluation text, share found) of each text with a known n-gram."""
-    hashes, offsets = hashed.words(length)
-    entries = np.minimum(np.searchsorted(known.hashes, hashes), len(known.hashes) - 1)
-    matches = np.flatnonzero(known.hashes[entries] == hashes)
-    places = np.searchsorted(offsets, matches, side="right") - 1
-    matched, firsts = np.unique(places, return_index=True)
-    for place, windows in zip(matched.tolist(), np.split(matches, firsts[1:]), strict=False):
-        start, end = int(offsets[place]), int(offsets[place + 1])
-        verified = _verified(chunk[place], windows - start, entries[windows], length, known, texts)
+    """Yield (index in the chunk, index of the evaluation text, share) for each text that has one of `n_grams`."""
+    hashes, offsets = hashed.word_windows(length)
+    entries = np.minimum(np.searchsorted(n_grams.hashes, hashes), len(n_grams.hashes) - 1)
+    matches = np.flatnonzero(n_grams.hashes[entries] == hashes)
+    text_of_match = np.searchsorted(offsets, matches, side="right") - 1
+    matched_texts, first_matches = np.unique(text_of_match, return_index=True)
+    for index, windows in zip(matched_texts.tolist(), np.split(matches, first_matches[1:]), strict=False):
+        start, end = int(offsets[index]), int(offsets[index + 1])
+        verified = _verified(chunk[index], windows - start, entries[windows], length, n_grams, texts)
         if verified:
-            fewest = min(int(known.counts[entry]) for entry in verified)
-            rarest = Counter(int(known.owners[entry]) for entry in verified if known.counts[entry] == fewest)
-            yield place, min(rarest, key=lambda owner: (-rarest[owner], owner)), len(verified) / (end - start)
+            lowest_count = min(int(n_grams.counts[entry]) for entry in verified)
+            rarest = (entry for entry in verified if n_grams.counts[entry] == lowest_count)
+            num_rarest = Counter(int(n_grams.owners[entry]) for entry in rarest)
+            owner = min(num_rarest, key=lambda owner: (-num_rarest[owner], owner))
+            yield index, owner, len(verified) / (end - start)
 
 
 def _verified(
-    text: str, windows: Numbers, entries: Numbers, length: int, known: _NGrams, texts: list[str]
+    text: str, windows: Integers, entries: Integers, length: int, n_grams: _NGrams, texts: list[str]
 ) -> list[int]:
-    """Return the entries of `known` whose owner has the words of the window, word for word: equal hashes may lie."""
+    """Return the entries whose owner has the same words as the window: different words may have equal hashes."""
     words = text.split(" ")
     return [
         entry
         for window, entry in zip(windows.tolist(), entries.tolist(), strict=True)
-        if f" {' '.join(words[window : window + length])} " in f" {texts[known.owners[entry]]} "
+        if f" {' '.join(words[window : window + length])} " in f" {texts[n_grams.owners[entry]]} "
     ]

@@ -1,4 +1,4 @@
-"""Which texts say the same: exactly (after normalization), or nearly (MinHash LSH, every pair verified)."""
+"""Find duplicate texts: equal after normalization, or nearly equal (MinHash LSH, every pair verified)."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from tasks.get_data.hashed_texts import HashedTexts, Hashes, Numbers, firsts_of_equals, mixed
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Integers, firsts_of_equals, splitmix64
 
 SHINGLE_WORDS = 3
 SHINGLE_CHARACTERS = 5
 CHUNK_CHARACTERS = 2**20
 NUM_PERM = 128
-# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: a run between spaces is a clause there, not a word
+# Thai, Lao, Tibetan, Myanmar, Khmer, kana, Han: spaces separate clauses there, not words
 SPACELESS = re.compile("[\u0e00-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]")
 
-_FEWEST_WORDS = 5
+_MIN_WORDS = 5
 _NO_SHINGLE = np.uint32(2**32 - 1)
-_LEAST_RECALL = 0.99
+_MIN_RECALL = 0.99
 _MAX_REPRESENTATIVES = 32
 _MAX_REMEMBERED_PAIRS = 1_000_000
 
 
 def normalized(text: str) -> str:
-    """Return `text` in Unicode form NFKC, case folded, each run of white space one space; punctuation is kept."""
+    """Return `text` in Unicode form NFKC, case folded, white space as single spaces; punctuation is kept."""
     if not text.isascii():
         text = unicodedata.normalize("NFKC", text)
     text = text.casefold()
-    if not text.isascii():  # folding can decompose: it is undone, so that equal texts stay equal
+    if not text.isascii():  # folding may decompose characters, which would make equal texts differ
         text = unicodedata.normalize("NFKC", text)
     return " ".join(text.split())
 
@@ -87,7 +87,7 @@ def near_duplicates(
 
 
 def signatures(texts: Iterable[str], num_texts: int, num_perm: int = NUM_PERM, seed: int = 0) -> NDArray[np.uint32]:
-    """Return the MinHash signatures of `texts`, [num_texts, num_perm], each of its own text alone.
+    """Return the MinHash signatures of `texts`, [num_texts, num_perm]; each depends on its own text alone.
 
     A text without a shingle has the signature of the empty set, 2^32 - 1 throughout; see `has_shingles`.
 
@@ -104,19 +104,21 @@ def signatures(texts: Iterable[str], num_texts: int, num_perm: int = NUM_PERM, s
             group = [(row, text) for row, text in chunk if _by_word(text) is by_word]
             if group:
                 hashed = HashedTexts([text for _, text in group])
-                hashes, offsets = hashed.words(SHINGLE_WORDS) if by_word else hashed.characters(SHINGLE_CHARACTERS)
+                hashes, offsets = (
+                    hashed.word_windows(SHINGLE_WORDS) if by_word else hashed.character_windows(SHINGLE_CHARACTERS)
+                )
                 result[[row for row, _ in group]] = RMinHash.digest_matrix_from_flat_token_hashes(
                     hashes, offsets.astype(np.uint64), num_perm, seed
                 ).to_rows()
     return result
 
 
-def has_shingles(signed: NDArray[np.uint32]) -> NDArray[np.bool_]:
-    """Return which signatures are of a text with a shingle."""
-    return (signed != _NO_SHINGLE).any(axis=1)
+def has_shingles(minhashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
+    """Return which signatures belong to a text that has a shingle."""
+    return (minhashes != _NO_SHINGLE).any(axis=1)
 
 
-def near_clusters(signed: NDArray[np.uint32], text_at: Callable[[int], str], threshold: float) -> Numbers:
+def near_clusters(minhashes: NDArray[np.uint32], text_at: Callable[[int], str], threshold: float) -> Integers:
     """Return for each signature the position of the earliest text of its cluster; see `near_duplicates`.
 
     `text_at` returns the text at a position, for verification.
@@ -124,23 +126,23 @@ def near_clusters(signed: NDArray[np.uint32], text_at: Callable[[int], str], thr
     Raises:
         ValueError: `threshold` outside (0, 1].
     """
-    bands, rows_per_band = band_shape(threshold, signed.shape[1])
-    clusters = _Clusters(signed, lambda position: shingles(normalized(text_at(position))), threshold)
-    everything = np.arange(len(signed))
+    bands, rows_per_band = band_shape(threshold, minhashes.shape[1])
+    clusters = _Clusters(minhashes, lambda position: shingles(normalized(text_at(position))), threshold)
+    all_positions = np.arange(len(minhashes))
     for band in range(bands):
-        keys = np.zeros(len(signed), dtype=np.uint64)
+        keys = np.zeros(len(minhashes), dtype=np.uint64)
         for column in range(band * rows_per_band, (band + 1) * rows_per_band):
-            keys = mixed(keys ^ signed[:, column])
-        for bucket in _buckets(keys, clusters.roots(everything)):
+            keys = splitmix64(keys ^ minhashes[:, column])
+        for bucket in _buckets(keys, clusters.roots(all_positions)):
             clusters.join(bucket)
-    return clusters.roots(everything)
+    return clusters.roots(all_positions)
 
 
 def band_shape(threshold: float, num_perm: int) -> tuple[int, int]:
-    """Return (bands, rows per band): the most rows, so the fewest false candidates, with a recall of at least 0.99.
+    """Return (bands, rows per band) with the most rows, so the fewest false candidates, for a recall of at least 0.99.
 
-    The recall meant is that of a pair exactly at `threshold`: 1 - (1 - threshold^rows)^bands. Where no shape reaches
-    0.99 (below 0.036 at 128 permutations), it is `num_perm` bands of one row, which has the highest.
+    The recall is that of a pair exactly at `threshold`: 1 - (1 - threshold^rows)^bands. Where no shape reaches 0.99
+    (thresholds below 0.036 at 128 permutations), it is the shape of the highest recall, `num_perm` bands of one row.
 
     Raises:
         ValueError: `threshold` outside (0, 1], or `num_perm` below 1.
@@ -151,7 +153,7 @@ def band_shape(threshold: float, num_perm: int) -> tuple[int, int]:
         raise ValueError(f"num_perm={num_perm} is below 1; 128 is usual")
     for rows in range(num_perm, 1, -1):
         bands = num_perm // rows
-        if 1 - (1 - threshold**rows) ** bands >= _LEAST_RECALL:
+        if 1 - (1 - threshold**rows) ** bands >= _MIN_RECALL:
             return bands, rows
     return num_perm, 1
 
@@ -159,8 +161,8 @@ def band_shape(threshold: float, num_perm: int) -> tuple[int, int]:
 def shingles(text: str) -> set[str]:
     """Return the set of shingles of a normalized text: its word 3-grams, or character 5-grams.
 
-    Characters are taken for texts of fewer than 5 words and for texts of which more than half is in a script without
-    spaces between words. The set is empty for texts of fewer than 5 characters.
+    The shingles are of characters for texts of fewer than 5 words, and where more than half of the text is in a script
+    without spaces between words. The set is empty for texts of fewer than 5 characters.
     """
     if _by_word(text):
         words = text.split(" ")
@@ -169,13 +171,13 @@ def shingles(text: str) -> set[str]:
 
 
 def _by_word(text: str) -> bool:
-    if text.count(" ") + 1 < _FEWEST_WORDS:
+    if text.count(" ") + 1 < _MIN_WORDS:
         return False
     return text.isascii() or 2 * len(SPACELESS.findall(text)) <= len(text)
 
 
 def _chunks(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
-    """Yield (row, normalized text), `CHUNK_CHARACTERS` together or just over; no text shorter than a shingle."""
+    """Yield chunks of (row, normalized text), of about `CHUNK_CHARACTERS`; texts shorter than a shingle are skipped."""
     chunk: list[tuple[int, str]] = []
     size = 0
     for row, raw in enumerate(texts):
@@ -191,15 +193,15 @@ def _chunks(texts: Iterable[str]) -> Iterator[list[tuple[int, str]]]:
         yield chunk
 
 
-def _buckets(keys: Hashes, roots: Numbers) -> Iterator[Numbers]:
-    """Yield the positions of each key, ascending, where they are not all of one root already."""
+def _buckets(keys: Hashes, roots: Integers) -> Iterator[Integers]:
+    """Yield the positions of each key in ascending order, unless all of them have the same root already."""
     if not len(keys):
         return
     order = np.argsort(keys, kind="stable")
     starts = np.flatnonzero(np.concatenate([[True], keys[order[1:]] != keys[order[:-1]]]))
     ends = np.concatenate([starts[1:], [len(order)]])
-    mixed = np.minimum.reduceat(roots[order], starts) != np.maximum.reduceat(roots[order], starts)
-    for start, end in zip(starts[mixed].tolist(), ends[mixed].tolist(), strict=True):
+    is_split = np.minimum.reduceat(roots[order], starts) != np.maximum.reduceat(roots[order], starts)
+    for start, end in zip(starts[is_split].tolist(), ends[is_split].tolist(), strict=True):
         yield order[start:end]
 
 
@@ -212,11 +214,11 @@ class _Clusters:
         self._signatures = signatures
         self._shingles_at = lru_cache(maxsize=2 * _MAX_REPRESENTATIVES)(shingles_at)
         self._threshold = threshold
-        self._least_agreement = threshold - 5 * (threshold * (1 - threshold) / signatures.shape[1]) ** 0.5
+        self._min_agreement = threshold - 5 * (threshold * (1 - threshold) / signatures.shape[1]) ** 0.5
         self._parents = np.arange(len(signatures))
-        self._different: set[tuple[int, int]] = set()
+        self._pairs_not_near: set[tuple[int, int]] = set()
 
-    def roots(self, positions: Numbers) -> Numbers:
+    def roots(self, positions: Integers) -> Integers:
         """Return the root of each position."""
         roots = self._parents[positions]
         while (self._parents[roots] != roots).any():
@@ -224,17 +226,17 @@ class _Clusters:
         self._parents[positions] = roots
         return roots
 
-    def join(self, bucket: Numbers) -> None:
+    def join(self, bucket: Integers) -> None:
         """Join the positions of a bucket (two or more, ascending) whose texts are near; see `near_duplicates`."""
         is_crowded = len(bucket) > _MAX_REPRESENTATIVES
-        if is_crowded:  # what other bands have joined is compared as one: by its first text
+        if is_crowded:  # texts that other bands have joined are compared once, by their first text
             bucket = bucket[np.sort(np.unique(self.roots(bucket), return_index=True)[1])]
         representatives, count = bucket[:_MAX_REPRESENTATIVES].copy(), 1
         signatures = self._signatures[representatives]
         for position in bucket[1:].tolist():
             agreement = (signatures[:count] == self._signatures[position]).mean(axis=1)
-            likely = representatives[:count][agreement >= self._least_agreement].tolist()
-            is_joined = [self._join_if_near(representative, position) for representative in likely]
+            candidates = representatives[:count][agreement >= self._min_agreement].tolist()
+            is_joined = [self._join_if_near(candidate, position) for candidate in candidates]
             if count < len(representatives) and not (is_crowded and any(is_joined)):
                 representatives[count] = position
                 signatures[count] = self._signatures[position]
@@ -246,15 +248,15 @@ class _Clusters:
         return position
 
     def _join_if_near(self, first: int, other: int) -> bool:
-        """Return whether both are now of one cluster."""
+        """Join the clusters of two texts that are near; return whether both are in one cluster now."""
         root, other_root = self._root(first), self._root(other)
-        if root == other_root or (first, other) in self._different:
+        if root == other_root or (first, other) in self._pairs_not_near:
             return root == other_root
-        ours, theirs = self._shingles_at(first), self._shingles_at(other)
-        shared = len(ours & theirs)
-        is_near = shared / (len(ours) + len(theirs) - shared) >= self._threshold
+        first_shingles, other_shingles = self._shingles_at(first), self._shingles_at(other)
+        shared = len(first_shingles & other_shingles)
+        is_near = shared / (len(first_shingles) + len(other_shingles) - shared) >= self._threshold
         if is_near:
             self._parents[max(root, other_root)] = min(root, other_root)
-        elif len(self._different) < _MAX_REMEMBERED_PAIRS:  # bounds the memory; a pair not remembered is compared again
-            self._different.add((first, other))
+        elif len(self._pairs_not_near) < _MAX_REMEMBERED_PAIRS:  # bounds the memory; other pairs are compared again
+            self._pairs_not_near.add((first, other))
         return is_near

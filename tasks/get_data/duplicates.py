@@ -1,4 +1,4 @@
-"""Which rows repeat others: exactly, nearly, by asking what a held-out row asks, or by answering it otherwise."""
+"""Find rows that repeat others: exact and near duplicates, leaks of held-out rows, and conflicting answers."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _ONE_ANSWER = pa.DataFrameSchema({"num_answers": pa.Column(int, pa.Check.equal_t
 
 
 class Repeats(NamedTuple):
-    """Rows that leave: their positions, and for each the row that stays. `check` and `words` say why."""
+    """Rows to remove, and for each the original, which stays. The id of the original completes `reason`."""
 
     check: Literal["duplicate", "leak"]
-    words: str
+    reason: str
     positions: Positions
     originals: Positions
 
 
-def conflicts(rows: AllRows, among: Mask) -> Positions:
-    """Return the pairs whose prompt has another completion elsewhere; other kinds may differ by design."""
-    pairs = np.flatnonzero(among & rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
-    prompts = firsts_of_equals(rows.digests["asked"][pairs])
+def conflicts(rows: AllRows, candidates: Mask) -> Positions:
+    """Return the pairs whose prompt has a different completion in another pair; in other kinds answers may differ."""
+    pairs = np.flatnonzero(candidates & rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
+    prompts = firsts_of_equals(rows.digests["prompt"][pairs])
     answers = firsts_of_equals(rows.digests["answer"][pairs])
     distinct = np.unique(np.column_stack([prompts, answers]), axis=0)[:, 0]
     num_answers = np.bincount(distinct, minlength=len(pairs))[prompts] if len(pairs) else prompts
@@ -41,49 +41,51 @@ def conflicts(rows: AllRows, among: Mask) -> Positions:
 
 
 def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
-    """Return the rows that repeat one that stays: an earlier one, or one that is held out, wherever it stands.
+    """Return the rows that repeat an earlier row, or a row of a given held-out set, wherever it stands.
 
-    The whole text of a row and its label count. Rows of `test` sources and of evaluation sets are never removed: a
-    score is only comparable on the whole of a set.
+    Rows are compared by their whole text and their label. Rows of `test` sources and of evaluation sets are never
+    removed: scores are comparable only on a whole set.
     """
     if config.deduplicate == "none":
         return []
     order = _held_out_first(rows, np.flatnonzero(valid))
     firsts = order[firsts_of_equals(rows.digests["content"][order])]
-    exact = _removed(rows, order, firsts)
-    found = _told_apart(rows, "is the same as", *exact)
+    found = _duplicates_and_leaks(rows, "is the same as", order, firsts)
     if config.deduplicate == "near":
-        left = order[firsts == order]
-        signed = rows.signatures(left)
-        left, signed = left[has_shingles(signed)], signed[has_shingles(signed)]
-        roots = left[near_clusters(signed, lambda place: rows.text(int(left[place])), config.near_threshold)]
-        found += _told_apart(rows, "is nearly the same as", *_removed(rows, left, roots))
-    return [each for each in found if len(each.positions)]
+        distinct = order[firsts == order]
+        minhashes = rows.signatures(distinct)
+        distinct, minhashes = distinct[has_shingles(minhashes)], minhashes[has_shingles(minhashes)]
+        clusters = near_clusters(minhashes, lambda index: rows.text(int(distinct[index])), config.near_threshold)
+        found += _duplicates_and_leaks(rows, "is nearly the same as", distinct, distinct[clusters])
+    return [repeats for repeats in found if len(repeats.positions)]
 
 
-def _told_apart(rows: AllRows, words: str, positions: Positions, originals: Positions) -> list[Repeats]:
-    """Return the rows that repeat training rows, and those that repeat held-out ones: the latter would be leaks."""
+def _duplicates_and_leaks(rows: AllRows, reason: str, positions: Positions, originals: Positions) -> list[Repeats]:
+    """Return (duplicates of training rows, leaks of held-out rows) among rows and the originals that they repeat."""
+    is_repeat = (positions != originals) & ~_is_held_out(rows)[positions]
+    order = np.argsort(positions[is_repeat])
+    positions, originals = positions[is_repeat][order], originals[is_repeat][order]
     is_leak = _is_held_out(rows)[originals]
     return [
-        Repeats("duplicate", words, positions[~is_leak], originals[~is_leak]),
-        Repeats("leak", words, positions[is_leak], originals[is_leak]),
+        Repeats("duplicate", reason, positions[~is_leak], originals[~is_leak]),
+        Repeats("leak", reason, positions[is_leak], originals[is_leak]),
     ]
 
 
 def leaks(rows: AllRows, valid: Mask) -> list[Repeats]:
-    """Return training rows that ask what a row of a given held-out set asks, or share its `data.group_by` value."""
+    """Return training rows that have the prompt or the `data.group_by` value of a row of a given held-out set."""
     held_out = np.flatnonzero(valid & _is_held_out(rows))
-    others = np.flatnonzero(valid & ~_is_held_out(rows))
+    training = np.flatnonzero(valid & ~_is_held_out(rows))
     found = []
-    for name, words in (("asked", "asks the same as"), ("group", "is of the same group as")):
-        both = np.concatenate([held_out, others])
+    for name, reason in (("prompt", "has the same prompt as"), ("group", "is of the same group as")):
+        both = np.concatenate([held_out, training])
         digests = rows.digests[name][both]
         firsts = both[firsts_of_equals(digests)]
-        leaked = _is_held_out(rows)[firsts] & ~_is_held_out(rows)[both] & digests.any(axis=1)
-        positions, order = np.unique(both[leaked], return_index=True)
-        found.append(Repeats("leak", words, positions, firsts[leaked][order]))
-        others = np.setdiff1d(others, positions)
-    return [each for each in found if len(each.positions)]
+        is_leak = _is_held_out(rows)[firsts] & ~_is_held_out(rows)[both] & digests.any(axis=1)
+        positions, order = np.unique(both[is_leak], return_index=True)
+        found.append(Repeats("leak", reason, positions, firsts[is_leak][order]))
+        training = np.setdiff1d(training, positions)
+    return [repeats for repeats in found if len(repeats.positions)]
 
 
 def _is_held_out(rows: AllRows) -> Mask:
@@ -93,10 +95,3 @@ def _is_held_out(rows: AllRows) -> Mask:
 def _held_out_first(rows: AllRows, positions: Positions) -> Positions:
     rank = np.where(rows.roles[positions] == "evaluation", 0, np.where(rows.roles[positions] == "test", 1, 2))
     return positions[np.argsort(rank, kind="stable")]
-
-
-def _removed(rows: AllRows, positions: Positions, originals: Positions) -> tuple[Positions, Positions]:
-    """Return (positions, originals) of what leaves, ascending."""
-    leaves = (positions != originals) & ~_is_held_out(rows)[positions]
-    order = np.argsort(positions[leaves])
-    return positions[leaves][order], originals[leaves][order]

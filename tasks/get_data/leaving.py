@@ -1,4 +1,4 @@
-"""Which rows leave and why: every failure case in order, and the counts that must add up."""
+"""Record which rows are removed and why: all failure cases in order, and counts that must add up."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,132 +16,137 @@ from configs.schema import DataConfig
 from configs.wire import CheckCount, FailureCase, SourceCount
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import Repeats
-from tasks.get_data.write_rows import SHOWN_FAILURES, shown_case
+from tasks.get_data.write_rows import MAX_SHOWN_FAILURES, shown_case
 
 _VALUE_CHARACTERS = 2000
 _NAMED_ROWS = 5
 
 
 class InvalidRowsError(DataError):
-    """More invalid rows than the config tolerates. `failures` holds the first 1,000 failure cases, for a Deck."""
+    """There are more invalid rows than the config tolerates. `failures` holds the first 1,000 cases, for a Deck."""
 
     def __init__(self, message: str, failures: list[FailureCase] | None = None) -> None:
         super().__init__(message)
         self.failures = failures or []
 
 
+class _MergeFailures(NamedTuple):
+    """Rows that fail a check of the merge. `originals` are the rows that they repeat; their ids complete `reason`."""
+
+    check: str
+    reason: str
+    positions: Positions
+    originals: Positions | None
+
+
 @dataclass
-class Leaving:
-    """Which rows leave, and why; every failure case in the order in which the rows were read."""
+class RemovedRows:
+    """The rows to remove: `quarantined` ones fail a check, and `repeated` ones are duplicates or leaks."""
 
     config: DataConfig
     rows: AllRows
-    dropped: Mask = field(init=False)
+    quarantined: Mask = field(init=False)
     repeated: Mask = field(init=False)
-    made: list[tuple[str, str, Positions, Positions | None]] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         checks = self.config.checks
         self.policies = checks.model_dump() | {"contamination": self.config.contamination_policy, "format": "fail"}
-        self.dropped, self.repeated = np.zeros(len(self.rows), dtype=bool), np.zeros(len(self.rows), dtype=bool)
-        self._fatal = np.zeros(len(self.rows), dtype=bool)
+        self.quarantined = np.zeros(len(self.rows), dtype=bool)
+        self.repeated = np.zeros(len(self.rows), dtype=bool)
+        self._invalid = np.zeros(len(self.rows), dtype=bool)
         self._conflicts = np.empty(0, dtype=np.int64)
+        self._merge_failures: list[_MergeFailures] = []
         for start, shard in zip(self.rows.starts.tolist(), self.rows.shards, strict=False):
             for failure in shard.failures():
                 if failure["position"] >= 0:
-                    self.dropped[start + failure["position"]] = True
-                    self._fatal[start + failure["position"]] |= self.policies[failure["check"]] == "fail"
+                    self.quarantined[start + failure["position"]] = True
+                    self._invalid[start + failure["position"]] |= self.policies[failure["check"]] == "fail"
 
     def add_conflicts(self, positions: Positions) -> None:
-        """Note rows of one prompt with different completions."""
+        """Record rows that share a prompt but have different completions."""
         self._conflicts = positions
         if self.config.checks.conflict != "warn":
-            self.dropped[positions] = True
-            self._fatal[positions] |= self.config.checks.conflict == "fail"
+            self.quarantined[positions] = True
+            self._invalid[positions] |= self.config.checks.conflict == "fail"
             reason = "differs from that of another row with the same prompt"
-            self.made.append(("conflict", reason, positions, None))
+            self._merge_failures.append(_MergeFailures("conflict", reason, positions, None))
 
     def add_repeats(self, repeats: Repeats) -> None:
-        """Note rows that repeat others."""
+        """Record rows that repeat others."""
         self.repeated[repeats.positions] = True
-        self.made.append((repeats.check, repeats.words, repeats.positions, repeats.originals))
+        self._merge_failures.append(_MergeFailures(*repeats))
 
     def check_invalid_rows(self) -> None:
-        """Stop when there are more invalid rows than are tolerated."""
-        invalid = sum(shard.summary["invalid"] for shard in self.rows.shards) + int(self._fatal.sum())
-        if invalid > self.config.max_invalid_rows:
-            fatal = (failure for failure in self.failures() if self.policies[failure["check"]] == "fail")
-            first = [shown_case(failure) for failure in islice(fatal, SHOWN_FAILURES)]
-            raise InvalidRowsError(describe_invalid(first, invalid, self.config.max_invalid_rows), first)
+        """Raise `InvalidRowsError` if more rows are invalid than the config tolerates."""
+        num_invalid = sum(shard.summary["invalid"] for shard in self.rows.shards) + int(self._invalid.sum())
+        if num_invalid > self.config.max_invalid_rows:
+            invalid = (failure for failure in self.failures() if self.policies[failure["check"]] == "fail")
+            first = [shown_case(failure) for failure in islice(invalid, MAX_SHOWN_FAILURES)]
+            raise InvalidRowsError(describe_invalid(first, num_invalid, self.config.max_invalid_rows), first)
 
     def failures(self) -> Iterator[dict[str, Any]]:
         """Yield all failure cases, as the columns of `FailureCase`, in the order in which the rows were read."""
         for start, shard in zip(self.rows.starts.tolist(), self.rows.shards, strict=False):
-            made = (self._made(start, len(shard), *each) for each in self.made)
-            for failure in heapq.merge(shard.failures(), *made, key=lambda failure: failure["at"]):
+            of_merge = (self._cases(failures, start, start + len(shard)) for failures in self._merge_failures)
+            for failure in heapq.merge(shard.failures(), *of_merge, key=lambda failure: failure["read_index"]):
                 yield {name: failure[name] for name in FailureCase.model_fields}
 
-    def _made(
-        self, start: int, size: int, check: str, words: str, positions: Positions, originals: Positions | None
-    ) -> Iterator[dict[str, Any]]:
-        low, high = np.searchsorted(positions, [start, start + size])
-        for place in range(int(low), int(high)):
-            position = int(positions[place])
-            original = "" if originals is None else f" {self.rows.row(int(originals[place]))['row_id']}"
+    def _cases(self, failures: _MergeFailures, start: int, end: int) -> Iterator[dict[str, Any]]:
+        """Yield the failure cases of the rows at positions in [start, end)."""
+        low, high = np.searchsorted(failures.positions, [start, end])
+        for index in range(int(low), int(high)):
+            position = int(failures.positions[index])
+            original = None if failures.originals is None else self.rows.row(int(failures.originals[index]))
             yield {
                 **self.rows.row(position),
-                "check": check,
-                "column": "completion" if originals is None else "(row)",
-                "reason": words + original,
+                "check": failures.check,
+                "column": "completion" if original is None else "(row)",
+                "reason": failures.reason if original is None else f"{failures.reason} {original['row_id']}",
                 "value": self.rows.text(position)[:_VALUE_CHARACTERS],
             }
 
     def check_counts(self) -> list[CheckCount]:
-        """Return how many rows each check found, whatever its policy."""
-        found: Counter[str] = Counter()
-        first: dict[str, list[str]] = {}
+        """Return how many rows fail each check, whatever its policy."""
+        num_rows: Counter[str] = Counter()
+        first_rows: dict[str, list[str]] = {}
         for shard in self.rows.shards:
-            for check, each in shard.summary["checks"].items():
-                found[check] += each["rows"]
-                first.setdefault(check, []).extend(each["first"])
-        if len(self._conflicts):
-            found["conflict"] = len(self._conflicts)
-            first["conflict"] = self.rows.row_ids(self._conflicts[:_NAMED_ROWS].tolist())
-        leaked = np.flatnonzero(self._leaked())
-        if len(leaked):
-            found["leak"] = len(leaked)
-            first["leak"] = self.rows.row_ids(leaked[:_NAMED_ROWS].tolist())
+            for check, in_shard in shard.summary["checks"].items():
+                num_rows[check] += in_shard["rows"]
+                first_rows.setdefault(check, []).extend(in_shard["first"])
+        for check, positions in (("conflict", self._conflicts), ("leak", np.flatnonzero(self._leaked()))):
+            if len(positions):
+                num_rows[check] = len(positions)
+                first_rows[check] = self.rows.row_ids(positions[:_NAMED_ROWS].tolist())
         return [
             CheckCount(
                 check=check,
                 policy=self.policies.get(check, "quarantine"),
-                rows=found[check],
-                first_rows=first[check][:_NAMED_ROWS],
+                rows=num_rows[check],
+                first_rows=first_rows[check][:_NAMED_ROWS],
             )
-            for check in sorted(found)
+            for check in sorted(num_rows)
         ]
 
     def _leaked(self) -> Mask:
         leaked = np.zeros(len(self.rows), dtype=bool)
-        for check, _, positions, _ in self.made:
-            leaked[positions] |= check == "leak"
+        for failures in self._merge_failures:
+            leaked[failures.positions] |= failures.check == "leak"
         return leaked
 
     def source_counts(self, labels: list[str], kept: Mask) -> list[SourceCount]:
-        """Return for each source, and each evaluation set after them, where its rows have gone."""
-        set_aside = self.dropped | self._leaked()
-        every = [*self.config.sources, *self.config.evaluation]
+        """Return for each source, then for each evaluation set, how many of its rows were kept and removed."""
+        quarantined = self.quarantined | self._leaked()
         counts = []
-        for number, source in enumerate(every):
-            own = self.rows.sources == number
+        for number, source in enumerate([*self.config.sources, *self.config.evaluation]):
+            from_source = self.rows.sources == number
             shards = [s.summary for s in self.rows.shards if source_index(self.config, s.summary) == number]
             count = SourceCount(
                 source=labels[number],
                 format=shards[0]["format"],
                 read=sum(summary["read"] for summary in shards),
-                kept=int((own & kept).sum()),
-                quarantined=sum(summary["invalid"] for summary in shards) + int((own & set_aside).sum()),
-                deduplicated=int((own & self.repeated & ~set_aside).sum()),
+                kept=int((from_source & kept).sum()),
+                quarantined=sum(summary["invalid"] for summary in shards) + int((from_source & quarantined).sum()),
+                deduplicated=int((from_source & self.repeated & ~quarantined).sum()),
                 weight=source.weight,
                 role=source.role if number < len(self.config.sources) else "evaluation",
             )
@@ -150,8 +155,8 @@ class Leaving:
         return counts
 
 
-def describe_invalid(failures: list[FailureCase], invalid: int, tolerated: int, among: str = "") -> str:
-    """Return which rows are invalid, the first with its reason; `among` says of which rows, where not of all."""
+def describe_invalid(failures: list[FailureCase], num_invalid: int, tolerated: int, among: str = "") -> str:
+    """Return a message that names invalid rows; `among` may limit it, as in ` among the first 20 of rows.jsonl`."""
     first = failures[0]
     others = ", ".join(
         f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]
@@ -159,6 +164,6 @@ def describe_invalid(failures: list[FailureCase], invalid: int, tolerated: int, 
     more = f"; also {others}{', ...' if len(failures) > 5 else ''}" if others else ""
     return (
         f"{first.file} row {first.row}, column {first.column}: {first.reason}{more}\n"
-        f"{invalid} invalid row{'s' if invalid > 1 else ''}{among}, data.max_invalid_rows={tolerated} "
+        f"{num_invalid} invalid row{'s' if num_invalid > 1 else ''}{among}, data.max_invalid_rows={tolerated} "
         "tolerated; repair them or raise it (invalid rows go to the quarantine, never into training)"
     )

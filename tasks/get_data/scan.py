@@ -1,4 +1,4 @@
-"""Read and check one shard: every row is recognised, validated, and its content checked; nothing is compared yet."""
+"""Scan one shard: recognise the format of its rows, validate them, and check their content; the merge compares rows."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
 
-# what is held at a time: this many rows, or as many as have about this many characters
+# a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
 _BATCH_CHARACTERS = 2**23
 _VALUE_CHARACTERS = 2000
@@ -33,21 +33,21 @@ _NAMED_ROWS = 5
 def scan_shard(
     config: DataConfig, shard: Shard, contamination_revisions: list[str], token: str | None, directory: Path
 ) -> None:
-    """Write the rows of `shard` that have their format, and every failure case, to `directory`; see `ShardWriter`.
+    """Write the valid rows of `shard` and all failure cases to `directory`; see `ShardWriter`.
 
-    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 80 bytes for each row.
+    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 80 bytes a row.
 
     Raises:
-        DataError: unreadable or changed files, or unknown columns.
-        HubError: a hub data set that cannot be loaded.
+        DataError: a file cannot be read or has changed, or the columns fit no format.
+        HubError: a hub data set cannot be loaded.
     """
     source: SourceConfig = getattr(config, shard.section)[shard.number]
     label = source_label(source)
     first = first_records(source, shard.revision, token)
     row_format = detect_format(source, label, first, f"data.{shard.section}[{shard.number}]")
-    scan = _Scan(config, column_mapping(source), row_format, ShardWriter(directory, config.deduplicate == "near"))
+    scan = _ShardScan(config, column_mapping(source), row_format, ShardWriter(directory, config.deduplicate == "near"))
     if shard.section == "sources" and config.contamination:
-        scan.evaluation = _evaluation_texts(config, contamination_revisions, token)
+        scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
     rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
     for batch in _batches(rows):
         scan.add(batch)
@@ -57,12 +57,12 @@ def scan_shard(
             "number": shard.number,
             "label": label,
             "format": row_format,
-            "columns": list(columns_of(first)),
+            "columns": columns_of(first),
             "has_group": scan.has_group,
             "read": scan.num_read,
             "invalid": scan.num_invalid,
             "checks": {
-                check: {"rows": number, "first": scan.first_rows[check]} for check, number in scan.found.items()
+                check: {"rows": number, "first": scan.first_rows[check]} for check, number in scan.num_failed.items()
             },
         }
     )
@@ -90,18 +90,18 @@ def _num_characters(value: Any) -> int:
 
 
 @dataclass
-class _Scan:
-    """The state of a scan: what was found so far."""
+class _ShardScan:
+    """A scan in progress: its settings, its writer, and its counts so far."""
 
     config: DataConfig
     mapping: dict[str, str]
     row_format: RowFormat
     writer: ShardWriter
-    evaluation: EvaluationTexts | None = None
+    evaluation_texts: EvaluationTexts | None = None
     has_group: bool = False
     num_read: int = 0
     num_invalid: int = 0
-    found: Counter[str] = field(default_factory=Counter)
+    num_failed: Counter[str] = field(default_factory=Counter)
     first_rows: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, batch: list[RawRow]) -> None:
@@ -120,63 +120,65 @@ class _Scan:
                 entries.append((self.num_read, entry))
                 self.has_group = self.has_group or self.config.group_by in row.record
                 self.num_read += 1
-        rows, groups = self._with_format(entries, failures)
+        rows, groups = self._valid_rows(entries, failures)
         if len(rows):
             self._check(rows, failures)
             self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed))
             if self.config.deduplicate == "near":
                 texts = whole_texts(rows) + rows.label
                 self.writer.add_signatures(signatures(texts, len(texts)))
-        self.writer.add_failures(sorted(failures, key=lambda failure: failure["at"]))
+        self.writer.add_failures(sorted(failures, key=lambda failure: failure["read_index"]))
 
-    def _with_format(
+    def _valid_rows(
         self, entries: list[tuple[int, Entry]], failures: list[dict[str, Any]]
     ) -> tuple[pd.DataFrame, list[str | None]]:
-        """Return the canonical rows of the entries that have their format, and their groups; the others fail."""
+        """Return (canonical rows, groups) of the valid entries; append the faults of the others to `failures`."""
         # dtype=object: pandas must not turn a missing value into NaN, or a number column into floats
         table = pd.DataFrame([entry.record for _, entry in entries], dtype=object)
-        bad: set[int] = set()
+        invalid: set[int] = set()
         if entries:
             for fault in find_faults(self.row_format, table).itertuples():
-                bad.add(fault.index)
-                at, entry = entries[fault.index]
-                failures.append(_failure(at, -1, entry, fault.column, "format", fault.reason, fault.value))
-        self.num_invalid += len(bad)
-        kept = [pair for position, pair in enumerate(entries) if position not in bad]
+                invalid.add(fault.index)
+                read_index, entry = entries[fault.index]
+                failures.append(_failure(read_index, -1, entry, fault.column, "format", fault.reason, fault.value))
+        self.num_invalid += len(invalid)
+        valid = [numbered_entry for index, numbered_entry in enumerate(entries) if index not in invalid]
         rows = [
             {
-                "at": at,
+                "read_index": read_index,
                 "file": entry.file,
                 "row": entry.row,
                 "row_id": entry.row_id,
                 **canonical_row(self.row_format, entry.record),
             }
-            for at, entry in kept
+            for read_index, entry in valid
         ]
-        columns = ["at", "file", "row", *CANONICAL_COLUMNS]
-        return pd.DataFrame(rows, columns=columns, dtype=object), [entry.group for _, entry in kept]
+        columns = ["read_index", "file", "row", *CANONICAL_COLUMNS]
+        return pd.DataFrame(rows, columns=columns, dtype=object), [entry.group for _, entry in valid]
 
     def _check(self, rows: pd.DataFrame, failures: list[dict[str, Any]]) -> None:
         policies = self.config.checks.model_dump() | {"contamination": self.config.contamination_policy}
         texts = whole_texts(rows)
         faults = [tuple(fault)[1:] for fault in check_rows(rows, self.config.checks).itertuples()]
-        for hit in self.evaluation.hits(texts) if self.evaluation else []:
+        for hit in self.evaluation_texts.hits(texts) if self.evaluation_texts else []:
             reason = f"shares {hit.share:.0%} of its word sequences with {hit.evaluation_id}"
             faults.append((hit.row, "contamination", "(row)", reason))
         for index, check, column, reason in faults:
             row = rows.iloc[index]
-            self.found[check] += 1
-            if self.found[check] <= _NAMED_ROWS:
+            self.num_failed[check] += 1
+            if self.num_failed[check] <= _NAMED_ROWS:
                 self.first_rows.setdefault(check, []).append(row.row_id)
             if policies[check] != "warn":
                 position = self.writer.num_rows + index
-                failures.append(_failure(row["at"], position, row, column, check, reason, texts.iloc[index]))
+                failures.append(_failure(row["read_index"], position, row, column, check, reason, texts.iloc[index]))
 
 
-def _failure(at: int, position: int, row: Any, column: str, check: str, reason: str, value: str) -> dict[str, Any]:
-    """Return a failure case; `position` is the place among the valid rows, -1 for a row that is not one."""
+def _failure(
+    read_index: int, position: int, row: Any, column: str, check: str, reason: str, value: str
+) -> dict[str, Any]:
+    """Return a failure case; `read_index` counts all rows, and `position` valid ones: it is -1 for an invalid row."""
     return {
-        "at": at,
+        "read_index": read_index,
         "position": position,
         "file": row.file,
         "row": row.row,
@@ -188,19 +190,19 @@ def _failure(at: int, position: int, row: Any, column: str, check: str, reason: 
 
 
 def _evaluation_texts(config: DataConfig, revisions: list[str], token: str | None) -> EvaluationTexts:
-    """Return the texts of all rows of the evaluation sets that the data must not contain."""
+    """Return the texts of the evaluation sets that the training data must not contain."""
     return EvaluationTexts(
         (
-            pair
+            identified_text
             for number, (source, revision) in enumerate(zip(config.contamination, revisions, strict=True))
-            for pair in _texts(source, revision, token, f"data.contamination[{number}]")
+            for identified_text in _texts_with_ids(source, revision, token, f"data.contamination[{number}]")
         ),
         config.contamination_ngram,
     )
 
 
-def _texts(source: SourceConfig, revision: str, token: str | None, where: str) -> Iterator[tuple[str, str]]:
-    """Yield (row id, text) of the valid rows of a source."""
+def _texts_with_ids(source: SourceConfig, revision: str, token: str | None, where: str) -> Iterator[tuple[str, str]]:
+    """Yield (row id, whole text) for each valid row of a source."""
     first = first_records(source, revision, token)
     row_format = detect_format(source, source_label(source), first, where)
     for batch in _batches(read_source(source, revision, token)):
@@ -208,11 +210,11 @@ def _texts(source: SourceConfig, revision: str, token: str | None, where: str) -
         entries = [entry for row in usable for entry in canonical_entries(column_mapping(source), row_format, row)]
         if not entries:
             continue
-        bad = set(find_faults(row_format, pd.DataFrame([entry.record for entry in entries], dtype=object))["index"])
+        invalid = set(find_faults(row_format, pd.DataFrame([entry.record for entry in entries], dtype=object))["index"])
         rows = [
             {"row_id": entry.row_id, **canonical_row(row_format, entry.record)}
-            for position, entry in enumerate(entries)
-            if position not in bad
+            for index, entry in enumerate(entries)
+            if index not in invalid
         ]
         table = pd.DataFrame(rows, columns=CANONICAL_COLUMNS, dtype=object)
         yield from zip(table.row_id, whole_texts(table), strict=True)

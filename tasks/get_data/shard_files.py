@@ -1,7 +1,7 @@
-"""What one shard leaves for the merge: its rows in a file that is read by position, and what is known of each.
+"""Write and read the files of a shard: its valid rows, their fingerprints, and all failure cases, for the merge.
 
-Rows are an uncompressed Arrow file, which is mapped into memory and not loaded; what is compared between rows is in
-arrays of 16 bytes a row, and the signatures of near-duplicate search in a file of their own.
+Rows are in an uncompressed Arrow file, which is memory-mapped and read by position. Fingerprints are in arrays of
+16 bytes a row, and the signatures for the search of near duplicates in a file of their own.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from tasks.get_data.hashed_texts import Digests
 
 CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label"]
 _ROWS = pa.schema(
-    [("at", pa.int64()), ("file", pa.string()), ("row", pa.int64())]
+    [("read_index", pa.int64()), ("file", pa.string()), ("row", pa.int64())]
     + [(name, pa.string()) for name in CANONICAL_COLUMNS]
 )
 _TEXTS = ("file", "check", "column", "reason", "value")
 FAILURES = pa.schema(
-    [("at", pa.int64()), ("position", pa.int64()), ("row", pa.int64())] + [(name, pa.string()) for name in _TEXTS]
+    [("read_index", pa.int64()), ("position", pa.int64()), ("row", pa.int64())]
+    + [(name, pa.string()) for name in _TEXTS]
 )
-"""`at`: place among all that was read; `position`: place among the valid rows, -1 for a row without its format."""
+"""`read_index` counts all rows of the shard, and `position` its valid rows: it is -1 for an invalid row."""
 
 
 class ShardWriter:
@@ -44,7 +45,7 @@ class ShardWriter:
         self.num_rows = 0
 
     def add_rows(self, rows: pd.DataFrame, digests: Mapping[str, Digests]) -> None:
-        """Append canonical rows, which also have columns at, file and row, and their fingerprints."""
+        """Append canonical rows, which also have the columns read_index, file and row, and their fingerprints."""
         columns = [pa.array(rows[field.name].tolist(), field.type) for field in _ROWS]
         self._rows.write_batch(pa.RecordBatch.from_arrays(columns, schema=_ROWS))
         for name, values in digests.items():
@@ -62,7 +63,7 @@ class ShardWriter:
             self._failures.write_batch(pa.RecordBatch.from_pylist(list(failures), schema=FAILURES))
 
     def close(self, summary: Mapping[str, Any]) -> None:
-        """Write what is left, and `summary`."""
+        """Close the files, and write the fingerprints and `summary`."""
         self._rows.close()
         self._failures.close()
         if self._signatures is not None:
@@ -74,7 +75,7 @@ class ShardWriter:
 
 
 class ShardReader:
-    """Reads the files of one shard. Texts are read by position, from a file that is mapped into memory."""
+    """Reads the files of one shard. Rows are read by position, from a memory-mapped file."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
@@ -87,7 +88,7 @@ class ShardReader:
         return int(self._starts[-1])
 
     def digests(self) -> dict[str, Digests]:
-        """Return the fingerprints of all rows, [rows, 2] each."""
+        """Return {name: fingerprints of all rows, [rows, 2]}."""
         return dict(zip(FINGERPRINTS, np.load(self._directory / "digests.npy"), strict=True))
 
     def signatures(self, positions: NDArray[np.int64]) -> NDArray[np.uint32]:
@@ -98,10 +99,10 @@ class ShardReader:
         return mapped[positions]
 
     def row(self, position: int) -> dict[str, Any]:
-        """Return one row, with its columns at, file and row."""
-        number = int(np.searchsorted(self._starts, position, side="right")) - 1
-        batch = self._file.get_batch(number)
-        return batch.slice(position - int(self._starts[number]), 1).to_pylist()[0]
+        """Return one row, with the columns read_index, file and row."""
+        batch_number = int(np.searchsorted(self._starts, position, side="right")) - 1
+        batch = self._file.get_batch(batch_number)
+        return batch.slice(position - int(self._starts[batch_number]), 1).to_pylist()[0]
 
     def batches(self) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Yield (position of its first row, batch) for all rows."""
@@ -109,7 +110,7 @@ class ShardReader:
             yield start, self._file.get_batch(number)
 
     def failures(self) -> Iterator[dict[str, Any]]:
-        """Yield the failure cases in the order in which rows were read."""
+        """Yield the failure cases in the order in which the rows were read."""
         file = pa.ipc.open_file(pa.memory_map(str(self._directory / "failures.arrow")))
         for number in range(file.num_record_batches):
             yield from file.get_batch(number).to_pylist()

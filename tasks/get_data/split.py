@@ -1,4 +1,4 @@
-"""Split rows into train and test by their content: the same rows give the same split, in any order, on any machine."""
+"""Split rows into train and test by their content: the same rows, in any order, give the same split everywhere."""
 
 from __future__ import annotations
 
@@ -12,51 +12,51 @@ from tasks.get_data.hashed_texts import Digests, firsts_of_equals
 
 
 def choose_test_rows(questions: Digests, keys: Digests, may_be_held_out: Mask, test_fraction: float) -> Mask:
-    """Return which rows are held out.
+    """Return the mask of the held-out rows.
 
-    `questions` are seeded hashes of what each row asks, `keys` of its `data.group_by` value, 0 where it has none. Rows
-    with an equal question or an equal key, over any chain, form a group, and a group is never divided. Groups are
-    ordered by their lowest question and taken into the test set while they fit in `test_fraction` of the rows that may
-    be held out; where none fits, the smallest is taken. Never all groups are, nor one with a row that may not be held
-    out. Conversations that open with the same user turn are one group, since one may be the start of another.
+    `questions` are seeded hashes of each row's question, `keys` of its `data.group_by` value, 0 where it has none. Rows
+    that share a question or a key, directly or through other rows, form a group, and a group is never divided. In the
+    order of their lowest questions, groups enter the test set while they fit in `test_fraction` of the rows that may be
+    held out; if none fits, the smallest does. At least one group stays for training, and so does each group with a row
+    that may not be held out. Conversations with the same first user turn share a question, and so a group: one may
+    continue the other.
     """
-    groups = _groups(questions, keys)
-    names, members = np.unique(groups, return_inverse=True)
-    sizes = np.bincount(members, minlength=len(names))
-    is_free = np.bincount(members[~may_be_held_out], minlength=len(names)) == 0
-    # the name of a group is the position of its lowest question
-    order = np.lexsort((questions[names][:, 1], questions[names][:, 0]))
-    free = order[is_free[order]]
-    wanted = max(1, round(test_fraction * int(may_be_held_out.sum())))
-    chosen = np.zeros(len(names), dtype=bool)
-    taken = 0
-    for group in (free[:-1] if len(free) == len(names) else free).tolist():
-        if taken + int(sizes[group]) <= wanted:
-            chosen[group] = True
-            taken += int(sizes[group])
-    if not chosen.any() and len(names) > 1 and len(free):
-        chosen[min(free.tolist(), key=lambda group: int(sizes[group]))] = True
-    return chosen[members]
+    row_roots = _group_roots(questions, keys)
+    roots, group_of_row = np.unique(row_roots, return_inverse=True)
+    sizes = np.bincount(group_of_row, minlength=len(roots))
+    is_eligible = np.bincount(group_of_row[~may_be_held_out], minlength=len(roots)) == 0
+    order = np.lexsort((questions[roots][:, 1], questions[roots][:, 0]))
+    eligible = order[is_eligible[order]]
+    max_rows = max(1, round(test_fraction * int(may_be_held_out.sum())))
+    is_chosen = np.zeros(len(roots), dtype=bool)
+    num_rows = 0
+    for group in (eligible[:-1] if len(eligible) == len(roots) else eligible).tolist():
+        if num_rows + int(sizes[group]) <= max_rows:
+            is_chosen[group] = True
+            num_rows += int(sizes[group])
+    if not is_chosen.any() and len(roots) > 1 and len(eligible):
+        is_chosen[min(eligible.tolist(), key=lambda group: int(sizes[group]))] = True
+    return is_chosen[group_of_row]
 
 
 def copies_by_weight(contents: Digests, sources: Positions, weights: Sequence[float], seed: int) -> Positions:
-    """Return how often each row is used: for a row of source i, `weights[i]` times on average over the source.
+    """Return how many copies of each row are used: on average `weights[i]` for the rows of source i.
 
-    The whole part of a weight is a number of copies. Of what is left, the share of the source's rows with the smallest
-    SHA-256(seed, content) has one more, so that the choice is the same on every machine.
+    Every row has as many copies as the whole part of its weight. The fraction is the share of rows with one copy more:
+    those with the smallest SHA-256(seed, content), so that the choice is the same on every machine.
     """
     copies = np.ones(len(contents), dtype=np.int64)
     for number, weight in enumerate(weights):
-        own = np.flatnonzero(sources == number)
-        if weight != 1.0 and len(own):
-            copies[own] = int(weight)
-            extra = seeded_order(contents[own], seed)[: round((weight - int(weight)) * len(own))]
-            copies[own[extra]] += 1
+        rows = np.flatnonzero(sources == number)
+        if weight != 1.0 and len(rows):
+            copies[rows] = int(weight)
+            extra = seeded_order(contents[rows], seed)[: round((weight - int(weight)) * len(rows))]
+            copies[rows[extra]] += 1
     return copies
 
 
-def _groups(questions: Digests, keys: Digests) -> Positions:
-    """Return for each row the position of the row with the lowest question of its group."""
+def _group_roots(questions: Digests, keys: Digests) -> Positions:
+    """Return for each row the root of its group: the position of the group's row with the lowest question."""
     by_question = firsts_of_equals(questions)
     with_key = np.flatnonzero(keys.any(axis=1))
     parents = by_question.copy()
@@ -71,7 +71,7 @@ def _groups(questions: Digests, keys: Digests) -> Positions:
     for position, first in zip(with_key.tolist(), first_of_key.tolist(), strict=True):
         one, other = root(position), root(first)
         if one != other:
-            low, high = sorted((one, other), key=lambda place: tuple(questions[place].tolist()))
+            low, high = sorted((one, other), key=lambda row: tuple(questions[row].tolist()))
             parents[high] = low
     if not len(with_key):
         return by_question

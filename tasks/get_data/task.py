@@ -1,4 +1,4 @@
-"""Flyte tasks: scan the shards of the data side by side, then check, split and count them together."""
+"""Flyte tasks: scan the shards of the data in parallel, then merge them: compare, split and count their rows."""
 
 from typing import Annotated, NamedTuple
 
@@ -38,7 +38,7 @@ class Rows(NamedTuple):
     environment=POD_ENVIRONMENT,
 )
 def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> FlyteDirectory:
-    """Read one shard, recognise and validate its rows, and check what they say."""
+    """Read one shard, recognise the format of its rows, validate them, and check their content."""
     from tasks.get_data import scan
 
     directory = scratch_directory("shard")
@@ -56,7 +56,7 @@ def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> Fl
     deck_fields=DECK_FIELDS,
 )
 def get_data(config: DataConfig, shards: list[FlyteDirectory]) -> Rows:
-    """Set invalid and repeated rows of all shards aside, and split off a held-out test set; counts in the Deck."""
+    """Remove invalid and repeated rows of all shards, and split off a held-out test set; the Deck shows the counts."""
     from tasks.decks import html
     from tasks.decks.data import render_data, render_failures
     from tasks.get_data import leaving, merge

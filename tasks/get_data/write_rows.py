@@ -1,4 +1,4 @@
-"""Write the tables of a run as Parquet files whose bytes depend on their rows alone, and count while writing."""
+"""Write the tables of a run as Parquet files whose bytes depend on the rows alone, and count the rows on the way."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ QUARANTINE_SCHEMA = pa.schema(
 )
 _GROUP_ROWS = 5000
 _NUM_SAMPLES = 5
-SHOWN_FAILURES = 1000
+MAX_SHOWN_FAILURES = 1000
 _SHOWN_CHARACTERS = 600
 
 
-class Written(NamedTuple):
-    """What was seen of the rows while they were written."""
+class SplitSummary(NamedTuple):
+    """Samples of the training rows, the balance of the rows of the sources, and warnings about them."""
 
     samples: list[Sample]
     balance: Balance
@@ -38,48 +38,48 @@ class Written(NamedTuple):
     warnings: list[str]
 
 
-class Quarantined(NamedTuple):
-    """How many failure cases there are, and the first 1,000 of them, their values shortened to 600 characters."""
+class QuarantineSummary(NamedTuple):
+    """The number of failure cases, and the first 1,000 of them, with values cut to 600 characters."""
 
-    number: int
-    first: list[FailureCase]
+    num_cases: int
+    first_cases: list[FailureCase]
 
 
 def write_splits(
     rows: AllRows, copies: Positions, is_test: Mask, dataset_names: Sequence[str], directory: Path
-) -> Written:
+) -> SplitSummary:
     """Write `train.parquet`, each row `copies` times, and `test.parquet`, the held-out rows.
 
-    Column `dataset` is empty in training rows; in held-out ones it is that of `dataset_names` of their source:
+    Column `dataset` is empty in training rows. In held-out rows it is the name of their source in `dataset_names`:
     `held-out`, or the name of the evaluation set.
     """
-    seen = _Seen()
+    counter = _RowCounter()
     train, test = (_GroupWriter(directory / name, SPLIT_SCHEMA) for name in ("train.parquet", "test.parquet"))
     for start, batch in rows.batches():
-        places = slice(start, start + batch.num_rows)
-        repeated = np.repeat(np.arange(batch.num_rows), copies[places])
-        train.add(_table(batch, repeated, [""] * len(repeated)))
-        held_out = np.flatnonzero(is_test[places])
-        names = [dataset_names[source] for source in rows.sources[places][held_out].tolist()]
+        in_batch = slice(start, start + batch.num_rows)
+        training = np.repeat(np.arange(batch.num_rows), copies[in_batch])
+        train.add(_table(batch, training, [""] * len(training)))
+        held_out = np.flatnonzero(is_test[in_batch])
+        names = [dataset_names[source] for source in rows.sources[in_batch][held_out].tolist()]
         test.add(_table(batch, held_out, names))
-        own = (copies[places] > 0) | (is_test[places] & (rows.roles[places] != "evaluation"))
-        seen.add(batch.take(pa.array(np.flatnonzero(own))), batch.take(pa.array(repeated[:_NUM_SAMPLES])))
+        from_sources = (copies[in_batch] > 0) | (is_test[in_batch] & (rows.roles[in_batch] != "evaluation"))
+        counter.add(batch.take(pa.array(np.flatnonzero(from_sources))), batch.take(pa.array(training[:_NUM_SAMPLES])))
     train.close()
     test.close()
-    return seen.written()
+    return counter.summary()
 
 
-class _Seen:
-    """Samples and balance of the rows of the sources, counted while they are written."""
+class _RowCounter:
+    """Counts the rows of the sources and takes samples while the rows are written."""
 
     def __init__(self) -> None:
         self._samples: list[Sample] = []
-        self._systems = SystemPrompts()
+        self._system_prompts = SystemPrompts()
         self._kinds: Counter[str] = Counter()
         self._languages, self._labels, self._completions = LanguageCounts(), LabelCounts(), CompletionCounts()
 
     def add(self, kept: pa.RecordBatch, training: pa.RecordBatch) -> None:
-        """Count the rows that are kept, and sample those that are trained on."""
+        """Count the `kept` rows, and take samples from the `training` rows."""
         for row in training.slice(0, _NUM_SAMPLES - len(self._samples)).to_pylist():
             self._samples.append(Sample(row_id=row["row_id"], prompt=row["prompt"], completion=row["completion"]))
         columns = {name: kept[name].to_pylist() for name in CANONICAL_COLUMNS}
@@ -90,7 +90,7 @@ class _Seen:
         ):
             if kind == "messages":
                 turns = json.loads(messages)
-                self._systems.add(str(turns[0].get("content")) if turns[0]["role"] == "system" else None)
+                self._system_prompts.add(str(turns[0].get("content")) if turns[0]["role"] == "system" else None)
                 contents.append("\n".join(str(turn.get("content") or "") for turn in turns))
             else:
                 contents.append(f"{prompt}\n{completion}")
@@ -100,79 +100,79 @@ class _Seen:
             [text for text, kind in zip(columns["completion"], columns["kind"], strict=True) if kind == "pair"]
         )
 
-    def written(self) -> Written:
-        """Return what was seen."""
+    def summary(self) -> SplitSummary:
+        """Return the samples, the balance and the warnings."""
         balance = Balance(
             languages=_shares(self._languages.counts()),
-            language_rows=self._languages.num_looked_at,
+            language_rows=self._languages.num_sampled,
             labels=_shares(self._labels.counts()),
             completions=_shares((text[:_SHOWN_CHARACTERS], rows) for text, rows in self._completions.counts()),
         )
         kinds = ", ".join(f"{rows} {kind}" for kind, rows in self._kinds.most_common())
-        together = any(set(rules.row_kinds) >= set(self._kinds) for rules in OBJECTIVES.values())
-        warnings = [] if together else [f"no objective takes all of these kinds of rows: {kinds}"]
+        fits_objective = any(set(self._kinds) <= set(rules.row_kinds) for rules in OBJECTIVES.values())
+        warnings = [] if fits_objective else [f"no objective takes all of these kinds of rows: {kinds}"]
         warnings += [*self._languages.warnings(), *self._labels.warnings(), *self._completions.warnings()]
-        return Written(self._samples, balance, self._systems.warnings(), warnings)
+        return SplitSummary(self._samples, balance, self._system_prompts.warnings(), warnings)
 
 
 def _shares(counts: Iterable[tuple[str, int]]) -> list[Share]:
     return [Share(name=name, rows=rows) for name, rows in counts]
 
 
-def _table(batch: pa.RecordBatch, places: Positions, names: Sequence[str]) -> pa.Table:
-    taken = batch.select(CANONICAL_COLUMNS).take(pa.array(places))
-    return pa.Table.from_arrays([*taken.columns, pa.array(names, pa.string())], schema=SPLIT_SCHEMA)
+def _table(batch: pa.RecordBatch, indices: Positions, names: Sequence[str]) -> pa.Table:
+    rows = batch.select(CANONICAL_COLUMNS).take(pa.array(indices))
+    return pa.Table.from_arrays([*rows.columns, pa.array(names, pa.string())], schema=SPLIT_SCHEMA)
 
 
-def write_quarantine(failures: Iterator[Mapping[str, Any]], directory: Path) -> Quarantined:
-    """Write `quarantine.parquet`: one line for each failure case."""
+def write_quarantine(failures: Iterator[Mapping[str, Any]], directory: Path) -> QuarantineSummary:
+    """Write `quarantine.parquet`, one line for each failure case."""
     writer = _GroupWriter(directory / "quarantine.parquet", QUARANTINE_SCHEMA)
-    number = 0
-    first: list[FailureCase] = []
+    num_cases = 0
+    first_cases: list[FailureCase] = []
     batch: list[Mapping[str, Any]] = []
     for failure in failures:
-        number += 1
-        if len(first) < SHOWN_FAILURES:
-            first.append(shown_case(failure))
+        num_cases += 1
+        if len(first_cases) < MAX_SHOWN_FAILURES:
+            first_cases.append(shown_case(failure))
         batch.append(failure)
         if len(batch) == _GROUP_ROWS:
             writer.add(pa.Table.from_pylist(batch, QUARANTINE_SCHEMA))
             batch = []
     writer.add(pa.Table.from_pylist(batch, QUARANTINE_SCHEMA))
     writer.close()
-    return Quarantined(number, first)
+    return QuarantineSummary(num_cases, first_cases)
 
 
 def shown_case(failure: Mapping[str, Any]) -> FailureCase:
-    """Return a failure case for a report: cut to 600 characters, since it travels as a value and not as a file."""
+    """Return a failure case for a report, with its value cut to 600 characters: reports must stay small."""
     value = failure["value"]
-    more = " …" if len(value) > _SHOWN_CHARACTERS else ""
-    return FailureCase(**{**failure, "value": value[:_SHOWN_CHARACTERS] + more})
+    ellipsis = " …" if len(value) > _SHOWN_CHARACTERS else ""
+    return FailureCase(**{**failure, "value": value[:_SHOWN_CHARACTERS] + ellipsis})
 
 
 class _GroupWriter:
-    """Writes row groups of one size, whatever the sizes of the tables it is given."""
+    """Writes a Parquet file in row groups of one size, whatever the sizes of the tables that are added."""
 
     def __init__(self, path: Path, schema: pa.Schema) -> None:
         self._schema = schema
         self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._waiting: list[pa.Table] = []
-        self._num_waiting = 0
+        self._pending: list[pa.Table] = []
+        self._num_pending = 0
 
     def add(self, table: pa.Table) -> None:
         """Append the rows of `table`."""
-        self._waiting.append(table)
-        self._num_waiting += table.num_rows
-        while self._num_waiting >= _GROUP_ROWS:
-            together = pa.concat_tables(self._waiting)
-            self._write(together.slice(0, _GROUP_ROWS))
-            self._waiting = [together.slice(_GROUP_ROWS)]
-            self._num_waiting -= _GROUP_ROWS
+        self._pending.append(table)
+        self._num_pending += table.num_rows
+        while self._num_pending >= _GROUP_ROWS:
+            pending = pa.concat_tables(self._pending)
+            self._write(pending.slice(0, _GROUP_ROWS))
+            self._pending = [pending.slice(_GROUP_ROWS)]
+            self._num_pending -= _GROUP_ROWS
 
     def close(self) -> None:
-        """Write what is left."""
-        if self._num_waiting:
-            self._write(pa.concat_tables(self._waiting))
+        """Write the pending rows, and close the file."""
+        if self._num_pending:
+            self._write(pa.concat_tables(self._pending))
         self._writer.close()
 
     def _write(self, table: pa.Table) -> None:

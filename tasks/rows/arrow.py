@@ -1,4 +1,4 @@
-"""Read Parquet and Arrow files to rows. Owns pyarrow's readers, which take a damaged file for a whole one at times."""
+"""Read the rows of Parquet and Arrow files. Owns pyarrow's readers, which let through some damaged files."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from typing import Any
 
 from configs.errors import DataError
 from tasks.files.streams import compression, is_remote, open_bytes, open_raw, open_seekable, redacted, user_error
-from tasks.rows.rows import Row, bad_row, fault_of_text
+from tasks.rows.rows import Row, bad_row, fault_of_characters
 
-_IPC_FILE_MARK = b"ARROW1"
+_IPC_FILE_START = b"ARROW1"
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
 _BATCH_ROWS = 4096
 _BATCH_BYTES = 2**23
@@ -22,14 +22,14 @@ _BUFFER_BYTES = 2**20
 
 
 def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
-    """Yield (number, row) of a Parquet file, or an Arrow file or stream; lists and structs are lists and dicts.
+    """Yield (number, row) for each row of a Parquet file, an Arrow file or an Arrow stream, as Python values.
 
-    Memory is bounded by 4,096 rows or about 8 MiB of a Parquet file, as its metadata has it, and by one batch of an
-    Arrow file; a local one is mapped. A compressed file, or one of a web server without ranges, is copied to a
-    temporary file first.
+    Memory is bounded by 4,096 rows or about 8 MiB of a Parquet file, by the sizes in its metadata, and by one batch of
+    an Arrow file. A local Arrow file is memory-mapped. A compressed file, or a file on a web server that does not serve
+    ranges, is first copied to a temporary file.
 
     Raises:
-        DataError: a file that cannot be read, is cut short or damaged, or has two columns of one name.
+        DataError: the file cannot be read, is cut short or damaged, or has two columns of the same name.
     """
     import pyarrow as pa
 
@@ -40,21 +40,21 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
             for batch in _parquet_batches(file) if kind == ".parquet" else _ipc_batches(file):
                 names = batch.schema.names
                 if len(set(names)) < len(names):
-                    raise DataError(f"{redacted(path)} has two columns of one name; rename one of them")
-                # reading checks the frame only: values may point outside their buffers, or not be UTF-8
+                    raise DataError(f"{redacted(path)} has two columns of the same name; rename one of them")
+                # reading a batch checks its structure only: values may point outside their buffers or not be UTF-8
                 batch.validate(full=True)
                 for record in _records(batch):
                     number += 1
-                    fault = fault_of_text(record)
+                    fault = fault_of_characters(record)
                     yield number, bad_row(fault, _as_text(record)) if fault else record
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, RecursionError):
         raise DataError(
-            f"{redacted(path)} is not a whole {name} file, or has values that Python does not; write it again"
+            f"{redacted(path)} is not a whole {name} file, or has values that Python cannot hold; write it again"
         ) from None
 
 
 def _records(batch: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a batch, of which only some are Python's objects at a time."""
+    """Yield the rows of a batch, converting a bounded number of them to Python objects at a time."""
     step = _rows_at_a_time(batch.num_rows, batch.get_total_buffer_size())
     for start in range(0, batch.num_rows, step):
         yield from batch.slice(start, step).to_pylist()
@@ -67,7 +67,7 @@ def _rows_at_a_time(num_rows: int, num_bytes: int) -> int:
 def _parquet_batches(file: Any) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
-    # with a buffer, columns are read page by page and not whole
+    # with a buffer size, pyarrow reads columns page by page, not as a whole
     reader = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
     num_left = reader.metadata.num_rows
     for number in range(reader.num_row_groups):
@@ -77,7 +77,7 @@ def _parquet_batches(file: Any) -> Iterator[Any]:
             num_left -= batch.num_rows
             yield batch
     if num_left:
-        raise ValueError("the rows are not as many as the file says")
+        raise ValueError("the number of rows differs from the file's metadata")
 
 
 def _ipc_batches(file: Any) -> Iterator[Any]:
@@ -85,24 +85,24 @@ def _ipc_batches(file: Any) -> Iterator[Any]:
 
     start = file.read(len(_STREAM_END))
     file.seek(0)
-    if start.startswith(_IPC_FILE_MARK):
+    if start.startswith(_IPC_FILE_START):
         reader = pa.ipc.open_file(file)
         for number in range(reader.num_record_batches):
             yield reader.get_batch(number)
         return
     yield from pa.ipc.open_stream(file)
-    # a stream that was cut between two batches would be taken for a whole one; the oldest ones end in four zeros
+    # pyarrow accepts a stream that was cut between two batches, so check its end: four zeros in the oldest versions
     end = _STREAM_END if start.startswith(_STREAM_END[:4]) else _STREAM_END[4:]
     file.seek(file.tell() - len(end))
     if file.read(len(end) + 1) != end:
-        raise ValueError("the stream has no end, or does not end there")
+        raise ValueError("the stream's end marker is missing, or something follows it")
 
 
 def _open_seekable(path: str) -> Any:
     import pyarrow as pa
 
     source = None if compression(path) else open_seekable(path)
-    return pa.PythonFile(_Named(path, source or _temporary_copy(path)), mode="r")
+    return pa.PythonFile(_NamedFile(path, source or _temporary_copy(path)), mode="r")
 
 
 def _open_ipc(path: str) -> Any:
@@ -110,13 +110,13 @@ def _open_ipc(path: str) -> Any:
 
     if compression(path) or is_remote(path):
         return _open_seekable(path)
-    # for its errors, which name the file
+    # raises the errors that name the file
     open_raw(path).close()
     return pa.memory_map(path)
 
 
 def _temporary_copy(path: str) -> Any:
-    """Return a file of the decompressed bytes that is gone when it is closed."""
+    """Return a temporary file of the decompressed bytes, which is deleted when it is closed."""
     copy = tempfile.TemporaryFile()  # noqa: SIM115 (its reader closes it)
     try:
         with closing(open_bytes(path)) as stream:
@@ -130,8 +130,8 @@ def _temporary_copy(path: str) -> Any:
     return copy
 
 
-class _Named(io.RawIOBase):
-    """A file in which one may seek, and whose errors name it."""
+class _NamedFile(io.RawIOBase):
+    """A seekable file whose read errors name its path."""
 
     def __init__(self, path: str, source: Any) -> None:
         self._path, self._source = path, source

@@ -1,4 +1,4 @@
-"""Checks of what rows say, as one pandera schema over canonical rows: each failure names its row and its check."""
+"""Check the content of canonical rows with one pandera schema; each failure names its row and its check."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from pandera.errors import SchemaErrors
 
 from configs.schema import CheckConfig
 
-# {{name}}, {{ user.name }}, {% if ... %}, <|placeholder|>-like special tokens are the tokenize stage's business
+# {{name}}, {{ user.name }}, {% if ... %}; the tokenize stage looks for special tokens such as <|placeholder|>
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.\[\]'\" |]*\}\}|\{%.{1,80}?%\}")
-_REPLACEMENT = "\ufffd"
-# a one-word prompt is found in many a good answer
-_REPEATED_PROMPT_CHARACTERS = 12
+_REPLACEMENT_CHARACTER = "\ufffd"
+# many good answers begin with a prompt of one word
+_MIN_REPEATED_CHARACTERS = 12
 
 _Check = Callable[[pd.DataFrame], pd.Series]
 
 
 def check_rows(rows: pd.DataFrame, config: CheckConfig) -> pd.DataFrame:
-    """Return one line for each (row, check) that failed: `index` of `rows`, `check`, `column`, `reason`.
+    """Return one line for each check that a row fails: `index` (of `rows`), `check`, `column`, `reason`.
 
-    `rows` has the canonical columns; the index is unique.
+    `rows` has the canonical columns and a unique index.
     """
     checks = _checks(config)
     schema = pa.DataFrameSchema(checks=[pa.Check(check, name=name) for name, (check, _, _) in checks.items()])
@@ -33,22 +33,22 @@ def check_rows(rows: pd.DataFrame, config: CheckConfig) -> pd.DataFrame:
     except SchemaErrors as errors:
         cases = errors.failure_cases
     assert not cases["index"].isna().any(), cases.to_string()
-    found = sorted({(int(index), str(check)) for index, check in zip(cases["index"], cases["check"], strict=True)})
+    failed = sorted({(int(index), str(check)) for index, check in zip(cases["index"], cases["check"], strict=True)})
     return pd.DataFrame(
-        [{"index": i, "check": check, "column": checks[check][1], "reason": checks[check][2]} for i, check in found]
+        [{"index": i, "check": check, "column": checks[check][1], "reason": checks[check][2]} for i, check in failed]
     )
 
 
 def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
-    """Return {name: (check that is True for good rows, column to name, reason)}."""
-    longest = "any number of" if config.max_characters is None else f"at most {config.max_characters}"
+    """Return {name: (function that is True for good rows, column that a failure names, reason)}."""
+    at_most = "" if config.max_characters is None else f", and at most {config.max_characters} characters in all"
     return {
         "placeholder": (_without_placeholder, "(row)", "holds a template placeholder such as {{name}}"),
         "replacement_character": (_without_replacement, "(row)", "holds U+FFFD, a character lost in decoding"),
         "length": (
             lambda rows: _within_bounds(rows, config),
             "(row)",
-            f"is not of {config.min_characters} or more characters of answer, {longest} in all",
+            f"needs at least {config.min_characters} characters of answer{at_most}",
         ),
         "repeats_prompt": (_does_not_repeat, "completion", "repeats the prompt"),
         "same_answers": (_answers_differ, "rejected", "is the same as the chosen answer"),
@@ -56,10 +56,10 @@ def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
 
 
 def whole_texts(rows: pd.DataFrame) -> pd.Series:
-    """Return all that a row says, as one text: its conversation or prompt, and its answers."""
-    asked = rows.messages.where((rows.messages != "") & (rows.kind != "pair"), rows.prompt)
-    answered = rows.completion.where(rows.kind != "messages", "")
-    return asked + "\n" + answered + "\n" + rows.rejected
+    """Return the whole text of each row: its conversation or prompt, then its answers."""
+    prompts = rows.messages.where((rows.messages != "") & (rows.kind != "pair"), rows.prompt)
+    answers = rows.completion.where(rows.kind != "messages", "")
+    return prompts + "\n" + answers + "\n" + rows.rejected
 
 
 def _without_placeholder(rows: pd.DataFrame) -> pd.Series:
@@ -67,24 +67,24 @@ def _without_placeholder(rows: pd.DataFrame) -> pd.Series:
 
 
 def _without_replacement(rows: pd.DataFrame) -> pd.Series:
-    return ~whole_texts(rows).map(lambda text: _REPLACEMENT in text)
+    return ~whole_texts(rows).map(lambda text: _REPLACEMENT_CHARACTER in text)
 
 
 def _within_bounds(rows: pd.DataFrame, config: CheckConfig) -> pd.Series:
-    # an assistant's tool call has no text
-    answers = rows.completion.map(len).where(rows.kind != "messages", config.min_characters)
-    enough = answers >= config.min_characters
+    # the last answer of a conversation may be a tool call, which has no text
+    answer_lengths = rows.completion.map(len).where(rows.kind != "messages", config.min_characters)
+    is_long_enough = answer_lengths >= config.min_characters
     if config.max_characters is None:
-        return enough
-    # less the two line breaks that `whole_texts` puts between its parts
-    return enough & (whole_texts(rows).map(len) - 2 <= config.max_characters)
+        return is_long_enough
+    # the two line breaks that `whole_texts` puts between its parts do not count
+    return is_long_enough & (whole_texts(rows).map(len) - 2 <= config.max_characters)
 
 
 def _does_not_repeat(rows: pd.DataFrame) -> pd.Series:
     def repeats(prompt: str, completion: str) -> bool:
-        asked, answer = prompt.strip(), completion.strip()
-        return bool(asked) and (
-            answer == asked or (len(asked) >= _REPEATED_PROMPT_CHARACTERS and answer.startswith(asked))
+        prompt, answer = prompt.strip(), completion.strip()
+        return bool(prompt) and (
+            answer == prompt or (len(prompt) >= _MIN_REPEATED_CHARACTERS and answer.startswith(prompt))
         )
 
     values = [not repeats(p, c) for p, c in zip(rows.prompt, rows.completion, strict=True)]

@@ -1,4 +1,4 @@
-"""The row formats of the field: how each is recognised, and how a valid row becomes one canonical row."""
+"""Recognise the format of a source's rows, and turn a valid row of any format into a canonical row."""
 
 from __future__ import annotations
 
@@ -39,19 +39,23 @@ _SHOWN_COLUMNS = 12
 _NAME = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 
 
-def detect_format(source: SourceConfig, label: str, first: list[dict[str, Any]], where: str) -> RowFormat:
-    """Return the format whose columns the first rows have, after the config's column names are applied.
+def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]], where: str) -> RowFormat:
+    """Return the format whose columns `records` have, after applying the config's column names.
+
+    `records` are a source's first rows, `label` names it in messages, and `where` is its path in the config.
 
     Raises:
-        DataError: no format fits, or a mapped column is not there; names the columns found.
+        DataError: no format fits, or a mapped column does not exist; the message names the columns found.
     """
-    found = columns_of(first)
+    found = columns_of(records)
     if not found:
         return source.format if source.format != "auto" else "text"
     mapping = column_mapping(source)
     for canonical, column in mapping.items():
         if column not in found:
-            raise DataError(f"{where}.columns.{canonical}={column}: {label} has no such column; it has {listed(found)}")
+            raise DataError(
+                f"{where}.columns.{canonical}={column}: {label} has no such column; it has {shown_columns(found)}"
+            )
     names = set(mapping) | (set(found) - set(mapping.values()))
     if NESTED_INSTANCES in names and "instruction" in names:
         names.add("output")
@@ -59,53 +63,50 @@ def detect_format(source: SourceConfig, label: str, first: list[dict[str, Any]],
     for name, columns in candidates.items():
         if set(columns) <= names:
             return name  # type: ignore[return-value]
-    wanted = " or ".join("+".join(columns) for columns in candidates.values())
+    needed = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
-        f"{where}: {label} has the columns {listed(found)}, where {wanted} is wanted\n"
-        + _advice(list(found), source.format)
+        f"{where}: {label} has the columns {shown_columns(found)}, but needs {needed}\n"
+        + _mapping_advice(found, source.format)
     )
 
 
-def columns_of(records: list[dict[str, Any]]) -> dict[str, None]:
+def columns_of(records: list[dict[str, Any]]) -> list[str]:
     """Return the names of the columns, in the order in which they appear."""
-    found: dict[str, None] = {}
-    for record in records:
-        found.update(dict.fromkeys(record))
-    return found
+    return list(dict.fromkeys(column for record in records for column in record))
 
 
-def listed(columns: Iterable[str]) -> str:
-    """Return column names as a message may show them, at most 12: one that is no plain word is given by its place.
+def shown_columns(columns: Iterable[str]) -> str:
+    """Return up to 12 column names for a message. A name that is not a plain word is shown as its number.
 
-    The first line of a CSV file without a header would be content of a row, and content has no place in a log.
+    Without a header, the first line of a CSV file is the content of a row, and logs must not show content.
     """
-    names = [_shown_name(str(column), place) for place, column in enumerate(columns, 1)]
+    names = [_shown_name(str(column), number) for number, column in enumerate(columns, 1)]
     more = f" and {len(names) - _SHOWN_COLUMNS} more" if len(names) > _SHOWN_COLUMNS else ""
     return ", ".join(names[:_SHOWN_COLUMNS]) + more
 
 
-def _shown_name(column: str, place: int) -> str:
-    return column if _NAME.fullmatch(column) else f"(column {place})"
+def _shown_name(column: str, number: int) -> str:
+    return column if _NAME.fullmatch(column) else f"(column {number})"
 
 
-def _advice(found: list[str], wanted: str) -> str:
+def _mapping_advice(found: list[str], row_format: str) -> str:
     if not any(_NAME.fullmatch(column) for column in found):
         return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
-    found = [column if _NAME.fullmatch(column) else f"<column {place}>" for place, column in enumerate(found, 1)]
-    if wanted == "auto":
+    found = [column if _NAME.fullmatch(column) else f"<column {number}>" for number, column in enumerate(found, 1)]
+    if row_format == "auto":
         example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
     else:
-        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[wanted])}
+        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[row_format])}
     return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in example.items()) + "}"
 
 
 def column_mapping(source: SourceConfig) -> dict[str, str]:
-    """Return {canonical name: the data's name} for the columns that the config maps."""
+    """Return {canonical name: name in the data} of the columns that the config maps."""
     return {name: column for name, column in source.columns.model_dump().items() if column is not None}
 
 
 class Entry(NamedTuple):
-    """One row to be validated: its id, its place, the value of `data.group_by`, and its canonical columns."""
+    """A row to validate: its id, file and number, its value of `data.group_by`, and its canonical columns."""
 
     row_id: str
     file: str
@@ -117,9 +118,9 @@ class Entry(NamedTuple):
 def canonical_entries(
     mapping: dict[str, str], row_format: RowFormat, row: RawRow, group_by: str | None = None
 ) -> Iterator[Entry]:
-    """Yield what `row` says under canonical column names, nested instances as one entry each.
+    """Yield `row` under canonical column names: one entry, or one for each of its nested instances.
 
-    `mapping` is that of `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
+    `mapping` comes from `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
     """
     assert isinstance(row.record, dict)
     columns = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
@@ -128,10 +129,10 @@ def canonical_entries(
     instances = row.record.get(NESTED_INSTANCES)
     row_id = f"{row.file}:{row.row}"
     if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:
-        for part, instance in enumerate(instances, 1):
+        for number, instance in enumerate(instances, 1):
             values = instance if isinstance(instance, dict) else {}
             record = {**renamed, "input": values.get("input"), "output": values.get("output")}
-            yield Entry(f"{row_id}.{part}", row.file, row.row, group, record)
+            yield Entry(f"{row_id}.{number}", row.file, row.row, group, record)
     else:
         yield Entry(row_id, row.file, row.row, group, renamed)
 
@@ -139,19 +140,19 @@ def canonical_entries(
 def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
     """Return {kind, prompt, completion, messages, rejected, label} of a valid record; all text, empty where unused.
 
-    `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For `messages`, that column holds the JSON of
-    [{role, content}, ...] and prompt and completion are the last user and assistant turns, for display. A preference
-    has its conversation so far in `messages`, and `completion` is the chosen answer. `label` is `true` or `false`.
+    `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For kind `messages`, column `messages` holds the JSON
+    of [{role, content}, ...], and prompt and completion are the last user and assistant turns, for display. A
+    preference has the turns before the answers in `messages`, and the chosen answer in `completion`. The `label` of a
+    KTO row is `true` or `false`.
     """
     row = {"kind": "pair", "prompt": "", "completion": "", "messages": "", "rejected": "", "label": ""}
     if row_format in ("messages", "sharegpt"):
         messages = _openai_messages(record["messages"] if row_format == "messages" else record["conversations"])
         if row_format == "sharegpt" and record.get("system"):
             messages.insert(0, {"role": "system", "content": record["system"]})
-        asked = last_user_turn(messages[:-1])
         return row | {
             "kind": "messages",
-            "prompt": asked,
+            "prompt": last_user_turn(messages[:-1]),
             "completion": messages[-1].get("content") or "",
             "messages": json.dumps(messages, ensure_ascii=False),
         }
@@ -172,7 +173,7 @@ def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, st
 
 
 def last_user_turn(messages: list[dict[str, Any]]) -> str:
-    """Return the content of the last user turn, or nothing."""
+    """Return the content of the last user turn, or an empty text."""
     return next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), "")
 
 
@@ -193,9 +194,9 @@ def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     messages: list[dict[str, Any]] = []
     for turn in turns:
         if "from" not in turn:
-            kept = {"role": turn["role"], "content": text_of(turn.get("content")) or ""}
+            kept = {"role": turn["role"], "content": join_text_parts(turn.get("content")) or ""}
             kept |= {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)}
-            # OpenAI's mark of an answer that is not to be trained
+            # OpenAI's mark for an answer that is not trained
             messages.append(kept | ({"weight": 0} if turn.get("weight") == 0 else {}))
         elif turn["from"] == "function_call":
             call = json.loads(turn["value"])
@@ -208,8 +209,8 @@ def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return messages
 
 
-def text_of(content: Any) -> Any:
-    """Return the text of OpenAI's list of text parts; any other content as it is."""
+def join_text_parts(content: Any) -> Any:
+    """Return OpenAI's list of text parts as one text; return any other content as it is."""
     if not isinstance(content, list) or not content:
         return content
     parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
@@ -217,7 +218,7 @@ def text_of(content: Any) -> Any:
 
 
 def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:
-    """Return (the last question, JSON of the conversation so far or nothing) of a text or a list of messages."""
+    """Return (last user turn, JSON of all turns or nothing) of a prompt that is a text or a list of messages."""
     if isinstance(value, str):
         return value, ""
     messages = _openai_messages(value)
@@ -225,7 +226,7 @@ def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:
 
 
 def _answer(value: str | dict[str, Any] | list[dict[str, Any]]) -> str:
-    """Return the text of an answer: a text, one turn, or a list that ends with it."""
+    """Return the text of an answer that is a text, one turn, or a list of turns that ends with it."""
     if isinstance(value, str):
         return value
     return str(_openai_messages(value if isinstance(value, list) else [value])[-1]["content"])

@@ -1,7 +1,7 @@
-"""Read one file: each kind of file to rows, strictly, so that what is not data is found here and not in training.
+"""Read the rows of a file of any kind, strictly, so that faulty data are found here and not in training.
 
-A file that is not of its kind is a `DataError`. A row that cannot be used is a `BadRow`, and the rows after it are
-still read, wherever the format tells where the next row begins. No file is held whole in memory.
+A file that is not of the kind its ending says raises `DataError`. A row that cannot be used becomes a `BadRow`, and
+reading continues wherever the format shows where the next row begins. No file is held in memory as a whole.
 """
 
 from __future__ import annotations
@@ -18,15 +18,14 @@ __all__ = ["BadRow", "Row", "read_rows"]
 
 
 def read_rows(file: DataFile, start: int = 0, end: int | None = None) -> Iterator[tuple[int, Row]]:
-    """Yield (number, row) of each row in `file`: the line of a JSONL or text file, else the record; from 1.
+    """Yield (number, row) for each row of `file`. Numbers count lines of a JSONL or text file, else records, from 1.
 
-    `start` and `end` are bytes, for files that `is_splittable` only: the rows are those of the lines that begin in
-    [start, end), each of them whole, and number 1 is the first of these lines. `tasks.files.streams.range_digest`
-    counts
-    and hashes the same lines. Memory is bounded by the longest row, or by the batch in which a table was written.
+    `start` and `end` are byte offsets, only for files that `is_splittable`: the lines that begin in [start, end) are
+    read, to their ends, and the first of them has number 1. `tasks.files.streams.range_digest` counts and hashes
+    the same lines. Memory is bounded by the longest row, or by one batch of a Parquet or Arrow file.
 
     Raises:
-        DataError: a file that cannot be read, is cut short, is not UTF-8, or is not of the kind its ending says.
+        DataError: the file cannot be read, is cut short, is not UTF-8, or is not of the kind its ending says.
     """
     path = file.path
     assert (start, end) == (0, None) or is_splittable(path)

@@ -1,4 +1,4 @@
-"""What reading a file gives for each of its rows: a record, or the reason why there is none."""
+"""The result of reading one row: a record, or the reason why the row cannot be used."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _NAME_CHARACTERS = 40
 
 
 class BadRow(NamedTuple):
-    """A row that cannot be used: why, and its content up to 2,000 characters, for the Deck only."""
+    """A row that cannot be used: the reason, and up to 2,000 characters of its content, for the Deck only."""
 
     reason: str
     value: str
@@ -19,22 +19,22 @@ Row = dict[str, Any] | BadRow
 
 
 def bad_row(reason: str, text: str, start: int = 0, end: int | None = None) -> BadRow:
-    """Return a `BadRow` whose value is `text[start:end]`, cut."""
+    """Return a `BadRow` whose value is `text[start:end]`, cut to 2,000 characters."""
     last = start + _VALUE_CHARACTERS
     return BadRow(reason, text[start : last if end is None else min(end, last)])
 
 
 def short_name(text: str) -> str:
-    """Return a key or the name of a column as messages may show it: on one line, printable, at most 40 characters."""
+    """Return a key or a column name for a message: on one line, printable, at most 40 characters."""
     shown = text if text.isprintable() else ascii(text)[1:-1]
     return shown[:_NAME_CHARACTERS]
 
 
-def fault_of_text(record: Any) -> str | None:
-    """Return what is wrong with a text anywhere in `record`: a NUL, or half of a surrogate pair; else None."""
-    waiting = [record]
-    while waiting:
-        item = waiting.pop()
+def fault_of_characters(record: Any) -> str | None:
+    """Return which character of any text in `record` is not text: a NUL, or half of a surrogate pair; else None."""
+    to_check = [record]
+    while to_check:
+        item = to_check.pop()
         if isinstance(item, str):
             if "\0" in item:
                 return "holds a NUL byte"
@@ -43,7 +43,7 @@ def fault_of_text(record: Any) -> str | None:
             except UnicodeEncodeError as error:
                 return f"holds a lone surrogate (\\u{ord(item[error.start]):04x}), which is not text"
         elif isinstance(item, dict):
-            waiting += [*item.keys(), *item.values()]
+            to_check += [*item.keys(), *item.values()]
         elif isinstance(item, list | tuple):
-            waiting += item
+            to_check += item
     return None

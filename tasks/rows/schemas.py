@@ -1,8 +1,8 @@
-"""The pandera schema of each row format. Every check is row by row, so that each failure names its row.
+"""The pandera schema of each row format. Every check judges one row, so that each failure names its row.
 
-`preference_implicit` is the preference without a prompt column of TRL's dataset formats, as conversations: the turns
-before the last are the prompt. Its form as two texts is refused, since there the prompt is a guess: texts that begin
-alike need not have the same question.
+`preference_implicit` is TRL's preference format without a prompt column, as conversations: all turns but the last are
+the prompt. Two texts are refused, because the prompt would be a guess: two texts that begin alike may still belong to
+different questions.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from tasks.rows.formats import SHAREGPT_ROLES, text_of
+from tasks.rows.formats import SHAREGPT_ROLES, join_text_parts
 
-_KINDS: dict[type, str] = {
+_TYPE_NAMES: dict[type, str] = {
     str: "text",
     bool: "true or false",
     int: "a number",
@@ -34,18 +34,18 @@ def _fault_of_text(value: Any) -> str | None:
     if value is None:
         return "is missing"
     if not isinstance(value, str):
-        return f"is {_KINDS.get(type(value), 'something else')}, not text; quote it or map another column"
+        return f"is {_TYPE_NAMES.get(type(value), 'something else')}, not text; quote it or map another column"
     return None if value.strip() else "is empty"
 
 
 def _fault_of_messages(value: Any) -> str | None:
-    """Return what is wrong with a conversation that ends with an answer, the first fault only; None for a valid one."""
+    """Return the first fault of a conversation that must end with an answer; None for a valid one."""
     return _fault_of_turns(value, "assistant")
 
 
 def _fault_of_turns(value: Any, last: str) -> str | None:
     if not isinstance(value, list):
-        return f"is {_KINDS.get(type(value), 'something else')}, not a list of messages"
+        return f"is {_TYPE_NAMES.get(type(value), 'something else')}, not a list of messages"
     if not value:
         return "is empty"
     turns = []
@@ -66,21 +66,21 @@ def _fault_of_turns(value: Any, last: str) -> str | None:
 
 
 def _role_of(turn: Any) -> tuple[str, str | None]:
-    """Return (role in OpenAI's words, what is wrong with the turn or None)."""
+    """Return (OpenAI's name of the turn's role, fault of the turn or None)."""
     if not isinstance(turn, dict):
         return "", "is not an object with a role"
     if "from" in turn:
         name, content = turn.get("from"), turn.get("value")
         role = SHAREGPT_ROLES.get(name, "") if isinstance(name, str) else ""
         if not role:
-            return "", f"has no `from` of {', '.join(sorted(SHAREGPT_ROLES))}"
+            return "", f"has a `from` that is none of {', '.join(sorted(SHAREGPT_ROLES))}"
         fault = _fault_of_text(content)
         if name == "function_call" and fault is None:
             return role, _fault_of_call(str(content))
         return role, f"value {fault}" if fault else None
     role = str(turn.get("role"))
     if role not in _ROLES:
-        return "", f"has no role of {', '.join(sorted(_ROLES))}"
+        return "", f"has none of the roles {', '.join(sorted(_ROLES))}"
     if turn.get("weight") not in (None, 0, 1):
         return role, "has a weight that is neither 0 nor 1"
     if turn.get("function_call"):
@@ -89,7 +89,7 @@ def _role_of(turn: Any) -> tuple[str, str | None]:
         fault = _fault_of_tool_calls(turn["tool_calls"])
         if fault or not turn.get("content"):
             return role, fault
-    content = text_of(turn.get("content"))
+    content = join_text_parts(turn.get("content"))
     if isinstance(content, list):
         return role, "content has parts that are not text, such as images; only text can be trained on"
     fault = _fault_of_text(content)
@@ -112,7 +112,7 @@ def _fault_of_tool_calls(calls: Any) -> str | None:
             return "has tool calls without function names"
         arguments = function.get("arguments", {})
         if not isinstance(arguments, dict) and not _is_object(arguments):
-            return "has a tool call whose arguments are no JSON object"
+            return "has a tool call whose arguments are not a JSON object"
     return None
 
 
@@ -124,12 +124,12 @@ def _is_object(text: Any) -> bool:
 
 
 def _fault_of_call_ids(turns: list[dict[str, Any]]) -> str | None:
-    """Return the first turn of a tool that answers no call before it, where both have ids."""
-    called: set[Any] = set()
+    """Return a fault for the first tool turn whose id no earlier call has, if earlier calls have ids."""
+    call_ids: set[Any] = set()
     for number, turn in enumerate(turns, 1):
-        called |= {call.get("id") for call in turn.get("tool_calls") or [] if isinstance(call, dict)}
+        call_ids |= {call.get("id") for call in turn.get("tool_calls") or [] if isinstance(call, dict)}
         answered = turn.get("tool_call_id")
-        if answered is not None and called - {None} and answered not in called:
+        if answered is not None and call_ids - {None} and answered not in call_ids:
             return f"turn {number} has a tool_call_id that no call before it has"
     return None
 
@@ -153,7 +153,7 @@ def _fault_of_prompt(value: Any) -> str | None:
 
 
 def _fault_of_answer(value: Any) -> str | None:
-    """Return what is wrong with an answer: a text, a turn of the assistant, or a list that ends with one."""
+    """Return the fault of an answer, which is a text, an assistant turn, or a list of turns that ends with one."""
     if isinstance(value, list) and value:
         value = value[-1]
     if not isinstance(value, dict):
@@ -161,32 +161,32 @@ def _fault_of_answer(value: Any) -> str | None:
     role, fault = _role_of(value)
     if fault is None and role != "assistant":
         return "is not a turn of the assistant"
-    return fault or (None if _has_text(value) else "is a tool call, where an answer in text is wanted")
+    return fault or (None if _has_text(value) else "is a tool call, but the answer must be text")
 
 
 def _has_text(turn: dict[str, Any]) -> bool:
-    """Return whether a valid turn says something; tool calls without text have no place in a preference's columns."""
+    """Return whether a valid turn has text; the columns of a preference have no place for tool calls."""
     return turn.get("from") != "function_call" and bool(turn.get("value") if "from" in turn else turn.get("content"))
 
 
 def _fault_of_conversation(value: Any) -> str | None:
-    """Return what is wrong with a conversation whose last turn is one of two answers to be compared."""
+    """Return the fault of a conversation whose last turn is one of two answers to compare."""
     if isinstance(value, str):
-        return "is text, in which the prompt ends nowhere; write lists of messages, or map a prompt column"
+        return "is text, which does not show where the prompt ends; write lists of messages, or map a prompt column"
     fault = _fault_of_messages(value)
-    return fault or (None if _has_text(value[-1]) else "ends with a tool call, where an answer in text is wanted")
+    return fault or (None if _has_text(value[-1]) else "ends with a tool call, but the answer must be text")
 
 
 def _fault_of_comparison(chosen: Any, rejected: Any) -> str | None:
-    """Return what is wrong between two conversations; None when one of them has a fault of its own."""
+    """Return a fault if two valid conversations differ before their last turns."""
     if _fault_of_conversation(chosen) or _fault_of_conversation(rejected):
         return None
-    equal = [_said(turn) for turn in chosen[:-1]] == [_said(turn) for turn in rejected[:-1]]
-    return None if equal else "does not share its earlier turns with chosen"
+    is_equal = [_turn_content(turn) for turn in chosen[:-1]] == [_turn_content(turn) for turn in rejected[:-1]]
+    return None if is_equal else "does not share its earlier turns with chosen"
 
 
-def _said(turn: dict[str, Any]) -> tuple[Any, ...]:
-    """Return role, text and tool calls of a valid turn, whichever of the two forms it has; other keys say nothing."""
+def _turn_content(turn: dict[str, Any]) -> tuple[Any, ...]:
+    """Return role, text and tool calls of a valid turn, in OpenAI's or ShareGPT's form; other keys do not matter."""
     if "from" in turn:
         return _role_of(turn)[0], turn["value"], turn["from"] == "function_call", None
     return turn["role"], turn.get("content") or "", False, turn.get("tool_calls") or None
@@ -215,13 +215,13 @@ _FAULTS: dict[str, dict[str, _Fault]] = {
     "kto": {"prompt": _fault_of_prompt, "completion": _fault_of_answer, "label": _fault_of_label},
 }
 _OPTIONAL = {"instruction": ("input",), "sharegpt": ("system",)}
-# what is wrong between the columns of a row, as a function of all of them; it is a fault of the last one
-_ROW = "row"
+# checks of all columns of a row together; a failure is reported for the last column
+_ROW_CHECK = "row"
 _ROW_FAULTS: dict[str, Callable[..., str | None]] = {"preference_implicit": _fault_of_comparison}
 
 
 def _column(fault: _Fault) -> pa.Column:
-    # object: pandas must not coerce, and a missing value is a fault like any other
+    # object: pandas must not coerce values, and a missing value is a fault like any other
     return pa.Column(object, pa.Check(lambda value: fault(value) is None, element_wise=True, name="format"))
 
 
@@ -237,7 +237,7 @@ def _row_check(row_format: str) -> pa.Check:
         values = zip(*(records[column] for column in columns), strict=True)
         return pd.Series([fault(*row) is None for row in values], index=records.index, dtype=bool)
 
-    return pa.Check(check, name=_ROW)
+    return pa.Check(check, name=_ROW_CHECK)
 
 
 def _schema(row_format: str) -> pa.DataFrameSchema:
@@ -252,16 +252,16 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {name: _schema(name) for name in _FAULT
 def find_faults(row_format: str, records: pd.DataFrame) -> pd.DataFrame:
     """Return one line for each failure case: `index` (of `records`), `column`, `reason`, `value` (as text).
 
-    The columns of `records` are of dtype object, and its index is unique.
+    `records` has columns of dtype object and a unique index.
     """
     try:
         SCHEMAS[row_format].validate(records, lazy=True)
         return pd.DataFrame({"index": [], "column": [], "reason": [], "value": []})
     except SchemaErrors as errors:
         cases = errors.failure_cases
-    # a failure without a row would be a fault of these schemas, not of the data
+    # a failure without a row would be an error in these schemas, not in the data
     assert not cases["index"].isna().any(), cases["check"].unique()
-    columns = cases["column"].where(cases["check"] != _ROW, list(_FAULTS[row_format])[-1])
+    columns = cases["column"].where(cases["check"] != _ROW_CHECK, list(_FAULTS[row_format])[-1])
     failed: dict[str, list[int]] = {}
     for index, column in sorted({(int(i), str(c)) for i, c in zip(cases["index"], columns, strict=True)}):
         failed.setdefault(column, []).append(index)

@@ -1,4 +1,4 @@
-"""Read the rows of a source, or of a shard of it, each with the place it came from."""
+"""Read the rows of a source, or of one of its shards; each row names its file and number."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from tasks.files.places import DataFile, find_files
 from tasks.files.streams import range_digest, redacted
 from tasks.rows.readers import BadRow, Row, read_rows
 
-# the seed of embedded rows is part of the data set, as a file's content would be
+# fixed seeds: a seed is part of an embedded data set, as content is part of a file
 _EMBEDDED_SEEDS = {EMBEDDED_DATA: 0, EMBEDDED_PREFERENCES: 1}
-_ROWS_LOOKED_AT = 100
+_NUM_FIRST_ROWS = 100
 
 
 class RawRow(NamedTuple):
@@ -31,15 +31,15 @@ class RawRow(NamedTuple):
 
 
 def read_source(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
-    """Yield all rows of `source` in their order, also those that cannot be used (`BadRow`).
+    """Yield all rows of `source` in order, including rows that cannot be used (`BadRow`).
 
     Raises:
-        DataError: files that are not there, unreadable, cut short, not UTF-8, not of the kind their ending says, or
-            without a row.
-        HubError: a hub data set that cannot be loaded.
+        DataError: a file does not exist, cannot be read, is cut short, is not UTF-8, or is not of the kind its ending
+            says; or no file has a row.
+        HubError: a hub data set cannot be loaded.
     """
     if not source.is_of_files:
-        yield from _read_set(source, revision, token)
+        yield from _read_data_set(source, revision, token)
         return
     assert source.path is not None
     files = find_files(source.path)
@@ -49,39 +49,39 @@ def read_source(source: SourceConfig, revision: str, token: str | None) -> Itera
             is_empty = False
             yield RawRow(file.name, number, record)
     if is_empty:
-        raise DataError(f"{_place(source.path, files)} has no rows; it must hold at least 10")
+        raise DataError(f"{_shown_source(source.path, files)} has no rows; it must hold at least 10")
 
 
 def read_shard(source: SourceConfig, shard: Shard, token: str | None) -> Iterator[RawRow]:
-    """Yield the rows of `shard`, a part of `source`, in their order; errors as `read_source`.
+    """Yield the rows of `shard`, a part of `source`, in order.
 
     Raises:
-        DataError: also a file that has changed since the run was planned.
+        DataError: a file has changed since the run was planned. Also all errors of `read_source`.
     """
     if not source.is_of_files:
-        yield from _read_set(source, shard.revision, token)
+        yield from _read_data_set(source, shard.revision, token)
         return
-    for each in shard.ranges:
-        _check_unchanged(each)
-        for number, record in read_rows(DataFile(each.path, each.name), each.start, each.end):
-            yield RawRow(each.name, each.first_row - 1 + number, record)
+    for part in shard.ranges:
+        _check_unchanged(part)
+        for number, record in read_rows(DataFile(part.path, part.name), part.start, part.end):
+            yield RawRow(part.name, part.first_row - 1 + number, record)
 
 
-def _check_unchanged(each: FileRange) -> None:
-    # results are cached under the content that was planned
-    digest, _ = range_digest(each.path, each.start, each.end)
-    if digest != each.sha256:
-        raise DataError(f"{redacted(each.path)} has changed since this run began; run again when it is complete")
+def _check_unchanged(part: FileRange) -> None:
+    # results are cached under the hash of the planned content
+    digest, _ = range_digest(part.path, part.start, part.end)
+    if digest != part.sha256:
+        raise DataError(f"{redacted(part.path)} has changed since this run began; run again when it is complete")
 
 
 def first_records(source: SourceConfig, revision: str, token: str | None) -> list[dict[str, Any]]:
-    """Return the usable ones of the first 100 rows: a source's format is that of its beginning, for all its shards."""
-    rows = islice(read_source(source, revision, token), _ROWS_LOOKED_AT)
+    """Return the usable rows among a source's first 100, which decide the format of all its shards."""
+    rows = islice(read_source(source, revision, token), _NUM_FIRST_ROWS)
     return [row.record for row in rows if not isinstance(row.record, BadRow)]
 
 
 def source_label(source: SourceConfig) -> str:
-    """Return a file's base name, a glob's or directory's last part, the first of many files, or a data set's name."""
+    """Return the name of a source for messages and reports: its file, directory, glob, list of files, or data set."""
     if source.hub is not None:
         return f"{source.hub}:{source.split}"
     assert source.path is not None
@@ -95,11 +95,11 @@ def source_label(source: SourceConfig) -> str:
     return f"{files[0].name} and {len(files) - 1} more"
 
 
-def _place(path: str | list[str], files: list[DataFile]) -> str:
+def _shown_source(path: str | list[str], files: list[DataFile]) -> str:
     return redacted(path) if isinstance(path, str) else f"{redacted(files[0].path)} with all others of the list"
 
 
-def _read_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
+def _read_data_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
     label = source_label(source)
     records = hub_records(source, revision, token) if source.hub is not None else _embedded_records(label)
     for number, record in enumerate(records, 1):
@@ -115,11 +115,11 @@ def _embedded_records(name: str) -> Iterator[dict[str, Any]]:
 def hub_records(
     source: SourceConfig, revision: str, token: str | None, streaming: bool = False
 ) -> Iterator[dict[str, Any]]:
-    """Return the rows of a hub data set; `streaming` fetches what is read of it, and not all of it first.
+    """Return the rows of a hub data set; `streaming` fetches rows as they are read, not all of them first.
 
     Raises:
-        DataError: no such configuration or split.
-        HubError: it cannot be loaded.
+        DataError: the data set has no such configuration or split.
+        HubError: the data set cannot be loaded.
     """
     import datasets
 

@@ -1,4 +1,4 @@
-"""Read CSV and TSV files to rows. Owns Python's csv reader, which takes a quote that never closes for one long cell."""
+"""Read the rows of CSV and TSV files. Owns Python's csv reader, which reads on to the end after an unclosed quote."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tasks.files.streams import redacted
 from tasks.rows.rows import Row, bad_row
 from tasks.rows.text_files import open_text
 
-# a cell is held in memory; beyond this, a quote that was never closed is the likelier cause
-_CELL_CHARACTERS = 64 * 2**20
+# a cell is held in memory, and one longer than this is likely to have an unclosed quote
+_MAX_CELL_LENGTH = 64 * 2**20
 _QUOTES = re.compile('"+')
 
 
 def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
-    """Yield (number, row) of the rows below the header; memory is bounded by the longest row. All cells are text.
+    """Yield (number, row) for each row below the header. All cells are text; memory is bounded by the longest row.
 
     Raises:
-        DataError: a file that cannot be read, is not UTF-8, or whose header or quotes are not those of a table.
+        DataError: the file cannot be read, is not UTF-8, or its header or its quotes are broken.
     """
-    # the limit is one for the whole process, and its default is less than a long conversation
-    csv.field_size_limit(_CELL_CHARACTERS)
+    # the limit holds for the whole process, and its default is shorter than a long conversation
+    csv.field_size_limit(_MAX_CELL_LENGTH)
     name, line, number = redacted(path), 1, 0
     with open_text(path) as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
@@ -46,7 +46,7 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
             fault = f"is not {'CSV' if separator == ',' else 'TSV'}: {error}; repair its quotes"
             if "field limit" in str(error):
                 line = _line_of_open_quote(path, separator, line, last_line)
-                fault = f"has a cell of over {_CELL_CHARACTERS} characters; close the quote before it, or shorten it"
+                fault = f"has a cell of over {_MAX_CELL_LENGTH} characters; close the quote before it, or shorten it"
             raise DataError(f"{name} row {number + 1} (line {line}) {fault}") from None
 
 
@@ -59,13 +59,13 @@ def _check_header(name: str, header: list[str], separator: str) -> None:
 
 
 def _line_of_open_quote(path: str, separator: str, first_line: int, last_line: int) -> int:
-    """Return the line of the quote that is open at the end of `last_line`, in the row that begins in `first_line`."""
+    """Return the line of the quote that is still open at the end of `last_line`; its row begins in `first_line`."""
     is_open, opened = False, first_line
     with open_text(path) as text:
         for number, line in enumerate(islice(text, first_line - 1, last_line), first_line):
             for quotes in _QUOTES.finditer(line):
                 begins_cell = quotes.start() == 0 or line[quotes.start() - 1] == separator
-                # in pairs they are quotes of the text, or an empty cell
+                # a pair of quotes is a quote within the text, or an empty cell
                 if len(quotes.group()) % 2 and (is_open or begins_cell):
                     is_open = not is_open
                     opened = number if is_open else opened

@@ -1,4 +1,4 @@
-"""Read a file as text, strictly UTF-8, line by line or in pieces, so that no kind of file is held whole in memory."""
+"""Read a file as text, strictly UTF-8, line by line or as a stream; it is never held in memory as a whole."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from tasks.files.streams import compression, open_bytes, open_lines, open_raw, r
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
-_LOOKED_AT_BYTES = 1000
+_NUM_FIRST_BYTES = 1000
 
 
 def read_lines(path: str, start: int = 0, end: int | None = None) -> Iterator[tuple[int, str]]:
-    r"""Yield (line number, line without its `\n`) of the lines that begin at a byte in [start, end); numbers from 1.
+    r"""Yield (line number from 1, line without its `\n`) for each line that begins at a byte in [start, end).
 
     Memory is bounded by the longest line. A byte order mark is no part of the file's first line.
 
     Raises:
-        DataError: a file that cannot be read or is not UTF-8, in words that name the line of the whole file.
+        DataError: the file cannot be read, or is not UTF-8; the message names the line within the whole file.
     """
     if start == 0 and end is not None:
-        # a range may be shorter than what tells an encoding
+        # the range may be too short to show the encoding
         with closing(open_raw(path)) as beginning:
             _refuse_other_encodings(path, beginning)
     with closing(open_bytes(path) if (start, end) == (0, None) else open_lines(path, start, end)) as stream:
@@ -42,10 +42,10 @@ def read_lines(path: str, start: int = 0, end: int | None = None) -> Iterator[tu
 
 @contextmanager
 def open_text(path: str) -> Iterator[io.TextIOWrapper]:
-    """Yield a stream of the file's text without its byte order mark, line ends as they are.
+    """Yield a stream of the file's text, without its byte order mark and with its line ends unchanged.
 
     Raises:
-        DataError: as `read_lines`; also while it is read within the context.
+        DataError: as `read_lines`, also while the stream is read within the context.
     """
     with closing(open_bytes(path)) as stream:
         _refuse_other_encodings(path, stream)
@@ -54,22 +54,22 @@ def open_text(path: str) -> Iterator[io.TextIOWrapper]:
         try:
             yield io.TextIOWrapper(stream, encoding="utf-8", newline="")
         except UnicodeDecodeError:
-            # the stream does not know how many lines came before, which only matters now
+            # read again for the error that names the line: the stream does not count lines
             for _ in read_lines(path):
                 pass
             raise
 
 
 def _refuse_other_encodings(path: str, stream: io.BufferedReader) -> None:
-    start = stream.peek(_LOOKED_AT_BYTES)[:_LOOKED_AT_BYTES]
+    first_bytes = stream.peek(_NUM_FIRST_BYTES)[:_NUM_FIRST_BYTES]
     for mark, encoding in _BYTE_ORDER_MARKS.items():
-        if start.startswith(mark):
+        if first_bytes.startswith(mark):
             raise DataError(f"{redacted(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
     for mark, ending in _COMPRESSED.items():
-        if start.startswith(mark):
+        if first_bytes.startswith(mark):
             raise DataError(f"{redacted(path)} is compressed; add {ending} to its name")
-    if start.count(0) > len(start) // 4 and b"\0\0" not in start:
-        # every other byte of western text in UTF-16 is zero; zeros in a row are a hole in the file
+    if first_bytes.count(0) > len(first_bytes) // 4 and b"\0\0" not in first_bytes:
+        # every second byte of western text in UTF-16 is zero; two zeros in a row are a hole in the file
         raise DataError(f"{redacted(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
 
 

@@ -1,4 +1,4 @@
-"""Data files for tests: written in every kind, and read as the data stage reads them."""
+"""Data files for tests: encode rows as any kind of file, and read files as the data stage does."""
 
 from __future__ import annotations
 
@@ -32,15 +32,15 @@ class Failure(NamedTuple):
     value: str
 
 
-class Read(NamedTuple):
+class ReadRows(NamedTuple):
     rows: list[RawRow]
     failures: list[Failure]
 
 
-def read(*paths: Path | str) -> Read:
-    """Return the rows of a source, the good and the bad."""
+def read(*paths: Path | str) -> ReadRows:
+    """Return the usable rows of a source, and its bad rows as failures."""
     rows = list(read_source(source(*paths), "revision", None))
-    return Read(
+    return ReadRows(
         [row for row in rows if isinstance(row.record, dict)],
         [Failure(row.file, row.row, *row.record) for row in rows if isinstance(row.record, BadRow)],
     )
@@ -51,8 +51,8 @@ def source(*paths: Path | str) -> SourceConfig:
     return SourceConfig(path=names if len(names) > 1 else names[0])
 
 
-def refused(*paths: Path | str) -> str:
-    """Return the error that reading raises: one to three lines."""
+def read_error(*paths: Path | str) -> str:
+    """Return the error that reading a source raises, which must have one to three lines."""
     with pytest.raises(DataError) as caught:
         read(*paths)
     assert 1 <= len(str(caught.value).splitlines()) <= 3
@@ -90,13 +90,13 @@ def numbered_rows(path: Path | str) -> list[tuple[int, Row]]:
     return list(read_rows(DataFile(str(path), "rows")))
 
 
-def outcome(path: Path | str) -> tuple[list[tuple[int, Row]], str | None]:
-    """Return (number, row) as the reader of the file gives them, up to an error, and the error."""
-    found: list[tuple[int, Row]] = []
+def rows_and_error(path: Path | str) -> tuple[list[tuple[int, Row]], str | None]:
+    """Return ([(number, row)] up to an error, the error or None) of reading a file."""
+    rows: list[tuple[int, Row]] = []
     try:
-        for each in read_rows(DataFile(str(path), "rows")):
-            found.append(each)
+        for numbered_row in read_rows(DataFile(str(path), "rows")):
+            rows.append(numbered_row)
     except DataError as error:
         assert 1 <= len(str(error).splitlines()) <= 3
-        return found, str(error)
-    return found, None
+        return rows, str(error)
+    return rows, None

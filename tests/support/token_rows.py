@@ -1,4 +1,4 @@
-"""Rows as the data stage hands them on, written briefly: texts, pairs, conversations, preferences, labelled answers."""
+"""Canonical rows from short forms: texts, pairs, conversations, preferences, labelled answers."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Row = str | tuple[str, str] | list[tuple[str, str]] | dict[str, str]
 
 
 def canonical(rows: list[Row]) -> pd.DataFrame:
-    """Return plain texts, (prompt, completion) pairs, conversations and canonical columns as the data stage does."""
+    """Return the canonical rows of texts, (prompt, completion) pairs, conversations and canonical columns."""
     return pd.DataFrame([{"row_id": f"f:{n}", **_columns(row)} for n, row in enumerate(rows, 1)])
 
 
@@ -29,16 +29,16 @@ def _columns(row: Row) -> dict[str, str]:
 
 
 def preference(prompt: str | list[tuple[str, str]], chosen: str, rejected: str) -> dict[str, str]:
-    """Return a preference; its prompt is a text, or the turns so far."""
-    return {"kind": "preference", **_asked(prompt), "completion": chosen, "rejected": rejected}
+    """Return a preference; its prompt is a text, or the turns before the answers."""
+    return {"kind": "preference", **_prompt_columns(prompt), "completion": chosen, "rejected": rejected}
 
 
 def labelled(prompt: str | list[tuple[str, str]], answer: str, label: bool) -> dict[str, str]:
-    """Return a row of kind kto."""
-    return {"kind": "kto", **_asked(prompt), "completion": answer, "label": str(label).lower()}
+    """Return a row of kind `kto`."""
+    return {"kind": "kto", **_prompt_columns(prompt), "completion": answer, "label": str(label).lower()}
 
 
-def _asked(prompt: str | list[tuple[str, str]]) -> dict[str, str]:
+def _prompt_columns(prompt: str | list[tuple[str, str]]) -> dict[str, str]:
     if isinstance(prompt, str):
         return {"prompt": prompt}
     turns = [{"role": role, "content": content} for role, content in prompt]
@@ -46,6 +46,6 @@ def _asked(prompt: str | list[tuple[str, str]]) -> dict[str, str]:
 
 
 def canonical_rows(frame: pd.DataFrame) -> list[CanonicalRow]:
-    """Return the rows of a table as the stage reads them from a file."""
-    names = [name for name in CanonicalRow._fields if name in frame]
-    return [CanonicalRow(**dict(zip(names, row, strict=True))) for row in frame[names].itertuples(index=False)]
+    """Return the rows of a table as the tokenize stage reads them from a file."""
+    columns = [name for name in CanonicalRow._fields if name in frame]
+    return [CanonicalRow(**dict(zip(columns, row, strict=True))) for row in frame[columns].itertuples(index=False)]

@@ -1,4 +1,4 @@
-"""Language and class balance: what is counted, what is warned of, and that shards give what one machine gives."""
+"""Balance of languages, labels and classes: counts, warnings, and the same results from shards as from one machine."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ PARAGRAPHS = {
 }
 
 
-def names(texts: Sequence[str]) -> list[str]:
+def row_ids(texts: Sequence[str]) -> list[str]:
     return [f"rows.jsonl:{number}" for number in range(1, len(texts) + 1)]
 
 
 def languages(texts: Sequence[str], max_rows: int = 5000) -> LanguageCounts:
     counts = LanguageCounts(max_rows)
-    counts.add(texts, names(texts))
+    counts.add(texts, row_ids(texts))
     return counts
 
 
@@ -59,15 +59,15 @@ def english(count: int) -> list[str]:
 
 
 @pytest.mark.parametrize("code", PARAGRAPHS)
-def test_each_paragraph_is_told_right(code: str) -> None:
+def test_the_language_of_each_paragraph_is_identified(code: str) -> None:
     assert languages(PARAGRAPHS[code]).counts() == [(code, len(PARAGRAPHS[code]))]
 
 
-def test_counts_of_a_mixed_file_descend() -> None:
+def test_counts_of_a_mixed_file_are_in_descending_order() -> None:
     texts = PARAGRAPHS["de"] + PARAGRAPHS["en"] + ["42 + 17 = 59"]
     counts = languages(texts)
     assert counts.counts() == [("en", 3), ("de", 2), ("unknown", 1)]
-    assert counts.num_looked_at == 6
+    assert counts.num_sampled == 6
 
 
 @pytest.mark.parametrize(
@@ -82,11 +82,11 @@ def test_counts_of_a_mixed_file_descend() -> None:
     ],
     ids=["empty", "digits", "sql", "surrogate", "digest"],
 )
-def test_what_is_not_a_language_is_unknown(text: str) -> None:
+def test_texts_in_no_language_are_unknown(text: str) -> None:
     assert languages([text]).counts() == [("unknown", 1)]
 
 
-def test_fifty_letters_are_enough_and_forty_nine_are_not() -> None:
+def test_a_text_needs_fifty_letters_to_have_a_language() -> None:
     # the letters alone are counted: 45 in the sentence, and 4 or 5 in the last word
     sentence = "I have told them that we will be there with the children "
     assert sum(map(str.isalpha, sentence)) == 45
@@ -106,68 +106,68 @@ def test_only_the_first_thousand_characters_are_read() -> None:
 
 def mixed_rows() -> list[tuple[str, str]]:
     texts = english(150) + [f"{text} {n}" for n in range(20) for text in PARAGRAPHS["de"] + PARAGRAPHS["zh"]]
-    return list(zip(texts, names(texts), strict=True))
+    return list(zip(texts, row_ids(texts), strict=True))
 
 
-def in_batches(counts: LanguageCounts, rows: list[tuple[str, str]], size: int) -> None:
-    left = iter(rows)
-    while batch := list(islice(left, size)):
+def add_in_batches(counts: LanguageCounts, rows: list[tuple[str, str]], size: int) -> None:
+    remaining = iter(rows)
+    while batch := list(islice(remaining, size)):
         counts.add([text for text, _ in batch], [row_id for _, row_id in batch])
 
 
 @pytest.mark.parametrize("num_shards", [1, 2, 7])
-def test_shards_give_what_one_machine_gives(num_shards: int) -> None:
+def test_merged_shards_give_the_counts_of_one_machine(num_shards: int) -> None:
     rows = mixed_rows()
     whole = LanguageCounts(max_rows=40)
-    in_batches(whole, rows, 1000)
+    add_in_batches(whole, rows, 1000)
     shuffled = random.Random(num_shards).sample(rows, len(rows))
     states = []
     for shard in range(num_shards):
         part = LanguageCounts(max_rows=40)
-        in_batches(part, shuffled[shard::num_shards], 9)
+        add_in_batches(part, shuffled[shard::num_shards], 9)
         states.append(json.loads(json.dumps(part.state())))
     merged = LanguageCounts(max_rows=40)
     merged.merge(states)
-    assert merged.num_looked_at == 40
+    assert merged.num_sampled == 40
     assert merged.state() == whole.state()
     assert merged.counts() == whole.counts() and len(whole.counts()) == 3
 
 
-def test_a_sample_can_be_fed_and_merged_by_turns() -> None:
+def test_rows_can_be_added_before_and_after_a_merge() -> None:
     rows = mixed_rows()
     whole, first, second = LanguageCounts(40), LanguageCounts(40), LanguageCounts(40)
-    in_batches(whole, rows, 50)
-    in_batches(first, rows[:100], 50)
-    in_batches(second, rows[100:200], 50)
+    add_in_batches(whole, rows, 50)
+    add_in_batches(first, rows[:100], 50)
+    add_in_batches(second, rows[100:200], 50)
     first.merge([second.state()])
-    in_batches(first, rows[200:], 50)
+    add_in_batches(first, rows[200:], 50)
     assert first.state() == whole.state()
 
 
-def test_the_sample_is_of_the_whole_file_and_not_of_its_beginning() -> None:
+def test_the_sample_is_drawn_from_the_whole_file() -> None:
     texts = english(400) + [f"{PARAGRAPHS['de'][n % 2]} {n}" for n in range(400)]
     counts = dict(languages(texts, max_rows=200).counts())
     # 100 of each are expected; 6 standard deviations of a fair draw are 42
     assert sum(counts.values()) == 200 and 58 < counts["de"] < 142
 
 
-def test_rows_that_begin_alike_are_sampled_one_by_one() -> None:
+def test_rows_with_the_same_beginning_are_sampled_independently() -> None:
     beginnings = [(PARAGRAPHS[code][0] + " ") * 20 for code in ("en", "de")]
     assert all(len(beginning) > 1000 for beginning in beginnings)
     counts = languages([f"{beginning}{n}" for n in range(100) for beginning in beginnings], max_rows=50).counts()
-    # by their beginnings alone, all 50 would be of one language; 25 of each are expected, with a deviation of 3
+    # hashed by their beginnings alone, all 50 would be in one language; 25 of each are expected, deviation 3
     assert [language for language, rows in counts if rows > 10] in (["en", "de"], ["de", "en"])
 
 
-def test_a_language_by_accident_is_warned_of_with_its_rows() -> None:
+def test_a_warning_names_the_rows_in_stray_languages() -> None:
     texts = [*english(97), *PARAGRAPHS["de"], PARAGRAPHS["fr"][0]]
     [warning] = languages(texts).warnings()
-    assert warning.startswith("3 of 100 rows looked at seem to be in another language than en (de 2, fr 1), such as ")
+    assert warning.startswith("3 of 100 sampled rows seem to be in another language than en (de 2, fr 1), such as ")
     assert all(f"rows.jsonl:{row}" in warning for row in (98, 99, 100))
     assert "Garten" not in warning and "jardin" not in warning
 
 
-def test_languages_in_numbers_are_no_accident() -> None:
+def test_frequent_languages_give_no_warning() -> None:
     def warnings(num_german: int, num_english: int) -> list[str]:
         return languages(english(num_english) + [f"{PARAGRAPHS['de'][0]} {n}" for n in range(num_german)]).warnings()
 
@@ -175,14 +175,14 @@ def test_languages_in_numbers_are_no_accident() -> None:
     assert warnings(5, 95) == []  # 5 %: exactly the bound
     assert len(warnings(5, 96)) == 1
     texts = english(80) + [f"{PARAGRAPHS['de'][0]} {n}" for n in range(18)] + PARAGRAPHS["fr"]
-    assert languages(texts).warnings() == []  # 80 %: no language is the file's own
+    assert languages(texts).warnings() == []  # 80 %: no language is the main one
     assert len(languages(english(2) + texts).warnings()) == 1
 
 
-def test_rows_of_no_known_language_have_no_say_in_the_shares() -> None:
+def test_rows_in_unknown_languages_do_not_count_in_the_shares() -> None:
     texts = english(30) + [f"{n} + {n}" for n in range(200)] + PARAGRAPHS["fr"][:1]
     [warning] = languages(texts).warnings()
-    assert warning.startswith("1 of 231 rows looked at seems to be in another language than en (fr 1), such as ")
+    assert warning.startswith("1 of 231 sampled rows seems to be in another language than en (fr 1), such as ")
 
 
 def english_files() -> dict[str, list[str]]:
@@ -201,7 +201,7 @@ def english_files() -> dict[str, list[str]]:
 
 @pytest.mark.skipif(not SHARED_DATA.exists(), reason="needs the shared data files")
 @pytest.mark.parametrize(
-    ("name", "least", "others"),
+    ("name", "min_share", "max_others"),
     [
         # two seed tasks are to translate into Chinese; five preferences are translations from or into the others
         ("gsm8k", 0.995, 0),
@@ -210,11 +210,11 @@ def english_files() -> dict[str, list[str]]:
         ("preferences", 0.95, 5),
     ],
 )
-def test_real_english_files_are_english(name: str, least: float, others: int) -> None:
+def test_real_english_files_are_english(name: str, min_share: float, max_others: int) -> None:
     counts = languages(english_files()[name])
     found = dict(counts.counts())
-    assert found["en"] >= least * counts.num_looked_at
-    assert counts.num_looked_at - found["en"] - found.get("unknown", 0) <= others
+    assert found["en"] >= min_share * counts.num_sampled
+    assert counts.num_sampled - found["en"] - found.get("unknown", 0) <= max_others
 
 
 def test_the_library_is_loaded_only_when_a_language_is_asked_for() -> None:
@@ -240,27 +240,27 @@ def test_labels_are_counted_and_merged() -> None:
 
 
 @pytest.mark.parametrize(
-    ("true", "false", "setting"),
+    ("true", "false", "expected"),
     [
         (400, 100, None),
         (100, 400, None),
         (0, 0, None),
         # 9 x 1 to 9 x 4/3, so that desirable to undesirable is 1:1 to 4:3
-        (100, 900, "900 false to 100 true; desirable_weight=9 to 12 with undesirable_weight=1 would make up for it"),
+        (100, 900, "900 false to 100 true; desirable_weight=9 to 12 with undesirable_weight=1 would balance them"),
         # 9 x 3/4 to 9 x 1
-        (900, 100, "900 true to 100 false; undesirable_weight=6.75 to 9 with desirable_weight=1 would make up for it"),
+        (900, 100, "900 true to 100 false; undesirable_weight=6.75 to 9 with desirable_weight=1 would balance them"),
         (401, 100, "401 true to 100 false"),
         (7, 0, "all 7 KTO labels are true"),
         (0, 7, "all 7 KTO labels are false"),
     ],
 )
-def test_labels_beyond_four_to_one_are_warned_of(true: int, false: int, setting: str | None) -> None:
+def test_label_ratios_above_four_to_one_give_a_warning(true: int, false: int, expected: str | None) -> None:
     warnings = labels(true, false).warnings()
-    if setting is None:
+    if expected is None:
         assert warnings == []
     else:
         [warning] = warnings
-        assert setting in warning
+        assert expected in warning
 
 
 def completions(values: dict[str, int]) -> CompletionCounts:
@@ -275,14 +275,14 @@ def test_classes_are_counted_without_case_and_white_space() -> None:
     assert counts.warnings() == []
 
 
-def test_too_few_rows_are_no_classes() -> None:
+def test_a_classification_has_at_least_200_rows() -> None:
     assert completions({"yes": 100, "no": 99}).counts() == []
     assert completions({"yes": 100, "no": 100}).counts() == [("no", 100), ("yes", 100)]
 
 
-def test_fifty_classes_are_classes_and_fifty_one_are_not() -> None:
+def test_a_classification_has_at_most_fifty_classes() -> None:
     fifty = {f"class {n:02}": 4 for n in range(50)}
-    # the twenty of most rows are shown; among equals, by name
+    # the twenty classes with most rows are shown, in the order of their names where rows are equal
     assert completions(fifty).counts() == [(f"class {n:02}", 4) for n in range(20)]
     assert completions(fifty).num_distinct == 50
     assert completions(fifty | {"one more": 4}).counts() == []
@@ -293,7 +293,7 @@ def test_a_long_completion_is_no_class() -> None:
     assert completions({"a" * 101: 1, "b": 300}).counts() == []
 
 
-def test_one_class_in_almost_all_rows_is_warned_of_without_its_content() -> None:
+def test_a_dominant_class_gives_a_warning_without_its_content() -> None:
     assert completions({"secret": 900, "b": 100}).warnings() == []
     [warning] = completions({"secret": 901, "b": 99}).warnings()
     assert "901 of 1,000 rows have the same completion (2 distinct ones in all)" in warning
@@ -311,7 +311,7 @@ def test_classes_do_not_depend_on_the_shards(num_distinct: int, num_shards: int)
     parts = [CompletionCounts() for _ in range(num_shards)]
     size = len(values) // num_shards
     for number, part in enumerate(parts):
-        # shards are runs of rows here, so that one shard may have fewer classes than all have
+        # shards are runs of sorted rows, so that one shard may have fewer classes than all rows have
         part.add(sorted(values)[number * size : (number + 1) * size])
     merged.merge([json.loads(json.dumps(part.state())) for part in parts])
     assert merged.state() == whole.state()
@@ -319,7 +319,7 @@ def test_classes_do_not_depend_on_the_shards(num_distinct: int, num_shards: int)
     assert bool(whole.counts()) == (num_distinct <= 50)
 
 
-def test_one_shard_with_too_many_classes_is_enough() -> None:
+def test_one_shard_with_too_many_classes_decides_for_all() -> None:
     few, many = completions({"yes": 300}), completions({f"class {n}": 1 for n in range(51)})
     few.merge([json.loads(json.dumps(many.state()))])
     assert few.state() is None and few.counts() == [] and few.warnings() == []

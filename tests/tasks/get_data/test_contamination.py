@@ -1,4 +1,4 @@
-"""Contamination: n-grams shared with an evaluation set, by hand and against a plain search; short texts; any script."""
+"""Contamination: n-grams shared with an evaluation set, counted by hand and by a plain search, in any script."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ def test_hits_are_those_of_a_plain_search(rows: list[str], evaluation: list[str]
 
 
 def test_equal_hashes_of_different_words_are_no_hit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(hashed_texts, "mixed", lambda values: np.zeros_like(values))
+    monkeypatch.setattr(hashed_texts, "splitmix64", lambda values: np.zeros_like(values))
     assert contaminated(["x y z"], [("q", "a b c")], n=3) == []
     assert contaminated(["a b c"], [("q", "a b c")], n=3) == [Hit(0, "q", 1.0)]
 

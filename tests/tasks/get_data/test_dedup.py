@@ -1,4 +1,4 @@
-"""Duplicates: what normalization makes equal, near pairs at exactly the threshold, clusters, recall, cost."""
+"""Duplicates: texts that normalization makes equal, near pairs at the threshold, clusters, recall and cost."""
 
 from __future__ import annotations
 
@@ -19,12 +19,13 @@ ANY_TEXTS = st.lists(st.one_of(FEW_WORDS, st.text(max_size=12)), max_size=12)
 
 
 def jaccard(one: str, other: str) -> float:
-    ours, theirs = shingles(normalized(one)), shingles(normalized(other))
-    return len(ours & theirs) / len(ours | theirs) if ours | theirs else float(normalized(one) == normalized(other))
+    one, other = normalized(one), normalized(other)
+    union, shared = shingles(one) | shingles(other), shingles(one) & shingles(other)
+    return len(shared) / len(union) if union else float(one == other)
 
 
 def clusters(texts: list[str], threshold: float, **settings: int) -> set[frozenset[str]]:
-    """Clusters as sets of texts, which must all be different."""
+    """Return the clusters as sets of texts; all texts must be different."""
     members = defaultdict(set)
     for text, first in zip(texts, near_duplicates(texts, threshold, **settings), strict=True):
         members[first].add(text)
@@ -87,9 +88,9 @@ def test_scripts_without_spaces_are_compared_by_characters() -> None:
 @given(st.lists(st.one_of(FEW_WORDS, st.text(max_size=30)).map(normalized), min_size=1, max_size=8))
 def test_hashed_windows_are_the_shingles_of_each_text(texts: list[str]) -> None:
     hashed = HashedTexts(texts)
-    words, word_offsets = hashed.words(dedup.SHINGLE_WORDS)
-    characters, character_offsets = hashed.characters(dedup.SHINGLE_CHARACTERS)
-    of_shingle: dict[str, int] = {}
+    words, word_offsets = hashed.word_windows(dedup.SHINGLE_WORDS)
+    characters, character_offsets = hashed.character_windows(dedup.SHINGLE_CHARACTERS)
+    hash_of_shingle: dict[str, int] = {}
     for place, text in enumerate(texts):
         parts = text.split(" ")
         windows = [" ".join(parts[i : i + 3]) for i in range(len(parts) - 2)]
@@ -97,8 +98,8 @@ def test_hashed_windows_are_the_shingles_of_each_text(texts: list[str]) -> None:
         fives = [text[i : i + 5] for i in range(len(text) - 4)]
         found += characters[character_offsets[place] : character_offsets[place + 1]].tolist()
         for window, value in zip(windows + fives, found, strict=True):
-            assert of_shingle.setdefault(window, value) == value
-    assert len(set(of_shingle.values())) == len(of_shingle)
+            assert hash_of_shingle.setdefault(window, value) == value
+    assert len(set(hash_of_shingle.values())) == len(hash_of_shingle)
 
 
 # {abc, bcd, cde} and {abc, bcd, cdx}: 2 of 4 in common
@@ -187,7 +188,7 @@ def test_every_cluster_is_connected_by_near_pairs_and_named_by_its_earliest_text
 
 
 def planted(seed: int) -> tuple[list[str], list[tuple[int, int]]]:
-    """2,000 texts of 30 words: 200 are copies with one word changed, 100 with five changed; and (original, copy)."""
+    """Return (2,000 texts of 30 words, [(original, copy)]): 200 copies have one changed word, and 100 have five."""
     generator = random.Random(seed)
     vocabulary = [f"word{n}" for n in range(5_000)]
     texts = [generator.choices(vocabulary, k=30) for _ in range(2_000)]
@@ -228,7 +229,7 @@ def test_the_same_seed_gives_the_same_signatures_in_chunks_of_any_size(monkeypat
     other_seed = dedup.signatures(texts, len(texts), 16, 6)
     monkeypatch.setattr(dedup, "CHUNK_CHARACTERS", 1_000)
     assert (expected == dedup.signatures(texts, len(texts), 16, 5)).all()
-    # and in batches: a signature is of its text alone
+    # also in batches: a signature depends on its text alone
     assert (expected[10:20] == dedup.signatures(texts[10:20], 10, 16, 5)).all()
     assert (expected != other_seed).mean() > 0.99
 

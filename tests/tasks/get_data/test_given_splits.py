@@ -1,4 +1,4 @@
-"""Splits that the config gives, and further evaluation sets: whole, scored apart, and never trained on."""
+"""Test sources and evaluation sets that the config gives: kept whole, scored separately, and never trained on."""
 
 from __future__ import annotations
 
@@ -43,24 +43,22 @@ def test_a_question_that_a_train_source_asks_too_is_not_held_out(tmp_path: Path)
     assert list(data.test.row_id) == ["other.jsonl:20"]
 
 
-def test_a_training_row_leaves_when_a_test_source_has_it(tmp_path: Path) -> None:
+def test_training_rows_that_repeat_a_test_source_are_removed(tmp_path: Path) -> None:
     train = write(tmp_path / "train.jsonl", [{"prompt": "Question  number 25", "completion": "another"}, *ROWS[:21]])
     test = write(tmp_path / "test.jsonl", [*ROWS[20:], ROWS[20]])
     data = load_data(DataConfig(sources=[{"path": train, "role": "train"}, {"path": test, "role": "test"}]))
-    # a given test set is whole, its own repeat included; the rows of the training set leave though they come first
+    # a given test set stays whole, with its own repeat; training rows are removed although they come first
     assert len(data.test) == 11
     assert list(data.train.row_id) == [f"train.jsonl:{n}" for n in range(2, 22)]
     reasons = {row.row: (row.check, row.reason) for row in data.quarantine.itertuples()}
     assert reasons == {
-        1: ("leak", "asks the same as test.jsonl:6"),
+        1: ("leak", "has the same prompt as test.jsonl:6"),
         22: ("leak", "is the same as test.jsonl:1"),
     }
     [counts, _] = data.report.sources
     assert (counts.read, counts.kept, counts.quarantined, counts.deduplicated) == (22, 20, 2, 0)
-    such_as = "such as train.jsonl:1, train.jsonl:22"
-    assert f"quarantined: 2 rows repeat a row of a given held-out set, or ask what it asks, {such_as}" in summary_lines(
-        data.report
-    )
+    line = "quarantined: 2 rows repeat a row of a given held-out set, or have its prompt or group, "
+    assert f"{line}such as train.jsonl:1, train.jsonl:22" in summary_lines(data.report)
 
 
 def test_a_group_of_a_test_source_is_not_trained_on(tmp_path: Path) -> None:
@@ -73,7 +71,7 @@ def test_a_group_of_a_test_source_is_not_trained_on(tmp_path: Path) -> None:
     assert data.quarantine.reason[0] == "is of the same group as test.jsonl:1"
 
 
-def test_evaluation_sets_are_apart_from_the_test_set(tmp_path: Path) -> None:
+def test_evaluation_sets_are_separate_from_the_test_set(tmp_path: Path) -> None:
     source = write(tmp_path / "rows.jsonl", ROWS)
     (tmp_path / "x").mkdir()
     other = [{"prompt": f"other {n}", "completion": "a"} for n in range(4)]
@@ -82,13 +80,13 @@ def test_evaluation_sets_are_apart_from_the_test_set(tmp_path: Path) -> None:
     data = load_data(config)
     assert data.test.dataset.value_counts().to_dict() == {"held-out": 3, "other.jsonl": 5, "other.jsonl#2": 2}
     assert (data.report.test_rows, data.report.evaluation_rows) == (3, 7)
-    # what an evaluation set has is in no split
+    # a row of an evaluation set is in no split
     assert ROWS[7]["prompt"] not in [*data.train.prompt, *data.test[data.test.dataset == "held-out"].prompt]
     assert "(26 train, 3 test, 7 for evaluation only)" in data.report.counts_line()
     assert [count.role for count in data.report.sources] == ["auto", "evaluation", "evaluation"]
 
 
-def test_an_evaluation_set_without_a_valid_row_does_not_name_the_others_rows(tmp_path: Path) -> None:
+def test_an_evaluation_set_without_valid_rows_does_not_change_the_names_of_the_others(tmp_path: Path) -> None:
     paths = [
         write(tmp_path / f"{n}.jsonl", rows) for n, rows in enumerate((ROWS, ROWS[:2], [{**ROWS[3], "prompt": ""}]))
     ]

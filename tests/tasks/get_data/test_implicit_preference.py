@@ -11,7 +11,7 @@ from tasks.rows.schemas import find_faults
 
 
 def turns(*contents: str, last: str = "assistant") -> list[dict[str, Any]]:
-    """Return turns that alternate, so that the last one is from `last`."""
+    """Return turns of alternating roles, the last one from `last`."""
     roles = ["assistant", "user"] if last == "assistant" else ["user", "assistant"]
     return [
         {"role": roles[(len(contents) - 1 - number) % 2], "content": content} for number, content in enumerate(contents)
@@ -33,8 +33,8 @@ def test_conversations_with_equal_earlier_turns_are_valid() -> None:
     assert faults(([system, *turns("q", "good")], [system, *turns("q", "bad")])) == []
 
 
-def test_an_answer_may_be_the_same_in_both() -> None:
-    # a check of contents (`same_answers`) finds these, by its own policy
+def test_both_answers_may_be_the_same() -> None:
+    # the content check `same_answers` finds these, and has a policy of its own
     assert faults((turns("q", "a"), turns("q", "a"))) == []
 
 
@@ -48,19 +48,22 @@ def test_an_answer_may_be_the_same_in_both() -> None:
     ],
     ids=["content", "length", "system", "space"],
 )
-def test_other_earlier_turns_are_a_fault_of_rejected(rejected: list[dict[str, Any]]) -> None:
+def test_different_earlier_turns_are_a_fault_of_rejected(rejected: list[dict[str, Any]]) -> None:
     good = (turns("q", "good"), turns("q", "bad"))
     assert faults(good, (turns("q", "good"), rejected), good) == [
         (1, "rejected", "does not share its earlier turns with chosen")
     ]
 
 
-def test_sharegpt_and_openai_turns_are_the_same_turns() -> None:
+def test_sharegpt_and_openai_turns_are_compared_by_content() -> None:
     sharegpt = [{"from": "human", "value": "q"}, {"from": "gpt", "value": "bad"}]
     assert faults((turns("q", "good"), sharegpt)) == []
-    # what is not said has no say: a weight, a name, an empty list of calls
-    marked = [{"role": "user", "content": "q", "tool_calls": [], "id": 7}, {"role": "assistant", "content": "bad"}]
-    assert faults((turns("q", "good"), marked)) == []
+    # other keys, and an empty list of tool calls, do not matter
+    with_other_keys = [
+        {"role": "user", "content": "q", "tool_calls": [], "id": 7},
+        {"role": "assistant", "content": "bad"},
+    ]
+    assert faults((turns("q", "good"), with_other_keys)) == []
 
 
 def test_earlier_tool_calls_must_be_the_same() -> None:
@@ -90,7 +93,7 @@ def test_earlier_tool_calls_must_be_the_same() -> None:
         (turns("q", " "), "turn 2 content is empty"),
         (
             [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}],
-            "ends with a tool call, where an answer in text is wanted",
+            "ends with a tool call, but the answer must be text",
         ),
     ],
     ids=["ends", "no_question", "empty", "missing", "number", "blank", "call"],
@@ -112,14 +115,14 @@ def test_texts_are_refused_with_advice() -> None:
     found = faults(("\n\nHuman: q\n\nAssistant: good", "\n\nHuman: q\n\nAssistant: bad"))
     assert [(row, column) for row, column, _ in found] == [(0, "chosen"), (0, "rejected")]
     assert all(
-        reason == "is text, in which the prompt ends nowhere; write lists of messages, or map a prompt column"
+        reason == "is text, which does not show where the prompt ends; write lists of messages, or map a prompt column"
         for _, _, reason in found
     )
 
 
 @pytest.mark.parametrize("row_format", ["preference", "kto"])
 def test_an_answer_that_is_only_a_tool_call_is_refused(row_format: str) -> None:
-    """Nothing of such an answer would be in the canonical row."""
+    """A canonical row would hold nothing of such an answer."""
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
     sharegpt = {"from": "function_call", "value": '{"name": "f"}'}
     names = {"preference": ["chosen", "rejected"], "kto": ["completion"]}[row_format]
@@ -128,7 +131,7 @@ def test_an_answer_that_is_only_a_tool_call_is_refused(row_format: str) -> None:
         table = pd.DataFrame([rest | dict.fromkeys(names, answer)], dtype=object)
         found = find_faults(row_format, table)
         assert list(found["column"]) == names
-        assert set(found["reason"]) == {"is a tool call, where an answer in text is wanted"}
+        assert set(found["reason"]) == {"is a tool call, but the answer must be text"}
 
 
 def test_failures_keep_the_index_and_the_value_of_their_row() -> None:

@@ -1,4 +1,4 @@
-"""Loading: every format and kind of file, faults named by file and row, counts that add up, a leak-free split."""
+"""The data stage as a whole: all formats and files, faults named by file and row, counts that add up, the split."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def load(*paths: Path | str, **settings: object):
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    """Write rows in the format of the file's ending."""
+    """Write rows as the kind of file that its ending says."""
     if path.suffix == ".jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     elif path.suffix == ".json":
@@ -69,9 +69,9 @@ def test_every_format_loads_from_every_file_kind(
     if kind == "messages" and ending == ".csv":
         pytest.skip("a CSV cell cannot hold a list")
     data = load(write(tmp_path / f"rows{ending}", rows))
-    everything = pd.concat([data.train, data.test]).set_index("row_id")
-    assert len(everything) == 20
-    row = everything.loc[f"rows{ending}:4"]
+    all_rows = pd.concat([data.train, data.test]).set_index("row_id")
+    assert len(all_rows) == 20
+    row = all_rows.loc[f"rows{ending}:4"]
     assert (row.kind, row.prompt) == (kind, prompt)
     assert row.completion == ("text 3" if kind == "text" else "answer 3")
     if kind == "messages":
@@ -171,7 +171,7 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
         ("hello", "is text, not a list of messages"),
         ([{"role": "user", "content": "q"}], "does not end with an assistant turn"),
         ([{"role": "assistant", "content": "a"}], "turn 1 is from the assistant, with no user turn before it"),
-        ([{"role": "robot", "content": "a"}], "turn 1 has no role of assistant, system, tool, user"),
+        ([{"role": "robot", "content": "a"}], "turn 1 has none of the roles assistant, system, tool, user"),
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}], "turn 2 content is empty"),
         ([{"role": "user", "content": "q"}, {"role": "user", "content": "q"}], "turns 1 and 2 are both from the user"),
         (
@@ -205,7 +205,7 @@ def test_mapped_columns_are_read_and_a_missing_one_is_named(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "excerpts"),
     [
         ("rows.jsonl", "é".encode("latin-1") * 3, ["line 1", "0xe9", "not UTF-8", "iconv"]),
         ("rows.jsonl", b'{"prompt": "a"}\n\n{"prompt": "\xff"}', ["line 3", "0xff"]),
@@ -219,14 +219,16 @@ def test_mapped_columns_are_read_and_a_missing_one_is_named(tmp_path: Path) -> N
         ("rows.json", b"[]", ["no rows"]),
     ],
 )
-def test_an_unreadable_file_is_one_clear_error(name: str, content: bytes, words: list[str], tmp_path: Path) -> None:
+def test_an_unreadable_file_gives_one_clear_error(
+    name: str, content: bytes, excerpts: list[str], tmp_path: Path
+) -> None:
     path = tmp_path / name
     path.write_bytes(content)
     with pytest.raises(DataError) as caught:
         load(path)
     assert len(str(caught.value).splitlines()) <= 3
-    for word in [name, *words]:
-        assert word in str(caught.value)
+    for excerpt in [name, *excerpts]:
+        assert excerpt in str(caught.value)
 
 
 def test_a_csv_row_with_too_many_cells_is_a_failure_of_that_row(tmp_path: Path) -> None:
@@ -252,7 +254,7 @@ def test_under_fifty_rows_is_a_warning(count: int, warned: bool, tmp_path: Path)
     assert bool(load(write(tmp_path / "rows.jsonl", rows)).report.warnings) == warned
 
 
-def test_sources_are_put_together_and_counted_apart(tmp_path: Path) -> None:
+def test_sources_are_joined_and_counted_separately(tmp_path: Path) -> None:
     first, second = write(tmp_path / "a.jsonl", PAIRS), write(tmp_path / "b.csv", INSTRUCTIONS[:5])
     counts = load(first, second).report.sources
     assert [(c.source, c.format, c.read) for c in counts] == [
@@ -279,10 +281,10 @@ def test_the_split_is_the_same_in_any_order_and_changes_with_the_seed() -> None:
 def test_no_question_is_in_both_splits_even_when_repeated() -> None:
     rows = frame([f"Question  {n % 30}" if n % 2 else f"question {n % 30} " for n in range(300)])
     train, test = split_rows(rows, 0.2, seed=0)
-    normal = [{" ".join(p.lower().split()) for p in part.prompt} for part in (train, test)]
-    assert not normal[0] & normal[1]
+    questions = [{" ".join(p.lower().split()) for p in part.prompt} for part in (train, test)]
+    assert not questions[0] & questions[1]
     assert set(train.row_id) | set(test.row_id) == set(range(300))
-    # groups of ten: six groups make exactly the 60 rows that were asked for
+    # groups of ten: six groups make exactly the 60 rows of the test fraction
     assert len(test) == 60
 
 
@@ -305,25 +307,25 @@ def test_a_large_group_of_repeats_does_not_overfill_the_test_set(seed: int) -> N
     rows = frame(["the same"] * 60 + [f"question {n}" for n in range(40)])
     train, test = split_rows(rows, 0.1, seed)
     assert (len(train), len(test)) == (90, 10)
-    # where no group fits, the smallest is taken
+    # if no group fits, the smallest is taken
     _, test = split_rows(frame(["a"] * 50 + ["b"] * 30), 0.1, seed)
     assert set(test.prompt) == {"b"}
 
 
 @pytest.mark.parametrize(
-    ("name", "columns", "kind", "least"),
+    ("name", "columns", "kind", "min_rows"),
     [
         ("gsm8k_train.jsonl", {"prompt": "question", "completion": "answer"}, "pair", 7473),
         ("self_instruct_seed_tasks.jsonl", {}, "pair", 175),
         ("wiki.txt", {}, "text", 30),
     ],
 )
-def test_real_files_load_whole(name: str, columns: dict, kind: str, least: int) -> None:
+def test_real_files_load_whole(name: str, columns: dict, kind: str, min_rows: int) -> None:
     path = SHARED_DATA / name
     if not path.exists():
         pytest.skip(f"{path} is not here")
     data = load(path, columns=columns)
-    assert data.report.sources[0].kept == data.report.sources[0].read >= least
+    assert data.report.sources[0].kept == data.report.sources[0].read >= min_rows
     assert set(data.train.kind) == {kind}
 
 
@@ -356,7 +358,7 @@ def test_a_weight_says_how_often_a_training_row_is_used(weight: float, tmp_path:
 def test_the_first_line_of_a_table_without_a_header_is_not_shown(header: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text(header + "\n" + "a,b\n" * 12)
-    with pytest.raises(DataError, match=r"has the columns \(column 1\), \(column 2\), where") as caught:
+    with pytest.raises(DataError, match=r"has the columns \(column 1\), \(column 2\), but needs") as caught:
         load(path)
     assert not any(cell in str(caught.value) for cell in header.split(","))
     assert "the first line of a CSV or TSV file must name its columns" in str(caught.value)

@@ -1,4 +1,4 @@
-"""Each setting of the data section changes what it says, and each of a hub source reaches the hub."""
+"""Each setting of the data section has its effect, and each setting of a hub source reaches the hub."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from configs.errors import DataError
 from configs.schema import ColumnMap, DataConfig
 from tasks.get_data.leaving import InvalidRowsError
 
-# a process of its own: the client and `datasets` read the hub's address from the environment when they are imported
-LOAD = """
+# runs in a separate process: the hub's client and `datasets` read the hub's address when they are imported
+LOAD_SCRIPT = """
 import json, sys
 from configs.schema import DataConfig
 from support.loading import load_data
@@ -29,8 +29,8 @@ print(json.dumps(sorted(data.train.prompt.tolist() + data.test.prompt.tolist()))
 """
 
 
-def jsonl(word: str, number: int = 12) -> bytes:
-    rows = [{"prompt": f"{word} {n:02}", "completion": "a"} for n in range(number)]
+def jsonl(prefix: str, num_rows: int = 12) -> bytes:
+    rows = [{"prompt": f"{prefix} {n:02}", "completion": "a"} for n in range(num_rows)]
     return "".join(json.dumps(row) + "\n" for row in rows).encode()
 
 
@@ -69,7 +69,7 @@ configs:
             "HF_HOME": str(tmp_path / "hf"),
             "HF_HUB_DISABLE_XET": "1",
         }
-        for settings, word in (
+        for settings, prefix in (
             ({}, "small"),
             ({"split": "validation"}, "validation"),
             ({"name": "other"}, "other"),
@@ -77,16 +77,21 @@ configs:
         ):
             source = json.dumps({"hub": "owner/rows", **settings})
             result = subprocess.run(
-                [sys.executable, "-c", LOAD, source], cwd=ROOT, env=env, capture_output=True, text=True, timeout=120
+                [sys.executable, "-c", LOAD_SCRIPT, source],
+                cwd=ROOT,
+                env=env,
+                capture_output=True,
+                text=True,
+                timeout=120,
             )
             assert result.returncode == 0, result.stderr
-            assert json.loads(result.stdout) == [f"{word} {n:02}" for n in range(12)]
+            assert json.loads(result.stdout) == [f"{prefix} {n:02}" for n in range(12)]
 
 
 @pytest.fixture
-def both(tmp_path: Path) -> Path:
-    """Rows that fit two formats."""
-    path = tmp_path / "both.jsonl"
+def file_of_two_formats(tmp_path: Path) -> Path:
+    """A file of 100 rows that fit two formats."""
+    path = tmp_path / "rows.jsonl"
     rows = [{"prompt": f"p {n}", "completion": f"c {n}", "text": f"t {n}"} for n in range(100)]
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
@@ -96,14 +101,14 @@ def kinds(path: Path, **source: object) -> set[str]:
     return set(load_data(DataConfig(sources=[{"path": str(path), **source}])).train.kind)
 
 
-def test_format_decides_where_columns_fit_two(both: Path) -> None:
-    assert kinds(both, format="prompt_completion") == {"pair"}
-    assert kinds(both, format="text") == {"text"}
+def test_format_decides_where_columns_fit_two_formats(file_of_two_formats: Path) -> None:
+    assert kinds(file_of_two_formats, format="prompt_completion") == {"pair"}
+    assert kinds(file_of_two_formats, format="text") == {"text"}
 
 
 @pytest.mark.parametrize("fraction", [0.05, 0.1, 0.5])
-def test_test_fraction_is_the_share_held_out(fraction: float, both: Path) -> None:
-    config = DataConfig(sources=[{"path": str(both), "format": "text"}], test_fraction=fraction)
+def test_test_fraction_is_the_share_held_out(fraction: float, file_of_two_formats: Path) -> None:
+    config = DataConfig(sources=[{"path": str(file_of_two_formats), "format": "text"}], test_fraction=fraction)
     report = load_data(config).report
     assert (report.test_rows, report.train_rows) == (round(100 * fraction), round(100 * (1 - fraction)))
 
@@ -135,7 +140,7 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
         load_data(config)
     path.write_text(path.read_text() + json.dumps({**row, "other_name": None}) + "\n")
     if column == "input":
-        # the one column that may be empty
+        # the only column that may be empty
         assert load_data(config).report.sources[0].kept == 13
         return
     with pytest.raises(InvalidRowsError, match=rf"rows.jsonl row 13, column {column}: is missing"):

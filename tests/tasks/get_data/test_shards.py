@@ -1,4 +1,4 @@
-"""However the data is divided into shards, every table is the same, byte for byte, and every row has its own number."""
+"""Any division of the data into shards gives the same tables, byte for byte, and the same row numbers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def run(config: DataConfig, directory: Path) -> tuple[dict[str, str], DataReport
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Files of several kinds, with rows that are broken, repeated, contradictory, and of a held-out set."""
+    """Files of several kinds, with rows that are broken, repeated, conflicting, and in a held-out set."""
     folder = tmp_path_factory.mktemp("rows")
     lines = (SHARED_DATA / "gsm8k_train.jsonl").read_text(encoding="utf-8").splitlines()[:1500]
     lines[700] = '{"question": "cut sho'
@@ -72,15 +72,15 @@ def settings(folder: Path, **changes: object) -> DataConfig:
     )
 
 
-def test_one_machine_and_many_shards_write_the_same_bytes(folder: Path, tmp_path: Path) -> None:
+def test_any_number_of_shards_writes_the_same_bytes(folder: Path, tmp_path: Path) -> None:
     results = {number: run(settings(folder, shards=number), tmp_path / str(number)) for number in (1, 2, 7, 40)}
-    # one of them is the evaluation set
+    # one shard is the evaluation set
     assert [number for _, _, number in results.values()] == [2, 3, 8, 40]
     first_tables, first_report, _ = results[1]
     for tables, report, _ in results.values():
         assert tables == first_tables
         assert report == first_report
-    # and the run is one in which something of every kind has happened
+    # the data have failures of every kind
     found = {count.check: count.rows for count in first_report.checks}
     assert found["conflict"] >= 2 and found["placeholder"] == 1 and found["contamination"] >= 1
     reasons = {failure.reason.split(" a.jsonl")[0] for failure in first_report.failures}
@@ -103,7 +103,7 @@ def test_a_file_that_changes_after_the_plan_is_refused(folder: Path, tmp_path: P
         load_data(config, [], resolved.shards, None, tmp_path)
 
 
-def test_a_shard_is_known_by_its_own_bytes(folder: Path, tmp_path: Path) -> None:
+def test_a_changed_byte_changes_its_own_shard_only(folder: Path, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes((folder / "a.jsonl").read_bytes())
     config = DataConfig(sources=[{"path": str(path), "columns": COLUMNS}], shards=4)
@@ -112,5 +112,5 @@ def test_a_shard_is_known_by_its_own_bytes(folder: Path, tmp_path: Path) -> None
     content[-20:-19] = b"#"
     path.write_bytes(content)
     after = resolve_data(config, None).shards
-    # a change in the last line leaves the shards before it, and their cached results, as they were
+    # the shards before the last line, and so their cached results, stay the same
     assert [one == other for one, other in zip(before, after, strict=True)] == [True, True, True, False]

@@ -1,4 +1,4 @@
-"""Parquet and Arrow files: cut anywhere, at any place, they are one error and never a whole file."""
+"""Parquet and Arrow files: a file cut at any byte gives one error, and is never taken for a whole one."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from support.data_files import encode_table, numbered_rows, outcome, read, refused
+from support.data_files import encode_table, numbered_rows, read, read_error, rows_and_error
 
 from tasks.rows import arrow
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", "stream"])
-def test_lists_and_structs_are_lists_and_dicts_whatever_the_width_of_the_type(kind: str, tmp_path: Path) -> None:
+def test_lists_and_structs_of_any_type_become_lists_and_dicts(kind: str, tmp_path: Path) -> None:
     turns = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
     turn = pa.struct([("role", pa.large_string()), ("content", pa.string())])
     table = pa.table(
@@ -39,28 +39,28 @@ def test_lists_and_structs_are_lists_and_dicts_whatever_the_width_of_the_type(ki
     ]
 
 
-def test_row_numbers_go_on_over_batches(tmp_path: Path) -> None:
+def test_row_numbers_continue_across_batches(tmp_path: Path) -> None:
     table = pa.table({"text": [str(n) for n in range(10_000)]})
     (tmp_path / "rows.parquet").write_bytes(encode_table(".parquet", table))
     assert all(row.record["text"] == str(row.row - 1) for row in read(tmp_path / "rows.parquet").rows)
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", "stream"])
-def test_a_damaged_table_is_one_error(kind: str, tmp_path: Path) -> None:
+def test_a_damaged_table_gives_one_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{'.arrow' if kind == 'stream' else kind}"
     name = "Parquet" if kind == ".parquet" else "Arrow"
     whole = encode_table(kind, pa.table({"text": [f"row {n}" for n in range(500)]}))
     for content in (whole[: len(whole) // 2], whole[:200], b"PAR1 nonsense", b"ARROW1 nonsense", b"x"):
         path.write_bytes(content)
-        assert f"{path} is not a whole {name} file" in refused(path)
+        assert f"{path} is not a whole {name} file" in read_error(path)
     path.write_bytes(encode_table(kind, pa.table([["a"], ["b"]], names=["x", "x"])))
-    assert "two columns of one name" in refused(path)
+    assert "two columns of the same name" in read_error(path)
     not_utf8 = pa.Array.from_buffers(pa.string(), 1, pa.array([b"\xff\xfe"]).buffers())
     path.write_bytes(encode_table(kind, pa.table({"text": not_utf8})))
-    assert f"{path} is not a whole {name} file, or has values that Python does not" in refused(path)
+    assert f"{path} is not a whole {name} file, or has values that Python cannot hold" in read_error(path)
 
 
-def test_a_nul_in_a_table_of_types_is_quarantined(tmp_path: Path) -> None:
+def test_a_nul_in_a_typed_table_is_quarantined(tmp_path: Path) -> None:
     (tmp_path / "rows.arrow").write_bytes(encode_table("stream", pa.table({"text": ["a", "b\0", "c"]})))
     found = read(tmp_path / "rows.arrow")
     assert [row.row for row in found.rows] == [1, 3]
@@ -85,7 +85,7 @@ def encoded(kind: str, num_batches: int = 5) -> bytes:
 
 @pytest.mark.parametrize("place", ["local", "memory", "gz"])
 @pytest.mark.parametrize("kind", ["parquet", "file", "stream"])
-def test_a_table_cut_after_its_first_batches_is_one_error(kind: str, place: str, tmp_path: Path) -> None:
+def test_a_table_cut_after_its_first_batches_gives_one_error(kind: str, place: str, tmp_path: Path) -> None:
     ending = ".parquet" if kind == "parquet" else ".arrow"
     path = f"memory://cut/rows{ending}" if place == "memory" else str(tmp_path / f"rows{ending}")
     compress: Callable[[bytes], bytes] = bytes
@@ -95,7 +95,7 @@ def test_a_table_cut_after_its_first_batches_is_one_error(kind: str, place: str,
     for length in (*range(len(whole) // 2, len(whole), 997), len(whole) - 8, len(whole) - 1):
         with fsspec.open(path, "wb") as file:
             file.write(compress(whole[:length]))
-        rows, error = outcome(path)
+        rows, error = rows_and_error(path)
         assert error is not None and "is not a whole" in error
         assert [row["text"] for _, row in rows] == [f"row {n % 1000}" for n in range(len(rows))]
         assert len(rows) < 5000 or kind == "stream"
@@ -104,14 +104,14 @@ def test_a_table_cut_after_its_first_batches_is_one_error(kind: str, place: str,
     assert len(numbered_rows(path)) == 5000
 
 
-def test_a_stream_cut_between_two_batches_or_followed_by_another_is_not_taken_for_a_whole_one(tmp_path: Path) -> None:
+def test_a_stream_cut_between_two_batches_or_followed_by_another_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.arrow"
     two, three = encoded("stream", 2), encoded("stream", 3)
-    # they have the first two batches in common, and then comes the end of one of them, of 8 bytes
+    # both begin with the same two batches; after them, `two` has only its end mark of 8 bytes
     assert three.startswith(two[:-8])
     for content in (two[:-8], three + two, three + b"\0" * 8, two[:-4]):
         path.write_bytes(content)
-        rows, error = outcome(path)
+        rows, error = rows_and_error(path)
         assert len(rows) >= 2000 and error is not None and "is not a whole Arrow file" in error
     for content, expected in ((two, 2000), (three, 3000)):
         path.write_bytes(content)
@@ -127,9 +127,8 @@ def test_streams_of_the_oldest_arrow_versions_are_read(tmp_path: Path) -> None:
     assert len(numbered_rows(path)) == 10
 
 
-def test_rows_of_megabytes_are_taken_from_a_table_one_by_one(tmp_path: Path) -> None:
+def test_a_batch_of_rows_of_megabytes_has_few_rows(tmp_path: Path) -> None:
     big = pa.table({"text": [str(n) * 3_000_000 for n in range(8)], "n": list(range(8))})
-    sizes = []
     with contextlib.closing(pa.BufferOutputStream()) as sink:
         pq.write_table(big, sink)
         file = pa.BufferReader(sink.getvalue())
@@ -138,7 +137,9 @@ def test_rows_of_megabytes_are_taken_from_a_table_one_by_one(tmp_path: Path) -> 
     assert sizes == [2, 2, 2, 2]
 
 
-def test_a_disk_too_small_for_the_temporary_copy_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_names_the_file_and_the_folder_of_its_temporary_copy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     path = tmp_path / "rows.parquet.gz"
     path.write_bytes(gzip.compress(encoded("parquet")))
@@ -146,7 +147,7 @@ def test_a_disk_too_small_for_the_temporary_copy_is_named(tmp_path: Path, monkey
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (4096, limits[1]))
     try:
-        _, error = outcome(path)
+        _, error = rows_and_error(path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, handler)
@@ -154,7 +155,7 @@ def test_a_disk_too_small_for_the_temporary_copy_is_named(tmp_path: Path, monkey
     assert [child.name for child in tmp_path.iterdir()] == [path.name]
 
 
-def test_a_remote_table_whose_server_fails_is_named_as_such(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_remote_table_whose_server_fails_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     fsspec.filesystem("memory").pipe("/fails/rows.parquet", encoded("parquet"))
     opened = type(fsspec.filesystem("memory").open("/fails/rows.parquet"))
     read_whole = opened.read
@@ -165,5 +166,5 @@ def test_a_remote_table_whose_server_fails_is_named_as_such(monkeypatch: pytest.
         return read_whole(self, size)
 
     monkeypatch.setattr(opened, "read", fail, raising=False)
-    _, error = outcome("memory://fails/rows.parquet")
+    _, error = rows_and_error("memory://fails/rows.parquet")
     assert error is not None and error.startswith("memory://fails/rows.parquet cannot be read (ConnectionResetError)")

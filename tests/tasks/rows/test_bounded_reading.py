@@ -1,4 +1,4 @@
-"""Reading a file takes little memory, however long the file is; a process of its own is measured."""
+"""Reading a file takes little memory, however long the file is; the memory of a separate process is measured."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ from conftest import ROOT
 SIZE = 100_000_000
 ROW = {"prompt": "What is it? " * 20, "completion": "It is that. " * 20}
 NUM_ROWS = SIZE // 500
-MOST_MIB = 48
-# in a process of its own, whose peak is that of reading and of nothing else
-READ = """
+MAX_MIB = 48
+# runs in a separate process, so that its peak memory is that of reading alone
+READ_SCRIPT = """
 import resource, sys
 import pyarrow.parquet
 from tasks.files.places import DataFile
@@ -45,7 +45,7 @@ def write(path: Path, num_rows: int) -> None:
     table = pa.Table.from_pylist([ROW] * 1000)
     with fsspec.open(str(path), "wb", compression="infer") as file:
         if kind.startswith("parquet"):
-            # one row group, whose columns are as long as the file
+            # one row group, so that its columns are as long as the file
             with pq.ParquetWriter(file, table.schema, compression="none", use_dictionary=False) as writer:
                 writer.write_table(pa.concat_tables([table] * (num_rows // 1000)), row_group_size=num_rows)
         elif kind.startswith("arrow"):
@@ -78,15 +78,15 @@ def write(path: Path, num_rows: int) -> None:
         "rows.arrow.gz",
     ],
 )
-def test_a_file_much_longer_than_the_memory_it_takes(name: str, tmp_path: Path) -> None:
+def test_reading_a_long_file_takes_little_memory(name: str, tmp_path: Path) -> None:
     path, warm = tmp_path / name, tmp_path / "warm" / name
     warm.parent.mkdir()
     write(path, NUM_ROWS // 1000 * 1000)
     write(warm, 1000)
-    # Arrow's own allocator keeps some tens of megabytes, whatever it is asked for
+    # Arrow's own allocator keeps tens of megabytes, however little is allocated
     settings = {"PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path), "ARROW_DEFAULT_MEMORY_POOL": "system"}
     result = subprocess.run(
-        [sys.executable, "-c", READ, path, warm],
+        [sys.executable, "-c", READ_SCRIPT, path, warm],
         env={**os.environ, **settings},
         capture_output=True,
         text=True,
@@ -94,7 +94,7 @@ def test_a_file_much_longer_than_the_memory_it_takes(name: str, tmp_path: Path) 
     )
     num_rows, anonymous_mib, peak_mib = map(int, result.stdout.split())
     assert num_rows == NUM_ROWS // 1000 * 1000
-    assert anonymous_mib < MOST_MIB
-    # the pages of a mapped file are the system's, which takes them back when it needs them
-    assert peak_mib < MOST_MIB or name == "rows.arrow"
+    assert anonymous_mib < MAX_MIB
+    # the pages of a mapped file belong to the system, which takes them back when it needs memory
+    assert peak_mib < MAX_MIB or name == "rows.arrow"
     assert {child.name for child in tmp_path.iterdir()} == {name, "warm"}, "a temporary file is left"

@@ -1,4 +1,4 @@
-"""A file read in parts gives what the whole gives: the same rows, numbers and bytes, wherever it is cut."""
+"""A file read in byte ranges gives the same rows, numbers and bytes as the whole file, wherever it is cut."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pyarrow as pa
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from support.data_files import encode_table, numbered_rows, outcome
+from support.data_files import encode_table, numbered_rows, rows_and_error
 
 from configs.errors import DataError
 from tasks.files.places import DataFile, is_splittable
@@ -31,7 +31,7 @@ def rows(path: Path | str, start: int = 0, end: int | None = None) -> list[tuple
     return list(read_rows(DataFile(str(path), "rows"), start, end))
 
 
-def outcome_of_ranges(path: str, cuts: list[int]) -> tuple[list[tuple[int, Row]], str | None]:
+def rows_and_error_of_ranges(path: str, cuts: list[int]) -> tuple[list[tuple[int, Row]], str | None]:
     """Return the rows of all ranges with their numbers in the file, up to an error, and that error."""
     found: list[tuple[int, Row]] = []
     lines_before = 0
@@ -53,7 +53,7 @@ contents = st.tuples(
 
 @pytest.mark.parametrize("kind", [".jsonl", ".txt"])
 @pytest.mark.parametrize("place", ["local", "memory"])
-def test_ranges_side_by_side_give_the_rows_of_the_whole(
+def test_adjacent_ranges_give_the_rows_of_the_whole_file(
     kind: str, place: str, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
     path = str(tmp_path_factory.mktemp("rows") / f"rows{kind}") if place == "local" else f"memory://cut/rows{kind}"
@@ -66,7 +66,7 @@ def test_ranges_side_by_side_give_the_rows_of_the_whole(
             file.write(content)
         every_byte = list(range(1, len(content)))
         cuts = sorted(data.draw(st.sets(st.sampled_from(every_byte)))) if data and every_byte else every_byte
-        assert outcome_of_ranges(path, cuts) == outcome_of_ranges(path, [])
+        assert rows_and_error_of_ranges(path, cuts) == rows_and_error_of_ranges(path, [])
         ranges = list(zip([0, *cuts], [*cuts, None], strict=True))
         pieces = [open_lines(path, start, end).read() for start, end in ranges]
         assert b"".join(pieces) == content
@@ -81,7 +81,7 @@ def test_ranges_side_by_side_give_the_rows_of_the_whole(
     ("start", "end", "expected"),
     [
         (0, None, b"one\ntwo\n\nfour"),
-        (0, 1, b"one\n"),  # a line that goes on behind the end is whole
+        (0, 1, b"one\n"),  # a line that ends after the range is read whole
         (0, 4, b"one\n"),  # `two` begins at byte 4
         (0, 5, b"one\ntwo\n"),
         (4, 8, b"two\n"),  # begins at the first byte of the range
@@ -106,7 +106,7 @@ def test_a_line_belongs_to_the_range_in_which_it_begins(
         assert stream.read() == expected
 
 
-def test_numbers_of_a_range_count_from_its_first_line_and_blank_lines_count(tmp_path: Path) -> None:
+def test_row_numbers_count_the_lines_of_a_range_and_blank_ones_too(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(CONTENT)
     assert [number for number, _ in rows(path)] == [1, 3, 4, 5]
@@ -116,7 +116,7 @@ def test_numbers_of_a_range_count_from_its_first_line_and_blank_lines_count(tmp_
     assert [number for number, _ in rows(path, 10)] == [1, 2, 3]
 
 
-def test_lines_longer_than_the_blocks_of_reading_are_whole(tmp_path: Path) -> None:
+def test_lines_longer_than_a_read_block_are_read_whole(tmp_path: Path) -> None:
     path = tmp_path / "rows.txt"
     long = "é" * 2_000_000
     path.write_text(f"a\n{long}\nb\n")
@@ -134,20 +134,20 @@ def test_an_error_in_a_range_names_the_line_of_the_file(tmp_path: Path) -> None:
         rows(path, 14)
 
 
-def test_other_encodings_are_named_by_the_first_range_however_short(tmp_path: Path) -> None:
+def test_the_first_range_names_another_encoding_however_short_it_is(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
-    for content, words in (
+    for content, message in (
         ('{"a": 1}\n'.encode("utf-16"), "is UTF-16"),
         ('{"a": 1}\n'.encode("utf-16-le"), "seems to be UTF-16"),
         (b"\x1f\x8b\x08\n", "is compressed; add .gz"),
     ):
         path.write_bytes(content)
-        with pytest.raises(DataError, match=re.escape(words)):
+        with pytest.raises(DataError, match=re.escape(message)):
             rows(path, 0, 1)
 
 
 @pytest.mark.parametrize("name", ["a.jsonl.gz", "a.txt.zst", "a.json", "a.csv", "a.tsv", "a.parquet", "a.arrow"])
-def test_other_files_have_no_ranges(name: str, tmp_path: Path) -> None:
+def test_only_uncompressed_files_of_lines_have_ranges(name: str, tmp_path: Path) -> None:
     assert not is_splittable(name)
     assert is_splittable("A.JSONL") and is_splittable("s3://b/a.txt")
     with pytest.raises(AssertionError):
@@ -163,7 +163,7 @@ def test_a_range_is_hashed_at_the_speed_of_hashing(tmp_path: Path) -> None:
     content = path.read_bytes()
     start = time.process_time()
     hashlib.sha256(content).digest()
-    # 500 MB/s beside the hashing; twice as long, as the machine may have other work
+    # 500 MB/s besides hashing, and a factor of 2 because the machine may have other work
     assert whole - (time.process_time() - start) < 2 * len(content) / 500e6
 
 
@@ -207,7 +207,7 @@ def address(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("has_ranges", [True, False])
-def test_a_web_file_is_read_in_ranges_whether_its_server_knows_them_or_not(
+def test_a_web_file_is_read_in_ranges_even_if_its_server_does_not_serve_ranges(
     has_ranges: bool, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = b"".join(json.dumps({"n": n, "text": "x" * 1000}).encode() + b"\n" for n in range(30_000))
@@ -222,13 +222,12 @@ def test_a_web_file_is_read_in_ranges_whether_its_server_knows_them_or_not(
     assert numbers == list(range(first, first + len(numbers))) and len(numbers) in (975, 976)
     if has_ranges:
         assert _Server.sent < middle
-    # the whole is one request, and so is what a server without ranges sends
     assert len(rows(path, 0, 1_000_000)) + len(rows(path, 1_000_000)) == 30_000
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", "stream"])
 @pytest.mark.parametrize("has_ranges", [True, False])
-def test_a_web_table_is_read_whether_its_server_knows_ranges_or_not(
+def test_a_web_table_is_read_even_if_its_server_does_not_serve_ranges(
     kind: str, has_ranges: bool, address: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = encode_table(kind, pa.table({"n": list(range(10_000))}))
@@ -237,5 +236,5 @@ def test_a_web_table_is_read_whether_its_server_knows_ranges_or_not(
     path = f"{address}/rows{'.arrow' if kind == 'stream' else kind}"
     assert [row["n"] for _, row in numbered_rows(path)] == list(range(10_000))
     monkeypatch.setattr(_Server, "content", content[:-100])
-    _, error = outcome(f"{path}?key=secret")
+    _, error = rows_and_error(f"{path}?key=secret")
     assert error is not None and error.startswith(f"{path} is not a whole")

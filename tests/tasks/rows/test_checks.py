@@ -1,4 +1,4 @@
-"""Checks of content: each finds its row, does what its policy says, and every row that was read is accounted for."""
+"""Checks of content: each finds its bad row and follows its policy, and the counts include every row that was read."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def load(path: Path, rows: list[dict[str, str]], checks: dict[str, object], **se
     )
 
 
-def adds_up(data: LoadedData) -> None:
+def assert_counts_add_up(data: LoadedData) -> None:
     for count in data.report.sources:
         assert count.read == count.kept + count.quarantined + count.deduplicated
     kept = sum(count.kept for count in data.report.sources)
@@ -50,7 +50,7 @@ def test_each_check_follows_its_policy(check: str, policy: str, tmp_path: Path) 
         data = load(tmp_path / "rows.jsonl", [*good, *bad], checks, max_invalid_rows=len(bad))
     else:
         data = load(tmp_path / "rows.jsonl", [*good, *bad], checks)
-    adds_up(data)
+    assert_counts_add_up(data)
     [count] = [c for c in data.report.checks if c.check == check]
     assert (count.policy, count.rows) == (policy, len(bad))
     assert count.first_rows == [f"rows.jsonl:{21 + n}" for n in range(len(bad))]
@@ -61,7 +61,7 @@ def test_each_check_follows_its_policy(check: str, policy: str, tmp_path: Path) 
 
 
 def _one_line(run) -> None:  # type: ignore[no-untyped-def]
-    """Put a message on one line, for a pattern over the whole of it."""
+    """Raise the error of `run` with its message on one line, so that a pattern can match all of it."""
     try:
         run()
     except InvalidRowsError as error:
@@ -78,7 +78,7 @@ def test_good_rows_pass_every_check(tmp_path: Path) -> None:
     assert [count.check for count in data.report.checks] == ["repeats_prompt"]
 
 
-def test_mixed_system_turns_are_a_warning_with_the_counts(tmp_path: Path) -> None:
+def test_system_turns_in_only_some_conversations_give_a_warning(tmp_path: Path) -> None:
     def chat(n: int) -> dict:
         turns = [{"role": "system", "content": "s"}] if n % 4 == 0 else []
         return {"messages": [*turns, {"role": "user", "content": f"u {n}"}, {"role": "assistant", "content": "a"}]}
@@ -89,11 +89,9 @@ def test_mixed_system_turns_are_a_warning_with_the_counts(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(("distinct", "warned"), [(1, False), (2, True), (10, True), (11, False)])
-def test_a_few_different_system_prompts_are_a_warning_and_many_are_meant(
-    distinct: int, warned: bool, tmp_path: Path
-) -> None:
+def test_two_to_ten_different_system_prompts_give_a_warning(distinct: int, warned: bool, tmp_path: Path) -> None:
     def chat(n: int) -> dict:
-        # the first one is used by all rows but distinct - 1
+        # all rows but distinct - 1 have the first prompt
         system = {"role": "system", "content": f"prompt {n if n < distinct else 0} "}
         return {"messages": [system, {"role": "user", "content": f"u {n}"}, {"role": "assistant", "content": "a"}]}
 
@@ -102,7 +100,7 @@ def test_a_few_different_system_prompts_are_a_warning_and_many_are_meant(
     assert load(tmp_path / "rows.jsonl", [chat(n) for n in range(60)], {}).report.warnings == expected
 
 
-def test_a_repeat_that_leaves_contradicts_nothing(tmp_path: Path) -> None:
+def test_a_removed_near_duplicate_conflicts_with_nothing(tmp_path: Path) -> None:
     rows = [{"prompt": " ".join(f"word{n}x{m}" for m in range(40)), "completion": f"answer {n}"} for n in range(20)]
     rows.append({**rows[0], "completion": "answer 0 indeed"})
     kept = load(tmp_path / "rows.jsonl", rows, {"conflict": "quarantine"}, deduplicate="near")
@@ -111,15 +109,14 @@ def test_a_repeat_that_leaves_contradicts_nothing(tmp_path: Path) -> None:
     assert [(c.kept, c.quarantined, c.deduplicated) for c in both.report.sources] == [(19, 2, 0)]
 
 
-PREFERENCES = [{"prompt": f"question number {n}", "chosen": "good", "rejected": "bad"} for n in range(20)]
-JUDGED = [{"prompt": f"question number {n}", "completion": "good", "label": n % 2 == 0} for n in range(20)]
+LABELLED = [{"prompt": f"question number {n}", "completion": "good", "label": n % 2 == 0} for n in range(20)]
 
 
 @pytest.mark.parametrize(
     ("others", "expected"),
-    [(PREFERENCES, None), (JUDGED, "no objective takes all of these kinds of rows: 20 pair, 20 kto")],
+    [(PREFERENCES, None), (LABELLED, "no objective takes all of these kinds of rows: 20 pair, 20 kto")],
 )
-def test_kinds_that_no_objective_takes_together_are_a_warning(
+def test_kinds_of_rows_that_no_objective_takes_together_give_a_warning(
     others: list[dict], expected: str | None, tmp_path: Path
 ) -> None:
     (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in GOOD))
@@ -129,10 +126,10 @@ def test_kinds_that_no_objective_takes_together_are_a_warning(
     assert [warning for warning in warnings if "these kinds" in warning] == ([expected] if expected else [])
 
 
-def test_exact_duplicates_leave_their_first_row(tmp_path: Path) -> None:
+def test_the_first_of_exact_duplicates_is_kept(tmp_path: Path) -> None:
     rows = [*GOOD, {"prompt": " Question NUMBER 3", "completion": "answer  3"}, GOOD[5]]
     data = load(tmp_path / "rows.jsonl", rows, {})
-    adds_up(data)
+    assert_counts_add_up(data)
     assert (data.report.deduplicated_rows, data.report.sources[0].kept) == (2, 20)
     assert "rows.jsonl:21" not in [*data.train.row_id, *data.test.row_id]
     assert list(data.quarantine[["row", "check", "reason"]].itertuples(index=False, name=None)) == [
@@ -145,7 +142,7 @@ def test_exact_duplicates_leave_their_first_row(tmp_path: Path) -> None:
     )
 
 
-def test_near_duplicates_are_removed_when_asked(tmp_path: Path) -> None:
+def test_near_duplicates_are_removed_only_if_configured(tmp_path: Path) -> None:
     rows = [*GOOD, {"prompt": LONG, "completion": LONG}, {"prompt": LONG, "completion": f"{LONG} again"}]
     assert load(tmp_path / "rows.jsonl", rows, {}, deduplicate="exact").report.deduplicated_rows == 0
     data = load(tmp_path / "rows.jsonl", rows, {}, deduplicate="near")
@@ -155,7 +152,7 @@ def test_near_duplicates_are_removed_when_asked(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("warn", 21), ("quarantine", 20)])
-def test_rows_of_an_evaluation_set_are_found(policy: str, kept: int, tmp_path: Path) -> None:
+def test_rows_with_text_of_an_evaluation_set_are_found(policy: str, kept: int, tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(json.dumps({"prompt": LONG, "completion": "x"}) + "\n")
     data = load(
@@ -165,7 +162,7 @@ def test_rows_of_an_evaluation_set_are_found(policy: str, kept: int, tmp_path: P
         contamination=[{"path": str(evaluation)}],
         contamination_policy=policy,
     )
-    adds_up(data)
+    assert_counts_add_up(data)
     [count] = data.report.checks
     assert (count.check, count.first_rows, data.report.sources[0].kept) == ("contamination", ["rows.jsonl:21"], kept)
 
@@ -185,12 +182,12 @@ def test_no_group_spans_two_splits(tmp_path: Path) -> None:
     [({}, 0), ({"min_characters": 9}, 10), ({"max_characters": 27}, 0), ({"max_characters": 26}, 10)],
 )
 def test_length_bounds_are_inclusive(bounds: dict[str, int], failing: int, tmp_path: Path) -> None:
-    # "answer 0" to "answer 9" have 8 characters, "answer 10" and on have 9; a longest row has 18 + 9 of both
+    # "answer 0" to "answer 9" have 8 characters, "answer 10" and on have 9; the longest rows have 18 + 9
     data = load(tmp_path / "rows.jsonl", GOOD, {"length": "warn", **bounds})
     assert sum(count.rows for count in data.report.checks) == failing
 
 
-def test_an_ngram_longer_than_what_is_shared_finds_nothing(tmp_path: Path) -> None:
+def test_an_ngram_longer_than_the_shared_text_finds_nothing(tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation.jsonl"
     evaluation.write_text(json.dumps({"prompt": f"{LONG} {LONG[::-1]}", "completion": "x"}) + "\n")
     # the row shares the first eight words

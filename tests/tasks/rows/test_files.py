@@ -1,4 +1,4 @@
-"""Every kind of file, whole and broken: what was written is read back, and any bytes are rows or one clear error."""
+"""Files of every kind, whole and broken: rows are read back equal, and any bytes give rows or one clear error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import fsspec
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.data_files import COMPRESS, KINDS, encode, numbered_rows, outcome, read, refused, source
+from support.data_files import COMPRESS, KINDS, encode, numbered_rows, read, read_error, rows_and_error, source
 from support.loading import load_data
 
 from configs.errors import DataError, FineTuneError
@@ -66,7 +66,7 @@ def test_text_files_are_read_back(compression: str, tmp_path: Path) -> None:
 
 
 def mutations(whole: bytes) -> st.SearchStrategy[bytes]:
-    """Return whole files with some bytes changed, or cut."""
+    """Return a strategy of files like `whole` with some bytes changed, or cut short."""
     change = st.tuples(st.integers(0, len(whole) - 1), st.integers(0, 255))
 
     def changed(changes: list[tuple[int, int]], end: int) -> bytes:
@@ -82,7 +82,7 @@ JSON_LIKE = st.text('{}[]",:\\u0dn 1e-NaIfity\n\ttrue\0é').map(str.encode)
 
 
 @pytest.mark.parametrize("kind", [*KINDS, ".txt", ".jsonl.gz", ".csv.zst", ".json.gz", ".parquet.zst", "stream"])
-def test_any_bytes_are_rows_or_one_clear_error(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_any_bytes_give_rows_or_one_clear_error(kind: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     rows = [{"prompt": f"question {n}", "completion": SECRET} for n in range(3)]
     base, _, compression = kind[1:].partition(".")
     compress = COMPRESS[f".{compression}" if compression else ""]
@@ -118,30 +118,30 @@ def test_a_byte_order_mark_is_no_part_of_the_first_row(kind: str, tmp_path: Path
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".txt"])
 @pytest.mark.parametrize("compression", COMPRESS)
-def test_another_encoding_names_file_line_and_byte(kind: str, compression: str, tmp_path: Path) -> None:
+def test_an_error_of_encoding_names_file_line_and_byte(kind: str, compression: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}{compression}"
     path.write_bytes(COMPRESS[compression](b'{"a": 1}\n{"a": 2}\n{"a": "\xe9"}\n'))
-    assert f"{path} line 3: byte 0xe9 is not UTF-8" in refused(path)
+    assert f"{path} line 3: byte 0xe9 is not UTF-8" in read_error(path)
     path.write_bytes(COMPRESS[compression](GOOD.encode("utf-16-le") * 3))
-    assert f"{path} seems to be UTF-16" in refused(path)
+    assert f"{path} seems to be UTF-16" in read_error(path)
     path.write_bytes(COMPRESS[compression](GOOD.encode("utf-16")))
-    assert f"{path} is UTF-16" in refused(path)
+    assert f"{path} is UTF-16" in read_error(path)
 
 
 def test_a_compressed_file_without_its_ending_is_named(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     for ending in (".gz", ".zst"):
         path.write_bytes(COMPRESS[ending](GOOD.encode()))
-        assert refused(path) == f"{path} is compressed; add {ending} to its name"
+        assert read_error(path) == f"{path} is compressed; add {ending} to its name"
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("compression", [".gz", ".zst"])
-def test_a_compressed_file_cut_short_is_one_error(kind: str, compression: str, tmp_path: Path) -> None:
+def test_a_compressed_file_cut_short_gives_one_error(kind: str, compression: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}{compression}"
     content = COMPRESS[compression](encode(kind, [{"prompt": f"{n**5}", "completion": "a"} for n in range(300)]))
     path.write_bytes(content[: len(content) * 2 // 3])
-    assert refused(path) == f"{path} is cut short or damaged; copy it again"
+    assert read_error(path) == f"{path} is cut short or damaged; copy it again"
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".txt"])
@@ -152,10 +152,10 @@ def test_one_row_of_50_megabytes_is_read_in_linear_time(kind: str, tmp_path: Pat
         path.write_bytes(f"{text}\n".encode() if kind == ".txt" else encode(kind, [{"prompt": text, "completion": ""}]))
         start = time.process_time()
         (row,) = read(path).rows
-        assert len(row.record["text" if kind == ".txt" else "prompt"]) == len(text) - (kind == ".txt" and 0)
+        assert len(row.record["text" if kind == ".txt" else "prompt"]) == len(text)
         return time.process_time() - start
 
-    # ten times the bytes take about ten times as long; if the cost were quadratic, a hundred times
+    # ten times the bytes take about ten times as long, and would take a hundred times as long at quadratic cost
     assert seconds(50_000_000) < 40 * max(seconds(5_000_000), 0.02)
 
 
@@ -182,15 +182,15 @@ def test_a_directory_of_many_kinds_is_one_source_whose_rows_name_their_files(tmp
 def test_a_file_without_permission_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}"
     path.touch(0o000)
-    assert outcome(path) == ([], f"{path} cannot be read: Permission denied; check its permissions")
+    assert rows_and_error(path) == ([], f"{path} cannot be read: Permission denied; check its permissions")
 
 
 @pytest.mark.parametrize("kind", [".jsonl", ".json", ".csv", ".tsv", ".txt", ".parquet", ".arrow"])
-def test_a_file_that_went_away_is_named(kind: str, tmp_path: Path) -> None:
+def test_a_missing_file_or_a_directory_is_named(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}"
-    assert outcome(path) == ([], f"{path} does not exist; correct the path")
+    assert rows_and_error(path) == ([], f"{path} does not exist; correct the path")
     path.mkdir()
-    assert outcome(path) == ([], f"{path} is not a regular file; copy its content into one")
+    assert rows_and_error(path) == ([], f"{path} is not a regular file; copy its content into one")
 
 
 @pytest.mark.parametrize("kind", [".csv", ".json", ".jsonl", ".txt"])
@@ -199,7 +199,7 @@ def test_a_byte_that_is_not_utf8_far_into_a_file_is_named_by_its_line(kind: str,
     row = {".csv": "1,é\n", ".json": '{"a": "é"},\n', ".jsonl": '{"a": "é"}\n', ".txt": "é\n"}[kind]
     first = {".csv": "a,b\n", ".json": "[\n"}.get(kind, "")
     path.write_bytes(first.encode() + row.encode() * 300_000 + b"\xe9\n")
-    _, error = outcome(path)
+    _, error = rows_and_error(path)
     assert str(error).startswith(f"{path} line {300_001 + bool(first)}: byte 0xe9 is not UTF-8\n")
 
 
@@ -211,19 +211,19 @@ def test_names_in_messages_are_short_and_on_one_line(tmp_path: Path) -> None:
     assert isinstance(row, BadRow) and row.reason == "names the key `" + r"secret\n" * 5 + "` twice"
     path = tmp_path / "rows.csv"
     path.write_text('"' + "x;" * 100 + '"\n1\n')
-    assert outcome(path)[1] == f"{path} line 1: cells are separated by ';'; save it with ',' between cells"
+    assert rows_and_error(path)[1] == f"{path} line 1: cells are separated by ';'; save it with ',' between cells"
 
 
-def test_places_without_rows_are_named(tmp_path: Path) -> None:
+def test_files_and_directories_without_rows_are_named(tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
-    assert "has no file that ends in .jsonl" in refused(tmp_path / "empty")
+    assert "has no file that ends in .jsonl" in read_error(tmp_path / "empty")
     for name in ("a.jsonl", "b.json.gz", "c.csv", "d.txt.zst"):
         (tmp_path / "empty" / name).write_bytes(COMPRESS["" if name.count(".") == 1 else f".{name.split('.')[2]}"](b""))
-        assert "has no rows" in refused(tmp_path / "empty" / name)
-    assert f"{tmp_path / 'empty'} has no rows" in refused(tmp_path / "empty")
+        assert "has no rows" in read_error(tmp_path / "empty" / name)
+    assert f"{tmp_path / 'empty'} has no rows" in read_error(tmp_path / "empty")
 
 
-def test_the_plan_and_the_loading_agree_on_a_web_address_and_on_memory(
+def test_the_plan_and_the_data_stage_read_the_same_remote_files(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -239,11 +239,11 @@ def test_the_plan_and_the_loading_agree_on_a_web_address_and_on_memory(
         assert resolve_data(config, None).shards[0].ranges[0].sha256 == local.ranges[0].sha256
         report = load_data(config).report
         assert [(count.source, count.kept) for count in report.sources] == [("rows.jsonl.gz", 20), ("part.parquet", 20)]
-        gone: dict[str, Any] = {"path": web.replace("rows", "none")}
+        missing: dict[str, Any] = {"path": web.replace("rows", "none")}
         with pytest.raises(
             DataError, match=r"data.sources\[0\].path=http://127.0.0.1:\d+/none.jsonl.gz does not exist"
         ):
-            resolve_data(DataConfig(sources=[gone]), None)
+            resolve_data(DataConfig(sources=[missing]), None)
     finally:
         server.shutdown()
         server.server_close()

@@ -1,4 +1,4 @@
-"""Each format of the field: recognised by its columns, checked turn by turn, and turned into one canonical row."""
+"""Every row format: recognised by its columns, checked turn by turn, and turned into one canonical row."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ def load(path: Path, rows: list[dict] | None = None, **settings: object) -> Load
     return load_data(DataConfig(sources=[{"path": str(path)}], **settings))
 
 
-def first(data: LoadedData, row: int = 1):
-    """Return the canonical row of a line of the file."""
+def canonical_row(data: LoadedData, line: int = 1):
+    """Return the canonical row that came from a line of the file."""
     import pandas as pd
 
     rows = pd.concat([data.train, data.test])
-    [found] = [r for r in rows.itertuples() if r.row_id.endswith(f":{row}")]
+    [found] = [r for r in rows.itertuples() if r.row_id.endswith(f":{line}")]
     return found
 
 
@@ -39,7 +39,7 @@ def sharegpt(n: int) -> dict:
 def test_sharegpt_becomes_messages_with_tool_calls(tmp_path: Path) -> None:
     data = load(tmp_path / "chats.jsonl", [sharegpt(n) for n in range(12)])
     assert data.report.sources[0].format == "sharegpt"
-    assert json.loads(first(data).messages) == [
+    assert json.loads(canonical_row(data).messages) == [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": "weather 0?"},
         {
@@ -66,7 +66,7 @@ def test_messages_keep_their_tool_calls(tmp_path: Path) -> None:
             ]
         }
 
-    messages = json.loads(first(load(tmp_path / "m.jsonl", [row(n) for n in range(12)])).messages)
+    messages = json.loads(canonical_row(load(tmp_path / "m.jsonl", [row(n) for n in range(12)])).messages)
     assert messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
     assert messages[2] == {"role": "tool", "content": "t", "tool_call_id": "1"}
 
@@ -81,7 +81,7 @@ def test_preferences_have_a_chosen_and_a_rejected_answer(form: str, tmp_path: Pa
         for n in range(12)
     ]
     data = load(tmp_path / "preferences.jsonl", rows)
-    row = first(data)
+    row = canonical_row(data)
     assert data.report.sources[0].format == "preference"
     assert (row.kind, row.prompt, row.completion, row.rejected) == ("preference", "q 0", "good", "bad")
     assert json.loads(row.messages or "[]") == ([] if form == "text" else [{"role": "user", "content": "q 0"}])
@@ -90,7 +90,8 @@ def test_preferences_have_a_chosen_and_a_rejected_answer(form: str, tmp_path: Pa
 def test_kto_rows_have_a_label(tmp_path: Path) -> None:
     rows = [{"prompt": f"q {n}", "completion": "a", "label": n % 2 == 0} for n in range(12)]
     data = load(tmp_path / "kto.jsonl", rows)
-    assert (first(data, 1).kind, first(data, 1).label, first(data, 2).label) == ("kto", "true", "false")
+    first, second = canonical_row(data, 1), canonical_row(data, 2)
+    assert (first.kind, first.label, second.label) == ("kto", "true", "false")
     rows[3]["label"] = "maybe"
     with pytest.raises(InvalidRowsError, match=r"kto.jsonl row 4, column label: is neither true nor false"):
         load(tmp_path / "kto.jsonl", rows)
@@ -122,7 +123,7 @@ def turns(*roles: str) -> list[dict]:
             "tool calls without function names",
         ),
         ({"messages": turns("user", "assistant", "tool", "user", "assistant")}, "the assistant should answer the tool"),
-        ({"conversations": [{"from": "robot", "value": "x"}]}, "turn 1 has no `from` of"),
+        ({"conversations": [{"from": "robot", "value": "x"}]}, "turn 1 has a `from` that is none of"),
         ({"conversations": [{"from": "human", "value": ""}]}, "turn 1 value is empty"),
         (
             {"conversations": [{"from": "human", "value": "x"}, {"from": "function_call", "value": "f()"}]},
@@ -151,7 +152,7 @@ def test_an_implicit_prompt_is_the_turns_that_both_answers_share(tmp_path: Path)
 
     rows = [{"chosen": conversation(n, "good"), "rejected": conversation(n, "bad")} for n in range(12)]
     data = load(tmp_path / "preferences.jsonl", rows)
-    row = first(data)
+    row = canonical_row(data)
     assert data.report.sources[0].format == "preference_implicit"
     assert (row.kind, row.prompt, row.completion, row.rejected) == ("preference", "q 0", "good", "bad")
     assert json.loads(row.messages) == conversation(0, "good")[:-1]
@@ -180,7 +181,7 @@ TOOL_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "argument
         (tool_chat(TOOL_CALL, "nope"), "turn 3 has a tool_call_id that no call before it has"),
         (
             tool_chat({**TOOL_CALL, "function": {"name": "f", "arguments": "{not"}}, "c1"),
-            "turn 2 has a tool call whose arguments are no JSON object",
+            "turn 2 has a tool call whose arguments are not a JSON object",
         ),
         (tool_chat({"id": "c1"}, "c1"), "turn 2 has tool calls without function names"),
         (
@@ -209,7 +210,7 @@ def test_text_parts_are_joined_and_a_weight_of_0_is_kept(tmp_path: Path) -> None
         answer = {"role": "assistant", "content": "a", "weight": 0}
         return {"messages": [{"role": "user", "content": parts}, answer, *CHAT_END]}
 
-    row = first(load(tmp_path / "chats.jsonl", [chat(n) for n in range(12)]))
+    row = canonical_row(load(tmp_path / "chats.jsonl", [chat(n) for n in range(12)]))
     assert json.loads(row.messages) == [
         {"role": "user", "content": "question 0 please"},
         {"role": "assistant", "content": "a", "weight": 0},

@@ -1,4 +1,4 @@
-"""JSON is read piece by piece and by a fast parser: neither is seen in any row or error."""
+"""JSON is read in blocks and by a fast parser, and neither changes any row or error."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
-from support.data_files import numbered_rows, outcome, read, refused
+from support.data_files import numbered_rows, read, read_error, rows_and_error
 
 from configs.errors import DataError
 from tasks.files.places import DataFile
@@ -53,11 +53,11 @@ def test_a_bad_line_is_quarantined_with_its_reason_and_the_others_are_read(
     assert [row.row for row in found.rows] == [1, 3]
     assert [(f.file, f.row, f.reason) for f in found.failures] == [("rows.jsonl", n, reason) for n in (2, 4, 5)]
     assert {f.value for f in found.failures} == {line[:2000]}
-    # the same entry in a list; where it is not JSON at all, nothing tells where the next one begins
+    # the same entry in a list; after an entry that is not JSON, nothing shows where the next one begins
     path = tmp_path / "rows.json"
     path.write_text(f"[{GOOD}, \n {line}, {GOOD}]")
     if reason.startswith("not JSON") or line.startswith("\0"):
-        assert "rows.json line 2 is not JSON" in refused(path) or "record 2 is nested too deeply" in refused(path)
+        assert "rows.json line 2 is not JSON" in read_error(path) or "record 2 is nested too deeply" in read_error(path)
     else:
         found = read(path)
         assert [row.row for row in found.rows] == [1, 3]
@@ -88,7 +88,7 @@ def test_many_rows_after_one_broken_line_are_read_in_linear_time(tmp_path: Path)
 def test_one_object_is_not_a_list_of_rows(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     path.write_text(json.dumps({"version": 1, "da\nta": [GOOD_ROW]}, indent=1))
-    assert f"{path} is one JSON object (with version, da\\nta), not a list" in refused(path)
+    assert f"{path} is one JSON object (with version, da\\nta), not a list" in read_error(path)
 
 
 JSON_VALUES = st.recursive(
@@ -120,7 +120,7 @@ MUTATED = st.builds(
 
 
 @pytest.mark.parametrize("block", [1, 7])
-def test_where_a_block_ends_changes_neither_rows_nor_errors(
+def test_the_ends_of_blocks_change_neither_rows_nor_errors(
     block: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.json"
@@ -137,9 +137,9 @@ def test_where_a_block_ends_changes_neither_rows_nor_errors(
     def check(text: str) -> None:
         path.write_bytes(text.encode("utf-8", "replace"))
         monkeypatch.setattr(json_rows, "_BLOCK_CHARACTERS", 2**20)
-        whole = outcome(path)
+        whole = rows_and_error(path)
         monkeypatch.setattr(json_rows, "_BLOCK_CHARACTERS", block)
-        assert repr(outcome(path)) == repr(whole)
+        assert repr(rows_and_error(path)) == repr(whole)
 
     check()
 
@@ -154,16 +154,16 @@ def test_where_a_block_ends_changes_neither_rows_nor_errors(
 @example(line='{"a": "\u2028\\u2028"}\r')
 @example(line='{"a": NaN}')
 @example(line='{"a": "\0"}')
-def test_the_fast_way_through_a_line_gives_what_the_strict_one_does(line: str) -> None:
+def test_the_fast_parser_gives_the_rows_of_the_exact_parser(line: str) -> None:
     parser = JsonParser()
-    assert repr(parser.line(line)) == repr(JsonParser()._faulty_line(line))
-    # nothing of one line is left for the next
-    assert parser.line('{"a": 1}') == {"a": 1}
-    if isinstance(parser.line(line), dict):
-        assert repr(json.loads(line)) == repr(parser.line(line))
+    assert repr(parser.parse_line(line)) == repr(JsonParser()._parse_exactly(line))
+    # one line has no effect on the next
+    assert parser.parse_line('{"a": 1}') == {"a": 1}
+    if isinstance(parser.parse_line(line), dict):
+        assert repr(json.loads(line)) == repr(parser.parse_line(line))
 
 
-def test_a_json_list_is_read_up_to_its_fault_whose_line_is_that_of_the_file(tmp_path: Path) -> None:
+def test_a_json_list_is_read_up_to_a_fault_that_is_named_by_its_line(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
     entry = json.dumps({"prompt": "x" * 1000}, indent=1)
     path.write_text("[\n" + ",\n".join([entry] * 5000) + ",\n{]\n" + entry * 1000)
@@ -184,7 +184,7 @@ def test_one_object_over_many_lines_is_refused_however_long(tmp_path: Path) -> N
     assert [number for number, _ in numbered_rows(path)] == [2, 3]
 
 
-def test_a_conversation_of_ten_thousand_turns_is_read_at_once(tmp_path: Path) -> None:
+def test_a_conversation_of_ten_thousand_turns_is_read_in_seconds(tmp_path: Path) -> None:
     turns = [{"role": ("user", "assistant")[n % 2], "content": f"turn {n} \\ \u2028 é"} for n in range(10_000)]
     start = time.process_time()
     for name, content in (
@@ -197,7 +197,7 @@ def test_a_conversation_of_ten_thousand_turns_is_read_at_once(tmp_path: Path) ->
     assert time.process_time() - start < 5
 
 
-def test_types_are_those_of_the_file_and_a_formula_is_text(tmp_path: Path) -> None:
+def test_values_keep_their_types_and_formulas_stay_text(tmp_path: Path) -> None:
     values = [1, "1", 1.0, True, None, [1], {"a": 1}]
     (tmp_path / "rows.jsonl").write_text("".join(json.dumps({"a": value}) + "\n" for value in values))
     (tmp_path / "rows.json").write_text(json.dumps([{"a": value} for value in values]))

@@ -1,4 +1,4 @@
-"""CSV and TSV files piece by piece: lines are counted as before, and a quote that never closes is found."""
+"""CSV and TSV files: errors name the row and its line, and an unclosed quote is found."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 import zstandard
-from support.data_files import numbered_rows, outcome, read, refused
+from support.data_files import numbered_rows, read, read_error, rows_and_error
 
 from configs.errors import DataError
 from tasks.rows import table_rows
 
 
 @pytest.mark.parametrize(
-    ("kind", "content", "words"),
+    ("kind", "content", "message"),
     [
         (".csv", 'a,b\n"1","2"\n"x" y,3\n', "row 2 (line 3) is not CSV: ',' expected after '\"'; repair its quotes"),
         (".csv", 'a,b\n"1\n1","2"\n1,"3\n4\n5\n6\n', "row 2 (line 4) is not CSV: unexpected end of data"),
@@ -25,13 +25,13 @@ from tasks.rows import table_rows
         (".csv", "a,\n1,2\n", "empty or repeated column name"),
     ],
 )
-def test_a_broken_table_names_file_and_line(kind: str, content: str, words: str, tmp_path: Path) -> None:
+def test_a_broken_table_names_file_and_line(kind: str, content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}"
     path.write_text(content)
-    assert refused(path).startswith(f"{path} ") and words in refused(path)
+    assert read_error(path).startswith(f"{path} ") and message in read_error(path)
 
 
-def test_rows_of_a_table_with_a_nul_or_other_cells_are_quarantined(tmp_path: Path) -> None:
+def test_rows_with_a_nul_or_too_many_cells_are_quarantined(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_text('prompt,completion\nq,"a\nb"\nq,a\0b\nq,a,c\n\nq,d\n')
     found = read(path)
@@ -44,7 +44,7 @@ def test_rows_of_a_table_with_a_nul_or_other_cells_are_quarantined(tmp_path: Pat
 
 @pytest.mark.parametrize("ending", ["", ".gz", ".zst"])
 @pytest.mark.parametrize("kind", [".csv", ".tsv"])
-def test_a_quote_that_never_closes_is_named_by_its_line_and_not_held(
+def test_an_unclosed_quote_is_named_by_its_line_and_its_cell_is_not_held(
     kind: str, ending: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / f"rows{kind}{ending}"
@@ -54,8 +54,8 @@ def test_a_quote_that_never_closes_is_named_by_its_line_and_not_held(
     path.write_bytes({"": bytes, ".gz": gzip.compress, ".zst": zstandard.compress}[ending](content))
     with pytest.raises(DataError, match=r"row 3 \(line 5\) is not .SV: unexpected end of data"):
         numbered_rows(path)
-    monkeypatch.setattr(table_rows, "_CELL_CHARACTERS", 100_000)
-    rows, error = outcome(path)
+    monkeypatch.setattr(table_rows, "_MAX_CELL_LENGTH", 100_000)
+    rows, error = rows_and_error(path)
     assert [number for number, _ in rows] == [1, 2]
     assert error == (
         f"{path} row 3 (line 6) has a cell of over 100000 characters; close the quote before it, or shorten it"
@@ -66,7 +66,7 @@ def test_a_cell_may_have_64_mebi_characters_and_no_more(tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     for size in (64 * 2**20, 64 * 2**20 + 1):
         path.write_bytes(b'a,b\n1,"' + b"x" * size + b'"\n')
-        rows, error = outcome(path)
+        rows, error = rows_and_error(path)
         if size == 64 * 2**20:
             assert error is None and isinstance(rows[0][1], dict) and len(rows[0][1]["b"]) == size
         else:
@@ -74,9 +74,9 @@ def test_a_cell_may_have_64_mebi_characters_and_no_more(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("end_of_line", ["\n", "\r\n", "\r"])
-def test_all_line_ends_of_tables_are_known(end_of_line: str, tmp_path: Path) -> None:
+def test_tables_with_any_line_ends_are_read(end_of_line: str, tmp_path: Path) -> None:
     path = tmp_path / "rows.csv"
     path.write_bytes(end_of_line.join(["a,b", *["1,2"] * 5000, f'"x{end_of_line}y",3', '4,"', ""]).encode())
-    rows, error = outcome(path)
+    rows, error = rows_and_error(path)
     assert len(rows) == 5001 and rows[-1] == (5001, {"a": f"x{end_of_line}y", "b": "3"})
     assert "row 5002 (line 5004) is not CSV: unexpected end of data" in str(error)
