@@ -1,9 +1,10 @@
-"""Control tokens come from the template alone: what looks like one in a row's content is tokenized as text.
+"""Only the template may write control tokens: the same text in a row's content is tokenized as ordinary text.
 
-A user who types `<|im_end|>` must not end his own turn. Such strings are put between two marker characters before
-the template sees the content, and what stands between markers in the rendered text is encoded as plain text.
-Text is encoded in pieces, cut where answers begin and before the token that ends them, so that the tokens of a
-prompt never depend on the answer that follows: generation, too, sees the prompt without it.
+A user who types `<|im_end|>` must not end the turn. So each such string in a content is put between two marker
+characters before the template renders it, and text between markers is then encoded as plain text.
+
+Text is encoded in pieces, cut where an answer begins and before the token that ends it. So the tokens of a prompt never
+depend on the answer that follows, just as in generation.
 """
 
 from __future__ import annotations
@@ -23,12 +24,12 @@ _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 @dataclass(frozen=True)
 class ControlTokens:
-    """The control tokens of a tokenizer and a template.
+    """The control tokens of a tokenizer and its template.
 
-    `special` maps the text of each special token to its id. `in_answers` matches what an assistant's content may not
-    hold, `in_prompts` what all other content may not: also tokens that are not special but are written by the
-    template, such as `<tool_call>`, which an assistant does write. `opening_ids` are what the tokenizer writes before a
-    text of its own accord, such as BOS.
+    `special` maps the text of each special token to its id. `guarded_ids` are the ids of special tokens, and of added
+    tokens that the template writes, such as `<tool_call>`. `in_prompts` matches all of these, `in_answers` the special
+    tokens only, since an assistant does write `<tool_call>`: what they match is text in such a content. `opening_ids`
+    are the ids that the tokenizer itself puts before a text, such as BOS.
     """
 
     special: dict[str, int]
@@ -40,7 +41,7 @@ class ControlTokens:
 
 
 class Markers(NamedTuple):
-    """Two characters that the row does not contain."""
+    """Two characters, not contained in the row, that enclose text to be encoded as plain text."""
 
     opening: str
     closing: str
@@ -51,7 +52,10 @@ class Markers(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """A part of a rendered row: where it begins in characters, and which of its tokens are trained."""
+    """A part of a rendered row: where it begins, in characters, its text, and which of its tokens are trained.
+
+    `is_literal` says that the text is encoded without control tokens.
+    """
 
     start: int
     text: str
@@ -60,10 +64,10 @@ class Piece(NamedTuple):
 
 
 def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
-    """Return the control tokens of `tokenizer` with the template that is set on it.
+    """Return the control tokens of `tokenizer` and the template that is set on it.
 
-    Tokens count by their own `special` flag: a tokenizer's `all_special_ids` has only those with a role, such as eos,
-    and misses Llama-3's `<|eot_id|>`.
+    An added token's own `special` flag is read: a tokenizer's `all_special_ids` has only tokens with a role, such as
+    eos, and lacks Llama-3's `<|eot_id|>`.
     """
     template = template_text(tokenizer)
     added = {
@@ -71,52 +75,55 @@ def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
     }
     special = {text: number for text, (number, token) in added.items() if token.special}
     special |= dict(zip(tokenizer.all_special_tokens, tokenizer.all_special_ids, strict=True))
-    # a word or white space that someone added to the vocabulary is no control token, though a template may contain it
-    written = [text for text in added if text in template and not text.isalnum() and not text.isspace()]
-    guarded = {**special, **{text: added[text][0] for text in written}}
+    # an added word or white space is no control token, although a template may contain it
+    in_template = [text for text in added if text in template and not text.isalnum() and not text.isspace()]
+    guarded = {**special, **{text: added[text][0] for text in in_template}}
     return ControlTokens(
         special=special,
         guarded_ids=frozenset(guarded.values()),
-        in_answers=_any_of(special),
-        in_prompts=_any_of(guarded),
+        in_answers=_pattern_of(special),
+        in_prompts=_pattern_of(guarded),
         new_line_ids=tokenizer(_NEW_LINE, add_special_tokens=False, verbose=False)["input_ids"],
         opening_ids=_opening_ids(tokenizer),
     )
 
 
 def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the source of the template that is set on `tokenizer`, of all of them where it has several."""
+    """Return the source of the template that is set on `tokenizer`; of several templates, all sources joined."""
     template = tokenizer.chat_template or ""
     return template if isinstance(template, str) else "".join(template.values())
 
 
 def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    alone, whole = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
-    return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(alone)] == alone), [])
+    bare, whole = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
+    return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(bare)] == bare), [])
 
 
-def _any_of(texts: dict[str, int]) -> re.Pattern[str]:
-    # the longest first, so that a token goes before one that it contains; (?!) never matches
+def _pattern_of(texts: dict[str, int]) -> re.Pattern[str]:
+    # the longest first: a token may contain a shorter one; (?!) never matches
     return re.compile("|".join(map(re.escape, sorted(texts, key=len, reverse=True))) or "(?!)")
 
 
-def free_markers(content: str) -> Markers:
+def unused_markers(content: str) -> Markers:
     """Return two characters of the private-use plane that `content` does not contain."""
-    free = (chr(code) for code in _PRIVATE_USE if chr(code) not in content)
-    return Markers(next(free), next(free))
+    unused = (chr(code) for code in _PRIVATE_USE if chr(code) not in content)
+    return Markers(next(unused), next(unused))
 
 
 def mark_messages(
     messages: list[dict[str, Any]], control: ControlTokens
 ) -> tuple[list[dict[str, Any]], Markers | None]:
-    """Return the messages with control tokens in their contents marked, and the markers; None where there is none."""
-    contents = [(value, _guard(turn, control)) for turn in messages for key, value in turn.items() if key != "role"]
-    if not any(_holds(value, guard) for value, guard in contents):
+    """Return the messages with the control tokens in their contents between markers, and the markers.
+
+    Where no content holds a control token, return the messages unchanged, and None.
+    """
+    contents = [(value, message) for message in messages for key, value in message.items() if key != "role"]
+    if not any(_matches(value, _pattern_for(message, control)) for value, message in contents):
         return messages, None
-    markers = free_markers(json.dumps(messages, ensure_ascii=False))
+    markers = unused_markers(json.dumps(messages, ensure_ascii=False))
     marked = [
         {
-            key: value if key == "role" else mark(value, _guard(message, control), markers)
+            key: value if key == "role" else mark(value, _pattern_for(message, control), markers)
             for key, value in message.items()
         }
         for message in messages
@@ -124,78 +131,88 @@ def mark_messages(
     return marked, markers
 
 
-def _holds(value: Any, guard: re.Pattern[str]) -> bool:
+def _matches(value: Any, pattern: re.Pattern[str]) -> bool:
+    """Return whether `pattern` matches anywhere in `value`, a text or a structure of texts."""
     if isinstance(value, str):
-        return guard.search(value) is not None
+        return pattern.search(value) is not None
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return any(_holds(part, guard) for part in parts)
+    return any(_matches(part, pattern) for part in parts)
 
 
-def _guard(message: dict[str, Any], control: ControlTokens) -> re.Pattern[str]:
+def _pattern_for(message: dict[str, Any], control: ControlTokens) -> re.Pattern[str]:
     return control.in_answers if message["role"] == "assistant" else control.in_prompts
 
 
-def mark(value: Any, guard: re.Pattern[str], markers: Markers) -> Any:
-    """Return `value`, a text or a structure of texts, with each match of `guard` between markers."""
+def mark(value: Any, pattern: re.Pattern[str], markers: Markers) -> Any:
+    """Return `value`, a text or a structure of texts, with each match of `pattern` between markers."""
     if isinstance(value, str):
-        return guard.sub(lambda found: f"{markers.opening}{found.group()}{markers.closing}", value)
+        return pattern.sub(lambda match: f"{markers.opening}{match.group()}{markers.closing}", value)
     if isinstance(value, dict):
-        return {key: mark(part, guard, markers) for key, part in value.items()}
-    return [mark(part, guard, markers) for part in value] if isinstance(value, list) else value
+        return {key: mark(part, pattern, markers) for key, part in value.items()}
+    return [mark(part, pattern, markers) for part in value] if isinstance(value, list) else value
 
 
 def cut_at_markers(piece: Piece, markers: Markers | None) -> list[Piece]:
-    """Return `piece` in parts, those between markers literal, without the markers.
+    """Return `piece` cut at its markers, without them; the parts between two markers are literal.
 
-    A template may separate two markers, by splitting a content; a lone one is dropped, and text is cut there too.
+    A template that splits a content can part two markers; the text is then cut at the single marker.
     """
     if markers is None:
         return [piece]
     opening, closing = markers
     cuts = re.compile(f"{opening}(?P<literal>[^{opening}{closing}]*){closing}|[{opening}{closing}]")
-    pieces, position = [], 0
-    for found in cuts.finditer(piece.text):
-        pieces.append(Piece(piece.start + position, piece.text[position : found.start()], piece.trained))
-        pieces.append(Piece(piece.start + found.start(), found["literal"] or "", piece.trained, is_literal=True))
-        position = found.end()
-    pieces.append(Piece(piece.start + position, piece.text[position:], piece.trained))
-    kept = [part for part in pieces if part.text]
-    # the token that ends a turn begins its piece; what follows that token is not trained
+    parts, position = [], 0
+    for match in cuts.finditer(piece.text):
+        parts.append(Piece(piece.start + position, piece.text[position : match.start()], piece.trained))
+        parts.append(Piece(piece.start + match.start(), match["literal"] or "", piece.trained, is_literal=True))
+        position = match.end()
+    parts.append(Piece(piece.start + position, piece.text[position:], piece.trained))
+    kept = [part for part in parts if part.text]
+    # of a piece of which only the first token is trained, that token is in the first part
     return kept if piece.trained != "first" else [kept[0], *(part._replace(trained="none") for part in kept[1:])]
 
 
 def encode_pieces(
     tokenizer: PreTrainedTokenizerBase, rows: Sequence[Sequence[Piece]], control: ControlTokens
 ) -> list[list[list[int]]]:
-    """Return the token ids of each piece of each row, without the tokens that the tokenizer itself would add to a text.
+    """Return the token ids of each piece of each row, without tokens that the tokenizer itself adds to a text.
 
-    A piece is encoded after the special token that stands before it, or after a line break: at the beginning of a
-    text, SentencePiece would put a space before it. One call encodes the pieces of all rows, so that a fast tokenizer
-    uses all cores; the ids of a row do not depend on the others.
+    At the beginning of a text, SentencePiece puts a space before the first word. So a piece is encoded with a prefix,
+    whose ids are then removed: the special token that ends the piece before it, or else a line break. The first piece
+    of a row has no prefix. One call encodes the pieces of all rows, so a fast tokenizer uses all cores. The ids of a
+    row do not depend on the other rows.
     """
-    ends = tuple(control.special)
-    placed = [
-        (piece, before, piece.text if piece.is_literal else before + piece.text)
+    special_texts = tuple(control.special)
+    prefixed = [
+        (piece, prefix, piece.text if piece.is_literal else prefix + piece.text)
         for pieces in rows
-        for piece, before in zip(pieces, ["", *(_before(piece, ends) for piece in pieces[:-1])], strict=False)
+        for piece, prefix in zip(
+            pieces, ["", *(_prefix_after(piece, special_texts) for piece in pieces[:-1])], strict=False
+        )
     ]
-    prefixes = {"": [], _NEW_LINE: control.new_line_ids, **{text: [number] for text, number in control.special.items()}}
-    after = _encode(tokenizer, (text for piece, _, text in placed if not piece.is_literal))
+    prefix_ids = {
+        "": [],
+        _NEW_LINE: control.new_line_ids,
+        **{text: [token_id] for text, token_id in control.special.items()},
+    }
+    ids_with_prefix = _encode(tokenizer, (text for piece, _, text in prefixed if not piece.is_literal))
+    # where the tokenizer merged the prefix with the text, the piece is encoded without it
     merged = (
         piece.text
-        for piece, before, text in placed
-        if not piece.is_literal and not _begins_with(after[text], prefixes[before])
+        for piece, prefix, text in prefixed
+        if not piece.is_literal and not _begins_with(ids_with_prefix[text], prefix_ids[prefix])
     )
-    alone = _encode(tokenizer, merged)
-    literal = _encode_literals(tokenizer, [text for piece, _, text in placed if piece.is_literal], control)
+    ids_without_prefix = _encode(tokenizer, merged)
+    literal_ids = _encode_literals(tokenizer, [text for piece, _, text in prefixed if piece.is_literal], control)
 
-    def ids_of(piece: Piece, before: str, text: str) -> list[int]:
+    def ids_of(piece: Piece, prefix: str, text: str) -> list[int]:
         if piece.is_literal:
-            return literal[text]
-        ids, prefix = after[text], prefixes[before]
-        return ids[len(prefix) :] if _begins_with(ids, prefix) else alone[piece.text]
+            return literal_ids[text]
+        ids = ids_with_prefix[text]
+        begins_with_prefix = _begins_with(ids, prefix_ids[prefix])
+        return ids[len(prefix_ids[prefix]) :] if begins_with_prefix else ids_without_prefix[piece.text]
 
-    encoded = iter([ids_of(*each) for each in placed])
+    encoded = iter([ids_of(piece, prefix, text) for piece, prefix, text in prefixed])
     return [[next(encoded) for _ in pieces] for pieces in rows]
 
 
@@ -203,45 +220,44 @@ def _begins_with(ids: list[int], prefix: list[int]) -> bool:
     return ids[: len(prefix)] == prefix
 
 
-def _before(piece: Piece, ends: tuple[str, ...]) -> str:
-    """Return the special token, one of `ends`, that ends `piece`, or a line break where none does."""
-    if piece.is_literal or not piece.text.endswith(ends):
+def _prefix_after(piece: Piece, special_texts: tuple[str, ...]) -> str:
+    """Return the prefix of the piece after `piece`: the special token that ends `piece`, or else a line break."""
+    if piece.is_literal or not piece.text.endswith(special_texts):
         return _NEW_LINE
-    return max((text for text in ends if piece.text.endswith(text)), key=len)
+    return max((text for text in special_texts if piece.text.endswith(text)), key=len)
 
 
 def _encode(tokenizer: PreTrainedTokenizerBase, texts: Iterable[str], split: bool = False) -> dict[str, list[int]]:
-    """Return the token ids of each text, in one call; with `split`, special tokens are text."""
-    given = list(dict.fromkeys(texts))
-    if not given:
+    """Return the token ids of each text, all encoded in one call; with `split`, special tokens are plain text."""
+    distinct = list(dict.fromkeys(texts))
+    if not distinct:
         return {}
     encoded = tokenizer(
-        given,
+        distinct,
         add_special_tokens=False,
         split_special_tokens=split,
         return_attention_mask=False,
         return_token_type_ids=False,
         verbose=False,
     )
-    return dict(zip(given, encoded["input_ids"], strict=True))
+    return dict(zip(distinct, encoded["input_ids"], strict=True))
 
 
 def _encode_literals(
     tokenizer: PreTrainedTokenizerBase, texts: list[str], control: ControlTokens
 ) -> dict[str, list[int]]:
-    """Return the tokens of each text of a control token, none of which is a control token."""
+    """Return the token ids of the texts of control tokens, encoded as plain text: no id is that of a control token."""
     encoded = _encode(tokenizer, (_NEW_LINE + text for text in texts), split=True)
     prefix = control.new_line_ids
-    result, halved = {}, []
+    result, still_control = {}, []
     for text in dict.fromkeys(texts):
         ids = encoded[_NEW_LINE + text]
         result[text] = ids[len(prefix) :] if _begins_with(ids, prefix) else ids
         if not control.guarded_ids.isdisjoint(result[text]) and len(text) > 1:
-            halved.append(text)
-    if halved:
-        # tokens that are added but not special are found in spite of `split`; half of one is no token
-        middles = {text: len(text) // 2 for text in halved}
-        halves = [half for text in halved for half in (text[: middles[text]], text[middles[text] :])]
-        parts = _encode_literals(tokenizer, halves, control)
-        result |= {text: parts[text[: middles[text]]] + parts[text[middles[text] :]] for text in halved}
+            still_control.append(text)
+    if still_control:
+        # even with `split`, the tokenizer finds added tokens that are not special, so their text is encoded in halves
+        halves = {text: (text[: len(text) // 2], text[len(text) // 2 :]) for text in still_control}
+        half_ids = _encode_literals(tokenizer, [half for pair in halves.values() for half in pair], control)
+        result |= {text: half_ids[left] + half_ids[right] for text, (left, right) in halves.items()}
     return result

@@ -1,4 +1,4 @@
-"""What one part of the rows knows of itself, small enough to send on: counts that add up to those of all rows."""
+"""Counts of one part of the rows, small enough to hand to the join, which adds up the counts of all parts."""
 
 from __future__ import annotations
 
@@ -15,33 +15,36 @@ from tasks.tokenize.rows import Setup
 from tasks.tokenize.tokens import TokenBatch
 
 COUNTS_FILE = "counts.json"
-_NAMED_ROWS = 3
+_NUM_FIRST_IDS = 3
 
 
-class Found(BaseModel):
+class FoundRows(BaseModel):
     """Rows that a check found: their number, and the ids of the first three."""
 
     num_rows: int = 0
-    first: list[str] = []
+    first_ids: list[str] = []
 
     def add(self, row_ids: Sequence[str]) -> None:
-        """Count rows that follow those counted before."""
+        """Count rows that come after those counted before."""
         self.num_rows += len(row_ids)
-        self.first = [*self.first, *row_ids[: _NAMED_ROWS - len(self.first)]]
+        self.first_ids = [*self.first_ids, *row_ids[: _NUM_FIRST_IDS - len(self.first_ids)]]
 
-    def plus(self, other: Found) -> Found:
-        """Return both, `other` being of rows that follow."""
-        return Found(num_rows=self.num_rows + other.num_rows, first=[*self.first, *other.first][:_NAMED_ROWS])
+    def plus(self, later: FoundRows) -> FoundRows:
+        """Return the sum of both, where the rows of `later` come after these."""
+        first_ids = [*self.first_ids, *later.first_ids][:_NUM_FIRST_IDS]
+        return FoundRows(num_rows=self.num_rows + later.num_rows, first_ids=first_ids)
 
 
 class SplitCounts(BaseModel):
-    """Counts of one split. `lengths` is the number of sequences of each length in tokens; `fault` stops the run.
+    """Counts of one split.
 
-    A pair, a prompt with a chosen and a rejected answer, is one sequence, as long as the prompt with the longer answer;
-    `num_tokens` and `trained_tokens` are of both, the prompt counted twice. `trained_tokens` are those that the loss
-    counts: never the first of a sequence, which nothing predicts. `ends` are the special tokens that end answers,
-    `endless` the rows with an answer that has none. `new_tokens` are those of the new special tokens that rows have,
-    `unknown` the rows with tokens for which the model has no embedding.
+    `lengths` maps a length in tokens to its number of sequences. A pair of a chosen and a rejected answer is one
+    sequence there, as long as the prompt with the longer answer. `num_tokens` and `trained_tokens` count both answers,
+    each with its prompt. `trained_tokens` are the tokens that the loss counts; it never counts the first of a sequence.
+    `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. `end_token_ids` are the
+    special tokens that end answers, and `without_end` the rows with an answer that none ends. `new_token_ids` are the
+    new special tokens that occur in rows, and `unknown_tokens` the rows with a token that has no embedding. `error` is
+    the message that stops the run, if any.
     """
 
     lengths: dict[int, int] = {}
@@ -54,43 +57,43 @@ class SplitCounts(BaseModel):
     split: int = 0
     split_pieces: int = 0
     left_out_pieces: int = 0
-    control_text: Found = Found()
-    without_bos: Found = Found()
-    two_bos: Found = Found()
-    untrained: Found = Found()
-    endless: Found = Found()
-    same_answers: Found = Found()
-    unknown: Found = Found()
-    ends: list[int] = []
-    new_tokens: list[int] = []
-    fault: str | None = None
+    control_text: FoundRows = FoundRows()
+    without_bos: FoundRows = FoundRows()
+    two_bos: FoundRows = FoundRows()
+    untrained: FoundRows = FoundRows()
+    without_end: FoundRows = FoundRows()
+    same_answers: FoundRows = FoundRows()
+    unknown_tokens: FoundRows = FoundRows()
+    end_token_ids: list[int] = []
+    new_token_ids: list[int] = []
+    error: str | None = None
 
     @property
     def num_sequences(self) -> int:
         return sum(self.lengths.values())
 
-    def plus(self, other: SplitCounts) -> SplitCounts:
-        """Return the counts of both, `other` being of rows that follow."""
+    def plus(self, later: SplitCounts) -> SplitCounts:
+        """Return the sum of both counts, where the rows of `later` come after these."""
         merged = SplitCounts(
-            lengths=_sum_of(self.lengths, other.lengths),
-            ends=sorted({*self.ends, *other.ends}),
-            new_tokens=sorted({*self.new_tokens, *other.new_tokens}),
-            fault=self.fault or other.fault,
+            lengths=_add_by_length(self.lengths, later.lengths),
+            end_token_ids=sorted({*self.end_token_ids, *later.end_token_ids}),
+            new_token_ids=sorted({*self.new_token_ids, *later.new_token_ids}),
+            error=self.error or later.error,
         )
         for name in SplitCounts.model_fields:
-            mine, others = getattr(self, name), getattr(other, name)
-            if isinstance(mine, Found):
-                setattr(merged, name, mine.plus(others))
-            elif isinstance(mine, int):
-                setattr(merged, name, mine + others)
+            earlier_count, later_count = getattr(self, name), getattr(later, name)
+            if isinstance(earlier_count, FoundRows):
+                setattr(merged, name, earlier_count.plus(later_count))
+            elif isinstance(earlier_count, int):
+                setattr(merged, name, earlier_count + later_count)
         return merged
 
 
 class PartCounts(BaseModel):
-    """Counts of part `number` of `of`. `has_messages` holds for the rows of all parts."""
+    """Counts of one part, the splits by name. `has_messages` is true if any part of the rows has conversations."""
 
-    number: int
-    of: int
+    part_number: int
+    num_parts: int
     has_messages: bool
     splits: dict[str, SplitCounts] = {}
 
@@ -100,14 +103,14 @@ def merge_splits(parts: Iterable[PartCounts], name: str) -> SplitCounts:
     return reduce(SplitCounts.plus, (part.splits[name] for part in parts if name in part.splits), SplitCounts())
 
 
-def _sum_of(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+def _add_by_length(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
     return {length: one.get(length, 0) + other.get(length, 0) for length in sorted({*one, *other})}
 
 
 def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, setup: Setup) -> None:
-    """Count a batch, whose records are `table`.
+    """Add the counts of a batch to `counts`; `table` holds the batch's records as Arrow columns.
 
-    The end of an answer is any special token, that of a plain text the tokenizer's eos_token.
+    Any special token can end an answer; a plain text ends with the tokenizer's eos_token.
     """
     counts.dropped += len(batch.dropped)
     counts.truncated += len(batch.truncated)
@@ -119,7 +122,7 @@ def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, set
     counts.same_answers.add(batch.same_answers)
     records = batch.records
     lengths, numbers = np.unique(np.array([r.num_tokens for r in records], np.int64), return_counts=True)
-    counts.lengths = _sum_of(counts.lengths, dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))
+    counts.lengths = _add_by_length(counts.lengths, dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))
     bos = setup.tokenizer.bos_token_id
     counts.two_bos.add([r.row_id for r in records if bos is not None and r.input_ids[:2] == [bos, bos]])
     counts.num_unwanted += sum(not r.is_wanted for r in records)
@@ -129,9 +132,9 @@ def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, set
 
 
 def _add_labels(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, setup: Setup) -> None:
-    """Count what is trained of the sequences, but rejected answers, and the ends of their answers."""
+    """Count the trained tokens of the sequences, without rejected answers, and the tokens that end their answers."""
     records = batch.records
-    labels, offsets = _end_to_end(table, "labels")
+    labels, offsets = _flatten(table, "labels")
     sizes = np.diff(offsets)
     counts.num_tokens += len(labels)
     is_trained = labels != IGNORED
@@ -141,23 +144,24 @@ def _add_labels(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, s
     num_trained = np.bincount(row_of_token[is_trained & ~is_first], minlength=len(records))
     counts.trained_tokens += int(num_trained.sum())
     needs_pairs = OBJECTIVES[setup.objective].needs_pairs
-    is_half = np.array([needs_pairs and not record.rejected_ids for record in records], bool)
-    counts.untrained.add(_ids_where(records, (num_trained == 0) | is_half))
-    # the last token of each trained span
+    lacks_rejected = np.array([needs_pairs and not record.rejected_ids for record in records], bool)
+    counts.untrained.add(_row_ids_where(records, (num_trained == 0) | lacks_rejected))
+    # true for the last token of each trained span
     is_last = np.append(is_first[1:] | ~is_trained[1:], True)[: len(labels)]
-    is_answer = np.array([record.is_answer for record in records], bool)
+    has_answer = np.array([record.has_answer for record in records], bool)
     special_ids = set(setup.control.special.values())
-    special = np.isin(labels, list(special_ids))
-    is_end = is_trained & is_last & np.where(is_answer[row_of_token], special, labels == setup.tokenizer.eos_token_id)
-    counts.ends = sorted({*counts.ends, *np.unique(labels[is_end]).tolist()})
+    is_special = np.isin(labels, list(special_ids))
+    is_eos = labels == setup.tokenizer.eos_token_id
+    is_end = is_trained & is_last & np.where(has_answer[row_of_token], is_special, is_eos)
+    counts.end_token_ids = sorted({*counts.end_token_ids, *np.unique(labels[is_end]).tolist()})
     num_ends = np.bincount(row_of_token[is_end], minlength=len(records))
-    has_end = np.array([not r.rejected_ids or r.rejected_ids[-1] in special_ids for r in records], bool)
-    must_end = is_answer & ~np.array([record.may_lack_end for record in records], bool)
-    counts.endless.add(_ids_where(records, must_end & ((num_ends == 0) | ~has_end)))
+    rejected_ends = np.array([not r.rejected_ids or r.rejected_ids[-1] in special_ids for r in records], bool)
+    must_end = has_answer & ~np.array([record.may_lack_end for record in records], bool)
+    counts.without_end.add(_row_ids_where(records, must_end & ((num_ends == 0) | ~rejected_ends)))
 
 
 def _add_rejected(counts: SplitCounts, batch: TokenBatch) -> None:
-    """Count the rejected answers, each of which is a further sequence with the same prompt."""
+    """Count the pairs, and the tokens of rejected answers, each with its prompt."""
     pairs = [record for record in batch.records if record.rejected_ids]
     counts.num_pairs += len(pairs)
     counts.num_tokens += sum(record.num_rejected_tokens for record in pairs)
@@ -165,28 +169,28 @@ def _add_rejected(counts: SplitCounts, batch: TokenBatch) -> None:
 
 
 def _add_ids(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, setup: Setup) -> None:
-    """Note which new tokens there are, and the rows with tokens that the model does not know."""
+    """Note which new tokens occur, and the rows with a token that has no embedding in the model."""
     if not setup.new_token_ids and setup.vocabulary_size is None:
         return
     new = np.array(setup.new_token_ids, np.int32)
-    unknown = np.zeros(len(batch.records), bool)
-    seen: set[int] = set(counts.new_tokens)
+    is_unknown = np.zeros(len(batch.records), bool)
+    seen: set[int] = set(counts.new_token_ids)
     for name in ("input_ids", "rejected_ids"):
-        ids, offsets = _end_to_end(table, name)
+        ids, offsets = _flatten(table, name)
         is_new = np.isin(ids, new)
         seen |= set(np.unique(ids[is_new]).tolist())
         if setup.vocabulary_size is not None:
             rows = np.repeat(np.arange(len(batch.records)), np.diff(offsets))
-            unknown[rows[(ids >= setup.vocabulary_size) & ~is_new]] = True
-    counts.new_tokens = sorted(seen)
-    counts.unknown.add(_ids_where(batch.records, unknown))
+            is_unknown[rows[(ids >= setup.vocabulary_size) & ~is_new]] = True
+    counts.new_token_ids = sorted(seen)
+    counts.unknown_tokens.add(_row_ids_where(batch.records, is_unknown))
 
 
-def _end_to_end(table: pa.RecordBatch, name: str) -> tuple[np.ndarray, np.ndarray]:
-    """Return the numbers of all rows of a list column, [tokens] int32, and where each row begins, [rows + 1]."""
+def _flatten(table: pa.RecordBatch, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return a list column as (values of all rows, [tokens] int32; offsets at which rows begin, [rows + 1])."""
     column = table.column(name)
     return column.values.to_numpy(), column.offsets.to_numpy()
 
 
-def _ids_where(records: Sequence[Record], chosen: np.ndarray) -> list[str]:
-    return [records[n].row_id for n in np.flatnonzero(chosen).tolist()]
+def _row_ids_where(records: Sequence[Record], mask: np.ndarray) -> list[str]:
+    return [records[n].row_id for n in np.flatnonzero(mask).tolist()]

@@ -1,7 +1,7 @@
-"""The Parquet files of this stage: rows are read in batches that fit in memory, tokens written in fixed row groups.
+"""Read and write the Parquet files of this stage: rows in batches that fit in memory, tokens in fixed row groups.
 
-Rows are a million, and one of them may be of 50 MB: what is held is bounded in rows and in characters. Row groups end
-where the rows say, never where a part ended, so that the file is the same however many parts wrote it.
+There may be a million rows, and a single row may have 50 MB, so a batch is bounded in rows and in characters. The rows
+decide where a row group ends, never the parts, so the file is the same for any number of parts.
 """
 
 from __future__ import annotations
@@ -44,14 +44,15 @@ _GROUP_BYTES = 2**26
 _READ_BUFFER_BYTES = 2**20
 
 
-def read_rows(path: Path, number: int, of: int) -> Iterator[list[Row]]:
-    """Yield the rows [number n // of, (number + 1) n // of) of the n in a Parquet file, in batches.
+def read_rows(path: Path, part_number: int, num_parts: int) -> Iterator[list[Row]]:
+    """Yield one part of the rows of a Parquet file, in batches.
 
-    A batch has at most 1024 rows, and ends with the row that brings it to 2 million characters.
+    Of n rows, the part holds the rows [part_number * n // num_parts, (part_number + 1) * n // num_parts). A batch has
+    at most 1024 rows, and ends with the row that brings it to 2 million characters.
     """
     batch: list[Row] = []
     num_characters = 0
-    for table in _read_range(path, number, of, Row._fields):
+    for table in _read_range(path, part_number, num_parts, Row._fields):
         columns = {name: table.column(name).to_pylist() for name in table.schema.names}
         blank = [""] * table.num_rows
         for values in zip(*(columns.get(name, blank) for name in Row._fields), strict=True):
@@ -74,8 +75,8 @@ def count_kinds(path: Path) -> dict[str, int]:
     return counts
 
 
-def has_histories(path: Path) -> bool:
-    """Return whether any row holds turns of a conversation."""
+def has_turns(path: Path) -> bool:
+    """Return whether any row holds the turns of a conversation."""
     tables = _read_range(path, 0, 1, ["messages"])
     return any(
         pc.any(pc.greater(pc.binary_length(table.column("messages")), 0)).as_py()
@@ -98,16 +99,19 @@ def first_row_of_kind(path: Path, kinds: Sequence[str]) -> tuple[str, str]:
 
 
 def read_tokens(path: Path) -> Iterator[pa.RecordBatch]:
-    """Yield a tokens file in batches."""
+    """Yield the rows of a tokens file in batches."""
     yield from _read_range(path, 0, 1, TOKEN_COLUMNS)
 
 
-def _read_range(path: Path, number: int, of: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
-    """Yield the columns that exist of a range of rows, about 8 MB at a time; row groups outside it are not read."""
-    # by default a whole column of a row group is read at once
+def _read_range(path: Path, part_number: int, num_parts: int, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    """Yield those of `columns` that the file has, of one part of its rows, about 8 MB at a time.
+
+    Row groups outside the part are not read.
+    """
+    # by default pyarrow reads a whole column of a row group at once
     with pq.ParquetFile(path, buffer_size=_READ_BUFFER_BYTES, pre_buffer=False) as file:
         num_rows = file.metadata.num_rows
-        first, end = number * num_rows // of, (number + 1) * num_rows // of
+        first, end = part_number * num_rows // num_parts, (part_number + 1) * num_rows // num_parts
         present = [name for name in columns if name in file.schema_arrow.names]
         position = 0
         for group in range(file.num_row_groups):
@@ -166,7 +170,7 @@ class TokenWriter:
         self._file.close()
 
     def write(self, batch: pa.RecordBatch) -> None:
-        """Add rows; full row groups are written."""
+        """Add rows, and write each row group as soon as it is full."""
         sizes = _row_bytes(batch)
         while batch.num_rows:
             full = int(np.searchsorted(np.cumsum(sizes), _GROUP_BYTES - self._num_bytes)) + 1
@@ -180,13 +184,16 @@ class TokenWriter:
 
     def _flush(self) -> None:
         if self._pending:
-            # pages would otherwise end where batches did
+            # combined, since pages would otherwise end where batches ended
             self._file.write_table(pa.Table.from_batches(self._pending).combine_chunks(), row_group_size=_GROUP_ROWS)
         self._pending, self._num_rows, self._num_bytes = [], 0, 0
 
 
 def _row_bytes(batch: pa.RecordBatch) -> np.ndarray:
-    """Return the size of each row, [rows] int64: 8 bytes for each token with its label, 4 for others, and the texts."""
+    """Return the size of each row, [rows] int64.
+
+    A token with its label counts 8 bytes, a rejected token, which has no label, 4, and a text its own length.
+    """
     tokens, rejected = (
         pc.list_value_length(batch.column(name)).to_numpy(zero_copy_only=False).astype(np.int64)
         for name in ("input_ids", "rejected_ids")

@@ -1,13 +1,13 @@
-"""Packing: put short sequences together into rows of at most `max_length` tokens, so that little is padding.
+"""Packing: join short sequences into packs of at most `max_length` tokens, so little of a batch is padding.
 
-Which rows go together is decided by best-fit decreasing: the longest row first, each into the pack that it fills best
-(Johnson 1974, "Fast algorithms for bin packing"; for training data Ding et al. 2024, "Fewer Truncations Improve
-Language Modeling", https://arxiv.org/abs/2404.10830). At most 11/9 of the fewest packs possible are made, and a
-constant more. No row is cut.
+Best-fit decreasing decides which rows share a pack: the longest row is placed first, and each row goes into the pack
+that it fills best (Johnson 1974, "Fast algorithms for bin packing"; for training data Ding et al. 2024, "Fewer
+Truncations Improve Language Modeling", https://arxiv.org/abs/2404.10830). The number of packs is at most 11/9 of the
+smallest possible number, plus a constant. No row is cut.
 
-TRL's `pack_dataset(strategy="bfd")` has the same rule, but for each batch of a `map` on its own: by default 1000 rows
-that see only one another. In one batch it holds all tokens in memory, under offsets of 32 bits; it cuts what is too
-long, and keeps no row's id. Here all rows are packed at once, and tokens stay on the disk.
+TRL's `pack_dataset(strategy="bfd")` follows the same rule, but packs each batch of a `map` separately, by default of
+1000 rows. As a single batch, it holds all tokens in memory with 32-bit offsets. It also cuts rows that are too long,
+and drops row ids. Here all rows are packed together, and their tokens stay on disk.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ PACKED_SCHEMA = pa.schema(
 
 
 class PackReport(NamedTuple):
-    """`num_sequences` before packing, `num_packed` rows after it; `fill` = tokens / (num_packed x max_length)."""
+    """`num_sequences` rows before packing, `num_packed` after it; `fill` = tokens / (num_packed x max_length)."""
 
     num_sequences: int
     num_packed: int
@@ -49,25 +49,25 @@ class PackReport(NamedTuple):
 
 
 def pack_tokens(source: Path, target: Path, max_length: int) -> PackReport:
-    """Write the rows of `source`, packed, to `target`: the same file for the same rows.
+    """Pack the rows of `source` into `target`, and return the counts. The same rows always give the same file.
 
-    `source` is a Parquet file with the columns `row_id`, `input_ids` and `labels`; `target` gets `row_ids`,
-    `input_ids`, `labels` and `position_ids`, lists of one length in each row, the packed rows one behind the other, in
-    the order of `source`. Position ids count from 0 in each of them, which is how training tells them apart. The
-    first label of each is -100: alone it has no token before it, and in a pack another row's last token would be
-    trained to predict it.
+    `source` is a Parquet file with the columns `row_id`, `input_ids` and `labels`. A row of `target` is one pack, with
+    `row_ids` and the lists `input_ids`, `labels` and `position_ids`, all three of equal length. Within a pack the rows
+    follow one another in the order of `source`. Position ids restart at 0 with each row; by them training tells the
+    rows of a pack apart. The first label of each row is -100, or the last token of the row before it would be trained
+    to predict it.
 
-    In memory are the lengths, the row ids, and one block of tokens; the tokens wait in a temporary file beside
-    `target`, of 8 bytes for each.
+    Memory holds the lengths, the row ids, and one block of tokens. A temporary file beside `target` holds all tokens,
+    8 bytes for each.
 
     Raises:
-        ValueError: a row without tokens, with more than `max_length`, or with another number of labels.
+        ValueError: a row has no tokens, more than `max_length` tokens, or not as many labels as tokens.
     """
     with tempfile.TemporaryFile(dir=target.parent, buffering=0) as tokens:
-        row_ids, lengths = _spill(source, tokens, max_length)
+        row_ids, lengths = _write_pairs(source, tokens, max_length)
         pack_of = best_fit_decreasing(lengths, max_length)
         num_packed = int(pack_of.max()) + 1 if len(pack_of) else 0
-        # token ids repeat too little for dictionaries; zstd alone is faster and smaller than the defaults
+        # token ids repeat too little for dictionaries; zstd alone is faster, and its files smaller than by default
         with pq.ParquetWriter(target, PACKED_SCHEMA, compression="zstd", use_dictionary=False) as writer:
             for block in _blocks(tokens, row_ids, lengths, pack_of):
                 writer.write_batch(block)
@@ -76,14 +76,14 @@ def pack_tokens(source: Path, target: Path, max_length: int) -> PackReport:
 
 
 def best_fit_decreasing(lengths: np.ndarray, max_length: int) -> np.ndarray:
-    """Return the pack of each row, [rows], int64: packs are numbered from 0 in the order of their first rows.
+    """Return the number of each row's pack, [rows], int64; packs are numbered from 0 in the order of their first rows.
 
-    `lengths`, [rows], are between 1 and `max_length`. Of equal rows the earlier is placed first, and of packs with
-    equal space the one that came to it first is filled.
+    `lengths`, [rows], are between 1 and `max_length`. Of equally long rows the earlier is placed first. Of packs with
+    equal free space, the one that has had this space for longest is filled.
 
-    Rows of one length are placed together: a pack whose space is the smallest that holds one more row is also the best
-    fit of the next row, until it holds none. So the number of steps is that of (length, space) pairs that meet, and
-    no more than that of rows; each looks a space up in a sorted list, in O(log max_length).
+    Rows of one length are placed together: the pack that fits a row best also fits the next row of that length best,
+    until it is full. So the number of steps is the number of (length, free space) pairs that occur, at most the number
+    of rows. Each step looks up a space in a sorted list, in O(log max_length).
     """
     descending = np.argsort(-lengths, kind="stable")
     starts = np.flatnonzero(np.diff(lengths[descending], prepend=0))
@@ -105,40 +105,40 @@ def best_fit_decreasing(lengths: np.ndarray, max_length: int) -> np.ndarray:
     for rows in np.split(descending, starts[1:]) if len(lengths) else []:
         length = int(lengths[rows[0]])
         while len(rows):
-            at = bisect.bisect_left(spaces, length)
-            is_new = at == len(spaces)
-            space = max_length if is_new else spaces[at]
-            rows_each = space // length
-            num_wanted = -(-len(rows) // rows_each)
+            smallest_fit = bisect.bisect_left(spaces, length)
+            is_new = smallest_fit == len(spaces)
+            space = max_length if is_new else spaces[smallest_fit]
+            rows_per_pack = space // length
+            num_wanted = -(-len(rows) // rows_per_pack)
             if is_new:
                 packs = np.arange(num_packs, num_packs + num_wanted)
                 num_packs += num_wanted
             else:
-                waiting = packs_with[space].popleft()
+                open_packs = packs_with[space].popleft()
                 if not packs_with[space]:
-                    spaces.pop(at)
-                packs = waiting[:num_wanted]
-                keep(waiting[num_wanted:], space, first=True)
-            num_placed = min(len(rows), rows_each * len(packs))
-            pack_of[rows[:num_placed]] = np.repeat(packs, rows_each)[:num_placed]
-            # all packs took `rows_each` rows but perhaps the last
-            num_in_last = num_placed - rows_each * (len(packs) - 1)
-            keep(packs[:-1], space - rows_each * length)
+                    spaces.pop(smallest_fit)
+                packs = open_packs[:num_wanted]
+                keep(open_packs[num_wanted:], space, first=True)
+            num_placed = min(len(rows), rows_per_pack * len(packs))
+            pack_of[rows[:num_placed]] = np.repeat(packs, rows_per_pack)[:num_placed]
+            # the last pack may have taken fewer rows
+            num_in_last = num_placed - rows_per_pack * (len(packs) - 1)
+            keep(packs[:-1], space - rows_per_pack * length)
             keep(packs[-1:], space - num_in_last * length)
             rows = rows[num_placed:]
-    return _numbered_by_first_row(pack_of)
+    return _renumber_by_first_row(pack_of)
 
 
-def _numbered_by_first_row(pack_of: np.ndarray) -> np.ndarray:
+def _renumber_by_first_row(pack_of: np.ndarray) -> np.ndarray:
     _, first_rows, packs = np.unique(pack_of, return_index=True, return_inverse=True)
     return np.argsort(np.argsort(first_rows))[packs]
 
 
-def _spill(source: Path, tokens: IO[bytes], max_length: int) -> tuple[pa.LargeStringArray, np.ndarray]:
-    """Write (input id, label) pairs of all rows to `tokens`, int32; return row ids and lengths, [rows]."""
+def _write_pairs(source: Path, tokens: IO[bytes], max_length: int) -> tuple[pa.LargeStringArray, np.ndarray]:
+    """Write the (input id, label) pairs of all rows to `tokens`, as int32, and return row ids and lengths, [rows]."""
     row_ids: list[pa.Array] = [pa.array([], pa.large_string())]
     lengths: list[np.ndarray] = [np.zeros(0, dtype=np.int64)]
-    # read piece by piece: by default whole row groups are fetched ahead, and a file may have one only
+    # without `pre_buffer`, which fetches whole row groups ahead: a file may consist of one
     with pq.ParquetFile(source, buffer_size=2**20, pre_buffer=False) as file:
         for batch in file.iter_batches(_BATCH_ROWS, columns=["row_id", "input_ids", "labels"]):
             names, ids, labels = (batch.column(name) for name in ("row_id", "input_ids", "labels"))
@@ -163,9 +163,9 @@ def _check_rows(names: pa.Array, num_tokens: np.ndarray, num_labels: np.ndarray,
 def _blocks(
     tokens: IO[bytes], row_ids: pa.LargeStringArray, lengths: np.ndarray, pack_of: np.ndarray
 ) -> Iterator[pa.RecordBatch]:
-    """Yield packs of `PACKED_SCHEMA` in blocks of about `_BLOCK_TOKENS` tokens, each a row group."""
+    """Yield the packs, as `PACKED_SCHEMA`, in blocks of about `_BLOCK_TOKENS` tokens; a block becomes a row group."""
     offsets = np.concatenate([[0], np.cumsum(lengths)[:-1]]) if len(lengths) else lengths
-    # stable: inside a pack rows keep the order of the source
+    # stable, so the rows of a pack keep the order of the source
     by_pack = np.argsort(pack_of, kind="stable")
     first_of_pack = np.flatnonzero(np.diff(pack_of[by_pack], prepend=-1))
     ends = np.append(first_of_pack, len(by_pack))
@@ -190,16 +190,17 @@ def _blocks(
 
 
 def _read_rows(tokens: IO[bytes], offsets: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-    """Return the (input id, label) pairs of rows that lie anywhere in the file, [tokens, 2], int32.
+    """Return the (input id, label) pairs of rows, [tokens, 2], int32, wherever the rows are in the file.
 
-    Read, not mapped: pages of a mapped file that is read in no order would all count as this process's memory.
+    The file is read, not memory-mapped: the pages of a mapped file that is read in random order would all count as
+    memory of this process.
     """
     pairs = np.empty((int(lengths.sum()), 2), dtype=np.int32)
     view = pairs.data.cast("B")
-    at = 0
-    for offset, length in zip((offsets * _TOKEN_BYTES).tolist(), (lengths * _TOKEN_BYTES).tolist(), strict=True):
+    position = 0
+    for offset, num_bytes in zip((offsets * _TOKEN_BYTES).tolist(), (lengths * _TOKEN_BYTES).tolist(), strict=True):
         tokens.seek(offset)
-        num_read = tokens.readinto(view[at : at + length])  # type: ignore[attr-defined]
-        assert num_read == length, "the temporary file of tokens was cut short"
-        at += length
+        num_read = tokens.readinto(view[position : position + num_bytes])  # type: ignore[attr-defined]
+        assert num_read == num_bytes, "the temporary file of tokens was cut short"
+        position += num_bytes
     return pairs

@@ -1,7 +1,7 @@
-"""Tokenize both splits, in one part or in many, and write what training and evaluation read.
+"""Tokenize the rows in one or more parts, then join the parts into the files that training and evaluation read.
 
-Each part tokenizes a range of the rows of both splits, on a machine of its own if need be; the join checks what the
-parts counted, and writes the same bytes however many parts there were.
+A part is a range of the rows of both splits, and can be tokenized on a machine of its own. The join checks the counts
+of all parts. It writes the same bytes for any number of parts.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_token
 from tasks.tokenize.packing import PackReport, pack_tokens
 from tasks.tokenize.report import make_report, summary_lines
 from tasks.tokenize.rows import Setup
-from tasks.tokenize.template import choose_template, load_tokenizer, longest_sequence
+from tasks.tokenize.template import choose_template, load_tokenizer, resolve_max_length, text_config
 from tasks.tokenize.tokens import tokenize_rows
-from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, model_vocabulary_size, write_model_facts
+from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, model_vocabulary_size, write_model_config
 
 __all__ = ["join_parts", "summary_lines", "tokenize_part"]
 
@@ -40,36 +40,39 @@ def tokenize_part(
     tokenizer_directory: Path,
     trust_remote_code: bool,
     splits: dict[str, Path],
-    number: int,
-    of: int,
+    part_number: int,
+    num_parts: int,
     output: Path,
 ) -> None:
-    """Write the tokens of the rows [number n // of, (number + 1) n // of) of each split of n rows, and their counts.
+    """Write the tokens of one part of both splits, and the counts of the part.
 
-    `splits` names Parquet files of canonical rows. The folder `output` gets `<split>.parquet`, with `TOKEN_SCHEMA`, and
-    `counts.json`. Memory is bounded by a batch of rows. A row that cannot be tokenized ends the part and is in the
-    counts: which row is named must not depend on which part is the first to find one.
+    Of a split of n rows, the part holds the rows [part_number * n // num_parts, (part_number + 1) * n // num_parts).
+    `splits` maps the name of each split to a Parquet file of canonical rows. The folder `output` gets
+    `<split>.parquet`, with `TOKEN_SCHEMA`, and `counts.json`. Memory use does not grow with the number of rows.
+
+    A row that cannot be tokenized ends the part, and its error is stored in the counts, not raised: parts run in any
+    order, and the run must always name its first such row.
 
     Raises:
-        ConfigError: settings that the objective, or the tokenizer's vocabulary, does not go with.
-        ModelError: a tokenizer that cannot be used, or whose vocabulary or max_length is beyond the model's.
-        DataError: rows of a kind that the objective does not take, anywhere in the splits.
+        ConfigError: a setting contradicts the objective or the tokenizer's vocabulary.
+        ModelError: the tokenizer cannot be used, or its vocabulary or `max_length` exceeds the model's.
+        DataError: a split has rows, in this part or another, of a kind that the objective does not take.
     """
     checks.check_settings(config, objective)
     has_messages = checks.check_kinds(splits, objective)
-    setup = _set_up(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
-    counts = PartCounts(number=number, of=of, has_messages=has_messages)
+    setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    counts = PartCounts(part_number=part_number, num_parts=num_parts, has_messages=has_messages)
     for name, path in splits.items():
-        split = counts.splits[name] = SplitCounts()
+        split_counts = counts.splits[name] = SplitCounts()
         try:
             with TokenWriter(output / f"{name}.parquet") as writer:
-                for rows in read_rows(path, number, of):
+                for rows in read_rows(path, part_number, num_parts):
                     batch = tokenize_rows(rows, setup)
                     table = token_table(batch.records)
                     writer.write(table)
-                    add_batch(split, batch, table, setup)
+                    add_batch(split_counts, batch, table, setup)
         except DataError as error:
-            split.fault = str(error)
+            split_counts.error = str(error)
             break
     (output / COUNTS_FILE).write_text(counts.model_dump_json(), encoding="utf-8")
 
@@ -83,37 +86,39 @@ def join_parts(
     parts: Sequence[Path],
     outputs: dict[str, Path],
 ) -> TokenReport:
-    """Check all parts, write `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its template.
+    """Check the counts of all parts, write the joined files, and return the report.
 
-    `parts` are the folders that `tokenize_part` wrote, in any order; `outputs` names the folders `train`, `test` and
-    `tokenizer`. With `packing`, the training file holds packed rows, as `pack_tokens` writes them.
+    Writes `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its chat template. `parts` are the
+    folders that `tokenize_part` wrote, in any order; `outputs` maps `train`, `test` and `tokenizer` to folders. With
+    `tokenize.packing`, the training file holds the packed rows of `pack_tokens`.
 
     Raises:
         ConfigError, ModelError: as `tokenize_part`.
-        ArtifactError: parts that are not all of one run.
-        DataError: a row that could not be tokenized, nothing is left to train on or to hold out, a sequence begins
-            with more than one BOS, or a row has no trained token or no trained end of turn.
+        ArtifactError: the parts do not belong to one run.
+        DataError: a row could not be tokenized, no row is left to train on or to evaluate on, a sequence begins with
+            more than one BOS, or a row has no trained token or no trained end-of-turn token.
     """
     checks.check_settings(config, objective)
-    counted = sorted(((_read_counts(path), path) for path in parts), key=lambda part: part[0].number)
-    counts, folders = [part for part, _ in counted], [path for _, path in counted]
-    if [(part.number, part.of) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
-        raise ArtifactError(f"the {len(counts)} parts of the tokens are not those of one run; tokenize the rows again")
+    read_parts = sorted(((_read_counts(folder), folder) for folder in parts), key=lambda part: part[0].part_number)
+    counts, folders = [part for part, _ in read_parts], [folder for _, folder in read_parts]
+    if [(part.part_number, part.num_parts) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
+        raise ArtifactError(f"the {len(counts)} parts of the tokens do not belong to one run; tokenize the rows again")
     has_messages = any(part.has_messages for part in counts)
-    setup = _set_up(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     splits = {name: merge_splits(counts, name) for name in ("train", "test")}
-    ends = checks.check_tokens(splits, setup)
-    packed = _write_tokens(setup, folders, outputs)
+    end_token_ids = checks.check_tokens(splits, setup)
+    pack_report = _write_tokens(setup, folders, outputs)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
-    write_model_facts(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
-    return make_report(setup, splits, ends, packed, _first_rows([path / "train.parquet" for path in folders]))
+    write_model_config(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
+    samples = _first_rows([folder / "train.parquet" for folder in folders])
+    return make_report(setup, splits, end_token_ids, pack_report, samples)
 
 
 def _read_counts(part: Path) -> PartCounts:
     return PartCounts.model_validate_json((part / COUNTS_FILE).read_text(encoding="utf-8"))
 
 
-def _set_up(
+def _make_setup(
     config: TokenizeConfig,
     objective: Objective,
     chat_template: str | None,
@@ -122,7 +127,7 @@ def _set_up(
     has_messages: bool,
 ) -> Setup:
     tokenizer = load_tokenizer(directory, trust_remote_code)
-    max_length = longest_sequence(directory, config.max_length)
+    max_length = resolve_max_length(text_config(directory), config.max_length)
     template = choose_template(tokenizer, chat_template, has_messages)
     vocabulary_size = model_vocabulary_size(directory)
     check_vocabulary(tokenizer, vocabulary_size)
@@ -132,7 +137,7 @@ def _set_up(
 
 
 def _write_tokens(setup: Setup, parts: list[Path], outputs: dict[str, Path]) -> PackReport | None:
-    """Write the tokens of both splits, and pack the training rows if that is asked for."""
+    """Write the tokens of both splits. With `tokenize.packing`, pack the training rows and return the pack report."""
     _join_files([path / "test.parquet" for path in parts], outputs["test"] / TOKENS_FILE)
     train = [path / "train.parquet" for path in parts]
     if setup.config.packing == "none":
@@ -146,7 +151,7 @@ def _write_tokens(setup: Setup, parts: list[Path], outputs: dict[str, Path]) -> 
 
 def _join_files(parts: list[Path], target: Path) -> None:
     if len(parts) == 1:
-        # what a part writes of all rows is what would be written here
+        # a single part wrote the very bytes that would be written here
         shutil.copyfile(parts[0], target)
         return
     with TokenWriter(target) as writer:

@@ -1,4 +1,4 @@
-"""What is told of the tokens: the report on the wire, its samples, and the lines of the log."""
+"""Make the token report: counts, samples and warnings for the wire, and lines for the log."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ def make_report(
     setup: Setup,
     splits: dict[str, SplitCounts],
     end_token_ids: list[int],
-    packed: PackReport | None,
+    pack_report: PackReport | None,
     samples: Sequence[Mapping[str, Any]],
 ) -> TokenReport:
-    """Return the report of the splits `train` and `test`; `samples` are rows of a tokens file."""
+    """Return the report on the splits `train` and `test`; `samples` are rows of a tokens file, shown decoded."""
     train, test = splits["train"], splits["test"]
     edges, counts = histogram(train.lengths)
     return TokenReport(
@@ -45,8 +45,8 @@ def make_report(
         left_out_pieces=train.left_out_pieces + test.left_out_pieces,
         train_tokens=train.num_tokens,
         trained_tokens=train.trained_tokens,
-        packed_rows=packed.num_packed if packed else 0,
-        packing_fill=packed.fill if packed else 0.0,
+        packed_rows=pack_report.num_packed if pack_report else 0,
+        packing_fill=pack_report.fill if pack_report else 0.0,
         preference_rows=train.num_pairs,
         unwanted_rows=train.num_unwanted,
         end_token_ids=end_token_ids,
@@ -61,7 +61,7 @@ def make_report(
 
 
 def _spans(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
-    """Return a row decoded as spans, at most 200 tokens of it."""
+    """Return the first 200 tokens of a row, decoded as trained and untrained spans."""
     spans: list[tuple[list[int], bool]] = []
     for token, label in list(zip(input_ids, labels, strict=True))[:_SAMPLE_TOKENS]:
         trained = label != IGNORED
@@ -72,17 +72,17 @@ def _spans(input_ids: list[int], labels: list[int], tokenizer: PreTrainedTokeniz
 
 
 def _rejected_spans(row: Mapping[str, Any], tokenizer: PreTrainedTokenizerBase) -> list[Span]:
-    asked, rejected = row["input_ids"][: row["prompt_length"]], row["rejected_ids"]
-    return _spans([*asked, *rejected], [*[IGNORED] * len(asked), *rejected], tokenizer) if rejected else []
+    prompt, rejected = row["input_ids"][: row["prompt_length"]], row["rejected_ids"]
+    return _spans([*prompt, *rejected], [*[IGNORED] * len(prompt), *rejected], tokenizer) if rejected else []
 
 
 def summary_lines(report: TokenReport) -> list[str]:
-    """Return the counts in one line, and a line for each warning, such as rows that were left out, for the log."""
+    """Return the lines of the log: the counts in one line, then a line for each warning."""
     sequences = "pairs of answers" if report.preference_rows else "sequences"
     counted = "in expected answers, which are not trained" if report.objective in ONLINE else "trained"
     lines = [
         f"tokens: {report.train_rows} training {sequences}, {report.train_tokens} tokens, "
-        f"{report.trained_tokens} of them {counted}; longest allowed {report.max_length}; template: {report.template}"
+        f"{report.trained_tokens} of them {counted}; max_length: {report.max_length}; template: {report.template}"
     ]
     if report.unwanted_rows:
         lines[0] += f"; {report.unwanted_rows} answers unwanted"
@@ -98,14 +98,14 @@ def summary_lines(report: TokenReport) -> list[str]:
         )
     lines += [f"warning: {warning}" for warning in report.warnings]
     if report.test_rows < _FEW_TEST_ROWS:
-        lines.append(f"warning: only {report.test_rows} held-out sequences are left; their scores say little")
+        lines.append(f"warning: only {report.test_rows} held-out sequences are left; scores on so few mean little")
     return lines
 
 
 def histogram(lengths: Mapping[int, int], num_bins: int = 24) -> tuple[list[int], list[int]]:
-    """Return (upper edges, counts) of row lengths in tokens; edges are whole and include the longest row.
+    """Return (upper edges, counts) of a histogram of row lengths in tokens.
 
-    `lengths` is the number of rows of each length.
+    `lengths` maps a length to its number of rows. Edges are whole numbers, and the last bin includes the longest row.
     """
     if not lengths:
         return [], []

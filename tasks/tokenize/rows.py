@@ -1,4 +1,4 @@
-"""Canonical rows as this stage reads them, and what each objective makes of them: one row, or two answers apart."""
+"""Canonical rows as this stage reads them, the kinds that each objective takes, and the rows it learns from."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ if TYPE_CHECKING:
 
 
 class Row(NamedTuple):
-    """A canonical row; `messages` is JSON: a conversation, or what precedes the answers of a preference or kto row.
+    """A canonical row, as the data stage writes it; an empty text stands for a value that the row does not have.
 
-    `completion` is the chosen answer of a preference; `label` is `true` or `false` in kto rows. `dataset` is empty for
-    training rows.
+    `messages` is JSON: the whole conversation of a `messages` row, or the turns before the answer of a `preference` or
+    `kto` row. `completion` is the answer, the chosen one in a `preference` row. `label` is `true` or `false` in a `kto`
+    row. `dataset` is empty for training rows.
     """
 
     row_id: str
@@ -33,10 +34,10 @@ class Row(NamedTuple):
 
 @dataclass(frozen=True)
 class Setup:
-    """What all rows of a run share: the tokenizer with its template, its control tokens, the settings.
+    """What all rows of a run share: the tokenizer with its template, its control tokens, and the settings.
 
-    `new_token_ids` are those of `tokenize.new_special_tokens`, for which the model is given embeddings;
-    `vocabulary_size` is the number of those that it has, None where its configuration does not say.
+    `new_token_ids` are the ids of `tokenize.new_special_tokens`; training adds their embeddings to the model.
+    `vocabulary_size` is the number of embeddings that the model has already, None where its config does not say.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -50,19 +51,20 @@ class Setup:
 
     @property
     def train_on(self) -> Literal["all_answers", "last_answer"]:
-        """Which answers are trained: the setting says it where single tokens are trained."""
+        """Which answers are trained: `tokenize.train_on` where an objective trains single tokens, else the last one."""
         return self.config.train_on if self.objective in WHOLE_TEXT else "last_answer"
 
     @property
     def ends_with_answer(self) -> bool:
-        """Whether a sequence ends where its answer does: answers are compared by themselves, and by no line break."""
+        """Whether a sequence is cut after its answer's end token, as objectives that compare or score answers need."""
         return self.objective not in WHOLE_TEXT
 
 
 def rows_to_train(row: Row, objective: Objective) -> list[Row]:
-    """Return what `objective` learns from a row: kto takes the answers of a preference apart, wanted and unwanted.
+    """Return the rows that `objective` learns from in place of `row`.
 
-    Objectives that generate answers themselves only compare them with the chosen one.
+    For kto, a preference becomes two rows: its chosen answer is wanted, its rejected answer unwanted. For online
+    objectives, which generate their own answers, a preference keeps its chosen answer only, as the expected one.
     """
     if row.kind != "preference":
         return [row]

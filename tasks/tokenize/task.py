@@ -1,4 +1,5 @@
-"""Flyte tasks: from rows to token ids and labels, in parts side by side, once for all nodes and retries."""
+"""Flyte tasks: tokenize the rows in parallel parts, and join the parts. All nodes and attempts of training read the
+result, so no row is tokenized twice."""
 
 from typing import NamedTuple, Optional
 
@@ -40,7 +41,7 @@ def tokenize_part(
     test: StructuredDataset,
     part: Part,
 ) -> FlyteDirectory:
-    """Apply the template to one part of the rows, mark what is trained, and enforce `max_length`."""
+    """Render one part of the rows with the chat template, mask the tokens not trained, and enforce `max_length`."""
     from tasks.tokenize import prepare
 
     output = scratch_directory("part")
@@ -68,15 +69,16 @@ def tokenize(
     trust_remote_code: bool,
     parts: list[FlyteDirectory],
 ) -> Tokens:
-    """Check the tokens of all parts, put them together, and pack them; counts and marked samples in the Deck."""
+    """Check the tokens of all parts, join and pack them. The Deck shows counts, and samples with the trained tokens."""
     from tasks.decks import html
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize import prepare
 
     outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
-    folders = [local_path(part) for part in parts]
-    directory = local_path(tokenizer)
-    report = prepare.join_parts(config, objective, chat_template, directory, trust_remote_code, folders, outputs)
+    part_folders = [local_path(part) for part in parts]
+    report = prepare.join_parts(
+        config, objective, chat_template, local_path(tokenizer), trust_remote_code, part_folders, outputs
+    )
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)
@@ -90,7 +92,7 @@ def tokenize(
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
 def check_same_tokenizer(first: TokenReport, others: list[TokenReport], last: TokenReport) -> TokenReport:
-    """Return the report of the last stage, where all stages of a run have one tokenizer and one chat template."""
+    """Return the last phase's report, after a check that all phases of the run share tokenizer and chat template."""
     from tasks.tokenize import checks
 
     checks.check_same_tokenizer([first, *others, last])

@@ -1,4 +1,4 @@
-"""The tokenizer and its chat template: which one applies, and where in a rendered row the answers stand."""
+"""The tokenizer and its chat template: which template applies, and where the answers are in a rendered row."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tasks.tokenize.control_tokens import ControlTokens, Markers, mark_messages
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-# for base models, which have none: plain words and the tokenizer's own end-of-text, so that no token is new
+# for base models, which have no template: plain words and the tokenizer's own end-of-text token, so no token is new
 PLAIN_TEMPLATE = (
     "{{ bos_token or '' }}{% for message in messages %}"
     "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
@@ -27,7 +27,10 @@ MODEL_CONFIG = "config.json"
 
 @dataclass(frozen=True)
 class Template:
-    """`source` says where the template came from; `is_for_pairs` whether prompt/completion rows use it too."""
+    """Which chat template is in use.
+
+    `source` is `config`, `model`, `plain` or `none`. `is_for_pairs` says whether prompt/completion rows use it too.
+    """
 
     source: str
     is_for_pairs: bool
@@ -49,15 +52,15 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     if tokenizer.eos_token_id is None:
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
-        # padding is masked in loss and attention, so that sharing the id changes nothing
+        # padding is masked in loss and attention, so sharing the id changes nothing
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
 def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_messages: bool) -> Template:
-    """Set the template on `tokenizer` and return which it is: the given one, the model's own, or the plain one.
+    """Set the chat template on `tokenizer` and return which one it is: the given, the model's own, or the plain one.
 
-    The plain one is used for `messages` rows only; prompts and completions of a base model are simply joined.
+    The plain template renders conversations only; a base model's prompts and completions are joined without one.
     """
     own = tokenizer.chat_template
     if given is not None:
@@ -71,7 +74,7 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_m
     else:
         return Template("none", False, "")
     if isinstance(tokenizer.chat_template, str):
-        # as it is when the saved tokenizer is read again, so that both have one hash
+        # a saved tokenizer is loaded with these line breaks; its template then has the same hash
         tokenizer.chat_template = tokenizer.chat_template.replace("\r\n", "\n")
     text = tokenizer.chat_template
     text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
@@ -86,35 +89,35 @@ def render(
 ) -> tuple[str, list[tuple[int, int]]]:
     """Return the rendered text and the spans [start, end) of the assistant's turns in it, in characters.
 
-    A turn's span begins after what the template writes to ask for an answer, and ends where the next turn begins; that
-    it does is seen from what the template writes for the turns so far. Under `last_answer` it is enough that this holds
-    for the last answer, as with templates that drop earlier turns' reasoning: where an earlier span cannot be told, the
-    last one alone is returned.
+    A span begins after the template's generation prompt and ends where the next turn begins. Both positions are the
+    lengths of renderings of the turns so far, which must be prefixes of the whole text. A template that drops the
+    reasoning of earlier turns breaks this for those turns. Under `last_answer` it must hold for the last answer only,
+    and where it fails for an earlier one, only the last span is returned.
 
     Raises:
-        DataError: the template refuses the row, or rewrites earlier turns when later ones follow, so that spans
-            cannot be told.
+        DataError: the template refuses the row, or changes earlier turns when later ones follow, so that the spans are
+            unknown.
     """
     text = _apply(tokenizer, messages, row_id)
     spans: list[tuple[int, int] | None] = []
     for position, turn in enumerate(messages):
         if turn["role"] != "assistant":
             continue
-        asked = _apply(tokenizer, messages[:position], row_id, add_generation_prompt=True)
+        before = _apply(tokenizer, messages[:position], row_id, add_generation_prompt=True)
         is_last = position + 1 == len(messages)
-        answered = text if is_last else _apply(tokenizer, messages[: position + 1], row_id)
-        is_within = answered.startswith(asked) and text.startswith(answered)
-        spans.append((len(asked), len(answered)) if is_within else None)
-        if not is_within and train_on == "all_answers":
+        through = text if is_last else _apply(tokenizer, messages[: position + 1], row_id)
+        are_prefixes = through.startswith(before) and text.startswith(through)
+        spans.append((len(before), len(through)) if are_prefixes else None)
+        if not are_prefixes and train_on == "all_answers":
             break
     if spans[-1] is None:
-        fix = ", or set tokenize.train_on=last_answer" if train_on == "all_answers" else ""
+        fix = ", or tokenize.train_on to last_answer" if train_on == "all_answers" else ""
         raise DataError(
             f"{row_id}: the chat template changes earlier turns when later ones follow; "
-            f"name another with tokenize.chat_template{fix}"
+            f"set tokenize.chat_template to another template{fix}"
         )
-    told = [span for span in spans if span is not None]
-    return text, told if len(told) == len(spans) else told[-1:]
+    known_spans = [span for span in spans if span is not None]
+    return text, known_spans if len(known_spans) == len(spans) else known_spans[-1:]
 
 
 def render_marked(
@@ -124,17 +127,19 @@ def render_marked(
     row_id: str,
     train_on: Literal["all_answers", "last_answer"] = "all_answers",
 ) -> tuple[str, list[tuple[int, int]], Markers | None]:
-    """Return text and spans as `render` does, with control tokens that stand in contents between markers.
+    """Return text, spans and markers: as `render`, but each control token in a content stands between markers.
+
+    The markers are None where no content holds a control token.
 
     Raises:
-        DataError: as `render`, or a template that changes the marked text.
+        DataError: as `render`, or the template changes the marked text.
     """
     marked, markers = mark_messages(messages, control)
     text, spans = render(tokenizer, marked, row_id, train_on)
     if markers is not None and markers.removed_from(text) != _apply(tokenizer, messages, row_id):
         raise DataError(
             f"{row_id}: the chat template changes the text of a special token in this row's content\n"
-            "remove that text from the row, or name another template with tokenize.chat_template"
+            "remove that text from the row, or set tokenize.chat_template to another template"
         )
     return text, spans, markers
 
@@ -146,34 +151,28 @@ def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], r
         return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
     except TemplateError as error:
         raise DataError(
-            f"{row_id}: the chat template refuses this row ({error}); name another with tokenize.chat_template"
+            f"{row_id}: the chat template refuses this row ({error}); set tokenize.chat_template to another template"
         ) from None
 
 
 def text_config(directory: Path) -> dict[str, Any]:
-    """Return the model's config.json, or the part of it that is of its language model."""
+    """Return the model's config.json; of a model with several parts, the section of its language model."""
     config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
     return dict(config.get("text_config") or config)
 
 
-def longest_sequence(directory: Path, wanted: int | None) -> int:
-    """Return the longest sequence in tokens: `wanted`, or the model's positions, at most 2048.
+def resolve_max_length(config: dict[str, Any], max_length: int | None) -> int:
+    """Return the longest allowed sequence in tokens: `max_length`, or by default the model's positions, at most 2048.
+
+    `config` is the language model's config.json.
 
     Raises:
-        ModelError: `wanted` is more than the model's positions.
-    """
-    return fitting_length(text_config(directory), wanted)
-
-
-def fitting_length(config: dict[str, Any], wanted: int | None) -> int:
-    """Return the longest sequence in tokens, as `longest_sequence`, by the content of the model's config.json.
-
-    Raises:
-        ModelError: `wanted` is more than the model's positions.
+        ModelError: `max_length` exceeds the model's positions.
     """
     positions = positions_of(config)
-    if wanted is not None and positions and wanted > positions:
+    if max_length is not None and positions and max_length > positions:
         raise ModelError(
-            f"tokenize.max_length={wanted} exceeds the model's {positions} positions; lower it or choose another model"
+            f"tokenize.max_length={max_length} exceeds the model's {positions} positions; lower it or choose another "
+            "model"
         )
-    return longest_row(wanted, positions)
+    return longest_row(max_length, positions)

@@ -1,7 +1,7 @@
-"""From canonical rows to token ids and labels, once, on a CPU. Labels are -100 where the loss does not count.
+"""Turn canonical rows into token ids and labels; a label of -100 masks a token, so the loss does not count it.
 
-Rows come in batches, and one call of the tokenizer encodes a batch: what a row becomes does not depend on the others.
-Tokenizers are called with `verbose=False`: this stage itself counts and shows what is too long.
+One call of the tokenizer encodes a batch of rows. A row's tokens do not depend on the other rows of its batch.
+Tokenizers are called with `verbose=False`: this stage counts and reports over-long rows itself.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from configs.errors import DataError
 from tasks.tokenize.control_tokens import Piece, encode_pieces
-from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_hopeless, resolved_policy, too_long
-from tasks.tokenize.rendering import Rendered, render_row
+from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_far_too_long, over_length_error, resolved_policy
+from tasks.tokenize.rendering import RenderedRow, render_row
 from tasks.tokenize.rows import Row, Setup, rows_to_train
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 @dataclass
 class TokenBatch:
-    """The sequences of some rows, and the ids of those that were too long or have something worth a warning.
+    """The sequences of some rows, and the ids of the rows that were too long or need a warning.
 
-    `control_text` has control tokens as text; `without_bos` was rendered without the BOS that the tokenizer itself
-    would put before a text; the two answers of `same_answers` are equal. `num_left_out` counts pieces of split rows.
+    `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. Rows in `control_text` hold
+    the text of a control token in their content. Rows in `without_bos` were rendered without the BOS that the tokenizer
+    puts before a text. Rows in `same_answers` have two equal answers. Of split rows, `num_pieces` were kept and
+    `num_left_out` had no trained token.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -40,28 +42,28 @@ class TokenBatch:
 
 
 def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
-    """Return token ids and labels of canonical rows, none longer than `max_length`.
+    """Return token ids and labels of canonical rows, with no sequence longer than `max_length`.
 
-    A plain text is in a format of the user's own: special tokens that it holds are control tokens. All other content
-    is text, whatever it looks like.
+    Special tokens in a plain text are control tokens, since the text is in the user's own format. In all other
+    content they are text.
 
     Raises:
         DataError: the first row that is too long under `over_length: error`, or that the template refuses.
     """
     result = TokenBatch()
-    rendered, refused = [], None
-    for row in (each for given in rows for each in rows_to_train(given, setup.objective)):
+    rendered, refusal = [], None
+    for row in (learned for given in rows for learned in rows_to_train(given, setup.objective)):
         try:
-            if _is_left_out(row, setup):
+            if _is_dropped_early(row, setup):
                 result.dropped.append(row.row_id)
             else:
                 rendered.append(render_row(row, setup))
         except DataError as error:
-            # a row before this one may be too long, which is then the error of these rows, however many there are
-            refused = error
+            # raised after the earlier rows are encoded: one of them may be too long, and the first error counts
+            refusal = error
             break
     bos = setup.tokenizer.bos_token_id
-    for each, record in zip(rendered, _encode(rendered, setup), strict=True):
+    for rendered_row, record in zip(rendered, _encode(rendered, setup), strict=True):
         fitted = fit_record(record, setup)
         result.records += fitted.records
         result.num_left_out += fitted.num_left_out
@@ -69,54 +71,59 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
             result.num_pieces += len(fitted.records)
         if fitted.outcome != "whole":
             getattr(result, fitted.outcome).append(record.row_id)
-        if each.has_control_text:
+        if rendered_row.has_control_text:
             result.control_text.append(record.row_id)
-        is_without_bos = bos in setup.control.opening_ids and record.input_ids[:1] != [bos]
-        if each.form == "conversation" and is_without_bos:
+        lacks_bos = bos in setup.control.opening_ids and record.input_ids[:1] != [bos]
+        if rendered_row.form == "conversation" and lacks_bos:
             result.without_bos.append(record.row_id)
         result.same_answers += [r.row_id for r in fitted.records if r.has_same_answers]
-    if refused is not None:
-        raise refused
+    if refusal is not None:
+        raise refusal
     return result
 
 
-def _is_left_out(row: Row, setup: Setup) -> bool:
-    """Return whether a row is dropped before it is encoded; see `is_hopeless`.
+def _is_dropped_early(row: Row, setup: Setup) -> bool:
+    """Return whether a row is so long that it is dropped without being encoded; see `is_far_too_long`.
 
     Raises:
-        DataError: it would be, but `over_length` is `error`.
+        DataError: the row is that long, and `over_length` is `error`.
     """
     policy = resolved_policy(setup.config, row.kind != "text")
-    # a quote within a content is escaped in JSON, so that this counts turns and nothing else
+    # JSON escapes the quotes in a content, so only turns are counted
     num_answers = row.messages.count('"role": "assistant"') + (row.kind != "messages")
     num_characters = len(row.messages or row.prompt)
     if row.kind != "messages":
         num_characters += max(len(row.completion), len(row.rejected))
-    if policy not in ("drop", "error") or not is_hopeless(num_characters, num_answers, setup.max_length):
+    if policy not in ("drop", "error") or not is_far_too_long(num_characters, num_answers, setup.max_length):
         return False
     if policy == "error":
-        raise too_long(row.row_id, f"over {setup.max_length}", setup)
+        raise over_length_error(row.row_id, f"over {setup.max_length}", setup)
     return True
 
 
-def _encode(rendered: Sequence[Rendered], setup: Setup) -> list[Record]:
+def _encode(rendered: Sequence[RenderedRow], setup: Setup) -> list[Record]:
     """Return one record for each row, of any length."""
-    texts = iter(_encode_texts([each.row.completion for each in rendered if each.form == "text"], setup.tokenizer))
-    answered = [each for each in rendered if each.form != "text"]
-    pieces = iter(encode_pieces(setup.tokenizer, [each.pieces for each in answered], setup.control))
-    # how an answer is encoded depends on the piece before it, and on no other
-    others = [[*each.pieces[: each.num_asking][-1:], *each.rejected] for each in answered if each.rejected is not None]
-    rejected = iter(encode_pieces(setup.tokenizer, others, setup.control))
-    return [
-        _text_record(each.row, next(texts))
-        if each.form == "text"
-        else _join_pieces(each, next(pieces), None if each.rejected is None else next(rejected), setup)
-        for each in rendered
+    plain_texts = [plain.row.completion for plain in rendered if plain.form == "text"]
+    texts = iter(_encode_texts(plain_texts, setup.tokenizer))
+    answered = [with_answer for with_answer in rendered if with_answer.form != "text"]
+    encoded = iter(encode_pieces(setup.tokenizer, [with_answer.pieces for with_answer in answered], setup.control))
+    # the ids of an answer depend only on the piece before it
+    rejected_pieces = [
+        [*pair.pieces[: pair.num_prompt_pieces][-1:], *pair.rejected] for pair in answered if pair.rejected is not None
     ]
+    rejected = iter(encode_pieces(setup.tokenizer, rejected_pieces, setup.control))
+    records = []
+    for rendered_row in rendered:
+        if rendered_row.form == "text":
+            records.append(_text_record(rendered_row.row, next(texts)))
+        else:
+            rejected_ids = None if rendered_row.rejected is None else next(rejected)
+            records.append(_join_pieces(rendered_row, next(encoded), rejected_ids, setup))
+    return records
 
 
 def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[list[int]]:
-    """Return the tokens of plain texts, with what the tokenizer itself puts around them, and an end token."""
+    """Return the token ids of plain texts, with the special tokens that the tokenizer adds, and an end token last."""
     if not texts:
         return []
     settings = {"return_attention_mask": False, "return_token_type_ids": False, "verbose": False}
@@ -125,44 +132,46 @@ def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 
 def _text_record(row: Row, ids: list[int]) -> Record:
-    """Return a plain text, of which every token is trained but the first, which nothing predicts."""
-    return Record(row.row_id, ids, ids, 0, "", "", row.dataset, is_answer=False)
+    """Return a plain text as a record whose labels are its token ids; the loss skips the first label of a sequence."""
+    return Record(row.row_id, ids, ids, 0, "", "", row.dataset, has_answer=False)
 
 
 def _join_pieces(
-    rendered: Rendered, encoded: list[list[int]], rejected: list[list[int]] | None, setup: Setup
+    rendered: RenderedRow, encoded: list[list[int]], rejected: list[list[int]] | None, setup: Setup
 ) -> Record:
-    """Return the tokens of a row with an answer, from those of its pieces.
+    """Return the record of a row with an answer; `encoded` are the token ids of its pieces.
 
-    Without a template, what the tokenizer itself puts before a text goes first, and an end token last. `rejected` are
-    the tokens of the rejected answer's pieces, and first, where something asks, those of the last piece that does.
+    Without a template, the tokens that the tokenizer puts before a text come first, and an end token last. `rejected`
+    are the ids of the rejected answer's pieces, after those of the last prompt piece where there is one.
     """
-    row, num_asking = rendered.row, rendered.num_asking
+    row, num_prompt_pieces = rendered.row, rendered.num_prompt_pieces
     opening = list(setup.control.opening_ids) if rendered.form == "pair" else []
-    asking, asking_labels = _joined(rendered.pieces[:num_asking], encoded[:num_asking])
-    answer, labels = _answer(rendered, rendered.pieces[num_asking:], encoded[num_asking:], setup)
+    prompt, prompt_labels = _join(rendered.pieces[:num_prompt_pieces], encoded[:num_prompt_pieces])
+    answer, answer_labels = _join_answer(
+        rendered, rendered.pieces[num_prompt_pieces:], encoded[num_prompt_pieces:], setup
+    )
     rejected_ids: list[int] = []
     if rejected is not None and rendered.rejected is not None:
-        rejected_ids, _ = _answer(rendered, rendered.rejected, rejected[min(num_asking, 1) :], setup)
+        rejected_ids, _ = _join_answer(rendered, rendered.rejected, rejected[min(num_prompt_pieces, 1) :], setup)
     return Record(
         row.row_id,
-        [*opening, *asking, *answer],
-        [*[IGNORED] * len(opening), *asking_labels, *labels],
-        len(opening) + len(asking),
+        [*opening, *prompt, *answer],
+        [*[IGNORED] * len(opening), *prompt_labels, *answer_labels],
+        len(opening) + len(prompt),
         row.prompt,
         row.completion,
         row.dataset,
-        is_answer=True,
+        has_answer=True,
         rejected_ids=rejected_ids,
         is_wanted=row.kind != "kto" or row.label == "true",
     )
 
 
-def _answer(
-    rendered: Rendered, pieces: Sequence[Piece], encoded: Sequence[list[int]], setup: Setup
+def _join_answer(
+    rendered: RenderedRow, pieces: Sequence[Piece], encoded: Sequence[list[int]], setup: Setup
 ) -> tuple[list[int], list[int]]:
-    """Return ids and labels of an answer, with what follows its end where the objective keeps that."""
-    ids, labels = _joined(pieces, encoded)
+    """Return ids and labels of an answer; tokens after its end are cut where `setup.ends_with_answer`."""
+    ids, labels = _join(pieces, encoded)
     if rendered.form == "pair":
         ids.append(setup.tokenizer.eos_token_id)
         labels.append(setup.tokenizer.eos_token_id)
@@ -172,7 +181,8 @@ def _answer(
     return ids, labels
 
 
-def _joined(pieces: Sequence[Piece], encoded: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+def _join(pieces: Sequence[Piece], encoded: Sequence[list[int]]) -> tuple[list[int], list[int]]:
+    """Return the ids and labels of pieces, one after the other."""
     ids: list[int] = []
     labels: list[int] = []
     for piece, tokens in zip(pieces, encoded, strict=True):

@@ -1,4 +1,4 @@
-"""The tokenizer's vocabulary: what is added to it, whether the model has it, and a hash by which stages compare it."""
+"""The tokenizer's vocabulary: new tokens, whether the model has all embeddings, and a hash to compare vocabularies."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ if TYPE_CHECKING:
 
 
 def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> list[int]:
-    """Add control tokens to `tokenizer`, in order, and return their ids.
+    """Add the control tokens `texts` to `tokenizer`, in order, and return their ids.
 
     Raises:
-        ConfigError: the tokenizer has one already, in which case its embedding is not new.
+        ConfigError: the tokenizer has one of them already, so its embedding would not be new.
     """
     from transformers import AddedToken
 
@@ -30,61 +30,63 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> 
             raise ConfigError(
                 f"tokenize.new_special_tokens: {text} is in the model's vocabulary already; remove it from the list"
             )
-    # normalized, a token would also be found where the text only looks like it
+    # a normalized token would also be found in text that is merely similar
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True)
-    return [int(number) for number in tokenizer.convert_tokens_to_ids(texts)]
+    return [int(token_id) for token_id in tokenizer.convert_tokens_to_ids(texts)]
 
 
 def model_vocabulary_size(directory: Path) -> int | None:
-    """Return the number of the model's embeddings, None where its config.json does not say."""
+    """Return the number of the model's embeddings, None where its config.json does not say it."""
     size = text_config(directory).get("vocab_size")
     return None if size is None else int(size)
 
 
-def write_model_facts(source: Path, target: Path, new_token_ids: Sequence[int]) -> None:
-    """Write to `target` what this stage asks of the config.json in `source`, with room for new tokens.
+def write_model_config(source: Path, target: Path, new_token_ids: Sequence[int]) -> None:
+    """Write to `target` a config.json with what this stage reads of the one in `source`: positions and vocabulary size.
 
-    A further stage of a run tokenizes with the folder `target`. The rest is left out: transformers would choose the
-    class of a tokenizer by the kind of its model, where the saved tokenizer itself says it.
+    The vocabulary size includes the new tokens. A later phase of the run tokenizes with the folder `target`. All other
+    settings are left out: by the model's type, transformers would choose a tokenizer class other than the saved one.
     """
     config = text_config(source)
-    facts = {name: config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)}
+    settings = {name: config[name] for name in ("max_position_embeddings", "n_positions") if config.get(name)}
     size = model_vocabulary_size(source)
     if size is not None:
-        facts["vocab_size"] = max([size, *(number + 1 for number in new_token_ids)])
-    (target / MODEL_CONFIG).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+        settings["vocab_size"] = max([size, *(token_id + 1 for token_id in new_token_ids)])
+    (target / MODEL_CONFIG).write_text(json.dumps(settings) + "\n", encoding="utf-8")
 
 
 def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None) -> None:
-    """Refuse a tokenizer that writes tokens for which the model has no embedding.
+    """Refuse a tokenizer that writes tokens without an embedding in the model, which has `size` embeddings.
 
-    A special token that is neither in the template nor the tokenizer's own end, beginning or padding is not written,
-    such as that of images in Gemma's tokenizer, of which the text-only model knows nothing; where a row holds it, the
-    row is refused.
+    Such a token is allowed if it is special and nothing writes it: it is not in the template, and has no role such as
+    BOS, EOS or padding. An example is the image token in the tokenizer of Gemma's text-only model. A row that holds it
+    is refused later.
 
     Raises:
-        ModelError: such a tokenizer.
+        ModelError: the tokenizer writes such a token.
     """
     if size is None:
         return
-    beyond = {text: number for text, number in tokenizer.get_vocab().items() if number >= size}
-    if not beyond:
+    without_embedding = {text: token_id for text, token_id in tokenizer.get_vocab().items() if token_id >= size}
+    if not without_embedding:
         return
     control = find_control_tokens(tokenizer)
     template = template_text(tokenizer)
-    unwritten = control.special.keys() - set(tokenizer.all_special_tokens)
-    written = sorted(number for text, number in beyond.items() if text not in unwritten or text in template)
+    without_role = control.special.keys() - set(tokenizer.all_special_tokens)
+    written = sorted(
+        token_id for text, token_id in without_embedding.items() if text not in without_role or text in template
+    )
     if written:
         raise ModelError(
-            f"the model's vocabulary of {size} tokens is smaller than its tokenizer's, which reaches to {written[-1]}: "
-            f"there is no embedding of {tokenizer.convert_ids_to_tokens(written[0])} (token {written[0]})\n"
+            f"the model's vocabulary of {size} tokens is smaller than its tokenizer's, whose ids go up to "
+            f"{written[-1]}: {tokenizer.convert_ids_to_tokens(written[0])} (token {written[0]}) has no embedding\n"
             "use the tokenizer that the model was trained with; to add tokens to it, name them in "
             "tokenize.new_special_tokens"
         )
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of all tokens with their ids, and of which of them are special."""
+    """Return the SHA-256 of all tokens with their ids, of the special tokens, and of their roles."""
     special = sorted(find_control_tokens(tokenizer).special.items())
     roles = sorted((role, str(text)) for role, text in tokenizer.special_tokens_map.items())
     content = json.dumps([sorted(tokenizer.get_vocab().items()), special, roles])

@@ -21,7 +21,7 @@ from tasks.rows.formats import Entry, canonical_entries, canonical_row, column_m
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
-from tasks.tokenize.checks import wrong_kind
+from tasks.tokenize.checks import wrong_kind_error
 
 NUM_ROWS = 20
 """Rows of each source that are validated."""
@@ -133,7 +133,7 @@ def refuse_wrong_kinds(sources: Sequence[FirstRows], objective: Objective) -> st
     for rows in sources:
         others = sorted(kind for kind in rows.kinds if kind not in OBJECTIVES[objective].row_kinds)
         if others:
-            raise wrong_kind(f"the first {rows.num_rows} rows of {rows.label}", others[0], objective)
+            raise wrong_kind_error(f"the first {rows.num_rows} rows of {rows.label}", others[0], objective)
     kinds = sorted({kind for rows in sources for kind in rows.kinds})
     return f"{objective} takes {' and '.join(kinds) or 'these'} rows"
 

@@ -17,7 +17,7 @@ from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import SplitCounts, add_batch
 from tasks.tokenize.files import token_table
 from tasks.tokenize.rows import Row, Setup
-from tasks.tokenize.template import choose_template, fitting_length
+from tasks.tokenize.template import choose_template, resolve_max_length
 from tasks.tokenize.tokens import tokenize_rows
 from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
 
@@ -125,7 +125,7 @@ def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[st
         ConfigError: virtual tokens or generated answers that leave no room.
     """
     model = text_settings(settings)
-    length = fitting_length(model, tokenize.max_length)
+    length = resolve_max_length(model, tokenize.max_length)
     positions = positions_of(model)
     found = f"{length} tokens of {f'{positions} positions' if positions else UNKNOWN_POSITIONS}"
     taken, name = 0, ""

@@ -1,4 +1,4 @@
-"""Rows, template families and tokenizers of one token per byte, each with its family's special tokens."""
+"""Fixtures: rows, and template families whose tokenizers have one token per byte and the family's special tokens."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import Template
 from tasks.tokenize.tokens import TokenBatch, tokenize_rows
 
-# special tokens: the first begins a text or is None, the second ends a turn; the others frame roles
+# of each family: the token that begins a text, or None, the token that ends a turn, and the tokens that enclose roles
 SPECIAL_TOKENS: dict[str, list[str | None]] = {
     "chatml": [None, "<|im_end|>", "<|im_start|>"],
     "llama-3": ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>"],
@@ -29,7 +29,7 @@ SPECIAL_TOKENS: dict[str, list[str | None]] = {
 
 
 class Prepared:
-    """Tokens of a training split, decoded; the test split is the same rows."""
+    """The tokens that a run makes of rows, read back from the files; the same rows are in both splits."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Prepared:
         return self.tokenizer.decode(self.rows.input_ids[row])
 
     def trained(self, row: int) -> str:
-        """Return the trained tokens, with _ for each that is masked."""
+        """Return the trained tokens, decoded, with _ in the place of each masked token."""
         return "".join("_" if t == -100 else self.tokenizer.decode([t]) for t in self.rows.labels[row])
 
     def marked(self, row: int) -> str:
@@ -81,7 +81,7 @@ def marked(input_ids: list[int], labels: list[int], tokenizer) -> str:
 
 
 class TokenTable(TokenBatch):
-    """A batch of tokens whose records are a table."""
+    """A batch of tokens, with its records as a table."""
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -98,7 +98,7 @@ class Family:
     tokenizer: object
 
     def tokenize(self, *rows: Row, **settings: object) -> TokenTable:
-        """Return the rows' tokens, nothing written."""
+        """Return the tokens of the rows without writing a file."""
         frame = canonical(list(rows))
         return TokenTable(**vars(tokenize_rows(canonical_rows(frame), self.setup(**settings))))
 
@@ -143,7 +143,7 @@ def _family(name: str, model: Path, directory: Path, bos: str | None, eos: str, 
     tokenizer.add_tokens([AddedToken("<think>", special=False)])
     tokenizer.eos_token = eos
     if bos:
-        # as Llama's and Mistral's do: the tokenizer itself puts BOS before each text
+        # like the tokenizers of Llama and Mistral, which put BOS before each text
         tokenizer.bos_token = bos
         tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
             single=f"{bos} $A", special_tokens=[(bos, tokenizer.bos_token_id)]

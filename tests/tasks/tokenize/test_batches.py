@@ -1,4 +1,4 @@
-"""A batch of rows is encoded in one call, to exactly the ids that each row has on its own."""
+"""A batch of rows is encoded in one call, and each row gets exactly the ids that it gets on its own."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ TEXTS = [
 
 
 def encode_row(tokenizer, pieces: list[Piece], control: ControlTokens) -> list[list[int]]:
-    """Return the ids of each piece, one call each: the plainest way, which encoding in batches is held against."""
+    """Return the ids of each piece with one call per piece: the simplest way, which batches must agree with."""
     results = []
     for number, piece in enumerate(pieces):
         if piece.is_literal:
@@ -73,7 +73,7 @@ def _encode_literal(tokenizer, text: str, control: ControlTokens) -> list[int]:
 
 
 def hard_rows() -> list[Row]:
-    """Return every kind of row with every text as its prompt and as its answer."""
+    """Return rows of every kind, with each text once as the prompt and once as the answer."""
     rows = []
     for text in TEXTS:
         for prompt, completion in ((text, "b"), ("p", text)):
@@ -153,5 +153,5 @@ def test_a_sentencepiece_tokenizer_has_the_ids_of_one_call_per_piece(legacy: boo
     ]
     expected = [encode_row(tokenizer, pieces, control) for pieces in rows]
     assert encode_pieces(tokenizer, rows, control) == expected
-    # a piece is not encoded as the beginning of a text would be: a space goes before that alone
+    # the space at the beginning of a text is not put before a later piece
     assert expected[0] == [[vocabulary["▁a"]], [vocabulary["a"]]]

@@ -1,4 +1,4 @@
-"""What stops a run before training, and what is cut: by row, count, rule and fix, never by content."""
+"""Checks of the tokens before training. Errors name rows, counts and the fix, and never show a row's content."""
 
 from __future__ import annotations
 
@@ -15,10 +15,6 @@ CHATML = (
 )
 
 
-def secret(text: str = "") -> str:
-    return f"SECRET{text}"
-
-
 def message_of(error: pytest.ExceptionInfo[DataError]) -> list[str]:
     """Return the error's lines: one to three, with no content of a row."""
     lines = str(error.value).splitlines()
@@ -29,28 +25,29 @@ def message_of(error: pytest.ExceptionInfo[DataError]) -> list[str]:
 
 def test_two_bos_are_refused(prepare, families) -> None:
     family = families["mistral"]
-    row = [("user", secret()), ("assistant", "a")]
+    row = [("user", "SECRET"), ("assistant", "a")]
     with pytest.raises(DataError) as error:
         prepare([row, row], "{{ bos_token }}" + family.template, family.directory)
-    # two rows in each of the two sets
-    assert message_of(error)[0] == "f:1: the sequence begins with more than one <s> (4 such rows); one is the rule"
+    # the same two rows are in both splits
+    first = "f:1: the sequence begins with more than one <s> (4 such rows); at most one is allowed"
+    assert message_of(error)[0] == first
 
 
 def test_a_plain_text_that_writes_bos_itself_is_refused(prepare, families) -> None:
     with pytest.raises(DataError, match=r"f:2: the sequence begins with more than one <s> \(2 such rows\)") as error:
-        prepare(["a" + secret(), "<s>" + secret()], None, families["mistral"].directory)
+        prepare(["aSECRET", "<s>SECRET"], None, families["mistral"].directory)
     message_of(error)
 
 
 def test_a_row_without_an_end_token_is_refused(prepare) -> None:
     template = CHATML.replace("<eos>", "{% if m['content'] != 'SECRET' %}<eos>{% endif %}")
-    good, bad = [("user", "u"), ("assistant", "a")], [("user", "u"), ("assistant", secret())]
+    good, bad = [("user", "u"), ("assistant", "a")], [("user", "u"), ("assistant", "SECRET")]
     with pytest.raises(DataError, match=r"f:2: no end-of-turn token is trained \(2 such rows\)") as error:
         prepare([good, bad], template)
     assert "{{ eos_token }}" in message_of(error)[1]
 
 
-def test_rows_cut_by_the_users_own_setting_need_no_end(prepare) -> None:
+def test_rows_cut_by_over_length_need_no_end_token(prepare) -> None:
     report = prepare([("q", "a"), ("q", "a" * 20)], max_length=10, over_length="cut_right").report
     assert (report.truncated_rows, report.end_token_ids) == (2, [1])
 
@@ -62,7 +59,7 @@ def test_a_special_token_within_an_answer_does_not_end_it(prepare) -> None:
 
 def test_a_row_without_a_trained_token_is_refused(prepare) -> None:
     template = "{% for m in messages %}{% if m['content'] != 'SECRET' %}{{ m['content'] }}<eos>{% endif %}{% endfor %}"
-    good, bad = [("user", "u"), ("assistant", "a")], [("user", "u"), ("assistant", secret())]
+    good, bad = [("user", "u"), ("assistant", "a")], [("user", "u"), ("assistant", "SECRET")]
     with pytest.raises(DataError, match=r"f:2: no token of this row would be trained \(2 such rows\)") as error:
         prepare([good, bad], template)
     message_of(error)
@@ -70,7 +67,7 @@ def test_a_row_without_a_trained_token_is_refused(prepare) -> None:
 
 def test_cut_left_keeps_bos_and_the_answer(prepare, families) -> None:
     family = families["mistral"]
-    # <s>, 6 bytes of [INST] and a space, 10 of the prompt, a space and 7 of [/INST], then 1 + 4 + </s>
+    # tokens: <s> 1, "[INST] " 7, the prompt 10, " [/INST]" 8, " abcd</s>" 6
     whole = prepare([("0123456789", "abcd")], family.template, family.directory)
     assert whole.marked(0) == "<s>[INST] 0123456789 [/INST]« abcd</s>»"
     length = len(whole.rows.input_ids[0])
@@ -78,7 +75,7 @@ def test_cut_left_keeps_bos_and_the_answer(prepare, families) -> None:
     cut = prepare(
         [("0123456789", "abcd")], family.template, family.directory, max_length=length - 9, over_length="cut_left"
     )
-    # the nine oldest after BOS: [INST], the space, 0 and 1
+    # the nine oldest tokens after BOS are cut: "[INST] 01"
     assert cut.marked(0) == "<s>23456789 [/INST]« abcd</s>»"
     assert cut.prompt(0) == "<s>23456789 [/INST]"
     assert (cut.report.truncated_rows, cut.report.dropped_train_rows) == (2, 0)
@@ -107,14 +104,14 @@ def test_cut_left_no_longer_trains_an_earlier_answer_that_loses_tokens(prepare) 
         assert tokens.prompt(0) == expected.rpartition("«")[0].replace("«", "").replace("»", "")
 
 
-def test_cut_right_asks_nothing_whose_answer_is_gone(prepare) -> None:
+def test_cut_right_leaves_no_prompt_where_it_cuts_the_last_answer_away(prepare) -> None:
     row = [("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]
     tokens = prepare([row], CHATML, max_length=30, over_length="cut_right")
     assert tokens.marked(0) == "<|user|>U<eos><|assistant|>«A<eos>»<|use"
     assert tokens.rows.prompt_length[0] == 0
 
 
-def test_all_answers_cut_in_a_template_names_the_length(prepare) -> None:
+def test_a_max_length_that_cuts_the_end_off_every_answer_is_refused(prepare) -> None:
     with pytest.raises(DataError, match=r"tokenize.max_length=30 cuts the end off every answer"):
         prepare([[("user", "U"), ("assistant", "a" * 20)]], CHATML, max_length=30, over_length="cut_right")
 

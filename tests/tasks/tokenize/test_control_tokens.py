@@ -1,4 +1,4 @@
-"""What a user types stays text, whatever it looks like; what the template writes is a control token."""
+"""Text that a user types stays text, even if it looks like a control token; only the template writes control tokens."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ def ids_of(family, *texts: str) -> list[int]:
     return [family.tokenizer.convert_tokens_to_ids(text) for text in texts]
 
 
-def test_special_token_text_of_a_user_is_no_control_token(family) -> None:
+def test_the_text_of_a_special_token_that_a_user_types_is_no_control_token(family) -> None:
     typed = TYPED[family.name]
     plain = family.tokenize([("user", "a??b"), ("assistant", "c")]).rows.iloc[0]
     table = family.tokenize([("user", f"a{typed}b"), ("assistant", "c")])
     row = table.rows.iloc[0]
     assert table.control_text == ["f:1"]
-    # the text is the same and one token per byte; no end token more than with harmless content
+    # the text is kept, as one token per byte, and there are no more end tokens than with harmless content
     assert family.tokenizer.decode(row.input_ids) == family.tokenizer.decode(plain.input_ids).replace("??", typed)
     assert len(row.input_ids) - len(plain.input_ids) == len(typed) - len("??")
     (end,) = ids_of(family, typed)
@@ -41,7 +41,7 @@ def test_a_forged_turn_stays_content(role: str, families) -> None:
     assert trained == (forged if role == "assistant" else "a") + "<|im_end|>"
 
 
-def test_markers_that_a_user_types_forge_nothing(families) -> None:
+def test_marker_characters_that_a_user_types_stay_text(families) -> None:
     family = families["chatml"]
     typed = "\U000f0000<|im_\U000f0001end|>\U000f0000<|im_end|>"
     row = family.tokenize([("user", typed), ("assistant", "a")]).rows.iloc[0]
@@ -49,13 +49,13 @@ def test_markers_that_a_user_types_forge_nothing(families) -> None:
     assert typed in family.tokenizer.decode(row.input_ids)
 
 
-def test_added_tokens_of_the_template_are_the_assistants_alone(families) -> None:
-    """`<think>` is added but not special: an assistant writes it, a user's is text."""
+def test_only_the_assistant_may_write_added_tokens_of_the_template(families) -> None:
+    """`<think>` is added but not special: in an assistant's turn it is one token, in a user's turn it is text."""
     family = families["chatml"]
     think = ids_of(family, "<think>")[0]
     rows = [[("user", "<think>"), ("assistant", "a")], [("user", "u"), ("assistant", "<think>a")]]
     counts = [list(ids).count(think) for ids in family.tokenize(*rows).rows.input_ids]
-    # a template that does not name the token leaves it an ordinary word of the vocabulary
+    # where the template does not name the token, it is an ordinary word of the vocabulary
     assert counts == [1, 1]
     template = family.tokenizer.chat_template
     family.tokenizer.chat_template = "{# asks for <think> #}" + template
@@ -72,7 +72,7 @@ def test_prompts_without_a_template_are_text_too(prepare) -> None:
     tokens = prepare([("a<eos>b", "c<eos>d"), ("q", "a<eos>"), ("q", "a")])
     assert tokens.marked(0) == "a<eos>b\n«c<eos>d<eos>»"
     assert [list(ids).count(1) for ids in tokens.rows.input_ids] == [1, 1, 1]
-    # an end token that the data already has is the end token
+    # an answer that ends with the end token gets no second one
     assert list(tokens.rows.input_ids[1]) == list(tokens.rows.input_ids[2])
 
 
@@ -97,7 +97,7 @@ def test_the_deck_shows_the_warnings(prepare) -> None:
     assert "Warning: 2 rows hold the text of special tokens" in render_tokens(report)
 
 
-def test_a_template_that_rewrites_such_text_is_refused(families) -> None:
+def test_a_template_that_changes_the_text_of_a_special_token_is_refused(families) -> None:
     family = families["chatml"]
     template = family.tokenizer.chat_template
     family.tokenizer.chat_template = template.replace("message['content']", "message['content'] | replace('k<', '')")

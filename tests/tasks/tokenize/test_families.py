@@ -1,4 +1,4 @@
-"""Three template families, worked out by hand: « and » stand around what is trained."""
+"""Three template families, with expected texts written by hand; « and » enclose the trained tokens."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ EXPECTED = {
         "<|start_header_id|>user<|end_header_id|>\n\nWhy?<|eot_id|>"
         "<|start_header_id|>assistant<|end_header_id|>\n\n«So.<|eot_id|>»"
     ),
-    # nothing asks for an answer here but [/INST], so that the space after it is the answer's first token
+    # the generation prompt ends with [/INST], so the space after it is the first token of the answer
     ("mistral", "single"): "<s>[INST] Hi [/INST]« Ho</s>»",
     ("mistral", "single, system"): "<s>[INST] Be brief.\n\nHi [/INST]« Ho</s>»",
     ("mistral", "multi"): "<s>[INST] Hi [/INST]« Ho</s>»[INST] Why? [/INST]« So.</s>»",
@@ -64,7 +64,7 @@ END = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "mistral": "</s>"}
 
 @pytest.fixture
 def tokens(prepare, families):
-    """Prepare rows with a family's template and tokenizer, through everything that a run goes through."""
+    """Return a function that prepares rows with a family's template and tokenizer, as a run does."""
 
     def run(name: str, rows: list, **settings: object):
         return prepare(rows, families[name].template, families[name].directory, **settings)
@@ -81,12 +81,12 @@ def test_each_answer_and_its_end_token_is_trained_and_nothing_else(name: str, tu
 
 
 @pytest.mark.parametrize("name", END)
-def test_a_pair_is_one_turn_of_each(name: str, tokens) -> None:
+def test_a_pair_is_rendered_as_one_user_turn_and_one_answer(name: str, tokens) -> None:
     assert tokens(name, [("Hi", "Ho")]).marked(0) == EXPECTED[name, "single"]
 
 
 @pytest.mark.parametrize(("name", "turns"), EXPECTED)
-def test_the_prompt_is_all_before_the_last_answer(name: str, turns: str, tokens) -> None:
+def test_the_prompt_is_everything_before_the_last_answer(name: str, turns: str, tokens) -> None:
     before_last_answer = EXPECTED[name, turns].rpartition("«")[0].replace("«", "").replace("»", "")
     assert tokens(name, [CONVERSATIONS[turns]]).prompt(0) == before_last_answer
 
@@ -109,9 +109,9 @@ def test_the_prompt_is_all_before_the_last_answer(name: str, turns: str, tokens)
         ("mistral", "<s>[INST] Hi [/INST] Ho</s>[INST] Why? [/INST]« So.</s>»"),
     ],
 )
-def test_the_last_answer_alone_is_trained_on_demand(name: str, expected: str, tokens) -> None:
+def test_only_the_last_answer_is_trained_by_setting_or_by_weight(name: str, expected: str, tokens) -> None:
     assert tokens(name, [MULTI], train_on="last_answer").marked(0) == expected
-    # and where the data itself gives the other answers a weight of 0, as OpenAI's format has it
+    # OpenAI's format gives an answer that is not trained the weight 0
     weighted = [(*turn, 0) if number == 1 else turn for number, turn in enumerate(MULTI)]
     assert tokens(name, [weighted]).marked(0) == expected
     with pytest.raises(DataError, match="no token of this row would be trained"):
@@ -120,7 +120,7 @@ def test_the_last_answer_alone_is_trained_on_demand(name: str, expected: str, to
 
 @pytest.mark.parametrize(("name", "bos"), [("llama-3", "<|begin_of_text|>"), ("mistral", "<s>")])
 @pytest.mark.parametrize("row", [MULTI, ("Hi", "Ho")], ids=["conversation", "pair"])
-def test_a_template_and_a_tokenizer_that_both_write_bos_make_one(name: str, bos: str, row, tokens) -> None:
+def test_a_template_and_a_tokenizer_that_both_write_bos_give_one_bos(name: str, bos: str, row, tokens) -> None:
     prepared = tokens(name, [row])
     bos_id = prepared.tokenizer.convert_tokens_to_ids(bos)
     assert prepared.tokenizer("a")["input_ids"][0] == bos_id
@@ -129,7 +129,7 @@ def test_a_template_and_a_tokenizer_that_both_write_bos_make_one(name: str, bos:
 
 
 def test_the_end_token_is_found_when_it_has_no_role_in_the_tokenizer(prepare, families, tmp_path) -> None:
-    """Llama-3's base model: its eos is not what ends a turn, and `<|eot_id|>` is in no special token attribute."""
+    """In Llama-3's base model, eos does not end a turn, and `<|eot_id|>` has no role in the tokenizer."""
     from transformers import AutoTokenizer
 
     family = families["llama-3"]
@@ -145,7 +145,7 @@ def test_the_end_token_is_found_when_it_has_no_role_in_the_tokenizer(prepare, fa
 
 
 def test_no_token_spans_a_prompt_and_its_answer(prepare, tiny_model, tmp_path) -> None:
-    """A merge of two line breaks must not swallow an answer's first one: generation sees the prompt without it."""
+    """Two merged line breaks would take the first one of the answer, which the prompt of a generation does not hold."""
     import json
 
     merging = tmp_path / "merging"
@@ -172,7 +172,7 @@ def test_no_token_spans_a_prompt_and_its_answer(prepare, tiny_model, tmp_path) -
 
 @pytest.mark.parametrize("legacy", [False, True])
 def test_pieces_are_encoded_as_within_the_whole_text(legacy: bool) -> None:
-    """SentencePiece puts a space before a text, and in its legacy form after each special token; not before a piece."""
+    """SentencePiece puts a space before a text, its legacy form also after a special token; neither before a piece."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 

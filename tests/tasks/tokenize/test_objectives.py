@@ -1,4 +1,4 @@
-"""What each objective makes of each kind of row: ids by hand, the tiny model having one token for each byte."""
+"""The tokens of each kind of row under each objective, worked out by hand: the tiny model has one token per byte."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ CHATML = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 OBJECTIVES: tuple[Objective, ...] = ("sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo")
-ONE_OF_EACH = {
+ROW_OF_KIND = {
     "pair": ("q", "a"),
     "messages": [("user", "u"), ("assistant", "a")],
     "text": "t",
     "preference": preference("q", "good", "bad"),
     "kto": labelled("q", "a", True),
 }
-TAKEN = {
+TAKEN_KINDS = {
     "sft": {"pair", "messages", "text"},
     "cpt": {"text"},
     "dpo": {"preference"},
@@ -47,21 +47,20 @@ def rejected(tokens, row: int) -> str:
     return tokens.tokenizer.decode(tokens.rows.rejected_ids[row])
 
 
-@pytest.mark.parametrize("kind", ONE_OF_EACH)
+@pytest.mark.parametrize("kind", ROW_OF_KIND)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 def test_each_objective_takes_its_kinds_and_refuses_the_others(objective: Objective, kind: str, prepare) -> None:
-    if kind in TAKEN[objective]:
-        # kto needs one row of each label
-        rows = [ONE_OF_EACH[kind], labelled("r", "b", False) if kind == "kto" else ONE_OF_EACH[kind]]
+    if kind in TAKEN_KINDS[objective]:
+        # kto needs rows of both labels
+        rows = [ROW_OF_KIND[kind], labelled("r", "b", False) if kind == "kto" else ROW_OF_KIND[kind]]
         assert prepare(rows, objective=objective).report.trained_tokens > 0
         return
     with pytest.raises(DataError) as error:
-        prepare([ONE_OF_EACH[kind]] * 2, objective=objective)
+        prepare([ROW_OF_KIND[kind]] * 2, objective=objective)
     first, fix = str(error.value).splitlines()
-    # two rows in each of the two sets
+    # the same two rows are in both splits
     assert first.startswith(f"4 rows of f are of kind {kind}, and train.objective={objective} needs ")
-    takers = [name for name in OBJECTIVES if kind in TAKEN[name]]
-    assert all(name in fix for name in takers)
+    assert all(name in fix for name in OBJECTIVES if kind in TAKEN_KINDS[name])
     assert fix.endswith("with data.sources[].format and columns")
 
 
@@ -70,7 +69,7 @@ def test_the_error_of_a_pair_under_dpo(prepare) -> None:
         prepare([("q", "a")], objective="dpo")
     assert str(error.value) == (
         "2 rows of f are of kind pair, and train.objective=dpo needs preference (prompt, chosen, rejected) rows\n"
-        "set train.objective to sft, rloo or grpo for such rows, or give their columns other roles with "
+        "set train.objective to sft, rloo or grpo for such rows, or map their columns to another kind with "
         "data.sources[].format and columns"
     )
 
@@ -81,19 +80,19 @@ def test_a_preference_is_one_prompt_with_two_answers(objective: Objective, prepa
     row = tokens.rows.iloc[0]
     a = tokens.tokenizer.convert_tokens_to_ids("a")
     new_line = tokens.tokenizer("\n")["input_ids"][0]
-    # letters are tokens in the order of the alphabet; 1 is <eos>
+    # the ids of letters are in the order of the alphabet; 1 is <eos>
     assert list(row.input_ids) == [a, a + 1, new_line, a + 2, 1]
     assert list(row.labels) == [-100, -100, -100, a + 2, 1]
     assert list(row.rejected_ids) == [a + 3, a + 4, 1]
     assert (row.prompt_length, row.prompt, row.expected, bool(row.is_wanted)) == (3, "ab", "c", True)
     report = tokens.report
     assert (report.train_rows, report.preference_rows, report.end_token_ids) == (1, 1, [1])
-    # the prompt counts in both sequences: 3 + 2 and 3 + 3
+    # the prompt counts in both sequences: 3 + 2 and 3 + 3 tokens
     assert (report.train_tokens, report.trained_tokens) == (11, 5)
 
 
 def test_a_preference_in_a_template_ends_with_the_end_of_each_answer(prepare, families) -> None:
-    """ChatML writes a line break after its end token; compared answers would otherwise not end alike."""
+    """ChatML writes a line break after its end token; it is cut, so both answers end with the same token."""
     family = families["chatml"]
     row = preference([("system", "S"), *HISTORY], "good", "bad")
     tokens = prepare([row], family.template, family.directory, objective="dpo")
@@ -101,7 +100,7 @@ def test_a_preference_in_a_template_ends_with_the_end_of_each_answer(prepare, fa
         "<|im_start|>system\nS<|im_end|>\n<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n"
         "<|im_start|>user\nV<|im_end|>\n<|im_start|>assistant\n"
     )
-    # the earlier answer is not trained, whatever train_on says
+    # the earlier answer is not trained: for dpo, `train_on` is not read
     assert tokens.marked(0) == prompt + "«good<|im_end|>»"
     assert tokens.prompt(0) == prompt
     assert rejected(tokens, 0) == "bad<|im_end|>"
@@ -109,7 +108,7 @@ def test_a_preference_in_a_template_ends_with_the_end_of_each_answer(prepare, fa
 
 
 @pytest.mark.parametrize("prompt", ["Hi", [("user", "Hi")]])
-def test_both_answers_have_the_tokens_that_they_have_alone(prompt, family) -> None:
+def test_both_answers_have_the_same_tokens_as_in_rows_of_their_own(prompt, family) -> None:
     def records(row: dict, objective: Objective) -> list:
         return tokenize_rows(canonical_rows(canonical([row])), family.setup(objective)).records
 
@@ -120,7 +119,7 @@ def test_both_answers_have_the_tokens_that_they_have_alone(prompt, family) -> No
         assert alone.prompt_length == pair.prompt_length
 
 
-def test_control_tokens_in_either_answer_are_text(prepare) -> None:
+def test_control_tokens_in_both_answers_are_text(prepare) -> None:
     tokens = prepare([preference("a<eos>", "b<eos>c", "d<eos>e"), preference("a", "b", "<eos>")], objective="dpo")
     assert [list(ids).count(1) for ids in tokens.rows.input_ids] == [1, 1]
     assert [list(ids).count(1) for ids in tokens.rows.rejected_ids] == [1, 1]
@@ -144,7 +143,7 @@ def test_kto_takes_labels(prepare) -> None:
     assert (tokens.report.unwanted_rows, tokens.report.preference_rows) == (1, 0)
 
 
-def test_kto_takes_the_answers_of_a_preference_apart(prepare) -> None:
+def test_kto_turns_a_preference_into_two_rows(prepare) -> None:
     tokens = prepare([preference("q", "good", "bad"), labelled("r", "a", True)], objective="kto")
     assert columns(tokens, "row_id", "is_wanted", "expected") == [
         ("f:1#chosen", True, "good"),
@@ -154,21 +153,21 @@ def test_kto_takes_the_answers_of_a_preference_apart(prepare) -> None:
     assert [tokens.marked(n) for n in range(3)] == ["q\n«good<eos>»", "q\n«bad<eos>»", "r\n«a<eos>»"]
 
 
-@pytest.mark.parametrize(("label", "word"), [(True, "true"), (False, "false")])
-def test_kto_rows_of_one_label_are_refused(label: bool, word: str, prepare) -> None:
-    with pytest.raises(DataError, match=f"all 3 training rows have the label {word}, and train.objective=kto learns"):
+@pytest.mark.parametrize(("label", "shown"), [(True, "true"), (False, "false")])
+def test_kto_rows_of_one_label_are_refused(label: bool, shown: str, prepare) -> None:
+    with pytest.raises(DataError, match=f"all 3 training rows have the label {shown}, and train.objective=kto needs"):
         prepare([labelled("q", "a", label)] * 3, objective="kto")
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
-def test_online_objectives_ask_and_know_what_is_expected(objective: Objective, prepare) -> None:
+def test_online_objectives_get_prompts_and_expected_answers(objective: Objective, prepare) -> None:
     chat = [*HISTORY, ("assistant", "B")]
     tokens = prepare([("q", "a"), chat, preference("q", "good", "bad")], CHATML, objective=objective)
-    asked = "<|user|>{}<eos><|assistant|>"
+    turn = "<|user|>{}<eos><|assistant|>"
     assert [tokens.prompt(n) for n in range(3)] == [
-        asked.format("q"),
-        asked.format("U") + "A<eos>" + asked.format("V"),
-        asked.format("q"),
+        turn.format("q"),
+        turn.format("U") + "A<eos>" + turn.format("V"),
+        turn.format("q"),
     ]
     assert list(tokens.rows.expected) == ["a", "B", "good"]
     assert tokens.marked(1).endswith("A<eos><|user|>V<eos><|assistant|>«B<eos>»")
@@ -178,10 +177,10 @@ def test_online_objectives_ask_and_know_what_is_expected(objective: Objective, p
 def test_equal_answers_are_a_warning(prepare) -> None:
     rows = [preference("q", "same", "same"), preference("q", "a", "b")]
     (warning,) = prepare(rows, objective="dpo").report.warnings
-    assert warning.startswith("2 rows have a rejected answer whose tokens are those of the chosen one (f:1, f:1)")
+    assert warning.startswith("2 rows have a rejected answer with the same tokens as the chosen one (f:1, f:1)")
 
 
-def test_a_history_alone_brings_the_plain_template_which_is_told(prepare) -> None:
+def test_a_preference_after_a_conversation_gets_the_plain_template_and_a_warning(prepare) -> None:
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize.prepare import summary_lines
 
@@ -189,7 +188,7 @@ def test_a_history_alone_brings_the_plain_template_which_is_told(prepare) -> Non
     assert tokens.report.template == "plain"
     assert tokens.marked(0) == "User: U\nAssistant: A<eos>\nUser: V\nAssistant:« good<eos>»"
     assert rejected(tokens, 0) == " bad<eos>"
-    # prompts that are texts are joined, as in every run of a base model
+    # a prompt that is a text is joined with its answer without a template, as in every run of a base model
     assert tokens.marked(1) == "q\n«a<eos>»"
     (warning,) = tokens.report.warnings
     assert warning.startswith("the model has no chat template")
@@ -197,15 +196,15 @@ def test_a_history_alone_brings_the_plain_template_which_is_told(prepare) -> Non
     assert "Warning: the model has no chat template" in render_tokens(tokens.report)
 
 
-def test_two_prompts_that_differ_are_refused(prepare) -> None:
-    """What marks the end of the earlier answer begins the chosen answer, and not the rejected one."""
+def test_a_template_that_renders_two_prompts_for_a_preference_is_refused(prepare) -> None:
+    """The template writes `!` after a last answer. The chosen answer begins with `!`, so its prompt ends earlier."""
     template = (
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}"
         "{% if loop.last %}!{% endif %}{% endif %}{% endfor %}"
     )
     with pytest.raises(DataError) as error:
         prepare([preference(HISTORY, "!x", "y")], template, objective="dpo")
-    assert str(error.value).startswith("f:1: the chat template writes another prompt before the rejected answer than")
+    assert str(error.value).startswith("f:1: the chat template renders a different prompt before the rejected answer")
 
 
 def test_a_rejected_answer_without_an_end_is_refused(prepare) -> None:
@@ -223,7 +222,7 @@ def test_a_rejected_answer_that_the_template_drops_is_refused(prepare) -> None:
         prepare([preference("q", "a", "SECRET")], template, objective="dpo")
 
 
-# five bytes and a line break ask, then 3 + 1 tokens chosen and 6 + 1 rejected: 13 in all
+# a prompt of five bytes and a line break, then 3 + 1 chosen tokens and 6 + 1 rejected ones: 13 for the longer sequence
 LONGER = preference("qrstu", "abc", "abcdef")
 
 
@@ -233,10 +232,10 @@ LONGER = preference("qrstu", "abc", "abcdef")
         (13, "drop", ("qrstu\n«abc<eos>»", "abcdef<eos>")),
         (12, "drop", None),
         (12, "auto", None),
-        # the prompt of both loses what the longer answer needs
+        # both prompts lose the tokens that the longer answer needs
         (12, "cut_left", ("rstu\n«abc<eos>»", "abcdef<eos>")),
         (8, "cut_left", ("\n«abc<eos>»", "abcdef<eos>")),
-        # each answer is cut, where it is too long
+        # each answer is cut where it is too long
         (12, "cut_right", ("qrstu\n«abc<eos>»", "abcdef")),
         (8, "cut_right", ("qrstu\n«ab»", "ab")),
     ],
@@ -263,7 +262,7 @@ def test_answers_that_leave_no_room_for_the_prompt_are_dropped(prepare) -> None:
     rows = [preference("q", "a", "b"), preference("qrstu", "abc", "abcdefgh")]
     tokens = prepare(rows, objective="dpo", max_length=9, over_length="cut_left")
     assert (len(tokens.rows), tokens.report.dropped_train_rows) == (1, 1)
-    # one more, and the line break asks
+    # with one token more, the line break of the prompt fits
     tokens = prepare(rows, objective="dpo", max_length=10, over_length="cut_left")
     assert tokens.marked(1) == "\n«abc<eos>»"
 
@@ -279,7 +278,7 @@ def test_cut_left_keeps_the_bos_of_both(prepare, families) -> None:
     rows = [preference("0123456789", "abcd", "abcdef")]
     whole = prepare(rows, family.template, family.directory, objective="dpo")
     assert whole.marked(0) == "<s>[INST] 0123456789 [/INST]« abcd</s>»"
-    # <s>, 7, 10 and 8 tokens ask, and " abcdef</s>" is 8: 34, of which nine are cut after <s>
+    # prompt 1 + 7 + 10 + 8 tokens, and " abcdef</s>" 8: 34, of which nine are cut after <s>
     cut = prepare(rows, family.template, family.directory, objective="dpo", max_length=25, over_length="cut_left")
     assert cut.marked(0) == "<s>23456789 [/INST]« abcd</s>»"
     assert rejected(cut, 0) == " abcdef</s>"
@@ -338,12 +337,12 @@ def test_the_log_says_that_expected_answers_of_an_online_objective_are_not_train
 
     report = prepare([("q", "a")], objective="rloo").report
     assert report.objective == "rloo"
-    assert "of them in expected answers, which are not trained; longest" in summary_lines(report)[0]
+    assert "of them in expected answers, which are not trained; max_length" in summary_lines(report)[0]
     supervised = prepare([("q", "a")]).report
-    assert supervised.objective == "sft" and "of them trained; longest" in summary_lines(supervised)[0]
+    assert supervised.objective == "sft" and "of them trained; max_length" in summary_lines(supervised)[0]
 
 
-def test_the_deck_counts_unwanted_answers(prepare) -> None:
+def test_deck_and_log_count_unwanted_answers(prepare) -> None:
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize.prepare import summary_lines
 

@@ -1,18 +1,18 @@
-"""What becomes of rows that are too long, by setting and kind of row: the tiny model has one token for each byte."""
+"""What happens to rows that are too long, by setting and kind of row. The tiny model has one token per byte."""
 
 from __future__ import annotations
 
 import pytest
 
 from configs.errors import DataError
-from tasks.tokenize.over_length import is_hopeless
+from tasks.tokenize.over_length import is_far_too_long
 from tasks.tokenize.prepare import summary_lines
 
 CHATML = (
     "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<eos>{% endfor %}"
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
-# 12 tokens with its end, and 12 with its separator and end: two more than allowed
+# 12 tokens each, with end token and separator: two more than `max_length`
 TEXT, PAIR = "abcdefghijk", ("q", "abcdefghi")
 
 
@@ -26,7 +26,7 @@ def test_by_default_answers_are_dropped_and_plain_text_is_split(prepare) -> None
     assert shown(tokens) == [("f:1#1", "«abcdefghij»", 0), ("f:1#2", "«k<eos>»", 0)]
     report = tokens.report
     assert (report.dropped_train_rows, report.dropped_test_rows, report.truncated_rows) == (1, 1, 0)
-    # the text, in train and in test, in two pieces each
+    # the text is in both splits, and makes two pieces in each
     assert (report.split_rows, report.split_pieces, report.left_out_pieces) == (2, 4, 0)
 
 
@@ -54,7 +54,7 @@ def test_plain_text_that_is_too_long_can_stop_the_run(prepare) -> None:
 
 
 @pytest.mark.parametrize("over_length", ["auto", "error", "drop", "cut_left", "cut_right", "split"])
-def test_a_row_that_fits_exactly_is_left_alone(over_length: str, prepare) -> None:
+def test_a_row_that_fits_exactly_is_unchanged(over_length: str, prepare) -> None:
     rows = [TEXT[:9], ("q", "abcdefg")]
     tokens = prepare(rows, max_length=10, over_length=over_length)
     assert shown(tokens) == [("f:1", "«abcdefghi<eos>»", 0), ("f:2", "q\n«abcdefg<eos>»", 2)]
@@ -66,27 +66,27 @@ def test_cut_left_keeps_the_bos_of_a_plain_text(prepare, families) -> None:
 
 
 def test_pieces_of_a_row_with_an_answer(prepare) -> None:
-    """q and a line break ask; the first piece holds them and eight of the eleven tokens of the answer."""
+    """The prompt is q and a line break; the first piece holds it and the first eight tokens of the answer."""
     tokens = prepare([("q", "abcdefghijkl")], max_length=10, over_length="split")
     assert shown(tokens) == [("f:1#1", "q\n«abcdefgh»", 2), ("f:1#2", "«ijkl<eos>»", 0)]
     assert list(tokens.rows.prompt) == ["q", ""]
     assert list(tokens.rows.expected) == ["abcdefghijkl", ""]
-    # the first token of each piece is predicted by nothing
+    # the loss does not count the first token of a piece
     assert (tokens.report.train_tokens, tokens.report.trained_tokens) == (15, 8 + 4)
 
 
 def test_pieces_that_train_nothing_are_left_out_and_counted(prepare) -> None:
-    """Twelve tokens of prompt: the first piece has no answer, and the second asks nothing, its prompt being cut."""
+    """The prompt has twelve tokens: the first piece has no answer, and the second has no whole prompt."""
     tokens = prepare([("q" * 11, "abc"), ("s", "t")], max_length=8, over_length="split")
     assert shown(tokens) == [("f:1#2", "qqq\n«abc<eos>»", 0), ("f:2", "s\n«t<eos>»", 2)]
     report = tokens.report
     assert (report.split_rows, report.split_pieces, report.left_out_pieces) == (2, 2, 2)
-    line = "0 cut, 2 split into 2 pieces, 2 more without an answer left out"
-    assert any(line in each for each in summary_lines(report))
+    expected = "0 cut, 2 split into 2 pieces, 2 more without an answer left out"
+    assert any(expected in line for line in summary_lines(report))
 
 
-def test_a_prompt_that_fills_the_first_piece_asks_nothing(prepare) -> None:
-    """Seven bytes and a line break are all of it: no token of the answer is in the piece that asks."""
+def test_a_prompt_that_fills_the_first_piece_is_left_out(prepare) -> None:
+    """Seven bytes and a line break fill the first piece, so it holds no token of the answer."""
     tokens = prepare([("qqqqqqq", "abc")], max_length=8, over_length="split")
     assert shown(tokens) == [("f:1#2", "«abc<eos>»", 0)]
 
@@ -97,17 +97,17 @@ def test_the_last_piece_is_never_one_token(prepare) -> None:
     assert [len(ids) for ids in tokens.rows.input_ids] == [8, 7, 2]
 
 
-def test_a_conversation_is_split_between_its_turns(prepare) -> None:
+def test_a_conversation_is_split_at_max_length(prepare) -> None:
     row = [("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]
     tokens = prepare([row], CHATML, max_length=30, over_length="split")
-    # <|user|>U<eos> is 10 tokens, <|assistant|> 13, A<eos> 2: the cut is after five of the second <|user|>
+    # <|user|>U<eos> is 10 tokens, <|assistant|> 13, A<eos> 2, so the cut is after 5 tokens of the second <|user|>
     assert shown(tokens) == [
         ("f:1#1", "<|user|>U<eos><|assistant|>«A<eos>»<|use", 0),
         ("f:1#2", "r|>V<eos><|assistant|>«B<eos>»", 0),
     ]
 
 
-def test_an_answer_without_an_end_is_found_in_its_last_piece(prepare) -> None:
+def test_an_answer_without_an_end_token_is_found_in_its_last_piece(prepare) -> None:
     template = CHATML.replace("<eos>", ";")
     with pytest.raises(DataError, match=r"f:1#2: no end-of-turn token is trained \(2 such rows\)"):
         prepare([[("user", "U"), ("assistant", "a" * 20)]], template, max_length=30, over_length="split")
@@ -126,7 +126,7 @@ def test_the_deck_shows_what_was_split(prepare) -> None:
 
 @pytest.mark.timeout(120)
 def test_a_row_far_too_long_is_not_rendered_or_encoded(prepare) -> None:
-    # a conversation of 10,000 turns takes minutes to render, a row of 50 MB gigabytes to encode
+    # it would take minutes to render 10,000 turns, and gigabytes of memory to encode 50 MB
     turns = [(("user", "assistant")[n % 2], f"turn {n}") for n in range(10_000)]
     huge = ("q", "word " * 10_000_000)
     tokens = prepare([turns, huge, ("q", "a")], CHATML, max_length=100)
@@ -134,10 +134,14 @@ def test_a_row_far_too_long_is_not_rendered_or_encoded(prepare) -> None:
     assert (tokens.report.dropped_train_rows, tokens.report.dropped_test_rows) == (2, 2)
 
 
-@pytest.mark.parametrize(("characters", "hopeless"), [(100_000, False), (100_001, True)])
-def test_over_a_thousand_characters_for_each_token_are_not_encoded(characters: int, hopeless: bool) -> None:
-    assert is_hopeless(characters, 1, 100) is hopeless
-    assert is_hopeless(0, 100 if not hopeless else 101, 100) is hopeless
+@pytest.mark.parametrize(("num_characters", "expected"), [(100_000, False), (100_001, True)])
+def test_over_a_thousand_characters_per_allowed_token_are_far_too_long(num_characters: int, expected: bool) -> None:
+    assert is_far_too_long(num_characters, 1, 100) is expected
+
+
+@pytest.mark.parametrize(("num_answers", "expected"), [(100, False), (101, True)])
+def test_more_answers_than_allowed_tokens_are_far_too_long(num_answers: int, expected: bool) -> None:
+    assert is_far_too_long(0, num_answers, 100) is expected
 
 
 def test_a_row_far_too_long_can_stop_the_run(prepare) -> None:

@@ -1,4 +1,4 @@
-"""Packing: every row once and whole, no pack too long, few packs, and nothing of one row said to another."""
+"""Packing: every row is in one pack, uncut; no pack is too long, packs are few, and rows of a pack stay apart."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ def packs(lengths: list[int], max_length: int) -> list[list[int]]:
         (10, [4, 6, 10], [[4, 6], [10]]),
         # one over
         (10, [5, 6], [[5], [6]]),
-        # the tightest place wins, not the first: 1 fills the pack of 7 and 7, and 9 keeps its 6
+        # the tightest pack wins, not the first: 1 fills the pack of 7 and 7, and 9 keeps a free space of 6
         (15, [9, 7, 7, 1], [[9], [7, 7, 1]]),
-        # several rows of one length in one new pack, and the last of them in another
+        # rows of one length fill a new pack, and the rest of them the next one
         (10, [3, 3, 3, 3, 3], [[3, 3, 3], [3, 3]]),
-        # decreasing: in the order of the rows, 2 and 8, 3 and 7 would find each other by chance only
+        # longest first: in their own order, 2 and 3 would share a pack
         (10, [2, 3, 7, 8], [[2, 8], [3, 7]]),
-        # one pack more than the optimum, which is 4 + 3 + 3 twice; 11/9 x 2 + 1 allows 3
+        # one pack more than the best possible, which is 4 + 3 + 3 twice; the bound 11/9 x 2 + 1 allows 3
         (10, [4, 4, 3, 3, 3, 3], [[4, 4], [3, 3, 3], [3]]),
-        # 9 and 9; 7, 7 and 6; 6 (44 tokens need 3 packs). Packs stand in the order of their first rows
+        # made as [9, 9], [7, 7, 6], [6] (44 tokens need 3 packs); numbered in the order of their first rows
         (20, [6, 7, 9, 6, 9, 7], [[6, 7, 7], [9, 9], [6]]),
     ],
 )
@@ -49,16 +49,16 @@ def test_rows_go_where_they_fit_best_longest_first(
 
 
 def test_equal_rows_are_taken_in_their_own_order() -> None:
-    # longest first: rows 1 and 3 (6) open packs; row 0 (4) joins row 1, the first of two equal places
+    # rows 1 and 3, of 6, open packs; row 0, of 4, joins row 1, whose pack is the first of two equally good ones
     assert best_fit_decreasing(np.array([4, 6, 4, 6]), 10).tolist() == [0, 0, 1, 1]
 
 
-def item_by_item(lengths: list[int], max_length: int) -> list[list[int]]:
-    """Best-fit decreasing as the textbook has it, one row at a time and every pack looked at."""
+def textbook_packs(lengths: list[int], max_length: int) -> list[list[int]]:
+    """Return the packs of best-fit decreasing as in a textbook: one row at a time, and all packs compared."""
     opened: list[list[int]] = []
     for length in sorted(lengths, reverse=True):
         fitting = [pack for pack in opened if sum(pack) + length <= max_length]
-        # of packs that are equally full, the one that came to it first
+        # of equally full packs, the one that has been so full for longest
         best = max(fitting, key=sum, default=[])
         opened = [pack for pack in opened if pack is not best]
         opened.append([*best, length])
@@ -73,13 +73,13 @@ LENGTHS = st.integers(1, 40).flatmap(
 @given(LENGTHS)
 def test_packs_are_those_of_the_textbook(case: tuple[int, list[int]]) -> None:
     max_length, lengths = case
-    ours = sorted(sorted(pack) for pack in packs(lengths, max_length))
-    assert ours == sorted(sorted(pack) for pack in item_by_item(lengths, max_length))
+    found = sorted(sorted(pack) for pack in packs(lengths, max_length))
+    assert found == sorted(sorted(pack) for pack in textbook_packs(lengths, max_length))
 
 
 @given(st.data(), st.integers(1, 12), st.integers(4, 60))
 def test_at_most_two_ninths_more_packs_than_the_fewest_possible(data: st.DataObject, fewest: int, size: int) -> None:
-    # full packs cut into rows: fewer than `fewest` cannot hold the sum
+    # rows cut from `fewest` full packs, so no fewer packs can hold them
     lengths: list[int] = []
     for _ in range(fewest):
         cuts = data.draw(st.lists(st.integers(1, size - 1), max_size=6, unique=True))
@@ -89,7 +89,7 @@ def test_at_most_two_ninths_more_packs_than_the_fewest_possible(data: st.DataObj
 
 
 def write_rows(path: Path, lengths: list[int], row_group_size: int = 1024) -> Path:
-    """Write rows whose tokens are all different, and whose labels are the tokens or, at even ones, -100."""
+    """Write rows of distinct tokens, in which odd tokens are their own labels and even ones are masked."""
     starts = np.cumsum([0, *lengths])
     ids = [list(range(a, b)) for a, b in zip(starts[:-1].tolist(), starts[1:].tolist(), strict=True)]
     labels = [[-100 if token % 2 == 0 else token for token in row] for row in ids]
@@ -109,7 +109,7 @@ def test_a_small_file_by_hand(tmp_path: Path) -> None:
         {
             "row_ids": ["rows.jsonl:1", "rows.jsonl:3"],
             "input_ids": [0, 1, 2, 8, 9],
-            # 1 and 9 are trained; so would 3 be, which opens its row, had it a token before it
+            # 1 and 9 are trained; 3, in the other pack, is not, because it is the first token of its row
             "labels": [-100, 1, -100, -100, 9],
             "position_ids": [0, 1, 2, 0, 1],
         },
@@ -133,7 +133,7 @@ def test_every_row_is_in_one_pack_whole_and_in_order(
     directory = tmp_path_factory.mktemp("packs")
     source = write_rows(directory / "in.parquet", lengths, row_group_size)
     with pytest.MonkeyPatch.context() as patch:
-        # so that a few rows are many batches and many row groups
+        # so small that a few rows make many batches and row groups
         patch.setattr(packing, "_BATCH_ROWS", 3)
         patch.setattr(packing, "_BLOCK_TOKENS", 50)
         report = pack_tokens(source, directory / "out.parquet", max_length)
@@ -155,8 +155,8 @@ def test_every_row_is_in_one_pack_whole_and_in_order(
     assert math.ceil(sum(lengths) / max_length) <= len(packed) <= len(lengths)
 
 
-def test_rows_find_each_other_over_the_whole_file(tmp_path: Path) -> None:
-    # packed by thousands, the long and the short would never meet
+def test_rows_are_packed_over_the_whole_file(tmp_path: Path) -> None:
+    # in batches of a thousand rows, a long row would never share a pack with a short one
     source = write_rows(tmp_path / "in.parquet", [7] * 5000 + [3] * 5000)
     assert pack_tokens(source, tmp_path / "out.parquet", 10) == (10_000, 5000, 1.0)
 
@@ -174,13 +174,13 @@ def test_a_row_that_fits_no_pack_is_named(lengths: list[int], num_tokens: int, t
     assert [path.name for path in tmp_path.iterdir()] == ["in.parquet"]
 
 
-def test_labels_of_another_length_are_refused(tmp_path: Path) -> None:
+def test_a_row_with_more_tokens_than_labels_is_refused(tmp_path: Path) -> None:
     table = {"row_id": ["a"], "input_ids": [[1, 2]], "labels": [[1]]}
     pq.write_table(pa.table(table), tmp_path / "in.parquet")
     with pytest.raises(ValueError, match="a: 2 tokens, 1 labels"):
         pack_tokens(tmp_path / "in.parquet", tmp_path / "out.parquet", 8)
 
 
-def test_nothing_is_left_beside_the_packs(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left_beside_the_packs(tmp_path: Path) -> None:
     pack_tokens(write_rows(tmp_path / "in.parquet", [3, 4]), tmp_path / "out.parquet", 8)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["in.parquet", "out.parquet"]

@@ -1,4 +1,4 @@
-"""Rows tokenized in parts, as on many machines, become the same files and the same report as on one."""
+"""Rows tokenized in parts, as on many machines, give the same files and the same report as on one machine."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ def canonical(pairs: list[tuple[str, str]], **columns: str) -> pd.DataFrame:
 def in_parts(
     model: Path,
     splits: dict[str, pd.DataFrame],
-    of: int,
+    num_parts: int,
     folder: Path,
     config: TokenizeConfig,
     template: str | None,
     objective: Objective = "sft",
 ) -> tuple[TokenReport, dict[str, bytes]]:
-    """Return the report of `of` parts, and the content of every file that they leave."""
+    """Tokenize `splits` in parts and join them; return the report, and the content of every file written."""
     folder.mkdir()
     for name, rows in splits.items():
         rows.to_parquet(folder / f"{name}.parquet", index=False, row_group_size=100)
     paths = {name: folder / f"{name}.parquet" for name in splits}
     arguments = (config, objective, template, model, False)
-    parts = [folder / f"part-{number}" for number in range(of)]
+    parts = [folder / f"part-{number}" for number in range(num_parts)]
     for number, part in enumerate(parts):
         part.mkdir()
-        tokenize_part(*arguments, paths, number, of, part)
+        tokenize_part(*arguments, paths, number, num_parts, part)
     outputs = {name: folder / f"out-{name}" for name in ("train", "test", "tokenizer")}
     for output in outputs.values():
         output.mkdir()
-    # as they may come back from many machines
+    # machines may return them in any order
     report = join_parts(*arguments, parts[::-1], outputs)
     written = sorted(path for output in outputs.values() for path in output.rglob("*") if path.is_file())
     return report, {str(path.relative_to(folder)): path.read_bytes() for path in written}
 
 
 def gsm8k(number: int) -> list[tuple[str, str]]:
-    """Return real questions and answers, or made-up ones where the file is absent."""
+    """Return questions and answers of GSM8K, or made-up ones where its file is absent."""
     path = SHARED_DATA / "gsm8k_train.jsonl"
     if not path.exists():
         return [(f"What is {n} plus {n * n % 97}? " * (n % 5 + 1), str(n + n * n % 97)) for n in range(number)]
@@ -83,8 +83,9 @@ def test_any_number_of_parts_leaves_the_same_bytes(settings, template, tiny_mode
     config = TokenizeConfig(max_length=256, **settings)
     rows = gsm8k(500)
     splits = {"train": canonical(rows[:430]), "test": canonical(rows[430:], dataset="held-out")}
-    one, *others = (in_parts(tiny_model, splits, of, tmp_path / str(of), config, template) for of in (1, 3, 7))
-    report, written = one
+    (report, written), *others = (
+        in_parts(tiny_model, splits, num_parts, tmp_path / str(num_parts), config, template) for num_parts in (1, 3, 7)
+    )
     assert pq.read_metadata(tmp_path / "1" / "out-test" / "tokens.parquet").num_row_groups > 0
     assert report.train_rows + report.dropped_train_rows + report.split_pieces > 300
     for other_report, other_written in others:
@@ -93,15 +94,16 @@ def test_any_number_of_parts_leaves_the_same_bytes(settings, template, tiny_mode
         assert [name for name in written if other_written[name] != written[name]] == []
 
 
-def test_row_groups_end_where_the_rows_say(tiny_model, tmp_path, monkeypatch) -> None:
-    """Three rows to a group, or 200 bytes: a row of 4 tokens is 8 x 4 + 2 bytes, one of 24 is 8 x 24 + 22."""
+def test_row_groups_do_not_depend_on_the_parts(tiny_model, tmp_path, monkeypatch) -> None:
+    """A group ends after three rows or 200 bytes. A row of 4 tokens has 8 x 4 + 2 bytes, one of 24 has 8 x 24 + 22."""
     monkeypatch.setattr(files, "_GROUP_ROWS", 3)
     monkeypatch.setattr(files, "_GROUP_BYTES", 200)
     short, long = ("q", "a"), ("q", "a" * 21)
     rows = canonical([short, short, short, short, long, short, short])
-    for of in (1, 2, 7):
-        in_parts(tiny_model, {"train": rows, "test": rows}, of, tmp_path / str(of), CONFIG, None)
-        metadata = pq.read_metadata(tmp_path / str(of) / "out-train" / "tokens.parquet")
+    for num_parts in (1, 2, 7):
+        folder = tmp_path / str(num_parts)
+        in_parts(tiny_model, {"train": rows, "test": rows}, num_parts, folder, CONFIG, None)
+        metadata = pq.read_metadata(folder / "out-train" / "tokens.parquet")
         assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [3, 2, 2]
 
 
@@ -123,14 +125,14 @@ def test_the_columns_and_their_types(tiny_model, tmp_path) -> None:
     assert table.column("dataset").to_pylist() == ["gsm8k"] * 3
 
 
-def test_rows_without_a_data_set_and_columns_that_are_not_read(tiny_model, tmp_path) -> None:
+def test_optional_columns_may_be_absent(tiny_model, tmp_path) -> None:
     rows = canonical([("q", "a")] * 3).drop(columns=["dataset", "rejected", "label"])
     in_parts(tiny_model, {"train": rows, "test": rows}, 1, tmp_path / "run", CONFIG, None)
     assert pq.read_table(tmp_path / "run" / "out-test" / "tokens.parquet").column("dataset").to_pylist() == [""] * 3
 
 
 def preferences(number: int) -> pd.DataFrame:
-    """Return preferences, every third with the turns before it, of one token more for each byte of three texts."""
+    """Return preferences of various lengths, every third of which follows a turn of a conversation."""
     frame = canonical([(f"q{n} " * (n % 9 + 1), "good " * (n % 5 + 1)) for n in range(number)], kind="preference")
     frame["rejected"] = ["bad " * (n % 7 + 1) for n in range(number)]
     history = json.dumps([{"role": "user", "content": "U"}])
@@ -149,16 +151,18 @@ def test_preferences_leave_the_same_bytes_in_any_number_of_parts(
     config = TokenizeConfig(max_length=64, **settings)
     rows = preferences(120)
     splits = {"train": rows[:100], "test": rows[100:]}
-    one, *others = (
-        in_parts(tiny_model, splits, of, tmp_path / str(of), config, template, objective) for of in (1, 3, 7)
+    in_one, *in_more = (
+        in_parts(tiny_model, splits, num_parts, tmp_path / str(num_parts), config, template, objective)
+        for num_parts in (1, 3, 7)
     )
-    assert (one[0].train_rows + one[0].dropped_train_rows) == (200 if objective == "kto" else 100)
-    assert one[0].preference_rows == (one[0].train_rows if objective in ("dpo", "reward") else 0)
-    assert others == [one, one]
+    report, _ = in_one
+    assert (report.train_rows + report.dropped_train_rows) == (200 if objective == "kto" else 100)
+    assert report.preference_rows == (report.train_rows if objective in ("dpo", "reward") else 0)
+    assert in_more == [in_one, in_one]
 
 
 def test_row_groups_count_rejected_answers(tiny_model, tmp_path, monkeypatch) -> None:
-    """q, a line break, a and an end are 4 tokens of 8 bytes, with 2 of text; a rejected answer of 25 is 100 more."""
+    """A row has 4 tokens of 8 bytes, 2 bytes of text, and a rejected answer of 25 tokens of 4 bytes."""
     monkeypatch.setattr(files, "_GROUP_BYTES", 200)
     rows = canonical([("q", "a")] * 4, kind="preference", rejected="b" * 24)
     in_parts(tiny_model, {"train": rows, "test": rows}, 1, tmp_path / "run", CONFIG, None, "dpo")
@@ -167,19 +171,20 @@ def test_row_groups_count_rejected_answers(tiny_model, tmp_path, monkeypatch) ->
     assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [2, 2]
 
 
-def test_a_history_in_another_part_sets_the_template_for_all(tiny_model, tmp_path) -> None:
+def test_turns_before_a_preference_in_one_part_set_the_template_for_all_parts(tiny_model, tmp_path) -> None:
     rows = canonical([("q", "a")] * 4, kind="preference", rejected="b")
     rows.loc[3, "messages"] = json.dumps([{"role": "user", "content": "U"}])
     report, _ = in_parts(tiny_model, {"train": rows, "test": rows[:1]}, 4, tmp_path / "run", CONFIG, None, "dpo")
     assert report.template == "plain"
 
 
-@pytest.mark.parametrize("of", [1, 3, 7])
-def test_each_row_is_in_one_part_and_in_order(of: int, tmp_path) -> None:
+@pytest.mark.parametrize("num_parts", [1, 3, 7])
+def test_each_row_is_in_one_part_and_in_order(num_parts: int, tmp_path) -> None:
     path = tmp_path / "rows.parquet"
     canonical([(f"q{n}", "a") for n in range(1000)]).to_parquet(path, row_group_size=64)
-    parts = [[row.row_id for batch in files.read_rows(path, n, of) for row in batch] for n in range(of)]
-    assert [len(part) for part in parts] == [(n + 1) * 1000 // of - n * 1000 // of for n in range(of)]
+    parts = [[row.row_id for batch in files.read_rows(path, n, num_parts) for row in batch] for n in range(num_parts)]
+    sizes = [(n + 1) * 1000 // num_parts - n * 1000 // num_parts for n in range(num_parts)]
+    assert [len(part) for part in parts] == sizes
     assert [row_id for part in parts for row_id in part] == [f"f.jsonl:{n}" for n in range(1, 1001)]
 
 
@@ -187,31 +192,33 @@ def test_batches_are_bounded_in_rows_and_in_characters(tmp_path, monkeypatch) ->
     monkeypatch.setattr(files, "_BATCH_ROWS", 4)
     monkeypatch.setattr(files, "_BATCH_CHARACTERS", 10)
     path = tmp_path / "rows.parquet"
-    # each pair is two characters but the sixth, of 50: the fifth to the sixth, then four, then one
+    # a pair has two characters, the sixth has 50: four pairs are a batch, the fifth and sixth, then four, then one
     canonical([("q", "a" * (49 if n == 5 else 1)) for n in range(11)]).to_parquet(path)
     assert [len(batch) for batch in files.read_rows(path, 0, 1)] == [4, 2, 4, 1]
 
 
 def test_the_first_faulty_row_is_named_over_all_parts(tiny_model, tmp_path) -> None:
-    """Rows 4 and 9 are too long; each is in a part of its own, and the parts come back in the wrong order."""
+    """Rows 4 and 9 are too long and in different parts, and the parts are joined in the wrong order."""
     rows = canonical([("q", "a" * (50 if n in (4, 9) else 1)) for n in range(1, 11)])
+    splits = {"train": rows[:6], "test": rows[6:]}
     config = TokenizeConfig(max_length=8, over_length="error")
-    for of in (1, 3, 7):
+    for num_parts in (1, 3, 7):
         with pytest.raises(DataError, match=r"^f.jsonl:4: 53 tokens, tokenize.max_length=8\n"):
-            in_parts(tiny_model, {"train": rows[:6], "test": rows[6:]}, of, tmp_path / str(of), config, None)
+            in_parts(tiny_model, splits, num_parts, tmp_path / str(num_parts), config, None)
 
 
 def test_checks_count_over_all_parts(tiny_model, tmp_path) -> None:
-    """Rows 4 and 9 have no end of turn: one in the training split, one in the test split."""
+    """Rows 4 and 9 have no end-of-turn token: one is in the training split, one in the test split."""
     template = CHATML.replace("<eos>", "{% if m['content'] != 'SECRET' %}<eos>{% endif %}")
     rows = canonical([("q", "SECRET" if n in (4, 9) else "a") for n in range(1, 11)])
-    for of in (1, 3, 7):
+    splits = {"train": rows[:6], "test": rows[6:]}
+    for num_parts in (1, 3, 7):
         with pytest.raises(DataError, match=r"^f.jsonl:4: no end-of-turn token is trained \(2 such rows\)") as error:
-            in_parts(tiny_model, {"train": rows[:6], "test": rows[6:]}, of, tmp_path / str(of), CONFIG, template)
+            in_parts(tiny_model, splits, num_parts, tmp_path / str(num_parts), CONFIG, template)
         assert "SECRET" not in str(error.value)
 
 
-def test_a_refusal_of_the_template_is_named_after_earlier_rows_that_are_too_long(tiny_model, tmp_path) -> None:
+def test_of_a_refused_and_a_too_long_row_the_first_is_named(tiny_model, tmp_path) -> None:
     template = CHATML + "{% if messages[0]['content'] == 'SECRET' %}{{ raise_exception('no') }}{% endif %}"
     config = TokenizeConfig(max_length=64, over_length="error")
     long, refused, good = ("q" * 99, "a"), ("SECRET", "a"), ("q", "a")
@@ -219,13 +226,14 @@ def test_a_refusal_of_the_template_is_named_after_earlier_rows_that_are_too_long
         [([good, long, refused], "^f.jsonl:2: .* tokens"), ([good, refused, long], "^f.jsonl:2: the chat template")]
     ):
         frame = canonical(rows)
-        for of in (1, 3):
+        for num_parts in (1, 3):
+            folder = tmp_path / f"{number}-{num_parts}"
             with pytest.raises(DataError, match=words):
-                in_parts(tiny_model, {"train": frame, "test": frame}, of, tmp_path / f"{number}-{of}", config, template)
+                in_parts(tiny_model, {"train": frame, "test": frame}, num_parts, folder, config, template)
 
 
-def test_other_kinds_of_rows_are_refused_by_each_part(tiny_model, tmp_path) -> None:
-    """Only the last row is a preference, and the first part says so too, before it tokenizes."""
+def test_every_part_refuses_rows_of_a_kind_that_the_objective_does_not_take(tiny_model, tmp_path) -> None:
+    """Only the last row is a preference, but the first part refuses it too, before it tokenizes."""
     rows = canonical([("q", "a")] * 4)
     rows.loc[3, "kind"] = "preference"
     rows.to_parquet(tmp_path / "rows.parquet")
@@ -234,7 +242,7 @@ def test_other_kinds_of_rows_are_refused_by_each_part(tiny_model, tmp_path) -> N
         tokenize_part(CONFIG, "sft", None, tiny_model, False, paths, 0, 4, tmp_path)
 
 
-def test_a_conversation_in_another_part_sets_the_template_for_all(tiny_model, tmp_path) -> None:
+def test_a_conversation_in_one_part_sets_the_template_for_all_parts(tiny_model, tmp_path) -> None:
     chat = json.dumps([{"role": "user", "content": "U"}, {"role": "assistant", "content": "A"}])
     rows = canonical([("q", "a")] * 4)
     rows.loc[3, ["kind", "messages"]] = ["messages", chat]
@@ -250,12 +258,12 @@ def test_parts_that_are_not_of_one_run_are_refused(kept: list[int], tiny_model, 
     for number, part in enumerate(parts):
         part.mkdir()
         tokenize_part(CONFIG, "sft", None, tiny_model, False, paths, number, 3, part)
-    with pytest.raises(ArtifactError, match="are not those of one run"):
+    with pytest.raises(ArtifactError, match="do not belong to one run"):
         join_parts(CONFIG, "sft", None, tiny_model, False, [parts[n] for n in kept], {})
 
 
-def test_packing_packs_the_training_rows_alone(tiny_model, tmp_path) -> None:
-    """Four rows of 10 tokens at 25: two to a pack."""
+def test_packing_packs_only_the_training_rows(tiny_model, tmp_path) -> None:
+    """Of four rows of 10 tokens, two fit into a pack of 25."""
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize.prepare import summary_lines
 
@@ -283,7 +291,7 @@ for path in (part, *outputs.values()):
     path.mkdir(parents=True)
 tokenize_part(*arguments, {"train": rows, "test": rows}, 0, 1, part)
 join_parts(*arguments, [part], outputs)
-# not ru_maxrss, which begins at what the parent process had
+# not ru_maxrss, which begins with the peak of the parent process
 print(next(line.split()[1] for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")))
 """
 
@@ -291,7 +299,7 @@ print(next(line.split()[1] for line in Path("/proc/self/status").read_text().spl
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak is read from Linux's /proc")
 def test_memory_does_not_grow_with_the_rows(tiny_model, tmp_path) -> None:
-    """Tokens in memory, two lists of 200 numbers a row, would be 1.6 kB and more for each further row."""
+    """If tokens stayed in memory, two lists of 200 numbers per row, each further row would take at least 1.6 kB."""
     peaks = {}
     for num_rows in (20_000, 60_000):
         path = tmp_path / f"{num_rows}.parquet"
@@ -305,5 +313,5 @@ def test_memory_does_not_grow_with_the_rows(tiny_model, tmp_path) -> None:
             check=True,
         )
         peaks[num_rows] = int(result.stdout) * 1024
-    # both splits are these rows
+    # the rows are in both splits
     assert (peaks[60_000] - peaks[20_000]) / 80_000 < 400, peaks

@@ -1,4 +1,4 @@
-"""Properties of the masks over random conversations, against an expectation that no template engine makes."""
+"""Properties of the masks over random conversations; the expected text is built without a template engine."""
 
 from __future__ import annotations
 
@@ -88,11 +88,12 @@ def test_contents_of_any_text_add_no_control_token(conversation, family) -> None
 @FEW
 @given(conversation=conversations())
 def test_training_on_the_last_answer_changes_labels_only(conversation, family) -> None:
-    every, last = (
+    all_answers, last_answer = (
         family.tokenize(conversation, train_on=train_on).rows.iloc[0] for train_on in ("all_answers", "last_answer")
     )
-    assert every.input_ids == last.input_ids
-    assert last.labels == [-100] * last.prompt_length + every.labels[last.prompt_length :]
+    prompt_length = last_answer.prompt_length
+    assert all_answers.input_ids == last_answer.input_ids
+    assert last_answer.labels == [-100] * prompt_length + all_answers.labels[prompt_length:]
 
 
 @FEW

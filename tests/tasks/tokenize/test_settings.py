@@ -1,4 +1,4 @@
-"""Each setting of the tokenize section changes what it says; one that nothing reads would fail here."""
+"""Each setting of the tokenize section changes the tokens as documented; a setting that nothing reads fails here."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ CHATML = (
     "{% if add_generation_prompt %}<|assistant|>{% endif %}"
 )
 ROWS = [("q", "abcdefghi"), [("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]]
-# a changed value, and what it makes of the rows: each row's tokens, trained ones between « and »
+# a changed value, and the tokens of the rows under it, trained ones between « and »
 PAIR = "q\n«abcdefghi<eos>»"
 CHAT = "User: U\nAssistant:« A<eos>»\nUser: V\nAssistant:« B<eos>»\n"
 EXPECTED = {
@@ -42,12 +42,12 @@ def test_each_setting_changes_the_tokens(name: str, prepare) -> None:
 
 
 def test_the_chat_template_changes_the_tokens(prepare) -> None:
-    """The file's content is read when the run is planned, and handed to this stage beside the config."""
+    """The plan reads the template's file and passes its content to this stage; the config here names no file."""
     assert prepare(ROWS, CHATML).marked(0) == "<|user|>q<eos><|assistant|>«abcdefghi<eos>»"
 
 
 def test_new_special_tokens_are_one_token_each(prepare) -> None:
-    """The template of base models writes `User: U` and a line break: nine tokens, and six with `User` as one."""
+    """The template of base models writes `User` and `Assistant` as plain words; here each becomes a single token."""
     assert list(prepare(ROWS[1:]).rows.input_ids[0][:2]) != [258, 259]
     tokens = prepare(ROWS[1:], new_special_tokens=["User", "Assistant"])
     assert list(tokens.rows.input_ids[0]).count(258) == list(tokens.rows.input_ids[0]).count(259) == 2

@@ -9,8 +9,8 @@ from transformers import AutoTokenizer
 
 from configs.errors import DataError
 
-# as Qwen3's: reasoning is kept in the turns after the last question only
-FORGETFUL = """{%- set last = namespace(question=0) -%}
+# like Qwen3's template, it keeps reasoning only in the turns after the last question
+DROPS_REASONING = """{%- set last = namespace(question=0) -%}
 {%- for m in messages -%}
 {%- if m['role'] == 'user' -%}{%- set last.question = loop.index0 -%}{%- endif -%}
 {%- endfor -%}
@@ -32,49 +32,50 @@ TAGGED = (
 )
 
 
-def test_a_template_that_forgets_is_refused_with_the_fix(prepare, families) -> None:
+def test_a_template_that_drops_earlier_reasoning_is_refused_with_the_fix(prepare, families) -> None:
     with pytest.raises(DataError) as error:
-        prepare([THOUGHTS], FORGETFUL, families["chatml"].directory)
+        prepare([THOUGHTS], DROPS_REASONING, families["chatml"].directory)
     assert str(error.value) == (
         "f:1: the chat template changes earlier turns when later ones follow; "
-        "name another with tokenize.chat_template, or set tokenize.train_on=last_answer"
+        "set tokenize.chat_template to another template, or tokenize.train_on to last_answer"
     )
 
 
-def test_a_template_that_forgets_is_taken_for_the_last_answer(prepare, families) -> None:
-    tokens = prepare([THOUGHTS], FORGETFUL, families["chatml"].directory, train_on="last_answer")
+def test_a_template_that_drops_earlier_reasoning_can_train_the_last_answer(prepare, families) -> None:
+    tokens = prepare([THOUGHTS], DROPS_REASONING, families["chatml"].directory, train_on="last_answer")
     before = "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nV<|im_end|>\n"
     assert tokens.marked(0) == before + "<|im_start|>assistant\n«y</think>B<|im_end|>»\n"
     assert tokens.prompt(0) == before + "<|im_start|>assistant\n"
 
 
-def test_a_template_that_forgets_is_taken_for_one_answer(prepare, families) -> None:
-    tokens = prepare([THOUGHTS[:2]], FORGETFUL, families["chatml"].directory)
+def test_a_template_that_drops_earlier_reasoning_can_train_a_single_answer(prepare, families) -> None:
+    tokens = prepare([THOUGHTS[:2]], DROPS_REASONING, families["chatml"].directory)
     assert tokens.marked(0).endswith("«x</think>A<|im_end|>»\n")
 
 
 def test_a_last_answer_whose_prompt_is_rewritten_is_refused(prepare) -> None:
     counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
     with pytest.raises(
-        DataError, match=r"f:1: the chat template changes earlier turns .* with tokenize.chat_template$"
+        DataError,
+        match=r"f:1: the chat template changes earlier turns .* set tokenize.chat_template to another template$",
     ):
         prepare([[("user", "U"), ("assistant", "A")]], counting, train_on="last_answer")
 
 
 @pytest.mark.parametrize("num_turns", [1, 3])
-def test_spans_are_those_that_a_template_marks_itself(num_turns: int, prepare, families) -> None:
-    """transformers' own mask of a template with generation tags, which knows nothing of prefixes."""
+def test_spans_equal_the_generation_tags_of_a_template(num_turns: int, prepare, families) -> None:
+    """transformers masks a template with generation tags by the tags, and not by prefixes as this stage does."""
     family = families["chatml"]
     row = [("system", "S"), *[("user", "q?"), ("assistant", "answer\n é")] * num_turns]
     tokens = prepare([row], TAGGED, family.directory)
     tokenizer = AutoTokenizer.from_pretrained(family.directory)
     messages = [{"role": role, "content": content} for role, content in row]
-    theirs = tokenizer.apply_chat_template(
+    tagged = tokenizer.apply_chat_template(
         messages, chat_template=TAGGED, return_dict=True, return_assistant_tokens_mask=True
     )
-    assert list(tokens.rows.input_ids[0]) == theirs["input_ids"]
-    assert [int(label != -100) for label in tokens.rows.labels[0]] == theirs["assistant_masks"]
-    assert sum(theirs["assistant_masks"]) == num_turns * (len("answer\n é".encode()) + 1)
+    assert list(tokens.rows.input_ids[0]) == tagged["input_ids"]
+    assert [int(label != -100) for label in tokens.rows.labels[0]] == tagged["assistant_masks"]
+    assert sum(tagged["assistant_masks"]) == num_turns * (len("answer\n é".encode()) + 1)
 
 
 def test_a_template_without_the_tokenizers_bos_is_a_warning(prepare, families) -> None:
@@ -90,14 +91,14 @@ def test_a_template_without_the_tokenizers_bos_is_a_warning(prepare, families) -
 
 
 @pytest.mark.parametrize(("name", "row"), [("mistral", ("Hi", "Ho")), ("mistral", "text"), ("chatml", ("Hi", "Ho"))])
-def test_no_warning_where_bos_is_written_or_is_not_the_tokenizers(name: str, row, prepare, families) -> None:
+def test_no_warning_where_bos_is_written_or_the_tokenizer_has_none(name: str, row, prepare, families) -> None:
     family = families[name]
     template = family.template if name == "chatml" else None
     assert prepare([row], template, family.directory).report.warnings == []
 
 
-def test_a_span_is_told_from_two_renderings_for_one_answer(families, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rendering is most of the work beside encoding: the whole conversation is not rendered twice."""
+def test_an_answer_needs_two_renderings(families, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Next to encoding, most of the time goes into rendering, so the whole conversation is rendered only once."""
     from tasks.tokenize import template
 
     calls = []

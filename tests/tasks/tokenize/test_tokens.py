@@ -1,4 +1,4 @@
-"""Masks worked out by hand: the tiny model's tokenizer has one token for each byte, so that lengths are lengths."""
+"""Masks worked out by hand: the tiny model's tokenizer has one token per byte, so texts are as long as their tokens."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_separator_is_configurable_and_masked(prepare) -> None:
     assert (tokens.text(0), tokens.trained(0)) == ("a => b<eos>", "_____b<eos>")
 
 
-def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
+def test_every_assistant_turn_is_trained_and_the_prompt_precedes_the_last(prepare) -> None:
     tokens = prepare([[("system", "S"), ("user", "U"), ("assistant", "A"), ("user", "V"), ("assistant", "B")]], CHATML)
     assert tokens.text(0) == "<|system|>S<eos><|user|>U<eos><|assistant|>A<eos><|user|>V<eos><|assistant|>B<eos>"
     # <|system|>S<eos> is 10 + 1 + 1 tokens; <|user|>U<eos> 8 + 1 + 1; <|assistant|> 13
@@ -49,7 +49,7 @@ def test_every_assistant_turn_is_trained_and_the_last_is_asked(prepare) -> None:
 def test_base_models_get_a_plain_template_for_messages(prepare) -> None:
     tokens = prepare([[("user", "Hi"), ("assistant", "Ho")]])
     assert tokens.text(0) == "User: Hi\nAssistant: Ho<eos>\n"
-    # the answer begins after what asks for it, its end is trained, and the template's line break after that is not
+    # the answer begins after the generation prompt; its end token is trained, the template's line break after it is not
     assert tokens.trained(0) == "_" * len("User: Hi\nAssistant:") + " Ho<eos>_"
     assert tokens.report.template == "plain"
     assert len(tokens.report.template_hash) == 64
@@ -62,9 +62,9 @@ def test_a_given_template_also_renders_prompts_and_completions(prepare) -> None:
 
 
 def test_a_template_that_rewrites_earlier_turns_is_refused(prepare) -> None:
-    forgetful = "{{ messages | length }}" + CHATML
+    counting = "{{ messages | length }}" + CHATML
     with pytest.raises(DataError, match="changes earlier turns"):
-        prepare([[("user", "U"), ("assistant", "A")]], forgetful)
+        prepare([[("user", "U"), ("assistant", "A")]], counting)
 
 
 def test_a_template_without_an_end_token_is_refused(prepare) -> None:
@@ -77,7 +77,7 @@ def test_plain_text_is_trained_whole_and_split_without_loss(prepare) -> None:
     assert [tokens.text(n) for n in range(4)] == ["a" * 7 + "<eos>", "b" * 8, "b" * 8, "b" * 4 + "<eos>"]
     assert list(tokens.rows.row_id) == ["f:1", "f:2#1", "f:2#2", "f:2#3"]
     assert set(tokens.rows.prompt_length) == {0}
-    # each sequence's first token has nothing before it: 8 + 21 tokens less 4
+    # the loss does not count the first token of a sequence: 8 + 21 tokens less 4
     assert (tokens.report.train_tokens, tokens.report.trained_tokens) == (29, 25)
     assert tokens.report.split_rows == 2  # the row, in train and in test
 
