@@ -1,5 +1,5 @@
-"""What a pod gets beside its image: resources, secrets, uploads, elastic processes, live Decks. The one room of `tasks/`,
-besides the `task.py` files, that imports flytekit.
+"""What a pod gets beside its image: resources, secrets, uploads, elastic processes, live Decks. Of the rooms in tasks/,
+only this one imports flytekit outside of a `task.py`.
 
 Importing it registers Flyte's type for configs and filters flytekit's log; every task imports some module of it.
 """

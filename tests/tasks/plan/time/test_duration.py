@@ -1,4 +1,4 @@
-"""Steps, hours and dollars, by hand."""
+"""Steps, hours and dollars, worked out by hand."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def config(tokenize: dict[str, Any] | None = None, **train: Any) -> FineTuneConf
         (config(), RowFacts(rows=100), 7),
         (config(epochs=3), RowFacts(rows=160), 30),
         (config(epochs=0.01), RowFacts(rows=160), 1),
-        # ten rows of 100 tokens in each packed one: 160 / 10 / 16
+        # ten rows of 100 tokens fill a packed row: 160 / 10 / 16
         (config({"packing": "best_fit"}), RowFacts(rows=160, mean_tokens=100), 1),
         (config({"packing": "best_fit"}), RowFacts(rows=1600, mean_tokens=100), 10),
         (config({"packing": "best_fit"}), RowFacts(rows=1600), None),
@@ -46,7 +46,7 @@ def config(tokenize: dict[str, Any] | None = None, **train: Any) -> FineTuneConf
         (config(objective="rloo"), RowFacts(rows=80), 20),
     ],
 )
-def test_steps(subject: FineTuneConfig, facts: RowFacts, steps: int | None) -> None:
+def test_steps_follow_from_rows_epochs_and_packing(subject: FineTuneConfig, facts: RowFacts, steps: int | None) -> None:
     assert training_steps(subject, facts) == steps
 
 
@@ -61,11 +61,11 @@ def test_cost_is_hours_times_price_times_gpus() -> None:
     assert found.cost == pytest.approx(40 * seconds / 100)
 
 
-def test_time_is_of_the_usual_row_and_memory_of_the_longest() -> None:
+def test_the_time_of_a_step_is_that_of_rows_of_mean_length() -> None:
     subject = config(max_steps=1)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    usual = expect(subject, job, H100, RowFacts(mean_tokens=100))
-    assert usual.step_seconds == estimate_step_time(replace(job, length=100), H100).total
+    unpacked = expect(subject, job, H100, RowFacts(mean_tokens=100))
+    assert unpacked.step_seconds == estimate_step_time(replace(job, length=100), H100).total
     packed = config({"packing": "best_fit"}, max_steps=1)
     assert expect(packed, job, H100, RowFacts(mean_tokens=100)).step_seconds == estimate_step_time(job, H100).total
 
@@ -80,7 +80,7 @@ def test_pairs_cost_two_sequences_and_the_reference() -> None:
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
-def test_generated_answers_have_no_made_up_time(objective: str) -> None:
+def test_generated_answers_have_no_estimate_of_time(objective: str) -> None:
     subject = config(objective=objective, max_steps=5)
     found = expect(subject, training_job(subject, LLAMA_2_7B, gpu_target(H100)), H100, RowFacts())
     assert (found.steps, found.step_seconds, found.hours, found.cost) == (5, None, None, None)
