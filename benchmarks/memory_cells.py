@@ -56,9 +56,9 @@ class EvaluationCell:
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
-        what = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
+        kind = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
         size = f"{self.batch_size} x {self.length}"
-        return f"{'evaluate':<8} {what:<33} {size:>8} {'':<13}"
+        return f"{'evaluate':<8} {kind:<33} {size:>8} {'':<13}"
 
 
 def full_grid() -> list[Cell]:
