@@ -15,10 +15,10 @@ from support.hub_server import HubServer
 
 from configs.errors import DataError
 from configs.schema import DataConfig
-from tasks.get_data.leaving import InvalidRowsError
 from tasks.get_data.load import load_data
 from tasks.plan.checks.first_rows import FirstRows, look_at, refuse_invalid, refuse_wrong_kinds
 from tasks.plan.resolve.data import resolve_data
+from tasks.rows.invalid import InvalidRowsError
 
 PAIRS = [{"prompt": f"What is {n} plus {n}?", "completion": str(2 * n)} for n in range(30)]
 PREFERENCES = [{"prompt": f"What is {n}?", "chosen": f"{n} it is", "rejected": "no"} for n in range(30)]
