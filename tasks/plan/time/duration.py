@@ -8,27 +8,30 @@ answers is not estimated, and neither is a CPU: then there are no hours.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
+from configs.effective.batches import compares_rows
+from configs.effective.training import optimizer_steps
 from configs.schema import FineTuneConfig
-from configs.schema.train import ONLINE, Objective
+from configs.schema.train import Objective, TrainConfig
 from configs.wire_plan import Expectation
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes
 from tasks.plan.time.step_time import estimate_step_time
 
-# forward and backward of each sequence, and forward passes (a third of that) without gradients
+# forward and backward of each sequence, and forward passes (a third of that) without gradients; of another row's answer
+# by both models, where KTO compares rows
 _STEP_FACTORS: dict[Objective, float] = {
     "sft": 1.0,
     "cpt": 1.0,
     # two answers, and both again by the reference
     "dpo": 2 * (1 + 1 / 3),
     "reward": 2.0,
-    # one answer; the reference; another row's answer by both, for the KL divergence
-    "kto": 1 + 1 / 3 + 2 / 3,
+    # one answer, and the reference
+    "kto": 1 + 1 / 3,
 }
+_OTHER_ROWS = 2 / 3
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text under vocabularies of 32,000 to 150,000 tokens: an assumption."""
 
@@ -44,9 +47,8 @@ class RowFacts:
 
 def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
     """Return the optimizer steps of the run, about, or None where the number of rows is not known."""
-    train = config.train
-    if train.max_steps is not None:
-        return train.max_steps
+    if config.train.max_steps is not None:
+        return config.train.max_steps
     if facts.rows is None:
         return None
     rows: float = facts.rows
@@ -54,19 +56,19 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
         if facts.mean_tokens is None or config.tokenize.max_length is None:
             return None
         rows *= min(1.0, facts.mean_tokens / config.tokenize.max_length)
-    if train.objective in ONLINE:
-        rows *= train.policy.num_generations
-    return max(1, math.ceil(rows / train.batch_size * train.epochs))
+    return optimizer_steps(config.train, round(rows))
 
 
-def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
+def step_seconds(train: TrainConfig, job: TrainingJob, gpu: GpuType) -> float | None:
     """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
     factor = _STEP_FACTORS.get(job.objective)
     if compute_bytes(job) == 4:
         if gpu.peak_float32_flops is None:
             return None
         gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)
-    return None if factor is None else factor * estimate_step_time(job, gpu).total
+    if factor is None:
+        return None
+    return (factor + _OTHER_ROWS * compares_rows(train)) * estimate_step_time(job, gpu).total
 
 
 def usual(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
@@ -80,7 +82,7 @@ def expect(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | None, facts:
     """Return time and cost of training; `job` is that of the memory plan, with rows of the longest length."""
     steps = training_steps(config, facts)
     timed = usual(config, job, facts)
-    seconds = None if gpu is None else step_seconds(timed, gpu)
+    seconds = None if gpu is None else step_seconds(config.train, timed, gpu)
     price = None if gpu is None or gpu.price_per_hour is None else gpu.price_per_hour * job.num_gpus
     hours = None if seconds is None or steps is None else steps * seconds / 3600
     return Expectation(
