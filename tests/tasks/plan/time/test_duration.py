@@ -42,8 +42,12 @@ def config(tokenize: dict[str, Any] | None = None, **train: Any) -> FineTuneConf
         (config({"packing": "best_fit"}), RowFacts(rows=160, mean_tokens=100), 1),
         (config({"packing": "best_fit"}), RowFacts(rows=1600, mean_tokens=100), 10),
         (config({"packing": "best_fit"}), RowFacts(rows=1600), None),
+        # the last batch of each epoch is not full: two steps an epoch
+        (config(epochs=2), RowFacts(rows=17), 4),
         # a batch counts answers, and each of 80 prompts has 4
         (config(objective="rloo"), RowFacts(rows=80), 20),
+        # 83 prompts are 20 batches of 4 and 3 that are left out; each batch is trained twice
+        (config(objective="grpo", policy={"num_iterations": 2}), RowFacts(rows=83), 40),
     ],
 )
 def test_steps_follow_from_rows_epochs_and_packing(subject: FineTuneConfig, facts: RowFacts, steps: int | None) -> None:
@@ -77,6 +81,17 @@ def test_pairs_cost_two_sequences_and_the_reference() -> None:
     assert sft is not None
     dpo = expect(config(objective="dpo", max_steps=1), replace(job, objective="dpo"), H100, RowFacts()).step_seconds
     assert dpo == pytest.approx(8 / 3 * sft)
+
+
+@pytest.mark.parametrize(("loss", "factor"), [("kto", 2.0), ("apo_zero_unpaired", 4 / 3)])
+def test_only_ktos_own_loss_passes_another_rows_answer_too(loss: str, factor: float) -> None:
+    sft = config(max_steps=1)
+    job = training_job(sft, LLAMA_2_7B, gpu_target(H100))
+    once = expect(sft, job, H100, RowFacts()).step_seconds
+    kto = config(objective="kto", kto={"loss": loss}, max_steps=1)
+    assert once is not None
+    seconds = expect(kto, replace(job, objective="kto"), H100, RowFacts()).step_seconds
+    assert seconds == pytest.approx(factor * once)
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
