@@ -1,4 +1,4 @@
-"""TRL's arguments from the config: the one place where names and units are translated."""
+"""TRL's arguments, made from the config: the only place that translates names and units."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.train.sharding import world_size as world_size
 
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 50
-# (full, adapters, virtual tokens): a preference or a reward moves a trained model, and needs far smaller steps
+# (full, adapters, virtual tokens); a preference or a reward moves a trained model, and needs far smaller steps
 _LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
     "sft": (2e-5, 2e-4, 1e-2),
     "cpt": (2e-5, 2e-4, 1e-2),
@@ -31,17 +31,17 @@ _LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
 
 
 def learning_rate(config: TrainConfig) -> float:
-    """Return the configured peak learning rate, or the default of objective and method."""
+    """Return the configured peak learning rate, or the default for the objective and the method."""
     full, adapter, virtual = _LEARNING_RATES[config.objective]
     default = virtual if config.method in PROMPT_METHODS else full if config.method == "full" else adapter
     return config.learning_rate or default
 
 
 def accumulation_steps(config: TrainConfig) -> int:
-    """Return the forward passes per optimizer step and process: batch / (micro-batch x processes).
+    """Return the forward passes that a process makes per optimizer step: batch / (micro-batch x processes).
 
     Raises:
-        ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
+        ConfigError: the batch does not divide evenly, for example because more processes started than were planned.
     """
     rows_per_pass = config.micro_batch * data_parallel_size(config)
     if config.batch_size % rows_per_pass:
@@ -52,9 +52,9 @@ def accumulation_steps(config: TrainConfig) -> int:
 
 
 def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
-    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` times rows / batch size, rounded up.
 
-    For rloo and grpo a row is a prompt with `num_generations` answers, and a batch that is not full is left out.
+    For rloo and grpo a row is a prompt with `num_generations` answers, and an incomplete batch is left out.
 
     Raises:
         ConfigError: there are fewer prompts than one batch needs.
@@ -72,7 +72,7 @@ def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
 
 
 def prompts_left_out(config: TrainConfig, num_rows: int) -> int:
-    """Return how many prompts an epoch of rloo or grpo leaves out, others each time: its last batch is not full."""
+    """Return how many prompts an epoch of rloo or grpo leaves out: those of its last, incomplete batch."""
     if config.objective not in ONLINE:
         return 0
     return num_rows % (config.batch_size // config.policy.num_generations)
@@ -86,18 +86,20 @@ def training_arguments(
     evaluation: dict[str, Any],
     deepspeed_json: str = "",
 ) -> TrainingArguments:
-    """Return the arguments of the objective's TRL trainer. Must be made before the model is loaded: under ZeRO 3 they
-    decide how. `evaluation` holds the arguments of what is done while training runs, and `deepspeed_json` the content
-    of the user's own DeepSpeed file, if there is one.
+    """Return the arguments of the objective's TRL trainer.
 
-    Activations are recomputed by transformers, under FSDP too: FSDP's own way hides a layer's adapter from peft, which
-    then saves empty ones, and gathers no less.
+    Call this before the model is loaded: under ZeRO 3 the arguments decide how it is loaded. `evaluation` holds the
+    arguments for evaluating and keeping weights during training; `deepspeed_json` is the content of the user's own
+    DeepSpeed file, if there is one.
 
-    Lengths, template and masks were settled by the tokenize stage, so that TRL's own preparation is off.
+    transformers recomputes activations, under FSDP too: FSDP's own recomputation hides a layer's adapter from peft,
+    which then saves empty adapters, and it does not gather less.
+
+    TRL's own preparation of rows is off: the tokenize stage has set lengths, template and masks.
     """
     steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
-    specific = _OF_OBJECTIVE.get(config.objective, _nothing_more)(config)
+    specific = _OF_OBJECTIVE.get(config.objective, _supervised)(config)
     if config.objective not in ONLINE:
         # RLOO and GRPO have no such argument
         specific["activation_offloading"] = choices.activation_offloading
@@ -112,7 +114,7 @@ def training_arguments(
         gradient_accumulation_steps=accumulation_steps(config),
         learning_rate=learning_rate(config),
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
-        # in whole steps, rounded down: a first step of warm-up has a rate of 0, which a short run cannot spare
+        # rounded down: the first warm-up step has a rate of 0, and a short run has no step to spare
         warmup_steps=int(config.warmup_fraction * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -127,14 +129,14 @@ def training_arguments(
         torch_compile=choices.torch_compile,
         logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),
         logging_first_step=True,
-        # the default shows a loss of NaN as 0
+        # by default a loss of NaN is logged as 0
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         seed=config.seed,
         data_seed=config.seed,
-        # the collators read no other columns, and TRL would take position_ids for one that is not needed
+        # our collators ignore other columns, and TRL would remove position_ids as unused
         remove_unused_columns=False,
         **sharding_arguments(config, deepspeed_json),
         **{"save_strategy": "no", **evaluation},
@@ -153,7 +155,7 @@ _ARGUMENTS: dict[Objective, str] = {
 }
 
 
-def _nothing_more(config: TrainConfig) -> dict[str, Any]:
+def _supervised(config: TrainConfig) -> dict[str, Any]:
     return {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 

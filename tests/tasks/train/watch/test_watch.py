@@ -81,7 +81,7 @@ def test_a_hard_row_is_no_explosion_and_an_explosion_is_no_spike() -> None:
     assert verdicts(LossWatch(20.0), [1.0, 0.8, 12.0]) == ["ok"] * 3
     watch = LossWatch(20.0)
     assert verdicts(watch, [1.0] * 20 + [15.1])[-1] == "explosion"
-    assert watch.highest_loss == watch.usual_loss == 1.0
+    assert watch.highest_loss == watch.median_loss == 1.0
 
 
 @pytest.mark.parametrize("watch", [LossWatch(None), LossWatch(20.0, has_scale=False)])
