@@ -1,4 +1,4 @@
-"""Makes a model that loads by itself of what training saved, and checks that what was saved is whole."""
+"""Turns what training saved into a model that loads by itself, and checks that what was saved is whole."""
 
 from __future__ import annotations
 
