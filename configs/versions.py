@@ -1,4 +1,4 @@
-"""Cache versions: a stage's cached results are reused until its code, or a library it is pinned to, changes."""
+"""Cache versions: a stage's cached results are reused until its code, or the version of a pinned library, changes."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ _SHARED = ("configs/wire.py", "tasks/files/places.py", "tasks/files/streams.py",
 
 @cache
 def source_version(*folders: str) -> str:
-    """Return a hash of the sources in `folders` (relative to the project), .py and .json, of what all share, and the
-    pins."""
+    """Return a hash of the .py and .json files in `folders` (relative to the project), of the modules that all stages
+    share, and of the pinned library versions."""
     files = [ROOT / name for name in _SHARED]
     for folder in folders:
         files += sorted(path for path in (ROOT / folder).rglob("*") if path.suffix in (".py", ".json"))

@@ -124,7 +124,7 @@ def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target)
     length = longest_rows(config, shape)
     job = EvaluationJob(
         shape=shape,
-        batch_size=config.evaluate.rows,
+        batch_size=config.evaluate.rows_per_pass,
         length=length,
         new_tokens=(config.evaluate.max_new_tokens or GREEDY_TOKENS) if config.evaluate.generate_rows else 0,
         precision="bfloat16" if target.computes_bfloat16 and config.model.dtype in ("auto", "bfloat16") else "float32",

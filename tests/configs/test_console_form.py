@@ -213,7 +213,7 @@ def test_every_number_of_a_form_is_read_for_what_it_is(path: tuple[Any, ...], ty
 @pytest.mark.parametrize("value", [2.0**53, 2.0**60, -(2.0**53)])
 def test_an_integer_that_a_double_does_not_hold_exactly_is_refused(value: float) -> None:
     with pytest.raises(
-        ConfigError, match=rf"^config: train\.seed: {value:.0f} is beyond {LARGEST_INTEGER}, up to which"
+        ConfigError, match=rf"^config: train\.seed: {value:.0f} is beyond {LARGEST_INTEGER}, the largest integer"
     ):
         given(("train", "seed"), value)
 

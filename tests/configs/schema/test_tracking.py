@@ -20,8 +20,11 @@ from configs.schema.tracking import TrackingConfig
         ),
         ({"tracker": "mlflow", "address": "https://x", "entity": "team"}, "entity is not read by tracker=mlflow"),
         ({"tracker": "wandb", "folder": "s3://b"}, "folder is not read by tracker=wandb; set tracker to tensorboard"),
-        ({"tracker": "mlflow", "address": "mlflow.my.org"}, "=mlflow.my.org is no address of a server; write it as"),
-        ({"tracker": "mlflow", "address": "file:///mlruns"}, "is no address of a server"),
+        (
+            {"tracker": "mlflow", "address": "mlflow.my.org"},
+            "=mlflow.my.org is not the address of a server; write it as",
+        ),
+        ({"tracker": "mlflow", "address": "file:///mlruns"}, "is not the address of a server"),
         ({"tracker": "wandb", "project": "a/b"}, "train.tracking.project=a/b holds /, which W&B refuses"),
         ({"tracker": "clearml"}, "'none', 'wandb', 'mlflow' or 'tensorboard'"),
     ],
