@@ -1,4 +1,4 @@
-"""Paths, globs, directories and addresses: which files they stand for, and what their bytes are, whole or cut."""
+"""Paths, globs, directories and addresses: which files they name, and how the files are read, complete or cut short."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def refused(path: str | list[str]) -> str:
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    """fsspec's file system in memory, empty."""
+    """fsspec's in-memory file system, empty."""
     system = fsspec.filesystem("memory")
     system.store.clear()
     system.pseudo_dirs[:] = [""]
@@ -72,7 +72,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if "/cut/" not in self.path:
             super().do_GET()
             return
-        # a connection that breaks in the middle of the answer
+        # the connection breaks in the middle of the answer
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
@@ -82,7 +82,7 @@ class _Handler(SimpleHTTPRequestHandler):
 
 @pytest.fixture
 def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, Path]]:
-    """A web server on loopback: its address, and the folder that it shows."""
+    """A web server on loopback: its address, and the folder that it serves."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     folder = tmp_path / "web"
     folder.mkdir()
@@ -160,7 +160,7 @@ def test_places_that_hold_nothing_are_named_with_the_endings(tmp_path: Path) -> 
     assert "does not exist" in refused(str(tmp_path / "rows.docx" / "x.jsonl"))
 
 
-def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.jsonl")
     assert "is not a regular file" in refused(str(tmp_path / "pipe.jsonl"))
     (tmp_path / "gone.jsonl").symlink_to(tmp_path / "nothing")
@@ -174,7 +174,7 @@ def test_what_is_no_regular_file_is_refused_and_not_waited_for(tmp_path: Path) -
 
 @pytest.fixture
 def ordinary_user() -> Iterator[Path]:
-    """A folder, while this process has the rights of an ordinary user: root reads everything."""
+    """A folder, while this process has the rights of an ordinary user, since root can read everything."""
     with tempfile.TemporaryDirectory() as folder:
         user = os.geteuid()
         Path(folder).chmod(0o755)
@@ -199,7 +199,7 @@ def test_an_unreadable_path_is_named(ordinary_user: Path) -> None:
 
 
 def test_a_failing_disk_is_named_whoever_reads(tmp_path: Path) -> None:
-    # the memory of a process as a file: its first page is not mapped, so that reading fails as a bad sector does
+    # the first page of a process's memory is not mapped, so reading this file fails as a bad sector does
     (tmp_path / "rows.jsonl").symlink_to("/proc/self/mem")
     assert "rows.jsonl cannot be read: Input/output error" in refused(str(tmp_path / "rows.jsonl"))
 
@@ -219,8 +219,8 @@ def test_other_endings_have_no_kind(path: str) -> None:
 
 
 @given(pieces=st.lists(st.binary(max_size=3000), min_size=1, max_size=4), repeats=st.integers(1, 400))
-def test_what_was_compressed_is_read_back(pieces: list[bytes], repeats: int, tmp_path_factory: Any) -> None:
-    """Several pieces are several gzip members or zstd frames, as `cat a.gz b.gz` makes them."""
+def test_compressed_content_is_read_back(pieces: list[bytes], repeats: int, tmp_path_factory: Any) -> None:
+    """Each piece is a gzip member or zstd frame of its own, as in the output of `cat a.gz b.gz`."""
     pieces = [piece * repeats for piece in pieces]
     folder = tmp_path_factory.getbasetemp()
     for ending, compress in ((".gz", gzip.compress), (".zst", zstandard.ZstdCompressor().compress), ("", bytes)):
@@ -234,7 +234,7 @@ def test_what_was_compressed_is_read_back(pieces: list[bytes], repeats: int, tmp
 
 
 @pytest.mark.parametrize("content", [b'{"text": "plain"}\n', gzip.compress(b"1", mtime=0) + b"more"])
-def test_a_file_that_is_not_gzip_is_told_from_a_damaged_one(content: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_gzip_is_not_called_damaged(content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl.gz"
     path.write_bytes(content)
     assert refused(str(path)) == (
@@ -244,10 +244,10 @@ def test_a_file_that_is_not_gzip_is_told_from_a_damaged_one(content: bytes, tmp_
 
 @pytest.mark.parametrize(("ending", "compress"), [(".gz", gzip.compress), (".zst", zstandard.compress)])
 def test_a_compressed_file_cut_anywhere_or_damaged_is_an_error(ending: str, compress: Any, tmp_path: Path) -> None:
-    # random.Random and not one letter: it does not shrink to a single block
+    # random content, since a repeated letter would shrink to a single block
     content = compress(bytes(random.Random(0).choices(b"abcdef\n", k=3000)))
     path = tmp_path / f"rows.jsonl{ending}"
-    # from the mark that tells the kind on: two bytes of gzip
+    # gzip is known by its first two bytes, so it is cut after them
     for end in (*range(2 if ending == ".gz" else 1, 40), *range(40, len(content), 37), len(content) - 1):
         path.write_bytes(content[:end])
         assert refused(str(path)) == f"{path} is cut short or damaged; copy it again"
@@ -314,7 +314,7 @@ def test_a_web_address_that_fails_is_named_without_its_key(web: tuple[str, Path]
         assert "cannot be read (" in message and "the network" in message and "secret" not in message
 
 
-def test_what_is_shown_of_an_address_holds_no_secret() -> None:
+def test_a_shown_address_holds_no_secret() -> None:
     assert shown("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
     assert shown("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
     assert shown("me@home/a.csv") == "me@home/a.csv"
@@ -331,7 +331,7 @@ def test_a_source_takes_nothing_else(path: Any) -> None:
         SourceConfig(path=path)
 
 
-def test_a_stream_is_closed_before_its_end(tmp_path: Path) -> None:
+def test_a_stream_can_be_closed_before_its_end(tmp_path: Path) -> None:
     path = tmp_path / "rows.jsonl"
     path.write_bytes(b"a\nb\n")
     with contextlib.closing(open_bytes(str(path))) as stream:

@@ -1,4 +1,5 @@
-"""A store such as MinIO is read as Flyte tells its pods: rows, and a model's folder with a revision of its content."""
+"""Rows and models are read from a store such as MinIO with the credentials that Flyte gives its pods, and a model's
+revision is a hash of its content."""
 
 from __future__ import annotations
 
@@ -32,19 +33,19 @@ def served() -> Iterator[Store]:
 
 @pytest.fixture
 def store(served: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
-    """A store that this process knows by nothing but the variables that Flyte gives a pod."""
+    """A store whose address and keys this process knows only by the variables that Flyte gives a pod."""
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_ENDPOINT_URL", "AWS_PROFILE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in served.environment.items():
         monkeypatch.setenv(name, value)
-    # a listing that another test has made would be given again
+    # s3fs would return the listings that another test cached
     fsspec.get_filesystem_class("s3").clear_instance_cache()
     return served
 
 
 @pytest.fixture
 def model(store: Store, tiny_model: Path, request: pytest.FixtureRequest) -> str:
-    """The address of a small model of this test's own."""
+    """The address of a small model that only this test uses."""
     address = store.uri(f"models/{request.node.name}/tiny")
     for file in tiny_model.iterdir():
         store.write(f"{address}/{file.name}", file.read_bytes())
@@ -84,7 +85,7 @@ def test_a_wrong_key_is_named_without_the_key(store: Store, monkeypatch: pytest.
     assert "very-secret" not in str(caught.value)
 
 
-def test_a_model_in_a_store_passes_and_its_revision_follows_its_content(
+def test_a_model_in_a_store_is_resolved_and_its_revision_follows_its_content(
     store: Store, model: str, tiny_model: Path
 ) -> None:
     first = resolve(model)
@@ -92,7 +93,7 @@ def test_a_model_in_a_store_passes_and_its_revision_follows_its_content(
     assert (first.weight_bytes, len(first.revision)) == (weights, 64)
     assert first.settings["num_hidden_layers"] == 2
     assert resolve(f"{model}/").revision == first.revision
-    # of the same bytes elsewhere too, and not of what no run reads
+    # the same bytes at another address have the same revision, and files that no run reads do not change it
     for file in tiny_model.iterdir():
         store.write(f"{model}-copy/{file.name}", file.read_bytes())
     store.write(f"{model}/model.onnx", b"unused")
@@ -130,7 +131,7 @@ def test_pickled_weights_and_remote_code_in_a_store_are_refused(store: Store, mo
     assert allowed.weight_bytes == 1
 
 
-def test_a_folder_that_is_not_there_and_a_web_server_are_refused(store: Store) -> None:
+def test_a_missing_folder_and_a_web_server_are_refused(store: Store) -> None:
     assert "is no folder, or an empty one" in refused(ModelError, store.uri("models/none"))
     assert "a web server does not list its files" in refused(ModelError, "https://host/model")
 
