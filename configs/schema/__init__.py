@@ -111,7 +111,7 @@ def fault_of_tokenize(config: TokenizeConfig, objective: Objective) -> str | Non
         )
     if config.over_length == "split":
         return (
-            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective}, a piece of an answer "
+            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective} a piece of an answer "
             "would have no prompt\nset tokenize.over_length to auto, drop, cut_left or cut_right"
         )
     return None
