@@ -14,12 +14,13 @@ _LEFT_PADDED = (
     "further from the virtual tokens in a batch than alone; use prefix_tuning, lora or full"
 )
 
+_NO_TOKEN_IDS = (
+    "prompt tuning gives a reward model embeddings but no token ids, so it would read its score at the padding; use "
+    "prefix_tuning, lora or full"
+)
+
 REFUSED: dict[tuple[Objective, Method], str] = {
-    (
-        "reward",
-        "prompt_tuning",
-    ): "prompt tuning gives a reward model embeddings but no token ids, so it would read its "
-    "score at the padding; use prefix_tuning, lora or full",
+    ("reward", "prompt_tuning"): _NO_TOKEN_IDS,
     ("rloo", "prompt_tuning"): _LEFT_PADDED,
     ("grpo", "prompt_tuning"): _LEFT_PADDED,
 }

@@ -5,8 +5,9 @@ draws a form, with react-jsonschema-form, only for a JSON schema of draft 7 with
 any other schema, such as pydantic's own, it shows a text box for JSON. So this module writes every section out at its
 place, instead of a reference.
 
-The console's `formatJson` adds the type to each title, and breaks a list of objects that is beside properties. So every
-field has a title, and a section has no default of its own, since its fields have theirs.
+The console's `formatJson` adds the type to each title. It also turns a list of objects next to `properties`, as in the
+default of a section, into something that is not a list. So every field has a title, and a section has no default of
+its own; its fields have theirs.
 """
 
 from __future__ import annotations

@@ -79,4 +79,4 @@ class DivergedError(FineTuneError):
 
 
 class RetryError(FineTuneError):
-    """A failure that another attempt may not meet; the attempt resumes from the last checkpoint."""
+    """A failure that may not happen again: another attempt resumes from the last checkpoint."""

@@ -16,7 +16,7 @@ from configs.embedded.sql_schema import AGE, ID, RELATIONS, TABLES, Column, Tabl
 # From related lines, a base model learns to copy names and numbers out of earlier lines, which is most of the task.
 LINES_PER_TOPIC = 4
 
-# One question in this number, chosen by a hash of its text, is used for pretraining and never as a labelled row.
+# One question in four, chosen by a hash of its text, is used for pretraining and never becomes a labelled row.
 _UNLABELLED_SHARE = 4
 
 _LIST_OPENERS = ("Show the {}.", "List the {}.", "Find the {}.", "Give me the {}.", "What are the {}?")

@@ -140,8 +140,8 @@ class DataConfig(Section):
     max_invalid_rows: int = Field(
         0,
         ge=0,
-        description="Number of invalid rows, over all sources, that does not stop the run; they go to the quarantine, "
-        "with reasons.",
+        description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
+        "quarantine, with reasons.",
     )
     checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
     deduplicate: Literal["none", "exact", "near"] = Field(

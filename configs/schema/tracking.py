@@ -20,7 +20,7 @@ class TrackingConfig(Section):
     again. Keys and tokens come from Flyte secrets or the environment, never from a config (docs/watching.md)."""
 
     tracker: TrackerName = Field(
-        "none", description="Tracker to use: Weights & Biases, an MLflow server, or TensorBoard files."
+        "none", description="Tracker to use, if any: Weights & Biases, an MLflow server, or TensorBoard files."
     )
     project: str = Field("fine-tune", min_length=1, description="W&B project or MLflow experiment.")
     run_name: str | None = Field(

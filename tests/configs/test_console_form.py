@@ -222,6 +222,6 @@ def test_an_integer_that_a_double_may_not_hold_exactly_is_refused(value: float) 
 
 def test_the_largest_exact_integer_is_kept_to_the_last_digit() -> None:
     assert from_form(("train", "seed"), float(2**53 - 1)).train.seed == 9007199254740991
-    # JSON files have no such bound, but a config from a file goes on to the cluster as a form sends it
+    # a file could hold larger integers, but its config is sent to the cluster as a form's is
     with pytest.raises(ConfigError, match="9007199254740993 is beyond"):
         FineTuneConfig.model_validate_json(json.dumps({**SMALLEST, "train": {"seed": 2**53 + 1}}))
