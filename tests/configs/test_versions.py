@@ -1,4 +1,4 @@
-"""A cached result depends on everything that made it: code, and the files that run beside it."""
+"""The cache version of a stage depends on its code and on the files that run beside it, and on no other file."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ DECISIONS = ("configs/effective/", "configs/objectives.py", "configs/measures.py
 
 
 @pytest.mark.parametrize("name", ["stage/work.py", "stage/inner/zero2.json", "table.py", "constraints.txt"])
-def test_a_changed_file_makes_another_version(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_changed_file_changes_the_version(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(versions, "ROOT", tmp_path)
     (tmp_path / "stage" / "inner").mkdir(parents=True)
-    for file in ("stage/work.py", "stage/inner/zero2.json", "table.py", "constraints.txt", "other.py"):
-        (tmp_path / file).write_text("before")
+    for file_name in ("stage/work.py", "stage/inner/zero2.json", "table.py", "constraints.txt", "other.py"):
+        (tmp_path / file_name).write_text("before")
     version = versions.source_version.__wrapped__
     before = version("stage", "table.py")
     (tmp_path / "other.py").write_text("after")

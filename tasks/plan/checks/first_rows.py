@@ -176,7 +176,7 @@ def _number_of_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Seri
     """Return about how many rows a source has; a row's JSON has as many bytes as those that were read, on average."""
     from configs.embedded.names import parse_embedded_source
 
-    if isinstance(source.path, str) and not source.is_of_files:
+    if isinstance(source.path, str) and not source.reads_files:
         return float(parse_embedded_source(source.path)[1])
     if len(read) < _ROWS_READ and source.hub is None:
         return float(len(read))

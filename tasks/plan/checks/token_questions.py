@@ -40,7 +40,7 @@ class _Rows:
             if source.hub is not None:
                 shards = self.resolved.needed().shards
                 revision = next(each.revision for each in shards if (each.section, each.number) == (section, number))
-            elif source.is_of_files:
+            elif source.reads_files:
                 try:
                     find_files(source.path)
                 except DataError:
@@ -76,7 +76,7 @@ def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) ->
         found = [look.needed() for look in rows.looks.values()]
         return Finding(refuse_wrong_kinds(found, config.train.objective))
 
-    limit = READING_SECONDS if any(each.is_of_files for each in config.data.sources) else NETWORK_SECONDS
+    limit = READING_SECONDS if any(each.reads_files for each in config.data.sources) else NETWORK_SECONDS
     asked = [Question("data sources", sources, limit)]
     asked += [Question(look.name, first(look), NETWORK_SECONDS) for look in rows.looks.values()]
     asked.append(Question("objective and rows", objective))

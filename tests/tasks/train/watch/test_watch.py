@@ -183,7 +183,9 @@ def test_held_out_loss_is_said_to_be_of_rows() -> None:
 
 @pytest.mark.parametrize(("evaluations", "fix"), [(0, "set"), (1, "set"), (3, "lower it, or set")])
 def test_patience_that_cannot_run_out_is_refused(evaluations: int, fix: str) -> None:
-    message = f"early_stopping=3 never ends a run of evaluations={evaluations}; {fix} train.watch.evaluations above it"
+    message = (
+        f"early_stopping=3 can never stop a run with evaluations={evaluations}; {fix} train.watch.evaluations above it"
+    )
     with pytest.raises(ValidationError, match=message):
         TrainConfig(watch={"early_stopping": 3, "evaluations": evaluations})
 
