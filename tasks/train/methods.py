@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
 from configs.errors import ConfigError
-from configs.objectives import SCORING
+from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig
-from configs.schema.train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.load import DTYPES, device, load_model, load_reward_model
 from tasks.models.this_device import this_device
 from tasks.models.vocabulary import fit_vocabulary, token_layers
