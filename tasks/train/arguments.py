@@ -18,7 +18,7 @@ from tasks.train.sharding import world_size as world_size
 
 _SCHEDULERS = {"cosine": "cosine", "linear": "linear", "constant": "constant_with_warmup"}
 _CURVE_POINTS = 50
-# (full, adapters, virtual tokens); a preference or a reward moves a trained model, and needs far smaller steps
+# (full, adapters, virtual tokens): a preference or a reward moves a trained model, and needs far smaller steps
 _LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
     "sft": (2e-5, 2e-4, 1e-2),
     "cpt": (2e-5, 2e-4, 1e-2),
@@ -31,17 +31,17 @@ _LEARNING_RATES: dict[Objective, tuple[float, float, float]] = {
 
 
 def learning_rate(config: TrainConfig) -> float:
-    """Return the configured peak learning rate, or the default for the objective and the method."""
+    """Return the configured peak learning rate, or the default of objective and method."""
     full, adapter, virtual = _LEARNING_RATES[config.objective]
     default = virtual if config.method in PROMPT_METHODS else full if config.method == "full" else adapter
     return config.learning_rate or default
 
 
 def accumulation_steps(config: TrainConfig) -> int:
-    """Return the forward passes that a process makes per optimizer step: batch / (micro-batch x processes).
+    """Return the forward passes per optimizer step and process: batch / (micro-batch x processes).
 
     Raises:
-        ConfigError: the batch does not divide evenly, for example because more processes started than were planned.
+        ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
     """
     rows_per_pass = config.micro_batch * data_parallel_size(config)
     if config.batch_size % rows_per_pass:
@@ -52,9 +52,9 @@ def accumulation_steps(config: TrainConfig) -> int:
 
 
 def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
-    """Return the optimizer steps of the run: `max_steps`, or `epochs` times rows / batch size, rounded up.
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
 
-    For rloo and grpo a row is a prompt with `num_generations` answers, and an incomplete batch is left out.
+    For rloo and grpo a row is a prompt with `num_generations` answers, and a batch that is not full is left out.
 
     Raises:
         ConfigError: there are fewer prompts than one batch needs.
@@ -99,7 +99,7 @@ def training_arguments(
     """
     steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
-    specific = _OF_OBJECTIVE.get(config.objective, _supervised)(config)
+    specific = _OF_OBJECTIVE.get(config.objective, _nothing_more)(config)
     if config.objective not in ONLINE:
         # RLOO and GRPO have no such argument
         specific["activation_offloading"] = choices.activation_offloading
@@ -155,7 +155,7 @@ _ARGUMENTS: dict[Objective, str] = {
 }
 
 
-def _supervised(config: TrainConfig) -> dict[str, Any]:
+def _nothing_more(config: TrainConfig) -> dict[str, Any]:
     return {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 

@@ -1,4 +1,4 @@
-"""Checks of the number of processes before anything is loaded, and the micro-batch that fits that number."""
+"""What must be true of the processes of a run before they load anything, and the rows that each takes at once."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.train.sharding import world_size
 
 
 def check_world_size(config: TrainConfig) -> None:
-    """Refuse a number of processes other than the config's.
+    """Refuse to train in another shape than the config's.
 
     Raises:
-        ConfigError: no number of machines within `train.nodes` makes as many processes as torch elastic started.
+        ConfigError: torch elastic started a number of processes that no number of `train.nodes` makes.
     """
     fewest, most = (nodes * config.processes_per_node for nodes in (config.fewest_nodes, config.most_nodes))
     if world_size() % config.processes_per_node or not fewest <= world_size() <= most:
@@ -27,7 +27,7 @@ def check_world_size(config: TrainConfig) -> None:
 
 
 def check_devices(config: TrainConfig) -> None:
-    """Refuse more processes than this machine has GPUs for. Without a GPU, processes share the CPU.
+    """Refuse more processes than this machine has GPUs for. Without any GPU processes share the CPU.
 
     Raises:
         ConfigError: names both numbers.
@@ -43,18 +43,18 @@ def check_devices(config: TrainConfig) -> None:
 
 
 def smallest_micro_batch(config: TrainConfig) -> int:
-    """Return the smallest number of rows per forward pass that the objective can learn from."""
-    # KTO estimates the KL divergence from the other rows of the forward pass
+    """Return the fewest rows of a forward pass that the objective can learn from."""
+    # KTO estimates the KL divergence from the other rows of the pass
     return 2 if config.objective == "kto" and config.kto.loss == "kto" else 1
 
 
 def fitting_micro_batch(config: TrainConfig, data_parallel_size: int) -> int:
-    """Return the largest micro-batch, up to `train.micro_batch_size` rows, by which the batch divides evenly.
+    """Return the largest micro-batch, of at most `train.micro_batch_size` rows, that divides the batch evenly.
 
-    `data_parallel_size` is the number of processes that see different rows.
+    `data_parallel_size` counts the processes that see different rows.
 
     Raises:
-        ConfigError: the batch does not divide by that number of processes.
+        ConfigError: the batch does not divide among so many processes.
     """
     for rows in range(config.micro_batch, smallest_micro_batch(config) - 1, -1):
         if config.batch_size % (rows * data_parallel_size) == 0:

@@ -17,7 +17,14 @@ from typing import Any
 import datasets
 import numpy as np
 import pyarrow.parquet as pq
-from trl import DPOTrainer, GRPOTrainer, KTOTrainer, RewardTrainer, RLOOTrainer, SFTTrainer
+from trl import (
+    DPOTrainer,
+    GRPOTrainer,
+    KTOTrainer,
+    RewardTrainer,
+    RLOOTrainer,
+    SFTTrainer,
+)
 from trl.trainer.dpo_trainer import DataCollatorForPreference as DpoCollator
 from trl.trainer.kto_trainer import DataCollatorForUnpairedPreference as KtoCollator
 from trl.trainer.reward_trainer import DataCollatorForPreference as RewardCollator

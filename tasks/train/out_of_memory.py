@@ -33,12 +33,12 @@ def fit_micro_batch(
     `noted` is the micro-batch that did not fit before. The batch of an optimizer step never changes.
 
     Raises:
-        ConfigError: the batch does not divide by the number of processes.
+        ConfigError: no micro-batch divides the batch among so many processes.
     """
-    largest = config.micro_batch
+    most = config.micro_batch
     if noted is not None:
-        largest = min(largest, max(noted // 2, smallest_micro_batch(config)))
-    rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": largest}), data_parallel_size)
+        most = min(most, max(noted // 2, smallest_micro_batch(config)))
+    rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": most}), data_parallel_size)
     if rows == config.micro_batch:
         return config, []
     why = f"out of memory with {noted}" if noted is not None else f"divides the batch among {data_parallel_size}"

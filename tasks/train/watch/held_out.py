@@ -31,18 +31,18 @@ def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
 
 
 def kept_weights(config: TrainConfig, has_held_out: bool) -> tuple[Literal["best", "last"], str]:
-    """Return which weights a run keeps, and the reason if `train.watch.keep` cannot be followed."""
+    """Return which weights a run keeps, and why, where it is not what `train.watch.keep` says."""
     if config.watch.keep == "last":
         return "last", ""
     if not has_held_out:
         return "last", "there are no held-out rows"
     if not config.watch.evaluations:
         return "last", "train.watch.evaluations is 0"
-    sharding = effective(config)
-    if sharding == "tensor_parallel":
-        return "last", "transformers cannot load weights back into layers that it has sharded"
-    if sharding in (*DEEPSPEED, *FSDP) and config.most_nodes > 1:
-        return "last", "weights sharded over machines without a common disk cannot be loaded back"
+    word = effective(config)
+    if word == "tensor_parallel":
+        return "last", "transformers does not load weights back into layers that it has divided"
+    if word in (*DEEPSPEED, *FSDP) and config.most_nodes > 1:
+        return "last", "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
     return "best", ""
 
 
