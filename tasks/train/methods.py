@@ -151,7 +151,7 @@ def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftCon
     count, text = config.prompt.num_virtual_tokens, config.prompt.init_text
     if config.method == "prefix_tuning":
         return peft.PrefixTuningConfig(num_virtual_tokens=count, task_type=_task_type(config))
-    # with embeddings as input a model does not see which tokens are padding, where no score may be read
+    # given embeddings, a model cannot tell padding, where a score must not be read
     assert config.objective != "reward", "the config refuses prompt tuning of a reward model"
     if text is None:
         return peft.PromptTuningConfig(
@@ -167,7 +167,7 @@ def _virtual_tokens(config: TrainConfig, model: PreTrainedModel) -> peft.PeftCon
 
 
 def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int = _FEWEST_POSITIONS) -> None:
-    """Refuse a config that does not fit `model`, which `trainable_model` returned; `longest_row` is in tokens.
+    """Refuse what does not fit `model`, as `trainable_model` returned it; `longest_row` is in tokens.
 
     Raises:
         ConfigError: target modules that match no linear layer, or the output head; a rank above a layer's width;
