@@ -32,7 +32,7 @@ from tasks.plan.sizing import (
     with_evaluation,
     with_evaluation_rows,
 )
-from tasks.plan.time.duration import RowFacts, expect
+from tasks.plan.time.duration import RowFacts, estimate_duration
 
 Changes = dict[str, Any]
 _NUM_SHOWN = 3
@@ -127,7 +127,7 @@ class Search:
             bytes_per_gpu=max(needed),
             gpu=each.target.name,
             gpus=job.num_gpus if each.target.is_gpu else 0,
-            expectation=expect(config, job, each.target.gpu, self.facts),
+            expectation=estimate_duration(config, job, each.target.gpu, self.facts),
         )
 
 

@@ -24,7 +24,7 @@ from tasks.plan.sizing import (
     with_micro_batch,
     with_train,
 )
-from tasks.plan.time.duration import RowFacts, expect
+from tasks.plan.time.duration import RowFacts, estimate_duration
 
 _GB = 10**9
 
@@ -72,7 +72,7 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
         max_length=longest_rows(config, subject.shape),
         memory=[training, evaluation],
         machines=asked,
-        expectation=expect(config, job, target.gpu, subject.facts),
+        expectation=estimate_duration(config, job, target.gpu, subject.facts),
         fits=fits,
         alternatives=[] if fits else Search(trained, subject.shape, target, types, subject.facts).nearest(),
         gpus=[_fit(subject, gpu) for gpu in types] if subject.local is None else [],
@@ -96,7 +96,7 @@ def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
     job = training_job(config, subject.shape, target)
     fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
     needed = max(training_memory(job, target).total, evaluation_memory(config, subject.shape, target).total)
-    expected = expect(config, job, gpu, subject.facts)
+    expected = estimate_duration(config, job, gpu, subject.facts)
     return GpuFit(
         gpu=gpu.name,
         memory_bytes=round(gpu.memory_bytes),

@@ -82,7 +82,7 @@ def test_a_good_config_raises_no_doubt(model: Path, rows_file: Path, tmp_path: P
     ("file", "change", "name", "found"),
     [
         ("config.json", {"model_type": "gigallama"}, "architecture", "'gigallama', which transformers"),
-        ("config.json", {"model_type": "vit"}, "architecture", "vit, which is no causal language model"),
+        ("config.json", {"model_type": "vit"}, "architecture", "vit, which is not a causal language model"),
         ("config.json", {"auto_map": {"AutoModel": "a.B"}}, "remote code", "runs Python code of its own"),
         ("config.json", {"vocab_size": 100}, "tokenizer", "vocabulary of 100 tokens is smaller"),
         ("config.json", "{", "model files", "is not readable JSON"),
@@ -276,8 +276,8 @@ print(time.process_time() - began)
         ("llama", "reward", None),
         ("rwkv", "sft", None),
         ("rwkv", "reward", "has no variant that scores a text"),
-        ("t5", "sft", "is no causal language model"),
-        (None, "sft", "names no model_type"),
+        ("t5", "sft", "is not a causal language model"),
+        (None, "sft", "has no model_type"),
     ],
 )
 def test_architectures_are_those_of_transformers(family: str | None, objective: Any, fault: str | None) -> None:

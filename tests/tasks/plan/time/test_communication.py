@@ -73,7 +73,7 @@ def test_zero_3_and_fsdp_reduce_in_each_pass() -> None:
     assert sent("zero3", num_gpus=64, accumulation=4) == pytest.approx(4 * part * (3 * P - 500_000_000))
     each = 4 * part * (3 * P - HEAD)
     assert sent("fsdp_full_shard", num_gpus=64, accumulation=4) == pytest.approx(each)
-    once = sent("fsdp_full_shard", num_gpus=64, accumulation=4, reduces_each_pass=False)
+    once = sent("fsdp_full_shard", num_gpus=64, accumulation=4, reduces_each_micro_batch=False)
     assert once == pytest.approx(each - 3 * part * P)
 
 
