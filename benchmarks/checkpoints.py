@@ -1,8 +1,8 @@
-"""What a checkpoint costs: ours, with checksums and an upload, beside transformers' own of the same state.
+"""Time to save a checkpoint: ours, with checksums and an upload, against transformers' own of the same state.
 
     python benchmarks/checkpoints.py [--parameters-million 50] [--repeats 5]
 
-Both are written in turns in one run, to the same disk. Prints medians in seconds and MB/s, and their ratio.
+Both are written alternately in one run, to the same disk. Prints medians in seconds and MB/s, and their ratio.
 """
 
 from __future__ import annotations
@@ -22,7 +22,10 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 
 def make_inputs(directory: Path, parameters_million: int) -> dict[str, Any]:
-    """Write a Llama of about so many parameters, a byte tokenizer, and a few rows; return `FitInputs` of them."""
+    """Write a Llama of about `parameters_million` parameters, a byte tokenizer and a few rows.
+
+    Returns the arguments of `FitInputs` for them.
+    """
     import pandas as pd
     import torch
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -33,7 +36,7 @@ def make_inputs(directory: Path, parameters_million: int) -> dict[str, Any]:
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>").save_pretrained(directory)
     width = 512
-    # a layer has 4 width^2 of attention and 9 width^2 of MLP
+    # a layer has 4 width^2 parameters of attention and 9 width^2 of the MLP
     layers = max(1, round(parameters_million * 1e6 / (13 * width**2)))
     config = LlamaConfig(
         vocab_size=len(vocabulary),
@@ -65,7 +68,7 @@ def make_inputs(directory: Path, parameters_million: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Train a few steps, save each twice, and print the table."""
+    """Train a few steps, save both checkpoints after each step, and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parameters-million", type=int, default=50, help="size of the model (default: 50)")
     parser.add_argument("--repeats", type=int, default=5, help="checkpoints of each kind (default: 5)")
@@ -82,7 +85,7 @@ def main() -> None:
     sizes: list[int] = []
     save = Saver.save
 
-    def both(self: Saver, trainer: Any) -> bool:
+    def save_both(self: Saver, trainer: Any) -> bool:
         began = time.perf_counter()
         saved = save(self, trainer)
         ours.append(time.perf_counter() - began)
@@ -94,7 +97,7 @@ def main() -> None:
         shutil.rmtree(folder)
         return saved
 
-    Saver.save = both  # type: ignore[method-assign]
+    Saver.save = save_both  # type: ignore[method-assign]
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder)
         (directory / "model").mkdir()
@@ -109,13 +112,16 @@ def main() -> None:
         )
         places = CheckpointPlaces(str(directory / "checkpoints"))
         fit(config, ModelConfig(name="benchmark"), FitInputs(**inputs), directory / "output", places)
-    # the first one warms up the disk's cache
-    mine, other = statistics.median(ours[1:]), statistics.median(theirs[1:])
+    # the first checkpoint of each warms up the disk's cache
+    our_seconds, their_seconds = statistics.median(ours[1:]), statistics.median(theirs[1:])
     megabytes = statistics.median(sizes) / 1e6
     print(f"\nstate: {megabytes:,.0f} MB, {len(ours) - 1} of each")
     print(f"{'':36}{'seconds':>9}{'MB/s':>8}{'ratio':>7}")
-    print(f"{'transformers, one folder':36}{other:9.2f}{megabytes / other:8.0f}{1.0:7.2f}")
-    print(f"{'ours: + checksums, upload, manifest':36}{mine:9.2f}{megabytes / mine:8.0f}{mine / other:7.2f}")
+    print(f"{'transformers, one folder':36}{their_seconds:9.2f}{megabytes / their_seconds:8.0f}{1.0:7.2f}")
+    print(
+        f"{'ours: + checksums, upload, manifest':36}{our_seconds:9.2f}{megabytes / our_seconds:8.0f}"
+        f"{our_seconds / their_seconds:7.2f}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The data stage: rows per second and peak memory of each of its steps, and of `datasets` on the same rows.
+"""The data stage: rows per second and peak memory of each step, and of `datasets` on the same rows.
 
-Each step is a process of its own, so that its peak memory is its own; its imports are not timed. Rows have about 1 kB
-of made-up words, drawn with a probability of 1 / rank: a prompt and a completion. Of 100 rows two repeat an earlier one
-in other case and white space, and two repeat one with three words changed. `datasets` (Apache-2.0) reads the same file
-and does nothing but tokenize it, with the same tokenizer, batched, in one process. On a machine that does other work at
-the same time, CPU seconds say more than the others.
+Each step runs in a process of its own, which gives its peak memory; imports are not timed. A row is a prompt and a
+completion, together about 1 kB of made-up words, drawn with a probability proportional to 1 / rank. Of 100 rows, two
+repeat an earlier row with other case and white space, and two repeat one with three words changed. `datasets`
+(Apache-2.0) reads the same file and only tokenizes it: with the same tokenizer, batched, in one process. On a busy
+machine, CPU seconds are more reliable than wall time.
 
     python benchmarks/data.py [--rows 10000 100000 1000000] [--steps scan merge tokenize] [--work DIR]
 
-Steps run in the order of `STEPS`; each finds in the work folder what earlier ones left there. With `--work`, rows and
+Steps run in the order of `STEPS`; each reads the output of earlier ones from the work folder. With `--work`, rows and
 tokenizer are kept for the next run.
 """
 
@@ -41,7 +41,7 @@ EDITED_WORDS = 3
 NUM_WORDS = 8_000
 WORDS_PER_ROW = (110, 250)
 PROMPT_SHARE = 0.4
-# every so many-th row is one that later rows may repeat: all of them would not stay in memory
+# later rows may repeat one row in 20: not all rows fit in memory
 COPIED_ONE_OF = 20
 CHUNK_ROWS = 5_000
 TOKENIZER_VOCABULARY = 8_000
@@ -49,7 +49,7 @@ TOKENIZER_ROWS = 10_000
 
 
 def vocabulary() -> list[str]:
-    """Return 8,000 distinct made-up words; the earlier ones are shorter on the whole, as frequent words are."""
+    """Return 8,000 distinct made-up words; earlier words tend to be shorter, like frequent words."""
     generator = random.Random(0)
     syllables = [onset + vowel for onset in [*"bdfghjklmnprstvwz", "ch", "st", "tr"] for vowel in "aeiou"]
     words: dict[str, float] = {}
@@ -60,15 +60,15 @@ def vocabulary() -> list[str]:
 
 
 def generated_rows(count: int) -> Iterator[tuple[str, str]]:
-    """Yield `count` pairs of prompt and completion, the same at each call; the first are those of a smaller count."""
+    """Yield `count` pairs (prompt, completion): every call yields the same ones, and a larger count only adds pairs."""
     import numpy as np
 
     words = vocabulary()
     num_words = len(words)
-    # the same words plain, before a comma, and at the end of a sentence
+    # every word plain, with a comma and with a full stop
     forms = np.array([*words, *(f"{word}," for word in words), *(f"{word}." for word in words)], dtype=object)
     weights = 1 / np.arange(1, num_words + 1)
-    # a table of 2^18 draws that has each word as often as its weight says, at least once: drawing is one look-up
+    # a table of 2^18 entries with each word as often as its weight says, at least once: a draw is one look-up
     repeats = np.maximum(1, np.round(weights / weights.sum() * 2**18)).astype(np.int64)
     table = np.repeat(np.arange(num_words), repeats)
     endings = np.array([0] * 16 + [num_words, 2 * num_words])
@@ -98,8 +98,8 @@ def generated_rows(count: int) -> Iterator[tuple[str, str]]:
 
 
 def _pair(words: list[str]) -> tuple[str, str]:
-    asked = int(len(words) * PROMPT_SHARE)
-    return " ".join(words[:asked]), " ".join(words[asked:])
+    prompt_words = int(len(words) * PROMPT_SHARE)
+    return " ".join(words[:prompt_words]), " ".join(words[prompt_words:])
 
 
 def _copied(words: list[str]) -> tuple[str, str]:
@@ -115,7 +115,7 @@ def _edited(words: list[str], places: Iterable[float], replacement: str) -> list
 
 
 def generate(jsonl: Path, work: Path) -> None:
-    """Write the rows; the folder's name is their number."""
+    """Write as many rows as the name of the work folder says."""
     with open(jsonl, "w", encoding="utf-8", newline="\n", buffering=2**20) as file:
         for prompt, completion in generated_rows(int(work.name)):
             file.write(json.dumps({"prompt": prompt, "completion": completion}) + "\n")
@@ -143,12 +143,12 @@ def train_tokenizer(jsonl: Path, work: Path) -> None:
 
 
 def tokenizer_directory(work: Path) -> Path:
-    """Return where the tokenizer of all sizes lies, as `PreTrainedTokenizerFast.from_pretrained` reads it."""
+    """Return the folder of the tokenizer that all sizes share."""
     return work.parent / "tokenizer"
 
 
 def datasets_load(jsonl: Path, work: Path) -> None:
-    """Let `datasets` read the file into its Arrow cache."""
+    """Read the file into the Arrow cache of `datasets`."""
     from datasets import load_dataset
 
     shutil.rmtree(work / "datasets", ignore_errors=True)
@@ -156,7 +156,7 @@ def datasets_load(jsonl: Path, work: Path) -> None:
 
 
 def datasets_map(jsonl: Path, work: Path) -> None:
-    """Let `datasets` tokenize prompt and completion, from its Arrow cache: no template, no masks, no checks."""
+    """Tokenize prompt and completion with `datasets` from its Arrow cache: no template, no masks, no checks."""
     from datasets import load_dataset
     from transformers import PreTrainedTokenizerFast
 
@@ -164,7 +164,8 @@ def datasets_map(jsonl: Path, work: Path) -> None:
     rows = load_dataset("json", data_files=str(jsonl), split="train", cache_dir=str(work / "datasets"))
 
     def tokenized(batch: dict[str, list[str]]) -> dict[str, list[list[int]]]:
-        texts = [f"{asked}\n{said}" for asked, said in zip(batch["prompt"], batch["completion"], strict=True)]
+        pairs = zip(batch["prompt"], batch["completion"], strict=True)
+        texts = [f"{prompt}\n{completion}" for prompt, completion in pairs]
         return dict(tokenizer(texts))
 
     rows.map(tokenized, batched=True, remove_columns=rows.column_names, load_from_cache_file=False)
@@ -174,43 +175,43 @@ def _config(jsonl: Path) -> DataConfig:
     return DataConfig(sources=[SourceConfig(path=str(jsonl))], deduplicate="near")
 
 
-def _fresh(directory: Path) -> Path:
+def _emptied(directory: Path) -> Path:
     shutil.rmtree(directory, ignore_errors=True)
     directory.mkdir()
     return directory
 
 
 def scan(jsonl: Path, work: Path) -> None:
-    """Hash the file, read it, validate, check what rows say, and take their fingerprints and signatures."""
+    """Hash and read the file, validate rows, check their content, and compute fingerprints and signatures."""
     from tasks.get_data.scan import scan_shard
     from tasks.plan.resolve.data import resolve_data
 
     [shard] = resolve_data(_config(jsonl), None).shards
-    scan_shard(_config(jsonl), shard, [], None, _fresh(work / "shard"))
+    scan_shard(_config(jsonl), shard, [], None, _emptied(work / "shard"))
 
 
 def merge(jsonl: Path, work: Path) -> None:
     """Find exact and near duplicates, split, and write the tables."""
     from tasks.get_data.merge import merge_shards
 
-    print(merge_shards(_config(jsonl), [work / "shard"], _fresh(work / "tables")).counts_line(), file=sys.stderr)
+    print(merge_shards(_config(jsonl), [work / "shard"], _emptied(work / "tables")).counts_line(), file=sys.stderr)
 
 
 def tokenize(jsonl: Path, work: Path) -> None:
-    """Encode prompts and completions apart, mask, check, and write the tokens of both splits."""
+    """Encode prompts and completions separately, mask, check, and write the tokens of both splits."""
     from tasks.tokenize.prepare import join_parts, tokenize_part
 
     model = tokenizer_directory(work)
     (model / "config.json").write_text('{"max_position_embeddings": 2048}')
-    outputs = {name: _fresh(work / f"tokens-{name}") for name in ("train", "test", "tokenizer")}
+    outputs = {name: _emptied(work / f"tokens-{name}") for name in ("train", "test", "tokenizer")}
     splits = {name: work / "tables" / f"{name}.parquet" for name in ("train", "test")}
-    part = _fresh(work / "part")
+    part = _emptied(work / "part")
     tokenize_part(TokenizeConfig(), "sft", None, model, False, splits, 0, 1, part)
     join_parts(TokenizeConfig(), "sft", None, model, False, [part], outputs)
 
 
 class Step(NamedTuple):
-    """A function of (JSONL file, work folder), and the modules that are imported before the clock starts."""
+    """A function of (JSONL file, work folder), and the modules to import before the clock starts."""
 
     run: Callable[[Path, Path], None]
     imports: tuple[str, ...] = ()
@@ -225,12 +226,12 @@ STEPS = {
     "datasets_load": Step(datasets_load, ("datasets",)),
     "datasets_map": Step(datasets_map, ("datasets", "transformers")),
 }
-STAGE = ("scan", "merge", "tokenize")
-NAMED_ALTERNATIVE = ("datasets_load", "datasets_map")
+STAGE_STEPS = ("scan", "merge", "tokenize")
+DATASETS_STEPS = ("datasets_load", "datasets_map")
 
 
 class Figures(NamedTuple):
-    """Wall and CPU seconds of a step, children included; peak memory of its process, and of its largest child."""
+    """Wall and CPU seconds of a step, child processes included; peak memory of its process and of its largest child."""
 
     seconds: float
     cpu_seconds: float
@@ -239,7 +240,7 @@ class Figures(NamedTuple):
 
 
 def measure(name: str, work: Path) -> Figures:
-    """Run a step in this process; its file is `rows.jsonl` in `work`."""
+    """Run a step on `rows.jsonl` of `work` in this process; return its figures."""
     step = STEPS[name]
     for module in step.imports:
         importlib.import_module(module)
@@ -251,8 +252,8 @@ def measure(name: str, work: Path) -> Figures:
     return Figures(seconds, cpu_seconds, *(resource.getrusage(who).ru_maxrss / unit for who in processes))
 
 
-def measured(name: str, work: Path) -> Figures | None:
-    """Run `measure` in a child process and print its line; None, and why, when it fails."""
+def measure_in_child(name: str, work: Path) -> Figures | None:
+    """Run `measure` in a child process, print a line of the table and return the figures; None if it fails."""
     count = int(work.name)
     run = subprocess.run(
         [sys.executable, __file__, "--step", name, "--work", str(work)],
@@ -274,7 +275,7 @@ def measured(name: str, work: Path) -> Figures | None:
 
 
 def measure_size(work: Path, names: list[str]) -> dict[str, Figures]:
-    """Make the rows and the tokenizer where they are missing, and measure the steps in the order of `STEPS`."""
+    """Measure the steps `names` in the order of `STEPS`; make rows and tokenizer first if they are missing."""
     work.mkdir(parents=True, exist_ok=True)
     found = {}
     for name in STEPS:
@@ -282,14 +283,14 @@ def measure_size(work: Path, names: list[str]) -> dict[str, Figures]:
             name == "train_tokenizer" and not tokenizer_directory(work).exists()
         )
         if missing or name in names:
-            figures = measured(name, work)
+            figures = measure_in_child(name, work)
             if figures is not None:
                 found[name] = figures
     return found
 
 
 def print_ratios(found: dict[int, dict[str, Figures]]) -> None:
-    """Print how time per row grows from the smallest size to the largest, and how the stage compares to `datasets`."""
+    """Print how the time per row grows with the number of rows, and how the stage compares to `datasets`."""
     small, large = min(found), max(found)
     if small < large:
         print(f"\ntime per row at {large:,} rows / at {small:,} rows, wall and CPU; 1.0 is linear")
@@ -299,16 +300,16 @@ def print_ratios(found: dict[int, dict[str, Figures]]) -> None:
                 growth = large / small
                 print(f"{'':>12}{name:<16}{seconds / small_seconds / growth:>9.2f}{cpu / small_cpu / growth:>9.2f}")
     for count, figures in found.items():
-        if set(STAGE + NAMED_ALTERNATIVE) <= set(figures):
-            ours, theirs = (sum(figures[name].seconds for name in names) for names in (STAGE, NAMED_ALTERNATIVE))
-            print(f"\n{count:>10,}  {' + '.join(STAGE)} / {' + '.join(NAMED_ALTERNATIVE)}: {ours / theirs:.2f}")
+        if set(STAGE_STEPS + DATASETS_STEPS) <= set(figures):
+            ours, theirs = (sum(figures[name].seconds for name in names) for names in (STAGE_STEPS, DATASETS_STEPS))
+            print(f"\n{count:>10,}  {' + '.join(STAGE_STEPS)} / {' + '.join(DATASETS_STEPS)}: {ours / theirs:.2f}")
 
 
 def main() -> None:
-    """Print one line for each size and step, and the ratios."""
+    """Print one line per size and step, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000, 1_000_000], help="sizes, in rows")
-    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=[*STAGE, *NAMED_ALTERNATIVE])
+    parser.add_argument("--steps", nargs="+", choices=list(STEPS), default=[*STAGE_STEPS, *DATASETS_STEPS])
     parser.add_argument("--work", type=Path, help="folder to keep rows and tokenizer in; otherwise a temporary one")
     parser.add_argument("--step", choices=list(STEPS), help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,8 +1,9 @@
-"""Near duplicates: rows per second and peak memory of `near_duplicates`, beside a plain datasketch loop on equal rows.
+"""Near duplicates: rows per second and peak memory of `near_duplicates` and of a datasketch loop on the same rows.
 
-Each measurement is a process of its own, so that its peak memory is its own. Rows have about 1 kB, of words drawn with
-a probability of 1 / rank; one row of ten is a copy of an earlier one with one word changed. datasketch (MIT) is no
-dependency of the project (`pip install datasketch`); its loop queries and inserts row by row and verifies nothing.
+Each measurement runs in a process of its own, which gives its peak memory. A row has about 1 kB of words, drawn with a
+probability proportional to 1 / rank; one row of ten is a copy of an earlier one with one word changed. datasketch (MIT)
+is not a dependency of the project (`pip install datasketch`); its loop queries and inserts row by row and verifies
+nothing.
 
     python benchmarks/dedup.py [--rows 10000 100000] [--datasketch-rows 100000]
 """
@@ -30,7 +31,7 @@ COPIES = 0.1
 
 
 def generated_rows(count: int) -> tuple[list[str], int]:
-    """Return (`count` rows, how many of them are edited copies), the same at each call."""
+    """Return (`count` rows, number of edited copies among them), the same at each call."""
     generator = random.Random(0)
     alphabet = "abcdefghijklmnopqrstuvwxyz"
     vocabulary = ["".join(generator.choices(alphabet, k=generator.randint(2, 10))) for _ in range(50_000)]
@@ -49,14 +50,14 @@ def generated_rows(count: int) -> tuple[list[str], int]:
 
 
 def ours(rows: list[str]) -> int:
-    """Return how many rows have an earlier near duplicate."""
+    """Return the number of rows with an earlier near duplicate."""
     from tasks.get_data.dedup import near_duplicates
 
     return sum(first != index for index, first in enumerate(near_duplicates(rows, THRESHOLD, num_perm=NUM_PERM)))
 
 
 def datasketch(rows: list[str]) -> int:
-    """Return how many rows have an earlier candidate, by the loop of datasketch's documentation."""
+    """Return the number of rows with an earlier candidate, by the loop in datasketch's documentation."""
     from datasketch import MinHash, MinHashLSH
 
     from tasks.get_data.dedup import normalized, shingles
@@ -72,7 +73,7 @@ def datasketch(rows: list[str]) -> int:
 
 
 def measure(method: str, count: int) -> dict[str, float]:
-    """Run `method` in this process; return seconds, gib (peak), rows_gib (peak before), found, copies."""
+    """Run `method` in this process; return seconds, gib (peak), rows_gib (peak before it), found and copies."""
     rows, copies = generated_rows(count)
     methods = {"ours": ours, "datasketch": datasketch}
     methods[method](rows[:10])  # imports are not timed
@@ -85,7 +86,7 @@ def measure(method: str, count: int) -> dict[str, float]:
     return {"seconds": seconds, "gib": peak / unit, "rows_gib": before / unit, "found": found, "copies": copies}
 
 
-def measured(method: str, count: int) -> dict[str, float]:
+def measure_in_child(method: str, count: int) -> dict[str, float]:
     """Run `measure` in a child process, print its line, and return its numbers."""
     command = [sys.executable, __file__, "--measure", method, "--rows", str(count)]
     result = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
@@ -99,7 +100,7 @@ def measured(method: str, count: int) -> dict[str, float]:
 
 
 def main() -> None:
-    """Print one line for each size and method, and the ratio of their times."""
+    """Print one line per size and method, and the ratio of their times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, nargs="+", default=[10_000, 100_000], help="sizes, in rows of about 1 kB")
     parser.add_argument("--datasketch-rows", type=int, default=100_000, help="the largest size that datasketch gets")
@@ -108,14 +109,14 @@ def main() -> None:
     if arguments.measure:
         print(json.dumps(measure(arguments.measure, arguments.rows[0])))
         return
-    has_peer = importlib.util.find_spec("datasketch") is not None
-    if not has_peer:
+    has_datasketch = importlib.util.find_spec("datasketch") is not None
+    if not has_datasketch:
         print("datasketch is not installed, so there is no comparison; pip install datasketch")
     for count in arguments.rows:
-        own = measured("ours", count)
-        if has_peer and count <= arguments.datasketch_rows:
-            peer = measured("datasketch", count)
-            print(f"{count:>9,} rows  ratio       {peer['seconds'] / own['seconds']:.1f} times as fast as datasketch")
+        own = measure_in_child("ours", count)
+        if has_datasketch and count <= arguments.datasketch_rows:
+            theirs = measure_in_child("datasketch", count)
+            print(f"{count:>9,} rows  ratio       {theirs['seconds'] / own['seconds']:.1f} times as fast as datasketch")
 
 
 if __name__ == "__main__":

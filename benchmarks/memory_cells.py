@@ -1,4 +1,4 @@
-"""The settings that `memory_plan.py` measures, what the plan calls them, and the rows that they train on."""
+"""The settings that `memory_plan.py` measures, their jobs for the plan, and the rows that they train on."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ SHAPE = Shape(256, 768, 8, 4, 2, 4096, False, 0, 2048, 1)
 DEEPSPEED_FILES = Path(__file__).parent.parent / "configs" / "deepspeed"
 NUM_ROWS = 64
 VIRTUAL_TOKENS = 20  # the default of train.prompt.num_virtual_tokens
-# a padded row is so much shorter than the others
+# tokens by which padded rows are shorter than the others
 PADDING = 8
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One setting of a training, in the words of `TrainingJob`."""
+    """One training to measure, with field names as in `TrainingJob`."""
 
     method: str = "full"
     sharding: str = "none"
@@ -35,7 +35,7 @@ class Cell:
     checkpointing: bool = False
     objective: str = "sft"
     bucket: int = 2_000_000
-    """Numbers of DeepSpeed's reduce bucket: the shipped 2 x 10^8 would hide all else of a small model."""
+    """Elements of DeepSpeed's reduce bucket: the shipped 2 x 10^8 would outweigh all other memory of a small model."""
     has_padding: bool = False
     precision: str = "float32"
     """On a CPU; on a GPU it is bfloat16."""
@@ -54,7 +54,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class EvaluationCell:
-    """One setting of an evaluation, in the words of `EvaluationJob`; `new_tokens` 0: held-out loss, else generation."""
+    """One evaluation to measure, with field names as in `EvaluationJob`. `new_tokens=0` is held-out loss."""
 
     batch_size: int = 8
     length: int = 128
@@ -62,19 +62,22 @@ class EvaluationCell:
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
-        what = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
+        kind = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
         size = f"{self.batch_size} x {self.length}"
-        return f"{'evaluate':<8} {what:<33} {size:>8} {'':<13}"
+        return f"{'evaluate':<8} {kind:<33} {size:>8} {'':<13}"
 
 
 def full_grid() -> list[Cell]:
-    """Return methods x lengths x micro-batches x recomputing x accumulation, objectives, and shardings."""
+    """Return cells of all methods, lengths, micro-batches, accumulations, objectives and shardings.
+
+    Methods are measured with and without gradient checkpointing.
+    """
     cells = [
-        Cell(method, length=length, micro_batch=rows, accumulation=passes, checkpointing=recomputed)
+        Cell(method, length=length, micro_batch=rows, accumulation=accumulation, checkpointing=recomputed)
         for method in ("full", "lora", "qlora")
         for length, rows in ((16, 1), (128, 2), (256, 4))
         for recomputed in (False, True)
-        for passes in (1, 2)
+        for accumulation in (1, 2)
     ]
     cells += [Cell(method, length=length) for method in ("lora_8bit", *PROMPT_METHODS) for length in (32, 256)]
     cells += [Cell(method, length=128, micro_batch=4, has_padding=True) for method in ("full", "lora")]
@@ -91,12 +94,12 @@ def full_grid() -> list[Cell]:
 
 
 def small_grid() -> list[Cell]:
-    """Return a few cells of one process."""
+    """Return a few cells with one process each."""
     return [Cell(length=16), Cell("lora", checkpointing=True), Cell(objective="reward")]
 
 
 def evaluation_grid() -> list[EvaluationCell]:
-    """Return held-out loss and generation."""
+    """Return cells of held-out loss and of generation."""
     return [
         EvaluationCell(4, 64),
         EvaluationCell(8, 256),
@@ -107,7 +110,7 @@ def evaluation_grid() -> list[EvaluationCell]:
 
 
 def shape_of(shape: Shape = SHAPE) -> ModelShape:
-    """Return the plan's shape of the benchmark's model."""
+    """Return the benchmark's model as the plan's `ModelShape`."""
     return ModelShape(
         "benchmark",
         shape.hidden,
@@ -121,7 +124,7 @@ def shape_of(shape: Shape = SHAPE) -> ModelShape:
 
 
 def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
-    """Return the plan's job of a cell."""
+    """Return a cell as the plan's `TrainingJob` or `EvaluationJob`."""
     precision: Any = "bfloat16" if on_gpu or getattr(cell, "precision", "") == "bfloat16" else "float32"
     if isinstance(cell, EvaluationCell):
         return EvaluationJob(
@@ -159,7 +162,7 @@ def _base_format(cell: Cell, on_gpu: bool) -> Any:
 
 
 def deepspeed_file(cell: Cell) -> str:
-    """Return the shipped DeepSpeed file with the cell's bucket; empty for the other shardings."""
+    """Return the shipped DeepSpeed file with the cell's bucket; empty for shardings without DeepSpeed."""
     if cell.sharding not in DEEPSPEED:
         return ""
     settings = json.loads((DEEPSPEED_FILES / f"{cell.sharding}.json").read_text(encoding="utf-8"))
@@ -169,9 +172,9 @@ def deepspeed_file(cell: Cell) -> str:
 
 
 def write_rows(directory: Path, cell: Cell, shape: Shape = SHAPE) -> Path:
-    """Write rows of the cell's objective, as the tokenize stage does; return their folder.
+    """Write rows for the cell's objective, as the tokenize stage does; return their folder.
 
-    All have the cell's length; with padding, every second one is shorter.
+    All rows have the cell's length; with padding, every second row is shorter.
     """
     import numpy as np
     import pyarrow as pa
@@ -182,18 +185,18 @@ def write_rows(directory: Path, cell: Cell, shape: Shape = SHAPE) -> Path:
         return folder
     folder.mkdir(parents=True)
     generator = np.random.default_rng(0)
-    shorter = [PADDING * (number % 2) if cell.has_padding else 0 for number in range(NUM_ROWS)]
-    ids = [generator.integers(2, shape.vocab, cell.length - less).tolist() for less in shorter]
-    asked = cell.length // 2
+    lengths = [cell.length - (PADDING * (number % 2) if cell.has_padding else 0) for number in range(NUM_ROWS)]
+    ids = [generator.integers(2, shape.vocab, length).tolist() for length in lengths]
+    prompt_length = cell.length // 2
     columns: dict[str, Any] = {
         "row_id": [f"rows.jsonl:{number}" for number in range(NUM_ROWS)],
         "input_ids": ids,
         "labels": ids,
-        "prompt_length": [asked] * NUM_ROWS,
-        "rejected_ids": [row[asked:][::-1] for row in ids],
+        "prompt_length": [prompt_length] * NUM_ROWS,
+        "rejected_ids": [row[prompt_length:][::-1] for row in ids],
         "is_wanted": [number % 2 == 0 for number in range(NUM_ROWS)],
     }
-    names = {"dpo": ["rejected_ids"], "kto": ["is_wanted"], "reward": ["rejected_ids"]}
-    kept = ["row_id", "input_ids", "labels", "prompt_length", *names.get(cell.objective, [])]
-    pq.write_table(pa.table({name: columns[name] for name in kept}), folder / "tokens.parquet")
+    extra_columns = {"dpo": ["rejected_ids"], "kto": ["is_wanted"], "reward": ["rejected_ids"]}
+    names = ["row_id", "input_ids", "labels", "prompt_length", *extra_columns.get(cell.objective, [])]
+    pq.write_table(pa.table({name: columns[name] for name in names}), folder / "tokens.parquet")
     return folder

@@ -1,18 +1,17 @@
-"""Peak memory of real training steps and evaluations beside what `tasks/plan` predicts.
+"""Peak memory of real training steps and evaluations, against the prediction of `tasks/plan`.
 
-A cell is one setting: a small Llama of random weights is trained by `fit`, as the train task does, or scored as the
-evaluate task does. Its rows have the planned length.
+A cell is one setting: a small Llama with random weights is trained by `fit`, as in the train task, or scored as in the
+evaluate task. Its rows have the planned length.
 
-On a CPU every block that PyTorch's allocator hands out and takes back is written down by PyTorch's profiler, with the
-bytes that are out in all threads. To these are added the storages of the tensors that were there before (the weights,
-what DeepSpeed made of them). That is all that tensors take: weights, gradients, states, activations, the temporaries of
-autograd and of each kernel, buckets and gathered parameters, also those that are made in C++. It is what
-`torch.cuda.max_memory_allocated` counts on a GPU, which is read there instead. It is not the resident size of the
-process, which would add the libraries' code, Python, and what the C library keeps of freed blocks; nor the workspace of
-matrix kernels, which do not ask PyTorch for it.
+On a CPU, PyTorch's profiler records every block that PyTorch's allocator hands out and takes back, with the bytes in
+use in all threads. The storages of tensors that existed before (the weights, and DeepSpeed's copies of them) are added.
+The sum is all memory of tensors: weights, gradients, optimizer states, activations, temporaries of autograd and of
+kernels, buckets and gathered parameters, including those made in C++. On a GPU `torch.cuda.max_memory_allocated` counts
+the same and is read instead. Not counted are the rest of the process's resident size (the libraries' code, Python,
+freed blocks that the C library keeps) and the workspace of matrix kernels, which PyTorch does not allocate.
 
-The peak is that of the second optimizer step, when the optimizer has its states. Several processes are those of
-`torch.distributed.run` over gloo (on GPUs, NCCL), and the peak is that of rank 0. The worst ratio is the last line.
+The peak is that of the second optimizer step, when the optimizer has its states. Several processes are started by
+`torch.distributed.run` with gloo (on GPUs, NCCL); the peak is that of rank 0. The last line has the worst ratio.
 
     python benchmarks/memory_plan.py [--grid full|small] [--only zero3 dpo]
 """
@@ -59,26 +58,26 @@ MEASURED_STEP = 2
 ITEMS = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
 
 
-def tensors_alive() -> int:
-    """Return the bytes of the storages of all tensors that Python knows, each once."""
+def live_tensor_bytes() -> int:
+    """Return the bytes of all tensors that Python knows; a shared storage counts once."""
     import torch
 
     gc.collect()
     found: dict[int, int] = {}
-    for each in gc.get_objects():
+    for candidate in gc.get_objects():
         try:
-            if isinstance(each, torch.Tensor) and each.device.type == "cpu":
-                storage = getattr(each, "_local_tensor", each).untyped_storage()
+            if isinstance(candidate, torch.Tensor) and candidate.device.type == "cpu":
+                storage = getattr(candidate, "_local_tensor", candidate).untyped_storage()
                 found[storage.data_ptr()] = storage.nbytes()
         except (ReferenceError, NotImplementedError, RuntimeError):
-            # weak references, and tensors without storage
+            # dead weak references, and tensors without storage
             continue
     found.pop(0, None)
     return sum(found.values())
 
 
 def count_every_thread() -> None:
-    """Have PyTorch's allocator count in all threads: gloo's free what they sent, and the profiler sees one only."""
+    """Make PyTorch's allocator count in all threads: gloo's threads free what they sent, unseen by the profiler."""
     import torch
 
     library = ctypes.CDLL(str(Path(torch.__file__).parent / "lib" / "libc10.so"))
@@ -86,10 +85,10 @@ def count_every_thread() -> None:
 
 
 class Meter:
-    """Counts from `start` on; `peak` is the most bytes of tensors since `mark`."""
+    """Counts bytes of tensors from `start` to `stop`; `peak` is the maximum since `mark`."""
 
     def start(self) -> None:
-        """Begin to count."""
+        """Begin counting."""
         import torch
         from torch.profiler import ProfilerActivity, profile
 
@@ -97,7 +96,7 @@ class Meter:
         if self._on_gpu:
             return
         count_every_thread()
-        self._before = tensors_alive()
+        self._before = live_tensor_bytes()
         self._profile = profile(activities=[ProfilerActivity.CPU], profile_memory=True)
         self._profile.__enter__()
 
@@ -110,7 +109,7 @@ class Meter:
         self._marked_ns = time.time_ns()
 
     def stop(self) -> None:
-        """Set `peak`, in bytes."""
+        """End counting and set `peak`, in bytes."""
         import torch
 
         if self._on_gpu:
@@ -139,7 +138,7 @@ def allocations(profiler: Any) -> list[Any]:
 
 
 def watching(meter: Meter) -> Any:
-    """Return an observer that measures the measured step."""
+    """Return an observer that lets `meter` measure step `MEASURED_STEP`."""
     from tasks.train.watch.observers import Observer
 
     class Watch(Observer):
@@ -158,7 +157,7 @@ def watching(meter: Meter) -> Any:
 
 
 def measure_training(cell: Cell, directory: Path) -> int:
-    """Train two steps in this process; return the peak of the second, in bytes."""
+    """Train two steps in this process; return the peak memory of the second, in bytes."""
     import torch
 
     from configs.schema import ModelConfig, TrainConfig
@@ -193,7 +192,7 @@ def measure_training(cell: Cell, directory: Path) -> int:
 
 
 def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
-    """Score rows in this process, or answer their prompts; return the peak in bytes."""
+    """Score rows or generate answers in this process; return the peak memory in bytes."""
     import numpy as np
     import pandas as pd
 
@@ -209,9 +208,9 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
     meter.start()
     meter.mark()
     if cell.new_tokens:
-        asked = pd.DataFrame({"input_ids": rows, "prompt_length": cell.length, "prompt": "", "expected": ""})
+        prompts = pd.DataFrame({"input_ids": rows, "prompt_length": cell.length, "prompt": "", "expected": ""})
         config = EvaluateConfig(batch_size=cell.batch_size, max_new_tokens=cell.new_tokens)
-        generate_answers(model, load_tokenizer(folder), asked, config, [1])
+        generate_answers(model, load_tokenizer(folder), prompts, config, [1])
     else:
         counted = [np.ones(cell.length, dtype=bool)] * cell.batch_size
         token_log_probabilities(model, rows, counted, 0, cell.batch_size)
@@ -220,7 +219,7 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
 
 
 def run_worker(cells: list[Cell | EvaluationCell], directory: Path, result: Path) -> None:
-    """Measure the cells one after the other; rank 0 writes a line of each to `result`."""
+    """Measure the cells one after another; rank 0 appends a line for each to `result`."""
     for cell in cells:
         measured = measure_training(cell, directory) if isinstance(cell, Cell) else measure_evaluation(cell, directory)
         if os.environ.get("RANK", "0") == "0":
@@ -229,7 +228,7 @@ def run_worker(cells: list[Cell | EvaluationCell], directory: Path, result: Path
 
 
 def in_new_processes(cells: list[Cell | EvaluationCell], processes: int, directory: Path) -> Iterator[int]:
-    """Yield the peaks of cells that are measured in new processes, as they come."""
+    """Measure the cells in `processes` new processes; yield their peaks in bytes."""
     result = directory / "measured.txt"
     result.unlink(missing_ok=True)
     command = [sys.executable]
@@ -239,23 +238,22 @@ def in_new_processes(cells: list[Cell | EvaluationCell], processes: int, directo
     command += [__file__, "--worker", encoded, str(result), "--directory", str(directory)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=len(cells) * 300)
     if done.returncode:
-        raise RuntimeError(f"{cells[0]} and {len(cells) - 1} more failed:\n{done.stderr[-4000:]}")
+        raise RuntimeError(f"{cells[0]} and {len(cells) - 1} more cells failed:\n{done.stderr[-4000:]}")
     yield from map(int, result.read_text(encoding="utf-8").split())
 
 
 def predicted(cell: Cell | EvaluationCell, on_gpu: bool = False) -> MemoryPlan:
-    """Return what the plan says of a cell: of held-out loss alone, or of generation alone."""
+    """Return the plan's memory for a cell; for an evaluation, of held-out loss alone or of generation alone."""
     job = job_of(cell, on_gpu)
     if isinstance(cell, Cell):
         return estimate_memory(job)
-    plans = [MemoryPlan(**vars(each)) for each in evaluation_moments(job)]
-    is_of_answers = [plan.moment in (PROMPTS, ANSWERS) for plan in plans]
-    kept = [plan for plan, is_kept in zip(plans, is_of_answers, strict=True) if is_kept == bool(cell.new_tokens)]
-    return max(kept, key=lambda plan: plan.total)
+    plans = [MemoryPlan(**vars(moment)) for moment in evaluation_moments(job)]
+    measured_plans = [plan for plan in plans if (plan.moment in (PROMPTS, ANSWERS)) == bool(cell.new_tokens)]
+    return max(measured_plans, key=lambda plan: plan.total)
 
 
 def line_of(cell: Cell | EvaluationCell, measured: int, plan: MemoryPlan) -> str:
-    """Return a line of the table: MB predicted and measured, their ratio, the items in MB, and the moment."""
+    """Return a line of the table: predicted and measured MB, their ratio, the moment of the peak, and items in MB."""
     items = "  ".join(f"{name} {getattr(plan, name) / 1e6:.1f}" for name in ITEMS if getattr(plan, name) > 5e4)
     sizes = f"{plan.total / 1e6:8.1f} {measured / 1e6:8.1f}  {plan.total / measured:.3f}"
     return f"{cell} {sizes}  {plan.moment}: {items}"
@@ -265,7 +263,7 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--grid", choices=["full", "small"], default="full")
-    parser.add_argument("--only", nargs="*", default=[], help="words of the lines that are wanted")
+    parser.add_argument("--only", nargs="*", default=[], help="measure only cells whose line has one of these words")
     parser.add_argument("--worker", nargs=2, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
@@ -276,13 +274,13 @@ def main() -> None:
         return
     import torch
 
-    every: list[Cell | EvaluationCell] = [*(full_grid() if options.grid == "full" else small_grid())]
-    every += evaluation_grid() if options.grid == "full" else evaluation_grid()[:1]
-    wanted = [cell for cell in every if not options.only or any(word in str(cell).split() for word in options.only)]
-    alone = [cell for cell in wanted if getattr(cell, "processes", 1) == 1]
-    # DeepSpeed's engine outlives its training: each has processes of its own
-    groups = [(alone, 1)] if alone else []
-    groups += [([cell], cell.processes) for cell in wanted if isinstance(cell, Cell) and cell.processes > 1]
+    grid: list[Cell | EvaluationCell] = [*(full_grid() if options.grid == "full" else small_grid())]
+    grid += evaluation_grid() if options.grid == "full" else evaluation_grid()[:1]
+    chosen = [cell for cell in grid if not options.only or any(word in str(cell).split() for word in options.only)]
+    single = [cell for cell in chosen if getattr(cell, "processes", 1) == 1]
+    # DeepSpeed's engine outlives its training, so each sharded cell gets new processes
+    groups = [(single, 1)] if single else []
+    groups += [([cell], cell.processes) for cell in chosen if isinstance(cell, Cell) and cell.processes > 1]
     ratios: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         write_model(Path(folder) / "model", SHAPE)

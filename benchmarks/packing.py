@@ -1,12 +1,12 @@
-"""Packing: time, memory and fill beside TRL's `pack_dataset`, and training tokens per second beside padded batches.
+"""Packing: time, memory and fill against TRL's `pack_dataset`, and training tokens per second against padded batches.
 
-Each measurement is a process of its own, so that its peak memory is its own; methods take turns, and medians are
-printed. Peak memory counts pages of mapped files too, which TRL's data sets are.
+Each measurement runs in a process of its own, which gives its peak memory; methods alternate, and medians are printed.
+Peak memory includes pages of mapped files, which hold TRL's data sets.
 
-Rows to pack have 20 to 500 tokens, all lengths alike. Both read the same Parquet file; TRL packs as `SFTTrainer` does
-(`trl`, for each 1000 rows) or all rows at once (`trl-whole`). Rows to train on are skewed, as chats are: lengths are
-log-normal, median 80, at most 512. A small Llama takes one pass over them; batches have about equal numbers of tokens,
-padding not counted.
+Rows to pack have 20 to 500 tokens, uniformly distributed. Both sides read the same Parquet file; TRL packs as
+`SFTTrainer` does (`trl`, in batches of 1000 rows) or all rows at once (`trl-whole`). Rows to train on are skewed like
+chats: lengths are log-normal with a median of 80, at most 512. A small Llama is trained for one epoch; all batches have
+about the same number of tokens without padding.
 
     python benchmarks/packing.py [--rows 100000] [--train-rows 1500] [--repeats 3]
 """
@@ -39,7 +39,7 @@ Numbers = dict[str, float]
 
 
 def write_rows(path: Path, lengths: list[int]) -> None:
-    """Write rows of random tokens, of which the second half is trained, as the tokenize stage does."""
+    """Write rows of random tokens as the tokenize stage does; the second half of each row is trained."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -57,7 +57,7 @@ def write_rows(path: Path, lengths: list[int]) -> None:
 
 
 def pack_ours(directory: Path) -> Numbers:
-    """Return the packed rows and their fill."""
+    """Pack with this project; return the number of packed rows and their fill."""
     from tasks.tokenize.packing import pack_tokens
 
     report = pack_tokens(directory / "pack.parquet", directory / "packed.parquet", PACK_LENGTH)
@@ -65,7 +65,7 @@ def pack_ours(directory: Path) -> Numbers:
 
 
 def pack_trl(directory: Path, batch_size: int | None = 1000) -> Numbers:
-    """Return the packed rows and their fill; `batch_size` None packs all rows at once."""
+    """Pack with TRL; return the number of packed rows and their fill. `batch_size=None` packs all rows at once."""
     import datasets
     from trl import pack_dataset
 
@@ -79,7 +79,7 @@ def pack_trl(directory: Path, batch_size: int | None = 1000) -> Numbers:
 
 
 def train(directory: Path, is_packed: bool, group_by_length: bool) -> Numbers:
-    """Return the tokens per second of one pass over the rows, and the steps it took."""
+    """Train one epoch; return its tokens per second and its number of steps."""
     import pyarrow.compute as pc
     import pyarrow.parquet as pq
     import torch
@@ -155,7 +155,7 @@ def measure(method: str, directory: Path) -> Numbers:
 
 
 def medians(methods: list[str], directory: Path, repeats: int) -> dict[str, Numbers]:
-    """Return each method's median numbers over processes of their own, which take turns."""
+    """Run each method `repeats` times in new processes, alternately; return the medians of its numbers."""
     results: dict[str, list[Numbers]] = {method: [] for method in methods}
     for _ in range(repeats):
         for method in methods:
@@ -185,7 +185,7 @@ def compare_packing(directory: Path, repeats: int, num_rows: int, methods: list[
 
 
 def compare_training(directory: Path, repeats: int, num_rows: int) -> None:
-    """Print a line for each way to make batches."""
+    """Print a line for each way of batching."""
     import numpy as np
 
     lengths = np.exp(np.random.default_rng(1).normal(np.log(80), 0.8, num_rows)).astype(int).clip(8, TRAIN_LENGTH)
@@ -200,10 +200,10 @@ def compare_training(directory: Path, repeats: int, num_rows: int) -> None:
 
 
 def main() -> None:
-    """Print a line for each method, with its ratio to the others."""
+    """Print a line for each method, with its ratio to ours."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=100_000, help="rows to pack, of 20 to 500 tokens; 0 for none")
-    parser.add_argument("--packers", nargs="+", default=list(PACKERS), choices=list(PACKERS), help="ours is needed")
+    parser.add_argument("--packers", nargs="+", default=list(PACKERS), choices=list(PACKERS), help="must include ours")
     parser.add_argument("--train-rows", type=int, default=1500, help="rows to train on, of 8 to 512 tokens; 0 for none")
     parser.add_argument("--repeats", type=int, default=3, help="processes for each method")
     parser.add_argument("--measure", help=argparse.SUPPRESS)

@@ -1,12 +1,12 @@
-"""What each sharding sends and keeps, counted in real training on CPU processes, beside what `tasks/plan` predicts.
+"""Bytes that each sharding sends and keeps, counted in real training on CPU, against the prediction of `tasks/plan`.
 
-A cell is a sharding on some processes with gloo: a small Llama of random weights is trained by `fit`, as the train task
-does, in 32 bits. In the third optimizer step every collective that PyTorch's dispatcher sees (DDP's own too) is counted
-with the bytes of its whole tensor, and turned into the bytes that one process sends around a ring: (N-1)/N of a tensor
-for an all-gather or a reduce-scatter, twice that for an all-reduce. Scalars (losses, norms, counts) are left out. When
-the optimizer steps, the bytes of parameters, gradients and optimizer that rank 0 holds are added up.
+A cell is a sharding on several gloo processes: a small Llama with random weights is trained by `fit`, as in the train
+task, in float32. In the third optimizer step, every collective that PyTorch's dispatcher sees (DDP's included) is
+counted with the bytes of its whole tensor, and converted to the bytes that one process sends around a ring: (N-1)/N of
+the tensor for an all-gather or a reduce-scatter, twice that for an all-reduce. Scalars (losses, norms, counts) are left
+out. At the optimizer's update, the bytes of parameters, gradients and optimizer states on rank 0 are summed.
 
-What gloo really puts on the wire is not measured: its algorithms are not NCCL's, and the tensors are the same.
+The traffic of gloo itself is not measured: its algorithms differ from NCCL's, but the tensors are the same.
 
     python benchmarks/sharding.py [--shardings none zero2 fsdp_full_shard] [--processes 2 4] [--accumulation 1 2]
 """
@@ -39,13 +39,13 @@ from tasks.plan.time.communication import sent_bytes, step_collectives  # noqa: 
 SHAPE = CPU_SHAPES["medium"]
 SHARDINGS = ["none", "zero1", "zero2", "zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "tensor_parallel"]
 MEASURED_STEP, MICRO_BATCH = 3, 2
-FEWEST_BYTES = 4096  # of a tensor that counts; smaller ones are losses, norms and counts
+MIN_TENSOR_BYTES = 4096  # smaller tensors are losses, norms and counts
 KINDS = {"allreduce": "all_reduce", "allgather": "all_gather", "reduce_scatter": "reduce_scatter"}
 Numbers = dict[str, float]
 
 
 def watch_collectives(found: list[tuple[str, int]]) -> Any:
-    """Return a dispatch mode that adds (kind, bytes of the whole tensor) of each collective to `found`."""
+    """Return a dispatch mode that appends (kind, bytes of the whole tensor) of each collective to `found`."""
     import torch.distributed as dist
     from torch.utils._python_dispatch import TorchDispatchMode
     from torch.utils._pytree import tree_leaves
@@ -59,7 +59,7 @@ def watch_collectives(found: list[tuple[str, int]]) -> Any:
                 kind = next((kind for start, kind in KINDS.items() if plain.startswith(start)), name)
                 sizes = [leaf.numel() * leaf.element_size() for leaf in tree_leaves(args) if hasattr(leaf, "numel")]
                 if sizes and not name.startswith("wait"):
-                    # of input and output the larger is the whole tensor; functional ones have the input alone
+                    # the larger of input and output is the whole tensor; functional collectives pass only the input
                     whole = max(sizes) * (dist.get_world_size() if is_functional and kind == "all_gather" else 1)
                     found.append((kind, whole))
             return function(*args, **(kwargs or {}))
@@ -68,12 +68,12 @@ def watch_collectives(found: list[tuple[str, int]]) -> Any:
 
 
 def storage_bytes(tensors: list[Any]) -> int:
-    """Return the bytes of the tensors' storages, each once; those of a DTensor are of its local part."""
+    """Return the bytes of the tensors; a shared storage counts once, and a DTensor counts its local part."""
     found = {}
     for tensor in tensors:
         local = getattr(tensor, "_local_tensor", None)
         if local is not None:
-            # on a CPU a shard may be a view of the tensor that it was loaded from
+            # on a CPU a shard may be a view of the whole tensor that it was loaded from
             found[local.data_ptr()] = local.numel() * local.element_size()
         elif tensor.numel():
             storage = tensor.untyped_storage()
@@ -81,21 +81,21 @@ def storage_bytes(tensors: list[Any]) -> int:
     return sum(found.values())
 
 
-def resident(model: Any, optimizer: Any, engine: Any) -> Numbers:
-    """Return the bytes of parameters, gradients and optimizer in this process, while the optimizer steps."""
+def resident_bytes(model: Any, optimizer: Any, engine: Any) -> Numbers:
+    """Return the bytes of weights, gradients and optimizer states in this process at the optimizer's update."""
     import torch
 
     own = [getattr(parameter, "ds_tensor", parameter) for parameter in model.parameters()]
     updated = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     states = [value for state in optimizer.state.values() for value in state.values() if torch.is_tensor(value)]
-    gradients = [each.grad for each in (*model.parameters(), *updated) if each.grad is not None]
+    gradients = [tensor.grad for tensor in (*model.parameters(), *updated) if tensor.grad is not None]
     if engine is not None:
         averaged = getattr(engine.optimizer, "averaged_gradients", None) or {}
-        gradients += [each for group in averaged.values() for each in group or [] if torch.is_tensor(each)]
+        gradients += [tensor for group in averaged.values() for tensor in group or [] if torch.is_tensor(tensor)]
         if getattr(engine.optimizer, "grad_partitions_flat_buffer", None) is not None:
             gradients.append(engine.optimizer.grad_partitions_flat_buffer)
     weights = storage_bytes(own)
-    # DeepSpeed's optimizer updates a copy of the weights of its own
+    # DeepSpeed's optimizer updates its own copy of the weights
     copies = storage_bytes([*own, *updated]) - weights
     return {
         "weights": weights,
@@ -105,7 +105,7 @@ def resident(model: Any, optimizer: Any, engine: Any) -> Numbers:
 
 
 def train_and_count(sharding: str, accumulation: int, directory: Path) -> Numbers:
-    """Train in this process, one of several; return what the measured step sent, and what was held in it."""
+    """Train in this process, one of several; return the bytes that the measured step sent and kept, and its calls."""
     import torch
     from torch.optim.optimizer import register_optimizer_step_pre_hook
     from transformers import TrainerCallback, trainer
@@ -132,7 +132,7 @@ def train_and_count(sharding: str, accumulation: int, directory: Path) -> Number
     def before_update(optimizer: Any, args: Any, kwargs: Any) -> None:
         if seen.get("is_measured") and isinstance(optimizer, torch.optim.AdamW) and not found:
             engine = seen["trainer"].deepspeed if "trainer" in seen else None
-            found.update(resident(seen["model"], optimizer, engine))
+            found.update(resident_bytes(seen["model"], optimizer, engine))
 
     register_optimizer_step_pre_hook(before_update)
     trainer.DEFAULT_CALLBACKS.append(Watch)
@@ -159,15 +159,15 @@ def train_and_count(sharding: str, accumulation: int, directory: Path) -> Number
     model = directory / "model"
     inputs = FitInputs(model=model, train_tokens=directory / "equal", tokenizer=model, end_token_ids=[1])
     fit(config, ModelConfig(name="random weights"), inputs, directory / f"out-{sharding}-{processes}-{accumulation}")
-    counted = [(kind, size) for kind, size in collectives if size >= FEWEST_BYTES and kind in KINDS.values()]
+    counted = [(kind, size) for kind, size in collectives if size >= MIN_TENSOR_BYTES and kind in KINDS.values()]
     found["sent"] = sum(sent_bytes(kind, size, processes) for kind, size in counted)  # type: ignore[arg-type]
     for kind in sorted({kind for kind, _ in counted}):
-        found[f"{kind} calls"] = sum(each == kind for each, _ in counted)
+        found[f"{kind} calls"] = sum(counted_kind == kind for counted_kind, _ in counted)
     return found
 
 
 def predicted(sharding: str, processes: int, accumulation: int, length: int) -> Numbers:
-    """Return what the plan's formulas say of the same cell."""
+    """Return the plan's prediction for a cell."""
     shape = ModelShape(
         "benchmark",
         SHAPE.hidden,
@@ -189,10 +189,10 @@ def predicted(sharding: str, processes: int, accumulation: int, length: int) -> 
         num_gpus=processes,
     )
     memory = states_of(job)
-    sent = sum(each.sent_bytes for each in step_collectives(job))
+    sent = sum(collective.sent_bytes for collective in step_collectives(job))
     gradients = memory.gradients
     if sharding in DEEPSPEED:
-        # when the optimizer steps, those of other GPUs are gone, and of its own there is a copy
+        # at the update, gradients of other GPUs' shards are freed, and there is a copy of the own shard's
         gradients = 2 * 4 * shape.parameters / processes
     return {
         "weights": memory.weights,
@@ -203,7 +203,7 @@ def predicted(sharding: str, processes: int, accumulation: int, length: int) -> 
 
 
 def measure(sharding: str, processes: int, accumulation: int, directory: Path) -> Numbers:
-    """Return the numbers of rank 0 of new processes."""
+    """Train a cell in new processes; return rank 0's numbers."""
     result = directory / f"{sharding}-{processes}-{accumulation}.json"
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
     worker = [__file__, "--worker", sharding, str(accumulation), str(result), "--directory", str(directory)]
@@ -214,7 +214,7 @@ def measure(sharding: str, processes: int, accumulation: int, directory: Path) -
 
 
 def main() -> None:
-    """Print a line for each cell: MB counted, and counted / predicted."""
+    """Print a line for each cell: counted MB, and counted / predicted."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shardings", nargs="+", default=SHARDINGS, choices=SHARDINGS)
     parser.add_argument("--processes", nargs="+", type=int, default=[2, 4])
@@ -239,10 +239,10 @@ def main() -> None:
             for processes in options.processes:
                 for accumulation in options.accumulation:
                     counted = measure(sharding, processes, accumulation, directory)
-                    expected = predicted(sharding, processes, accumulation, length)
+                    predicted_bytes = predicted(sharding, processes, accumulation, length)
                     cells = [
                         f"{name} {counted[name] / 1e6:8.2f} MB x{counted[name] / value if value else 1:.3f}"
-                        for name, value in expected.items()
+                        for name, value in predicted_bytes.items()
                     ]
                     calls = ", ".join(f"{n} {name}" for name, n in counted.items() if name.endswith("calls"))
                     print(f"{sharding:<19} {processes} x{accumulation}  {'  '.join(cells)}  {calls}", flush=True)

@@ -1,7 +1,7 @@
-"""Start-up cost: `pyflyte run workflows/fine_tune.py --help` against a file whose only task is an empty `Elastic` one.
+"""Start-up time of `pyflyte run workflows/fine_tune.py --help`, against a file with only an empty `Elastic` task.
 
-Prints the median of both and their ratio, run in turn so that a machine's noise falls on both. The Elastic plug-in
-imports torch, which neither can avoid.
+Prints both medians and their ratio. The two run alternately, so that noise of the machine affects both. The Elastic
+plug-in imports torch, which neither can avoid.
 
     python benchmarks/startup.py [--runs 7]
 """
@@ -41,7 +41,7 @@ def seconds(file: Path) -> float:
 
 
 def main() -> None:
-    """Print medians and ratio."""
+    """Print both medians and their ratio."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--runs", type=int, default=7, help="pairs of runs, after one that is not counted")
     runs = parser.parse_args().runs
@@ -50,7 +50,7 @@ def main() -> None:
         empty.write_text(EMPTY)
         pairs = [(seconds(empty), seconds(ROOT / "workflows" / "fine_tune.py")) for _ in range(runs + 1)][1:]
     baseline, ours = (statistics.median(column) for column in zip(*pairs, strict=True))
-    ratio = statistics.median(own / other for other, own in pairs)
+    ratio = statistics.median(own / empty_seconds for empty_seconds, own in pairs)
     print(f"empty Elastic workflow  {baseline:.2f} s (median of {runs})")
     print(f"workflows/fine_tune.py  {ours:.2f} s")
     print(f"ratio                   {ratio:.2f} (target: at most 1.15)")

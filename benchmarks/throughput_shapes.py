@@ -1,4 +1,4 @@
-"""What `train_throughput.py` trains: Llama shapes of random weights, rows of random tokens, and the FLOPs they need."""
+"""Models and rows for `train_throughput.py`: Llamas with random weights, rows of random tokens, and their FLOPs."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ MEDIAN_TOKENS = 484 / 3.5
 LENGTH_DEVIATION = 0.387
 PROMPT_SHARE = 0.45
 LORA_RANK = 16
-# dense bfloat16 FLOP/s of the makers' data sheets, by a part of the device's name
+# dense bfloat16 FLOP/s from the vendors' data sheets, by a part of the device's name
 PEAK_FLOPS = {"H200": 989e12, "H100 PCIe": 756e12, "H100": 989e12, "A100": 312e12, "L40S": 362e12, "L4": 121e12}
 
 
 class Shape(NamedTuple):
-    """A Llama, the tokens of one pass over its rows, and the longest sequence, to which rows are packed on a GPU."""
+    """A Llama, the tokens of one epoch, and the longest sequence, which is also the length of packed rows on a GPU."""
 
     hidden: int
     intermediate: int
@@ -43,7 +43,7 @@ SHAPES = CPU_SHAPES | GPU_SHAPES
 
 
 def row_lengths(shape: Shape, kind: str, scale: float) -> list[int]:
-    """Return the tokens of each row; `equal` rows are as many as the `varied` ones, with as many tokens in all."""
+    """Return the length of each row in tokens; `equal` rows have the number and total tokens of the `varied` ones."""
     import numpy as np
 
     total, generator = shape.tokens * scale, np.random.default_rng(0)
@@ -57,12 +57,12 @@ def row_lengths(shape: Shape, kind: str, scale: float) -> list[int]:
 
 
 def num_prompt_tokens(length: int) -> int:
-    """Return how many tokens of a row of `length` have no label."""
+    """Return the number of tokens without a label in a row of `length` tokens."""
     return round(PROMPT_SHARE * length)
 
 
 def write_tokens(directory: Path, shape: Shape, kind: str, scale: float) -> None:
-    """Write rows as the tokenize stage does to `<kind>/tokens.parquet`, and packed ones to `<kind>-packed`."""
+    """Write rows to `<kind>/tokens.parquet` as the tokenize stage does, and packed rows to `<kind>-packed`."""
     import numpy as np
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -83,7 +83,7 @@ def write_tokens(directory: Path, shape: Shape, kind: str, scale: float) -> None
 
 
 def write_model(directory: Path, shape: Shape) -> None:
-    """Write a Llama of random weights, in bfloat16 on a GPU, and a tokenizer that is never asked."""
+    """Write a Llama with random weights, in bfloat16 on a GPU, and a tokenizer that nothing uses."""
     import torch
     from tokenizers import Tokenizer, models
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -111,7 +111,7 @@ def write_model(directory: Path, shape: Shape) -> None:
 
 
 def needed_flops(shape: Shape, method: str, lengths: list[int]) -> float:
-    """Return the FLOPs of one pass over the rows; the convention is at the top of this file."""
+    """Return the FLOPs of one epoch; train_throughput.py describes what counts."""
     head_size = shape.hidden // shape.heads
     sizes = [(shape.hidden, shape.hidden)] * 2  # queries, output
     sizes += [(shape.hidden, shape.key_value_heads * head_size)] * 2
@@ -127,7 +127,7 @@ def needed_flops(shape: Shape, method: str, lengths: list[int]) -> float:
 
 
 def peak_flops(on_gpu: bool) -> float:
-    """Return the device's peak FLOP/s: of its data sheet, or the best of some large matrix products."""
+    """Return the device's peak FLOP/s: from its data sheet, or measured as the best of 20 large matrix products."""
     import torch
 
     if on_gpu:

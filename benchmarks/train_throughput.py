@@ -1,25 +1,25 @@
-"""Training throughput beside plain TRL: tokens per second, model FLOPs utilization and peak memory of each cell.
+"""Training throughput against plain TRL: tokens per second, model FLOPs utilization and peak memory of each cell.
 
-A cell is a method on a model shape. Each run is a process of its own; ours and TRL's take turns, which of them is first
-changes with each repeat, medians are printed, and a ratio is the median over the repeats.
-TRL runs as its documentation has it, `SFTTrainer` with a `LoraConfig` and, on a GPU, `packing=True`, on the same token
-ids and labels; precision, type of the weights, gradient checkpointing, attention and batch size are those that ours
-chose, which are faster than TRL's defaults on a CPU. Two passes are made over the rows and the second is timed, with
-the making of batches, without loading the model. On a CPU, with one thread, seconds are the process's CPU time: what
-else the machine does lengthens it least.
+A cell is a method on a model shape. Each run is a process of its own. Runs of ours and TRL's alternate, and each repeat
+swaps which is first. Medians are printed; a ratio is the median of the ratios of the repeats.
+TRL runs as its documentation shows, `SFTTrainer` with a `LoraConfig` and, on a GPU, `packing=True`, on the same token
+ids and labels. It gets the precision, type of the weights, gradient checkpointing, attention and batch size that ours
+chose, which are faster than TRL's defaults on a CPU. Both train two epochs, and the second is timed: it includes making
+batches, but not loading the model. On a CPU with one thread, seconds are the process's CPU time, which other work of
+the machine affects least.
 
-Model FLOPs are those that the method needs: for each token 2 for each weight of a linear layer in the forward pass, 2
-in the backward pass for the gradient of its input, and 2 for the gradient of the weight where it is trained (so 6 N for
-full, 4 N for an adapter and 6 for its own weights); the output head only for tokens that have a label; causal attention
-within each example, 12 x layers x hidden x length / 2 a token. Embedding look-ups, norms, recomputed activations and
-padding count nothing. They are divided by the device's peak: dense bfloat16 of the data sheet for known GPUs, else what
-a large matrix product in the type of the computation reaches here. Peak memory is the resident set of the process on a
-CPU, and what PyTorch allocated on a GPU.
+Model FLOPs are those that the method needs. For each token and each weight of a linear layer they are 2 in the forward
+pass, 2 in the backward pass for the gradient of the input, and 2 for the gradient of the weight if it is trained: 6 N
+for full training, 4 N for an adapter and 6 for the adapter's own weights. The output head counts only for tokens with a
+label. Causal attention within each example counts 12 x layers x hidden x length / 2 per token. Embedding look-ups,
+norms, recomputed activations and padding do not count. Utilization divides them by the device's peak: for known GPUs
+the data sheet's dense bfloat16, else the speed of a large matrix product in the type of the computation. Peak memory is
+the process's resident set on a CPU, and PyTorch's allocations on a GPU.
 
-Lengths of varying rows are log-normal, fitted to GSM8K (https://github.com/openai/grade-school-math, MIT): question
-and answer of its 7,473 training rows have a median of 484 characters, deviation 0.387 of the logarithm, and the
-question is 45 % of them; 3.5 characters make a token. `varied / equal` is our time per token on those rows
-against as many rows of one length with as many tokens in all.
+Lengths of varying rows are log-normal, fitted to GSM8K (https://github.com/openai/grade-school-math, MIT): question and
+answer of its 7,473 training rows together have a median of 484 characters and a standard deviation of the logarithm of
+0.387; the question is 45 % of them, and 3.5 characters make a token. `varied / equal` is our time per token on these
+rows, divided by that on as many rows of equal length with the same total.
 
     python benchmarks/train_throughput.py [--repeats 3] [--shapes small medium] [--methods full lora] [--scale 1.0]
 """
@@ -58,12 +58,12 @@ from throughput_shapes import (  # noqa: E402
 )
 
 Numbers = dict[str, float]
-# weights, gradients and both moments in 32 bits take more than a GPU of 141 GB has
+# weights, gradients and both moments in float32 exceed a GPU of 141 GB
 TOO_LARGE = {("full", "8B")}
 
 
 def time_second_epoch() -> Numbers:
-    """Return a record that every trainer of this process fills in: the `seconds` of its second epoch."""
+    """Return a record into which every trainer of this process writes the `seconds` of its second epoch."""
     import torch
     from transformers import TrainerCallback, trainer
 
@@ -91,7 +91,7 @@ def time_second_epoch() -> Numbers:
 
 
 def train_config(method: str, shape: Shape) -> Any:
-    """Return what a user would write: the defaults, and the size of a batch."""
+    """Return the config that a user would write: the defaults with a batch size."""
     from configs.schema import TrainConfig
 
     batch = {"batch_size": shape.micro_batch * 2, "micro_batch_size": shape.micro_batch}
@@ -109,7 +109,7 @@ def train_ours(directory: Path, method: str, shape: Shape, rows: str, output: Pa
 
 
 def train_trl(directory: Path, method: str, shape: Shape, rows: str, output: Path) -> None:
-    """Train as TRL's documentation has it, with what ours chooses for precision, memory and attention."""
+    """Train as TRL's documentation shows, with our choices of precision, checkpointing and attention."""
     import datasets
     import torch
     from peft import LoraConfig
@@ -159,7 +159,7 @@ def train_trl(directory: Path, method: str, shape: Shape, rows: str, output: Pat
 
 
 def measure(side: str, method: str, shape_name: str, rows: str, directory: Path) -> Numbers:
-    """Train in this process; return the seconds of the second pass and the peak GiB."""
+    """Train in this process; return the seconds of the second epoch and the peak GiB."""
     import torch
 
     record = time_second_epoch()
@@ -173,15 +173,15 @@ def measure(side: str, method: str, shape_name: str, rows: str, directory: Path)
 
 
 def run(*arguments: str) -> Any:
-    """Return what another process of this file prints last, as JSON."""
+    """Run this file in another process; return the JSON of the last line that it prints."""
     done = subprocess.run([sys.executable, __file__, *arguments], stdout=subprocess.PIPE, text=True)
     if done.returncode:
         raise SystemExit(f"failed: {' '.join(arguments)}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def in_turns(runs: list[tuple[str, ...]], directory: Path, repeats: int) -> list[list[Numbers]]:
-    """Return, for each of `runs` (side, method, shape, rows), its numbers in every repeat."""
+def alternate(runs: list[tuple[str, ...]], directory: Path, repeats: int) -> list[list[Numbers]]:
+    """Run each of `runs` (side, method, shape, rows) `repeats` times alternately; return its numbers per repeat."""
     found: list[list[Numbers]] = [[] for _ in runs]
     for repeat in range(repeats):
         order = range(len(runs)) if repeat % 2 == 0 else reversed(range(len(runs)))
@@ -191,17 +191,17 @@ def in_turns(runs: list[tuple[str, ...]], directory: Path, repeats: int) -> list
 
 
 def median(numbers: list[Numbers], name: str) -> float:
-    """Return the median of one of the numbers over the repeats."""
-    return statistics.median(each[name] for each in numbers)
+    """Return the median of the number called `name` over the repeats."""
+    return statistics.median(repeat[name] for repeat in numbers)
 
 
 def ratio(above: list[Numbers], below: list[Numbers]) -> float:
-    """Return the median over repeats of the seconds above / below."""
+    """Return the median over the repeats of the ratio of seconds, above / below."""
     return statistics.median(a["seconds"] / b["seconds"] for a, b in zip(above, below, strict=True))
 
 
 def compare(options: argparse.Namespace, directory: Path, shape_name: str, peak: float, suffix: str) -> None:
-    """Print the lines of one shape; on a GPU `suffix` asks for packed rows, and TRL runs on varying ones."""
+    """Print the lines of one shape. On a GPU `suffix` selects packed rows, and TRL runs on varying rows only."""
     shape = SHAPES[shape_name]
     for method in options.methods:
         if (method, shape_name) in TOO_LARGE:
@@ -209,7 +209,7 @@ def compare(options: argparse.Namespace, directory: Path, shape_name: str, peak:
             continue
         sides = [("ours", "varied"), ("trl", "varied"), ("ours", "equal"), *([] if suffix else [("trl", "equal")])]
         runs = [(side, method, shape_name, kind + suffix) for side, kind in sides]
-        found = dict(zip(sides, in_turns(runs, directory, options.repeats), strict=True))
+        found = dict(zip(sides, alternate(runs, directory, options.repeats), strict=True))
         for (side, kind), numbers in found.items():
             lengths = row_lengths(shape, kind, options.scale)
             seconds = median(numbers, "seconds")
@@ -220,17 +220,22 @@ def compare(options: argparse.Namespace, directory: Path, shape_name: str, peak:
                 f"peak {median(numbers, 'gib'):>6.2f} GiB{beside}",
                 flush=True,
             )
-        lengthened = ratio(found["ours", "varied"], found["ours", "equal"])
-        print(f"{shape_name:<7} {method:<6} ours, varied / equal: {lengthened:.3f} of the time per token", flush=True)
+        slowdown = ratio(found["ours", "varied"], found["ours", "equal"])
+        print(f"{shape_name:<7} {method:<6} ours, varied / equal: {slowdown:.3f} of the time per token", flush=True)
 
 
 def main() -> None:
     """Print a line for each cell, and the ratios."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help="those for the device when not given")
-    parser.add_argument("--methods", nargs="+", choices=["full", "lora", "qlora"], help="qlora: on a GPU by default")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), help="by default those for the device")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        choices=["full", "lora", "qlora"],
+        help="by default all on a GPU, full and lora on a CPU",
+    )
     parser.add_argument("--repeats", type=int, default=3, help="processes for each side of each cell")
-    parser.add_argument("--scale", type=float, default=1.0, help="of the number of rows")
+    parser.add_argument("--scale", type=float, default=1.0, help="factor for the number of rows")
     parser.add_argument("--make", help=argparse.SUPPRESS)
     parser.add_argument("--measure", nargs=4, help=argparse.SUPPRESS)
     parser.add_argument("--directory", type=Path, help=argparse.SUPPRESS)
@@ -251,7 +256,7 @@ def main() -> None:
             write_tokens(options.directory, SHAPES[options.make], kind, options.scale)
         print("null")
         return
-    # a process of its own: what holds the GPU's memory here would be missing there
+    # in a process of its own: memory that this process holds on the GPU would be missing for the others
     device = run("--make", "device")
     on_gpu, peak = device["on_gpu"], device["peak"]
     options.methods = options.methods or (["full", "lora", "qlora"] if on_gpu else ["full", "lora"])

@@ -24,6 +24,7 @@ from tasks.tokenize.task import check_same_tokenizer
 from tasks.train.task import merge, train
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import push_all, quantize_all
+from workflows.train_and_evaluate import train_and_evaluate
 
 
 class RewardTokens(NamedTuple):
@@ -87,35 +88,26 @@ def train_reward_models(
     """Train the reward model from the SFT model, and score it on held-out preferences."""
     models, evaluations, reports = [], [], []
     for config, rows, test, report, stage in zip(configs, tokens, held_out, token_reports, stages, strict=True):
-        trained = train(
-            config=config.train,
+        tuned = train_and_evaluate(
+            label="reward_model",
+            train_config=config.train,
+            method=config.train.method,
+            evaluate_config=config.evaluate,
             deepspeed_json=deepspeed_json,
             loading=config.model,
-            model=model,
+            base=model,
             tokens=rows,
             held_out=test,
             tokenizer=tokenizer,
             token_report=report,
+            end_token_ids=report.end_token_ids,
+            rewards=[],
             reward_models=[],
             rewards_version="",
         )
-        merged = merge(method=config.train.method, loading=config.model, base=model, trained=trained.model)
-        models.append(merged)
-        evaluations.append(
-            evaluate(
-                label="reward_model",
-                config=config.evaluate,
-                loading=config.model,
-                model=merged,
-                tokens=test,
-                tokenizer=tokenizer,
-                end_token_ids=report.end_token_ids,
-                rewards=[],
-                reward_models=[],
-                rewards_version="",
-            )
-        )
-        reports.append(report_stage(name="reward", data=stage.data, tokens=report, training=[trained.report]))
+        models.append(tuned.model)
+        evaluations.append(tuned.evaluation)
+        reports.append(report_stage(name="reward", data=stage.data, tokens=report, training=[tuned.report]))
     return RewardModels(models=models, evaluations=evaluations, stages=reports)
 
 
@@ -209,35 +201,27 @@ def align(config: AlignConfig) -> AlignResult:
         reward_models=reward.models,
         rewards_version=plan.plan.rewards_version,
     )
-    trained = train(
-        config=plan.policy_train,
+    tuned = train_and_evaluate(
+        label="tuned",
+        train_config=plan.policy_train,
+        method=plan.policy_method,
+        evaluate_config=plan.evaluate,
         deepspeed_json=plan.plan.deepspeed_json,
         loading=plan.model,
-        model=sft_model,
+        base=sft_model,
         tokens=tokens.train,
         held_out=tokens.test,
         tokenizer=tokens.tokenizer,
         token_report=token_report,
-        reward_models=reward.models,
-        rewards_version=plan.plan.rewards_version,
-    )
-    tuned = merge(method=plan.policy_method, loading=plan.model, base=sft_model, trained=trained.model)
-    after = evaluate(
-        label="tuned",
-        config=plan.evaluate,
-        loading=plan.model,
-        model=tuned,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
         end_token_ids=token_report.end_token_ids,
         rewards=plan.rewards,
         reward_models=reward.models,
         rewards_version=plan.plan.rewards_version,
     )
-    is_better = compare(config=plan.evaluate, objective=plan.policy_objective, base=after_sft, tuned=after)
+    is_better = compare(config=plan.evaluate, objective=plan.policy_objective, base=after_sft, tuned=tuned.evaluation)
     quantized = quantize_all(
         config=plan.policy,
-        model=tuned,
+        model=tuned.model,
         train_tokens=tokens.train,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -247,13 +231,13 @@ def align(config: AlignConfig) -> AlignResult:
     )
     published = push_all(
         config=plan.policy,
-        model=tuned,
-        trained=trained.model,
+        model=tuned.model,
+        trained=tuned.adapter,
         quantized_models=quantized.models,
         data=tokens.data,
         is_better=is_better,
         base=after_sft,
-        tuned=after,
+        tuned=tuned.evaluation,
         quantized=quantized.evaluations,
     )
     return write_alignment_report(
@@ -261,16 +245,16 @@ def align(config: AlignConfig) -> AlignResult:
         plan=plan.plan,
         sft=report_stage(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
         reward=reward.stages,
-        policy=report_stage(name="policy", data=tokens.data, tokens=token_report, training=[trained.report]),
+        policy=report_stage(name="policy", data=tokens.data, tokens=token_report, training=[tuned.report]),
         base=before,
         sft_evaluation=after_sft,
         reward_evaluations=reward.evaluations,
-        tuned=after,
+        tuned=tuned.evaluation,
         quantized=quantized.evaluations,
-        model=tuned,
+        model=tuned.model,
         sft_model=sft_model,
         reward_models=reward.models,
         quantized_models=quantized.models,
         published=published,
-        adapter=trained.model,
+        adapter=tuned.adapter,
     )

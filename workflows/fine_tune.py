@@ -10,9 +10,9 @@ from tasks.evaluate.task import compare, evaluate
 from tasks.get_model.task import get_model
 from tasks.plan.task import make_plan
 from tasks.report.task import FineTuneResult, write_report
-from tasks.train.task import merge, train
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import push_all, quantize_all
+from workflows.train_and_evaluate import train_and_evaluate
 
 
 @workflow
@@ -52,35 +52,27 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         reward_models=[],
         rewards_version=plan.rewards_version,
     )
-    trained = train(
-        config=planned.train,
+    tuned = train_and_evaluate(
+        label="tuned",
+        train_config=planned.train,
+        method=planned.method,
+        evaluate_config=planned.evaluate,
         deepspeed_json=plan.deepspeed_json,
         loading=planned.model,
-        model=base.model,
+        base=base.model,
         tokens=tokens.train,
         held_out=tokens.test,
         tokenizer=tokens.tokenizer,
         token_report=tokens.report,
-        reward_models=[],
-        rewards_version=plan.rewards_version,
-    )
-    tuned = merge(method=planned.method, loading=planned.model, base=base.model, trained=trained.model)
-    after = evaluate(
-        label="tuned",
-        config=planned.evaluate,
-        loading=planned.model,
-        model=tuned,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
         end_token_ids=tokens.report.end_token_ids,
         rewards=planned.rewards,
         reward_models=[],
         rewards_version=plan.rewards_version,
     )
-    is_better = compare(config=planned.evaluate, objective=planned.objective, base=before, tuned=after)
+    is_better = compare(config=planned.evaluate, objective=planned.objective, base=before, tuned=tuned.evaluation)
     quantized = quantize_all(
         config=planned.config,
-        model=tuned,
+        model=tuned.model,
         train_tokens=tokens.train,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
@@ -90,13 +82,13 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     )
     published = push_all(
         config=planned.config,
-        model=tuned,
-        trained=trained.model,
+        model=tuned.model,
+        trained=tuned.adapter,
         quantized_models=quantized.models,
         data=tokens.data,
         is_better=is_better,
         base=before,
-        tuned=after,
+        tuned=tuned.evaluation,
         quantized=quantized.evaluations,
     )
     return write_report(
@@ -104,13 +96,13 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         plan=plan,
         data=tokens.data,
         tokens=tokens.report,
-        training=trained.report,
+        training=tuned.report,
         base=before,
-        tuned=after,
+        tuned=tuned.evaluation,
         quantized=quantized.evaluations,
-        model=tuned,
+        model=tuned.model,
         quantized_models=quantized.models,
         quarantine=tokens.quarantine,
         published=published,
-        adapter=trained.model,
+        adapter=tuned.adapter,
     )

@@ -25,12 +25,15 @@ def data_parallel_size(train: TrainConfig, num_processes: int) -> int:
     return num_processes
 
 
-def fewest_rows(train: TrainConfig) -> int:
-    """Return the fewest rows of a forward pass that the objective can learn from.
+def compares_rows(train: TrainConfig) -> bool:
+    """Return whether each row is scored a second time with the answer of another row of the same pass: KTO's own loss
+    estimates the KL divergence by these."""
+    return train.objective == "kto" and train.kto.loss == "kto"
 
-    KTO's own loss estimates the KL divergence of each row from another row of the same pass.
-    """
-    return 2 if train.objective == "kto" and train.kto.loss == "kto" else 1
+
+def fewest_rows(train: TrainConfig) -> int:
+    """Return the fewest rows of a forward pass that the objective can learn from."""
+    return 2 if compares_rows(train) else 1
 
 
 def divides_batch(train: TrainConfig, rows: int, num_processes: int) -> bool:

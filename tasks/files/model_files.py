@@ -65,8 +65,8 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
     """
     where = f"model.name={config.name}"
     if "config.json" not in names:
-        what = "holds an adapter, not a model" if "adapter_config.json" in names else "has no config.json"
-        raise ModelError(f"{where} {what}; name a base model with config.json, weights and tokenizer")
+        fault = "holds an adapter, not a model" if "adapter_config.json" in names else "has no config.json"
+        raise ModelError(f"{where} {fault}; name a base model with config.json, weights and tokenizer")
     weights = loaded_weights(names)
     if not weights:
         raise ModelError(f"{where} has no weights (*.safetensors); download the whole model or name another")

@@ -12,7 +12,7 @@ from configs.schema import DataConfig
 from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
-from tasks.get_data.leaving import RemovedRows
+from tasks.get_data.removed_rows import RemovedRows
 from tasks.get_data.split import choose_test_rows, copies_by_weight
 from tasks.get_data.write_rows import SplitSummary, write_quarantine, write_splits
 from tasks.rows.formats import shown_columns

@@ -16,9 +16,17 @@ from configs.wire import Shard
 from tasks.get_data.contamination import EvaluationTexts
 from tasks.get_data.dedup import signatures
 from tasks.get_data.fingerprints import fingerprints
-from tasks.get_data.shard_files import CANONICAL_COLUMNS, ShardWriter
+from tasks.get_data.shard_files import ShardWriter
 from tasks.rows.checks import check_rows, whole_texts
-from tasks.rows.formats import Entry, canonical_entries, canonical_row, column_mapping, columns_of, detect_format
+from tasks.rows.formats import (
+    CANONICAL_COLUMNS,
+    Entry,
+    canonical_entries,
+    canonical_row,
+    column_mapping,
+    columns_of,
+    detect_format,
+)
 from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label

@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from tasks.get_data.dedup import NUM_PERM
 from tasks.get_data.fingerprints import FINGERPRINTS
 from tasks.get_data.hashed_texts import Digests
+from tasks.rows.formats import CANONICAL_COLUMNS
 
-CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label"]
 _ROWS = pa.schema(
     [("read_index", pa.int64()), ("file", pa.string()), ("row", pa.int64())]
     + [(name, pa.string()) for name in CANONICAL_COLUMNS]

@@ -59,19 +59,20 @@ def get_data(config: DataConfig, shards: list[FlyteDirectory]) -> Rows:
     """Remove invalid and repeated rows of all shards, and split off a held-out test set; the Deck shows the counts."""
     from tasks.decks import html
     from tasks.decks.data import render_data, render_failures
-    from tasks.get_data import leaving, merge
+    from tasks.get_data import merge
+    from tasks.rows.invalid import InvalidRowsError
 
     output = scratch_directory("rows")
     try:
         report = merge.merge_shards(config, [local_path(shard) for shard in shards], output)
-    except leaving.InvalidRowsError as error:
+    except InvalidRowsError as error:
         failures = render_failures(error.failures)
         Deck("data", html.fragment(failures))
         Deck.publish()
         if is_laptop_run():
             page = scratch_directory("get_data") / "failures.html"
             page.write_text(html.document("Failure cases", failures), encoding="utf-8")
-            raise leaving.InvalidRowsError(f"{error}\nall failure cases: {page}", error.failures) from None
+            raise InvalidRowsError(f"{error}\nall failure cases: {page}", error.failures) from None
         raise
     Deck("data", html.fragment(render_data(report)))
     for line in merge.summary_lines(report):

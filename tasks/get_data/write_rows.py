@@ -16,8 +16,8 @@ from configs.objectives import OBJECTIVES
 from configs.wire import Balance, FailureCase, Sample, Share
 from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.balance import CompletionCounts, LabelCounts, LanguageCounts
-from tasks.get_data.shard_files import CANONICAL_COLUMNS
 from tasks.get_data.system_prompts import SystemPrompts
+from tasks.rows.formats import CANONICAL_COLUMNS
 
 SPLIT_SCHEMA = pa.schema([(name, pa.string()) for name in [*CANONICAL_COLUMNS, "dataset"]])
 QUARANTINE_SCHEMA = pa.schema(

@@ -94,17 +94,20 @@ def training_memory(job: TrainingJob, target: Target) -> MemoryUse:
     return _memory_use("training", estimate_memory(job), target)
 
 
-def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:
-    """Return the bytes of the GPU on which the evaluate task scores the tuned model."""
-    length = longest_rows(config, shape)
-    job = EvaluationJob(
+def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> EvaluationJob:
+    """Return the settings that decide the memory of the evaluate task, as they are in effect on the target."""
+    return EvaluationJob(
         shape=shape,
         batch_size=config.evaluate.rows,
-        length=length,
+        length=longest_rows(config, shape),
         new_tokens=(config.evaluate.max_new_tokens or LONGEST_ANSWER) if config.evaluate.generate_rows else 0,
         precision=loaded_format(config.model, target.device),
     )
-    return _memory_use("evaluation", estimate_evaluation(job), target)
+
+
+def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:
+    """Return the bytes of the GPU on which the evaluate task scores the tuned model."""
+    return _memory_use("evaluation", estimate_evaluation(evaluation_job(config, shape, target)), target)
 
 
 def _memory_use(moment: str, plan: MemoryPlan, target: Target) -> MemoryUse:

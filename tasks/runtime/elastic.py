@@ -1,7 +1,7 @@
 """Flyte's torch elastic task, configured when it runs, with errors that a user can read.
 
 Flyte's plug-in fixes processes, restarts and timeouts when a task is declared, and reports a failed process as a
-`ChildFailedError`. Here these settings come from the task's own inputs, and the error is that of the first process that
+`ChildFailedError`. Here these settings come from the task's inputs, and the error is that of the first process that
 failed.
 """
 

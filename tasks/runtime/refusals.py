@@ -7,7 +7,7 @@ import grpc
 _GUIDE = "see docs/cluster.md"
 
 
-def refusal_message(code: grpc.StatusCode, details: str, place: str, endpoint: str, what: str) -> str:
+def refusal_message(code: grpc.StatusCode, details: str, place: str, endpoint: str, entity: str) -> str:
     """Return a message of at most three lines: what flyteadmin's answer means, the fix, and the answer's first line.
 
     The phrases to look for come from github.com/flyteorg/flyte, flyteadmin/pkg/errors and manager/impl/validation.
@@ -40,10 +40,10 @@ def refusal_message(code: grpc.StatusCode, details: str, place: str, endpoint: s
     if code in (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED):
         return f"{endpoint} refuses this login for {place}\nthe cluster says: {answer}"
     if code == grpc.StatusCode.NOT_FOUND:
-        return f"{not_registered_message(what, place, endpoint)}\nthe cluster says: {answer}"
+        return f"{not_registered_message(entity, place, endpoint)}\nthe cluster says: {answer}"
     return f"{endpoint} answered {code.name}: {answer}"
 
 
-def not_registered_message(what: str, place: str, endpoint: str) -> str:
+def not_registered_message(entity: str, place: str, endpoint: str) -> str:
     """Return the message for an entity that is not registered."""
-    return f"{what} is not registered ({place}, {endpoint}); register it first: make register"
+    return f"{entity} is not registered ({place}, {endpoint}); register it first: make register"

@@ -117,7 +117,7 @@ class Cluster(FlyteRemote):
             return super().execute(entity, *args, **kwargs)
 
     @contextmanager
-    def _readable_refusals(self, what: str = "the requested entity") -> Iterator[None]:
+    def _readable_refusals(self, entity: str = "the requested entity") -> Iterator[None]:
         """Turn a cluster's refusal into a RegistrationError; raise any other error unchanged."""
         try:
             yield
@@ -129,9 +129,11 @@ class Cluster(FlyteRemote):
             endpoint = self.config.platform.endpoint
             status = _status(error)
             if status is not None:
-                raise RegistrationError(refusal_message(*status, place=place, endpoint=endpoint, what=what)) from error
+                raise RegistrationError(
+                    refusal_message(*status, place=place, endpoint=endpoint, entity=entity)
+                ) from error
             if isinstance(error, FlyteEntityNotExistException):
-                raise RegistrationError(not_registered_message(what, place, endpoint)) from error
+                raise RegistrationError(not_registered_message(entity, place, endpoint)) from error
             raise
 
 

@@ -166,7 +166,7 @@ def _refusal_at(where: str, name: str, remote: Any, error: BaseException) -> str
     if cause is None:
         return f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
     place = f"project {remote.default_project}, domain {remote.default_domain}"
-    message = refusal_message(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, what=name)
+    message = refusal_message(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, entity=name)
     return f"{where}: {message}"
 
 

@@ -55,7 +55,7 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
     if local_rank == 0:
         _print_restart(_faults(launch))
     _file(launch, local_rank).unlink(missing_ok=True)
-    # any start may be a restart: those caused by another machine are not counted
+    # torch does not count restarts that another machine caused, so any start may be one
     shared_fault = _read_shared_fault()
     if shared_fault is not None:
         _write(launch, local_rank, replace(shared_fault, seconds=time.time()))

@@ -92,7 +92,8 @@ def run(name: str, settings: dict[str, Any], model: Path, tokens: Path, output: 
         test_tokens=tokens if settings["watch"]["evaluations"] else None,
         deepspeed_json=settings.pop("deepspeed_json", ""),
     )
-    hardware = dataclasses.replace(choosing.detect(), has_bfloat16=True)
+    detected = choosing.detect()
+    hardware = dataclasses.replace(detected, device=dataclasses.replace(detected.device, has_bfloat16=True))
     seen = Seen()
     is_averaged = settings.pop("averaged", True)
     with (

@@ -290,7 +290,7 @@ def test_a_launch_plan_without_its_input(shell: Run, admin: Admin, commit: str) 
 
 def test_other_answers_are_passed_on() -> None:
     def words(code: grpc.StatusCode, details: str) -> str:
-        return refusal_message(code, details, place="project p, domain d", endpoint="flyte.example:443", what="it")
+        return refusal_message(code, details, place="project p, domain d", endpoint="flyte.example:443", entity="it")
 
     status = grpc.StatusCode
     assert words(status.INTERNAL, "failed to compile\nmore") == "flyte.example:443 answered INTERNAL: failed to compile"

@@ -13,8 +13,8 @@ from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes, weight_bits
 
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768
-# forward: logits, their exponential, and the product of both; backward, after the logits are freed: logits scaled twice,
-# log p, p, the gradient, the targets as numbers, their difference from p, and that times the gradient of the loss
+# forward: logits, their exponential, the product of both; backward, with the logits freed: logits scaled twice, log p,
+# p, the gradient, the targets as numbers, their difference from p, and that times the gradient of the loss
 _FORWARD_TILES, _BACKWARD_TILES = 3, 8 - 1
 
 

@@ -7,17 +7,21 @@ answers is not estimated, nor is training on a CPU; for these the plan gives no 
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
-from configs.objectives import OBJECTIVES, ONLINE
+from configs.effective.batches import compares_rows
+from configs.effective.training import optimizer_steps
+from configs.objectives import OBJECTIVES
 from configs.schema import FineTuneConfig
+from configs.schema.train import TrainConfig
 from configs.wire_plan import Expectation
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes
 from tasks.plan.time.step_time import estimate_step_time
 
+# if KTO compares rows: both models run forward over another row's answer, a third of forward and backward each
+_COMPARED_ROWS_COST = 2 / 3
 CHARACTERS_PER_TOKEN = 4.0
 """An assumption, for English text and vocabularies of 32,000 to 150,000 tokens."""
 
@@ -33,9 +37,8 @@ class RowFacts:
 
 def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
     """Return the approximate number of optimizer steps, or None if the number of rows is not known."""
-    train = config.train
-    if train.max_steps is not None:
-        return train.max_steps
+    if config.train.max_steps is not None:
+        return config.train.max_steps
     if facts.rows is None:
         return None
     rows: float = facts.rows
@@ -43,19 +46,19 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
         if facts.mean_tokens is None or config.tokenize.max_length is None:
             return None
         rows *= min(1.0, facts.mean_tokens / config.tokenize.max_length)
-    if train.objective in ONLINE:
-        rows *= train.policy.num_generations
-    return max(1, math.ceil(rows / train.batch_size * train.epochs))
+    return optimizer_steps(config.train, round(rows))
 
 
-def step_seconds(job: TrainingJob, gpu: GpuType) -> float | None:
+def step_seconds(train: TrainConfig, job: TrainingJob, gpu: GpuType) -> float | None:
     """Return the seconds of an optimizer step; None if it generates answers, or the GPU's speed is not known."""
     step_cost = OBJECTIVES[job.objective].step_cost
     if compute_bytes(job) == 4:
         if gpu.peak_float32_flops is None:
             return None
         gpu = replace(gpu, peak_flops=gpu.peak_float32_flops)
-    return None if step_cost is None else step_cost * estimate_step_time(job, gpu).total
+    if step_cost is None:
+        return None
+    return (step_cost + _COMPARED_ROWS_COST * compares_rows(train)) * estimate_step_time(job, gpu).total
 
 
 def with_mean_length(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
@@ -69,7 +72,7 @@ def estimate_duration(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | N
     """Return the time and cost of training; `job` is the memory plan's, whose rows have the longest length."""
     steps = training_steps(config, facts)
     timed_job = with_mean_length(config, job, facts)
-    seconds = None if gpu is None else step_seconds(timed_job, gpu)
+    seconds = None if gpu is None else step_seconds(config.train, timed_job, gpu)
     price = None if gpu is None or gpu.price_per_hour is None else gpu.price_per_hour * job.num_gpus
     hours = None if seconds is None or steps is None else steps * seconds / 3600
     return Expectation(

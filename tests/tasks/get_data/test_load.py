@@ -13,7 +13,7 @@ from support.loading import load_data, split_rows
 from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import FailureCase
-from tasks.get_data.leaving import InvalidRowsError
+from tasks.rows.invalid import InvalidRowsError
 
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(20)]
 CHATS = [

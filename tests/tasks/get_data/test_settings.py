@@ -16,7 +16,7 @@ from support.loading import load_data
 
 from configs.errors import DataError
 from configs.schema import ColumnMap, DataConfig
-from tasks.get_data.leaving import InvalidRowsError
+from tasks.rows.invalid import InvalidRowsError
 
 # runs in a separate process: the hub's client and `datasets` read the hub's address when they are imported
 LOAD_SCRIPT = """

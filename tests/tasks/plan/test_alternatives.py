@@ -1,4 +1,4 @@
-"""What is offered in the place of a config that does not fit: every offer, written into the config, does fit."""
+"""Alternatives to a config that does not fit: every offer, written into the config, fits."""
 
 from __future__ import annotations
 
@@ -71,22 +71,22 @@ def search(request: pytest.FixtureRequest) -> Search:
 
 
 def applied(search: Search, offer: Alternative) -> tuple[FineTuneConfig, Target]:
-    """Return the config with an offer written into it, and where it would train."""
+    """Return the config with an offer written into it, and the target on which it would train."""
     changes = {line.partition(": ")[0]: yaml.safe_load(line.partition(": ")[2]) for line in offer.changes}
-    again = changed(search.config, changes)
-    assert again is not None, offer.changes
-    named = again.train.cluster.gpu
-    return again, gpu_target(find_gpu(named, GPU_TYPES)) if named else search.target
+    offered = changed(search.config, changes)
+    assert offered is not None, offer.changes
+    gpu = offered.train.cluster.gpu
+    return offered, gpu_target(find_gpu(gpu, GPU_TYPES)) if gpu else search.target
 
 
 def test_every_offer_written_into_the_config_fits(search: Search) -> None:
     offers = search.nearest()
     assert 1 <= len(offers) <= 3
     for offer in offers:
-        again, target = applied(search, offer)
+        offered, target = applied(search, offer)
         assert target.name == offer.gpu
-        assert fits_training(again, search.shape, target), offer.changes
-        assert fits_evaluation(again, search.shape, target), offer.changes
+        assert fits_training(offered, search.shape, target), offer.changes
+        assert fits_evaluation(offered, search.shape, target), offer.changes
         assert offer.bytes_per_gpu <= target.memory_bytes
 
 
@@ -95,62 +95,62 @@ def test_offers_are_of_different_kinds_and_the_nearest_is_first(search: Search) 
     assert len({tuple(line.partition(": ")[0] for line in offer.changes) for offer in offers}) == len(offers)
     sizes = [len(offer.changes) for offer in offers]
     assert sizes == sorted(sizes)
-    # none has a change that another does without
+    # no offer has all the changes of another and more
     sets = [set(offer.changes) for offer in offers]
     assert not any(one < other for one in sets for other in sets)
 
 
-def kinds(name: str) -> list[list[str]]:
+def offered_changes(name: str) -> list[list[str]]:
     subject, shape, gpu = MISFITS[name]
     return [offer.changes for offer in Search(subject, shape, gpu_target(GPU_TYPES[gpu]), TYPES).nearest()]
 
 
-def test_too_many_rows_are_answered_by_fewer_first() -> None:
-    first = kinds("13B, LoRA, too many rows")[0]
+def test_a_smaller_micro_batch_is_offered_first_for_too_many_rows() -> None:
+    first = offered_changes("13B, LoRA, too many rows")[0]
     assert len(first) == 1 and first[0].startswith("train.micro_batch_size: ")
 
 
-def test_what_keeps_every_activation_is_told_to_compute_them_again() -> None:
-    assert ['train.efficiency.gradient_checkpointing: "on"'] in kinds("7B, LoRA, no checkpointing")
+def test_gradient_checkpointing_is_offered_where_it_is_off() -> None:
+    assert ['train.efficiency.gradient_checkpointing: "on"'] in offered_changes("7B, LoRA, no checkpointing")
 
 
-def test_ddp_of_what_does_not_fit_is_told_to_divide() -> None:
-    offers = [line for offer in kinds("13B, DDP on 8") for line in offer]
+def test_sharding_is_offered_for_ddp_that_does_not_fit() -> None:
+    offers = [line for offer in offered_changes("13B, DDP on 8") for line in offer]
     assert "train.sharding: zero2" in offers
 
 
-def test_a_second_change_is_worth_more_rows() -> None:
-    first, *others = kinds("13B, LoRA, too many rows")
-    rows = [int(line.rpartition(" ")[2]) for offer in others for line in offer if "micro_batch_size" in line]
-    assert all(each > int(first[0].rpartition(" ")[2]) for each in rows)
+def test_an_offer_with_a_second_change_has_more_rows() -> None:
+    first, *others = offered_changes("13B, LoRA, too many rows")
+    micro_batches = [int(line.rpartition(" ")[2]) for offer in others for line in offer if "micro_batch_size" in line]
+    assert all(rows > int(first[0].rpartition(" ")[2]) for rows in micro_batches)
 
 
-def test_an_evaluation_of_too_many_rows_is_told_to_take_fewer() -> None:
-    assert kinds("7B, LoRA, scored by too many rows")[0][0].startswith("evaluate.batch_size: ")
-    both = kinds("7B, LoRA, trained and scored by too many")
+def test_a_smaller_batch_is_offered_for_an_evaluation_of_too_many_rows() -> None:
+    assert offered_changes("7B, LoRA, scored by too many rows")[0][0].startswith("evaluate.batch_size: ")
+    both = offered_changes("7B, LoRA, trained and scored by too many")
     assert ["micro" in line for line in both[0]] == [True, False], both
     assert all("evaluate.batch_size: " in offer[-1] for offer in both if "cluster.gpu" not in offer[0])
 
 
-def test_one_gpu_is_offered_an_adapter() -> None:
-    assert ["train.method: lora"] in kinds("7B in full on one")
+def test_an_adapter_is_offered_for_one_gpu() -> None:
+    assert ["train.method: lora"] in offered_changes("7B in full on one")
 
 
-def test_processes_that_share_a_laptop_may_be_fewer() -> None:
+def test_fewer_processes_are_offered_on_a_laptop() -> None:
     subject = config(method="lora", micro_batch_size=1, processes_per_node=4, max_length=128)
     small = replace(LLAMA_2_7B, layers=2)
     two = config(method="lora", micro_batch_size=1, processes_per_node=2, max_length=128)
-    each = training_memory(training_job(two, small, Target("CPU", 1)), Target("CPU", 1)).total
-    offers = Search(subject, small, Target("CPU", 2 * each), TYPES).nearest()
+    bytes_per_process = training_memory(training_job(two, small, Target("CPU", 1)), Target("CPU", 1)).total
+    offers = Search(subject, small, Target("CPU", 2 * bytes_per_process), TYPES).nearest()
     assert ["train.processes_per_node: 2"] in [offer.changes for offer in offers]
 
 
 def test_the_price_of_an_offer_is_that_of_its_own_plan(search: Search) -> None:
-    """With the rows' own length: a lower limit above it makes them no cheaper."""
+    """The mean length of the rows decides the price: a lower limit that is still above it makes no row cheaper."""
     facts = RowFacts(rows=6400, mean_tokens=100)
     for offer in replace(search, facts=facts).nearest():
-        again, target = applied(search, offer)
-        settled = with_evaluation(again, search.shape, target)
+        offered, target = applied(search, offer)
+        settled = with_evaluation(offered, search.shape, target)
         assert offer.expectation == estimate_duration(
             settled, training_job(settled, search.shape, target), target.gpu, facts
         )
@@ -163,10 +163,10 @@ def test_a_cpu_is_offered_no_gpus() -> None:
     assert all(offer.gpus == 0 and offer.gpu == "CPU" for offer in offers)
 
 
-def test_what_no_change_makes_fit_has_no_offer() -> None:
+def test_a_config_that_no_change_makes_fit_has_no_offer() -> None:
     assert Search(config(method="qlora", micro_batch_size=1), LLAMA_2_70B, Target("CPU", 1e9), TYPES).nearest() == []
 
 
-def test_a_change_that_the_schema_refuses_is_none() -> None:
+def test_a_change_that_the_schema_refuses_gives_no_config() -> None:
     assert changed(config(method="qlora"), {"train.sharding": "zero3"}) is None
     assert changed(config(), {"train.processes_per_node": 7}) is None

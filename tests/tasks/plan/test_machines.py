@@ -1,4 +1,4 @@
-"""Host memory, shared memory and disk that training asks for; what the config fixes stays."""
+"""Host memory, shared memory and disk that training requests; values that the config fixes stay."""
 
 from __future__ import annotations
 
@@ -31,27 +31,27 @@ def config(**train: Any) -> FineTuneConfig:
 
 def test_a_process_reads_the_whole_model() -> None:
     job = training_job(config(), LLAMA_2_7B, A100)
-    # 6 GiB, and 4 bytes of each of 6,738,415,616 parameters; a fifth more
+    # 6 GiB and 4 bytes for each of 6,738,415,616 parameters, and a fifth more
     assert host_bytes(job, is_gpu=True) == 1.2 * (6 * GIB + 4 * 6_738_415_616)
     adapter = training_job(config(method="lora"), LLAMA_2_7B, A100)
     assert host_bytes(adapter, is_gpu=True) == 1.2 * (6 * GIB + 2 * 6_738_415_616)
 
 
-def test_what_is_offloaded_is_in_the_hosts_memory() -> None:
+def test_offloaded_states_are_in_the_hosts_memory() -> None:
     job = training_job(config(sharding="zero2", deepspeed={"offload": "optimizer"}), LLAMA_2_7B, A100)
-    # 12 bytes of moments and weights, and gradients in 4
+    # 12 bytes more of moments and weights, and 4 of gradients
     assert host_bytes(job, is_gpu=True) == 1.2 * (6 * GIB + 20 * 6_738_415_616)
 
 
-def test_machines_are_asked_for_all_of_their_processes() -> None:
+def test_a_machine_requests_the_memory_of_all_its_processes() -> None:
     train = config(nodes=2, processes_per_node=8).train
     job = training_job(config(nodes=2, processes_per_node=8), LLAMA_2_7B, A100)
-    asked = machines(train, job, A100, KEPT)
+    requested = machines(train, job, A100, KEPT)
     # 1.2 x (6 + 25.1) = 37.3 GiB, in steps of 4
-    assert (asked.nodes, asked.gpus, asked.cpus, asked.memory_gib) == (2, 8, 64, 8 * 40)
-    assert asked.shared_memory_gib == 16
-    # 20 + 14 + 25.1 of the result + 240 of checkpoints, in steps of 10
-    assert asked.disk_gib == 300
+    assert (requested.nodes, requested.gpus, requested.cpus, requested.memory_gib) == (2, 8, 64, 8 * 40)
+    assert requested.shared_memory_gib == 16
+    # 20 + 14 + 25.1 for the result + 240 for checkpoints, in steps of 10
+    assert requested.disk_gib == 300
 
 
 def test_fewer_checkpoints_need_less_disk() -> None:
@@ -63,16 +63,16 @@ def test_fewer_checkpoints_need_less_disk() -> None:
     assert disk_gib(job, many) - disk_gib(job, few) == pytest.approx(16 * 6_738_415_616 / GIB, abs=10)
 
 
-def test_what_the_config_fixes_stays() -> None:
+def test_values_that_the_config_fixes_stay() -> None:
     fixed = {"memory_gib_per_process": 7, "shared_memory_gib": 3, "disk_gib": 11, "cpus_per_process": 2}
     train = config(cluster=fixed, processes_per_node=2).train
-    asked = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
-    assert (asked.memory_gib, asked.shared_memory_gib, asked.disk_gib, asked.cpus) == (14, 3, 11, 4)
-    assert cluster_of(train, asked) == train.cluster
+    requested = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
+    assert (requested.memory_gib, requested.shared_memory_gib, requested.disk_gib, requested.cpus) == (14, 3, 11, 4)
+    assert cluster_of(train, requested) == train.cluster
 
 
-def test_what_it_leaves_open_is_settled() -> None:
+def test_values_that_the_config_leaves_open_are_filled_in() -> None:
     train = config(processes_per_node=2).train
-    asked = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
-    cluster = cluster_of(train, asked)
+    requested = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
+    cluster = cluster_of(train, requested)
     assert (cluster.memory_gib_per_process, cluster.shared_memory_gib, cluster.disk_gib) == (40, 4, 300)

@@ -1,4 +1,4 @@
-"""The micro-batch and the GPU type that a plan chooses: the largest that fits to the byte, and no larger."""
+"""The micro-batch and the GPU type that a plan chooses: the largest micro-batch that fits, to the byte."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ def test_the_micro_batch_is_the_largest_that_fits_to_the_byte(spare: int, rows: 
     assert with_micro_batch(config(), LLAMA_3_8B, target).train.micro_batch_size == rows
 
 
-def test_where_nothing_fits_it_is_the_smallest_and_a_misfit() -> None:
+def test_where_no_micro_batch_fits_the_smallest_is_chosen_and_does_not_fit() -> None:
     chosen = with_micro_batch(config(), LLAMA_3_8B, replace(A100, memory_bytes=1e9))
     assert chosen.train.micro_batch_size == 1
     assert not fits_training(chosen, LLAMA_3_8B, replace(A100, memory_bytes=1e9))
 
 
-def test_what_the_user_sets_stays() -> None:
+def test_a_micro_batch_that_the_user_sets_stays() -> None:
     assert with_micro_batch(config(micro_batch_size=16), LLAMA_3_8B, A100).train.micro_batch_size == 16
 
 
@@ -73,19 +73,19 @@ def test_what_the_user_sets_stays() -> None:
         ({"batch_size": 5, "processes_per_node": 2}, []),
     ],
 )
-def test_micro_batches_make_up_the_batch(train: dict[str, Any], sizes: list[int]) -> None:
+def test_candidates_divide_the_batch(train: dict[str, Any], sizes: list[int]) -> None:
     assert candidates(config(**train).train) == sizes
 
 
-def test_without_a_type_it_is_the_smallest_on_which_the_most_rows_fit() -> None:
-    named = smallest_target(config(), LLAMA_3_8B, TYPES)
+def test_without_a_gpu_type_the_smallest_for_the_largest_micro_batch_is_chosen() -> None:
+    chosen = smallest_target(config(), LLAMA_3_8B, TYPES)
     at_eight = [gpu for gpu in TYPES if gpu.memory_bytes >= needed(8)]
-    assert named.name == at_eight[0].name
-    # the very smallest, with a row a pass
-    assert smallest_target(config(micro_batch_size=1), LLAMA_3_8B, TYPES).memory_bytes <= named.memory_bytes
+    assert chosen.name == at_eight[0].name
+    # a micro-batch of one row needs no larger type
+    assert smallest_target(config(micro_batch_size=1), LLAMA_3_8B, TYPES).memory_bytes <= chosen.memory_bytes
 
 
-def test_what_fits_none_is_planned_for_the_largest() -> None:
+def test_a_model_that_fits_no_type_is_planned_for_the_largest() -> None:
     target = smallest_target(config(method="full"), replace(LLAMA_2_7B, layers=320), TYPES)
     assert target.name == "H200"
 
@@ -101,11 +101,11 @@ def test_auto_means_what_the_device_has() -> None:
     assert not prefix.has_checkpointing and prefix.length == 2048 + 20
 
 
-def test_eight_bit_states_are_not_counted_on_where_they_are_not_had() -> None:
-    wish = {"efficiency": {"optimizer": "adamw_8bit"}, "method": "full"}
-    assert training_job(config(**wish), LLAMA_3_8B, A100).optimizer == "adamw_8bit"
-    divided = {"sharding": "fsdp_full_shard", "processes_per_node": 2}
-    assert training_job(config(**wish, **divided), LLAMA_3_8B, A100).optimizer == "adamw"
+def test_eight_bit_states_are_planned_only_where_the_sharding_has_them() -> None:
+    eight_bit = {"efficiency": {"optimizer": "adamw_8bit"}, "method": "full"}
+    assert training_job(config(**eight_bit), LLAMA_3_8B, A100).optimizer == "adamw_8bit"
+    sharded = {"sharding": "fsdp_full_shard", "processes_per_node": 2}
+    assert training_job(config(**eight_bit, **sharded), LLAMA_3_8B, A100).optimizer == "adamw"
 
 
 def test_processes_of_a_cpu_share_its_memory() -> None:
@@ -133,9 +133,9 @@ def test_an_evaluation_without_answers_needs_less() -> None:
     assert evaluation_memory(whole, LLAMA_3_8B, A100).weights == 2 * 8_030_261_248
 
 
-def test_of_a_range_the_fewest_machines_must_hold_the_model() -> None:
-    divided = {"method": "full", "sharding": "fsdp_full_shard", "processes_per_node": 4, "micro_batch_size": 1}
-    ranged, one, two = (training_job(config(nodes=nodes, **divided), LLAMA_3_8B, A100) for nodes in ("1:2", 1, 2))
+def test_a_range_of_machines_is_planned_for_its_lower_bound() -> None:
+    sharded = {"method": "full", "sharding": "fsdp_full_shard", "processes_per_node": 4, "micro_batch_size": 1}
+    ranged, one, two = (training_job(config(nodes=nodes, **sharded), LLAMA_3_8B, A100) for nodes in ("1:2", 1, 2))
     assert ranged == one
     assert (ranged.num_gpus, ranged.accumulation) == (4, 4)
     # with half the GPUs each has twice the states

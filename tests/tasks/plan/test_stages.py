@@ -1,4 +1,4 @@
-"""The plan of one training: what published sizes come to, what is settled, what presets run on."""
+"""The plan of one phase: memory of published sizes, settings that are filled in, GPUs that presets run on."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def config(max_length: int = 512, **train: Any) -> FineTuneConfig:
 def test_full_fine_tuning_of_7b_with_adam_does_not_fit_in_80_gb() -> None:
     plan, _ = plan_stage(Subject("train", config(method="full", cluster={"gpu": "A100-80GB"}), LLAMA_2_7B, None))
     use = plan.memory[0]
-    # 16 bytes for each of 6,738,415,616 parameters, whatever else there is
+    # 16 bytes for each of 6,738,415,616 parameters, without activations and buffers
     assert use.weights + use.gradients + use.optimizer == 16 * 6_738_415_616
     assert not plan.fits
-    needs, offers, way_on = misfit(plan).splitlines()
+    needs, offers, advice = misfit(plan).splitlines()
     assert needs.startswith("train: training needs 1") and "A100-80GB has 80 GB" in needs
     assert offers.count(" | ") == 2 and "train.method: lora" in offers
-    assert "plan.if_too_large=warn" in way_on
+    assert "plan.if_too_large=warn" in advice
 
 
 def test_lora_of_rank_8_takes_about_14_gb_and_fits_in_24() -> None:
@@ -65,18 +65,18 @@ def test_qlora_of_65b_trains_in_48_gb() -> None:
     assert use.total <= 48e9
 
 
-def test_what_is_left_open_is_settled_and_what_is_fixed_stays() -> None:
+def test_open_settings_are_filled_in_and_fixed_ones_stay() -> None:
     subject = config(method="lora", micro_batch_size=None, cluster={"disk_gib": 77, "gpu": "H200"})
     plan, settled = plan_stage(Subject("train", subject, LLAMA_2_7B, None))
     assert settled.train.micro_batch_size == plan.micro_batch_size == 8
     assert plan.accumulation == 2
     cluster = settled.train.cluster
     assert (cluster.disk_gib, cluster.memory_gib_per_process) == (77, plan.machines.memory_gib)
-    # nothing else is touched
+    # nothing else changes
     assert settled.model_copy(update={"train": subject.train}) == subject
 
 
-def test_rows_of_the_evaluation_are_settled_too() -> None:
+def test_the_batch_size_of_the_evaluation_is_filled_in_too() -> None:
     subject = config(max_length=4096, method="lora", cluster={"gpu": "A100-40GB"})
     for given, rows in ((None, 8), (2, 2)):
         evaluate = subject.evaluate.model_copy(update={"batch_size": given})
@@ -98,15 +98,15 @@ def test_a_model_that_no_gpu_can_score_says_so() -> None:
     assert len(tried) == 2 and "if_too_large" not in tried[1]
 
 
-def test_this_machine_has_no_table_of_others() -> None:
+def test_a_plan_for_this_machine_has_no_table_of_gpu_types() -> None:
     plan, _ = plan_stage(Subject("train", config(), LLAMA_2_7B, Target("CPU", 64e9)))
     assert plan.gpus == [] and plan.machines.gpus == 0
     assert plan.expectation.hours is None
     there, _ = plan_stage(Subject("train", config(), LLAMA_2_7B, None))
-    assert {each.gpu for each in there.gpus} == set(GPU_TYPES)
+    assert {candidate.gpu for candidate in there.gpus} == set(GPU_TYPES)
 
 
-def test_processes_that_do_not_fit_this_machine_are_said_to_be_several() -> None:
+def test_a_misfit_of_several_processes_states_the_memory_of_all() -> None:
     plan, _ = plan_stage(Subject("train", config(method="full", processes_per_node=2), LLAMA_2_7B, Target("CPU", 64e9)))
     assert re.match(r"train: training needs \d+ GB of each process, \d+ GB in 2 processes \(", misfit(plan))
 
@@ -128,25 +128,26 @@ def test_a_preset_fits_the_gpu_that_the_readme_names(preset: str) -> None:
     plan, _ = plan_stage(Subject("train", subject, shape, None))
     assert plan.fits
     sizes = {24: 23.6e9, 40: 40e9, 80: 80e9}
-    assert all(each.fits for each in plan.gpus if each.memory_bytes >= sizes[int(RUNS_ON[preset])]), preset
+    large_enough = [candidate for candidate in plan.gpus if candidate.memory_bytes >= sizes[int(RUNS_ON[preset])]]
+    assert all(candidate.fits for candidate in large_enough), preset
 
 
 def test_the_readme_names_presets_of_one_gpu() -> None:
     assert len(RUNS_ON) == 3
 
 
-def first(where: str, rows: float | None, characters: float | None) -> FirstRows:
+def rows_of(where: str, rows: float | None, characters: float | None) -> FirstRows:
     return FirstRows(where, "file", "prompt_completion", {}, 20, frozenset({"pair"}), characters, rows)
 
 
-def facts(sources: list[dict[str, Any]], *looked: FirstRows) -> RowFacts:
+def facts(sources: list[dict[str, Any]], *first_rows: FirstRows) -> RowFacts:
     content = {"model": {"name": "a/b"}, "data": {"sources": sources, "test_fraction": 0.25}}
-    return row_facts_of(FineTuneConfig.model_validate(content), looked)
+    return row_facts_of(FineTuneConfig.model_validate(content), first_rows)
 
 
-def test_training_rows_are_reckoned_from_the_first_of_each_source() -> None:
+def test_training_rows_are_estimated_from_the_first_rows_of_each_source() -> None:
     one, two = {"path": "one.jsonl"}, {"path": "two.jsonl", "weight": 2.0}
-    found = facts([one, two], first("data.sources[0]", 100, 400), first("data.sources[1]", 50, 800))
+    found = facts([one, two], rows_of("data.sources[0]", 100, 400), rows_of("data.sources[1]", 50, 800))
     # 100 + 2 x 50, of which a quarter is held out; (100 x 400 + 100 x 800) / 200 characters, 4 a token
     assert (found.rows, found.mean_tokens) == (150, 150)
     assert "about 150 training rows of 150 tokens" in found.how
@@ -154,17 +155,17 @@ def test_training_rows_are_reckoned_from_the_first_of_each_source() -> None:
 
 def test_given_test_rows_are_not_trained_on_and_nothing_else_is_held_out() -> None:
     sources = [{"path": "one.jsonl"}, {"path": "two.jsonl", "role": "test"}]
-    assert facts(sources, first("data.sources[0]", 100, 400), first("data.sources[1]", 50, 800)).rows == 100
+    assert facts(sources, rows_of("data.sources[0]", 100, 400), rows_of("data.sources[1]", 50, 800)).rows == 100
 
 
 @pytest.mark.parametrize("rows", [None, 0])
-def test_rows_that_cannot_be_counted_are_not_made_up(rows: float | None) -> None:
-    found = facts([{"path": "one.parquet"}], first("data.sources[0]", rows, 10))
+def test_rows_that_cannot_be_counted_are_not_estimated(rows: float | None) -> None:
+    found = facts([{"path": "one.parquet"}], rows_of("data.sources[0]", rows, 10))
     assert (found.rows, found.mean_tokens) == (None, None)
     assert facts([{"path": "one.jsonl"}]).rows is None
 
 
 def test_rows_that_are_all_bad_have_no_length() -> None:
-    found = facts([{"path": "one.jsonl"}], first("data.sources[0]", 80, None))
+    found = facts([{"path": "one.jsonl"}], rows_of("data.sources[0]", 80, None))
     assert (found.rows, found.mean_tokens) == (60, None)
     assert found.how == "about 60 training rows, taken to have the longest length"

@@ -9,8 +9,8 @@ import pytest
 from support.loading import LoadedData, load_data
 
 from configs.schema import DataConfig
-from tasks.get_data.leaving import InvalidRowsError
 from tasks.get_data.merge import summary_lines
+from tasks.rows.invalid import InvalidRowsError
 
 GOOD = [{"prompt": f"question number {n}", "completion": f"answer {n}"} for n in range(20)]
 LONG = "the quick brown fox jumps over the lazy dog while the sun sets behind the old grey mill"

@@ -10,7 +10,7 @@ from conftest import SHARED_DATA
 from support.loading import LoadedData, load_data
 
 from configs.schema import DataConfig
-from tasks.get_data.leaving import InvalidRowsError
+from tasks.rows.invalid import InvalidRowsError
 
 
 def load(path: Path, rows: list[dict] | None = None, **settings: object) -> LoadedData:

@@ -8,30 +8,33 @@ import pytest
 import torch
 from transformers import TrainingArguments
 
+from configs.effective.device import Device
 from configs.schema import ModelConfig, TrainConfig
 from tasks.train.choices import Choices, Hardware, choose, detect, log_lines
 
-LAPTOP = Hardware(device="cpu", name="CPU", has_bfloat16=False, has_bitsandbytes=True, has_compiler=True)
-BARE = Hardware(device="cpu", name="CPU", has_bfloat16=False)
+LAPTOP = Hardware(Device("cpu", "CPU", has_bfloat16=False, has_compiler=True))
+BARE = Hardware(Device("cpu", "CPU", has_bfloat16=False, has_bitsandbytes=False))
 T4 = Hardware(
-    device="cuda",
-    name="Tesla T4",
-    has_bfloat16=False,
-    has_flash_attention=True,
-    liger_model_types=frozenset({"llama"}),
-    has_bitsandbytes=True,
-    has_compiler=True,
+    Device(
+        "gpu",
+        "Tesla T4",
+        has_bfloat16=False,
+        has_flash_attention=True,
+        liger_model_types=frozenset({"llama"}),
+        has_compiler=True,
+    )
 )
 A100 = Hardware(
-    device="cuda",
-    name="A100",
-    has_bfloat16=True,
-    has_flash_attention=True,
-    liger_model_types=frozenset({"llama", "qwen2"}),
-    has_bitsandbytes=True,
-    has_compiler=True,
+    Device(
+        "gpu",
+        "A100",
+        has_bfloat16=True,
+        has_flash_attention=True,
+        liger_model_types=frozenset({"llama", "qwen2"}),
+        has_compiler=True,
+    )
 )
-H100 = Hardware(device="cuda", name="H100", has_bfloat16=True, has_bitsandbytes=True, has_compiler=True)
+H100 = Hardware(Device("gpu", "H100", has_bfloat16=True, has_compiler=True))
 
 EVERYTHING = {
     "precision": "bfloat16",
@@ -170,7 +173,7 @@ def test_what_was_left_open_has_a_reason() -> None:
 
 
 def test_a_bfloat16_that_a_cpu_computes_is_used_only_when_asked_for() -> None:
-    server = Hardware(device="cpu", name="CPU", has_bfloat16=True)
+    server = Hardware(Device("cpu", "CPU", has_bfloat16=True))
     assert not chosen(server).bf16
     assert chosen(server, efficiency={"precision": "bfloat16"}).bf16
 
@@ -289,11 +292,11 @@ def test_every_chosen_optimizer_is_one_that_transformers_knows() -> None:
 
 def test_this_machine_is_described_as_it_is() -> None:
     hardware = detect()
-    assert hardware.device == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert hardware.device.is_gpu == torch.cuda.is_available()
     assert chosen(hardware).optim == "adamw_torch_fused"
-    if hardware.device == "cpu":
-        assert not hardware.liger_model_types
-        assert not hardware.has_flash_attention
+    if not hardware.device.is_gpu:
+        assert not hardware.device.liger_model_types
+        assert not hardware.device.has_flash_attention
 
 
 def test_an_8_bit_optimizer_steps_on_this_machine_and_keeps_two_bytes_for_each_weight() -> None:

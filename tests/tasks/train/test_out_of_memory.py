@@ -13,10 +13,10 @@ import pandas as pd
 import pytest
 from safetensors.torch import load_file
 
+from configs.effective.batches import fitting_micro_batch
 from configs.errors import ConfigError, RetryError
 from configs.schema import ModelConfig, TrainConfig
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, name_previous
-from tasks.train.distributed import fitting_micro_batch
 from tasks.train.out_of_memory import NOTE_FILE, fit_micro_batch, noted_micro_batch, out_of_memory
 
 ROWS, LENGTH = 16, 250

@@ -1,4 +1,4 @@
-"""What is found before anything is computed: settings, files of the model, data that is not there, tokens, disk."""
+"""Faults that are found before anything is computed: settings, model files, missing data, templates, disk."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tasks.plan.resolve.models import resolve_model
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of the model that a test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -37,10 +37,10 @@ def resolve(path: Path | str, **settings: object):
 
 
 @pytest.mark.parametrize(
-    ("nodes", "processes", "most"), [(1, 1, 1), (1, 3, 1), (5, 8, 5), ("1:2", 4, 2), ("5:5", 8, 5)]
+    ("nodes", "processes", "max_nodes"), [(1, 1, 1), (1, 3, 1), (5, 8, 5), ("1:2", 4, 2), ("5:5", 8, 5)]
 )
-def test_declared_topologies_pass(nodes: int | str, processes: int, most: int) -> None:
-    rows = most * processes
+def test_declared_topologies_pass(nodes: int | str, processes: int, max_nodes: int) -> None:
+    rows = max_nodes * processes
     check_topology(TrainConfig(nodes=nodes, processes_per_node=processes, batch_size=2 * rows, micro_batch_size=2))
 
 
@@ -55,7 +55,7 @@ def test_a_batch_that_does_not_divide_names_one_that_does() -> None:
         check_topology(TrainConfig(batch_size=30, micro_batch_size=8, processes_per_node=2))
 
 
-def test_of_a_range_every_number_of_machines_must_divide_the_batch() -> None:
+def test_every_number_of_machines_in_a_range_must_divide_the_batch() -> None:
     # 1, 2, 3, 4, 5 machines of 8: the least common multiple of 8, 16, 24, 32, 40 is 480
     settings = {"nodes": "1:5", "processes_per_node": 8, "micro_batch_size": 4}
     check_topology(TrainConfig(batch_size=480, **settings))
@@ -66,13 +66,13 @@ def test_of_a_range_every_number_of_machines_must_divide_the_batch() -> None:
 
 
 def test_processes_that_share_their_rows_count_once() -> None:
-    # four processes hold one model between them: 1 process' worth of rows
+    # four tensor-parallel processes share one model, and so the rows of one process
     check_topology(TrainConfig(method="full", sharding="tensor_parallel", processes_per_node=4, batch_size=8))
     with pytest.raises(ConfigError, match="8 x 4 = 32"):
         check_topology(TrainConfig(method="full", processes_per_node=4, batch_size=8, micro_batch_size=8))
 
 
-def test_a_laptop_has_one_machine_and_so_many_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_on_a_laptop_has_one_machine_and_its_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"train.nodes=5 needs a cluster: .*--remote"):
         check_local_processes(TrainConfig(nodes=5))
     check_local_processes(TrainConfig(nodes="1:5", processes_per_node=4))
@@ -148,7 +148,7 @@ def test_weights_cut_short_are_found_without_loading_them(model: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "message"),
     [
         (lambda m: (m / "config.json").unlink(), "has no config.json"),
         (lambda m: (m / "config.json").rename(m / "adapter_config.json"), "holds an adapter, not a model"),
@@ -156,13 +156,13 @@ def test_weights_cut_short_are_found_without_loading_them(model: Path) -> None:
         (lambda m: (m / "tokenizer.json").unlink(), "has no tokenizer"),
     ],
 )
-def test_an_incomplete_model_is_named(damage, words: str, model: Path) -> None:
+def test_an_incomplete_model_is_named(damage, message: str, model: Path) -> None:
     damage(model)
-    with pytest.raises(ModelError, match=words):
+    with pytest.raises(ModelError, match=message):
         resolve(model)
 
 
-def test_names_that_are_nothing_are_refused_without_a_network() -> None:
+def test_names_of_no_model_are_refused_without_a_network() -> None:
     with pytest.raises(ModelError, match="no such directory, and not a hub id"):
         resolve("./models/none")
     with pytest.raises(ModelError, match=EMBEDDED_MODEL):
@@ -172,30 +172,30 @@ def test_names_that_are_nothing_are_refused_without_a_network() -> None:
 def sources(path: Path | str) -> list[tuple[str, str]]:
     """Return the name and content hash of each file of a source."""
     [shard] = resolve_data(DataConfig(sources=[{"path": str(path)}]), None).shards
-    return [(each.name, each.sha256) for each in shard.ranges]
+    return [(part.name, part.sha256) for part in shard.ranges]
 
 
 @pytest.mark.parametrize(
-    ("name", "content", "words"),
+    ("name", "content", "message"),
     [
         ("none.jsonl", None, "does not exist"),
         ("empty.jsonl", b"", "is empty"),
         ("rows.docx", b"x", "ends in none of .jsonl"),
     ],
 )
-def test_data_that_cannot_be_read_is_named(name: str, content: bytes | None, words: str, tmp_path: Path) -> None:
+def test_data_that_cannot_be_read_is_named(name: str, content: bytes | None, message: str, tmp_path: Path) -> None:
     path = tmp_path / name
     if content is not None:
         path.write_bytes(content)
-    with pytest.raises(DataError, match=words) as caught:
+    with pytest.raises(DataError, match=message) as caught:
         sources(path)
     assert str(caught.value).startswith("data.sources[0].path=")
-    # a directory that holds nothing else is no better
+    # a directory that holds nothing else is refused too
     with pytest.raises(DataError, match="is empty" if name == "empty.jsonl" else "has no file that ends in .jsonl"):
         sources(tmp_path)
 
 
-def test_a_revision_follows_the_names_and_the_content_of_all_files_and_not_their_folder(tmp_path: Path) -> None:
+def test_a_revision_depends_on_the_names_and_contents_of_files_but_not_on_their_folder(tmp_path: Path) -> None:
     def revision(**files: bytes) -> tuple[tuple[str, str], ...]:
         folder = tmp_path / str(len(list(tmp_path.iterdir())))
         folder.mkdir()
@@ -222,7 +222,7 @@ def test_an_output_directory_that_cannot_be_written_is_named(folder: str, tmp_pa
     assert (tmp_path / "new" / "folder" / "fine-tune").is_dir()
 
 
-def test_embedded_names() -> None:
+def test_names_of_embedded_sources_are_parsed_or_refused() -> None:
     assert parse_embedded_source("embedded:english-to-sql:50") == ("embedded:english-to-sql", 50)
     preferences = "embedded:english-to-sql-preferences"
     assert parse_embedded_source(preferences) == (preferences, 8000)
@@ -268,13 +268,15 @@ def test_a_chat_template_file_is_read_and_checked(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("batch", "micro", "processes", "fix"),
     [
-        # 16 rows in two parts of 8: 4 and 2 and 1 divide them
+        # 16 rows are two parts of 8, which 4, 2 and 1 divide
         (16, 6, 2, "set train.batch_size=12, or train.micro_batch_size=4"),
-        # 16 rows among 3: no micro-batch does
+        # no micro-batch divides 16 rows among 3 processes
         (16, 8, 3, "set train.batch_size=24"),
     ],
 )
-def test_a_batch_that_does_not_divide_names_what_would(batch: int, micro: int, processes: int, fix: str) -> None:
+def test_a_batch_that_does_not_divide_names_batch_and_micro_batch_that_do(
+    batch: int, micro: int, processes: int, fix: str
+) -> None:
     config = TrainConfig(batch_size=batch, micro_batch_size=micro, processes_per_node=processes)
     with pytest.raises(ConfigError) as raised:
         check_topology(config)

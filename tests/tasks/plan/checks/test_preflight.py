@@ -1,4 +1,4 @@
-"""Questions are asked side by side, none holds the run, and what they come to is said in few lines."""
+"""Questions are asked in parallel, none holds up the run, and a few lines show what they found."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ def raising(error: Exception):
     return ask
 
 
-def asked(*errors: Exception) -> list[Answer]:
+def answers_to(*errors: Exception) -> list[Answer]:
     return answer([Question(f"check {number}", raising(error)) for number, error in enumerate(errors)])
 
 
-def test_questions_run_side_by_side_and_keep_their_order() -> None:
-    # each waits for all three: one after the other they would never end
+def test_questions_run_in_parallel_and_keep_their_order() -> None:
+    # each question waits for all three: asked in turn, they would never end
     together = threading.Barrier(3)
 
     def ask(number: int):
@@ -49,7 +49,7 @@ def test_questions_run_side_by_side_and_keep_their_order() -> None:
         return inner
 
     answers = answer([Question(str(number), ask(number)) for number in range(3)])
-    assert [(each.check.name, each.check.found, each.value) for each in answers] == [
+    assert [(given.check.name, given.check.found, given.value) for given in answers] == [
         ("0", "found 0", 0),
         ("1", "found 1", 1),
         ("2", "found 2", 2),
@@ -64,7 +64,7 @@ def test_each_thread_sees_the_callers_context() -> None:
     assert found.check.found == "here"
 
 
-def test_results_are_told_apart() -> None:
+def test_every_outcome_has_its_own_result() -> None:
     failed, two, unreachable, skipped, warned, fine = answer(
         [
             Question("failed", raising(DataError("rows.jsonl is empty; add rows"))),
@@ -84,9 +84,9 @@ def test_results_are_told_apart() -> None:
     assert (fine.check.result, fine.check.found) == ("ok", "all")
 
 
-def test_a_fault_of_ours_is_named_and_its_traceback_logged(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_internal_error_is_named_and_its_traceback_logged(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.ERROR):
-        [found] = asked(ZeroDivisionError("content of a row"))
+        [found] = answers_to(ZeroDivisionError("content of a row"))
     assert found.check.result == "failed" and "itself failed (ZeroDivisionError)" in found.check.found
     assert "content of a row" not in found.check.found and "Traceback" in caplog.text
     with pytest.raises(FineTuneError, match="itself failed"):
@@ -116,8 +116,8 @@ def test_a_question_that_hangs_does_not_hold_the_process() -> None:
         "import time; from tasks.plan.checks.preflight import *; "
         "print(answer([Question('q', lambda: time.sleep(60), 0.2)])[0].check.result)"
     )
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert (ended.returncode, ended.stdout.strip()) == (0, "not checked"), ended.stderr
+    process = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
+    assert (process.returncode, process.stdout.strip()) == (0, "not checked"), process.stderr
 
 
 def test_a_shared_value_is_worked_out_once_and_fails_once() -> None:
@@ -141,7 +141,7 @@ def test_a_shared_value_is_worked_out_once_and_fails_once() -> None:
         fail_together([own, one, two], needs_network=True)
 
 
-def test_without_a_network_what_follows_says_so_too() -> None:
+def test_without_a_network_questions_that_need_the_answer_say_so_too() -> None:
     shared = Shared("model files", raising(UnreachableHubError("no route")))
     inner = Shared("tokenizer", lambda: shared.needed())
     [found] = answer([Question("template", lambda: Finding(str(inner.needed())))])
@@ -149,13 +149,13 @@ def test_without_a_network_what_follows_says_so_too() -> None:
 
 
 def test_one_failure_is_raised_as_it_is_and_several_in_one() -> None:
-    fail_together(asked(), needs_network=True)
+    fail_together(answers_to(), needs_network=True)
     first = DataError("a is empty\nadd rows")
     with pytest.raises(DataError) as one:
-        fail_together(asked(first), needs_network=True)
+        fail_together(answers_to(first), needs_network=True)
     assert one.value is first
     with pytest.raises(ConfigError) as several:
-        fail_together(asked(first, ConfigError("b\nfix"), HubError("c"), HubError("d"), HubError("e")), False)
+        fail_together(answers_to(first, ConfigError("b\nfix"), HubError("c"), HubError("d"), HubError("e")), False)
     assert str(several.value).splitlines() == [
         "5 checks failed before anything was started",
         "check 0: a is empty",
@@ -165,8 +165,8 @@ def test_one_failure_is_raised_as_it_is_and_several_in_one() -> None:
     ]
 
 
-def test_what_cannot_be_reached_stops_only_what_needs_it() -> None:
-    answers = asked(UnreachableHubError("hub cannot be reached"))
+def test_an_unreachable_hub_stops_only_a_run_that_needs_the_network() -> None:
+    answers = answers_to(UnreachableHubError("hub cannot be reached"))
     fail_together(answers, needs_network=False)
     with pytest.raises(UnreachableHubError):
         fail_together(answers, needs_network=True)

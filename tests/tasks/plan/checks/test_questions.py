@@ -1,4 +1,4 @@
-"""Each fault that a cheap CPU can see has a check of its own, all of them are asked at once, and none loads torch."""
+"""Each fault that shows on a CPU has a check of its own; all checks are made at once, and none loads torch."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ENDLESS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of the model that a test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -47,7 +47,7 @@ def hub(monkeypatch: pytest.MonkeyPatch, tiny_model: Path):
         yield server
 
 
-def around(tmp_path: Path, token: str | None = None, **others: Any) -> Surroundings:
+def surroundings_in(tmp_path: Path, token: str | None = None, **others: Any) -> Surroundings:
     given = {"tracker_secrets": {}, "tracker_sources": "$X", "is_laptop": True, **others}
     return Surroundings(token=token, token_sources="$HF_TOKEN", filesystem_of=filesystem_of, scratch=tmp_path, **given)
 
@@ -63,18 +63,18 @@ def ask(config: FineTuneConfig, surroundings: Surroundings) -> list[Answer]:
 
 
 def by_name(answers: list[Answer]) -> dict[str, Check]:
-    return {each.check.name: each.check for each in answers}
+    return {given.check.name: given.check for given in answers}
 
 
-def test_a_good_config_raises_no_doubt(model: Path, rows_file: Path, tmp_path: Path) -> None:
-    answers = ask(config(model, rows_file, tmp_path), around(tmp_path))
+def test_a_good_config_passes_all_checks(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    answers = ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path))
     checks = by_name(answers)
     assert {name for name, check in checks.items() if check.result != "ok"} == {"license"}
     assert list(checks)[:5] == ["model files", "architecture", "license", "remote code", "weights format"]
     assert checks["architecture"].found == "LlamaForCausalLM"
     assert value_of(answers, "model files") == resolve_model(ModelConfig(name=str(model)), None)
     assert len(value_of(answers, "data sources").shards) == 1
-    assert [each.rows for each in row_facts(answers)] == [60]
+    assert [facts.rows for facts in row_facts(answers)] == [60]
     fail_together(answers, needs_network=True)
 
 
@@ -94,21 +94,21 @@ def test_each_fault_of_a_model_fails_its_own_check(
 ) -> None:
     text = change if isinstance(change, str) else json.dumps({**json.loads((model / file).read_text()), **change})
     (model / file).write_text(text)
-    answers = ask(config(model, rows_file, tmp_path), around(tmp_path))
+    answers = ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path))
     failed = {check.name: check for check in by_name(answers).values() if check.result == "failed"}
-    assert list(failed) == [name], text_table([each.check for each in answers])
+    assert list(failed) == [name], text_table([given.check for given in answers])
     assert found in failed[name].found and failed[name].fix
 
 
 def test_pickled_weights_fail_a_check_of_their_own(model: Path, rows_file: Path, tmp_path: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
-    answers = ask(config(model, rows_file, tmp_path), around(tmp_path))
-    assert [each.check.name for each in answers if each.check.result == "failed"] == ["weights format"]
+    answers = ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path))
+    assert [given.check.name for given in answers if given.check.result == "failed"] == ["weights format"]
     with pytest.raises(ModelError, match=r"has pickled weights only \(pytorch_model.bin\)"):
         fail_together(answers, needs_network=True)
 
 
-def test_all_faults_show_at_once(model: Path, tmp_path: Path) -> None:
+def test_all_faults_are_reported_at_once(model: Path, tmp_path: Path) -> None:
     rows = tmp_path / "rows.jsonl"
     rows.write_text("".join(json.dumps({"prompt": f"p{n}", "completion": "c"}) + "\n" for n in range(20)))
     (model / "config.json").write_text(
@@ -122,8 +122,8 @@ def test_all_faults_show_at_once(model: Path, tmp_path: Path) -> None:
         push_to_hub={"repository": "me/tuned"},
         tokenize={"max_length": 5000},
     )
-    answers = ask(wrong, around(tmp_path))
-    failed = [each.check.name for each in answers if each.check.result == "failed"]
+    answers = ask(wrong, surroundings_in(tmp_path))
+    failed = [given.check.name for given in answers if given.check.result == "failed"]
     assert failed == [
         "architecture",
         "batch and machines",
@@ -136,11 +136,11 @@ def test_all_faults_show_at_once(model: Path, tmp_path: Path) -> None:
         fail_together(answers, needs_network=True)
     lines = str(caught.value).splitlines()
     assert lines[0] == "6 checks failed before anything was started" and lines[4:] == ["(and 3 more)"]
-    table = text_table([each.check for each in answers])
+    table = text_table([given.check for given in answers])
     assert all(f"\n{name} " in table for name in failed) and max(map(len, table.splitlines())) <= 110 + len(str(model))
 
 
-def test_a_plan_for_other_machines_does_not_ask_this_one(model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_a_plan_for_other_machines_does_not_check_this_one(model: Path, rows_file: Path, tmp_path: Path) -> None:
     large = config(
         model,
         rows_file,
@@ -148,15 +148,15 @@ def test_a_plan_for_other_machines_does_not_ask_this_one(model: Path, rows_file:
         train={"nodes": 5, "processes_per_node": 8, "batch_size": 320},
         quantize={"methods": ["gptq"]},
     )
-    here = by_name(ask(large, around(tmp_path)))
+    here = by_name(ask(large, surroundings_in(tmp_path)))
     assert here["processes here"].result == "failed"
-    elsewhere = by_name(ask(large, around(tmp_path, plans_elsewhere=True)))
+    elsewhere = by_name(ask(large, surroundings_in(tmp_path, plans_elsewhere=True)))
     assert not {"processes here", "output folder", "disk"} & set(elsewhere)
     assert elsewhere["quantization"].result == "ok"
 
 
-def test_a_model_of_the_hub_is_asked_for_in_each_check(hub: HubServer, rows_file: Path, tmp_path: Path) -> None:
-    checks = by_name(ask(config("owner/base", rows_file, tmp_path), around(tmp_path)))
+def test_a_model_of_the_hub_passes_all_checks(hub: HubServer, rows_file: Path, tmp_path: Path) -> None:
+    checks = by_name(ask(config("owner/base", rows_file, tmp_path), surroundings_in(tmp_path)))
     assert {check.result for check in checks.values()} == {"ok"}
     assert checks["license"].found == "apache-2.0"
     assert checks["tokenizer"].found.startswith("258 tokens")
@@ -165,11 +165,11 @@ def test_a_model_of_the_hub_is_asked_for_in_each_check(hub: HubServer, rows_file
 @pytest.mark.parametrize(
     ("name", "found"), [("owner/none", "is not on http"), ("owner/gated", "owner/gated is gated; ask for access")]
 )
-def test_a_model_that_is_not_to_be_had_fails_once(
+def test_a_model_that_cannot_be_had_fails_one_check_only(
     name: str, found: str, hub: HubServer, rows_file: Path, tmp_path: Path
 ) -> None:
-    answers = ask(config(name, rows_file, tmp_path), around(tmp_path))
-    assert [each.check.name for each in answers if each.error] == ["model files"]
+    answers = ask(config(name, rows_file, tmp_path), surroundings_in(tmp_path))
+    assert [given.check.name for given in answers if given.error] == ["model files"]
     assert found in str(answers[0].error)
     assert by_name(answers)["tokenizer"].found == "not checked: needs `model files`"
     assert by_name(answers)["first rows"].result == "ok"
@@ -177,22 +177,22 @@ def test_a_model_that_is_not_to_be_had_fails_once(
 
 def test_a_token_that_may_only_read_is_found(hub: HubServer, rows_file: Path, tmp_path: Path) -> None:
     wanted = config("owner/base", rows_file, tmp_path, push_to_hub={"repository": "owner/tuned"})
-    check = by_name(ask(wanted, around(tmp_path, "hf_r")))["hub access"]
+    check = by_name(ask(wanted, surroundings_in(tmp_path, "hf_r")))["hub access"]
     assert (check.result, check.fix) == ("failed", "create one with write access and set HF_TOKEN")
-    assert by_name(ask(wanted, around(tmp_path, "hf_w")))["hub access"].result == "ok"
+    assert by_name(ask(wanted, surroundings_in(tmp_path, "hf_w")))["hub access"].result == "ok"
     assert {method for method, _ in hub.requests} <= {"GET", "HEAD"}
 
 
-def test_a_tracker_is_asked_in_a_check_of_its_own(model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_a_tracker_has_a_check_of_its_own(model: Path, rows_file: Path, tmp_path: Path) -> None:
     with wandb_server("k" * 40) as (address, known):
         tracked = config(model, rows_file, tmp_path, train={"tracking": {"tracker": "wandb", "address": address}})
-        good = by_name(ask(tracked, around(tmp_path, tracker_secrets={"WANDB_API_KEY": "k" * 40})))
+        good = by_name(ask(tracked, surroundings_in(tmp_path, tracker_secrets={"WANDB_API_KEY": "k" * 40})))
         assert good["tracker"].result == "ok"
-        bad = by_name(ask(tracked, around(tmp_path, tracker_secrets={"WANDB_API_KEY": "wrong"})))
+        bad = by_name(ask(tracked, surroundings_in(tmp_path, tracker_secrets={"WANDB_API_KEY": "wrong"})))
         assert bad["tracker"].result == "failed" and "wrong" not in str(bad["tracker"])
         assert known.runs == {}
-    gone = by_name(ask(tracked, around(tmp_path, tracker_secrets={"WANDB_API_KEY": "k" * 40})))
-    assert gone["tracker"].found.startswith("not checked: no network")
+    unreachable = by_name(ask(tracked, surroundings_in(tmp_path, tracker_secrets={"WANDB_API_KEY": "k" * 40})))
+    assert unreachable["tracker"].found.startswith("not checked: no network")
 
 
 def test_model_and_rows_in_a_store_are_checked_there(
@@ -205,7 +205,7 @@ def test_model_and_rows_in_a_store_are_checked_there(
             store.write(store.uri(f"model/{file.name}"), file.read_bytes())
         store.write(store.uri("rows.jsonl"), rows_file.read_bytes())
         stored = config(store.uri("model"), Path(), tmp_path, sources=[{"path": store.uri("rows.jsonl")}])
-        checks = by_name(ask(stored, around(tmp_path)))
+        checks = by_name(ask(stored, surroundings_in(tmp_path)))
         assert {name for name, check in checks.items() if check.result != "ok"} == {"license"}, checks
         assert checks["tokenizer"].found.startswith("258 tokens")
     monkeypatch.setenv("FLYTE_AWS_ENDPOINT", "http://127.0.0.1:9")
@@ -217,9 +217,11 @@ def test_model_and_rows_in_a_store_are_checked_there(
         resolve_model(ModelConfig(name="s3://elsewhere/model"), None)
 
 
-def test_without_a_network_local_checks_go_on(rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_network_local_checks_are_made(
+    rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    answers = ask(config("owner/base", rows_file, tmp_path), around(tmp_path))
+    answers = ask(config("owner/base", rows_file, tmp_path), surroundings_in(tmp_path))
     checks = by_name(answers)
     assert checks["model files"].found.startswith("not checked: no network: model.name=owner/base")
     assert checks["license"].found == "not checked: no network (needs `model files`)"
@@ -229,19 +231,19 @@ def test_without_a_network_local_checks_go_on(rows_file: Path, tmp_path: Path, m
         fail_together(answers, needs_network=True)
 
 
-def test_stages_share_the_model_and_have_their_own_rows(model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_phases_share_the_model_and_have_their_own_rows(model: Path, rows_file: Path, tmp_path: Path) -> None:
     dpo = config(model, rows_file, tmp_path, train={"objective": "dpo"})
-    asked = alignment_questions({"sft": config(model, rows_file, tmp_path), "policy": dpo}, around(tmp_path))
-    names = [each.name for each in asked]
+    asked = alignment_questions({"sft": config(model, rows_file, tmp_path), "policy": dpo}, surroundings_in(tmp_path))
+    names = [question.name for question in asked]
     assert names.count("model files") == 1 and {"sft: first rows", "policy: first rows"} < set(names)
     answers = answer(asked)
-    assert [each.check.name for each in answers if each.check.result == "failed"] == ["policy: objective and rows"]
+    assert [given.check.name for given in answers if given.check.result == "failed"] == ["policy: objective and rows"]
     assert len(row_facts(answers)) == 2
 
 
-def test_of_several_sources_each_is_looked_at(model: Path, rows_file: Path, tmp_path: Path) -> None:
+def test_the_first_rows_of_every_source_are_checked(model: Path, rows_file: Path, tmp_path: Path) -> None:
     sources = [{"path": str(rows_file)}, {"path": str(rows_file), "columns": {"prompt": "question"}}]
-    checks = by_name(ask(config(model, rows_file, tmp_path, sources=sources), around(tmp_path)))
+    checks = by_name(ask(config(model, rows_file, tmp_path, sources=sources), surroundings_in(tmp_path)))
     assert checks["first rows of sources[0]"].result == "ok"
     assert checks["first rows of sources[1]"].result == "failed"
     assert checks["objective and rows"].found == "not checked: needs `first rows of sources[1]`"
@@ -257,16 +259,16 @@ from pathlib import Path
 from configs.load import load_config
 from tasks.plan.checks import questions as checks
 from tasks.plan.checks import preflight
-around = checks.Surroundings(True, None, "", {{}}, "", None, Path("{tmp_path}"))
-answers = preflight.answer(checks.questions(load_config("{tmp_path / "config.json"}"), around))
+here = checks.Surroundings(True, None, "", {{}}, "", None, Path("{tmp_path}"))
+answers = preflight.answer(checks.questions(load_config("{tmp_path / "config.json"}"), here))
 preflight.fail_together(answers, needs_network=True)
 # transformers asks whether torch is installed, and renders templates without it
 assert not {{"torch", "transformers.modeling_utils"}} & sys.modules.keys()
 print(time.process_time() - began)
 """
-    ended = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
-    assert ended.returncode == 0, ended.stderr
-    assert float(ended.stdout) < 3
+    process = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert process.returncode == 0, process.stderr
+    assert float(process.stdout) < 3
 
 
 @pytest.mark.parametrize(

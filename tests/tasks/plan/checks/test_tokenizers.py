@@ -1,4 +1,4 @@
-"""Tokenizer, embedding and template are checked without torch, and as the tokenize stage will check them."""
+"""Tokenizer, embedding and template are checked without torch, with the results of the tokenize stage."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ENDLESS = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}\n{% endfor
 
 @pytest.fixture
 def model(tiny_model: Path, tmp_path: Path) -> Path:
-    """A copy that a test may damage."""
+    """A copy of the model that a test may damage."""
     return Path(shutil.copytree(tiny_model, tmp_path / "model"))
 
 
@@ -45,11 +45,11 @@ def settings(model: Path) -> dict[str, Any]:
     return json.loads((model / "config.json").read_text())
 
 
-def looked_at(model: Path, given: str | None = None, **tokenize: Any) -> tuple[str, str]:
+def checked(model: Path, given: str | None = None, **tokenize: Any) -> tuple[str, str]:
     return check_template(read(model), settings(model), TokenizeConfig(**tokenize), given)
 
 
-def test_it_is_the_tokenizer_that_transformers_loads(tiny_model: Path) -> None:
+def test_the_small_tokenizer_equals_that_of_transformers(tiny_model: Path) -> None:
     small, whole = read(tiny_model), load_tokenizer(tiny_model, False)
     assert small.get_vocab() == whole.get_vocab()
     assert (small.eos_token, small.eos_token_id) == (whole.eos_token, whole.eos_token_id) == ("<eos>", 1)
@@ -67,9 +67,9 @@ def test_templates_render_as_transformers_renders_them(name: str, tiny_model: Pa
     turns = [{"role": "user", "content": "é <b>"}, {"role": "assistant", "content": "2"}]
     for tokenizer in (small, whole):
         tokenizer.chat_template = template
-    for asks in (False, True):
+    for has_prompt in (False, True):
         mine, theirs = (
-            t.apply_chat_template(turns, tokenize=False, add_generation_prompt=asks) for t in (small, whole)
+            t.apply_chat_template(turns, tokenize=False, add_generation_prompt=has_prompt) for t in (small, whole)
         )
         assert mine == theirs
 
@@ -96,10 +96,10 @@ def test_a_template_is_rendered_without_torch() -> None:
 
 
 def test_a_whole_model_passes(tiny_model: Path) -> None:
-    said = check_tokenizer(read(tiny_model), settings(tiny_model), TokenizeConfig(new_special_tokens=["<|x|>"]))
+    found = check_tokenizer(read(tiny_model), settings(tiny_model), TokenizeConfig(new_special_tokens=["<|x|>"]))
     # <pad>, <eos> and 256 bytes
-    assert said == "258 tokens, 1 new, 258 embeddings, answers end with <eos>"
-    assert looked_at(tiny_model) == ("a plain one, as the model has none; turns end with <eos>", "")
+    assert found == "258 tokens, 1 new, 258 embeddings, answers end with <eos>"
+    assert checked(tiny_model) == ("a plain one, as the model has none; turns end with <eos>", "")
 
 
 def test_a_tokenizer_of_another_model_is_refused_as_the_stage_does(model: Path) -> None:
@@ -116,21 +116,21 @@ def test_a_tokenizer_of_another_model_is_refused_as_the_stage_does(model: Path) 
 
 
 @pytest.mark.parametrize("wrong", [258, [1, 300]])
-def test_an_end_that_has_no_embedding_is_named(wrong: Any, model: Path) -> None:
+def test_an_end_token_without_an_embedding_is_named(wrong: Any, model: Path) -> None:
     change(model / "config.json", eos_token_id=wrong)
     with pytest.raises(ModelError, match=r"config.json names eos_token_id=(258|300), and .* has 258 tokens"):
         check_tokenizer(read(model), settings(model), TokenizeConfig())
-    # -1 is how some configs say that there is none
+    # some configs say with -1 that there is no such token
     change(model / "config.json", eos_token_id=1, pad_token_id=-1)
     check_tokenizer(read(model), settings(model), TokenizeConfig())
 
 
-def test_a_new_token_that_is_known_is_named(tiny_model: Path) -> None:
+def test_a_new_token_that_the_vocabulary_has_is_named(tiny_model: Path) -> None:
     with pytest.raises(ConfigError, match="new_special_tokens: <eos> is in the model's vocabulary already"):
         check_tokenizer(read(tiny_model), settings(tiny_model), TokenizeConfig(new_special_tokens=["<eos>"]))
 
 
-def test_a_tokenizer_without_an_end_is_refused_or_left_to_its_class(model: Path) -> None:
+def test_a_tokenizer_without_an_end_token_is_refused_or_left_to_its_class(model: Path) -> None:
     file = model / "tokenizer_config.json"
     change(file, eos_token=None, tokenizer_class="PreTrainedTokenizerFast")
     with pytest.raises(ModelError, match=r"has no eos_token; set it in tokenizer_config.json"):
@@ -141,14 +141,14 @@ def test_a_tokenizer_without_an_end_is_refused_or_left_to_its_class(model: Path)
     change(file, eos_token="<end>")
     with pytest.raises(ModelError, match=r"does not have the eos_token that tokenizer_config.json names, <end>"):
         read(model)
-    # older files have the roles elsewhere
+    # older models name special tokens in another file
     content = {key: value for key, value in json.loads(file.read_text()).items() if key != "eos_token"}
     file.write_text(json.dumps(content))
     (model / "special_tokens_map.json").write_text(json.dumps({"eos_token": {"content": "<eos>"}}))
     assert read(model).eos_token == "<eos>"
 
 
-def test_files_that_cannot_be_read_are_named_or_left(model: Path) -> None:
+def test_files_that_cannot_be_read_are_refused_or_not_checked(model: Path) -> None:
     (model / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(ModelError, match=r"tokenizer.json is none that the tokenizers package can read"):
         read(model)
@@ -164,7 +164,7 @@ def test_a_template_without_an_end_token_is_refused_wherever_it_is(place: str, m
     elif place == "tokenizer_config.json":
         change(model / place, chat_template=ENDLESS)
     with pytest.raises(DataError, match=r"no end-of-turn token is trained .*\nset tokenize.chat_template to"):
-        looked_at(model, ENDLESS if place == "config" else None)
+        checked(model, ENDLESS if place == "config" else None)
 
 
 def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_path: Path) -> None:
@@ -175,7 +175,7 @@ def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_
         checked_template(str(file))
     (model / "chat_template.jinja").write_text(broken)
     with pytest.raises(ModelError, match=r"the model's chat template: line 2 is no Jinja"):
-        looked_at(model)
+        checked(model)
 
 
 @pytest.mark.parametrize(
@@ -189,29 +189,29 @@ def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_
 )
 def test_a_template_that_fails_on_a_conversation_is_refused(text: str, tiny_model: Path) -> None:
     with pytest.raises(FineTuneError, match="a question and its answer: the chat template refuses this row") as caught:
-        looked_at(tiny_model, text)
+        checked(tiny_model, text)
     assert len(str(caught.value).splitlines()) <= 3
 
 
 def test_a_template_that_rewrites_earlier_turns_is_a_warning(tiny_model: Path) -> None:
-    # as those that drop the reasoning of all answers but the last
+    # like templates that drop the reasoning of all answers but the last
     text = (
         "{% for m in messages %}{{ m['role'] }}: "
         "{% if m['role'] == 'assistant' and not loop.last %}...{% else %}{{ m['content'] }}{% endif %}"
         "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    _, warning = looked_at(tiny_model, text)
+    _, warning = checked(tiny_model, text)
     assert warning.startswith("conversations of several answers will be refused: two questions and their answers: ")
-    assert looked_at(tiny_model, text, train_on="last_answer")[1] == ""
+    assert checked(tiny_model, text, train_on="last_answer")[1] == ""
 
 
-def test_marks_of_generation_and_loop_controls_are_known(tiny_model: Path) -> None:
+def test_generation_marks_and_loop_controls_are_supported(tiny_model: Path) -> None:
     text = (
         "{% for m in messages %}{% if m['role'] == 'system' %}{% continue %}{% endif %}"
         "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{{ eos_token }}{% endgeneration %}"
         "{% else %}{{ m['content'] | tojson }}{{ strftime_now('')}}{% endif %}{% endfor %}"
     )
-    assert looked_at(tiny_model, text)[0] == "the config's; turns end with <eos>"
+    assert checked(tiny_model, text)[0] == "the config's; turns end with <eos>"
 
 
 def test_lengths_are_those_that_the_stages_allow(tiny_model: Path) -> None:

@@ -1,4 +1,4 @@
-"""A tracker is asked, before anything runs, whether it will take the run; each refusal says what to do."""
+"""The plan asks a tracker whether it will accept the run; each refusal says what to do."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_a_wandb_server_takes_the_right_key_only() -> None:
         assert "refused the API key" in refusal({"WANDB_API_KEY": "wrong"}, tracker="wandb", address=address)
         missing = refusal({}, tracker="wandb", address=address)
         assert "needs an API key; looked in the Flyte secret x/y, $X" in missing and f"{address}/authorize" in missing
-        # nothing is begun by asking
+        # the question creates no run
         assert known.runs == {}
 
 
@@ -61,7 +61,7 @@ def test_an_mlflow_server_takes_the_right_token_only() -> None:
         assert known.runs == {}
 
 
-def test_other_servers_and_none_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_another_server_and_no_server_have_different_errors(monkeypatch: pytest.MonkeyPatch) -> None:
     with mlflow_server() as (address, known):
         known.is_down = True
         found = refusal({}, tracker="mlflow", address=address)

@@ -1,4 +1,4 @@
-"""What a run writes to a disk is counted before it writes: models, checkpoints, the weights of best steps."""
+"""The disk space that a run needs is counted beforehand: models, checkpoints, the weights of best steps."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ STATE = 2**20
 GPU = Device("gpu", "A100", has_bfloat16=True)
 
 
-def test_a_checkpoint_has_what_is_trained_with_its_moments() -> None:
+def test_a_checkpoint_holds_the_trained_weights_and_their_moments() -> None:
     def size(device: Device = PLAIN_CPU, **settings: Any) -> int:
         return checkpoint_bytes(100 * MEGA, MEGA, TrainConfig(**settings), device) - STATE
 
@@ -49,7 +49,7 @@ def test_what_deepspeed_and_fsdp_load_back_is_a_whole_state() -> None:
     assert kept(sharding="fsdp_full_shard", nodes=2, processes_per_node=2) == 3 * (1200 * MEGA + STATE)
 
 
-def test_checkpoints_count_among_what_a_run_writes() -> None:
+def test_the_disk_space_of_a_run_includes_its_checkpoints() -> None:
     settings = {"model": {"name": "m"}, "data": {"sources": [{"path": "p"}]}, "quantize": {"methods": []}}
     run = FineTuneConfig(**settings, train={"method": "full"})
     assert required_disk_bytes(10**9, run, 5 * 10**9) == 6 * 10**9 + 64 * 2**20

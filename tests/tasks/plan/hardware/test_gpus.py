@@ -43,7 +43,7 @@ def test_a_name_is_found_in_any_case() -> None:
     assert find_gpu("NVIDIA-A100-80GB", GPU_TYPES).memory_bytes == 80e9
 
 
-def test_a_type_that_is_not_in_the_table_is_refused_with_what_would_describe_it() -> None:
+def test_a_type_that_is_not_in_the_table_is_refused_with_the_settings_that_describe_it() -> None:
     with pytest.raises(ConfigError) as caught:
         find_gpu("nvidia-b300", GPU_TYPES)
     first, second = str(caught.value).splitlines()
@@ -65,7 +65,7 @@ def test_types_are_sorted_by_memory() -> None:
     assert sizes == sorted(sizes)
 
 
-def test_no_label_is_of_two_types() -> None:
+def test_no_label_belongs_to_two_types() -> None:
     names = [name.casefold() for gpu in GPU_TYPES.values() for name in (gpu.name, *gpu.labels)]
     assert len(names) == len(set(names))
 

@@ -1,4 +1,4 @@
-"""What a laptop or a workstation has, read without torch; a script stands for NVIDIA's tool."""
+"""Memory and GPUs of a laptop or a workstation, read without torch; a script stands in for `nvidia-smi`."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ TYPES = list(GPU_TYPES.values())
 
 @pytest.fixture
 def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Put a tool that prints the given lines on the path."""
+    """Put an `nvidia-smi` that prints the given lines on the path."""
 
     def put(*lines: str, status: int = 0) -> None:
         tool = tmp_path / "nvidia-smi"
@@ -46,7 +46,9 @@ def test_a_gpu_that_is_not_in_the_table_has_memory_and_no_made_up_speed(nvidia_s
     [("1", "L4"), ("0,1", "T4"), ("", "CPU"), ("-1", "CPU")],
     ids=["second", "both", "", "-1"],
 )
-def test_what_cuda_may_see_decides(nvidia_smi, monkeypatch: pytest.MonkeyPatch, visible: str, name: str) -> None:
+def test_the_target_is_among_the_gpus_that_cuda_may_see(
+    nvidia_smi, monkeypatch: pytest.MonkeyPatch, visible: str, name: str
+) -> None:
     nvidia_smi("Tesla T4, GPU-a, 15360, 7.5", "NVIDIA L4, GPU-b, 23034, 8.9")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     assert machine.this_machine(TYPES).name == name
@@ -59,11 +61,11 @@ def test_a_tool_without_a_driver_is_no_gpu(nvidia_smi, status: int) -> None:
 
 
 def test_a_containers_limit_is_the_memory(nvidia_smi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    everything = machine.host_memory_bytes()
+    whole_memory = machine.host_memory_bytes()
     limit = tmp_path / "memory.max"
     limit.write_text("1000000\n")
     monkeypatch.setattr(machine, "_CGROUP_LIMITS", (str(limit),))
     assert machine.host_memory_bytes() == 1_000_000
     limit.write_text("max\n")
-    assert machine.host_memory_bytes() >= everything
+    assert machine.host_memory_bytes() >= whole_memory
     assert machine.this_machine(TYPES).is_gpu is False

@@ -1,4 +1,4 @@
-"""What layers keep for their backward pass, against what autograd saves in a real Llama, to the byte."""
+"""Bytes that layers keep for the backward pass: to the byte what autograd saves in a real Llama."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ COMPUTATIONS = {
 
 @pytest.mark.parametrize("has_padding", [False, True])
 @pytest.mark.parametrize("name", list(COMPUTATIONS))
-def test_what_a_layer_saves_is_what_autograd_saves(name: str, has_padding: bool) -> None:
-    """The difference between models of 4 and 2 layers, copies of weights left out."""
+def test_activation_bytes_of_a_layer_equal_what_autograd_saves(name: str, has_padding: bool) -> None:
+    """A layer is half the difference between models of 4 and 2 layers; copies of weights do not count."""
     method, sharding, precision, dtype = COMPUTATIONS[name]
     job = TrainingJob(
         SMALL,
@@ -68,7 +68,7 @@ def test_what_a_layer_saves_is_what_autograd_saves(name: str, has_padding: bool)
 
 
 def saved(layers: int, method: str, precision: str, dtype: str, has_padding: bool) -> int:
-    """Return the bytes of tokens' tensors that autograd saves in a forward pass."""
+    """Return the bytes of the tensors, except weights, that autograd saves in a forward pass."""
     import peft
     import torch
     from transformers import LlamaModel
@@ -84,11 +84,11 @@ def saved(layers: int, method: str, precision: str, dtype: str, has_padding: boo
             parameter.data = parameter.data.float() if method == "lora" else parameter.data
     weights = {parameter.shape for parameter in model.parameters()}
     weights |= {shape[::-1] for shape in weights if len(shape) == 2}
-    found: dict[int, Any] = {}
+    storages: dict[int, Any] = {}
 
     def keep(tensor: torch.Tensor) -> torch.Tensor:
         if tensor.shape not in weights:
-            found[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage()
         return tensor
 
     mask = torch.ones(ROWS, LENGTH, dtype=torch.long)
@@ -101,7 +101,7 @@ def saved(layers: int, method: str, precision: str, dtype: str, has_padding: boo
         torch.autocast("cpu", torch.bfloat16, enabled=precision == "bfloat16"),
     ):
         model(**inputs, attention_mask=mask)
-    return sum(storage.nbytes() for storage in found.values())
+    return sum(storage.nbytes() for storage in storages.values())
 
 
 def llama(layers: int) -> Any:
@@ -119,8 +119,8 @@ def llama(layers: int) -> Any:
 
 
 @pytest.mark.parametrize(("dtype", "precision"), [("bfloat16", "bfloat16"), ("float32", "bfloat16"), ("float32",) * 2])
-def test_gradients_of_activations_are_those_of_pytorchs_tracker(dtype: str, precision: Any) -> None:
-    """On tensors without data, with layers that are computed again: what is kept of each, and what comes later."""
+def test_checkpoint_and_gradient_bytes_equal_those_of_pytorchs_tracker(dtype: str, precision: Any) -> None:
+    """On fake tensors, with gradient checkpointing: what a layer keeps, and the peak of temporary gradients."""
     import torch
     from torch._subclasses.fake_tensor import FakeTensorMode
     from torch.distributed._tools.mem_tracker import MemTracker
@@ -142,15 +142,15 @@ def test_gradients_of_activations_are_those_of_pytorchs_tracker(dtype: str, prec
             with tracker:
                 with torch.autocast("cpu", torch.bfloat16, enabled=precision != dtype):
                     loss = model(torch.zeros(2, 512, dtype=torch.long)).last_hidden_state.sum()
-                kept.append(of_kind(tracker.get_tracker_snapshot("current"), "ACT"))
+                kept.append(bytes_of_kind(tracker.get_tracker_snapshot("current"), "ACT"))
                 loss.backward()
-            temporary = of_kind(tracker.get_tracker_snapshot("peak"), "TEMP")
+            temporary = bytes_of_kind(tracker.get_tracker_snapshot("peak"), "TEMP")
     bits = 16 if dtype == "bfloat16" else 32
     job = TrainingJob(SMALL, "zero2" if bits == 16 else "none", precision=precision, micro_batch=2, length=512)
     assert (kept[1] - kept[0]) / 2 == checkpoint_bytes(job)
     assert temporary == gradient_temporaries_bytes(SMALL, tokens, bits, precision)
 
 
-def of_kind(snapshot: Any, kind: str) -> int:
+def bytes_of_kind(snapshot: Any, kind: str) -> int:
     (of_device,) = snapshot.values()
     return next(count for name, count in of_device.items() if str(name).endswith(kind))

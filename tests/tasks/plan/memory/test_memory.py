@@ -1,4 +1,4 @@
-"""Memory on paper: published tables to the rounding of their source, and what a real Llama saves to the byte."""
+"""Planned memory against published tables, to the rounding of their source, and against sums by hand."""
 
 from __future__ import annotations
 
@@ -105,7 +105,9 @@ def test_qlora_of_65b_fits_in_48_gb_where_16_bit_training_takes_780() -> None:
         ("zero3", 2 / 16, 2 / 16, 12 / 16),
     ],
 )
-def test_what_each_sharding_divides(sharding: Any, weights: float, gradients: float, optimizer: float) -> None:
+def test_each_sharding_divides_its_own_states(
+    sharding: Any, weights: float, gradients: float, optimizer: float
+) -> None:
     memory = states_of(TrainingJob(LLAMA_2_7B, sharding=sharding, num_gpus=16))
     found = (memory.weights, memory.gradients, memory.optimizer)
     assert found == pytest.approx([n * 6_738_415_616 for n in (weights, gradients, optimizer)])
@@ -129,14 +131,14 @@ def test_offload_leaves_no_optimizer_on_the_gpu_and_then_no_parameters() -> None
     assert both.host == 20 * 6_738_415_616 / 8
 
 
-def test_passes_that_add_up_under_fsdp_hold_whole_gradients_unless_each_is_reduced() -> None:
+def test_accumulation_under_fsdp_holds_whole_gradients_unless_each_micro_batch_reduces() -> None:
     job = TrainingJob(LLAMA_2_7B, sharding="fsdp_full_shard", num_gpus=64)
     one = moment(LAST_LAYER, job)
-    eight = moment(LAST_LAYER, replace(job, accumulation=8, reduces_each_micro_batch=False))
-    each = moment(LAST_LAYER, replace(job, accumulation=8))
-    # two layers of 202,383,360 in 16 bits are waiting for their reduction, against all parameters
-    assert eight.buffers - one.buffers == 2 * (6_738_415_616 - 2 * 202_383_360)
-    assert each.buffers == one.buffers
+    reduced_once = moment(LAST_LAYER, replace(job, accumulation=8, reduces_each_micro_batch=False))
+    reduced_each = moment(LAST_LAYER, replace(job, accumulation=8))
+    # all parameters in 16 bits, against two layers of 202,383,360 that wait for their reduction
+    assert reduced_once.buffers - one.buffers == 2 * (6_738_415_616 - 2 * 202_383_360)
+    assert reduced_each.buffers == one.buffers
 
 
 def test_eight_bit_adam_keeps_its_moments_in_two_bytes() -> None:
@@ -145,17 +147,17 @@ def test_eight_bit_adam_keeps_its_moments_in_two_bytes() -> None:
 
 
 def moment(name: str, job: TrainingJob) -> Moment:
-    return next(each for each in moments_of(job) if each.name == name)
+    return next(found for found in moments_of(job) if found.name == name)
 
 
-def test_the_first_pass_of_a_step_has_no_gradients_before_it() -> None:
+def test_the_first_micro_batch_of_a_step_has_no_gradients_yet() -> None:
     job = TrainingJob(LLAMA_2_7B, length=512)
     assert moment(LOSS, job).gradients == 0
     assert moment(LOSS, replace(job, accumulation=2)).gradients == 4 * 6_738_415_616
 
 
 def test_the_optimizers_step_has_no_activations_and_deepspeed_copies_its_gradients() -> None:
-    """PyTorch's fused AdamW makes nothing; DeepSpeed flattens a part's gradients, and AdamW takes a root: 4 + 4."""
+    """Fused AdamW allocates nothing. DeepSpeed flattens a shard's gradients, and AdamW takes their root: 4 + 4."""
     assert moment(STEP, TrainingJob(LLAMA_2_7B)).total == 16 * 6_738_415_616
     step = moment(STEP, TrainingJob(LLAMA_2_7B, "zero2", num_gpus=8))
     assert (step.activations, step.logits) == (0, 0)
@@ -174,10 +176,10 @@ def test_a_reference_is_a_second_model_only_where_all_weights_are_trained() -> N
     assert moment(LOSS, full).weights == 2 * 4 * 6_738_415_616
     assert moment(LOSS, lora).weights == moment(LOSS, replace(lora, has_reference=False)).weights
     # the adapter is switched off for a second forward pass
-    assert REFERENCE in [each.name for each in moments_of(lora)]
+    assert REFERENCE in [found.name for found in moments_of(lora)]
 
 
-def test_a_pair_is_two_sequences_and_a_reward_model_has_no_words() -> None:
+def test_a_pair_is_two_sequences_and_a_reward_model_has_no_logits() -> None:
     sft = TrainingJob(LLAMA_2_7B, method="lora", length=512)
     dpo = moment(LOSS, replace(sft, objective="dpo"))
     assert dpo.activations == 2 * moment(LOSS, sft).activations
@@ -186,7 +188,7 @@ def test_a_pair_is_two_sequences_and_a_reward_model_has_no_words() -> None:
     assert reward.trained_parameters == 6_738_415_616 - 32_000 * 4096
 
 
-def test_generated_answers_have_keys_and_values_for_all_passes_of_a_step() -> None:
+def test_generated_answers_have_keys_and_values_for_all_micro_batches_of_a_step() -> None:
     job = TrainingJob(
         LLAMA_3_8B, method="lora", objective="grpo", length=512, max_new_tokens=512, micro_batch=4, accumulation=16
     )

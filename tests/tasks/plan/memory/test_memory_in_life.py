@@ -1,4 +1,4 @@
-"""The plan against the measured peak of real training steps and evaluations on a CPU: within 10 % in every cell."""
+"""Planned memory against the measured peak of real training steps and evaluations on a CPU: within 10 %."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.plan.memory.moments import EMBEDDING, FIRST_LAYER, LAST_LAYER, LOSS, 
 
 ALLOWED = 0.10
 
-# with the moment that is the fullest, so that each is seen to be one
+# with the moment of the peak: for every moment there is a cell that has its peak there
 CELLS = [
     (Cell(length=16, micro_batch=1), EMBEDDING),
     (Cell(length=16, accumulation=2), LOSS),
@@ -54,7 +54,7 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def measured(directory: Path) -> dict[str, int]:
-    """The peak of each cell of one process, in bytes: in a process where no other test has left a tensor."""
+    """The peak bytes of each cell of one process, measured in a new process that holds no other test's tensors."""
     cells = [*(cell for cell, _ in CELLS), *EVALUATIONS]
     return dict(zip(map(str, cells), in_new_processes(cells, 1, directory), strict=True))
 

@@ -1,4 +1,4 @@
-"""What a hub token may do is found before training: with the real client against a hub on loopback."""
+"""What a hub token may do is checked before training, with the real client against a hub on loopback."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tasks.plan.resolve.models import resolve_model
 ROLES = {"hf_w": "write", "hf_r": "read", "hf_fw": "fine-grained", "hf_fr": "fine-grained-read"}
 
 
-def use(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
+def connect_client(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
     # the client reads the address from the environment when it is imported
     monkeypatch.setattr(constants, "ENDPOINT", server.endpoint)
     template = constants.HUGGINGFACE_CO_URL_TEMPLATE.replace(constants._HF_DEFAULT_ENDPOINT, server.endpoint)
@@ -27,7 +27,7 @@ def use(server: HubServer, monkeypatch: pytest.MonkeyPatch) -> HubServer:
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch):
     with HubServer(tokens=ROLES) as server:
-        yield use(server, monkeypatch)
+        yield connect_client(server, monkeypatch)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def big_hub(monkeypatch: pytest.MonkeyPatch):
     ) as server:
         server.add_repo("owner/here", {"config.json": b"{}"})
         server.add_repo("other/here", {"config.json": b"{}"})
-        yield use(server, monkeypatch)
+        yield connect_client(server, monkeypatch)
 
 
 @pytest.mark.parametrize("token", ["hf_w", "hf_fw"])
@@ -92,7 +92,7 @@ def test_a_revision_is_resolved_to_its_commit(hub: HubServer, tiny_model: Path) 
         ("other/here", "the token's user may not write to other/here, which exists"),
     ],
 )
-def test_a_repository_is_asked_for_without_creating_it(repository: str, fault: str | None, big_hub: HubServer) -> None:
+def test_a_repository_is_checked_without_creating_it(repository: str, fault: str | None, big_hub: HubServer) -> None:
     if fault is None:
         assert check_push_access(repository, "hf_w", "X") == []
     else:
@@ -123,14 +123,14 @@ def test_an_expired_token_is_refused_for_reading_and_writing(big_hub: HubServer,
         resolve_model(ModelConfig(name="owner/base"), "hf_old")
 
 
-def test_a_hub_that_is_not_there_is_told_from_one_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_hub_has_an_error_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
-    for ask in (
+    for check in (
         lambda: check_push_access("owner/here", "hf_w", "X"),
         lambda: resolve_model(ModelConfig(name="owner/base"), None),
     ):
         with pytest.raises(UnreachableHubError, match=r"127.0.0.1:9 cannot be reached \(ConnectError\)"):
-            ask()
+            check()
 
 
 def test_the_license_is_that_of_the_card(big_hub: HubServer, tiny_model: Path) -> None:
@@ -138,5 +138,5 @@ def test_the_license_is_that_of_the_card(big_hub: HubServer, tiny_model: Path) -
     big_hub.add_repo("owner/plain", files)
     big_hub.add_repo("owner/carded", {**files, "README.md": b"---\nlicense: apache-2.0\n---\nA model.\n"})
     big_hub.add_repo("owner/named", {**files, "README.md": b"---\nlicense: other\nlicense_name: my-own\n---\n"})
-    for name, said in (("plain", "not stated"), ("carded", "apache-2.0"), ("named", "my-own")):
-        assert resolve_model(ModelConfig(name=f"owner/{name}"), None).license == said
+    for name, expected in (("plain", "not stated"), ("carded", "apache-2.0"), ("named", "my-own")):
+        assert resolve_model(ModelConfig(name=f"owner/{name}"), None).license == expected

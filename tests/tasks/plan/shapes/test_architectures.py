@@ -106,7 +106,7 @@ def test_no_torch_is_loaded_for_any_model_with_a_file() -> None:
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
 
 
-def test_the_embedded_models_file_is_what_is_made() -> None:
+def test_the_shape_file_of_the_embedded_model_matches_its_architecture() -> None:
     from tasks.get_model.embedded import _architecture, make_tokenizer
 
     made = _architecture(make_tokenizer(["select a from b where c = d"])).to_dict()
@@ -119,10 +119,12 @@ def test_the_embedded_models_file_is_what_is_made() -> None:
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("family", FAMILIES)
-def test_arithmetic_is_what_transformers_makes(family: str, variant: str) -> None:
+def test_computed_shapes_equal_those_of_transformers_models(family: str, variant: str) -> None:
     settings = {"model_type": family, **SMALL, **VARIANTS[variant]}
     by_hand, by_count = dense_shape(settings, "m"), counted(settings)
-    names = [each.name for each in fields(ModelShape) if each.name not in (*NOT_COUNTED, "linears", "embedding_width")]
+    names = [
+        field.name for field in fields(ModelShape) if field.name not in (*NOT_COUNTED, "linears", "embedding_width")
+    ]
     assert {name: getattr(by_hand, name) for name in names if name != "head_width"} == {
         name: getattr(by_count, name) for name in names if name != "head_width"
     }
@@ -131,7 +133,7 @@ def test_arithmetic_is_what_transformers_makes(family: str, variant: str) -> Non
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_what_a_config_leaves_out_is_as_in_transformers(family: str) -> None:
+def test_settings_that_a_config_omits_have_transformers_defaults(family: str) -> None:
     from transformers import CONFIG_MAPPING
 
     config = CONFIG_MAPPING[family]()
@@ -149,7 +151,7 @@ def test_what_a_config_leaves_out_is_as_in_transformers(family: str) -> None:
 
 @pytest.mark.parametrize("family", ["qwen3", "phi3", "gemma"])
 @pytest.mark.parametrize("heads", [(8, 4), (8, 8), (8, 1)], ids=str)
-def test_what_a_layer_keeps_is_what_transformers_keeps(family: str, heads: tuple[int, int]) -> None:
+def test_bytes_that_a_layer_saves_equal_those_of_transformers(family: str, heads: tuple[int, int]) -> None:
     width = 32 if heads[1] > 1 else 48
     sizes = {"hidden_size": 320, "intermediate_size": 576, "num_attention_heads": heads[0], "head_dim": width}
     settings = {"model_type": family, **SMALL, **sizes, "num_key_value_heads": heads[1]}
@@ -160,16 +162,16 @@ def test_what_a_layer_keeps_is_what_transformers_keeps(family: str, heads: tuple
 
 
 @pytest.mark.parametrize("name", ["openai-community/gpt2", "mistralai/Mixtral-8x7B-v0.1"])
-def test_counts_in_a_shape_file_are_what_is_counted(name: str) -> None:
+def test_counts_in_a_shape_file_equal_a_new_count(name: str) -> None:
     known = known_shape(name)
     assert known is not None and known.counted is not None
     assert replace(counted(known.settings, has_activations=True), name=name) == shape_of(known.settings, name)
-    # other numbers under the same name are not those of the file
+    # with other settings under the same name, the counts of the file are not used
     other = {key: 2 if key in ("n_layer", "num_hidden_layers") else value for key, value in known.settings.items()}
     assert shape_of(other, name).layers == 2
 
 
-def test_what_was_assumed_is_said() -> None:
+def test_notes_state_what_was_assumed() -> None:
     known = known_shape("microsoft/Phi-3-mini-4k-instruct")
     assert known is not None
     shape = shape_of({**known.settings, "auto_map": {}, "quantization_config": {"quant_method": "gptq"}}, known.name)

@@ -1,4 +1,4 @@
-"""What is counted in transformers' own models: experts, and what peft and bitsandbytes take for linear layers."""
+"""Counts in transformers' own models: experts, and the linear layers that peft and bitsandbytes see."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def counted(settings: dict[str, Any], has_activations: bool = False) -> ModelSha
     return count_shape(settings, "m", has_activations)
 
 
-# of all figures the embedding is a part, as in those of Mixtral; gpt-oss's own table leaves out 201,088 x 2,880 of it
+# the published figures include the embedding; only gpt-oss's table leaves out 201,088 x 2,880 of it
 QWEN3_30B = {
     "model_type": "qwen3_moe",
     "hidden_size": 2048,
@@ -54,7 +54,9 @@ OLMOE = {"model_type": "olmoe", "vocab_size": 50304, "intermediate_size": 1024}
     ],
     ids=lambda value: value["model_type"] if isinstance(value, dict) else "",
 )
-def test_mixtures_of_experts(settings: dict[str, Any], total: float, active: float, experts: tuple[int, int]) -> None:
+def test_mixtures_of_experts_have_their_published_sizes(
+    settings: dict[str, Any], total: float, active: float, experts: tuple[int, int]
+) -> None:
     """Total and active billions as published by Mistral, Qwen, OpenAI, DeepSeek and Ai2."""
     shape = counted(settings)
     assert shape.parameters / 1e9 == pytest.approx(total, rel=2e-3)
@@ -88,19 +90,19 @@ def test_adapters_are_those_of_peft(family: str, targets: list[str]) -> None:
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     shape = counted(TINY[family])
-    if not set(targets) <= {"all-linear", *(each.name for each in shape.linear_maps if each.is_module)}:
+    if not set(targets) <= {"all-linear", *(linear.name for linear in shape.linear_maps if linear.is_module)}:
         with pytest.raises(ConfigError, match="matches no linear layer"):
             shape.targeted(targets)
         return
-    asked = peft.LoraConfig(r=3, target_modules=targets[0] if len(targets) == 1 else targets, task_type="CAUSAL_LM")
+    lora = peft.LoraConfig(r=3, target_modules=targets[0] if len(targets) == 1 else targets, task_type="CAUSAL_LM")
     if targets == ["q_proj"]:
-        asked.target_modules = {"q_proj"}
+        lora.target_modules = {"q_proj"}
     with torch.device("meta"):
         model = peft.get_peft_model(
-            AutoModelForCausalLM.from_config(CONFIG_MAPPING[family].from_dict(TINY[family])), asked
+            AutoModelForCausalLM.from_config(CONFIG_MAPPING[family].from_dict(TINY[family])), lora
         )
-    trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
-    assert trained == sum(3 * each.count * (each.inputs + each.outputs) for each in shape.targeted(targets))
+    trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
+    assert trained == sum(3 * linear.count * (linear.inputs + linear.outputs) for linear in shape.targeted(targets))
 
 
 @pytest.mark.parametrize("family", TINY)
@@ -116,16 +118,17 @@ def test_adapters_and_quantized_weights_are_those_of_peft_and_bitsandbytes(famil
         model = AutoModelForCausalLM.from_config(config)
         adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
         quantized = AutoModelForCausalLM.from_config(config)
-    trained = sum(each.numel() for each in adapted.parameters() if each.requires_grad)
-    assert trained == sum(3 * each.count * (each.inputs + each.outputs) for each in shape.targeted(["all-linear"]))
+    trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
+    targeted = shape.targeted(["all-linear"])
+    assert trained == sum(3 * linear.count * (linear.inputs + linear.outputs) for linear in targeted)
     settings = BitsAndBytesConfig(load_in_8bit=True)
     replace_with_bnb_linear(quantized, get_keys_to_not_convert(quantized), settings)
-    replaced = [each for each in quantized.modules() if type(each).__name__ == "Linear8bitLt"]
-    assert shape.quantized_parameters == sum(each.in_features * each.out_features for each in replaced)
+    replaced = [module for module in quantized.modules() if type(module).__name__ == "Linear8bitLt"]
+    assert shape.quantized_parameters == sum(module.in_features * module.out_features for module in replaced)
 
 
-def test_an_embedding_that_is_projected() -> None:
+def test_a_projected_embedding_counts_at_its_own_width() -> None:
     narrow = {"model_type": "opt", "hidden_size": 48, "word_embed_proj_dim": 16, "num_hidden_layers": 2, "ffn_dim": 96}
     shape = counted({**narrow, "num_attention_heads": 6, "vocab_size": 101, "max_position_embeddings": 32})
     assert shape.embedding_parameters == 101 * 16
-    assert {"project_in", "project_out"} <= {each.name for each in shape.linear_maps}
+    assert {"project_in", "project_out"} <= {linear.name for linear in shape.linear_maps}

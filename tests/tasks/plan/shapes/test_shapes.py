@@ -31,8 +31,8 @@ EXPERTS = ModelShape(
 
 
 def test_a_llama_has_seven_linear_maps_in_each_layer() -> None:
-    assert [(each.name, each.count) for each in LLAMA_2_7B.linear_maps] == [(name, 32) for name in LLAMA_LINEARS]
-    sizes = [(each.inputs, each.outputs) for each in LLAMA_2_7B.linear_maps]
+    assert [(linear.name, linear.count) for linear in LLAMA_2_7B.linear_maps] == [(name, 32) for name in LLAMA_LINEARS]
+    sizes = [(linear.inputs, linear.outputs) for linear in LLAMA_2_7B.linear_maps]
     assert sizes == [(4096, 4096)] * 4 + [(4096, 11008)] * 2 + [(11008, 4096)]
     # 4 x 4096^2 + 3 x 4096 x 11008, and two norms
     assert LLAMA_2_7B.layer_parameters == 202_375_168 + 8192
@@ -51,22 +51,22 @@ def test_a_token_passes_through_the_experts_it_is_routed_to_only() -> None:
     # 96 + 64 + 16 x 24, two tables of 40, 140 others
     assert EXPERTS.linear_parameters == 544
     assert EXPERTS.parameters == 544 + 80 + 140
-    # of 16 x (24 + 6) in experts a quarter
+    # a quarter of the 16 x (24 + 6) in experts is active
     assert EXPERTS.active_parameters == EXPERTS.parameters - 360
     assert EXPERTS.active_linear_parameters == 160 + 96
     assert EXPERTS.quantized_parameters == 96
 
 
-def test_an_embedding_narrower_than_a_token() -> None:
+def test_an_embedding_narrower_than_a_token_counts_at_its_own_width() -> None:
     shape = ModelShape("narrow", 8, 1, 2, 2, 16, 100, is_tied=True, embedding_width=4)
     assert shape.embedding_parameters == 400
 
 
 def test_targets_are_chosen_by_the_end_of_a_modules_name() -> None:
-    assert [each.name for each in LLAMA_2_7B.targeted(["all-linear"])] == LLAMA_LINEARS
-    assert [each.name for each in LLAMA_2_7B.targeted(["v_proj", "self_attn.q_proj"])] == ["q_proj", "v_proj"]
+    assert [linear.name for linear in LLAMA_2_7B.targeted(["all-linear"])] == LLAMA_LINEARS
+    assert [linear.name for linear in LLAMA_2_7B.targeted(["v_proj", "self_attn.q_proj"])] == ["q_proj", "v_proj"]
     # experts that are one parameter are no linear layers
-    assert [each.name for each in EXPERTS.targeted(["all-linear"])] == ["qkv", "router"]
+    assert [linear.name for linear in EXPERTS.targeted(["all-linear"])] == ["qkv", "router"]
 
 
 @pytest.mark.parametrize("target", ["proj", "lm_head", "query_key_value"])
@@ -84,8 +84,11 @@ def test_experts_that_are_one_parameter_are_no_targets() -> None:
         EXPERTS.targeted(["up_proj"])
 
 
-def test_maps_held_together_get_one_adapter_of_their_ranks_together() -> None:
+def test_merged_linear_maps_get_one_adapter_with_the_sum_of_their_ranks() -> None:
     merged = Linear("gate_up_proj", 4, 12, 8, is_expert=True, is_module=False, targets=("w1", "w3"))
     shape = ModelShape("merged", 4, 1, 2, 2, 6, 10, linears=(Linear("q_proj", 4, 4, 1), merged))
-    assert [(each.name, each.count) for each in shape.targeted(["all-linear"])] == [("q_proj", 1), ("gate_up_proj", 16)]
-    assert [each.name for each in shape.targeted(["q_proj"])] == ["q_proj"]
+    assert [(linear.name, linear.count) for linear in shape.targeted(["all-linear"])] == [
+        ("q_proj", 1),
+        ("gate_up_proj", 16),
+    ]
+    assert [linear.name for linear in shape.targeted(["q_proj"])] == ["q_proj"]

@@ -1,4 +1,4 @@
-"""Steps, hours and dollars, by hand."""
+"""Steps, hours and dollars, worked out by hand."""
 
 from __future__ import annotations
 
@@ -38,15 +38,19 @@ def config(tokenize: dict[str, Any] | None = None, **train: Any) -> FineTuneConf
         (config(), RowFacts(rows=100), 7),
         (config(epochs=3), RowFacts(rows=160), 30),
         (config(epochs=0.01), RowFacts(rows=160), 1),
-        # ten rows of 100 tokens in each packed one: 160 / 10 / 16
+        # ten rows of 100 tokens fill a packed row: 160 / 10 / 16
         (config({"packing": "best_fit"}), RowFacts(rows=160, mean_tokens=100), 1),
         (config({"packing": "best_fit"}), RowFacts(rows=1600, mean_tokens=100), 10),
         (config({"packing": "best_fit"}), RowFacts(rows=1600), None),
+        # the last batch of each epoch is not full: two steps an epoch
+        (config(epochs=2), RowFacts(rows=17), 4),
         # a batch counts answers, and each of 80 prompts has 4
         (config(objective="rloo"), RowFacts(rows=80), 20),
+        # 83 prompts are 20 batches of 4 and 3 that are left out; each batch is trained twice
+        (config(objective="grpo", policy={"num_iterations": 2}), RowFacts(rows=83), 40),
     ],
 )
-def test_steps(subject: FineTuneConfig, facts: RowFacts, steps: int | None) -> None:
+def test_steps_follow_from_rows_epochs_and_packing(subject: FineTuneConfig, facts: RowFacts, steps: int | None) -> None:
     assert training_steps(subject, facts) == steps
 
 
@@ -61,11 +65,11 @@ def test_cost_is_hours_times_price_times_gpus() -> None:
     assert found.cost == pytest.approx(40 * seconds / 100)
 
 
-def test_time_is_of_the_usual_row_and_memory_of_the_longest() -> None:
+def test_the_time_of_a_step_is_that_of_rows_of_mean_length() -> None:
     subject = config(max_steps=1)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    usual = estimate_duration(subject, job, H100, RowFacts(mean_tokens=100))
-    assert usual.step_seconds == estimate_step_time(replace(job, length=100), H100).total
+    unpacked = estimate_duration(subject, job, H100, RowFacts(mean_tokens=100))
+    assert unpacked.step_seconds == estimate_step_time(replace(job, length=100), H100).total
     packed = config({"packing": "best_fit"}, max_steps=1)
     assert (
         estimate_duration(packed, job, H100, RowFacts(mean_tokens=100)).step_seconds
@@ -84,8 +88,19 @@ def test_pairs_cost_two_sequences_and_the_reference() -> None:
     assert dpo == pytest.approx(8 / 3 * sft)
 
 
+@pytest.mark.parametrize(("loss", "factor"), [("kto", 2.0), ("apo_zero_unpaired", 4 / 3)])
+def test_only_ktos_own_loss_passes_another_rows_answer_too(loss: str, factor: float) -> None:
+    sft = config(max_steps=1)
+    job = training_job(sft, LLAMA_2_7B, gpu_target(H100))
+    once = estimate_duration(sft, job, H100, RowFacts()).step_seconds
+    kto = config(objective="kto", kto={"loss": loss}, max_steps=1)
+    assert once is not None
+    seconds = estimate_duration(kto, replace(job, objective="kto"), H100, RowFacts()).step_seconds
+    assert seconds == pytest.approx(factor * once)
+
+
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
-def test_generated_answers_have_no_made_up_time(objective: str) -> None:
+def test_generated_answers_have_no_estimate_of_time(objective: str) -> None:
     subject = config(objective=objective, max_steps=5)
     found = estimate_duration(subject, training_job(subject, LLAMA_2_7B, gpu_target(H100)), H100, RowFacts())
     assert (found.steps, found.step_seconds, found.hours, found.cost) == (5, None, None, None)

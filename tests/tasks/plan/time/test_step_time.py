@@ -1,4 +1,4 @@
-"""Expected step times, each by hand."""
+"""Expected step times, worked out by hand."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TOY = ModelShape("toy", 4, 1, 2, 1, 6, 10)
 
 
 def test_model_flops_are_6_for_a_parameter_and_token_and_causal_attention() -> None:
-    # a pass of 2 rows of 5: 6 x 160 x 10 tokens; attention 6 x layers x hidden x 25 for each row
+    # a micro-batch of 2 rows of 5 tokens: 6 x 160 x 10; attention 6 x layers x hidden x 25 for each row
     assert model_flops(TrainingJob(TOY, micro_batch=2, length=5)) == 6 * 160 * 10 + 6 * 4 * 25 * 2
     assert model_flops(TrainingJob(TOY, micro_batch=2, length=5, accumulation=3)) == 3 * (9600 + 1200)
 
@@ -39,7 +39,7 @@ def test_model_flops_are_6_for_a_parameter_and_token_and_causal_attention() -> N
     [(LLAMA_3_8B, 8192, 2904, 56.8), (LLAMA_3_70B, 8192, 331, 51.7), (LLAMA_2_13B, 4096, 2162, 61.1)],
     ids=lambda value: getattr(value, "name", ""),
 )
-def test_published_tokens_a_second_are_the_published_mfu(
+def test_published_tokens_a_second_give_the_published_mfu(
     shape: ModelShape, length: int, tokens_per_second: float, mfu: float
 ) -> None:
     """docs/performance.md of https://github.com/pytorch/torchtitan: FSDP2 on 64 A100."""
@@ -64,7 +64,7 @@ def test_checkpointing_computes_the_layers_again_but_not_the_head() -> None:
 def test_a_ring_over_machines_is_as_fast_as_the_network_of_a_machine() -> None:
     assert bus_bandwidth(H100, ranks=8, ranks_per_node=8) == LINK_EFFICIENCY * 450e9
     assert bus_bandwidth(H100, ranks=16, ranks_per_node=8) == LINK_EFFICIENCY * 8 * 50e9
-    # one GPU of each machine has one adapter to itself
+    # with one GPU of each machine, each has a network adapter to itself
     assert bus_bandwidth(H100, ranks=2, ranks_per_node=1) == LINK_EFFICIENCY * 50e9
     # a network faster than the links within the machine does not help
     fast = replace(H100, network_bandwidth=500e9)
@@ -101,7 +101,7 @@ def test_one_gpu_computes_and_updates_and_waits_for_nobody() -> None:
     assert time.total == pytest.approx(time.compute + time.optimizer)
 
 
-def test_what_overlaps_costs_only_what_is_longer_than_the_computation() -> None:
+def test_overlapping_communication_costs_only_what_exceeds_the_computation() -> None:
     job = TrainingJob(LLAMA_3_8B, "fsdp_full_shard", num_gpus=64, micro_batch=4, length=8192)
     long = estimate_step_time(job, H100)
     assert long.exposed_communication == 0 < long.communication
@@ -159,8 +159,8 @@ def test_a_token_passes_through_some_experts_only() -> None:
 def test_short_rows_wait_for_the_weights_to_be_read() -> None:
     job = TrainingJob(LLAMA_3_8B, micro_batch=1, length=1, accumulation=4, has_checkpointing=False)
     slow = replace(H100, memory_bandwidth=1e12)
-    # 2 bytes of each parameter, once forward and twice backward, in each of 4 passes
+    # 2 bytes of each parameter, once forward and twice backward, in each of 4 micro-batches
     assert estimate_step_time(job, slow).compute == pytest.approx(4 * 3 * 2 * 8_030_261_248 / 1e12)
-    # a row of 8,192 tokens has arithmetic enough
+    # with a row of 8,192 tokens the arithmetic takes longer than the reading
     long = replace(job, length=8192)
     assert estimate_step_time(long, slow).compute == pytest.approx(model_flops(long) / (989e12 * 0.4))
