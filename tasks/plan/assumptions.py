@@ -11,7 +11,7 @@ from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
 from configs.wire_plan import StagePlan
 from tasks.plan.checks.preflight import Answer
-from tasks.plan.checks.questions import row_facts
+from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.hardware.gpus import gpu_types
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.machines import HOST_SPARE, PROCESS_BYTES, SHARED_GIB_PER_PROCESS
@@ -67,7 +67,7 @@ def assumptions(
     for plan, (name, config) in zip(plans, stages.items(), strict=False):
         prefix = f"{name}: " if len(stages) > 1 else ""
         facts = row_facts_of(
-            config, row_facts([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
+            config, first_rows_of([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
         )
         if plan.expectation.step_seconds is not None or facts.rows is not None:
             found.append(prefix + facts.how)

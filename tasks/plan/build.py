@@ -13,7 +13,7 @@ from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
-from tasks.plan.checks.questions import row_facts
+from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
 from tasks.plan.hardware.target import Target
@@ -98,7 +98,7 @@ def _named(stages: Mapping[str, Any], question: str) -> str:
 
 
 def _rows_of(answers: Sequence[Answer], prefix: str) -> list[Any]:
-    return row_facts([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
+    return first_rows_of([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
 
 
 def _sized(

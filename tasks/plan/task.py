@@ -278,7 +278,7 @@ def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plan
     """Make all checks side by side, then the plan."""
     from tasks.plan.build import build_plan, sizes_of
     from tasks.plan.checks.preflight import answer
-    from tasks.plan.checks.questions import Surroundings, alignment_questions, questions
+    from tasks.plan.checks.questions import Surroundings, alignment_questions, training_questions
 
     tracker = list(stages.values())[-1].train.tracking.tracker
     around = Surroundings(
@@ -293,7 +293,7 @@ def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plan
         parameters_of=sizes_of,
         device=PLAIN_CPU if target is None else target.device,
     )
-    asked = questions(stages["train"], around) if "train" in stages else alignment_questions(stages, around)
+    asked = training_questions(stages["train"], around) if "train" in stages else alignment_questions(stages, around)
     return build_plan(stages, answer(asked), target)
 
 
@@ -337,7 +337,7 @@ def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
     from tasks.plan.checks import tracking
 
     execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
-    return config.model_copy(update={"train": tracking.named(config.train, config.name, execution)})
+    return config.model_copy(update={"train": tracking.with_run_name(config.train, config.name, execution)})
 
 
 def _parts(config: FineTuneConfig) -> list[Part]:
