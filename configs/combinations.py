@@ -1,5 +1,5 @@
-"""Which objectives and methods do not go together, and why: read by the config, by the docs, and by the test that
-trains all the others."""
+"""Combinations of objective, method and sharding that do not work, with the reasons. The config refuses them, the docs
+show them, and a test trains all other pairs of objective and method."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ if TYPE_CHECKING:
     from configs.schema.train import Method
 
 _LEFT_PADDED = (
-    "prompts of one batch are padded on the left, where peft counts the padding as positions: a short prompt would "
-    "stand further from the virtual tokens than when it is asked alone; use prefix_tuning, lora or full"
+    "prompts of a batch are padded on the left, and peft counts the padding as positions: a short prompt would be "
+    "further from the virtual tokens in a batch than alone; use prefix_tuning, lora or full"
 )
-_READ_AT_PADDING = (
-    "behind trained embeddings a scoring model is given no token ids, and reads its score at the padding; use "
+
+_NO_TOKEN_IDS = (
+    "prompt tuning gives a reward model embeddings but no token ids, so it would read its score at the padding; use "
     "prefix_tuning, lora or full"
 )
-
 REFUSED: dict[tuple[Objective, Method], str] = {
-    **{(objective, "prompt_tuning"): _READ_AT_PADDING for objective in SCORING},
+    **{(objective, "prompt_tuning"): _NO_TOKEN_IDS for objective in SCORING},
     **{(objective, "prompt_tuning"): _LEFT_PADDED for objective in ONLINE},
 }
-"""The reason, with what to use instead, for each pair that `TrainConfig` refuses."""
+"""For each pair that `TrainConfig` refuses: the reason, and what to use instead."""
 
-_PACKED = (
-    "bitsandbytes packs several weights into one byte, and what divides tensors would part them from what unpacks "
-    "them; use none, zero1 or zero2, or train.method=lora"
+_PACKED_WEIGHTS = (
+    "bitsandbytes packs weights into bytes, and sharding would part them from the scales that unpack them; use none, "
+    "zero1 or zero2, or train.method=lora"
 )
 _VIRTUAL_TOKENS = (
-    "peft computes virtual tokens anew when a checkpoint is saved, which it cannot while FSDP divides them; use zero3, "
-    "or train.method=lora"
+    "peft recomputes virtual tokens to save a checkpoint, and cannot do so while FSDP shards them; use zero3, or "
+    "train.method=lora"
 )
 _ONE_POLICY = (
-    "TRL samples other answers in each process, and under tensor parallelism all processes are one model; use "
+    "TRL samples different answers in each process, but under tensor parallelism all processes are one model; use "
     "fsdp_full_shard or zero3"
 )
 
 REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
     **{
-        (method, sharding): _PACKED
+        (method, sharding): _PACKED_WEIGHTS
         for method in ("qlora", "lora_8bit")
         for sharding in ("zero3", "fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard", "tensor_parallel")
     },
@@ -50,18 +50,18 @@ REFUSED_SHARDING: dict[tuple[Method | Objective, Sharding], str] = {
         for method in ("prompt_tuning", "prefix_tuning")
         for sharding in ("fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard")
     },
-    ("lora", "tensor_parallel"): "peft gives the adapter of a divided layer the width of one process's part, and its "
+    ("lora", "tensor_parallel"): "peft makes the adapter of a sharded layer as wide as one process's shard, and the "
     "first forward pass fails; use fsdp_full_shard or zero3",
-    ("prefix_tuning", "tensor_parallel"): "a prefix has the keys and values of all heads, and each process has some "
-    "of them; use zero3, or train.method=prompt_tuning",
+    ("prefix_tuning", "tensor_parallel"): "a prefix holds the keys and values of all heads, but each process has only "
+    "some of the heads; use zero3, or train.method=prompt_tuning",
     **{(objective, "tensor_parallel"): _ONE_POLICY for objective in ONLINE},
 }
-"""The reason for each method, and each objective, that `TrainConfig` refuses under a way to divide the model. All but
-the quantized ones were tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""
+"""For each method or objective that `TrainConfig` refuses under a sharding: the reason, and what to use instead. Except
+for quantized methods, all were tried with two processes, with peft 0.21, TRL 1.16 and transformers 5.23."""
 
 
 def fault_of_heads(processes: int, model: dict[str, Any]) -> str | None:
-    """Return why tensor parallelism cannot divide a model's attention among `processes`, with the fix, or None.
+    """Return why tensor parallelism cannot split a model's attention heads over `processes`, with the fix, or None.
 
     `model` is the content of its config.json.
     """

@@ -1,8 +1,8 @@
-"""The errors a user is meant to read: one to three lines that name the thing, the value, the rule, and the fix.
+"""The errors that a user reads: one to three lines that name the place, the value, the rule and the fix.
 
-`pyflyte` prints the traceback of every exception except click's own. These errors derive from click's `Exit` with a
-text as its status, which `sys.exit` prints to stderr before it exits with status 1. In a pod they are plain
-exceptions: Flyte records their text.
+`pyflyte` prints a traceback for every exception but click's own. So these errors derive from click's `Exit`, with the
+message as the exit code: `sys.exit` prints a text to stderr and exits with status 1. In a pod they are ordinary
+exceptions, and Flyte records their message.
 """
 
 from __future__ import annotations
@@ -13,13 +13,12 @@ from click.exceptions import Exit
 
 
 class FineTuneError(Exit):
-    """Base of every deliberate error; `str(error)` is the whole message."""
+    """Base of all deliberate errors; `str(error)` is the whole message."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0)
         self.args = (message,)
         self.message = message
-        # sys.exit(text) prints the text to stderr and exits with status 1
         self.exit_code = f"Error: {message}"  # type: ignore[misc, assignment]
 
     def __str__(self) -> str:
@@ -30,29 +29,30 @@ class FineTuneError(Exit):
 
 
 class ConfigError(FineTuneError, ValueError):
-    """A config that names a missing thing, or whose values contradict each other or the model."""
+    """A config names something that does not exist, or its values contradict one another or the model."""
 
 
 class DataError(FineTuneError):
-    """Rows or files that cannot be used; names file and row, never their content."""
+    """Rows or files cannot be used; the message names file and row, and never shows their content."""
 
 
 class ModelError(FineTuneError):
-    """A model directory or repository that cannot be loaded, or must not be."""
+    """A model cannot be loaded, or the config does not allow it."""
 
 
 class ArtifactError(FineTuneError):
-    """An artifact of an earlier step that is gone or incomplete, or a disk that is full."""
+    """An artifact of an earlier step is missing or incomplete, or the disk is full."""
 
 
 class HubError(FineTuneError):
-    """The hub refused or could not be reached; never contains the token."""
+    """The hub refused a request or could not be reached; the message never contains the token."""
 
 
 class UnreachableError(FineTuneError):
-    """A server that did not answer at all: no route, no such name, no network allowed. Nothing is known of its answer.
+    """A server did not answer at all: there is no route to it, its name is unknown, or network access is not allowed.
 
-    A base beside `HubError`, `ConfigError` and `DataError`, so that whoever catches these catches the ones below too.
+    The classes below also derive from `HubError`, `ConfigError` or `DataError`, so that code which catches one of those
+    catches them too.
     """
 
 
@@ -69,19 +69,19 @@ class UnreachableStoreError(UnreachableError, DataError):
 
 
 class RegistrationError(FineTuneError):
-    """A cluster that refused what was registered or started, or cannot be reached."""
+    """The cluster refused a registration or an execution, or cannot be reached."""
 
 
 class InterruptedRunError(FineTuneError):
-    """A run that a signal ended, such as Ctrl-C."""
+    """A signal ended the run, such as that of Ctrl-C."""
 
 
 class DivergedError(FineTuneError):
-    """Training whose loss is no longer a number, or has leapt or climbed."""
+    """Training diverged: the loss is not a number, jumped, or kept rising."""
 
 
 class RetryError(FineTuneError):
-    """A fault that another try can survive; it goes on from the last checkpoint."""
+    """A failure that may not happen again: another attempt resumes from the last checkpoint."""
 
 
 def either(names: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""Read config files and presets, and write the resolved config that is stored with every model."""
+"""Read config files and presets, and write the resolved config that is stored with each model."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 def load_config(path: str | Path, **overrides: Any) -> FineTuneConfig:
-    """Return the config in the YAML or JSON file `path`, with whole sections or top-level values replaced.
+    """Return the config in the YAML or JSON file `path`; `overrides` replace whole sections or top-level values.
 
     Raises:
         ConfigError: the file is missing, is not a mapping, or holds a wrong key, type or value.
@@ -42,7 +42,7 @@ def load_align_config(path: str | Path) -> AlignConfig:
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a repeated key is an error and not a silent choice of the last."""
+    """YAML's safe loader, but a repeated key is an error; YAML itself would silently take its last value."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -80,18 +80,18 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 
 def dump_config(config: FineTuneConfig | AlignConfig) -> str:
-    """Return the resolved config, every default written out, as YAML."""
+    """Return the resolved config as YAML, with all defaults written out."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
 
 
 def check_config_argument(arguments: list[str] | None = None) -> None:
-    """Check the `--config` of a `pyflyte run` command line, before pyflyte parses it.
+    """Check the `--config` of a `pyflyte run` command line before pyflyte parses it.
 
-    pyflyte reports a missing file as invalid JSON and a YAML error as a traceback; this names the file and the line.
-    Inline JSON and any other command are left to pyflyte.
+    pyflyte reports a missing file as invalid JSON, and a YAML error as a traceback; this check names the file and the
+    line. It leaves inline JSON and all other commands to pyflyte.
 
     Raises:
-        ConfigError: see `load_config`.
+        ConfigError: the config is missing, or as for `load_config`.
     """
     words = list(sys.argv if arguments is None else arguments)
     if not words or Path(words[0]).name != "pyflyte" or "run" not in words:
@@ -107,6 +107,6 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
             continue
         if not value.lstrip().startswith(("{", "[")):
             mapping = read_mapping(Path(value))
-            # a launch plan knows which config is its own
-            for kind in (_WORKFLOWS[word] for word in words if word in _WORKFLOWS):
-                kind.model_validate_json(json.dumps(mapping))
+            # the command line of a launch plan names no workflow, so its config is validated by pyflyte alone
+            for config_class in (_WORKFLOWS[word] for word in words if word in _WORKFLOWS):
+                config_class.model_validate_json(json.dumps(mapping))

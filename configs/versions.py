@@ -1,4 +1,4 @@
-"""Cache versions: a stage's cached results are reused until its code, or a library it is pinned to, changes."""
+"""Cache versions: a stage's cached results are reused until its code, or the version of a pinned library, changes."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _SHARED = (
 
 @cache
 def source_version(*places: str) -> str:
-    """Return a hash of sources (files or folders of the project, .py and .json), of what all stages share, and of the
-    pins."""
+    """Return a hash of the .py and .json files in `places` (files or folders of the project), of the modules that all
+    stages share, and of the pinned library versions."""
     files = [ROOT / name for name in _SHARED]
     for place in (ROOT / name for name in places):
         inside = sorted(path for path in place.rglob("*") if path.suffix in (".py", ".json"))

@@ -1,1 +1,1 @@
-"""Inputs of the embedded default run, so that a first run needs neither a download nor an account."""
+"""Data sets that the project makes itself, so a first run needs neither a download nor an account."""

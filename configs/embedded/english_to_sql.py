@@ -1,9 +1,9 @@
 """Synthetic English-to-SQL data for the embedded default run.
 
-A newcomer's first run must work without a download, end in minutes on a laptop and still show a model that has
-learned something readable. Public text-to-SQL sets are too varied for that, so this module draws questions about a
-small fixed schema from a grammar in which every question has exactly one right SQL statement: exact match is then a
-fair score. Only the standard library is used, and every draw depends on nothing but the seed.
+A newcomer's first run must work without a download, end in minutes on a laptop, and still show a model that has
+learned something readable. Public text-to-SQL sets are too varied for that. This module draws questions about a small
+fixed schema from a grammar in which every question has exactly one right SQL statement, so exact match is a fair
+score. It uses only the standard library, and its output depends only on the seed.
 """
 
 import hashlib
@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from configs.embedded.sql_schema import AGE, ID, RELATIONS, TABLES, Column, Table
 
-# Related lines make a base model learn to copy names and numbers from further up, which the task is mostly about.
+# From related lines, a base model learns to copy names and numbers out of earlier lines, which is most of the task.
 LINES_PER_TOPIC = 4
 
-# One question in this many, chosen by its text, is kept for pretraining and never becomes a labelled row.
+# One question in four, chosen by a hash of its text, is used for pretraining and never becomes a labelled row.
 _UNLABELLED_SHARE = 4
 
 _LIST_OPENERS = ("Show the {}.", "List the {}.", "Find the {}.", "Give me the {}.", "What are the {}?")
@@ -32,7 +32,7 @@ _AGGREGATES = {
 
 @dataclass(frozen=True)
 class Subject:
-    """The rows a question is about: `english` is a plural noun phrase, `source` the SQL from FROM on.
+    """The rows that a question is about: `english` is a plural noun phrase, `source` the SQL from the word FROM on.
 
     `prefix` qualifies the table's own columns, and is empty unless `source` joins two tables.
     """
@@ -92,7 +92,7 @@ def _condition(rng: random.Random, table: Table) -> tuple[str, str]:
 
 
 def _subject(rng: random.Random) -> Subject:
-    """Draw the rows to ask about: all of a table, or those that meet one or two conditions or belong to a parent."""
+    """Draw the rows to ask about: a whole table, rows that meet one or two conditions, or children of such a row."""
     if rng.random() < 0.15:
         relation = rng.choice(RELATIONS)
         english, sql = _condition(rng, TABLES[relation.parent])
@@ -105,7 +105,7 @@ def _subject(rng: random.Random) -> Subject:
         )
     table = rng.choice(list(TABLES.values()))
     names = [column.name for column in table.columns]
-    # In the order of the table's columns, as people tend to write, and as one question with two orders is no harder.
+    # Conditions follow the order of the table's columns, as people tend to write; another order would not be harder.
     first, second = sorted(
         (_condition(rng, table), _condition(rng, table)), key=lambda pair: names.index(pair[1].split()[0])
     )
@@ -125,7 +125,7 @@ def _subject(rng: random.Random) -> Subject:
 
 
 def _listing(rng: random.Random, subject: Subject) -> tuple[str, str]:
-    """Ask for columns of the rows, in a given order at times."""
+    """Ask for columns of the rows, sometimes sorted."""
     columns = [column for column in subject.table.columns if not column.name.endswith("_id")]
     chosen = sorted(rng.sample(columns, rng.choice((1, 1, 2))), key=columns.index)
     order_english = order_sql = ""
@@ -172,10 +172,10 @@ def _group(rng: random.Random, subject: Subject) -> tuple[str, str]:
     """Ask for a count or an aggregate per value of a text column."""
     column = rng.choice(subject.table.texts)
     question, sql = rng.choice((_count, _aggregate))(rng, subject)
-    each = rng.choice(("for each", "per"))
+    per = rng.choice(("for each", "per"))
     group = f"{subject.prefix}{column.name}"
-    asked = f"{question[:-1]} {each} {column.noun}{question[-1]}"
-    return asked, f"{sql.replace('SELECT ', f'SELECT {group}, ', 1)} GROUP BY {group}"
+    grouped_question = f"{question[:-1]} {per} {column.noun}{question[-1]}"
+    return grouped_question, f"{sql.replace('SELECT ', f'SELECT {group}, ', 1)} GROUP BY {group}"
 
 
 def _top(rng: random.Random, subject: Subject) -> tuple[str, str]:
@@ -194,7 +194,8 @@ def _top(rng: random.Random, subject: Subject) -> tuple[str, str]:
 
 
 def _topic(rng: random.Random, num_pairs: int, unlabelled: bool) -> list[tuple[str, str]]:
-    """Draw (question, SQL) pairs about the same rows, only such as are or are not kept for pretraining."""
+    """Draw (question, SQL) pairs about the same rows: with `unlabelled` only those kept for pretraining, else only the
+    others."""
     subject, pairs = _subject(rng), list[tuple[str, str]]()
     while len(pairs) < num_pairs:
         construct = rng.choice((_listing, _listing, _count, _aggregate, _group, _top))
@@ -209,8 +210,8 @@ def make_rows(num_rows: int, seed: int) -> list[dict[str, str]]:
     """Draw labelled rows.
 
     Args:
-        num_rows: How many rows; no two have the same prompt.
-        seed: The same seed gives the same rows, and a shorter draw is the start of a longer one.
+        num_rows: Number of rows; no two have the same prompt.
+        seed: The same seed gives the same rows, and fewer rows are the beginning of more rows.
 
     Returns:
         Rows of "prompt", an English question, and "completion", the SQL statement that answers it.
@@ -224,15 +225,15 @@ def make_rows(num_rows: int, seed: int) -> list[dict[str, str]]:
 
 
 def make_unlabelled_text(num_lines: int, seed: int) -> list[str]:
-    """Draw text that shows both languages but not how they correspond, to pretrain a base model on.
+    """Draw text to pretrain a base model on; it shows both languages, but not how they correspond.
 
     Args:
-        num_lines: How many lines.
+        num_lines: Number of lines.
         seed: The same seed gives the same lines.
 
     Returns:
-        Questions in the first half, SQL statements in the second, each LINES_PER_TOPIC lines about the same rows.
-        No question is ever a prompt of `make_rows`, whatever the seeds, and no topic gives both of its languages.
+        Questions in the first half, SQL statements in the second; every LINES_PER_TOPIC lines are about the same rows.
+        For all seeds, no question is a prompt of `make_rows`, and no topic is shown in both languages.
     """
     rng = random.Random(f"unlabelled {seed}")
     lines: list[str] = []

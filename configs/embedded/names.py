@@ -1,4 +1,4 @@
-"""The names by which a config asks for what the project makes itself."""
+"""The names by which a config asks for the model and the data sets that the project makes itself."""
 
 from __future__ import annotations
 
@@ -11,16 +11,18 @@ DEFAULT_ROWS = 8000
 
 
 def parse_embedded_source(path: str) -> tuple[str, int]:
-    """Return name and number of rows of the embedded data set that `path`, a name and perhaps `:rows`, asks for.
+    """Return the name and the number of rows of the embedded data set that `path` names, as `name` or `name:rows`.
 
     Raises:
-        ConfigError: another name, or a number of rows that is not one.
+        ConfigError: the name is unknown, or `rows` is not a number of at least 1.
     """
     known = (EMBEDDED_DATA, EMBEDDED_PREFERENCES)
-    name = max((each for each in known if path.startswith(each)), key=len, default="")
+    name = max((data_set for data_set in known if path.startswith(data_set)), key=len, default="")
     rest, _, rows = path.removeprefix(name).partition(":")
     if not name or rest:
-        raise ConfigError(f"path={path} is not an embedded data set; they are {' and '.join(known)}, each with [:rows]")
+        raise ConfigError(
+            f"path={path} is not an embedded data set; use {' or '.join(known)}, with or without :rows, such as :2000"
+        )
     if rows and not (rows.isdigit() and int(rows) > 0):
         raise ConfigError(f"path={path}: {rows!r} is not a number of rows; write {name}:2000")
     return name, int(rows or DEFAULT_ROWS)

@@ -1,6 +1,6 @@
-"""Tables behind the synthetic English-to-SQL data, with the English for each column.
+"""Tables of the synthetic English-to-SQL data, with the English for each column.
 
-The schema is kept apart from the grammar so that a table can be added without touching how questions are drawn.
+The schema is separate from the grammar, so a table can be added without a change to how questions are drawn.
 """
 
 from collections.abc import Iterable
@@ -9,14 +9,15 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Column:
-    """One typed column and the English used to ask about it.
+    """One typed column, and the English to ask about it.
 
     Attributes:
-        name: Column name in SQL; with underscores as spaces it is also the English noun.
+        name: Column name in SQL. With spaces for underscores, it is also the English noun.
         sql_type: INTEGER or TEXT.
-        values: Constants that questions compare the column with; empty where no question does.
-        phrases: Text columns: ways to say equality. Number columns: (above, below). "{}" stands for the constant.
-        superlatives: Number columns: adjectives for the rows with the (largest, smallest) value.
+        values: Constants that questions compare the column with; empty if no question compares it.
+        phrases: For a text column, ways to say that it equals a value; for a number column, (above, below). "{}" stands
+            for the value.
+        superlatives: For a number column, adjectives for the rows with the (largest, smallest) value.
     """
 
     name: str
@@ -40,7 +41,7 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """One table; its name is the English plural of what a row is."""
+    """One table; its name is the English plural for its rows."""
 
     name: str
     columns: tuple[Column, ...]
@@ -62,7 +63,7 @@ class Table:
 
     @property
     def label(self) -> Column:
-        """The column that tells rows apart for a reader: the name or title, or else the id."""
+        """The column by which a reader recognises a row: its name or title, or else its id."""
         return next((column for column in self.columns if column in (NAME, TITLE)), ID)
 
     @property
@@ -73,7 +74,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Relation:
-    """A foreign key, and the English that links a row of the child table to its parent."""
+    """A foreign key, and the English that links a row of the child table to one of the parent table."""
 
     child: str
     key: str

@@ -1,6 +1,11 @@
-"""A config of several trainings, each on the model of the one before: SFT, perhaps a reward model, then alignment."""
+"""The config of an alignment: SFT, perhaps a reward model, then preference optimization or reinforcement learning.
+
+A phase is one training. The first phase trains the base model; every later phase starts from the SFT model.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
 
@@ -21,87 +26,96 @@ from configs.schema.section import Section
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 
 
-class StageConfig(Section):
+class PhaseConfig(Section):
     """One training: its rows and its settings."""
 
-    data: DataConfig = Field(description="The rows of this stage.")
-    train: TrainConfig = Field(description="Objective, method and schedule of this stage.")
+    data: DataConfig = Field(description="The rows of this phase.")
+    train: TrainConfig = Field(description="Objective, method and schedule of this phase.")
 
 
 class AlignConfig(RunConfig):
-    """SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO. Tokens are made alike in all stages."""
+    """SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO. All phases share the tokenizer and template."""
 
     name: str = Field(
-        "align", pattern=r"^[\w-][\w.-]*$", description="Names the run, its report, and its output folder."
+        "align", pattern=r"^[\w-][\w.-]*$", description="Name of the run, of its report, and of its output folder."
     )
-    model: ModelConfig = Field(description="The base model of the SFT stage.")
+    model: ModelConfig = Field(description="The base model of the SFT phase.")
     tokenize: TokenizeConfig = Field(
-        TokenizeConfig(), description="Template, lengths and masks of all stages; `packing` is of the first."
+        TokenizeConfig(),
+        description="Chat template, sequence length and masks of all phases; only the first phase reads `packing`.",
     )
-    sft: StageConfig = Field(description="The first stage; its model is the reference of the last one.")
-    reward: StageConfig | None = Field(None, description="A reward model, trained from the SFT model.")
-    policy: StageConfig = Field(description=f"The last stage: objective {either(objectives_of('policy'))}.")
-    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last stage.")
-    quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last model.")
-    push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last model.")
-    plan: PlanConfig = Field(PlanConfig(), description="GPU types of your own, and what is done where none fits.")
-    output_directory: str = Field("outputs", description="Folder for report and metrics of a run on a laptop.")
+    sft: PhaseConfig = Field(description="The first phase; its model is the reference of the last phase.")
+    reward: PhaseConfig | None = Field(None, description="A phase that trains a reward model from the SFT model.")
+    policy: PhaseConfig = Field(description=f"The last phase, with the objective {either(objectives_of('policy'))}.")
+    evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last phase.")
+    quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last phase's model.")
+    push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last phase's model on a hub.")
+    plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
+    output_directory: str = Field("outputs", description="Local folder for report and metrics of a run on a laptop.")
 
     @model_validator(mode="after")
-    def _stages_fit_together(self) -> AlignConfig:
+    def _phases_fit_together(self) -> AlignConfig:
         objective = self.policy.train.objective
         first, last = objectives_of("sft"), objectives_of("policy")
         if self.sft.train.objective not in first:
-            raise ValueError(f"sft.train.objective={self.sft.train.objective}: the first stage is {either(first)}")
+            raise ValueError(f"sft.train.objective={self.sft.train.objective}: the first phase must be {either(first)}")
         if self.reward is not None and self.reward.train.objective not in objectives_of("reward"):
-            raise ValueError(f"reward.train.objective={self.reward.train.objective}: this stage trains a reward model")
+            raise ValueError(
+                f"reward.train.objective={self.reward.train.objective}: this phase trains a reward model; set it to "
+                f"{either(objectives_of('reward'))}"
+            )
         if objective not in last:
-            raise ValueError(f"policy.train.objective={objective}: the last stage is {either(last)}")
+            raise ValueError(f"policy.train.objective={objective}: the last phase must be {either(last)}")
         if self.reward is not None and objective not in ONLINE:
-            raise ValueError(f"reward is set, but policy.train.objective={objective} learns from pairs; remove it")
+            raise ValueError(
+                f"reward is set, but policy.train.objective={objective} does not use a reward model; remove it"
+            )
         if objective in ONLINE and self.reward is None and not self.policy.train.policy.rewards:
             raise ValueError(
-                f"policy.train.objective={objective} needs something that rewards answers: "
-                "a stage `reward`, or policy.train.policy.rewards"
+                f"policy.train.objective={objective} needs a reward for its answers; add the phase `reward`, or set "
+                "policy.train.policy.rewards"
             )
-        for name, stage in (("sft", self.sft), ("reward", self.reward)):
-            if stage is not None and stage.train.method in PROMPT_METHODS:
+        for name, phase in (("sft", self.sft), ("reward", self.reward)):
+            if phase is not None and phase.train.method in PROMPT_METHODS:
                 raise ValueError(
-                    f"{name}.train.method={stage.train.method} changes no weights for the next stage to begin with; "
-                    "use full or lora"
+                    f"{name}.train.method={phase.train.method} changes no weights, so the next phase would start from "
+                    "the untrained model; use full or lora"
                 )
         return self
 
     @model_validator(mode="after")
-    def _stages_are_whole_configs(self) -> AlignConfig:
-        for name in self.stages():
+    def _phases_are_whole_configs(self) -> AlignConfig:
+        for name in self.phases():
             try:
-                self.stage(name)
+                self.phase(name)
             except ValidationError as error:
                 raise ValueError(f"{name}: {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
         return self
 
-    def stages(self) -> list[Phase]:
-        """Return the names of the stages in their order."""
+    def phases(self) -> list[Phase]:
+        """Return the names of the phases in their order."""
         return ["sft", *(["reward"] if self.reward is not None else []), "policy"]  # type: ignore[list-item]
 
-    def stage(self, name: Phase) -> FineTuneConfig:
-        """Return one stage as a config of its own.
+    def phase(self, name: Phase) -> FineTuneConfig:
+        """Return one phase as a config of its own.
 
-        The first adds new tokens, and alone can pack its rows; quantized copies are made of the last.
+        Only the first phase adds new tokens and may pack its rows; only the last is quantized and pushed.
         """
-        chosen = getattr(self, name)
-        later = {"new_special_tokens": [], "packing": "none"}
-        tokenize = self.tokenize if name == "sft" else self.tokenize.model_copy(update=later)
-        last = {"quantize": self.quantize, "push_to_hub": self.push_to_hub} if name == "policy" else {}
+        phase = getattr(self, name)
+        tokenize = self.tokenize
+        if name != "sft":
+            tokenize = tokenize.model_copy(update={"new_special_tokens": [], "packing": "none"})
+        publication: dict[str, Any] = {"quantize": QuantizeConfig(methods=[])}
+        if name == "policy":
+            publication = {"quantize": self.quantize, "push_to_hub": self.push_to_hub}
         return FineTuneConfig(
             name=self.name,
             model=self.model,
-            data=chosen.data,
+            data=phase.data,
             tokenize=tokenize,
-            train=chosen.train,
+            train=phase.train,
             evaluate=self.evaluate,
             plan=self.plan,
             output_directory=self.output_directory,
-            **{"quantize": QuantizeConfig(methods=[]), **last},
+            **publication,
         )

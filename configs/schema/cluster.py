@@ -1,4 +1,4 @@
-"""How training is divided among processes and machines, what it saves on the way, and what its pods ask for."""
+"""Settings of how training is spread over processes and machines, of its checkpoints, and of its pods."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ Sharding = Literal[
 
 DEEPSPEED: tuple[Sharding, ...] = ("zero1", "zero2", "zero3")
 FSDP: tuple[Sharding, ...] = ("fsdp_full_shard", "fsdp_shard_grad_op", "fsdp_hybrid_shard")
-"""Words under which PyTorch's FSDP divides the model; `fsdp_no_shard` does not divide it, and is DDP."""
+"""Values of `sharding` under which PyTorch's FSDP shards the model; `fsdp_no_shard` does not, and equals DDP."""
 MODEL_PARALLEL: tuple[Sharding, ...] = ("tensor_parallel", "layers")
-"""Words under which all processes work on the same rows."""
+"""Values of `sharding` under which all processes work on the same rows."""
 
 
 def node_range(nodes: int | str) -> tuple[int, int]:
-    """Return fewest and most machines of `5` or `1:5`.
+    """Return the smallest and the largest number of machines: (5, 5) for `5`, (1, 5) for `1:5`.
 
     Raises:
-        ValueError: neither a number of at least 1 nor a rising range of them.
+        ValueError: `nodes` is neither a number of at least 1 nor a rising range of such numbers.
     """
     fewest, _, most = str(nodes).partition(":")
     try:
@@ -48,12 +48,14 @@ class DeepSpeedConfig(Section):
     """ZeRO, Rajbhandari et al. 2020 (https://arxiv.org/abs/1910.02054), by DeepSpeed."""
 
     offload: Literal["none", "optimizer", "optimizer_and_parameters"] = Field(
-        "none", description="Kept in host memory, https://arxiv.org/abs/2101.06840; parameters under zero3 only."
+        "none",
+        description="What is kept in host memory instead of GPU memory, https://arxiv.org/abs/2101.06840; parameters "
+        "under zero3 only.",
     )
     config: str | None = Field(
         None,
-        description="A DeepSpeed JSON file of your own, here or at an address, in the place of "
-        "configs/deepspeed/*.json; `auto` values are filled from this config, and what contradicts it is an error.",
+        description="Path or address of a DeepSpeed JSON file of your own, used instead of configs/deepspeed/*.json. "
+        "Its `auto` values are filled from this config; a value that contradicts this config is an error.",
     )
 
 
@@ -61,21 +63,23 @@ class FsdpConfig(Section):
     """Fully sharded data parallelism, Zhao et al. 2023 (https://arxiv.org/abs/2304.11277), by PyTorch."""
 
     wrap: Literal["layer", "size"] = Field(
-        "layer", description="What is gathered at once: a transformer layer, or parts of at least `min_parameters`."
+        "layer",
+        description="The unit whose weights are gathered at once: a transformer layer, or a module of at least "
+        "`min_parameters` parameters.",
     )
-    min_parameters: int = Field(100_000_000, ge=1, description="Read when `wrap` is size: parameters of a part.")
+    min_parameters: int = Field(100_000_000, ge=1, description="Fewest parameters of a unit; read when `wrap` is size.")
 
 
 class CheckpointConfig(Section):
-    """Weights, optimizer, schedule, random numbers and position in the data: what a killed run goes on from."""
+    """What a killed run resumes from: weights, optimizer, schedule, random states and the position in the data."""
 
     every_minutes: float | None = Field(
-        10.0, gt=0.0, description="Minutes between checkpoints; none are saved by time when not set."
+        10.0, gt=0.0, description="Minutes between checkpoints; when empty (null), none are saved by time."
     )
     every_steps: int | None = Field(
         None, ge=1, description="Optimizer steps between checkpoints; when set, `every_minutes` is not read."
     )
-    keep: int = Field(2, ge=1, description="Complete checkpoints kept; older ones are deleted.")
+    keep: int = Field(2, ge=1, description="Number of complete checkpoints kept; older ones are deleted.")
 
 
 class NodeSelector(Section):
@@ -86,44 +90,47 @@ class NodeSelector(Section):
 
 
 class ClusterConfig(Section):
-    """The training pods: nothing here changes what is trained, and a change does not train again."""
+    """The training pods. No setting here changes the trained model, so a change does not train again."""
 
     gpu: str | None = Field(
-        None,
-        description="GPU type as the cluster labels it, such as nvidia-a100-80gb; any when not set.",
+        None, description="GPU type, as the cluster labels it, such as nvidia-a100-80gb; when not set, any type."
     )
-    gpus_per_process: int = Field(1, description="GPUs of each process; more than 1 for sharding=layers only.")
-    cpus_per_process: int = Field(8, ge=1, description="CPU cores for each process.")
+    gpus_per_process: int = Field(1, description="GPUs per process; more than 1 only with sharding=layers.")
+    cpus_per_process: int = Field(8, ge=1, description="CPU cores per process.")
     memory_gib_per_process: int | None = Field(
-        None, ge=1, description="Host memory for each process, in GiB; what the plan says when not set."
+        None, ge=1, description="Host memory per process, in GiB; when not set, as the plan computes it."
     )
     shared_memory_gib: int | None = Field(
-        None, ge=1, description="/dev/shm of a pod, in GiB, of its memory; what the plan says when not set."
+        None,
+        ge=1,
+        description="Size of a pod's /dev/shm, in GiB, as a part of its memory; when not set, as the plan computes it.",
     )
     disk_gib: int | None = Field(
-        None, ge=1, description="Ephemeral storage of a pod, in GiB; what the plan says when not set."
+        None, ge=1, description="Ephemeral storage of a pod, in GiB; when not set, as the plan computes it."
     )
-    node_selectors: list[NodeSelector] = Field([], description="Labels of the machines to run on.")
+    node_selectors: list[NodeSelector] = Field([], description="Labels that the machines must have.")
     interruptible: bool = Field(
-        False, description="May run on spot machines; Flyte makes the last try on one that stays."
+        False, description="Allow spot machines; Flyte runs the last attempt on a machine that is not preempted."
     )
-    retries: int = Field(3, ge=0, description="Tries after the first; each goes on from the last checkpoint.")
+    retries: int = Field(
+        3, ge=0, description="Number of attempts after the first; each resumes from the last checkpoint."
+    )
     max_restarts: int = Field(
-        1, ge=0, description="Times that the processes of a pod are started anew within one try, by torch elastic."
+        1, ge=0, description="Number of times that torch elastic restarts the processes of a pod within one attempt."
     )
     join_timeout_seconds: int = Field(
-        3600, ge=1, description="Seconds after which a try ends when not all machines have joined."
+        3600, ge=1, description="Seconds that an attempt waits for all machines to join before it ends."
     )
     collective_timeout_seconds: int = Field(
-        1800, ge=1, description="Seconds for which a process waits for the others in one operation; then the try ends."
+        1800, ge=1, description="Seconds that a process waits for the others in one operation before the attempt ends."
     )
 
     @field_validator("gpus_per_process", mode="after")
     @classmethod
-    def _a_gpu_for_each_process(cls, value: int) -> int:
+    def _needs_a_gpu_per_process(cls, value: int) -> int:
         if value < 1:
             raise ValueError(
-                f"{value} GPUs for each process: training pods ask for one at least; pods without GPUs, as in a "
-                "laptop's sandbox, are those of FINE_TUNE_PODS=small (docs/cluster.md)"
+                f"{value} GPUs per process: training pods need at least one; for pods without GPUs, as in a laptop's "
+                "sandbox, set FINE_TUNE_PODS=small (docs/cluster.md)"
             )
         return value

@@ -1,7 +1,8 @@
-"""The base of every part of a config: immutable, checked, and at fault in lines that a user can act on.
+"""The base class of every section of a config: immutable, validated, with errors that a user can act on.
 
-Configs come from files, from command lines, and from a console's form, which knows one kind of number (a double) and
-sends `3` as `3.0`. What is whole is an integer, whoever sends it; what is not, is refused and never cut.
+Configs come from files, from command lines, and from the console's form. The form has only one kind of number, a
+double, and sends `3` as `3.0`. So a whole number is read as an integer from every source; a number with a fraction is
+refused where an integer is wanted, and never rounded.
 """
 
 from __future__ import annotations
@@ -13,63 +14,64 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, fie
 from configs.errors import ConfigError
 
 LARGEST_INTEGER = 2**53 - 1
-"""Up to here a double holds every integer; a form rounds what is larger (ECMA-262, Number.MAX_SAFE_INTEGER)."""
+"""A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
 
 
 class Section(BaseModel):
-    """Base of the config's sections: immutable, unknown keys refused, no NaN, no integer that a form would round."""
+    """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, and integers that a form rounds."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
 
     @field_validator("*", mode="before")
     @classmethod
-    def _a_switch_is_not_a_number(cls, value: Any, info: ValidationInfo) -> Any:
-        """Reject `yes` where a number is wanted: YAML reads it as true, which pydantic would take for 1."""
-        kinds = _kinds(cls.model_fields[str(info.field_name)].annotation)
-        if kinds & {int, float} and bool not in kinds:
-            for each in value if isinstance(value, list) else [value]:
-                if isinstance(each, bool):
-                    raise ValueError(f"{str(each).lower()} is not a number")
+    def _booleans_are_not_numbers(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject `yes` where a number is wanted: YAML reads it as true, and pydantic would take it for 1."""
+        types = _types_in(cls.model_fields[str(info.field_name)].annotation)
+        if types & {int, float} and bool not in types:
+            for item in value if isinstance(value, list) else [value]:
+                if isinstance(item, bool):
+                    raise ValueError(f"{str(item).lower()} is not a number")
         return value
 
     @field_validator("*", mode="after")
     @classmethod
-    def _an_integer_is_exact_in_a_form(cls, value: Any) -> Any:
-        for each in value if isinstance(value, list) else [value]:
-            if type(each) is int and abs(each) > LARGEST_INTEGER:
+    def _integers_are_exact_in_a_form(cls, value: Any) -> Any:
+        for item in value if isinstance(value, list) else [value]:
+            if type(item) is int and abs(item) > LARGEST_INTEGER:
                 raise ValueError(
-                    f"{each} is beyond {LARGEST_INTEGER}, up to which a form's numbers are exact; name a smaller one"
+                    f"{item} is beyond {LARGEST_INTEGER}, the largest integer that a form sends exactly; use a smaller "
+                    "one"
                 )
         return value
 
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
-        """Parse and check; called by flytekit for every value of this class, whoever sends it.
+        """Parse and validate; flytekit calls this for every value of the class, from every source.
 
         Raises:
-            ConfigError: with at most three lines, one for each setting that is wrong.
+            ConfigError: in at most three lines, one for each wrong setting.
         """
         try:
             return super().model_validate_json(json_data, **kwargs)
         except ValidationError as error:
-            raise ConfigError(describe(error, cls)) from None
+            raise ConfigError(describe_faults(error, cls)) from None
 
 
-def _kinds(annotation: Any) -> set[Any]:
+def _types_in(annotation: Any) -> set[Any]:
     """Return the classes in an annotation: {int, NoneType} of `int | None`, {str} of `list[str]`."""
     inner = get_args(annotation)
-    return set().union(*map(_kinds, inner)) if inner else {annotation} if isinstance(annotation, type) else set()
+    return set().union(*map(_types_in, inner)) if inner else {annotation} if isinstance(annotation, type) else set()
 
 
 _PATTERNS_IN_WORDS = {
     "repository": "of the form owner/name",
     "function": "of the form package.module:function",
-    "name": "made of letters, digits, _ . and -, or begins with a dot",
+    "name": "a name of letters, digits, _, . and - that begins with no dot",
 }
 
 
-def describe(error: ValidationError, root: type[Section], limit: int = 3) -> str:
-    """Return one line for each of the first `limit` faults of a `root` config: path, value, rule."""
+def describe_faults(error: ValidationError, root: type[Section], limit: int = 3) -> str:
+    """Return one line for each of the first `limit` faults of a config of class `root`: path, value and rule."""
     faults = error.errors()
     lines = [_describe_fault(fault, root) for fault in faults[:limit]]
     if len(faults) > limit:
@@ -80,7 +82,8 @@ def describe(error: ValidationError, root: type[Section], limit: int = 3) -> str
 def _describe_fault(fault: Any, root: type[Section]) -> str:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
     if fault["type"] == "extra_forbidden":
-        return f"config: {path} is not a setting{_nearest(fault['loc'], root)}; see configs/schema for all of them"
+        suggestion = _suggestion(fault["loc"], root)
+        return f"config: {path} is not a setting{suggestion}; see configs/schema for all of them"
     if fault["type"] == "missing":
         return f"config: {path} is missing; it has no default"
     if fault["input"] is None:
@@ -89,15 +92,15 @@ def _describe_fault(fault: Any, root: type[Section]) -> str:
         return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
     message = fault["msg"].removeprefix("Value error, ")
     if path and message.startswith(f"{path}."):
-        # a rule on several settings of a section names them itself
+        # a rule on several settings of a section gives their paths itself
         return f"config: {message}"
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return f"config: {path + ': ' if path else ''}{message}"
     return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
 
 
-def _nearest(location: tuple[Any, ...], root: type[Section]) -> str:
-    """Return ` (did you mean X?)` for a misspelt key, or nothing."""
+def _suggestion(location: tuple[Any, ...], root: type[Section]) -> str:
+    """Return ` (did you mean X?)` for a misspelt key, or an empty text."""
     import difflib
 
     section: Any = root

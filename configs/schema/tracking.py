@@ -1,4 +1,4 @@
-"""Where the curves of a training go while it runs, for those who look on from outside of Flyte."""
+"""The tracking section of a config: where training sends its curves while it runs, besides Flyte's own Decks."""
 
 from __future__ import annotations
 
@@ -11,35 +11,41 @@ from configs.schema.section import Section
 
 TrackerName = Literal["none", "wandb", "mlflow", "tensorboard"]
 
-_NOT_IN_PROJECTS = "/\\#?%:"
-"""Signs that W&B refuses in the name of a project."""
+_REFUSED_IN_PROJECTS = "/\\#?%:"
+"""Characters that W&B refuses in the name of a project."""
 
 
 class TrackingConfig(Section):
-    """A tracker of experiments, which follows training while it runs; changes no result, and a change does not train
+    """An experiment tracker, which follows training while it runs. It changes no result, so a change does not train
     again. Keys and tokens come from Flyte secrets or the environment, never from a config (docs/watching.md)."""
 
     tracker: TrackerName = Field(
-        "none", description="Weights & Biases, an MLflow server, or TensorBoard files; off by default."
+        "none", description="Tracker to use, if any: Weights & Biases, an MLflow server, or TensorBoard files."
     )
     project: str = Field("fine-tune", min_length=1, description="W&B project or MLflow experiment.")
     run_name: str | None = Field(
-        None, min_length=1, description="Name of the run; when not set, the config's name, objective and execution."
+        None,
+        min_length=1,
+        description="Name of the run in the tracker; when not set, made of the config's name, the objective and the "
+        "execution.",
     )
-    tags: list[str] = Field([], description="Labels of the run.")
+    tags: list[str] = Field([], description="Tags of the run in the tracker.")
     address: str | None = Field(
-        None, description="http(s) address of the MLflow server, or of your own W&B server; W&B's cloud when not set."
+        None,
+        description="http(s) address of the MLflow server, or of your own W&B server; when not set, W&B's cloud.",
     )
-    entity: str | None = Field(None, min_length=1, description="W&B team or user; the key's own when not set.")
+    entity: str | None = Field(
+        None, min_length=1, description="W&B team or user; when not set, the default one of the API key."
+    )
     folder: str | None = Field(
         None,
         min_length=1,
-        description="Where TensorBoard files are put, such as s3://bucket/curves; the execution's own store when not "
-        "set. Each run has a folder of its own in it.",
+        description="Folder for TensorBoard files, such as s3://bucket/curves, in which each run gets its own folder; "
+        "when not set, the store of the execution.",
     )
 
     @model_validator(mode="after")
-    def _each_setting_is_read(self) -> TrackingConfig:
+    def _all_settings_are_read(self) -> TrackingConfig:
         read_by: dict[str, tuple[TrackerName, ...]] = {
             "address": ("wandb", "mlflow"),
             "entity": ("wandb",),
@@ -59,19 +65,23 @@ class TrackingConfig(Section):
 
     @model_validator(mode="after")
     def _names_can_be_used(self) -> TrackingConfig:
-        if self.tracker == "wandb" and (bad := [sign for sign in _NOT_IN_PROJECTS if sign in self.project]):
-            raise ValueError(f"train.tracking.project={self.project} holds {bad[0]}, which W&B refuses; leave it out")
+        if self.tracker == "wandb":
+            for character in _REFUSED_IN_PROJECTS:
+                if character in self.project:
+                    raise ValueError(
+                        f"train.tracking.project={self.project} holds {character}, which W&B refuses; leave it out"
+                    )
         if self.address is None:
             return self
         parts = urlsplit(self.address)
         if parts.username or parts.password:
-            # without the value: it holds a password
+            # the message does not show the address, since it holds a password
             raise ValueError(
                 "train.tracking.address holds a user or a password; put them into the secrets mlflow/username and "
                 "mlflow/password, or wandb/api_key"
             )
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(
-                f"train.tracking.address={self.address} is no address of a server; write it as https://host:port"
+                f"train.tracking.address={self.address} is not the address of a server; write it as https://host:port"
             )
         return self

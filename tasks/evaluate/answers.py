@@ -48,7 +48,7 @@ def generate_answers(
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
     # behind virtual embeddings peft gives no position ids, so that padding would shift the prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
-    batches = prompt_batches(rows.prompt_length, config.rows, positions - longest, one_length)
+    batches = prompt_batches(rows.prompt_length, config.rows_per_pass, positions - longest, one_length)
     with counting("generate", len(rows), "rows") as count:
         for index in batches:
             prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]

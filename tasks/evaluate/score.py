@@ -163,7 +163,7 @@ def _likelihoods(
     The value of an answer of a pair is the sum of log p over its tokens, its end token among them. Without pairs, the
     margin is that of the mean log p of a token: of all wanted answers, minus of all unwanted ones.
     """
-    tokenizer, model, size = subject.tokenizer, subject.model, subject.config.rows
+    tokenizer, model, size = subject.tokenizer, subject.model, subject.config.rows_per_pass
     sequences, masks = [list(ids) for ids in rows.input_ids], list(counted)
     with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]
     for row in with_rejected:
@@ -190,7 +190,7 @@ def _likelihoods(
 
 def _preferences_of_scores(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
     """Return the preferences of a reward model; without pairs, the margin of the mean score of a row."""
-    scorer = RewardModel(subject.model, subject.tokenizer, subject.config.rows)
+    scorer = RewardModel(subject.model, subject.tokenizer, subject.config.rows_per_pass)
     prompts = [list(ids)[:length] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
     answers = [list(ids)[length:] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
     with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]

@@ -17,7 +17,15 @@ from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
     requests=ONE_GPU,
     retries=3,
     cache=Cache(
-        version=source_version("tasks/evaluate", "tasks/models", "tasks/rewards", "configs/measures.py"), serialize=True
+        version=source_version(
+            "tasks/evaluate",
+            "tasks/models",
+            "tasks/rewards",
+            "configs/effective",
+            "configs/measures.py",
+            "configs/objectives.py",
+        ),
+        serialize=True,
     ),
     environment=POD_ENVIRONMENT,
     enable_deck=True,

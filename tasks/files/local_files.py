@@ -122,7 +122,7 @@ def _phases(config: RunConfig) -> list[tuple[Keys, DataConfig, TrainConfig]]:
     if isinstance(config, FineTuneConfig):
         return [((), config.data, config.train)]
     assert isinstance(config, AlignConfig)
-    return [((name,), getattr(config, name).data, getattr(config, name).train) for name in config.stages()]
+    return [((name,), getattr(config, name).data, getattr(config, name).train) for name in config.phases()]
 
 
 def _sources(config: RunConfig) -> Iterator[tuple[Keys, SourceConfig]]:
@@ -151,7 +151,7 @@ def _is_not_local(name: str) -> bool:
 
 
 def _entries(source: SourceConfig) -> list[str]:
-    if not source.is_of_files or source.path is None:
+    if not source.reads_files or source.path is None:
         return []
     return [source.path] if isinstance(source.path, str) else source.path
 

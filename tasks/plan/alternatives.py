@@ -159,7 +159,7 @@ def changed(config: FineTuneConfig, changes: Changes) -> FineTuneConfig | None:
 
 def smaller_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> int | None:
     """Return the largest power of two of rows with which the evaluate task fits, or None."""
-    sizes = [2**power for power in range(10, -1, -1) if 2**power < config.evaluate.rows]
+    sizes = [2**power for power in range(10, -1, -1) if 2**power < config.evaluate.rows_per_pass]
     for rows in sizes:
         if fits_evaluation(with_evaluation_rows(config, rows), shape, target):
             return rows

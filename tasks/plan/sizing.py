@@ -98,7 +98,7 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
     """Return the settings that decide the memory of the evaluate task, as they are in effect on the target."""
     return EvaluationJob(
         shape=shape,
-        batch_size=config.evaluate.rows,
+        batch_size=config.evaluate.rows_per_pass,
         length=longest_rows(config, shape),
         new_tokens=(config.evaluate.max_new_tokens or LONGEST_ANSWER) if config.evaluate.generate_rows else 0,
         precision=loaded_format(config.model, target.device),

@@ -68,7 +68,7 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
         batch_size=config.train.batch_size,
         micro_batch_size=config.train.micro_batch,
         accumulation=job.accumulation,
-        evaluation_rows=config.evaluate.rows,
+        evaluation_rows=config.evaluate.rows_per_pass,
         max_length=longest_rows(config, subject.shape),
         memory=[training, evaluation],
         machines=asked,

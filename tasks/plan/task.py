@@ -183,7 +183,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Make the plan of `make_plan` for all stages at once, before the first of them runs."""
     _forget_lost_outputs()
-    built = _examine({name: config.stage(name) for name in config.stages()}, _target())
+    built = _examine({name: config.phase(name) for name in config.phases()}, _target())
     _show_and_stop(built, config.name, config.output_directory)
     stages = {name: _with_run_name(stage) for name, stage in built.configs.items()}
     resolved = {name: built.value(f"{name}: data sources") for name in stages}
@@ -231,7 +231,7 @@ def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
 @_planning
 def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of an alignment, all stages at once; as `show_plan`."""
-    stages: dict[str, FineTuneConfig] = {name: config.stage(name) for name in config.stages()}
+    stages: dict[str, FineTuneConfig] = {name: config.phase(name) for name in config.phases()}
     return _shown(stages, config.name, config.output_directory, machines is PlanFor.HERE)
 
 

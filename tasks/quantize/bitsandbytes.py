@@ -19,10 +19,12 @@ from tasks.models.quiet import quiet_libraries
 
 # what a model that yields one score calls its head; a language model's head is found by transformers
 _REWARD_HEADS = ["score"]
-_SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
+
+SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
     "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
 }
+"""Arguments of `BitsAndBytesConfig`, by method; configs/artifacts.py has what else is known of a method."""
 
 
 def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
@@ -69,8 +71,6 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
 
 
 def bitsandbytes_config(method: BitsAndBytesMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return the settings of a method; `dtype` is that of the matrix products."""
-    settings = _SETTINGS[method]
-    if "load_in_4bit" in settings:
-        settings = settings | {"bnb_4bit_compute_dtype": dtype}
-    return BitsAndBytesConfig(**settings)
+    """Return the settings of a method; `dtype` is that of the matrix products of 4-bit weights."""
+    of_4_bits = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in SETTINGS[method] else {}
+    return BitsAndBytesConfig(**SETTINGS[method], **of_4_bits)

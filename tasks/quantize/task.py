@@ -13,6 +13,10 @@ from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
 
+_VERSION = source_version(
+    "tasks/quantize", "tasks/models", "configs/artifacts.py", "configs/effective", "configs/objectives.py"
+)
+
 
 @contextmanager
 def _shown(stage: str) -> Iterator[None]:
@@ -33,7 +37,7 @@ def _shown(stage: str) -> Iterator[None]:
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=2,
-    cache=Cache(version=source_version("tasks/quantize", "tasks/models"), serialize=True),
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,
@@ -55,7 +59,7 @@ def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirec
     container_image=GPTQ_IMAGE,
     requests=ONE_GPU,
     retries=2,
-    cache=Cache(version=source_version("tasks/quantize", "tasks/models"), serialize=True),
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,

@@ -38,7 +38,7 @@ def read_source(source: SourceConfig, revision: str, token: str | None) -> Itera
             says; or no file has a row.
         HubError: a hub data set cannot be loaded.
     """
-    if not source.is_of_files:
+    if not source.reads_files:
         yield from _read_data_set(source, revision, token)
         return
     assert source.path is not None
@@ -58,7 +58,7 @@ def read_shard(source: SourceConfig, shard: Shard, token: str | None) -> Iterato
     Raises:
         DataError: a file has changed since the run was planned. Also all errors of `read_source`.
     """
-    if not source.is_of_files:
+    if not source.reads_files:
         yield from _read_data_set(source, shard.revision, token)
         return
     for part in shard.ranges:
@@ -85,7 +85,7 @@ def source_label(source: SourceConfig) -> str:
     if source.hub is not None:
         return f"{source.hub}:{source.split}"
     assert source.path is not None
-    if not source.is_of_files:
+    if not source.reads_files:
         return str(source.path)
     files = find_files(source.path)
     if len(files) == 1:

@@ -33,7 +33,7 @@ _KINDS_IN_WORDS = {
 
 
 def check_settings(config: TokenizeConfig, objective: Objective) -> None:
-    """Refuse settings that contradict `objective`; a task needs this check since it is given a part of the config.
+    """Refuse settings that contradict `objective`. The whole config checks this too, but a task gets only a section.
 
     Raises:
         ConfigError: names the setting, the objective and the fix.
@@ -174,7 +174,7 @@ def check_same_tokenizer(reports: Sequence[TokenReport]) -> None:
         if report.tokenizer_hash != first.tokenizer_hash:
             raise ConfigError(
                 f"phase {number} has another tokenizer than the first phase (SHA-256 {report.tokenizer_hash[:12]}, "
-                f"{first.tokenizer_hash[:12]})\nbegin each phase with the model and the tokenizer of the one before"
+                f"{first.tokenizer_hash[:12]})\nuse the first phase's model and tokenizer in all later phases"
             )
         if report.template_hash != first.template_hash:
             raise ConfigError(
@@ -209,10 +209,10 @@ def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
             f"{total.same_answers.num_rows} rows have a rejected answer with the same tokens as the chosen one "
             f"({_first_ids(total.same_answers)}); nothing is learned from them; remove or correct them"
         )
-    return lines + _warn_of_unseen_tokens(splits["train"], setup)
+    return lines + _unseen_token_warnings(splits["train"], setup)
 
 
-def _warn_of_unseen_tokens(train: SplitCounts, setup: Setup) -> list[str]:
+def _unseen_token_warnings(train: SplitCounts, setup: Setup) -> list[str]:
     unseen = [
         setup.tokenizer.convert_ids_to_tokens(token_id)
         for token_id in setup.new_token_ids

@@ -60,7 +60,7 @@ def render_row(row: Row, setup: Setup) -> RenderedRow:
 def _render_pair(row: Row, setup: Setup) -> RenderedRow:
     """Return prompt, separator and completion, for a model without a template."""
     pattern = setup.control.in_answers
-    # many data sets end completions with the end token; `_join_pieces` adds it to every answer
+    # many data sets end completions with the end token; `_join_answer` adds it to all
     completion = row.completion.removesuffix(setup.tokenizer.eos_token)
     markers = None
     prompt = row.prompt

@@ -14,7 +14,7 @@ from configs.wire import Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
 
-_VERSION = source_version("tasks/tokenize", "tasks/decks", "configs/objectives.py")
+_VERSION = source_version("tasks/tokenize", "tasks/decks", "configs/effective", "configs/objectives.py")
 
 
 class Tokens(NamedTuple):

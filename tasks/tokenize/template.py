@@ -95,7 +95,7 @@ def render(
     and where it fails for an earlier one, only the last span is returned.
 
     Raises:
-        DataError: the template refuses the row, or changes earlier turns when later ones follow, so that the spans are
+        DataError: the template refuses the row, or changes earlier turns when later ones follow, so the spans are
             unknown.
     """
     text = _apply(tokenizer, messages, row_id)

@@ -1,4 +1,4 @@
-"""TRL's arguments from the config: the one place where names and units are translated."""
+"""TRL's arguments, made from the config: the only place that translates names and units."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _CURVE_POINTS = 50
 
 
 def learning_rate(config: TrainConfig) -> float:
-    """Return the configured peak learning rate, or the default of objective and method."""
+    """Return the configured peak learning rate, or the default for the objective and the method."""
     if config.learning_rate is not None:
         return config.learning_rate
     rates = OBJECTIVES[config.objective].learning_rates
@@ -50,7 +50,7 @@ def optimizer_steps(config: TrainConfig, num_rows: int) -> int:
 
 
 def prompts_left_out(config: TrainConfig, num_rows: int) -> int:
-    """Return how many prompts an epoch of rloo or grpo leaves out, others each time: its last batch is not full."""
+    """Return how many prompts an epoch of rloo or grpo leaves out: those of its last, incomplete batch."""
     if config.objective not in ONLINE:
         return 0
     return num_rows % (config.batch_size // config.policy.num_generations)
@@ -64,14 +64,16 @@ def training_arguments(
     evaluation: dict[str, Any],
     deepspeed_json: str = "",
 ) -> TrainingArguments:
-    """Return the arguments of the objective's TRL trainer. Must be made before the model is loaded: under ZeRO 3 they
-    decide how. `evaluation` holds the arguments of what is done while training runs, and `deepspeed_json` the content
-    of the user's own DeepSpeed file, if there is one.
+    """Return the arguments of the objective's TRL trainer.
 
-    Activations are recomputed by transformers, under FSDP too: FSDP's own way hides a layer's adapter from peft, which
-    then saves empty ones, and gathers no less.
+    Call this before the model is loaded: under ZeRO 3 the arguments decide how it is loaded. `evaluation` holds the
+    arguments for evaluating and keeping weights during training; `deepspeed_json` is the content of the user's own
+    DeepSpeed file, if there is one.
 
-    Lengths, template and masks were settled by the tokenize stage, so that TRL's own preparation is off.
+    transformers recomputes activations, under FSDP too: FSDP's own recomputation hides a layer's adapter from peft,
+    which then saves empty adapters, and it does not gather less.
+
+    TRL's own preparation of rows is off: the tokenize stage has set lengths, template and masks.
     """
     steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
@@ -89,7 +91,7 @@ def training_arguments(
         gradient_accumulation_steps=accumulation(config, data_parallel_size(config)),
         learning_rate=learning_rate(config),
         lr_scheduler_type=_SCHEDULERS[config.lr_scheduler],
-        # in whole steps, rounded down: a first step of warm-up has a rate of 0, which a short run cannot spare
+        # rounded down: the first warm-up step has a rate of 0, and a short run has no step to spare
         warmup_steps=int(config.warmup_fraction * steps),
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
@@ -104,14 +106,14 @@ def training_arguments(
         torch_compile=choices.torch_compile,
         logging_steps=config.logging_steps or max(1, steps // _CURVE_POINTS),
         logging_first_step=True,
-        # the default shows a loss of NaN as 0
+        # by default a loss of NaN is logged as 0
         logging_nan_inf_filter=False,
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=on_gpu,
         seed=config.seed,
         data_seed=config.seed,
-        # the collators read no other columns, and TRL would take position_ids for one that is not needed
+        # our collators ignore other columns, and TRL would remove position_ids as unused
         remove_unused_columns=False,
         **sharding_arguments(config, deepspeed_json),
         **{"save_strategy": "no", **evaluation},

@@ -1,4 +1,4 @@
-"""One try of a training: with the micro-batch that fits, from the last checkpoint on; or what an earlier one made."""
+"""One attempt at a training: it takes an earlier attempt's model, or trains with a micro-batch that fits in memory."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ FINISHED_FILE = "finished.json"
 
 
 def finished(places: CheckpointPlaces | None) -> tuple[str, TrainReport] | None:
-    """Return where an earlier try put the whole model, and its report: it was killed before Flyte had heard of it."""
+    """Return where an earlier attempt put the whole model, and its report; None if none has finished."""
     for store in [] if places is None else stores(places):
         text = store.read_text(FINISHED_FILE)
         if text is None:
             continue
-        made = json.loads(text)
-        if Store(made["uri"], store.filesystem).names():
-            return str(made["uri"]), TrainReport.model_validate(made["report"])
+        note = json.loads(text)
+        if Store(note["uri"], store.filesystem).names():
+            return str(note["uri"]), TrainReport.model_validate(note["report"])
     return None
 
 
 def finish(places: CheckpointPlaces | None, uri: str, report: TrainReport) -> None:
-    """Note that the whole model is at `uri`, for a try after this one; then delete what only training needed."""
+    """Note for a later attempt that the whole model is at `uri`; then delete the checkpoints."""
     if places is None:
         return
     note = {"uri": uri, "report": report.model_dump(mode="json")}
@@ -43,20 +43,21 @@ def finish(places: CheckpointPlaces | None, uri: str, report: TrainReport) -> No
 def fit_once(
     config: TrainConfig, loading: ModelConfig, inputs: FitInputs, output: Path, places: CheckpointPlaces | None
 ) -> TrainReport:
-    """Call `fit` with a micro-batch that divides among the processes there are, and that did not run out of memory in
-    an earlier try. Without `places` no try knows of another.
+    """Call `fit` with a micro-batch that divides the batch evenly, and is smaller than one that ran out of memory.
+
+    Without `places` no attempt knows of another.
 
     Raises:
-        RetryError: memory ran out, and the next try takes a smaller micro-batch; or what `fit` raises it for.
-        ConfigError: memory ran out, and a smaller micro-batch does not help; or what `fit` raises it for.
+        RetryError: memory ran out, and the next attempt takes a smaller micro-batch; or as `fit` raises it.
+        ConfigError: memory ran out, and a smaller micro-batch does not help; or as `fit` raises it.
     """
-    num_parts = data_parallel_size(config)
-    found = [] if places is None else stores(places)
-    noted = noted_micro_batch(found)
-    config, notes = fit_micro_batch(config, num_parts, noted)
+    num_copies = data_parallel_size(config)
+    attempts = [] if places is None else stores(places)
+    noted = noted_micro_batch(attempts)
+    config, notes = fit_micro_batch(config, num_copies, noted)
     try:
         return fit(config, loading, replace(inputs, notes=[*inputs.notes, *notes]), output, places)
     except Exception as error:
         if not is_out_of_memory(error):
             raise
-        raise out_of_memory(config, num_parts, noted, found[0] if found else None) from error
+        raise out_of_memory(config, num_copies, noted, attempts[0] if attempts else None) from error

@@ -1,10 +1,10 @@
 """Batches of rows, and of packed rows: several examples in a row, none of which sees another.
 
-An example is told from its neighbours by its position ids, which begin again at 0. transformers makes a mask of that
-(`find_packed_sequence_indices`), but only where no attention mask is given, and flash attention only for a batch of
-one row. TRL's collator makes one long row of the whole batch, whose mask without flash attention is the square of all
-its tokens; rows stay rows here. And whether a model keeps to position ids is seen at it, not believed: recurrent and
-convolutional layers take them and carry a state over all the same.
+Position ids separate the examples: those of each example begin at 0. transformers makes a mask from them
+(`find_packed_sequence_indices`), but only without an attention mask; with flash attention, only for a batch of one
+row. TRL's collator joins the whole batch into one row, and without flash attention the mask grows with the square of
+its tokens; here rows stay apart. A model is tested for whether it keeps to position ids: recurrent and convolutional
+layers accept them, and carry their state into the next example all the same.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _NUM_PROBE_TOKENS = 8
 
 
 class PaddedCollator(DataCollatorForLanguageModeling):
-    """TRL's collator, without the label of each row's first token, which no token before it predicts.
+    """TRL's collator, without a label for the first token of each row, which no earlier token predicts.
 
-    transformers divides the loss by the labels of the batch, and leaves these out only for models whose class name it
-    knows to be a causal language model's: GPT-2's is not.
+    transformers divides the loss by the number of labels. It leaves the first labels out only for models whose class
+    name contains that of a known loss, such as ForCausalLM; GPT-2's does not.
     """
 
     def torch_call(self, examples: list[dict[str, Any]]) -> dict[str, Any]:
@@ -41,7 +41,7 @@ class PaddedCollator(DataCollatorForLanguageModeling):
 
 @dataclass(frozen=True)
 class PackedCollator:
-    """Makes one batch of packed rows; `is_flash` where the model's attention is a flash attention kernel."""
+    """Makes a batch of packed rows. `is_flash` says that the model uses a flash attention kernel."""
 
     pad_token_id: int
     is_flash: bool
@@ -49,15 +49,15 @@ class PackedCollator:
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
         """Return `input_ids`, `labels` and `position_ids`, [batch, seq], int64, and no attention mask.
 
-        Rows are padded on the right to the longest: labels with -100, position ids with 0, 1, 2, ..., so that padding
-        is one more example, whose loss is not counted. Flash attention gets the bounds of the examples of all rows,
-        one behind the other: `cu_seq_lens_q` and `cu_seq_lens_k`, [examples + 1], int32, and `max_length_q`,
+        Rows are padded on the right to the longest: labels with -100, position ids with 0, 1, 2, ..., which makes the
+        padding one more example, without a loss. For flash attention the batch also has the bounds of the examples in
+        all rows laid end to end: `cu_seq_lens_q` and `cu_seq_lens_k`, [examples + 1], int32, and `max_length_q`,
         `max_length_k`.
         """
         length = max(len(row["input_ids"]) for row in rows)
-        # held-out rows are not packed, and are one example each
-        own = [row.get("position_ids") or range(len(row["input_ids"])) for row in rows]
-        positions = [[*each, *range(length - len(each))] for each in own]
+        # held-out rows are not packed: each is one example
+        unpadded = [row.get("position_ids") or range(len(row["input_ids"])) for row in rows]
+        positions = [[*numbers, *range(length - len(numbers))] for numbers in unpadded]
         batch: dict[str, Any] = {
             "input_ids": _padded(rows, "input_ids", self.pad_token_id),
             "labels": _padded(rows, "labels", _IGNORED),
@@ -76,7 +76,7 @@ def _padded(rows: list[dict[str, Any]], column: str, value: int) -> torch.Tensor
 
 
 def packed_collator(model: PreTrainedModel, pad_token_id: int) -> PackedCollator:
-    """Return the collator of packed rows for `model`.
+    """Return the collator that makes batches of packed rows for `model`.
 
     Raises:
         ConfigError: the model takes no position ids.
@@ -90,9 +90,9 @@ def packed_collator(model: PreTrainedModel, pad_token_id: int) -> PackedCollator
 
 
 class ExamplesAreApart(TrainerCallback):
-    """Refuses, before the first step, a model in which one example of a packed row changes what the next one yields.
+    """Refuses, before the first step, a model in which one example of a packed row changes the logits of the next.
 
-    Runs when the model is where it trains: before that, ZeRO 3 has no whole weights to run with.
+    The check runs when training begins: before that, ZeRO 3 has not prepared the model to run.
     """
 
     def __init__(self, collator: PackedCollator) -> None:
@@ -114,11 +114,11 @@ class ExamplesAreApart(TrainerCallback):
 
 
 def examples_are_apart(model: PreTrainedModel, collator: PackedCollator, autocast: torch.dtype | None = None) -> bool:
-    """Return whether an example's logits are the same whatever stands before it in its row.
+    """Return whether an example's logits are the same whatever comes before it in its row.
 
-    Two rows of two examples each are run twice: [a, c], [b, c] and [d, c], [b, c]. The first c must not change. With
-    mixtures of experts it may by rounding, as other tokens share its experts; the second c then does too, by as much.
-    The model is left in its mode, and no random number is drawn.
+    Two batches of two rows, each of two examples, are run: [a, c], [b, c] and [d, c], [b, c]. The first c must not
+    change. In a mixture of experts it may change by rounding, since other tokens share its experts; the second c then
+    changes by as much. The model stays in its mode, and no random number is drawn.
     """
     vocab_size = model.get_input_embeddings().num_embeddings
     first, second, other, last = (
@@ -134,14 +134,14 @@ def examples_are_apart(model: PreTrainedModel, collator: PackedCollator, autocas
         model.train(was_training)
     change = (before - after).abs()
     leaked, rounding = change[0, _NUM_PROBE_TOKENS:].max(), change[1].max()
-    # false of a model whose logits are not numbers, which the first loss will tell
+    # NaN logits are not greater than anything: such a model passes, and the first loss stops it
     return not bool(leaked > 10 * rounding + 1e-5 * change[0].max())
 
 
 def _logits(
     model: PreTrainedModel, collator: PackedCollator, rows: list[list[list[int]]], autocast: torch.dtype | None
 ) -> torch.Tensor:
-    """Return the logits, [batch, seq, vocab], of rows that are lists of examples."""
+    """Return the logits, [batch, seq, vocab], of rows, each of which is a list of examples."""
     packed = []
     for examples in rows:
         ids = [token for example in examples for token in example]

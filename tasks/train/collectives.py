@@ -1,4 +1,4 @@
-"""What the processes of a run tell each other outside of training itself: short texts, and that they are there."""
+"""How the processes of a run exchange short texts, and wait for each other, outside of training itself."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 
 def rank() -> int:
-    """Return this process's number over all machines, from 0."""
+    """Return this process's number among those of all machines, from 0."""
     return int(os.environ.get("RANK", "0"))
 
 
@@ -35,7 +35,7 @@ def barrier() -> None:
 
 
 def broadcast(value: str) -> str:
-    """Return rank 0's `value` on every rank; a rank that is here knows that rank 0 has come this far."""
+    """Return rank 0's `value` on every rank; when it returns, rank 0 has called it too."""
     if num_processes() == 1:
         return value
     values = [value]
@@ -43,8 +43,8 @@ def broadcast(value: str) -> str:
     return values[0]
 
 
-def everywhere(value: str) -> list[str]:
-    """Return the `value` of each process, by rank."""
+def all_values(value: str) -> list[str]:
+    """Return the `value` of each process, in the order of ranks."""
     if num_processes() == 1:
         return [value]
     values: list[str] = [""] * num_processes()

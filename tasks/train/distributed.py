@@ -1,4 +1,4 @@
-"""What must be true of the processes of a run before they load anything."""
+"""Checks of the number of processes and their devices before anything is loaded."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from tasks.train.sharding import world_size
 
 
 def check_world_size(config: TrainConfig) -> None:
-    """Refuse to train in another shape than the config's.
+    """Refuse a number of processes other than the config's.
 
     Raises:
-        ConfigError: torch elastic started a number of processes that no number of `train.nodes` makes.
+        ConfigError: no number of machines within `train.nodes` makes as many processes as torch elastic started.
     """
     fewest, most = (nodes * config.processes_per_node for nodes in (config.fewest_nodes, config.most_nodes))
     if world_size() % config.processes_per_node or not fewest <= world_size() <= most:
@@ -27,7 +27,7 @@ def check_world_size(config: TrainConfig) -> None:
 
 
 def check_devices(config: TrainConfig) -> None:
-    """Refuse more processes than this machine has GPUs for. Without any GPU processes share the CPU.
+    """Refuse more processes than this machine has GPUs for. Without a GPU, processes share the CPU.
 
     Raises:
         ConfigError: names both numbers.

@@ -1,4 +1,4 @@
-"""Tells faults of training apart: what another try can survive, what a user must mend, and defects of the program."""
+"""Sorts errors of training: what another attempt can survive, what a user must fix, and defects of the program."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch.distributed as dist
 from configs.errors import ArtifactError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
 
-# what gloo, NCCL and TCPStore say when a process or a machine is gone; they raise plain RuntimeErrors as well
+# messages of gloo, NCCL and TCPStore when a process or a machine is gone; some come as plain RuntimeErrors
 _LOST_PEER = (
     "connection closed by peer",
     "connection reset by peer",
@@ -44,9 +44,9 @@ _NO_MEMORY = (
     "defaultcpuallocator: not enough memory",
     "std::bad_alloc",
 )
-# torch's writer of archives knows no more than that a part is missing
+# the last is all that torch's archive writer reports
 _DISK_FULL = ("no space left on device", "disk quota exceeded", ". unexpected pos ")
-# libraries that speak to object stores, and retry themselves; flytekit hides their errors in these two
+# libraries that access object stores, with retries of their own; flytekit wraps their errors in the two below
 _STORE_LIBRARIES = {
     "aiobotocore",
     "aiohttp",
@@ -64,11 +64,11 @@ _LAST_CHARACTERS = 300
 
 
 @contextmanager
-def told_apart(config: TrainConfig) -> Iterator[None]:
-    """Raise what happens within as `fault_of` judges it.
+def translated_errors(config: TrainConfig) -> Iterator[None]:
+    """Within the block, raise errors as `fault_of` returns them; a defect is raised unchanged.
 
     Raises:
-        FineTuneError: as `fault_of` returns it; a defect is raised as it came.
+        FineTuneError: as `fault_of` returns it.
     """
     try:
         yield
@@ -80,18 +80,18 @@ def told_apart(config: TrainConfig) -> Iterator[None]:
 
 
 def fault_of(error: BaseException, config: TrainConfig) -> FineTuneError | None:
-    """Return what a user, or Flyte, is to be told of `error`; None for a defect, whose own traceback says most.
+    """Return the error to show for `error`; None for a defect, for which its own traceback says most.
 
-    A RetryError is for another try: lost processes and machines, broken GPUs, an object store that stayed away. All
-    others would come again. Memory that ran out is not judged here.
+    A RetryError is for faults that another attempt can survive: lost processes and machines, broken GPUs, an object
+    store that cannot be reached. All others would happen again. Memory that ran out is not handled here.
     """
-    for each in _causes(error):
-        if isinstance(each, FineTuneError):
-            # a store that stayed away may be back for the next try
-            return RetryError(each.message) if isinstance(each, ArtifactError) and _is_lost_transfer(each) else each
-    for each in _causes(error):
-        if is_disk_full(each):
-            return _disk_full(each, config)
+    for cause in _causes(error):
+        if isinstance(cause, FineTuneError):
+            # the store may be back for the next attempt
+            return RetryError(cause.message) if isinstance(cause, ArtifactError) and _is_lost_transfer(cause) else cause
+    for cause in _causes(error):
+        if is_disk_full(cause):
+            return _disk_full(cause, config)
     text = _text(error)
     if any(words in text for words in _WRONG_USE):
         return None
@@ -105,15 +105,15 @@ def fault_of(error: BaseException, config: TrainConfig) -> FineTuneError | None:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Return whether memory of the GPU, or of the host, could not be allocated."""
+    """Return whether GPU or host memory could not be allocated."""
     return any(
-        isinstance(each, (torch.OutOfMemoryError, MemoryError)) or _is_runtime_error_with(each, _NO_MEMORY)
-        for each in _causes(error)
+        isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or _is_runtime_error_with(cause, _NO_MEMORY)
+        for cause in _causes(error)
     )
 
 
 def is_disk_full(error: BaseException) -> bool:
-    """Return whether a disk was full, or a quota used up. Writers in Rust and C++ say so in their text alone."""
+    """Return whether a disk was full, or a quota used up. Libraries in Rust and C++ say so only in the message."""
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return True
     return any(words in str(error).lower() for words in _DISK_FULL)
@@ -134,11 +134,11 @@ def _is_runtime_error_with(error: BaseException, texts: tuple[str, ...]) -> bool
 
 
 def _is_lost_transfer(error: BaseException) -> bool:
-    """Return whether the network failed, and not what was asked of it: a missing file stays missing."""
+    """Return whether the network failed, and not the request: a missing file stays missing."""
     causes = list(_causes(error))
-    if any(isinstance(each, (FileNotFoundError, PermissionError)) or is_disk_full(each) for each in causes):
+    if any(isinstance(cause, (FileNotFoundError, PermissionError)) or is_disk_full(cause) for cause in causes):
         return False
-    return any(_is_transfer(each) for each in causes)
+    return any(_is_transfer(cause) for cause in causes)
 
 
 def _is_transfer(error: BaseException) -> bool:
@@ -151,17 +151,17 @@ def _is_transfer(error: BaseException) -> bool:
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error` and what it was raised from."""
+    """Yield `error`, then the error that it was raised from, and so on."""
     seen: set[int] = set()
-    each: BaseException | None = error
-    while each is not None and id(each) not in seen:
-        seen.add(id(each))
-        yield each
-        each = each.__cause__
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
 
 
 def _text(error: BaseException) -> str:
-    return "\n".join(str(each) for each in _causes(error)).lower()
+    return "\n".join(str(cause) for cause in _causes(error)).lower()
 
 
 def _first_line(error: BaseException) -> str:

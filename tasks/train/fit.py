@@ -1,4 +1,4 @@
-"""One training for every objective and method, on one process or many: TRL's trainers over tokenized rows."""
+"""The training of every objective and method, in one process or many: TRL's trainers on tokenized rows."""
 
 from __future__ import annotations
 
@@ -31,9 +31,7 @@ from tasks.train.checkpoint.store import CheckpointPlaces
 from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
 from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
-from tasks.train.objectives import (
-    longest_sequence,
-)
+from tasks.train.objectives import longest_sequence
 from tasks.train.saving import save_whole
 from tasks.train.sharding import connect
 from tasks.train.trainer import make_trainer
@@ -57,19 +55,18 @@ def fit(
 ) -> TrainReport:
     """Train and, on rank 0, write the model or the adapter, with its tokenizer, to `output`. All ranks call this.
 
-    With `places`, the run goes on from the newest whole checkpoint there, and saves its own; on a CPU its weights are
-    those of a run that was never disturbed.
+    With `places`, the run resumes from the newest whole checkpoint there and saves its own. On a CPU its weights then
+    equal those of an undisturbed run.
 
-    The loss of a supervised step is the mean over the answers' tokens of the whole batch, over all processes and
-    accumulation passes; that of a preference, the mean over its pairs: neither depends on how the batch was divided.
+    The loss of a supervised step is the mean over all answer tokens of the batch; that of a preference step, the mean
+    over its pairs. Neither depends on how the batch is split over processes and forward passes.
 
     Rows with `position_ids` are packed: each example of a row is trained as if it were alone.
 
     Raises:
-        ConfigError: a method that the model cannot take, a batch that does not divide, or a model that cannot train on
-            packed rows.
+        ConfigError: the model cannot be trained by the method or on packed rows, or the batch does not divide evenly.
         DivergedError: the loss is not a number, or far above what it was.
-        ArtifactError: what was saved is empty, or three checkpoints in a row could not be saved.
+        ArtifactError: the saved model is not whole, or three checkpoints in a row could not be saved.
         RetryError: the run was asked to stop, by SIGTERM or SIGINT.
     """
     with stop_signals() as stop_signal:
@@ -90,12 +87,12 @@ def _fit(
     tokens_file = inputs.train_tokens / TOKENS_FILE
     num_rows = pq.read_metadata(tokens_file).num_rows
     num_steps = optimizer_steps(config, num_rows)
-    own = held_out_rows(config, inputs)
-    held_out = [own[number] for number in held_out_sample(len(own), evaluated_rows(config, num_steps))]
+    usable = held_out_rows(config, inputs)
+    held_out = [usable[number] for number in held_out_sample(len(usable), evaluated_rows(config, num_steps))]
     is_packed = "position_ids" in pq.read_schema(tokens_file).names
     model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
     choices = choosing.choose(config, loading, choosing.detect(), is_packed, model_type)
-    lines = [*choices.lines, *inputs.notes, *watch_choices(config, len(own), len(held_out))]
+    lines = [*choices.lines, *inputs.notes, *watch_choices(config, len(usable), len(held_out))]
     if left_out := prompts_left_out(config, num_rows):
         reason = "the last batch is not full; others in each epoch"
         lines.append(Choice(name="prompts left out", value=f"{left_out} of {num_rows} an epoch", reason=reason))
@@ -136,12 +133,12 @@ def _resumed(
     places: CheckpointPlaces,
     stop_signal: Callable[[], str],
 ) -> str | None:
-    """Let `trainer` save its state, beside `output` first; return the folder of the checkpoint to go on from."""
+    """Give `trainer` a saver and restore the newest checkpoint; return its folder, or None to begin at step 1."""
     identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
     trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
     if rank() == 0:
         print(f"train: checkpoints {trainer.saver.interval}, in {places.destination}", flush=True)
-    with doing("looking for a checkpoint to go on from"):
+    with doing("looking for a checkpoint to resume from"):
         restored = restore(trainer.saver, output)
     if restored is None:
         return None
@@ -152,16 +149,16 @@ def _resumed(
 
 
 def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
-    """Put beside the saved weights what else belongs to them, and take away what does not."""
+    """Add the record of the training to the saved model, and remove the files that only training needed."""
     remove_checkpoints(output)
-    # transformers' record of its own arguments: a pickle, and it names paths of this machine
+    # transformers' arguments: a pickle with paths of this machine
     (output / "training_args.bin").unlink(missing_ok=True)
-    # peft's stub of a card, with a temporary folder for a base; a push writes a card of its own
+    # peft's model card, whose base is a temporary folder; the push writes its own
     (output / "README.md").unlink(missing_ok=True)
     if config.method != "full":
         merge.name_base(loading, output)
         if config.objective not in SCORING:
-            # where answers end; peft saves nothing of it
+            # it has the tokens that end an answer, which peft does not save
             trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
     (output / merge.RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -174,7 +171,7 @@ def _load(
     tokenizer: PreTrainedTokenizerBase,
     choices: choosing.Choices,
 ) -> PreTrainedModel:
-    """Return the base as it is trained."""
+    """Return the base model, ready to be trained."""
     attention = {"attn_implementation": choices.attn_implementation} if choices.attn_implementation else {}
     model = methods.trainable_model(config, loading, inputs.model, inputs.new_token_ids, len(tokenizer), **attention)
     methods.set_end_tokens(model, inputs.end_token_ids, tokenizer.pad_token_id)

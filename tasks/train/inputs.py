@@ -1,4 +1,4 @@
-"""What training reads from the stages before it, and which held-out rows it can be judged by."""
+"""What training reads from earlier stages, and the held-out rows that it can take a loss or reward of."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ TOKENS_FILE = "tokens.parquet"
 
 @dataclass(frozen=True)
 class FitInputs:
-    """What training reads: folders of the base model, of the tokens of both splits, and of the tokenizer.
+    """What training reads: folders with the base model, with the tokens of both splits, and with the tokenizer.
 
-    Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a tokenizer each.
-    `deepspeed_json` is the text of a DeepSpeed config that runs in the place of a shipped one. `notes` go into the
-    report beside the choices. `observers` look on, and change nothing.
+    Without `test_tokens` nothing is evaluated during training. `reward_models` are folders with a model and its
+    tokenizer. `deepspeed_json` is the content of the user's own DeepSpeed file, used instead of a shipped one. `notes`
+    are further lines of the report. `observers` follow the training without changing it.
     """
 
     model: Path
@@ -39,11 +39,11 @@ class FitInputs:
 
 
 def held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:
-    """Return the numbers of the held-out rows that a loss, or a reward, can be taken of during training."""
+    """Return the numbers of the rows of `test_tokens` that are held out and, for rloo and grpo, have a prompt."""
     if inputs.test_tokens is None:
         return []
     table = pq.read_table(inputs.test_tokens / TOKENS_FILE, columns=["dataset", "prompt_length"])
-    is_own = pc.equal(table["dataset"], HELD_OUT)
+    is_usable = pc.equal(table["dataset"], HELD_OUT)
     if config.objective in ONLINE:
-        is_own = pc.and_(is_own, pc.greater(table["prompt_length"], 0))
-    return np.flatnonzero(is_own.to_numpy()).tolist()
+        is_usable = pc.and_(is_usable, pc.greater(table["prompt_length"], 0))
+    return np.flatnonzero(is_usable.to_numpy()).tolist()

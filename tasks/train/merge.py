@@ -1,4 +1,4 @@
-"""From what training saved to a model directory that loads by itself; and is what was saved whole."""
+"""Turns what training saved into a model that loads by itself, and checks that what was saved is whole."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_model, load_
 from tasks.models.quiet import quiet_libraries
 
 RECORD_FILE = "training.json"
-"""Objective, method and every effective choice of the training, beside what it made."""
+"""In the model's directory: objective, method and every effective choice of the training."""
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
 def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: Path) -> None:
-    """Write the model in `base` with what `adapter` adds, its tokenizer and its end tokens, to `output`.
+    """Write the model in `base`, with `adapter` merged into it, its tokenizer and its end tokens, to `output`.
 
     A low-rank adapter is added to the weights, in the base's own precision and never to a quantized copy; rows of new
-    tokens and a reward model's head are taken over. Virtual tokens cannot be: the base's files are copied as they are,
-    and the adapter goes to the folder `adapter` beside them.
+    tokens and a reward model's head replace the base's. Virtual tokens cannot be merged: the base's files are copied
+    as they are, and the adapter is written to the folder `adapter` beside them.
 
-    The record of the training goes with it.
+    The record of the training is copied too.
 
     Raises:
         ArtifactError: what was written is not whole.
@@ -48,7 +48,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
             shutil.copyfile(adapter / name, output / ADAPTER_FOLDER / name)
         check_saved(output / ADAPTER_FOLDER, model_config, base)
     else:
-        # "auto" is the type of the checkpoint: an adapter is merged into what was published
+        # "auto" is the type in which the base was published
         load = partial(load_reward_model, new_head=True) if settings.task_type == "SEQ_CLS" else load_model
         model = load(model_config, base, dtype="auto")  # type: ignore[arg-type]
         vocabulary_size = max(tokenizer.get_vocab().values()) + 1
@@ -65,7 +65,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
 
 
 def name_base(model_config: ModelConfig, adapter: Path) -> None:
-    """Write into `adapter` the name and revision of its base, in the place of a path that only this machine has."""
+    """Write the name and revision of the base into `adapter`, where peft wrote a path of this machine."""
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings |= {"base_model_name_or_path": model_config.name, "revision": model_config.revision}
@@ -75,11 +75,11 @@ def name_base(model_config: ModelConfig, adapter: Path) -> None:
 
 
 def check_saved(directory: Path, loading: ModelConfig | None = None, base: Path | None = None) -> None:
-    """Refuse a saved model or adapter that is not whole: what sharded saving leaves behind can be empty or in parts.
+    """Refuse a saved model or adapter that is not whole: saving a sharded model can leave tensors empty or in parts.
 
-    Every tensor must be there, in its shape, and hold finite numbers. With `loading`, a model's tensors are those that
-    transformers looks for by its config.json; with `base` too, an adapter's are those that peft would put on the model
-    in that directory.
+    No tensor may be empty, and all numbers must be finite. With `loading`, names and shapes of a model's tensors must
+    be those that transformers expects by its config.json; with `base` too, those of an adapter must be the ones that
+    peft makes for the model in that directory.
 
     Raises:
         ArtifactError: names the file and the tensor.
@@ -108,10 +108,10 @@ def check_saved(directory: Path, loading: ModelConfig | None = None, base: Path 
 
 
 def _check_loads(loading: ModelConfig, directory: Path) -> None:
-    """Load a model without its numbers: transformers says what it misses, whatever names its files use."""
+    """Load a model without its numbers: transformers then lists missing tensors, whatever names the files use."""
     kind = AutoModelForSequenceClassification if is_reward_model(directory) else AutoModelForCausalLM
     with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
-        # it prints a table of what it finds
+        # transformers prints the list as a table
         _, found = kind.from_pretrained(
             directory,
             dtype="auto",
@@ -131,7 +131,7 @@ def _check_loads(loading: ModelConfig, directory: Path) -> None:
 
 
 def _adapter_shapes(loading: ModelConfig, base: Path, adapter: Path) -> dict[str, tuple[int, ...]]:
-    """Return the shape of each tensor of an adapter as peft makes it for the model in `base`, by the adapter's file."""
+    """Return the shape of each tensor that peft makes for the model in `base` by the adapter's config."""
     settings = peft.PeftConfig.from_pretrained(adapter)
     model_config = AutoConfig.from_pretrained(base, trust_remote_code=loading.trust_remote_code)
     kind = AutoModelForCausalLM
@@ -144,7 +144,7 @@ def _adapter_shapes(loading: ModelConfig, base: Path, adapter: Path) -> dict[str
     ]
     if new_tokens and max(new_tokens) >= model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(max(new_tokens) + 1, mean_resizing=False)
-    # else peft warns that the adapter was made for a model of another name
+    # otherwise peft warns that the adapter belongs to a model of another name
     settings.base_model_name_or_path = model.name_or_path
     wrapped = peft.get_peft_model(model, settings, low_cpu_mem_usage=True)
     tensors = peft.get_peft_model_state_dict(wrapped, save_embedding_layers=False)

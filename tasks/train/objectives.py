@@ -1,4 +1,4 @@
-"""The objectives: which TRL trainer learns from what of a row. Every one reads token ids that the tokenize stage made.
+"""The objectives: the TRL trainer of each, and what it reads of a row of token ids from the tokenize stage.
 
 sft and cpt   SFTTrainer: cross-entropy of the labels
 dpo           DPOTrainer: prompt, chosen and rejected answer, against the reference
@@ -47,8 +47,8 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Form:
-    """How an objective reads a tokens file: TRL's trainer with the class of its arguments, the columns read, and a row
-    as its collator takes it."""
+    """How an objective reads a tokens file: TRL's trainer and its arguments' class, the columns it needs, and a row as
+    its collator takes it."""
 
     trainer: type
     arguments: type[TrainingArguments]
@@ -94,9 +94,9 @@ def _asked(row: Row) -> Row:
 
 
 def _kto_collator(pad_token_id: int) -> Callable[[list[Row]], Row]:
-    """Return TRL's collator, given each prompt with the answer of the row before it, of which KTO estimates the KL.
+    """Return TRL's collator with each prompt paired with the answer of the row before, from which KTO estimates the KL.
 
-    TRL makes these pairs once, of rows that lie side by side in the file, and must then train in that order.
+    TRL makes these pairs once, from neighbouring rows of the file, and must then train in the file's order.
     """
     collate = KtoCollator(pad_token_id)
 
@@ -132,10 +132,10 @@ def trainer_class(objective: Objective) -> type:
 def read_examples(
     objective: Objective, tokens_file: Path, cache: Path, num_fill: int = 0, rows: list[int] | None = None
 ) -> datasets.Dataset:
-    """Return the rows of a tokens file as `objective` takes them, read from the disk when asked for.
+    """Return the rows of a tokens file as `objective` needs them; they are read from the disk when used.
 
-    Each has its `row_number` in the file. Packed rows keep `position_ids`. `rows` chooses some; `num_fill` more rows,
-    marked `is_fill`, stand at the end, and are no training rows.
+    Every row has its `row_number` in the file. Packed rows keep `position_ids`. `rows` selects some of them. At the end
+    stand `num_fill` more rows, marked `is_fill`, which are not trained on.
     """
     form = FORMS[objective]
     present = pq.read_schema(tokens_file).names
@@ -149,7 +149,7 @@ def read_examples(
 
     def examples(batch: Row) -> Row:
         size = len(batch["row_number"])
-        made = []
+        converted = []
         for position in range(size):
             row = {name: values[position] for name, values in batch.items()}
             example = form.example(row) | {"row_number": row["row_number"]}
@@ -157,16 +157,16 @@ def read_examples(
                 example["position_ids"] = row["position_ids"]
             if row["row_number"] < 0:
                 example["is_fill"] = True
-            made.append(example)
-        names = dict.fromkeys(name for example in made for name in example)
-        return {name: [example.get(name) for example in made] for name in names}
+            converted.append(example)
+        names = dict.fromkeys(name for example in converted for name in example)
+        return {name: [example.get(name) for example in converted] for name in names}
 
     assert len(table) == num_real + num_fill
     return table.add_column("row_number", numbers).with_transform(examples)
 
 
 def example_lengths(objective: Objective, tokens_file: Path) -> np.ndarray:
-    """Return the tokens of each row of a tokens file, both answers of a pair counted, [rows] int64."""
+    """Return the number of tokens of each row of a tokens file, with both answers of a pair, [rows] int64."""
     with pq.ParquetFile(tokens_file) as file:
         names = [name for name in FORMS[objective].columns if name in ("input_ids", "rejected_ids")]
         batches = [row_lengths(batch.columns) for batch in file.iter_batches(columns=names)]
@@ -174,7 +174,7 @@ def example_lengths(objective: Objective, tokens_file: Path) -> np.ndarray:
 
 
 def longest_sequence(config: TrainConfig, tokens_file: Path) -> int:
-    """Return the most tokens that the model will see in one sequence, virtual ones not counted."""
+    """Return the most tokens that the model will see in one sequence, without virtual tokens."""
     longest = 0
     with pq.ParquetFile(tokens_file) as file:
         names = [name for name in ("input_ids", "rejected_ids", "prompt_length") if name in file.schema_arrow.names]
@@ -190,5 +190,5 @@ def longest_sequence(config: TrainConfig, tokens_file: Path) -> int:
 
 
 def trained_tokens(examples: datasets.Dataset) -> int:
-    """Return the tokens that the loss counts in rows of `read_examples`: never the first of a row."""
+    """Return how many tokens of rows of `read_examples` have a loss; the first of a row never has."""
     return sum(label != -100 for row in examples for label in row["labels"][1:])

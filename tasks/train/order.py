@@ -1,9 +1,9 @@
-"""The order of rows, and what a row weighs, made independent of how a batch is divided over passes and processes.
+"""The order of rows and their weight in the loss, however a batch is split over processes and forward passes.
 
-transformers divides a batch's loss evenly over its passes, and accelerate fills the last batch of several processes
-with rows that were trained already. So where a loss is a mean over rows, a last batch of 11 rows in passes of 4 would
-give its last 3 rows more weight than the others; and a row that fills is trained twice. Here a row counts once,
-whatever the number of passes and processes is.
+transformers weighs all forward passes of a batch alike, and accelerate fills up the last batch of several processes
+with rows that were trained already. Where a loss is a mean over rows, a last batch of 11 rows in forward passes of 4
+would weigh its last 3 rows more than the others, and a filled-in row would be trained twice. Here every row counts
+once, whatever the number of forward passes and processes.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ _MEGA_BATCHES = 50
 def epoch_order(num_rows: int, lengths: np.ndarray | None, batch_size: int, seed: int, epoch: int) -> np.ndarray:
     """Return all row numbers in the order of an epoch, [num_rows] int64: a pure function of its arguments.
 
-    With `lengths`, [num_rows], each batch has rows of like length: rows are shuffled, sorted by length within groups of
-    up to 50 batches, and the batches shuffled. The batch with the longest row comes first, so that what does not fit
-    in memory fails at once; a batch that is not full comes last.
+    With `lengths`, [num_rows], the rows of a batch have similar lengths: rows are shuffled, sorted by length within
+    groups of up to 50 batches, and the batches are shuffled. The batch with the longest row comes first, so that a run
+    that needs too much memory fails at once; an incomplete batch comes last.
     """
     generator = np.random.default_rng([seed, epoch])
     order = generator.permutation(num_rows)
@@ -43,7 +43,7 @@ def epoch_order(num_rows: int, lengths: np.ndarray | None, batch_size: int, seed
 
 
 class EpochOrder(Sampler[int]):
-    """Yields `epoch_order`, and then the numbers of rows that fill the last passes of all processes."""
+    """Yields `epoch_order`, then the numbers of the rows that fill the last forward pass of all processes."""
 
     def __init__(self, num_rows: int, num_fill: int, lengths: np.ndarray | None, batch_size: int, seed: int) -> None:
         self._arguments = (num_rows, lengths, batch_size, seed)
@@ -51,7 +51,7 @@ class EpochOrder(Sampler[int]):
         self._epoch = 0
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; called by the trainer before each."""
+        """Choose the epoch. The trainer calls this before each one."""
         self._epoch = epoch
 
     def __len__(self) -> int:
@@ -63,15 +63,15 @@ class EpochOrder(Sampler[int]):
 
 
 def num_fill_rows(num_rows: int, rows_per_pass: int, world_size: int) -> int:
-    """Return how many rows of no weight bring `num_rows` to a multiple of the rows of one pass of all processes."""
+    """Return how many rows without weight fill up the last forward pass of all processes; 0 for one process."""
     return -num_rows % rows_per_pass if world_size > 1 else 0
 
 
 def without_fill(collate: Callable[[list[dict[str, Any]]], dict[str, Any]]) -> Callable[..., dict[str, Any]]:
-    """Return a collator that leaves out the rows that fill, and counts the others as `num_rows`, [1] int64.
+    """Return a collator that leaves out rows with `is_fill` set, and counts the others as `num_rows`, [1] int64.
 
-    Rows that fill have `is_fill` set. A pass of nothing else keeps one of them, with all labels -100 and a count of 0:
-    every process must take part in every pass.
+    A forward pass of such rows alone keeps one of them, with all labels -100 and a count of 0: every process must take
+    part in every forward pass.
     """
 
     def collate_real_rows(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -137,9 +137,9 @@ class RowWeights:
 
 @contextmanager
 def _rows_gathered(accelerator: Any, num_rows: int) -> Iterator[None]:
-    """Within the block, `accelerator.gather` takes what each process has of rows, none where `num_rows` is 0.
+    """Within the block, `accelerator.gather` accepts another number of rows from each process, none if `num_rows` is 0.
 
-    TRL gathers scores for its log, and processes that give unequal numbers of them would crash, or wait for ever.
+    TRL gathers scores for its log; without this, processes with unequal numbers of rows would crash or wait for ever.
     """
     gather = accelerator.gather
 
@@ -158,7 +158,7 @@ def _rows_gathered(accelerator: Any, num_rows: int) -> Iterator[None]:
 
 
 def row_lengths(columns: Sequence[Any]) -> np.ndarray:
-    """Return the number of tokens of each row, [rows] int64, over some list columns of a table."""
+    """Return the number of tokens of each row, [rows] int64, summed over some list columns of a table."""
     import pyarrow.compute as pc
 
     return np.sum([pc.list_value_length(column).to_numpy() for column in columns], axis=0).astype(np.int64)

@@ -1,6 +1,6 @@
-"""Memory that ran out: once more with half the micro-batch and twice the accumulation, which trains the same.
+"""After memory ran out, one more attempt with half the micro-batch and twice the accumulation: the same training.
 
-A note in the checkpoint store tells the next try, on whichever machine, what did not fit.
+A note in the checkpoint store tells the next attempt, on whichever machine, which micro-batch did not fit.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ NOTE_FILE = "out-of-memory.json"
 
 
 def noted_micro_batch(stores: list[Store]) -> int | None:
-    """Return the micro-batch that did not fit in an earlier try, as noted in the newest of `stores` that has a note."""
+    """Return the micro-batch that did not fit in an earlier attempt, from the newest of `stores` with a note of it."""
     for store in stores:
         text = store.read_text(NOTE_FILE)
         if text is not None:
@@ -28,17 +28,17 @@ def noted_micro_batch(stores: list[Store]) -> int | None:
 def fit_micro_batch(
     config: TrainConfig, data_parallel_size: int, noted: int | None
 ) -> tuple[TrainConfig, list[Choice]]:
-    """Return `config` with the micro-batch to train with, and what the report says where it is not the config's own.
+    """Return `config` with the micro-batch to train with, and a line for the report if it is not the config's own.
 
-    `noted` is the micro-batch that did not fit before. The batch of an optimizer step is the same always.
+    `noted` is the micro-batch that did not fit before. The batch of an optimizer step never changes.
 
     Raises:
-        ConfigError: no micro-batch divides the batch among so many processes.
+        ConfigError: the batch does not divide by the number of processes.
     """
-    most = config.micro_batch
+    largest = config.micro_batch
     if noted is not None:
-        most = min(most, max(noted // 2, fewest_rows(config)))
-    rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": most}), data_parallel_size)
+        largest = min(largest, max(noted // 2, fewest_rows(config)))
+    rows = fitting_micro_batch(config.model_copy(update={"micro_batch_size": largest}), data_parallel_size)
     if rows == config.micro_batch:
         return config, []
     why = f"out of memory with {noted}" if noted is not None else f"divides the batch among {data_parallel_size}"
@@ -51,10 +51,9 @@ def fit_micro_batch(
 def out_of_memory(
     config: TrainConfig, data_parallel_size: int, noted: int | None, store: Store | None
 ) -> FineTuneError:
-    """Return the error for memory that ran out with `config`, and note it in `store` where another try may help.
+    """Return the error for memory that ran out with `config`; note it in `store` if another attempt can help.
 
-    A RetryError the first time, with a smaller micro-batch to come; a ConfigError when there is none, or when this was
-    the second time already.
+    The error is a RetryError the first time, if there is a smaller micro-batch to train with; otherwise a ConfigError.
     """
     rows = config.micro_batch
     smaller = _smaller(config, data_parallel_size)
@@ -80,7 +79,7 @@ def _smaller(config: TrainConfig, data_parallel_size: int) -> int | None:
 
 
 def _advice(config: TrainConfig, smaller: int | None) -> str:
-    """Return what takes less memory than the config, most effective first."""
+    """Return settings that take less memory than the config's, the most effective first."""
     ideas = []
     if smaller is not None:
         ideas.append(f"train.micro_batch_size={smaller}")

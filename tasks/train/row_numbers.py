@@ -1,4 +1,4 @@
-"""Rows travel with their number through a collator, so that an error can name those of a batch."""
+"""Carries the numbers of rows through a collator, so that an error can name the rows of a batch."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ def with_row_numbers(
 ) -> Callable[[list[dict[str, Any]]], dict[str, Any]]:
     """Return a collator that takes `row_number` off each example, and adds `row_numbers`, [rows] int64, to the batch.
 
-    Nothing is added to a batch in which an example has no number. Rows of a negative number fill a batch, and are named
-    nowhere.
+    A batch in which an example has no number gets none. Rows that fill up a batch have a negative number, and no error
+    names them.
     """
 
     def collate_numbered(rows: list[dict[str, Any]]) -> dict[str, Any]:
@@ -46,9 +46,9 @@ def with_row_numbers(
 
 
 def row_ids_of(tokens_file: Path) -> RowIds:
-    """Return a function from row numbers of a tokens file to ids, which reads the file when it is called.
+    """Return a function that turns row numbers of a tokens file into ids; it reads the file when it is called.
 
-    A packed row has the ids of all its examples, joined by `+`.
+    The id of a packed row is the ids of all its examples, joined by `+`.
     """
 
     def row_ids(numbers: Sequence[int]) -> list[str]:
@@ -58,6 +58,6 @@ def row_ids_of(tokens_file: Path) -> RowIds:
             return [f"row {number + 1} of {tokens_file.name}" for number in numbers]
         ids = pq.read_table(tokens_file, columns=[column]).column(column)
         found = [ids[number].as_py() for number in numbers]
-        return ["+".join(each) if isinstance(each, list) else str(each) for each in found]
+        return ["+".join(row_id) if isinstance(row_id, list) else str(row_id) for row_id in found]
 
     return row_ids

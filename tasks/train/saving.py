@@ -1,7 +1,7 @@
-"""The trained model, gathered whole from however many processes hold it, in files that load without them.
+"""Saves the trained model whole, however many processes it is sharded over, in files that load without them.
 
-DeepSpeed, FSDP and tensor parallelism leave in each process a part of a tensor, and what a library saves of such a
-model is at worst empty shards. Here every tensor is gathered by itself, so that no GPU needs room for more than one.
+DeepSpeed, FSDP and tensor parallelism leave a shard of each tensor in each process, and what a library saves of such a
+model can be empty. Here the tensors are gathered one by one, so that no GPU needs room for more than one.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SHARD_SIZE = "5GB"
 def save_whole(trainer: Trainer, config: TrainConfig, loading: ModelConfig, base: Path, output: Path) -> None:
     """Write the trained model, or the adapter, with its tokenizer, to `output`. All ranks call this; rank 0 writes.
 
-    A full model is written in the type that the model in `base` was published in, or in `model.dtype` where that is
-    not auto, in files of at most 5 GB; tied weights once. What is trained is taken from the 32-bit copy that mixed
-    precision keeps, where there is one.
+    A full model is written in the type in which the model in `base` was published, or in `model.dtype` if that is not
+    auto; in files of at most 5 GB, with tied weights once. Trained weights come from the 32-bit copy that mixed
+    precision keeps, if there is one.
 
     Raises:
         ArtifactError: what was written is not whole.
@@ -57,23 +57,23 @@ def save_whole(trainer: Trainer, config: TrainConfig, loading: ModelConfig, base
 
 @contextmanager
 def _whole_models(trainer: Trainer) -> Iterator[None]:
-    """Within the block, a model that is made or loaded is whole: ZeRO 3 divides every new one among all processes."""
-    divided = getattr(trainer.args, "hf_deepspeed_config", None)
+    """Within the block, load models whole: under ZeRO 3 transformers shards every new one over all processes."""
+    sharding_config = getattr(trainer.args, "hf_deepspeed_config", None)
     unset_hf_deepspeed_config()
     try:
         yield
     finally:
-        if divided is not None:
-            set_hf_deepspeed_config(divided)
+        if sharding_config is not None:
+            set_hf_deepspeed_config(sharding_config)
 
 
 def whole_tensors(
     model: PreTrainedModel | PeftModel, is_writer: bool, trained_only: bool, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return the whole tensors of `model` by name, on the CPU; nothing where this is not the writer. All ranks call it.
+    """Return the whole tensors of `model` by name, on the CPU; none if this is not the writer. All ranks call this.
 
-    `dtype` is of floating-point tensors; those of a trained parameter are otherwise in 32 bits where the engine has
-    them. A weight tied to another is left out.
+    Floating-point tensors are cast to `dtype`, if given; trained ones are in 32 bits before, if the engine keeps such
+    a copy. A weight tied to another is left out.
     """
     tied = _tied_names(model)
     tensors = {}
@@ -87,7 +87,7 @@ def whole_tensors(
 
 
 def _whole(tensor: torch.Tensor, is_writer: bool) -> torch.Tensor | None:
-    """Return a copy on the CPU of what the processes hold together, or None where this is not the writer."""
+    """Return a copy on the CPU of a tensor, gathered from all processes, or None if this is not the writer."""
     full = _master_copy(tensor)
     if full is None and isinstance(tensor, DTensor):
         full = tensor.full_tensor()
@@ -98,7 +98,7 @@ def _whole(tensor: torch.Tensor, is_writer: bool) -> torch.Tensor | None:
 
 
 def _master_copy(tensor: torch.Tensor) -> torch.Tensor | None:
-    """Return DeepSpeed's 32-bit numbers of a trained parameter of 16 bits, gathered; None where it keeps none."""
+    """Return DeepSpeed's 32-bit copy of a trained 16-bit parameter, gathered; None if it keeps none."""
     if not tensor.requires_grad or tensor.dtype == torch.float32:
         return None
     if hasattr(tensor, "ds_id") or hasattr(tensor, "_hp_mapping"):
@@ -109,7 +109,7 @@ def _master_copy(tensor: torch.Tensor) -> torch.Tensor | None:
 
 
 def _gathered(tensor: torch.Tensor) -> AbstractContextManager[Any]:
-    """Return a context in which a parameter that ZeRO 3 divides is whole."""
+    """Return a context in which a parameter that ZeRO 3 shards is whole."""
     if not hasattr(tensor, "ds_id"):
         return nullcontext()
     import deepspeed
@@ -118,9 +118,9 @@ def _gathered(tensor: torch.Tensor) -> AbstractContextManager[Any]:
 
 
 def _tied_names(model: PreTrainedModel | PeftModel) -> set[str]:
-    """Return the names of weights that are another one's: the same parameter, whatever the files of the base say."""
+    """Return the names of weights that are the same parameter as another, whatever the base's files say."""
     if isinstance(model, PeftModel):
-        # an adapter has the names of the base in it only where they are its own
+        # none of an adapter's own tensors is tied
         return set()
     parameters = dict(model.named_parameters(remove_duplicate=False))
     return {
@@ -131,21 +131,21 @@ def _tied_names(model: PreTrainedModel | PeftModel) -> set[str]:
 
 
 def _hold_virtual_tokens(model: PeftModel, tensors: dict[str, torch.Tensor]) -> None:
-    """Let peft find the gathered virtual tokens: it asks the module for them, not the tensors that it is given."""
+    """Put the gathered virtual tokens into the module: peft reads them there, and not from the tensors it is given."""
     adapter = model.active_adapter
     weight = tensors[f"prompt_encoder.{adapter}.embedding.weight"]
     model.prompt_encoder[adapter].embedding.weight = torch.nn.Parameter(weight)
-    # peft then reads the weight, where it would otherwise call the module, and with it what DeepSpeed hung on it
+    # peft then reads the weight; otherwise it calls the module, and DeepSpeed's hooks with it
     model.peft_config[adapter].inference_mode = True
 
 
 def _waits_for_all(model: PreTrainedModel | PeftModel) -> bool:
-    """Return whether `save_pretrained` waits for all ranks: it does of a model that transformers divided."""
+    """Return whether `save_pretrained` waits for all ranks, as it does for a model that transformers sharded."""
     return getattr(model.config, "distributed_config", None) is not None
 
 
 def _describe(path: Path, dtype: torch.dtype) -> None:
-    """Say in a saved config.json what the files hold: transformers writes what the model was trained in."""
+    """Write the type of the saved weights into config.json, where transformers writes that of training."""
     settings = json.loads(path.read_text(encoding="utf-8"))
     settings["dtype"] = str(dtype).removeprefix("torch.")
     settings.pop("distributed_config", None)

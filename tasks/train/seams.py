@@ -24,7 +24,7 @@ from tasks.train.watch.watch import WatchedStep
 if TYPE_CHECKING:
     from transformers import Trainer as Base
 else:
-    # at run time one of TRL's trainers stands behind these classes
+    # at run time one of TRL's trainers follows these classes in the order of bases
     Base = object
 
 
@@ -34,7 +34,7 @@ class SavesCheckpoints(Base):
     saver: Saver | None = None
 
     def _maybe_log_save_evaluate(self, *args: Any, **kwargs: Any) -> None:
-        """Save after a step, when due: transformers knows no minutes, no signals, and no saving by all machines."""
+        """Save a checkpoint after a step, if one is due: transformers saves neither by the clock nor on a signal."""
         log_and_evaluate = partial(super()._maybe_log_save_evaluate, *args, **kwargs)
         if self.saver is None:
             log_and_evaluate()

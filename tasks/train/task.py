@@ -1,4 +1,4 @@
-"""Flyte tasks: elastic training on every declared number of machines, and the merge of an adapter into its base."""
+"""Flyte tasks: elastic training on each declared number of machines, and the merge of an adapter into its base."""
 
 import logging
 import types
@@ -47,12 +47,18 @@ if TYPE_CHECKING:
     from tasks.train.watch.observers import Observer
 
 _VERSION = source_version(
-    "tasks/train", "tasks/models", "tasks/rewards", "tasks/decks", "configs/deepspeed", "configs/objectives.py"
+    "tasks/train",
+    "tasks/models",
+    "tasks/rewards",
+    "tasks/decks",
+    "configs/deepspeed",
+    "configs/effective",
+    "configs/objectives.py",
 )
-# the shape of most machines with GPUs; the operator makes PET_NPROC_PER_NODE of it, which flytekit does not read
+# most machines with GPUs have 8; the operator sets PET_NPROC_PER_NODE to it, which flytekit does not read
 _DECLARED_PROCESSES = 8
-# inputs of their own: what they hold in the config is no part of what a cached training depends on
-_APART = {"cluster": ClusterConfig(), "checkpoint": CheckpointConfig(), "tracking": TrackingConfig()}
+# separate inputs of the task: a cached training must not depend on these sections of the config
+_OWN_INPUTS = {"cluster": ClusterConfig(), "checkpoint": CheckpointConfig(), "tracking": TrackingConfig()}
 
 
 class Trained(NamedTuple):
@@ -76,7 +82,7 @@ def _train(
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> Trained:
-    """Train in every process of the topology; the result is a whole model or an adapter, with its tokenizer.
+    """Train in every process of the topology; return a whole model or an adapter, with its tokenizer.
 
     `rewards_version` is not read: it makes a cached result depend on the project's reward functions.
     """
@@ -88,13 +94,13 @@ def _train(
     from tasks.train.attempt import finish, finished, fit_once
     from tasks.train.checkpoint import checkpoints
     from tasks.train.checkpoint.store import CheckpointPlaces
-    from tasks.train.watch.observers import told_the_end
+    from tasks.train.watch.observers import end_observed
 
-    # apart on the way here: they are no part of what a cached result depends on
+    # these came as separate inputs, on which a cached result does not depend
     config = config.model_copy(update={"cluster": cluster, "checkpoint": checkpoint, "tracking": tracking})
     is_first = collectives.rank() == 0
     try:
-        with faults.told_apart(config), heartbeat("train") if is_first else nullcontext():
+        with faults.translated_errors(config), heartbeat("train") if is_first else nullcontext():
             distributed.check_world_size(config)
             distributed.check_devices(config)
             output = node_directory("trained")
@@ -106,22 +112,22 @@ def _train(
                     tokenizer=download_once(tokenizer),
                     end_token_ids=end_token_ids,
                     new_token_ids=new_token_ids,
-                    reward_models=[download_once(each) for each in reward_models],
+                    reward_models=[download_once(folder) for folder in reward_models],
                     deepspeed_json=deepspeed_json,
                 )
-            # only a laptop names the folder by it
+            # a cluster's folders have names of their own
             fingerprint = checkpoints.fingerprint(config, inputs) if is_laptop_run() else ""
             uris = checkpoint_uris(fingerprint)
             places = None if uris is None else CheckpointPlaces(*uris, filesystem_of)
-            made = finished(places)
-            if made is None:
+            earlier = finished(places)
+            if earlier is None:
                 inputs = replace(inputs, observers=_observers(config, loading, places) if is_first else ())
-                with told_the_end(inputs.observers), counted_loading("load"):
+                with end_observed(inputs.observers), counted_loading("load"):
                     uri, report = "", fit_once(config, loading, inputs, output, places)
             else:
-                uri, report = made
+                uri, report = earlier
             if is_first:
-                if made is None:
+                if earlier is None:
                     # uploaded before any process ends: a job counts as succeeded when its first pod does
                     access = flytekit.FlyteContextManager.current_context().file_access
                     target = access.join(access.raw_output_prefix, access.get_random_string())
@@ -129,7 +135,7 @@ def _train(
                         uri = access.put_data(str(output), target, True)
                     finish(places, uri, report)
                 else:
-                    print("train: an earlier try had finished: its model is taken", flush=True)
+                    print("train: an earlier attempt had finished: its model is used", flush=True)
                 Deck("training", html.fragment(render_training(report)))
             uri = collectives.broadcast(uri)
     except RetryError as error:
@@ -138,7 +144,7 @@ def _train(
 
 
 def _observers(config: TrainConfig, loading: ModelConfig, places: "CheckpointPlaces | None") -> "list[Observer]":
-    """Return who looks on in rank 0: the launcher of its process, which shows a Deck, and the config's tracker."""
+    """Return the observers of rank 0: the live Deck, on a cluster, and the config's tracker."""
     from tasks.train.watch.live import LIVE_FILE, LiveReport
     from tasks.train.watch.tracking import Tracking, TrackingAccess
 
@@ -155,7 +161,7 @@ def _observers(config: TrainConfig, loading: ModelConfig, places: "CheckpointPla
 
 
 def _show(folder: Path) -> AbstractContextManager[None]:
-    """Show a Deck of what rank 0 writes to `folder`, while the processes of this machine run."""
+    """Show what rank 0 writes to `folder` as a Deck, while the processes of this machine run."""
     from tasks.models.pace import every_seconds
     from tasks.train.watch.live import live_renderer
 
@@ -163,7 +169,7 @@ def _show(folder: Path) -> AbstractContextManager[None]:
 
 
 def _name_previous() -> None:
-    """Write where the try before this one saved, while this one can still be killed before it saves anything."""
+    """Write where the attempt before this one saved: this one may be killed before it saves anything."""
     from tasks.train.checkpoint.store import CheckpointPlaces, name_previous
 
     uris = None if is_laptop_run() else checkpoint_uris("")
@@ -176,7 +182,7 @@ def _name_previous() -> None:
 
 
 def _declare(nodes: str) -> PythonFunctionTask:
-    """Return the task of one topology. Flyte names a task after its function, so that each gets a copy of its own."""
+    """Return the task of one topology. Flyte names a task after its function, so each topology gets a copy of it."""
     name = task_name(nodes)
     function = types.FunctionType(_train.__code__, globals(), name)
     function.__annotations__ = _train.__annotations__
@@ -184,7 +190,7 @@ def _declare(nodes: str) -> PythonFunctionTask:
     function.__qualname__ = name
     return task(
         task_config=ConfiguredElastic(
-            # the number 1, and not a text, makes a plain pod of it
+            # the number 1, unlike the text, makes it a plain pod
             nnodes=1 if nodes == "1" else nodes,
             nproc_per_node=_DECLARED_PROCESSES,
             monitor_interval=1,
@@ -205,8 +211,8 @@ def _declare(nodes: str) -> PythonFunctionTask:
 
 
 ELASTIC_TASKS = {nodes: _declare(nodes) for nodes in TOPOLOGIES}
-# a pod finds its task as an attribute of this module
-globals().update({task_name(nodes): each for nodes, each in ELASTIC_TASKS.items()})
+# a pod looks up its task as an attribute of this module
+globals().update({task_name(nodes): elastic_task for nodes, elastic_task in ELASTIC_TASKS.items()})
 
 
 @dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
@@ -224,20 +230,20 @@ def train(
 ) -> Trained:
     """Train on `train.nodes` machines of the kind that `train.cluster` names.
 
-    `deepspeed_json` is the text of the file at `train.deepspeed.config`, or nothing.
+    `deepspeed_json` is the content of the file at `train.deepspeed.config`, or an empty text.
     """
     most = config.most_nodes
     if is_laptop_run():
-        # the launcher logs a worker's traceback, of which one line is meant for the user and is shown
+        # the launcher would log a worker's whole traceback, and the user is shown the error anyway
         logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-        # of a range a laptop is the fewest
+        # a laptop uses the range's lower bound
         most = config.fewest_nodes
         if most != config.most_nodes:
-            print(f"train: of train.nodes={config.nodes} this is 1 machine", flush=True)
+            print(f"train: train.nodes={config.nodes}: a laptop is 1 machine", flush=True)
     cluster = config.cluster
     resources = node_resources(config.processes_per_node, cluster)
     result = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
-        config=config.model_copy(update=_APART),
+        config=config.model_copy(update=_OWN_INPUTS),
         cluster=cluster,
         checkpoint=config.checkpoint,
         tracking=config.tracking,
@@ -253,7 +259,7 @@ def train(
         rewards_version=rewards_version,
     ).with_overrides(
         requests=resources,
-        # without limits of its own an override is held to those of the declared shape
+        # without limits of its own, an override is held to those of the declared resources
         limits=resources,
         accelerator=GPUAccelerator(cluster.gpu) if cluster.gpu else None,
         shared_memory=f"{cluster.shared_memory_gib}Gi" if cluster.shared_memory_gib else True,
@@ -262,7 +268,7 @@ def train(
         pod_template=pod_template(cluster),
     )
     if is_laptop_run():
-        # now that the result is known: a run that was stopped before still finds it there
+        # not earlier: until the result is returned, a stopped run must find its checkpoints
         delete_finished_checkpoints()
     return Trained(model=result.model, report=result.report)
 
@@ -275,7 +281,7 @@ def train(
     environment=POD_ENVIRONMENT,
 )
 def merge(method: Method, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
-    """Return a model to load: an adapter merged into the unquantized base, or virtual tokens beside it."""
+    """Return a model that loads by itself: an adapter merged into the unquantized base, or virtual tokens beside it."""
     if method == "full":
         return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
     from tasks.train import merge as merging

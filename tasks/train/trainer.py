@@ -1,4 +1,4 @@
-"""TRL's trainer of an objective, with the rows, the collator, the rewards and the watch that belong to it."""
+"""Makes the trainer of an objective, with its rows, collator, rewards and callbacks."""
 
 from __future__ import annotations
 
@@ -38,7 +38,9 @@ def make_trainer(
     held_out: list[int],
     load: Callable[[], PreTrainedModel],
 ) -> Trainer:
-    """Return the objective's trainer of `model`. `held_out` are rows of the test tokens; `load` loads the base anew.
+    """Return the trainer of `model` for the config's objective.
+
+    `held_out` are numbers of rows of the test tokens; `load` returns another copy of the base, as a reference.
 
     Raises:
         ConfigError: the rows are packed, and the model takes no position ids.
@@ -79,7 +81,7 @@ def make_trainer(
         methods.keep_trained_in_float32(trainer.model)
         methods.show_head_bias(trainer.model)
     elif is_online and trainer.ref_model is not None:
-        # TRL loads it anew by its path, where new tokens have no rows
+        # TRL loads the reference from the base's folder, without embeddings of new tokens
         reference = trainer.accelerator.unwrap_model(trainer.ref_model)
         fit_vocabulary(reference, loading, inputs.model, inputs.new_token_ids, len(tokenizer))
     start_watch(trainer, config, row_ids_of(tokens_file))
@@ -96,7 +98,7 @@ def make_trainer(
 def _rewards(
     config: TrainConfig, loading: ModelConfig, inputs: FitInputs, tokenizer: PreTrainedTokenizerBase
 ) -> list[Callable[..., list[float]]]:
-    """Return what TRL calls with the generated answers: the config's functions, then the reward models."""
+    """Return the functions that TRL calls with generated answers: the config's own, then those of the reward models."""
     calls: list[Callable[..., list[float]]] = []
     for settings, function in zip(config.policy.rewards, reward_functions(config.policy.rewards), strict=True):
 

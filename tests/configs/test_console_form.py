@@ -1,4 +1,4 @@
-"""The forms of all workflows: every field described, typed, drawable; and what a form sends is read for what it is."""
+"""The forms of all workflows: every field is described, typed and drawable, and numbers keep their type."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ALIGN: dict[str, Any] = {
     "sft": {"data": DATA, "train": {}},
     "policy": {"data": DATA, "train": {"objective": "dpo"}},
 }
-# in a name, and in the description of what has it
+# a field whose name has this ending must name the unit in its description
 UNITS = {"_tokens": "tokens", "_gib": "gib", "_minutes": "minutes", "_seconds": "seconds", "_steps": "steps"}
 
 
@@ -64,8 +64,8 @@ def fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, 
         yield from fields(field, root, f"{path}.{name}".lstrip("."))
     if isinstance(schema.get("items"), dict):
         yield from fields(schema["items"], root, f"{path}[]")
-    for each in schema.get("anyOf", []):
-        yield from ((name, field) for name, field in fields(each, root, path) if name != path)
+    for variant in schema.get("anyOf", []):
+        yield from ((name, field) for name, field in fields(variant, root, path) if name != path)
 
 
 FIELDS = [(name, path, field) for name, schema in SCHEMAS.items() for path, field in fields(schema, schema)]
@@ -78,39 +78,40 @@ def test_all_workflows_have_forms() -> None:
 
 
 @pytest.mark.parametrize("name", ["fine_tune.config", "align.config", "prepare_data.config"])
-def test_a_run_s_form_is_of_the_kind_that_the_console_draws(name: str) -> None:
+def test_the_console_draws_the_form_of_a_run(name: str) -> None:
     schema = SCHEMAS[name]
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     [(key, definition)] = schema["definitions"].items()
     assert schema["$ref"] == f"#/definitions/{key}"
-    # the console hands on the definition alone
+    # the console hands only the definition to the form
     assert "$ref" not in json.dumps(definition) and "$defs" not in json.dumps(definition)
     Draft7Validator.check_schema(schema)
 
 
 @pytest.mark.parametrize("name", SCHEMAS)
-def test_every_field_is_described_typed_and_by_value(name: str) -> None:
+def test_every_field_is_described_and_typed(name: str) -> None:
     for path, field in fields(SCHEMAS[name], SCHEMAS[name]):
         assert path.endswith("]") or field.get("description"), f"{path} is not described"
         for ending, unit in UNITS.items():
             assert not path.endswith(ending) or unit in field["description"].lower(), f"{path} does not say its unit"
-        kinds = field.get("type") or [each.get("type", "object") for each in field["anyOf"]]
+        types = field.get("type") or [variant.get("type", "object") for variant in field["anyOf"]]
         if "enum" in field:
-            assert kinds == "string" and all(isinstance(value, str) for value in field["enum"]), path
-        for kind in [kinds] if isinstance(kinds, str) else kinds:
-            check_kind(path, kind, [field, *field.get("anyOf", [])])
+            assert types == "string" and all(isinstance(value, str) for value in field["enum"]), path
+        for type_name in [types] if isinstance(types, str) else types:
+            check_type(path, type_name, [field, *field.get("anyOf", [])])
 
 
-def check_kind(path: str, kind: str, parts: list[Schema]) -> None:
-    """Check one type of a field; `parts` are its own schema and those of what it may be."""
-    assert kind in ("string", "integer", "number", "boolean", "array", "object", "null"), path
-    if kind == "object":
-        assert any(each.get("properties") or "$ref" in each for each in parts), f"{path} is a free dictionary"
-        assert all(each.get("additionalProperties", False) is False for each in parts), path
-    if kind == "array":
-        items = [each["items"] for each in parts if "items" in each]
-        assert items and all(isinstance(each, dict) and each for each in items), f"{path} has items of any type"
-        assert not any("prefixItems" in each for each in parts), f"{path} is a tuple"
+def check_type(path: str, type_name: str, variants: list[Schema]) -> None:
+    """Check one type of a field; `variants` are the field's own schema and those of its `anyOf`."""
+    assert type_name in ("string", "integer", "number", "boolean", "array", "object", "null"), path
+    if type_name == "object":
+        has_fields = any(variant.get("properties") or "$ref" in variant for variant in variants)
+        assert has_fields, f"{path} is a free dictionary"
+        assert all(variant.get("additionalProperties", False) is False for variant in variants), path
+    if type_name == "array":
+        items = [variant["items"] for variant in variants if "items" in variant]
+        assert items and all(isinstance(item, dict) and item for item in items), f"{path} has items of any type"
+        assert not any("prefixItems" in variant for variant in variants), f"{path} is a tuple"
 
 
 @pytest.mark.parametrize(("kind", "content"), [(FineTuneConfig, SMALLEST), (AlignConfig, ALIGN)])
@@ -123,7 +124,7 @@ def test_a_form_accepts_all_defaults_and_titles_are_keys(kind: type[RunConfig], 
             assert field["title"] == path.rpartition(".")[2]
         if "default" in field:
             Draft7Validator(field).validate(field["default"])
-            # the console's formatJson would make something else of a section's own default
+            # the console's formatJson would break the default of a section
             assert field["default"] is None or "properties" not in field
 
 
@@ -133,16 +134,17 @@ def test_plain_schemas_accept_their_defaults() -> None:
             Draft202012Validator({**field, "$defs": SCHEMAS[name].get("$defs", {})}).validate(field["default"])
 
 
-def numbers(kind: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], set[Any], Any]]:
-    """Yield (path, types, field) of every number of a config class; lists of sections by their first."""
-    for name, field in kind.model_fields.items():
+def numbers(config_class: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], set[Any], Any]]:
+    """Yield (path, types, field) of every number in a config class; of a list of sections, those of its first item."""
+    for name, field in config_class.model_fields.items():
         types = {field.annotation, *get_args(field.annotation)}
-        sections = [each for each in types if isinstance(each, type) and issubclass(each, Section)]
-        here = (*path, name, 0) if field.annotation in [list[each] for each in sections] else (*path, name)
-        for each in sections:
-            yield from numbers(each, here)
+        sections = [found for found in types if isinstance(found, type) and issubclass(found, Section)]
+        is_list = field.annotation in [list[section] for section in sections]
+        field_path = (*path, name, 0) if is_list else (*path, name)
+        for section in sections:
+            yield from numbers(section, field_path)
         if types & {int, float}:
-            yield here, types, field
+            yield field_path, types, field
 
 
 NUMBERS = list(numbers(FineTuneConfig))
@@ -158,8 +160,8 @@ FILLED = {
 }
 
 
-def given(path: tuple[Any, ...], value: Any) -> FineTuneConfig:
-    """Return the config that a form's Struct with one number of one's own is read as."""
+def from_form(path: tuple[Any, ...], value: Any) -> FineTuneConfig:
+    """Return the config that flytekit reads from a form's Struct in which `path` is set to `value`."""
     content = json.loads(json.dumps(FILLED))
     place = content
     for key in path[:-1]:
@@ -171,55 +173,55 @@ def given(path: tuple[Any, ...], value: Any) -> FineTuneConfig:
     return TypeEngine.to_python_value(FlyteContextManager.current_context(), literal, FineTuneConfig)
 
 
-def read(config: Any, path: tuple[Any, ...]) -> Any:
+def value_at(config: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         config = config[key] if isinstance(key, int) else getattr(config, key)
     return config
 
 
-def in_words(path: tuple[Any, ...]) -> str:
+def dotted(path: tuple[Any, ...]) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).lstrip(".")
 
 
-def ids(value: Any) -> str:
-    return in_words(value) if isinstance(value, tuple) else ""
+def parameter_id(value: Any) -> str:
+    return dotted(value) if isinstance(value, tuple) else ""
 
 
 def test_numbers_are_found() -> None:
-    found = {in_words(path) for path, _, _ in NUMBERS}
+    found = {dotted(path) for path, _, _ in NUMBERS}
     assert len(found) > 50
     assert {"train.batch_size", "data.sources[0].weight", "train.policy.rewards[0].weight", "train.nodes"} <= found
 
 
-@pytest.mark.parametrize(("path", "types", "field"), NUMBERS, ids=ids)
-def test_every_number_of_a_form_is_read_for_what_it_is(path: tuple[Any, ...], types: set[Any], field: Any) -> None:
+@pytest.mark.parametrize(("path", "types", "field"), NUMBERS, ids=parameter_id)
+def test_every_number_of_a_form_is_read_as_its_own_type(path: tuple[Any, ...], types: set[Any], field: Any) -> None:
     value = field.default if isinstance(field.default, int | float) else 9
-    got = read(given(path, float(value)), path)
-    assert got == value and (type(got) is int) == (int in types)
+    read = value_at(from_form(path, float(value)), path)
+    assert read == value and (type(read) is int) == (int in types)
     with pytest.raises(ConfigError, match=r"true is not a number") as caught:
-        given(path, True)
-    assert in_words(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
+        from_form(path, True)
+    assert dotted(path) in str(caught.value) and len(str(caught.value).splitlines()) == 1
     if type(None) in types:
-        assert read(given(path, None), path) is None
+        assert value_at(from_form(path, None), path) is None
     if int in types:
         with pytest.raises(ConfigError) as caught:
-            given(path, float(value) + 0.7)
-        assert f"{in_words(path)}={value + 0.7}" in str(caught.value) and len(str(caught.value).splitlines()) == 1
+            from_form(path, float(value) + 0.7)
+        assert f"{dotted(path)}={value + 0.7}" in str(caught.value) and len(str(caught.value).splitlines()) == 1
     if int in types and str not in types:
-        # text that a user typed is read as the number that it says
-        assert read(given(path, str(int(value))), path) == value
+        # a number that a user typed as text is read as a number
+        assert value_at(from_form(path, str(int(value))), path) == value
 
 
 @pytest.mark.parametrize("value", [2.0**53, 2.0**60, -(2.0**53)])
-def test_an_integer_that_a_double_does_not_hold_exactly_is_refused(value: float) -> None:
+def test_an_integer_that_a_double_may_not_hold_exactly_is_refused(value: float) -> None:
     with pytest.raises(
-        ConfigError, match=rf"^config: train\.seed: {value:.0f} is beyond {LARGEST_INTEGER}, up to which"
+        ConfigError, match=rf"^config: train\.seed: {value:.0f} is beyond {LARGEST_INTEGER}, the largest integer"
     ):
-        given(("train", "seed"), value)
+        from_form(("train", "seed"), value)
 
 
 def test_the_largest_exact_integer_is_kept_to_the_last_digit() -> None:
-    assert given(("train", "seed"), float(2**53 - 1)).train.seed == 9007199254740991
-    # a file's integers have no such bound of their own, and are sent as a form sends them
+    assert from_form(("train", "seed"), float(2**53 - 1)).train.seed == 9007199254740991
+    # a file could hold larger integers, but its config is sent to the cluster as a form's is
     with pytest.raises(ConfigError, match="9007199254740993 is beyond"):
         FineTuneConfig.model_validate_json(json.dumps({**SMALLEST, "train": {"seed": 2**53 + 1}}))

@@ -1,4 +1,5 @@
-"""A DeepSpeed file of one's own: what agrees with the config is taken, what contradicts it is named, key and value."""
+"""A user's own DeepSpeed file: values that agree with the config are accepted, contradictions are refused by key and
+value."""
 
 from __future__ import annotations
 
@@ -23,7 +24,7 @@ SETTINGS: dict[str, Any] = {
 
 
 def settings(**changes: Any) -> dict[str, Any]:
-    """Return the settings with values put at dotted keys, `__` for a dot; None takes a key away."""
+    """Return the settings with `changes` applied; `__` in a name stands for a dot, and None removes the key."""
     result = copy.deepcopy(SETTINGS)
     for path, value in changes.items():
         *parents, key = path.split("__")
@@ -65,12 +66,12 @@ def test_every_shipped_file_would_be_accepted(path: Path) -> None:
         ({"gradient_accumulation_steps": "auto"}, {"nodes": "1:5"}),
     ],
 )
-def test_what_agrees_with_the_config_is_accepted(changes: dict, train: dict) -> None:
+def test_values_that_agree_with_the_config_are_accepted(changes: dict, train: dict) -> None:
     found = settings(**changes)
     assert check(found, **train) == found
 
 
-# 64 rows = 4 rows x 8 processes x 2 passes
+# 64 rows = 4 rows x 8 processes x 2 forward passes
 CONTRADICTIONS: list[tuple[dict, dict, str]] = [
     ({"zero_optimization__stage": 2}, {}, "zero_optimization.stage=2 contradicts train.sharding=zero3; set it to 3"),
     ({"zero_optimization__stage": None}, {}, "zero_optimization.stage=nothing contradicts train.sharding=zero3"),
@@ -141,7 +142,7 @@ CONTRADICTIONS: list[tuple[dict, dict, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "train", "words"), CONTRADICTIONS)
-def test_what_contradicts_the_config_is_named(changes: dict, train: dict, words: str) -> None:
+def test_a_value_that_contradicts_the_config_is_named(changes: dict, train: dict, words: str) -> None:
     with pytest.raises(ConfigError, match=words) as error:
         check(settings(**changes), **train)
     assert str(error.value).startswith("train.deepspeed.config=my.json")

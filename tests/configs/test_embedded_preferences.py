@@ -1,4 +1,4 @@
-"""The embedded preferences: the chosen statement is right, the other is another that runs too."""
+"""The embedded preferences: the chosen statement is right, and the rejected one is wrong, but runs too."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def test_chosen_is_the_right_answer_and_rejected_is_not() -> None:
     assert len({row["prompt"] for row in rows}) == 500
     assert all(row["chosen"] == right[row["prompt"]] for row in rows)
     assert all(row["rejected"] != row["chosen"] for row in rows)
-    # a near miss, and not some other statement, nearly always
+    # almost always a near miss, and not the answer to another question
     assert sum(abs(len(row["rejected"]) - len(row["chosen"])) < 60 for row in rows) > 450
 
 
@@ -28,6 +28,6 @@ def test_both_statements_run_on_the_declared_tables() -> None:
         database.execute(row["rejected"])
 
 
-def test_a_shorter_draw_is_the_start_of_a_longer_one() -> None:
+def test_the_seed_decides_the_rows_and_fewer_rows_begin_more_rows() -> None:
     assert make_preferences(50, 1)[:40] == make_preferences(40, 1)
     assert make_preferences(50, 2) != make_preferences(50, 1)

@@ -1,4 +1,5 @@
-"""The embedded rows: unique, repeatable, right (the SQL runs), and apart from the text a base model is made from."""
+"""The embedded rows are unique and repeatable, their SQL runs, and the text that a base model is made from shows none
+of their questions."""
 
 from __future__ import annotations
 
@@ -23,12 +24,12 @@ def text() -> list[str]:
     return make_unlabelled_text(8000, 1000)
 
 
-def test_there_are_thousands_and_no_question_repeats(rows: Rows) -> None:
+def test_no_question_repeats(rows: Rows) -> None:
     assert len(rows) == 8000
     assert len({row["prompt"] for row in rows}) == 8000
 
 
-def test_the_seed_decides_and_a_shorter_draw_is_the_start_of_a_longer_one(rows: Rows) -> None:
+def test_the_seed_decides_the_rows_and_fewer_rows_begin_more_rows(rows: Rows) -> None:
     assert make_rows(100, 0) == rows[:100]
     assert make_rows(100, 1) != rows[:100]
 
@@ -60,7 +61,7 @@ def test_unlabelled_text_never_shows_a_question_of_the_rows(rows: Rows, text: li
 
 def test_unlabelled_text_shows_no_question_next_to_a_statement(text: list[str]) -> None:
     languages = [line.startswith("SELECT") for line in text]
-    # all questions come first: one change of language, at the middle
+    # all questions come before all statements
     assert languages == [False] * 4000 + [True] * 4000
 
 

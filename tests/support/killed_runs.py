@@ -29,7 +29,7 @@ from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, filesystem_of, name_previous
 from tasks.train.fit import FitInputs, fit
 from tasks.train.objectives import trainer_class  # noqa: F401 - loaded before processes are forked
-from tasks.train.watch.observers import Observer, told_the_end
+from tasks.train.watch.observers import Observer, end_observed
 
 Moment = Literal["step", "pass", "upload", "manifest", "download"]
 _SERVER = multiprocessing.get_context("forkserver")
@@ -202,7 +202,7 @@ def _train(run: Run, number: int, rank: int, world: int, port: int, kill: Kill |
     model = run.directory / f"model-{number}"
     observers = run.observers(config, places) if run.observers is not None and rank == 0 else []
     inputs = FitInputs(**run.inputs, observers=observers)
-    with told_the_end(observers):
+    with end_observed(observers):
         report = fit(config, ModelConfig(name="tiny"), inputs, model, places if run.saves else None)
     if rank == 0:
         (run.directory / "report.json").write_text(report.model_dump_json())

@@ -117,12 +117,12 @@ STAGE = {"data": {"sources": [{"path": "rows.jsonl"}]}}
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"policy": {**STAGE, "train": {"objective": "sft"}}}, "policy.train.objective=sft: the last stage is"),
-        ({"sft": {**STAGE, "train": {"objective": "dpo"}}}, "sft.train.objective=dpo: the first stage is sft or cpt"),
-        ({"policy": {**STAGE, "train": {"objective": "rloo"}}}, "needs something that rewards answers"),
-        ({"reward": {**STAGE, "train": {"objective": "reward"}}}, "learns from pairs; remove it"),
-        ({"reward": {**STAGE, "train": {"objective": "sft"}}}, "this stage trains a reward model"),
-        ({"sft": {**STAGE, "train": {"method": "prompt_tuning"}}}, "changes no weights for the next stage"),
+        ({"policy": {**STAGE, "train": {"objective": "sft"}}}, "policy.train.objective=sft: the last phase must be"),
+        ({"sft": {**STAGE, "train": {"objective": "dpo"}}}, "sft.train.objective=dpo: the first phase must be sft"),
+        ({"policy": {**STAGE, "train": {"objective": "rloo"}}}, "needs a reward for its answers"),
+        ({"reward": {**STAGE, "train": {"objective": "reward"}}}, "does not use a reward model; remove it"),
+        ({"reward": {**STAGE, "train": {"objective": "sft"}}}, "this phase trains a reward model"),
+        ({"sft": {**STAGE, "train": {"method": "prompt_tuning"}}}, "changes no weights, so the next phase"),
         (
             {"tokenize": {"over_length": "split"}},
             "policy: tokenize.over_length=split is for train.objective sft and cpt",

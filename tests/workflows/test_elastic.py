@@ -242,7 +242,7 @@ def test_a_machine_lost_after_the_last_step_has_lost_nothing(tiny_model: Path, t
     # Flyte never heard of what it had made
     (first.output / "outputs.pb").unlink()
     second = Pod(train_task.train_1, tmp_path, inputs, number=1).run()
-    assert "train: an earlier try had finished: its model is taken" in second.log
+    assert "train: an earlier attempt had finished: its model is used" in second.log
     assert "train: step" not in second.log and trained(second) == model
     # where the model is gone, it is made anew
     for file in model.iterdir():

@@ -112,7 +112,7 @@ def test_rows_give_steps_time_and_cost(tmp_path: Path) -> None:
     ("cluster", "words"),
     [
         ({"gpu": "nvidia-b300"}, "train.cluster.gpu=nvidia-b300 is not in the table of GPU types (T4, "),
-        ({"gpus_per_process": 0}, "0 GPUs for each process: training pods ask for one at least"),
+        ({"gpus_per_process": 0}, "0 GPUs per process: training pods need at least one"),
     ],
     ids=["unknown type", "zero GPUs"],
 )

@@ -177,7 +177,7 @@ def _estimated_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Seri
     """Return the approximate number of rows of a source: its bytes divided by the mean bytes of its first lines."""
     from configs.embedded.names import parse_embedded_source
 
-    if isinstance(source.path, str) and not source.is_of_files:
+    if isinstance(source.path, str) and not source.reads_files:
         return float(parse_embedded_source(source.path)[1])
     if len(read) < _ROWS_READ and source.hub is None:
         return float(len(read))

@@ -44,7 +44,7 @@ class _Rows:
                 revision = next(
                     shard.revision for shard in shards if (shard.section, shard.number) == (section, number)
                 )
-            elif source.is_of_files:
+            elif source.reads_files:
                 try:
                     find_files(source.path)
                 except DataError:
@@ -81,7 +81,7 @@ def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundin
     def objective() -> Finding:
         return Finding(check_kinds([shared.needed() for shared in rows.first_rows.values()], config.train.objective))
 
-    limit = READING_SECONDS if any(source.is_of_files for source in config.data.sources) else NETWORK_SECONDS
+    limit = READING_SECONDS if any(source.reads_files for source in config.data.sources) else NETWORK_SECONDS
     questions = [Question("data sources", sources, limit)]
     questions += [Question(shared.name, check_of(shared), NETWORK_SECONDS) for shared in rows.first_rows.values()]
     questions.append(Question("objective and rows", objective))

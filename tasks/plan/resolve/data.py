@@ -58,7 +58,7 @@ def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
 
 def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
     """Return (file, size in bytes) for the files of a source; none for a hub or embedded data set."""
-    if not source.is_of_files:
+    if not source.reads_files:
         return []
     assert source.path is not None
     try:

@@ -1,7 +1,7 @@
-"""What a checkpoint is: files of all machines, a manifest of each, and how a whole one is told from a broken one.
+"""What a checkpoint is: files from all machines and a manifest from each, by which a broken one is recognised.
 
-A checkpoint is a folder of a store. Each machine adds its files and, last of all, its manifest: names, sizes and
-checksums. The checkpoint is there when all manifests are, so that a kill at any moment leaves it either whole or
+A checkpoint is a folder in a store. Each machine uploads its files and then its manifest: names, sizes and checksums.
+The checkpoint counts only when all manifests are there, so that a kill at any moment leaves it either whole or
 recognised as half-written.
 """
 
@@ -27,7 +27,7 @@ Kind = Literal["checkpoint", "best"]
 FORMAT = 1
 _SAMPLE_BYTES = 2**20
 _MANIFEST = re.compile(r"(checkpoint|best)-(\d{8})/manifest-(\d{5})-of-(\d{5})\.json")
-# what may change between two tries of one run: how rows are divided among processes and passes, not which
+# what may change between two attempts of one run: how rows are split over processes and forward passes, not which
 _NOT_IDENTITY = (
     "cluster",
     "checkpoint",
@@ -64,7 +64,7 @@ class Manifest(BaseModel):
 
 
 class Checkpoint(BaseModel):
-    """A whole checkpoint: one manifest for each machine that wrote it, in order."""
+    """A whole checkpoint, with the manifest of each machine that wrote it, in order."""
 
     model_config = ConfigDict(frozen=True, arbitrary_types_allowed=True)
     store: Store
@@ -73,12 +73,12 @@ class Checkpoint(BaseModel):
 
     @property
     def step(self) -> int:
-        """Optimizer steps that were made."""
+        """Optimizer steps done before it was saved."""
         return self.manifests[0].step
 
     @property
     def processes(self) -> int:
-        """Processes that trained it."""
+        """Processes that wrote it."""
         return self.manifests[0].processes
 
     def __str__(self) -> str:
@@ -86,7 +86,7 @@ class Checkpoint(BaseModel):
 
 
 class BrokenCheckpointError(Exception):
-    """A checkpoint that must not be used; says which file, and what is wrong with it."""
+    """A checkpoint that must not be used. The message names the file and what is wrong with it."""
 
 
 def folder_of(kind: Kind, step: int) -> str:
@@ -95,10 +95,10 @@ def folder_of(kind: Kind, step: int) -> str:
 
 
 def fingerprint(config: TrainConfig, inputs: FitInputs) -> str:
-    """Return what two tries of one run have in common: the settings that decide the result, the model and the rows.
+    """Return what all attempts of one run have in common: the settings that decide the result, the model and the rows.
 
-    SHA-256 over the config without what only divides the work, the checksums of the tokens, the model's config.json,
-    and the first and last MiB of each of its weight files.
+    It is a SHA-256 of the config without settings that only split the work, of the checksums of the tokens, of the
+    model's config.json, and of the first and last MiB of each of its weight files.
     """
     digest = hashlib.sha256()
     settings = config.model_dump(mode="json", exclude=set(_NOT_IDENTITY))
@@ -119,16 +119,16 @@ def fingerprint(config: TrainConfig, inputs: FitInputs) -> str:
 def write_part(
     store: Store, kind: Kind, files: Path, manifest: Manifest, skip: Iterable[str] = ()
 ) -> dict[str, FileRecord]:
-    """Upload all files under `files`, and then `manifest` with their checksums; return these.
+    """Upload all files under `files`, then `manifest` with their sizes and checksums, and return the latter.
 
-    `skip` are names of files that are left out.
+    Files with a name in `skip` are left out.
 
     Raises:
         ArtifactError: the store cannot be written to.
     """
     folder = folder_of(kind, manifest.step)
     records = {}
-    for path in sorted(each for each in files.rglob("*") if each.is_file()):
+    for path in sorted(found for found in files.rglob("*") if found.is_file()):
         name = path.relative_to(files).as_posix()
         if name in skip:
             continue
@@ -164,11 +164,11 @@ def _whole(store: Store, folder: str, sizes: dict[str, int], identity: str) -> C
     if not manifests:
         raise BrokenCheckpointError("half-written: it has no manifest")
     wanted = manifests[0].machines
-    if [each.machine for each in manifests] != list(range(wanted)) or any(m.machines != wanted for m in manifests):
+    if [m.machine for m in manifests] != list(range(wanted)) or any(m.machines != wanted for m in manifests):
         raise BrokenCheckpointError(f"half-written: {len(manifests)} of {wanted} machines wrote their manifest")
-    if any(each.format != FORMAT for each in manifests):
+    if any(manifest.format != FORMAT for manifest in manifests):
         raise BrokenCheckpointError(f"it has format {manifests[0].format}, and this version reads {FORMAT}")
-    if any(each.fingerprint != identity for each in manifests):
+    if any(manifest.fingerprint != identity for manifest in manifests):
         raise BrokenCheckpointError("foreign: it is of another model, other rows or other settings")
     for manifest in manifests:
         for name, record in manifest.files.items():
@@ -182,7 +182,7 @@ def _whole(store: Store, folder: str, sizes: dict[str, int], identity: str) -> C
 def download(checkpoint: Checkpoint, local: Path, machines: Iterable[int] | None = None) -> None:
     """Copy a checkpoint's files to the folder `local`, and compare their checksums.
 
-    `machines` chooses those whose files are wanted; all when not given.
+    `machines` are the numbers of the machines whose files are wanted; None for all.
 
     Raises:
         BrokenCheckpointError: a file is gone, or is not what was written.
@@ -202,15 +202,15 @@ def download(checkpoint: Checkpoint, local: Path, machines: Iterable[int] | None
 
 
 def remove_old(store: Store, identity: str, keep: int) -> list[str]:
-    """Delete all but the newest `keep` whole checkpoints of a store, and broken ones older than these; return names.
+    """Delete all but the newest `keep` whole checkpoints of a store, and older broken ones; return their names.
 
-    The weights of a best step stay as long as a checkpoint names it.
+    The weights of a best step stay as long as a checkpoint that is kept names it.
     """
     whole, _ = whole_checkpoints(store, "checkpoint", identity)
     kept = whole[:keep]
     if not kept:
         return []
-    best_steps = {each.manifests[0].best_step for each in kept}
+    best_steps = {checkpoint.manifests[0].best_step for checkpoint in kept}
     present = {name.partition("/")[0] for name in store.sizes()}
     removed = []
     for folder in sorted(present):
@@ -218,7 +218,7 @@ def remove_old(store: Store, identity: str, keep: int) -> list[str]:
         if kind not in ("checkpoint", "best") or not digits.isdecimal():
             continue
         is_old = int(digits) < kept[-1].step if kind == "checkpoint" else int(digits) not in best_steps
-        # a best step may have been saved after the last checkpoint, which the next one will name
+        # best weights may be newer than the last checkpoint: the next one will name them
         if is_old and (kind == "checkpoint" or int(digits) < kept[0].step):
             remove_whole(store, folder)
             removed.append(folder)
@@ -226,9 +226,9 @@ def remove_old(store: Store, identity: str, keep: int) -> list[str]:
 
 
 def forget(places: CheckpointPlaces) -> None:
-    """Delete all checkpoints of a run that has ended, of all its tries: its model is where it belongs.
+    """Delete the checkpoints of all attempts of a run whose model is uploaded.
 
-    What cannot be deleted is named in a line, and stays.
+    What cannot be deleted stays, and is reported in a line.
     """
     for store in stores(places):
         try:
@@ -236,11 +236,11 @@ def forget(places: CheckpointPlaces) -> None:
                 if folder.startswith(("checkpoint-", "best-")):
                     remove_whole(store, folder)
         except ArtifactError as error:
-            print(f"train: checkpoints of a run that has ended were left behind: {error}", flush=True)
+            print(f"train: checkpoints of a run that has ended could not be deleted: {error}", flush=True)
 
 
 def remove_whole(store: Store, folder: str) -> None:
-    """Delete a checkpoint's folder; its manifests go first, so that a kill leaves it recognised as half-written."""
+    """Delete a checkpoint's folder, its manifests first, so that a kill leaves it recognised as half-written."""
     for name in store.names():
         if name.startswith(f"{folder}/") and _MANIFEST.fullmatch(name):
             store.remove(name)

@@ -1,4 +1,4 @@
-"""Finds the newest checkpoint that a run can go on from, and brings it to the disks of all machines."""
+"""Finds the newest checkpoint that a run can resume from, and downloads it to all machines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from tasks.train.checkpoint.checkpoints import BrokenCheckpointError, Checkpoint
 from tasks.train.checkpoint.saver import EXTRAS_FILE, RESUMED_FOLDER, STATE_FILE, Saver
 from tasks.train.checkpoint.store import Store, stores
 from tasks.train.checkpoint.universal import to_universal
-from tasks.train.collectives import barrier, broadcast, everywhere, is_node_leader, machine, num_processes, rank
+from tasks.train.collectives import all_values, barrier, broadcast, is_node_leader, machine, num_processes, rank
 
 
 @dataclass
 class Restored:
-    """A checkpoint on this machine's disk, and what is to be put back besides what transformers does."""
+    """A checkpoint on this machine's disk; `extras` is what transformers does not restore by itself."""
 
     directory: Path
     step: int
@@ -30,10 +30,10 @@ class Restored:
 
 
 def restore(saver: Saver, output: Path) -> Restored | None:
-    """Return the newest checkpoint of the run, on this machine's disk, or None. All processes call this.
+    """Download and return the newest checkpoint of the run, or None if there is none. All processes call this.
 
-    The best weights so far go to `output`, where transformers looks for them. What is half-written, truncated, damaged,
-    or of another run is left where it is, with a line that says so.
+    The best weights so far are downloaded to `output`, where transformers looks for them. A checkpoint that is
+    half-written, truncated, damaged, or of another run is left alone, and a line says so.
 
     Raises:
         ArtifactError: the store cannot be read.
@@ -42,38 +42,39 @@ def restore(saver: Saver, output: Path) -> Restored | None:
     for number in range(int(broadcast(str(len(candidates))))):
         described = broadcast("\n".join(candidates[number]) if rank() == 0 else "")
         uri, folder = described.split("\n")
-        faults = everywhere(_fetch(saver, uri, folder, output) if is_node_leader() else "")
+        faults = all_values(_fetch(saver, uri, folder, output) if is_node_leader() else "")
         fault = next(filter(None, faults), "")
         if not fault:
             return _restored(saver, output)
         if rank() == 0:
             print(f"train: checkpoint not used: {uri}/{folder}: {fault}", flush=True)
     if rank() == 0 and (saver.places.previous or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"):
-        print("train: begins at step 1: earlier tries left no checkpoint to go on from", flush=True)
+        print("train: begins at step 1: earlier attempts left no checkpoint to resume from", flush=True)
     barrier()
     return None
 
 
 def _candidates(saver: Saver) -> list[tuple[str, str]]:
-    """Return (URI of the store, folder) of all whole checkpoints, newest first; say what is wrong with others."""
+    """Return (URI of the store, folder) of all whole checkpoints, newest first; print what is wrong with others."""
     found: list[Checkpoint] = []
     for store in stores(saver.places):
         whole, skipped = checkpoints.whole_checkpoints(store, "checkpoint", saver.identity)
         found += whole
         for line in skipped:
             print(f"train: checkpoint not used: {line}", flush=True)
-    # stable: of two of one step, that of the later try comes first
-    return [(each.store.uri, each.folder) for each in sorted(found, key=lambda each: -each.step)]
+    # the sort is stable: of two checkpoints of one step, the later attempt's comes first
+    newest_first = sorted(found, key=lambda checkpoint: -checkpoint.step)
+    return [(checkpoint.store.uri, checkpoint.folder) for checkpoint in newest_first]
 
 
 def _fetch(saver: Saver, uri: str, folder: str, output: Path) -> str:
-    """Bring a checkpoint to this machine's disk; return what is wrong with it, or nothing."""
+    """Download a checkpoint to this machine's disk; return what is wrong with it, or an empty text."""
     store = Store(uri, saver.places.filesystem)
     local = saver.directory / RESUMED_FOLDER
     shutil.rmtree(local, ignore_errors=True)
     try:
         checkpoint = _named(store, "checkpoint", folder, saver.identity)
-        _check_division(checkpoint, saver)
+        _check_sharding(checkpoint, saver)
         checkpoints.download(checkpoint, local, _wanted_machines(checkpoint))
         if needs_universal(checkpoint):
             to_universal(local)
@@ -95,30 +96,30 @@ def _fetch(saver: Saver, uri: str, folder: str, output: Path) -> str:
 
 def _named(store: Store, kind: checkpoints.Kind, folder: str, identity: str) -> Checkpoint:
     whole, skipped = checkpoints.whole_checkpoints(store, kind, identity)
-    for each in whole:
-        if each.folder == folder:
-            return each
+    for checkpoint in whole:
+        if checkpoint.folder == folder:
+            return checkpoint
     reasons = [line for line in skipped if f"/{folder}: " in line]
     raise BrokenCheckpointError(reasons[0] if reasons else f"{folder} is missing")
 
 
-def _check_division(checkpoint: Checkpoint, saver: Saver) -> None:
-    """Refuse a state whose parts this run cannot put together."""
-    then, now = checkpoint.manifests[0].sharding, saver.division
+def _check_sharding(checkpoint: Checkpoint, saver: Saver) -> None:
+    """Refuse a state that was sharded in a way this run cannot load."""
+    then, now = checkpoint.manifests[0].sharding, saver.sharding
     if then != now and not (then in FSDP and now in FSDP):
         raise BrokenCheckpointError(
-            f"it was divided as {then} among {checkpoint.processes} processes, and {num_processes()} would divide it "
-            f"as {now}; keep train.nodes x train.processes_per_node above 1"
+            f"it was sharded as {then} over {checkpoint.processes} processes, and {num_processes()} would shard it as "
+            f"{now}; keep train.nodes x train.processes_per_node above 1"
         )
 
 
 def needs_universal(checkpoint: Checkpoint) -> bool:
-    """Return whether DeepSpeed's parts are for another number of processes."""
+    """Return whether DeepSpeed's shards were written by another number of processes."""
     return checkpoint.manifests[0].sharding in DEEPSPEED and checkpoint.processes != num_processes()
 
 
 def _wanted_machines(checkpoint: Checkpoint) -> Iterable[int] | None:
-    """Return whose files this machine needs: all of them, but not where each process reads its own part only."""
+    """Return the machines whose files this machine needs; None for all. Some processes read only their own shards."""
     number, machines = machine()
     first = checkpoint.manifests[0]
     if first.sharding in DEEPSPEED and first.machines == machines and first.processes == num_processes():
@@ -133,7 +134,7 @@ def _restored(saver: Saver, output: Path) -> Restored:
     saver.resumed_steps = [*extras["resumed_steps"], step]
     saver.earlier_seconds = float(extras["seconds"])
     saver.num_saved, saver.num_failed, saver.saving_seconds = extras["saving"]
-    is_universal = saver.division in DEEPSPEED and int(extras["processes"]) != num_processes()
+    is_universal = saver.sharding in DEEPSPEED and int(extras["processes"]) != num_processes()
     if rank() == 0:
-        print(f"train: goes on from step {step}, the last checkpoint", flush=True)
+        print(f"train: resumes from step {step}, the last checkpoint", flush=True)
     return Restored(directory=directory, step=step, is_universal=is_universal, extras=extras)

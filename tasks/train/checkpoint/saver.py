@@ -1,7 +1,7 @@
-"""Saves what a killed run goes on from: at intervals, and when the process is asked to stop.
+"""Saves the checkpoints that a killed run resumes from: at intervals, and when the process is asked to stop.
 
-transformers knows how to write its parts of a state; here they become one checkpoint of all machines that is whole or
-not there, and what it leaves out is added: the loss watch, the patience of early stopping, and the best weights so far.
+transformers writes its parts of the state. Here they become one checkpoint of all machines that is whole or does not
+count, with what transformers leaves out: the loss watch, the patience of early stopping, and the best weights so far.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from tasks.models.pace import doing
 from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.checkpoints import Manifest
 from tasks.train.checkpoint.store import CheckpointPlaces, Store
-from tasks.train.collectives import barrier, everywhere, is_node_leader, machine, num_processes, rank
+from tasks.train.collectives import all_values, barrier, is_node_leader, machine, num_processes, rank
 from tasks.train.sharding import effective
 
 STATE_FILE = "trainer_state.json"
 EXTRAS_FILE = "run.json"
 RESUMED_FOLDER = "resumed"
-# of no use to a resumed run: a pickle with this machine's paths, and peft's stub of a card
+# a resumed run does not need them: a pickle with this machine's paths, and peft's model card
 _LEFT_OUT = ("training_args.bin", "README.md")
 _MOST_FAILURES = 3
 _SAME_SIGNAL_SECONDS = 5.0
@@ -42,18 +42,18 @@ _SAME_SIGNAL_SECONDS = 5.0
 
 @dataclass
 class Saver:
-    """When and where the state of a run is saved. All processes have one, and make the same calls in the same order."""
+    """Saves the state of a run. All processes have one, and make the same calls in the same order."""
 
     config: TrainConfig
     places: CheckpointPlaces
     identity: str
-    """What tries of one run have in common (`checkpoints.fingerprint`)."""
+    """What all attempts of one run have in common (`checkpoints.fingerprint`)."""
     directory: Path
-    """A folder that the processes of this machine share."""
+    """A folder on this machine's disk that its processes share."""
     stop_signal: Callable[[], str] = lambda: ""
-    """Returns the name of the signal that asked this process to stop, or nothing."""
+    """Returns the name of the signal that asked this process to stop, or an empty text."""
     resumed_steps: list[int] = field(default_factory=list)
-    """Steps that earlier tries and this one went on from."""
+    """Steps from which earlier attempts and this one resumed."""
     earlier_seconds: float = 0.0
     num_saved: int = 0
     num_failed: int = 0
@@ -64,8 +64,8 @@ class Saver:
     _last_step: int = -1
 
     @property
-    def division(self) -> Sharding:
-        """How the processes that are here divide the model."""
+    def sharding(self) -> Sharding:
+        """How the model is sharded over the processes of this run."""
         return effective(self.config)
 
     @property
@@ -78,7 +78,7 @@ class Saver:
 
     @property
     def seconds(self) -> float:
-        """Seconds of this try, and of the ones before it up to the checkpoint that was gone on from."""
+        """Seconds of this attempt, and of those before it up to the checkpoint that was resumed from."""
         return self.earlier_seconds + time.monotonic() - self._started
 
     def after_step(self, trainer: Any, log_and_evaluate: Callable[[], None]) -> None:
@@ -106,16 +106,16 @@ class Saver:
             raise RetryError(f"training was asked to stop ({asked}) after step {step}; {outcome}")
 
     def what_is_due(self, trainer: Any) -> tuple[bool, str]:
-        """Return whether to save after this step, and which signal asks to stop then; the same in all processes."""
+        """Return whether to save after this step, and the signal that asks to stop then; the same on all ranks."""
         if trainer.control.should_training_stop:
-            # what remains is writing the model
+            # only the model remains to be saved
             return False, ""
         step, settings = trainer.state.global_step, self.config.checkpoint
         if settings.every_steps is not None:
             is_due = step % settings.every_steps == 0
         else:
             seconds = time.monotonic() - self._last_at
-            # one clock decides for all
+            # rank 0's clock decides for all
             is_due = rank() == 0 and settings.every_minutes is not None and seconds >= 60 * settings.every_minutes
         asked = self.stop_signal()
         if num_processes() > 1:
@@ -124,23 +124,23 @@ class Saver:
             dist.all_reduce(flags, op=dist.ReduceOp.MAX)
             is_due, asked = bool(flags[0]), signal.Signals(int(flags[1])).name if flags[1] else ""
         if self.config.objective in ONLINE and step % self.config.policy.num_iterations:
-            # its answers were sampled a step ago, and a resumed run would sample others
+            # the next step uses answers sampled at an earlier one; a resumed run would sample others
             is_due = False
         return is_due or bool(asked), asked
 
     def save(self, trainer: Any) -> bool:
-        """Save a checkpoint of the step that was just made; return whether it is there.
+        """Save a checkpoint of the step just done; return whether that succeeded.
 
-        One that cannot be written is reported, and training goes on.
+        A failure is reported, and training goes on.
 
         Raises:
             ArtifactError: the third in a row could not be written.
         """
         began = time.monotonic()
         step = trainer.state.global_step
-        faults = everywhere(_fault_of(lambda: self._write(trainer)))
+        faults = all_values(_fault_of(lambda: self._write(trainer)))
         if not any(faults):
-            faults = everywhere(_fault_of(lambda: self._upload(trainer)))
+            faults = all_values(_fault_of(lambda: self._upload(trainer)))
         fault = next(filter(None, faults), "")
         if not fault and rank() == 0:
             checkpoints.remove_old(self._store(), self.identity, self.config.checkpoint.keep)
@@ -160,7 +160,7 @@ class Saver:
         return False
 
     def lines(self) -> list[Choice]:
-        """Return what the report says of checkpoints, and of what they were needed for."""
+        """Return the report's lines on checkpoints and on resuming from them."""
         failed = f", {self.num_failed} could not be saved" if self.num_failed else ""
         share = f"{self.saving_seconds / max(1e-9, self.seconds):.1%} of the time"
         lines = [Choice(name="checkpoints", value=f"{self.num_saved}, {self.interval}{failed}", reason=share)]
@@ -177,16 +177,16 @@ class Saver:
         """Write this process's part of the state to the machine's disk."""
         staging = self.directory / "staging"
         if is_node_leader():
-            # of what was gone on from, the random numbers were read last, at the step that was just made
+            # transformers reads the checkpoint that was resumed from until the first step after it
             shutil.rmtree(self.directory / RESUMED_FOLDER, ignore_errors=True)
             shutil.rmtree(staging, ignore_errors=True)
             staging.mkdir(parents=True)
         if rank() == 0:
-            # what a killed try has left of the same step
+            # a killed attempt may have left part of a checkpoint of the same step
             checkpoints.remove_whole(self._store(), checkpoints.folder_of("checkpoint", trainer.state.global_step))
         barrier()
         folder = str(staging)
-        if self.division not in (*DEEPSPEED, *FSDP, "tensor_parallel"):
+        if self.sharding not in (*DEEPSPEED, *FSDP, "tensor_parallel"):
             trainer.save_model(folder, _internal_call=True)
         trainer._save_optimizer_and_scheduler(folder)
         trainer._save_scaler(folder)
@@ -197,14 +197,14 @@ class Saver:
                 "seconds": self.seconds,
                 "processes": num_processes(),
                 "resumed_steps": self.resumed_steps,
-                # this one is there when it is read
+                # counts this checkpoint too: it is read only if it was saved
                 "saving": [self.num_saved + 1, self.num_failed, self.saving_seconds],
                 "trainer": extra_state(trainer),
             }
             (staging / EXTRAS_FILE).write_text(json.dumps(extras), encoding="utf-8")
 
     def _upload(self, trainer: Any) -> None:
-        """Bring what this machine wrote to the store, the best weights first, the manifest last."""
+        """Upload what this machine wrote: the best weights first, the manifest last."""
         if not is_node_leader():
             return
         number, machines = machine()
@@ -215,7 +215,7 @@ class Saver:
             machine=number,
             machines=machines,
             processes=num_processes(),
-            sharding=self.division,
+            sharding=self.sharding,
             best_step=best_step,
             files={},
             config=self.config.model_dump_json() if rank() == 0 else "",
@@ -252,11 +252,10 @@ def restore_extra_state(trainer: Any, state: dict[str, Any]) -> None:
 
 @contextmanager
 def stop_signals() -> Iterator[Callable[[], str]]:
-    """Within the block SIGTERM and SIGINT are noted: yields a function that returns the name of the one that came.
+    """Within the block, note SIGTERM and SIGINT; yield a function that returns the name of the one received, or "".
 
-    The launcher hands on a signal that the process may have had already, so that another one within 5 seconds is taken
-    for the same; a later one ends the process as it would have. Signals belong to the main thread: elsewhere none is
-    noted.
+    The launcher forwards signals that the process may have received itself, so a second one within 5 seconds counts as
+    the same. A later one ends the process as usual. Outside the main thread Python handles no signals: none is noted.
     """
     noted: list[tuple[str, float]] = []
     if threading.current_thread() is not threading.main_thread():
@@ -282,9 +281,9 @@ def stop_signals() -> Iterator[Callable[[], str]]:
 
 
 def _fault_of(action: Callable[[], None]) -> str:
-    """Return why `action` failed, in one or two lines, or nothing.
+    """Return why `action` failed, in one or two lines, or an empty text.
 
-    Whatever it is: the other processes wait to hear of it.
+    Every error is caught, since the other processes wait for this text.
     """
     try:
         action()

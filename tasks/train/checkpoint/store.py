@@ -1,7 +1,7 @@
-"""Where checkpoints lie: a folder on a disk or in an object store, one for each try, each naming the one before.
+"""Where checkpoints are kept: one folder per attempt, on a disk or in an object store, that names the one before it.
 
-Flyte gives every try a folder of its own and the folder of the try just before. A try that was killed before it saved
-anything would break that chain, so that the first thing a try writes is the name of its predecessor.
+Flyte tells every attempt its own folder and that of the attempt just before. An attempt that was killed before it saved
+anything would break the chain, so the first thing an attempt writes is the name of its predecessor's folder.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from fsspec.implementations.local import LocalFileSystem
 from configs.errors import ArtifactError
 
 _PREVIOUS_FILE = "previous.txt"
-_MOST_TRIES = 64
-_ATTEMPTS = 5
+_MOST_ATTEMPTS = 64
+_TRIES_PER_CALL = 5
 _FIRST_WAIT_SECONDS = 0.2
 _CHUNK_BYTES = 2**22
 
@@ -36,7 +36,7 @@ def filesystem_of(uri: str) -> Any:
 
 @dataclass(frozen=True)
 class CheckpointPlaces:
-    """URIs of the folders of this try and of the one before it, if there was one."""
+    """URIs of the folders of this attempt and of the one before it, if there was one."""
 
     destination: str
     previous: str | None = None
@@ -44,11 +44,11 @@ class CheckpointPlaces:
 
 
 class Store:
-    """One try's folder. Names are relative, with `/`.
+    """The folder of one attempt. Names are relative, with `/`.
 
-    Every operation is tried 5 times, with waits of 0.2, 0.4, 0.8 and 1.6 s: an object store that fails now and then
-    does not end a run. A file is seen whole or not at all: object stores work so, and on a disk it is renamed into its
-    place.
+    Every operation is tried up to 5 times, with waits of 0.2, 0.4, 0.8 and 1.6 s, so that an object store that fails
+    now and then does not end a run. A file appears whole or not at all: object stores guarantee it, and on a disk the
+    file is written under another name and renamed.
     """
 
     def __init__(self, uri: str, filesystem: Callable[[str], Any] = filesystem_of) -> None:
@@ -66,7 +66,7 @@ class Store:
         self._put(name, lambda path: self._files.pipe_file(path, text.encode()))
 
     def read_text(self, name: str) -> str | None:
-        """Return the content of a file, or None where there is none."""
+        """Return the content of a file, or None if there is none."""
         try:
             content: bytes = self._persist(name, lambda: self._files.cat_file(self._path(name)))
         except FileNotFoundError:
@@ -74,23 +74,23 @@ class Store:
         return content.decode("utf-8", errors="replace")
 
     def upload(self, local: Path, name: str) -> None:
-        """Bring a file into the store, which may become another name of it: it must not be changed afterwards."""
+        """Copy or hard-link a file into the store; the file must not be changed afterwards."""
 
-        def bring(path: str) -> None:
+        def put(path: str) -> None:
             if self._is_disk and type(self._files) is LocalFileSystem:
-                # without a copy, where both lie on one disk
+                # on the same disk a link takes no time and no space
                 with contextlib.suppress(OSError):
                     Path(path).hardlink_to(local)
                     return
             self._files.put_file(str(local), path)
 
-        self._put(name, bring)
+        self._put(name, put)
 
     def download(self, name: str, local: Path) -> None:
-        """Copy a file out of the store, to `local`.
+        """Copy a file from the store to `local`.
 
         Raises:
-            FileNotFoundError: there is none.
+            FileNotFoundError: the store has no such file.
         """
         local.parent.mkdir(parents=True, exist_ok=True)
         self._persist(name, lambda: self._files.get_file(self._path(name), str(local)))
@@ -102,7 +102,7 @@ class Store:
     def sizes(self) -> dict[str, int]:
         """Return the names of all files with their sizes in bytes."""
         try:
-            # a listing that was kept from before would not show what another machine wrote
+            # a cached listing would not show what another machine wrote
             self._files.invalidate_cache()
             found = self._persist("", lambda: self._files.find(self._root, detail=True))
         except FileNotFoundError:
@@ -110,7 +110,7 @@ class Store:
         return {str(path).removeprefix(self._root).lstrip("/"): int(info["size"]) for path, info in found.items()}
 
     def remove(self, name: str) -> None:
-        """Delete a file or a folder; one that is not there is no error."""
+        """Delete a file or a folder; it is no error if there is none."""
         try:
             self._persist(name, lambda: self._files.rm(self._path(name), recursive=True))
         except FileNotFoundError:
@@ -138,15 +138,15 @@ class Store:
         self._persist(name, put)
 
     def _persist(self, name: str, operation: Callable[[], Result]) -> Result:
-        for attempt in range(_ATTEMPTS):
+        for number in range(1, _TRIES_PER_CALL + 1):
             try:
                 return operation()
             except FileNotFoundError:
                 raise
             except OSError as error:
-                if attempt == _ATTEMPTS - 1 or _is_full(error):
+                if number == _TRIES_PER_CALL or _is_full(error):
                     raise ArtifactError(
-                        f"checkpoint {self.uri}/{name}: {type(error).__name__} in {attempt + 1} tries: "
+                        f"checkpoint {self.uri}/{name}: {type(error).__name__} in {number} tries: "
                         f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
@@ -154,8 +154,8 @@ class Store:
                             else "is the store reachable, and may this machine write to it?"
                         )
                     ) from error
-                time.sleep(_FIRST_WAIT_SECONDS * 2**attempt)
-        raise AssertionError("the last attempt returned or raised")
+                time.sleep(_FIRST_WAIT_SECONDS * 2 ** (number - 1))
+        raise AssertionError("the last try returned or raised")
 
 
 def _is_full(error: OSError) -> bool:
@@ -165,7 +165,7 @@ def _is_full(error: OSError) -> bool:
 
 
 def stores(places: CheckpointPlaces) -> list[Store]:
-    """Return this try's store, and those of the tries before it, newest first."""
+    """Return the stores of this attempt and of those before it, newest first."""
     return list(_chain(places))
 
 
@@ -174,7 +174,7 @@ def _chain(places: CheckpointPlaces) -> Iterator[Store]:
     yield own
     seen = {own.uri}
     previous = places.previous
-    while previous and previous.rstrip("/") not in seen and len(seen) < _MOST_TRIES:
+    while previous and previous.rstrip("/") not in seen and len(seen) < _MOST_ATTEMPTS:
         store = Store(previous, places.filesystem)
         seen.add(store.uri)
         yield store
@@ -182,14 +182,13 @@ def _chain(places: CheckpointPlaces) -> Iterator[Store]:
 
 
 def name_previous(places: CheckpointPlaces) -> None:
-    """Write into this try's store which one came before it: the first thing that a try does."""
+    """Write into this attempt's store where the attempt before it saved; call this first of all."""
     if places.previous and places.previous.rstrip("/") != places.destination.rstrip("/"):
         Store(places.destination, places.filesystem).write_text(_PREVIOUS_FILE, places.previous)
 
 
 def checksum_of(path: Path) -> str:
-    """Return the XXH3 of a file, 128 bits in hexadecimal: it finds damage as fast as memory is read, but is no
-    signature."""
+    """Return the XXH3 hash of a file, 128 bits in hexadecimal: a fast check for damage, not a signature."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):

@@ -1,7 +1,7 @@
-"""DeepSpeed's checkpoints for another number of processes: each holds parts for as many as wrote it.
+"""Converts DeepSpeed's checkpoints, which hold one shard per process, for another number of processes.
 
-DeepSpeed's own converter writes whole tensors (universal checkpointing, https://arxiv.org/abs/2406.18820), of which any
-number of processes reads its parts.
+DeepSpeed's own converter writes whole tensors (universal checkpointing, https://arxiv.org/abs/2406.18820), from which
+any number of processes can read its shards.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ _LATEST, _LATEST_UNIVERSAL = "latest", "latest_universal"
 
 
 def to_universal(directory: Path) -> None:
-    """Convert DeepSpeed's checkpoint in `directory`, which holds the files of all machines that wrote it."""
+    """Convert DeepSpeed's checkpoint in `directory`, which must hold the files of all machines that wrote it."""
     from deepspeed.checkpoint import ds_to_universal
 
     tag = (directory / _LATEST).read_text(encoding="utf-8").strip()
     arguments = argparse.Namespace(
         input_folder=str(directory / tag),
         output_folder=str(directory / f"{tag}_universal"),
-        # without further processes, which would import everything anew
+        # more workers would be processes that import everything again
         num_extract_workers=1,
         num_merge_workers=1,
         keep_temp_folder=False,
@@ -39,9 +39,9 @@ def to_universal(directory: Path) -> None:
 
 
 def load_universal(trainer: Any) -> None:
-    """Make DeepSpeed read a converted checkpoint; before the trainer prepares its model."""
+    """Make DeepSpeed read a converted checkpoint. Call this before training, which prepares the model."""
     trainer.accelerator.state.deepspeed_plugin.deepspeed_config["checkpoint"] = {"load_universal": True}
-    trainer.add_callback(_OptimizerMended())
+    trainer.add_callback(_OptimizerRepair())
 
 
 def set_format_of_best(trainer: Any) -> None:
@@ -59,11 +59,11 @@ def without_tied_weights(model: Any, load_result: Any) -> Any:
     return type(load_result)(missing, load_result.unexpected_keys)
 
 
-class _OptimizerMended(TrainerCallback):
-    """Puts right what DeepSpeed 0.19 makes of an optimizer under ZeRO 3 when it reads a converted checkpoint.
+class _OptimizerRepair(TrainerCallback):
+    """Repairs the optimizer after DeepSpeed 0.19 has read a converted checkpoint under ZeRO 3.
 
-    All groups of parameters are given one tensor that counts steps, which then counts each of them, and the settings
-    of the first group, weight decay too.
+    DeepSpeed gives all parameter groups the same step counter, which then counts once per group, and the settings of
+    the first group, weight decay too.
     """
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -74,5 +74,5 @@ class _OptimizerMended(TrainerCallback):
             if torch.is_tensor(values.get("step")):
                 values["step"] = values["step"].clone()
         if len(optimizer.param_groups) > 1:
-            # transformers' two groups: those that decay, and biases and norms
+            # transformers' second group is biases and norms, which do not decay
             optimizer.param_groups[1]["weight_decay"] = 0.0

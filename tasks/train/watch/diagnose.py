@@ -1,4 +1,4 @@
-"""What the curves of a run say, in plain words, with the next thing to try."""
+"""What the curves of a run show, in plain words, with the settings to try next."""
 
 from __future__ import annotations
 
@@ -41,17 +41,17 @@ _KEPT_PREFIXES = ("rewards/", "logps/")
 
 
 def series_of(log_history: Sequence[Mapping[str, Any]]) -> list[Series]:
-    """Return what transformers' log holds beside the training loss, by name; `eval_` begins those of held-out rows.
+    """Return the series in transformers' log other than the training loss; names of held-out ones begin with `eval_`.
 
-    Values that are not numbers are left out.
+    Values that are not finite numbers are left out.
     """
     found: dict[str, dict[int, float]] = {}
     for entry in log_history:
         if "train_runtime" in entry:
             continue
         for name, value in entry.items():
-            plain = name.removeprefix("eval_")
-            if name == "loss" or not (plain in _KEPT_NAMES or plain.startswith(_KEPT_PREFIXES)):
+            measure = name.removeprefix("eval_")
+            if name == "loss" or not (measure in _KEPT_NAMES or measure.startswith(_KEPT_PREFIXES)):
                 continue
             if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, {})[int(entry["step"])] = float(value)
@@ -63,14 +63,17 @@ def diagnose(
 ) -> list[str]:
     """Return at most three findings, the most important first; none for a healthy run.
 
-    `num_rows` counts the rows trained on. Thresholds: held-out loss rose more than 2 % above its lowest (overfitting);
-    training loss ended more than 10 % above its start (unstable), or less than 5 % below (not converged); held-out loss
-    fell more than 3 % over the last third (still falling); held-out accuracy of pairs at or below 55 %; over half of
-    the groups with one reward, unless the mean reward is at its top; mean reward that rose, from the first third to the
-    last, by no more than 5 % of its range or two standard errors, whichever is more; a KL divergence above 10 nats for
-    an answer, where published runs stay at a few.
+    `num_rows` is the number of training rows. A finding is made when
+    - held-out loss rose more than 2 % above its lowest (overfitting),
+    - training loss ended more than 10 % above its start (unstable), or less than 5 % below it (not converged),
+    - held-out loss fell more than 3 % over the last third (still falling),
+    - the accuracy on held-out pairs is 55 % or less,
+    - in over half of the groups all answers got one reward, unless the mean reward is at its top,
+    - mean reward rose, from the first third to the last, by no more than 5 % of its range or two standard errors,
+      whichever is more,
+    - the KL divergence is above 10 nats an answer, where published runs stay at a few.
     """
-    by_name = {each.name: each for each in series if each.values}
+    by_name = {found.name: found for found in series if found.values}
     run = _Run(config, curve, by_name, num_rows)
     found: list[str | None]
     if objective in ONLINE:
@@ -79,14 +82,14 @@ def diagnose(
         is_preference = rules_of(objective).learns_preferences
         found = [_unstable(run), _overfitting(run)]
         if not any(found):
-            # each of these asks for more training, which the others would contradict
+            # all three advise more training, which contradicts the findings above
             found = [(_not_learned(run) if is_preference else None) or _not_converged(run) or _still_falling(run)]
         found.append(_margin_fell(run) if is_preference else None)
     return [finding for finding in found if finding][:_MOST_FINDINGS]
 
 
 class _Run:
-    """The curves of a run, and the numbers that advice is made of."""
+    """The curves of a run, and the settings to try instead of the present ones."""
 
     def __init__(
         self, config: TrainConfig, curve: list[CurvePoint], series: Mapping[str, Series], num_rows: int
@@ -100,15 +103,15 @@ class _Run:
         self.num_rows = num_rows
 
     def start_and_end(self) -> tuple[float, float] | None:
-        """Return the loss at the start and at the end; the end is the mean over the last tenth of the curve."""
+        """Return the loss at the start, and the mean over the last tenth of the curve; None if it has one point."""
         if len(self.losses) < 2:
             return None
         tenth = max(1, len(self.losses) // 10)
-        # most of a fall can lie within the first tenth, and one batch alone can be easy
+        # the first tenth may contain most of the fall, and a single batch may be easy
         return max(self.losses[0], mean(self.losses[:tenth])), mean(self.losses[-tenth:])
 
     def fell_by(self) -> float | None:
-        """Return by which share the training loss fell; None where nothing was left to learn, or nothing is known."""
+        """Return the share by which the training loss fell; None if it began near 0, or the curve has one point."""
         ends = self.start_and_end()
         if ends is None or abs(ends[0]) < _NOTHING_LEFT:
             return None
@@ -126,7 +129,7 @@ class _Run:
         return f"train.epochs={_short(self.config.epochs * factor)} (now {_short(self.config.epochs)})"
 
     def until(self, step: int) -> str:
-        """Return the setting that ends a run after `step`."""
+        """Return the setting that ends a run after `step` steps."""
         if self.config.max_steps is not None:
             return f"train.max_steps={step} (now {self.config.max_steps})"
         epochs = step * self.config.batch_size / max(1, self.num_rows)
@@ -138,7 +141,7 @@ def _short(value: float) -> str:
 
 
 def _third(values: Sequence[float], number: int) -> float:
-    """Return the mean over the `number`th third, from 0, of at least three values."""
+    """Return the mean over one third, numbered from 0, of at least three values."""
     return mean(values[number * len(values) // 3 : (number + 1) * len(values) // 3])
 
 
@@ -148,7 +151,7 @@ def _unstable(run: _Run) -> str | None:
         return None
     held_out = run.held_out.values if run.held_out is not None else []
     if len(held_out) > 1 and held_out[-1] < held_out[0]:
-        # of few logged steps some have harder rows than others; the held-out ones are always the same
+        # with few logged steps some have harder rows than others; held-out rows are always the same
         return None
     return (
         f"Unstable: training loss ended at {ends[1]:.3f}, above {ends[0]:.3f} where it began. "
@@ -183,7 +186,7 @@ def _not_learned(run: _Run) -> str | None:
     accuracy = next((run.series[name] for name in names if name in run.series), None)
     advice = f"Try {run.higher_rate()} or more epochs, and look at whether the preferences are consistent."
     if accuracy is not None:
-        # one batch holds few pairs, the held-out rows many
+        # one training batch has few pairs, so several are averaged
         is_held_out = accuracy.name.startswith("eval_")
         end = accuracy.values[-1] if is_held_out else mean(accuracy.values[-5:])
         if end > _NO_BETTER_THAN_CHANCE:
@@ -191,7 +194,7 @@ def _not_learned(run: _Run) -> str | None:
         of = "held-out pairs" if is_held_out else "pairs"
         return f"Not learned: the chosen answer is preferred in {end:.0%} of the {of}, and chance gives 50%. {advice}"
     margin = run.series.get("eval_rewards/margins") or run.series.get("rewards/margins")
-    # of kto: beta times a difference of log-likelihoods, of 0.1 nats at least
+    # KTO's margin is beta times a difference of log-likelihoods, which should exceed 0.1 nats
     if margin is None or margin.values[-1] > 0.1 * run.config.kto.beta:
         return None
     return f"Not learned: wanted answers gained no more than unwanted ones (margin {margin.values[-1]:.3g}). {advice}"
@@ -218,10 +221,10 @@ def _not_converged(run: _Run) -> str | None:
     held_out = run.held_out.values if run.held_out else []
     if len(held_out) > 1 and held_out[0] - min(held_out) >= _LEAST_FALL * abs(held_out[0]):
         return None
-    says = f"Hardly learned: training loss went from {ends[0]:.3f} to {ends[1]:.3f} in {run.last_step} steps."
+    finding = f"Hardly learned: training loss went from {ends[0]:.3f} to {ends[1]:.3f} in {run.last_step} steps."
     if run.last_step < _FEW_STEPS:
-        return f"{says} Try more steps, {run.longer(math.ceil(50 / max(1, run.last_step)))}, or {run.higher_rate()}."
-    return f"{says} Try {run.higher_rate()}, and look at the trained spans in the section on tokens."
+        return f"{finding} Try more steps, {run.longer(math.ceil(50 / max(1, run.last_step)))}, or {run.higher_rate()}."
+    return f"{finding} Try {run.higher_rate()}, and look at the trained spans in the section on tokens."
 
 
 def _still_falling(run: _Run) -> str | None:
@@ -238,7 +241,7 @@ def _still_falling(run: _Run) -> str | None:
 
 
 class _RewardChange(NamedTuple):
-    """Mean reward over the first and the last third of the steps, and the least difference that counts."""
+    """Mean reward over the first and the last third of the steps, and the smallest rise that counts."""
 
     start: float
     end: float
@@ -258,18 +261,19 @@ def _reward_change(run: _Run) -> _RewardChange | None:
     values = reward.values
     third = max(1, len(values) // 3)
     first, last = values[:third], values[-third:]
-    # a third of one step tells nothing of the noise
+    # from a single step no noise can be estimated
     error = math.sqrt((variance(first) + variance(last)) / third) if third > 1 else 0.0
     spread = max(values) - min(values)
     return _RewardChange(mean(first), mean(last), max(_LEAST_RISE * spread, 2 * error), max(values), spread)
 
 
 def _is_at_top(run: _Run, change: _RewardChange) -> bool:
-    """Return whether no more reward can be had, or whether it rose and has stayed at the highest that was seen."""
+    """Return whether reward is at the most the config allows, or has risen and stayed at the highest value seen."""
     rewards = run.config.policy.rewards
-    most, least = sum(max(0.0, each.weight) for each in rewards), sum(min(0.0, each.weight) for each in rewards)
-    # a function of the project, or a reward model beside, may give more
-    is_known = bool(rewards) and all(each.kind != "python" for each in rewards) and change.highest <= most + 1e-6
+    most = sum(max(0.0, reward.weight) for reward in rewards)
+    least = sum(min(0.0, reward.weight) for reward in rewards)
+    # a reward function of the user's own, or a reward model, may give more than 1
+    is_known = bool(rewards) and all(reward.kind != "python" for reward in rewards) and change.highest <= most + 1e-6
     if is_known and change.end >= most - _LEAST_RISE * (most - least):
         return True
     return change.rose and change.end >= change.highest - _LEAST_RISE * change.range
@@ -304,7 +308,7 @@ def _large_divergence(run: _Run) -> str | None:
     divergence, length = run.series.get("kl"), run.series.get("completions/mean_length")
     if divergence is None or length is None:
         return None
-    # TRL gives the mean over tokens
+    # TRL logs the mean over tokens
     nats = mean(divergence.values[-5:]) * mean(length.values[-5:])
     if nats <= _LARGE_KL_NATS:
         return None

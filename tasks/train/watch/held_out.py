@@ -1,4 +1,4 @@
-"""Held-out loss during training: when it is taken, of how many rows, and which weights are kept for it."""
+"""Held-out loss during training: the steps and rows it is taken on, and the weights that are kept for it."""
 
 from __future__ import annotations
 
@@ -19,36 +19,36 @@ _MOST_ROWS = 512
 _FEWEST_ROWS = 64
 _FEWEST_PROMPTS = 16
 _COST_SHARE = 0.1
-# a forward pass beside forward and backward: 1 of 3
+# a held-out row costs a forward pass, a trained one a forward and a backward pass: a third
 _ROWS_PER_TRAINED_ROW = 3.0
 
 
 def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
-    """Return the steps after which the held-out loss is taken, evenly spaced; the last one is `num_steps`.
+    """Return the steps after which held-out loss is taken: `evaluations` of them, or all if there are fewer.
 
-    Fewer than `evaluations` where there are fewer steps.
+    They are evenly spaced, and the last one is `num_steps`.
     """
     return sorted({math.ceil(number * num_steps / evaluations) for number in range(1, evaluations + 1)})
 
 
 def kept_weights(config: TrainConfig, has_held_out: bool) -> Setting[Literal["best", "last"]]:
-    """Return which weights this run keeps, and why, where it is not what `train.watch.keep` says."""
+    """Return which weights a run keeps, and the reason if `train.watch.keep` cannot be followed."""
     return effective.kept_weights(config, has_held_out, world_size())
 
 
 def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool) -> dict[str, Any]:
-    """Return transformers' arguments for held-out loss during a run of `num_steps`, and for keeping the best weights.
+    """Return transformers' arguments for taking held-out loss and keeping the best weights in a run of `num_steps`.
 
-    Needs the callbacks of `watch_callbacks`. A checkpoint is saved when it is the best so far, and only that one is
-    kept: weights alone, except under DeepSpeed and FSDP, which load back nothing but a whole state. For rloo and grpo
-    the best has the highest mean reward.
+    They work together with the callbacks of `watch_callbacks`. Weights are saved when they are the best so far, and
+    replace those saved before; DeepSpeed and FSDP save a whole state, since they cannot load weights alone. For rloo
+    and grpo the best weights are those with the highest mean reward.
     """
     if not has_held_out or not config.watch.evaluations:
         return {"eval_strategy": "no", "save_strategy": "no"}
     is_online = config.objective in ONLINE
     arguments: dict[str, Any] = {
         "eval_strategy": "steps",
-        # the last step; `EvenEvaluations` adds the others
+        # the last step only; `EvenEvaluations` adds the others
         "eval_steps": num_steps,
         "metric_for_best_model": "eval_reward" if is_online else "eval_loss",
         "greater_is_better": is_online,
@@ -65,7 +65,7 @@ def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool
 
 
 class EvenEvaluations(TrainerCallback):
-    """Takes the held-out loss at `evaluation_steps`, and logs the training loss there too."""
+    """Takes held-out loss at `evaluation_steps`, and logs the training loss at the same steps."""
 
     def __init__(self, evaluations: int) -> None:
         self._evaluations = evaluations
@@ -81,24 +81,24 @@ class EvenEvaluations(TrainerCallback):
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """transformers' early stopping, silent where nothing is evaluated or the last weights are kept."""
+    """transformers' early stopping, without its check of the arguments."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check nothing: without evaluations there is nothing to stop at, and `watch_choices` says so."""
+        """Check nothing: a run that takes no held-out loss never stops early, and its report says so."""
 
     def resume_state(self) -> int:
-        """Return the evaluations without a better one so far."""
+        """Return how many evaluations in a row were no better than the best."""
         return int(self.early_stopping_patience_counter)
 
     def restore(self, state: int) -> None:
-        """Take over what `resume_state` returned."""
+        """Restore what `resume_state` returned."""
         self.early_stopping_patience_counter = state
 
 
 def watch_callbacks(config: TrainConfig) -> list[TrainerCallback]:
     """Return the callbacks that evaluate, and that end a run whose held-out loss no longer falls.
 
-    They do nothing in a run that `evaluation_arguments` let evaluate nothing.
+    They do nothing when `evaluation_arguments` switched evaluation off.
     """
     if not config.watch.evaluations:
         return []
@@ -109,10 +109,10 @@ def watch_callbacks(config: TrainConfig) -> list[TrainerCallback]:
 
 
 def evaluated_rows(config: TrainConfig, num_steps: int) -> int:
-    """Return how many held-out rows are worth their time: at most 512, at least 64, and a tenth of the training's.
+    """Return how many held-out rows to evaluate: all evaluations together take about a tenth of the training time.
 
-    A row's held-out loss is one forward pass, where training it is about three. For rloo and grpo answering is what
-    takes the time, so that a held-out prompt counts as one trained answer; at least 16.
+    At least 64 and at most 512 rows. Evaluating a row takes about a third of the time of training it. For rloo and grpo
+    generating takes the time, so a held-out prompt costs as much as a trained answer; there at least 16 prompts.
     """
     is_online = config.objective in ONLINE
     share = _COST_SHARE * num_steps * config.batch_size / max(1, config.watch.evaluations)
@@ -121,25 +121,25 @@ def evaluated_rows(config: TrainConfig, num_steps: int) -> int:
 
 
 def held_out_sample(num_rows: int, at_most: int = _MOST_ROWS) -> list[int]:
-    """Return the numbers of the held-out rows that are evaluated during training: all, or `at_most`, evenly spread."""
+    """Return the numbers of the held-out rows to evaluate during training: all, or `at_most`, evenly spread."""
     if num_rows <= at_most:
         return list(range(num_rows))
     return [number * num_rows // at_most for number in range(at_most)]
 
 
 def watch_choices(config: TrainConfig, num_held_out: int, num_evaluated: int) -> list[Choice]:
-    """Return what the report says of held-out loss or reward during training, of early stopping and weights kept."""
+    """Return the report's lines on held-out loss or reward, early stopping, and the weights that are kept."""
     kept, reason = kept_weights(config, num_held_out > 0)
     is_online = config.objective in ONLINE
     name = "held-out reward" if is_online else "held-out loss"
     if not num_held_out or not config.watch.evaluations:
         why = "train.watch.evaluations is 0" if num_held_out else "there are no held-out rows"
         return [Choice(name=name, value="not taken", reason=why), _kept(kept, reason)]
-    some = f"{num_evaluated:,} of {num_held_out:,}"
-    of = f"one sampled answer to each of {some} prompts" if is_online else f"of {some} rows"
+    share = f"{num_evaluated:,} of {num_held_out:,}"
+    of = f"one sampled answer to each of {share} prompts" if is_online else f"of {share} rows"
     reasons = ["the evaluation at the end takes the likeliest answers instead"] if is_online else []
     if num_evaluated < num_held_out:
-        reasons.append("evenly spread; more would take more than its share of time")
+        reasons.append("evenly spread; more would take too much of the training time")
     patience = config.watch.early_stopping
     stopping = "never" if patience is None else f"after {patience} evaluations without a better one"
     return [
@@ -154,7 +154,7 @@ def _kept(kept: str, reason: str) -> Choice:
 
 
 def remove_checkpoints(directory: Path) -> None:
-    """Remove the checkpoint folders of a run from the directory that its model is in."""
+    """Remove a run's checkpoint folders from the directory of its model."""
     for folder in directory.glob("checkpoint-*"):
         if folder.is_dir():
             shutil.rmtree(folder)

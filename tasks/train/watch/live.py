@@ -1,6 +1,6 @@
-"""What training has come to so far, written down for the launcher of its process, which can show it as a Deck.
+"""Writes the curves so far to a file, from which the launcher of the training processes makes a Deck.
 
-Flyte publishes no Deck from a process that an elastic task has started; its launcher can, while training runs.
+Flyte publishes no Deck from a process that an elastic task has started; the launcher can, while training runs.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SECONDS_BETWEEN = 1.0
 
 
 class LiveReport(Observer):
-    """Writes the curves so far to a file, at most once in a second, and once more when a run fails."""
+    """Writes the curves so far to a file, at most once a second, and once more when the run fails."""
 
     def __init__(self, config: TrainConfig, path: Path) -> None:
         self._config, self._path = config, path
@@ -38,7 +38,7 @@ class LiveReport(Observer):
             self._write()
 
     def ended(self, error: BaseException | None) -> None:
-        """Write what was logged last, and what ended the run if that is for a user to read."""
+        """If the run failed, write what was logged last, and the error."""
         if error is not None and self._last is not None:
             self._write(error.message if isinstance(error, FineTuneError) else type(error).__name__)
 
@@ -58,25 +58,25 @@ class LiveReport(Observer):
             partial.write_text(live.model_dump_json(), encoding="utf-8")
             partial.replace(self._path)
         except OSError as error:
-            # training is worth more than its picture
+            # a Deck that cannot be written must not end training
             if not self._has_failed:
                 print(f"train: warning: the curves cannot be shown while training runs: {error.strerror}", flush=True)
             self._has_failed = True
 
 
 def live_renderer(folder: Path) -> Callable[[], str | None]:
-    """Return a function that renders what was written to `folder` since its last call; None where nothing was."""
-    path, seen = folder / LIVE_FILE, [0]
+    """Return a function that renders what was written to `folder` since its last call, if anything was."""
+    path, rendered_at = folder / LIVE_FILE, [0]
 
     def render() -> str | None:
         try:
-            written = path.stat().st_mtime_ns
-            if written == seen[0]:
+            written_at = path.stat().st_mtime_ns
+            if written_at == rendered_at[0]:
                 return None
             live = LiveTraining.model_validate_json(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             return None
-        seen[0] = written
+        rendered_at[0] = written_at
         return html.fragment(render_live_training(live))
 
     return render

@@ -1,4 +1,4 @@
-"""Who looks on while training runs, besides its own log, and hears how it ended."""
+"""Observers follow a training while it runs, and are told how it ended."""
 
 from __future__ import annotations
 
@@ -9,21 +9,20 @@ from transformers import TrainerCallback
 
 
 class Observer(TrainerCallback):
-    """A callback that changes nothing of the training. Logs that it sees have `tokens_per_second` and `seconds_left`,
-    where these are known."""
+    """A callback that does not change the training. Its logs have `tokens_per_second` and `seconds_left` once known."""
 
     def ended(self, error: BaseException | None) -> None:
-        """Called once, after training, or with what ended it; must not raise."""
+        """Called once: with None after training, or with the error that ended it. Must not raise."""
 
 
 @contextmanager
-def told_the_end(observers: Sequence[Observer]) -> Iterator[None]:
-    """Within the block training runs; its end, or its error, is told to all `observers`."""
+def end_observed(observers: Sequence[Observer]) -> Iterator[None]:
+    """Call `ended` of all `observers` when the block ends, with the error if it raises one."""
     try:
         yield
     except BaseException as error:
-        for each in observers:
-            each.ended(error)
+        for observer in observers:
+            observer.ended(error)
         raise
-    for each in observers:
-        each.ended(None)
+    for observer in observers:
+        observer.ended(None)

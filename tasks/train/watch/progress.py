@@ -1,5 +1,4 @@
-"""Training progress: a bar in a terminal; in a log a line for each logged step and evaluation, and between them when a
-step takes long."""
+"""Shows the progress of training: a bar in a terminal; in a log, lines for logged steps, evaluations and long steps."""
 
 from __future__ import annotations
 
@@ -15,16 +14,16 @@ from tasks.models.pace import doing, duration, say
 
 
 class Progress(TrainerCallback):
-    """Shows steps, loss, held-out loss, speed and time left, on rank 0 only; the mean reward where there is one."""
+    """Shows steps, loss, mean reward, held-out loss, speed and time left, on rank 0 only."""
 
     def __init__(self) -> None:
         self._bar: tqdm[Any] | None = None
         self._doing = ExitStack()
         self._began_at = self._first_step_ended = 0.0
         self._first_step = 0
-        # when tokens were counted last, how many, and the time since then that was not training
+        # when tokens were last counted, how many there were, and the seconds since then spent on evaluation
         self._counted_at, self._num_tokens, self._other_seconds = 0.0, 0.0, 0.0
-        # of the step that is under way: since when, and passes made; held-out passes made, and how many there are
+        # of the current step: its begin and its forward passes so far; held-out batches so far, and of how many
         self._since, self._num_passes, self._held_out = 0.0, 0, (0, 0)
         self._num_lines = 0
         self.tokens_per_second: float | None = None
@@ -32,11 +31,11 @@ class Progress(TrainerCallback):
         self.seconds_left: float | None = None
 
     def resume_state(self) -> float:
-        """Return the tokens that were counted, which a run that goes on from here has not made itself."""
+        """Return the number of tokens so far: a resumed run must not count them into its own speed."""
         return self._num_tokens
 
     def restore(self, state: float) -> None:
-        """Take over what `resume_state` returned."""
+        """Restore what `resume_state` returned."""
         self._num_tokens = state
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -57,20 +56,19 @@ class Progress(TrainerCallback):
         if not self._held_out[0]:
             self._since = time.monotonic()
         loader = kwargs.get("eval_dataloader")
-        # the trainer looks at the length of this loader itself
         self._held_out = self._held_out[0] + 1, 0 if loader is None else len(loader)
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._since, self._num_passes = time.monotonic(), 0
         if not self._first_step_ended:
-            # the first step also pays for warming up, and says little about the others
+            # the first step includes warming up, and says little about the others
             self._first_step_ended, self._first_step = self._since, state.global_step
             left = state.max_steps - state.global_step
             self.seconds_left = (self._first_step_ended - self._began_at) * left
         else:
             steps = state.global_step - self._first_step
             self.seconds_left = (self._since - self._first_step_ended) / steps * (state.max_steps - state.global_step)
-        # the end of the curve, whatever the interval
+        # the curve has the last step, whatever the interval
         control.should_log = control.should_log or state.global_step >= state.max_steps
         if self._bar is not None:
             self._bar.update(state.global_step - self._bar.n)
@@ -80,9 +78,9 @@ class Progress(TrainerCallback):
             return
         loss, reward = float(logs["loss"]), logs.get("reward")
         self.tokens_per_second = self._speed(logs.get("num_tokens"))
-        # for the observers, which come after this callback
-        found = {"tokens_per_second": self.tokens_per_second, "seconds_left": self.seconds_left}
-        logs |= {name: value for name, value in found.items() if value is not None}
+        # observers, which are called after this, read them
+        pace = {"tokens_per_second": self.tokens_per_second, "seconds_left": self.seconds_left}
+        logs |= {name: value for name, value in pace.items() if value is not None}
         if self._bar is not None:
             shown = {"loss": f"{loss:.3f}"} | ({} if reward is None else {"reward": f"{reward:.3f}"})
             speed = {} if self.tokens_per_second is None else {"tokens/s": f"{self.tokens_per_second:,.0f}"}
@@ -113,7 +111,7 @@ class Progress(TrainerCallback):
             say(line, "train")
 
     def _speed(self, num_tokens: float | None) -> float | None:
-        """Return the tokens of all processes per second of training since the last call, or since training began."""
+        """Return the tokens per second of all processes, without evaluation, since the last call or the first step."""
         if num_tokens is None:
             return None
         now = time.monotonic()
@@ -126,15 +124,15 @@ class Progress(TrainerCallback):
         return speed + ("" if self.seconds_left is None else f"  {duration(self.seconds_left)} left")
 
     def _under_way(self, args: Any, state: Any) -> str:
-        """Return what is done of the step, or of the evaluation, that is under way."""
-        made, of = self._held_out
-        if made:
-            doing_now = f"held-out pass {made}" + (f" of {of}" if of else "")
+        """Return how far the current step or evaluation is."""
+        batch, num_batches = self._held_out
+        if batch:
+            current = f"held-out batch {batch}" + (f" of {num_batches}" if num_batches else "")
         else:
-            passes = args.gradient_accumulation_steps
-            doing_now = f"{self._num_passes} of {passes} passes of the next" if passes > 1 else "the next is under way"
+            num = args.gradient_accumulation_steps
+            current = f"{self._num_passes} of {num} forward passes of the next" if num > 1 else "the next is under way"
         return (
-            f"step {state.global_step}/{state.max_steps}  {doing_now}, for {duration(time.monotonic() - self._since)}"
+            f"step {state.global_step}/{state.max_steps}  {current}, for {duration(time.monotonic() - self._since)}"
             + self._pace()
         )
 

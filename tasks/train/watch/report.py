@@ -1,4 +1,4 @@
-"""What a training has come to: its curves and its facts, while it runs and at its end."""
+"""The report of a training: its curves and facts, while it runs and at its end."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ def report_of(
     seconds: float,
     choices: Sequence[Choice] = (),
 ) -> TrainReport:
-    """Return the report of a run as its trainer knows it now, without findings; `seconds` is its time so far."""
+    """Return the report of a run from its trainer's state now, without findings; `seconds` is its time so far."""
     history = state.log_history
     parameters = [
-        # under ZeRO 3 a parameter's own size is that of its local part
+        # under ZeRO 3 a parameter's own size is that of its shard
         (getattr(parameter, "ds_numel", parameter.numel()), parameter.requires_grad)
         for parameter in model.parameters()
     ]

@@ -1,8 +1,8 @@
-"""Weights & Biases, MLflow and TensorBoard behind one small interface, with runs that a later try goes on with.
+"""Weights & Biases, MLflow and TensorBoard behind one small interface, with runs that a later attempt continues.
 
-transformers has callbacks for these. They send its own arguments, with paths of this machine, as parameters, which
-MLflow refuses to see changed by a resumed run; they begin a new run in every try; and their errors end training. Names
-of quantities are those that transformers gives them: `train/loss`, `eval/loss`.
+transformers has callbacks for them, which are not used: they send transformers' arguments as parameters, with paths of
+this machine, and MLflow refuses other values from a resumed run; they begin a new run in every attempt; and their
+errors end training. Names of quantities are transformers' own: `train/loss`, `eval/loss`.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ _LONGEST_PARAMETER = 500
 _TIMEOUT_SECONDS = 20
 _INIT_SECONDS = 60.0
 _FINISH_SECONDS = 45.0
-# an object store has no files that grow: each upload sends all that was written
+# files in an object store cannot be appended to: each upload sends the whole file
 _UPLOAD_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
 class Point:
-    """Quantities at an optimizer step; `seconds` is the time since the epoch."""
+    """Quantities at an optimizer step; `seconds` is the Unix time."""
 
     step: int
     values: dict[str, float]
@@ -42,8 +42,8 @@ class Point:
 
 @dataclass(frozen=True)
 class RunSetup:
-    """What a tracker has to know of a run. `run_id` is that of an earlier try, if there was one, which is gone on with
-    after `first_step`; `folder` a URI, for TensorBoard; `secrets` are by the variable that a library reads."""
+    """What a tracker needs to open a run. With the `run_id` of an earlier attempt it continues that run after
+    `first_step`. `folder` is a URI for TensorBoard's files; `secrets` are by the variable that a library reads."""
 
     config: TrackingConfig
     run_name: str
@@ -59,28 +59,28 @@ class Tracker(Protocol):
     """One run of a tracker. All methods may raise whatever its library raises."""
 
     run_id: str
-    """What `RunSetup.run_id` is in a later try."""
+    """What `RunSetup.run_id` is in a later attempt."""
     place: str
-    """Where a person finds the run."""
+    """The address or folder at which a person finds the run."""
 
     def write(self, points: Sequence[Point]) -> None:
-        """Add points; those of steps that an earlier try has added already are left out."""
+        """Add points, except those of steps that an earlier attempt has added."""
 
     def sync(self, is_last: bool) -> None:
-        """Bring what was written to where it outlives this machine, if that is due."""
+        """Copy what was written to where it outlives this machine, if that is due."""
 
     def close(self, ending: Ending) -> None:
-        """End the run. One that was interrupted can be gone on with."""
+        """End the run. An interrupted one can be continued."""
 
 
 def open_tracker(setup: RunSetup) -> Tracker:
-    """Return the run of `setup`, begun or gone on with."""
+    """Begin or continue the run of `setup`, and return it."""
     kinds: dict[str, Callable[[RunSetup], Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "tensorboard": TensorBoard}
     return kinds[setup.config.tracker](setup)
 
 
 class TensorBoard:
-    """Files that TensorBoard reads: one for each try, in one folder, with what a resumed try makes anew taken back."""
+    """Files that TensorBoard reads: one per attempt, in one folder. Steps that a resumed attempt repeats are purged."""
 
     def __init__(self, setup: RunSetup) -> None:
         from torch.utils.tensorboard import SummaryWriter
@@ -103,15 +103,15 @@ class TensorBoard:
                 self._writer.add_text("tags", ", ".join(setup.config.tags))
 
     def _read(self, first_step: int) -> dict[str, int]:
-        """Return the last step of each quantity that is there, of those that are not made anew."""
+        """Return the last step, up to `first_step`, at which each quantity has a point."""
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
         with tempfile.TemporaryDirectory(prefix="fine-tune-tensorboard-") as copy:
             for path in self._files.find(self._target):
                 self._files.get_file(path, str(Path(copy) / str(path).rpartition("/")[2]))
             read = EventAccumulator(copy, size_guidance={"scalars": 0}).Reload()
-            steps = {name: [each.step for each in read.Scalars(name)] for name in read.Tags()["scalars"]}
-        return {name: max((each for each in found if each <= first_step), default=-1) for name, found in steps.items()}
+            steps = {name: [event.step for event in read.Scalars(name)] for name in read.Tags()["scalars"]}
+        return {name: max((step for step in found if step <= first_step), default=-1) for name, found in steps.items()}
 
     def write(self, points: Sequence[Point]) -> None:
         for point in points:
@@ -136,10 +136,10 @@ class TensorBoard:
 
 
 class Mlflow:
-    """A run of an MLflow server, over its REST interface."""
+    """A run on an MLflow server, over its REST interface."""
 
     def __init__(self, setup: RunSetup) -> None:
-        # the library reads these from nowhere else; its own patience is 7 tries with minutes between them
+        # the library reads these only from the environment; by default it tries 7 times, minutes apart
         os.environ |= setup.secrets
         os.environ |= {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": str(_TIMEOUT_SECONDS)}
         from mlflow.tracking import MlflowClient
@@ -152,7 +152,7 @@ class Mlflow:
             self.run_id = self._begin(setup)
         else:
             self.run_id = setup.run_id
-            self._go_on()
+            self._continue()
         self.place = f"{address}/#/experiments/{self._experiment}/runs/{self.run_id}"
 
     def _begin(self, setup: RunSetup) -> str:
@@ -161,24 +161,24 @@ class Mlflow:
         self._experiment = self._client.create_experiment(name) if found is None else found.experiment_id
         tags = dict.fromkeys(setup.config.tags, "")
         run = self._client.create_run(self._experiment, tags=tags, run_name=setup.run_name)
-        # sent with the first points: where that fails, it is tried again, and no second run is begun
+        # sent with the first points: if that fails, it is tried again without beginning a second run
         self._parameters = list(setup.parameters.items())
         return str(run.info.run_id)
 
-    def _go_on(self) -> None:
+    def _continue(self) -> None:
         run = self._client.get_run(self.run_id)
         self._experiment = run.info.experiment_id
         for name in run.data.metrics:
             history = self._client.get_metric_history(self.run_id, name)
-            self._last_steps[name] = max((each.step for each in history), default=0)
+            self._last_steps[name] = max((metric.step for metric in history), default=0)
         self._client.update_run(self.run_id, status="RUNNING")
 
     def write(self, points: Sequence[Point]) -> None:
         from mlflow.entities import Metric, Param
 
         while self._parameters:
-            some = [Param(name, value[:_LONGEST_PARAMETER]) for name, value in self._parameters[:_MOST_PARAMETERS]]
-            self._client.log_batch(self.run_id, params=some)
+            batch = [Param(name, value[:_LONGEST_PARAMETER]) for name, value in self._parameters[:_MOST_PARAMETERS]]
+            self._client.log_batch(self.run_id, params=batch)
             del self._parameters[:_MOST_PARAMETERS]
         metrics = [
             Metric(name, value, int(1000 * point.seconds), point.step)
@@ -190,7 +190,7 @@ class Mlflow:
             self._client.log_batch(self.run_id, metrics=metrics[start : start + _MOST_METRICS])
 
     def sync(self, is_last: bool) -> None:
-        """Nothing: every write is on the server."""
+        """Do nothing: every write is on the server."""
 
     def close(self, ending: Ending) -> None:
         if ending != "interrupted":
@@ -201,14 +201,14 @@ class Wandb:
     """A run of Weights & Biases. Its library sends from a process of its own, and keeps what it cannot send."""
 
     def __init__(self, setup: RunSetup) -> None:
-        # its own words would stand between the lines of the log, and its reports of crashes go to its makers
+        # without these it prints between the lines of our log, and reports crashes to its makers
         os.environ.setdefault("WANDB_SILENT", "true")
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
         import wandb
 
         config = setup.config
         settings: dict[str, Any] = {
-            # given here, the key is written to no file
+            # passed in here, the key is not written to a file
             "api_key": setup.secrets.get("WANDB_API_KEY"),
             "init_timeout": _INIT_SECONDS,
             "finish_timeout": _FINISH_SECONDS,
@@ -232,7 +232,7 @@ class Wandb:
             settings=wandb.Settings(**settings),
         )
         self.place = self._run.url or self._run.dir
-        # what an earlier try has sent of the same steps is there, and the same
+        # an earlier attempt has sent the steps before it, with the same values
         self._first_step = self._run.starting_step
 
     def write(self, points: Sequence[Point]) -> None:
@@ -241,7 +241,7 @@ class Wandb:
                 self._run.log(point.values, step=point.step)
 
     def sync(self, is_last: bool) -> None:
-        """Nothing: the library does it."""
+        """Do nothing: the library sends by itself."""
 
     def close(self, ending: Ending) -> None:
         if ending == "interrupted":
@@ -250,7 +250,7 @@ class Wandb:
 
 
 def quantities(logs: dict[str, Any]) -> dict[str, float]:
-    """Return what a trainer logs that is a finite number, under the names that transformers' own callbacks use."""
+    """Return the finite numbers that a trainer logs, under the names that transformers' callbacks give them."""
     from transformers.integrations.integration_utils import rewrite_logs
 
     found = {
@@ -262,7 +262,7 @@ def quantities(logs: dict[str, Any]) -> dict[str, float]:
 
 
 def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as one level of dotted names and texts; those that are not set are left out."""
+    """Return nested settings as texts by dotted name; None and empty lists are left out."""
     flat: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, dict):

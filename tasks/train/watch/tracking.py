@@ -1,7 +1,7 @@
-"""Sends the curves of a training to its tracker, without ever harming the training.
+"""Sends the curves of a training to its tracker. Whatever the tracker does, training goes on.
 
-A thread of rank 0 does all that waits for others: it opens the run, sends the points, and tries again when the tracker
-is away. What could not be sent is kept for later, and counted at the end.
+A thread of rank 0 opens the run, sends the points, and tries again if the tracker cannot be reached. Points that could
+not be sent are kept for later, and counted at the end.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ _MOST_KEPT = 100_000
 
 @dataclass(frozen=True)
 class TrackingAccess:
-    """What a tracker needs beyond the config: secrets by the variable that its library reads, and a folder (URI) for
-    TensorBoard's files where the config names none."""
+    """What a tracker needs beyond the config: secrets, by the variable that its library reads, and the URI of a folder
+    for TensorBoard's files, if the config names none."""
 
     secrets: dict[str, str]
     folder: str
@@ -39,8 +39,8 @@ class TrackingAccess:
 
 
 class Tracking(Observer):
-    """Follows one try of a training, and sends what is new every `seconds_between`. Tries that know of each other by
-    `places` are one run of the tracker."""
+    """Sends the points of one attempt every `seconds_between` seconds. The attempts that share `places` are one run of
+    the tracker."""
 
     def __init__(
         self,
@@ -63,7 +63,7 @@ class Tracking(Observer):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         if state.is_world_process_zero:
             self._first_step = state.global_step
-            # of what earlier tries logged, their tracker may not have heard the last before they were killed
+            # an earlier attempt may have been killed before it sent its last points
             for entry in state.log_history if state.global_step else []:
                 self._pending.append(Point(entry["step"], quantities(entry)))
             self._thread = threading.Thread(target=self._run, name="tracker", daemon=True)
@@ -76,16 +76,16 @@ class Tracking(Observer):
 
     @property
     def num_failures(self) -> int:
-        """Calls that failed so far; each is tried again."""
+        """Failed calls so far. Each call is tried again."""
         return self._num_failures
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether all points so far were sent."""
+        """Whether all points so far have been sent."""
         return self._tracker is not None and not self._pending
 
     def ended(self, error: BaseException | None) -> None:
-        """Send what is left, for at most 60 s, and end the run, unless another try may go on with it."""
+        """Send what is left, for at most 60 s, and end the run, unless another attempt may continue it."""
         if self._thread is None:
             return
         is_final = isinstance(error, FineTuneError) and not isinstance(error, RetryError)
@@ -101,7 +101,7 @@ class Tracking(Observer):
             )
 
     def _run(self) -> None:
-        # at once: the run's address is what one follows it by
+        # at once, so that the log has the run's address from the start
         self._guarded(self._send)
         while not self._stopped.wait(self._seconds_between):
             self._guarded(self._send)
@@ -111,7 +111,7 @@ class Tracking(Observer):
     def _guarded(self, action: Callable[[], None]) -> None:
         try:
             action()
-        # whatever a tracker's library raises: training is worth more
+        # no error of a tracker's library may end training
         except Exception as error:
             self._num_failures += 1
             if self._num_failures == 1:
@@ -163,7 +163,7 @@ class Tracking(Observer):
         return tracker
 
     def _earlier_run(self) -> str | None:
-        """Return the run that an earlier try began at the same tracker, if there was one."""
+        """Return the id of the run that an earlier attempt began at the same tracker, or None."""
         settings = self._config.tracking
         for store in [] if self._places is None else stores(self._places):
             try:
@@ -176,7 +176,7 @@ class Tracking(Observer):
         return None
 
     def _parameters(self) -> dict[str, str]:
-        """Return the resolved settings; neither secrets nor rows are among them."""
+        """Return the resolved settings, without secrets and rows."""
         train = self._config.model_dump(mode="json", exclude={"tracking", "cluster", "checkpoint"})
         train["learning_rate"] = learning_rate(self._config)
         model = self._loading.model_dump(mode="json")

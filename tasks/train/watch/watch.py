@@ -1,8 +1,8 @@
 """Stops a run whose loss is not a number, explodes, leaps or climbs, before that step changes weights or is saved.
 
-transformers looks at the loss only when it logs, after the weights have changed, and does not know which rows a batch
-was made of. Here every optimizer step is looked at, over all processes, and rows travel with their number, so that the
-error can name them.
+transformers looks at the loss only when it logs, after the weights have changed, and does not know the rows of a batch.
+Here every optimizer step is judged, over all processes, and batches carry the numbers of their rows, so that the error
+can name the rows.
 """
 
 from __future__ import annotations
@@ -35,25 +35,26 @@ _SHOWN_ROWS = 8
 
 
 class LossWatch:
-    """Judges the mean loss of one optimizer step after the other.
+    """Judges the mean loss of each optimizer step, in order.
 
     `not a number`: NaN or infinite.
 
     `explosion`, from the second step on: loss - highest so far > 10 + 4 x |highest so far|. The other two rules need
-    steps to compare with, and a rate far too high ruins a model within one. Token losses of single rows reach about 12
-    nats (ln of a vocabulary of 160,000), never 60, and means over a step less: the limit is 15 nats after a loss
-    of 1, and 70 after one of 12.
+    earlier steps to compare with, but a learning rate far too high ruins a model within one step. Token losses of
+    single rows reach about 12 nats (ln of a vocabulary of 160,000), and means over a step are lower: the limit is 15
+    nats after a loss of 1, and 70 after one of 12.
 
     `spike`, from the 21st step on: loss - median > threshold x max(1.4826 MAD, 0.1 |median|, 0.05), over the last 50
-    steps. Median and MAD (the median distance from the median; 1.4826 of it are one standard deviation of a normal
-    distribution) do not follow the outlier that they are to find. The two floors are for curves so smooth that noise
-    would be many deviations: with a threshold of 20, a leap is always above 1 nat, and above thrice the median.
+    steps. Outliers, which the rule must find, do not move the median or the MAD (the median distance from the median;
+    1.4826 times it is one standard deviation of a normal distribution). The two floors are for curves so smooth that
+    noise would be many deviations: with a threshold of 20, a spike is above the median by more than 1 nat and by more
+    than twice the median.
 
-    `climb`: each of the last 10 losses is above 1.5 x the mean of the first 3, + 1: a rate so high that the model
-    unlearns, without one leap. Each, not their mean, since in small batches one row alone can lift a mean so far.
+    `climb`: all of the last 10 losses are above 1.5 x the mean of the first 3, + 1: a learning rate so high that the
+    model unlearns, without a leap. Their mean is not used: in small batches a single row can lift it that far.
 
-    `spike_threshold` of None looks for numbers only, and so does `has_scale` of False: a policy gradient's loss is
-    around 0 whatever the model does.
+    With a `spike_threshold` of None, or `has_scale` False, only `not a number` is looked for: a policy gradient's loss
+    is about 0 whatever the model does.
     """
 
     def __init__(self, spike_threshold: float | None, has_scale: bool = True) -> None:
@@ -64,7 +65,7 @@ class LossWatch:
         self._num_seen = 0
 
     def verdict(self, loss: float) -> Verdict:
-        """Return what to think of the next step's loss, and remember it, unless it is no number or an explosion."""
+        """Judge the loss of the next step, and remember it, unless it is not a number or an explosion."""
         if not math.isfinite(loss):
             return "not a number"
         if self._is_explosion(loss):
@@ -80,7 +81,7 @@ class LossWatch:
         return "climb" if self._is_climb() else "ok"
 
     @property
-    def usual_loss(self) -> float:
+    def median_loss(self) -> float:
         """The median of the last 50 losses."""
         return median(self._recent)
 
@@ -91,11 +92,11 @@ class LossWatch:
 
     @property
     def highest_loss(self) -> float:
-        """The highest loss so far, without one that exploded; NaN before the first."""
+        """The highest loss so far, except an explosion; NaN before the first."""
         return math.nan if self._highest is None else self._highest
 
     def state(self) -> dict[str, Any]:
-        """Return what was seen so far, for a run that goes on from here."""
+        """Return what a resumed run must know of the losses so far."""
         return {
             "recent": list(self._recent),
             "first": self._first,
@@ -104,7 +105,7 @@ class LossWatch:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `state` returned."""
+        """Restore what `state` returned."""
         self._recent = deque(state["recent"], maxlen=_WINDOW)
         self._first, self._highest = list(state["first"]), state["highest"]
         self._num_seen = state["num_seen"]
@@ -118,7 +119,7 @@ class LossWatch:
         if self._threshold is None or self._num_seen < _STEPS_BEFORE_SPIKES:
             return False
         middle = median(self._recent)
-        deviation = 1.4826 * median(abs(each - middle) for each in self._recent)
+        deviation = 1.4826 * median(abs(recent - middle) for recent in self._recent)
         return loss - middle > self._threshold * max(deviation, 0.1 * abs(middle), 0.05)
 
     def _is_climb(self) -> bool:
@@ -129,23 +130,23 @@ class LossWatch:
 
 @dataclass
 class WatchedStep:
-    """What is known of the optimizer step that is under way."""
+    """What is known of the current optimizer step."""
 
     passes: list[tuple[torch.Tensor, Any]] = field(default_factory=list)
-    """Of each forward pass its loss, a tensor without dimensions, and the numbers of its rows."""
+    """For each forward pass its loss, a tensor without dimensions, and the numbers of its rows."""
     grad_norm: Any = None
 
 
 def start_watch(trainer: Any, config: TrainConfig, row_ids: RowIds) -> None:
-    """Stop training as `config.watch` says; `row_ids` names the rows of numbers (see `row_ids_of`)."""
+    """Make `trainer` stop at a bad step, as `config.watch` says. `row_ids` turns numbers of rows into ids."""
     trainer.watched_step = WatchedStep()
     trainer.add_callback(_StopsBadSteps(trainer, config, row_ids))
 
 
 class _StopsBadSteps(TrainerCallback):
-    """Judges a step when its gradient is whole and no weight has changed.
+    """Judges a step when its gradient is complete and no weight has changed.
 
-    DeepSpeed changes them within the last pass: there the step is judged just after, and before it is saved.
+    DeepSpeed changes weights in the last backward pass: there the step is judged just after, before it is saved.
     """
 
     def __init__(self, trainer: Any, config: TrainConfig, row_ids: RowIds) -> None:
@@ -155,11 +156,11 @@ class _StopsBadSteps(TrainerCallback):
         self._threshold = config.watch.spike_threshold
 
     def resume_state(self) -> dict[str, Any]:
-        """Return what a run that goes on from here has to know."""
+        """Return what a resumed run must know."""
         return self._watch.state()
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Take over what `resume_state` returned."""
+        """Restore what `resume_state` returned."""
         self._watch.restore(state)
 
     def on_pre_optimizer_step(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -177,7 +178,7 @@ class _StopsBadSteps(TrainerCallback):
         elif verdict == "explosion":
             what = f"training loss exploded from {self._watch.highest_loss:.4g} to {loss:.4g} at step {step}"
         elif verdict == "spike":
-            what = f"training loss leapt from about {self._watch.usual_loss:.4g} to {loss:.4g} at step {step}"
+            what = f"training loss leapt from about {self._watch.median_loss:.4g} to {loss:.4g} at step {step}"
         elif verdict == "climb":
             first = f"{self._watch.first_loss:.4g}, the mean of the first {_FIRST},"
             what = f"training loss climbed from {first} to {loss:.4g} by step {step}"
@@ -206,9 +207,9 @@ class _StopsBadSteps(TrainerCallback):
         self._stop_at_bad_weights(args, state)
 
     def _stop_at_bad_weights(self, args: Any, state: Any) -> None:
-        """No further step tells that the last one left weights that are not numbers."""
+        """Stop if trained weights are not numbers: after the last step, no loss shows it."""
         finite = [
-            _own_part(parameter.detach()).isfinite().all().float()
+            _own_shard(parameter.detach()).isfinite().all().float()
             for parameter in self._trainer.model.parameters()
             if parameter.requires_grad
         ]
@@ -222,15 +223,15 @@ class _StopsBadSteps(TrainerCallback):
             )
 
     def _names_of_rows(self, passes: Sequence[tuple[torch.Tensor, Any]]) -> str:
-        """Return the line on the step's rows, of all processes; those of the passes with the worst loss come first."""
+        """Return the line that names the step's rows, those of the forward pass with the worst loss first."""
         local = [(float(loss), as_list(numbers)) for loss, numbers in passes]
-        everywhere: list[Any] = [local]
+        processes: list[Any] = [local]
         if dist.is_initialized():
-            everywhere = [None] * dist.get_world_size()
-            dist.all_gather_object(everywhere, local)
-        found = sorted((each for process in everywhere for each in process), key=_badness, reverse=True)
-        bad = [each for each in found if not math.isfinite(each[0])]
-        rows = list(dict.fromkeys(row for _, numbers in bad or found for row in numbers if row >= 0))
+            processes = [None] * dist.get_world_size()
+            dist.all_gather_object(processes, local)
+        worst_first = sorted((found for process in processes for found in process), key=_badness, reverse=True)
+        bad = [(loss, numbers) for loss, numbers in worst_first if not math.isfinite(loss)]
+        rows = list(dict.fromkeys(row for _, numbers in bad or worst_first for row in numbers if row >= 0))
         if rank() != 0 or not rows:
             return "its rows are not known"
         ids = self._row_ids(rows[:_SHOWN_ROWS])
@@ -238,23 +239,23 @@ class _StopsBadSteps(TrainerCallback):
         return f"{'rows of that loss' if bad else 'rows of the step'}: {', '.join(ids)}{more}"
 
 
-def _badness(each: tuple[float, list[int]]) -> float:
-    return each[0] if math.isfinite(each[0]) else math.inf
+def _badness(seen: tuple[float, list[int]]) -> float:
+    loss, _ = seen
+    return loss if math.isfinite(loss) else math.inf
 
 
 def _mean_over_processes(values: Sequence[Any], device: torch.device) -> list[float]:
-    """Return the mean of each value over all processes: one wait for the device; NaN where one process has NaN."""
+    """Return the mean of each value over all processes, with one wait for the device; NaN if any process has NaN."""
     whole = [value.full_tensor() if isinstance(value, DTensor) else value for value in values]
-    each = [torch.as_tensor(value, dtype=torch.float32, device=device).reshape(()) for value in whole]
-    total = torch.stack(each)
+    total = torch.stack([torch.as_tensor(value, dtype=torch.float32, device=device).reshape(()) for value in whole])
     if dist.is_initialized() and dist.get_world_size() > 1:
         dist.all_reduce(total)
         total /= dist.get_world_size()
     return [float(value) for value in total.tolist()]
 
 
-def _own_part(tensor: torch.Tensor) -> torch.Tensor:
-    """Return what this process holds of a tensor that FSDP or tensor parallelism divides."""
+def _own_shard(tensor: torch.Tensor) -> torch.Tensor:
+    """Return this process's shard of a tensor that FSDP or tensor parallelism shards."""
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 

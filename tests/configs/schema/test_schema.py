@@ -1,4 +1,4 @@
-"""The config's rules: presets load, misspelt keys do not, and every message names the path and the fix."""
+"""The config's rules: presets load, misspelt keys are refused, and every message names the path, value and rule."""
 
 from __future__ import annotations
 
@@ -20,33 +20,33 @@ def parse(**changes: object) -> FineTuneConfig:
     return FineTuneConfig.model_validate_json(json.dumps({**SMALLEST, **changes}))
 
 
-def load_of(preset: Path):
-    """Return what loads a preset: those of several stages are configs of the workflow align."""
+def loader_of(preset: Path):
+    """Return the function that loads a preset; presets of several phases are configs of the workflow align."""
     return load_align_config if preset.stem.startswith("align") else load_config
 
 
-def leaves(value: object, path: tuple = ()) -> list[tuple]:
+def mapping_paths(value: object, path: tuple = ()) -> list[tuple]:
     """Return the paths of all mappings in a config file."""
     found = []
     if isinstance(value, dict):
         found.append(path)
         for key, inner in value.items():
-            found += leaves(inner, (*path, key))
+            found += mapping_paths(inner, (*path, key))
     elif isinstance(value, list):
         for number, inner in enumerate(value):
-            found += leaves(inner, (*path, number))
+            found += mapping_paths(inner, (*path, number))
     return found
 
 
 @pytest.mark.parametrize("preset", PRESET_FILES, ids=lambda p: p.stem)
 def test_preset_loads_and_is_named_like_its_file(preset: Path) -> None:
-    assert load_of(preset)(preset).name == preset.stem
+    assert loader_of(preset)(preset).name == preset.stem
 
 
 @pytest.mark.parametrize("preset", PRESET_FILES, ids=lambda p: p.stem)
 def test_preset_with_a_misspelt_key_fails_anywhere(preset: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(preset.read_text())
-    for path in leaves(content):
+    for path in mapping_paths(content):
         wrong = yaml.safe_load(preset.read_text())
         place = wrong
         for part in path:
@@ -55,18 +55,18 @@ def test_preset_with_a_misspelt_key_fails_anywhere(preset: Path, tmp_path: Path)
         file = tmp_path / "wrong.yaml"
         file.write_text(yaml.safe_dump(wrong))
         with pytest.raises(ConfigError, match="misspelt_key is not a setting"):
-            load_of(preset)(file)
+            loader_of(preset)(file)
 
 
 @pytest.mark.parametrize("preset", PRESET_FILES, ids=lambda p: p.stem)
 def test_presets_hold_only_what_differs_from_the_defaults(preset: Path) -> None:
     content = yaml.safe_load(preset.read_text())
-    for stage in ("sft", "reward", "policy"):
-        content |= {"train": content.get("train", {}) | content.get(stage, {}).get("train", {})}
+    for phase in ("sft", "reward", "policy"):
+        content |= {"train": content.get("train", {}) | content.get(phase, {}).get("train", {})}
     for section in ("tokenize", "train", "evaluate", "quantize", "push_to_hub"):
         defaults = getattr(parse(), section).model_dump(mode="json")
         same = {key for key, value in content.get(section, {}).items() if defaults.get(key) == value}
-        # the method is the point of a preset, and is written out
+        # these settings are what a preset is about, so it may write them out
         assert same <= {"method", "epochs", "batch_size", "micro_batch_size"}, same
 
 

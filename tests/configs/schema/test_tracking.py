@@ -1,4 +1,4 @@
-"""Settings of a tracker that contradict each other are refused with the fix, and never show a password."""
+"""Settings of a tracker that contradict one another are refused with the fix; a message never shows a password."""
 
 from __future__ import annotations
 
@@ -20,8 +20,11 @@ from configs.schema.tracking import TrackingConfig
         ),
         ({"tracker": "mlflow", "address": "https://x", "entity": "team"}, "entity is not read by tracker=mlflow"),
         ({"tracker": "wandb", "folder": "s3://b"}, "folder is not read by tracker=wandb; set tracker to tensorboard"),
-        ({"tracker": "mlflow", "address": "mlflow.my.org"}, "=mlflow.my.org is no address of a server; write it as"),
-        ({"tracker": "mlflow", "address": "file:///mlruns"}, "is no address of a server"),
+        (
+            {"tracker": "mlflow", "address": "mlflow.my.org"},
+            "=mlflow.my.org is not the address of a server; write it as",
+        ),
+        ({"tracker": "mlflow", "address": "file:///mlruns"}, "is not the address of a server"),
         ({"tracker": "wandb", "project": "a/b"}, "train.tracking.project=a/b holds /, which W&B refuses"),
         ({"tracker": "clearml"}, "'none', 'wandb', 'mlflow' or 'tensorboard'"),
     ],
@@ -32,7 +35,7 @@ def test_contradictions_are_refused_with_the_fix(settings: dict[str, Any], words
     assert words in str(raised.value)
 
 
-def test_a_password_in_an_address_is_refused_unseen() -> None:
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
     with pytest.raises(ValidationError) as raised:
         TrackingConfig(tracker="mlflow", address="https://me:hunter2@mlflow.my.org")
     [fault] = raised.value.errors()

@@ -57,7 +57,7 @@ def refused(path: str | list[str]) -> str:
 
 @pytest.fixture
 def memory() -> Iterator[Any]:
-    """fsspec's file system in memory, empty."""
+    """fsspec's in-memory file system, empty."""
     system = fsspec.filesystem("memory")
     system.store.clear()
     system.pseudo_dirs[:] = [""]
@@ -76,7 +76,7 @@ class _Handler(SimpleHTTPRequestHandler):
         if "/cut/" not in self.path:
             super().do_GET()
             return
-        # a connection that breaks in the middle of the answer
+        # the connection breaks in the middle of the answer
         self.send_response(200)
         self.send_header("Content-Length", "1000")
         self.end_headers()
@@ -180,7 +180,7 @@ def test_a_path_that_is_not_a_regular_file_is_refused_without_waiting(tmp_path: 
 
 @pytest.fixture
 def ordinary_user() -> Iterator[Path]:
-    """A folder, while this process has the rights of an ordinary user: root reads everything."""
+    """A folder, while this process has the rights of an ordinary user, since root can read everything."""
     with tempfile.TemporaryDirectory() as folder:
         user = os.geteuid()
         Path(folder).chmod(0o755)

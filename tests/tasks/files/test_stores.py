@@ -44,7 +44,7 @@ def store(served: Store, monkeypatch: pytest.MonkeyPatch) -> Store:
 
 @pytest.fixture
 def model(store: Store, tiny_model: Path, request: pytest.FixtureRequest) -> str:
-    """The address of a small model of this test's own."""
+    """The address of a small model that only this test uses."""
     address = store.uri(f"models/{request.node.name}/tiny")
     for file in tiny_model.iterdir():
         store.write(f"{address}/{file.name}", file.read_bytes())

@@ -110,7 +110,7 @@ def test_roles_that_leave_a_split_empty_are_refused(roles: list[str], message: s
 
 
 def test_settings_that_have_no_effect_are_refused() -> None:
-    with pytest.raises(ValidationError, match="`weight` is of training rows"):
+    with pytest.raises(ValidationError, match="`weight` applies to training rows"):
         DataConfig(sources=[{"path": "x.jsonl", "role": "test", "weight": 2.0}])
     with pytest.raises(ValidationError, match="`role` and `weight` belong to `sources`"):
         DataConfig(sources=[{"path": "x.jsonl"}], evaluation=[{"path": "y.jsonl", "role": "test"}])

@@ -77,7 +77,7 @@ def test_a_form_may_leave_out_fields_with_defaults() -> None:
     [
         ({"batch_size": 3.7}, "config: train.batch_size=3.7: input should be a valid integer, got a number with a"),
         ({"nodes": 2.5}, "config: train.nodes=2.5 is neither a number of machines, such as 5, nor a range"),
-        ({"seed": 2.0**53}, "config: train.seed: 9007199254740992 is beyond 9007199254740991, up to which a form's"),
+        ({"seed": 2.0**53}, "config: train.seed: 9007199254740992 is beyond 9007199254740991, the largest integer"),
         ({"lora": {"rank": True}}, "config: train.lora.rank: true is not a number"),
         ({"batch_size": None}, "config: train.batch_size is empty; write its settings under it, or remove the line"),
         ({"method": "lroa"}, "config: train.method='lroa': input should be 'full', 'lora'"),

@@ -197,7 +197,7 @@ def test_a_preference_after_a_conversation_gets_the_plain_template_and_a_warning
 
 
 def test_a_template_that_renders_two_prompts_for_a_preference_is_refused(prepare) -> None:
-    """The template writes `!` after a last answer. The chosen answer begins with `!`, so its prompt ends earlier."""
+    """The template writes `!` after a last answer. The chosen answer begins with `!`, so its prompt is read as `A!`."""
     template = (
         "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}"
         "{% if loop.last %}!{% endif %}{% endif %}{% endfor %}"

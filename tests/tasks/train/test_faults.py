@@ -14,7 +14,7 @@ import torch.distributed as dist
 from configs.errors import ArtifactError, ConfigError, DataError, RetryError
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
-from tasks.train.faults import fault_of, is_disk_full, is_out_of_memory, told_apart
+from tasks.train.faults import fault_of, is_disk_full, is_out_of_memory, translated_errors
 
 CONFIG = TrainConfig()
 
@@ -63,7 +63,7 @@ def test_a_store_that_is_gone_is_for_another_try() -> None:
     with socket.socket() as free:
         free.bind(("localhost", 0))
         port = free.getsockname()[1]
-    with pytest.raises(RetryError, match="rank 0 lost the other processes"), told_apart(CONFIG):
+    with pytest.raises(RetryError, match="rank 0 lost the other processes"), translated_errors(CONFIG):
         dist.TCPStore("localhost", port, 2, False, timeout=datetime.timedelta(seconds=1))
 
 
@@ -91,14 +91,14 @@ def test_deliberate_errors_pass_as_they_are(error: BaseException) -> None:
 )
 def test_defects_are_left_to_their_own_traceback(error: BaseException) -> None:
     assert fault_of(error, CONFIG) is None
-    with pytest.raises(type(error)) as caught, told_apart(CONFIG):
+    with pytest.raises(type(error)) as caught, translated_errors(CONFIG):
         raise error
     assert caught.value is error
 
 
 def test_a_full_disk_names_the_folder_and_the_setting(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"cluster": ClusterConfig(disk_gib=500)})
-    with pytest.raises(ArtifactError) as caught, told_apart(config):
+    with pytest.raises(ArtifactError) as caught, translated_errors(config):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model.safetensors"))
     assert str(caught.value).startswith(f"{tmp_path}: the disk is full\n")
     assert "train.cluster.disk_gib (now 500)" in str(caught.value)
@@ -121,7 +121,7 @@ def test_a_device_that_is_full_is_understood() -> None:
     full = Path("/dev/full")
     if not full.is_char_device():
         pytest.skip("this system has no /dev/full")
-    with pytest.raises(ArtifactError, match="the disk is full"), told_apart(CONFIG):
+    with pytest.raises(ArtifactError, match="the disk is full"), translated_errors(CONFIG):
         full.write_text("x")
 
 

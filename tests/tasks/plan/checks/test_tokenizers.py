@@ -172,9 +172,8 @@ def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_
     broken = "{% for m in messages %}\n{{ m['content' }}\n{% endfor %}"
     file = tmp_path / "mine.jinja"
     file.write_text(broken)
-    with pytest.raises(
-        ConfigError, match=r"tokenize.chat_template=.*mine.jinja: line 2 is not valid Jinja \(.*; repair"
-    ):
+    message = r"tokenize.chat_template=.*mine.jinja: line 2 is not valid Jinja \(.*; repair"
+    with pytest.raises(ConfigError, match=message):
         read_checked_template(str(file))
     (model / "chat_template.jinja").write_text(broken)
     with pytest.raises(ModelError, match=r"the model's chat template: line 2 is not valid Jinja"):

@@ -193,7 +193,7 @@ def test_a_run_with_other_settings_does_not_go_on(inputs: dict[str, Any], tmp_pa
     run.start(Kill(0, "step", 5))
     run.settings = settings | {"learning_rate": 1e-4}
     assert run.start().first_step == 1
-    assert "train: begins at step 1: earlier tries left no checkpoint to go on from" in run.log()
+    assert "train: begins at step 1: earlier attempts left no checkpoint to resume from" in run.log()
     assert "not used" in run.log() and "foreign: it is of another model, other rows or other settings" in run.log()
 
 

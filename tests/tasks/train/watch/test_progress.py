@@ -43,7 +43,9 @@ def test_a_step_that_takes_long_shows_its_passes(
     monkeypatch.setenv("PROGRESS_SECONDS", "0.1")
     with heartbeat("train"):
         train("out", max_steps=2, batch_size=8, micro_batch_size=2)
-    passes = re.findall(r"train: step (\d)/2  (\d) of 4 passes of the next, for \d s(.*)", capsys.readouterr().out)
+    passes = re.findall(
+        r"train: step (\d)/2  (\d) of 4 forward passes of the next, for \d s(.*)", capsys.readouterr().out
+    )
     # of both steps, and more than one of each
     assert {step for step, _, _ in passes} == {"0", "1"}
     assert len({made for step, made, _ in passes if step == "1"}) >= 2
@@ -66,7 +68,7 @@ def test_held_out_passes_are_shown_too(
     with heartbeat("train"):
         train("out", inputs={"test_tokens": inputs["test_tokens"]}, max_steps=2, watch={"evaluations": 1})
     # 11 rows, 4 in a pass
-    assert re.search(r"train: step 2/2  held-out pass 2 of 3, for \d s", capsys.readouterr().out)
+    assert re.search(r"train: step 2/2  held-out batch 2 of 3, for \d s", capsys.readouterr().out)
 
 
 def progress_of(steps: list[tuple[float, float]], monkeypatch: pytest.MonkeyPatch, counted: float = 0.0) -> Progress:

@@ -19,7 +19,7 @@ from configs.errors import DivergedError, RetryError
 from configs.schema import ModelConfig, TrainConfig
 from configs.schema.tracking import TrackingConfig
 from tasks.train.checkpoint.store import CheckpointPlaces
-from tasks.train.watch.observers import Observer, told_the_end
+from tasks.train.watch.observers import Observer, end_observed
 from tasks.train.watch.trackers import Point, RunSetup, open_tracker
 from tasks.train.watch.tracking import Tracking, TrackingAccess
 
@@ -155,7 +155,7 @@ def test_wandb_shows_one_curve_of_a_killed_run(inputs: Any, tmp_path: Path) -> N
 def fitted(train: Any, tmp_path: Path, tracking: Tracking) -> tuple[Any, float]:
     """Return the report of six steps that are followed, and the seconds that they and the end took."""
     began = time.monotonic()
-    with told_the_end([tracking]):
+    with end_observed([tracking]):
         report, _ = train("out", inputs={"observers": [tracking]}, max_steps=6)
     return report, time.monotonic() - began
 
@@ -178,7 +178,7 @@ def test_a_tracker_that_is_away_for_a_while_has_all_points_in_the_end(
                 while state.global_step == 4 and not tracking.num_failures and time.monotonic() < deadline:
                     time.sleep(0.02)
 
-        with told_the_end([tracking]):
+        with end_observed([tracking]):
             report, _ = train("out", inputs={"observers": [tracking, Away()]}, max_steps=6)
     assert tracking.num_failures
     [run_id] = known.runs

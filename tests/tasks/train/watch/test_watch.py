@@ -81,7 +81,7 @@ def test_a_hard_row_is_no_explosion_and_an_explosion_is_no_spike() -> None:
     assert verdicts(LossWatch(20.0), [1.0, 0.8, 12.0]) == ["ok"] * 3
     watch = LossWatch(20.0)
     assert verdicts(watch, [1.0] * 20 + [15.1])[-1] == "explosion"
-    assert watch.highest_loss == watch.usual_loss == 1.0
+    assert watch.highest_loss == watch.median_loss == 1.0
 
 
 @pytest.mark.parametrize("watch", [LossWatch(None), LossWatch(20.0, has_scale=False)])
@@ -164,7 +164,7 @@ def test_without_held_out_rows_or_evaluations_the_last_weights_are_kept_and_that
     assert evaluation_arguments(TrainConfig(sharding="fsdp_full_shard"), 100, True)["save_only_model"] is False
     within_layers = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
     assert evaluation_arguments(within_layers, 100, True)["save_strategy"] == "no"
-    assert "divided" in kept_weights(within_layers, True)[1]
+    assert "sharded" in kept_weights(within_layers, True)[1]
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
@@ -183,7 +183,9 @@ def test_held_out_loss_is_said_to_be_of_rows() -> None:
 
 @pytest.mark.parametrize(("evaluations", "fix"), [(0, "set"), (1, "set"), (3, "lower it, or set")])
 def test_patience_that_cannot_run_out_is_refused(evaluations: int, fix: str) -> None:
-    message = f"early_stopping=3 never ends a run of evaluations={evaluations}; {fix} train.watch.evaluations above it"
+    message = (
+        f"early_stopping=3 can never stop a run with evaluations={evaluations}; {fix} train.watch.evaluations above it"
+    )
     with pytest.raises(ValidationError, match=message):
         TrainConfig(watch={"early_stopping": 3, "evaluations": evaluations})
 
