@@ -1,9 +1,9 @@
-"""The nearest configs that fit, where the one that was given does not.
+"""Finds the nearest configs that fit when the given one does not.
 
-One change of each kind is looked for: fewer rows in a pass, fewer processes on a CPU, activations computed again, the
-model divided or offloaded, a larger GPU, more GPUs, an adapter, shorter rows. Every one is a whole config that passes
-the schema and is planned anew. Nearest is what changes fewest settings; of these, what trains the same; then what is
-cheapest.
+The search tries one change of each kind: smaller micro-batches, fewer processes on a CPU, gradient checkpointing,
+sharding or offload, a larger GPU, more GPUs, an adapter, shorter rows. Each alternative is a complete config that
+passes the schema and is planned like any other. The nearest one changes the fewest settings; ties go to configs with
+the same training result, then to the cheapest.
 """
 
 from __future__ import annotations
@@ -22,27 +22,30 @@ from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
-    candidates,
     evaluation_memory,
     fits_evaluation,
     fits_training,
     longest_rows,
+    possible_micro_batches,
     training_job,
     training_memory,
     with_evaluation,
     with_evaluation_rows,
 )
-from tasks.plan.time.duration import RowFacts, expect
+from tasks.plan.time.duration import RowFacts, estimate_duration
 
 Changes = dict[str, Any]
 _NUM_SHOWN = 3
-_ROWS = "train.micro_batch_size"
-_SHORTEST_ROWS = 128
+_MICRO_BATCH = "train.micro_batch_size"
+_MIN_LENGTH = 128
 
 
 @dataclass(frozen=True)
-class _Try:
-    """A change of settings, by their paths, and where it would train; `keeps_result`: apart from rounding."""
+class _Candidate:
+    """Changed settings by their paths, and the hardware to train on.
+
+    `keeps_result`: training gives the same model, except for rounding.
+    """
 
     changes: Changes
     target: Target
@@ -51,7 +54,7 @@ class _Try:
 
 @dataclass(frozen=True)
 class Search:
-    """What alternatives are looked for: a config on a target, among the GPU types of the table."""
+    """A search for alternatives to `config` on `target`, among the GPU types `types`."""
 
     config: FineTuneConfig
     shape: ModelShape
@@ -64,10 +67,10 @@ class Search:
         found: list[Alternative] = []
         for kind in (
             _smaller_evaluation,
-            _fewer_rows,
+            _smaller_micro_batch,
             _fewer_processes,
-            _recompute,
-            _divide,
+            _checkpointing,
+            _sharding,
             _larger_gpu,
             _more_gpus,
             _adapter,
@@ -76,58 +79,62 @@ class Search:
             fitting = self._first_that_fits(kind(self), found)
             if fitting is not None:
                 found.append(fitting)
-        found.sort(key=lambda each: (len(each.changes), not each.keeps_result, _step_price(each)))
+        found.sort(key=lambda one: (len(one.changes), not one.keeps_result, _step_price(one)))
         return found[:_NUM_SHOWN]
 
-    def _rows_of(self, found: Sequence[Alternative]) -> int:
-        """Return the rows of a pass with which it fits without any other change, or 0."""
-        names = [line.partition(": ") for each in found for line in each.changes if len(each.changes) == 1]
-        return next((int(value) for path, _, value in names if path == _ROWS), 0)
+    def _sufficient_micro_batch(self, found: Sequence[Alternative]) -> int:
+        """Return the micro-batch of an alternative that changes nothing else, or 0 if there is none."""
+        single_changes = [
+            alternative.changes[0].partition(": ") for alternative in found if len(alternative.changes) == 1
+        ]
+        return next((int(value) for path, _, value in single_changes if path == _MICRO_BATCH), 0)
 
-    def _first_that_fits(self, tries: Iterator[_Try], found: Sequence[Alternative]) -> Alternative | None:
-        rows = self._rows_of(found)
-        for each in tries:
-            for changes in map(partial(self._with_evaluation, each.target), self._with_fitting_rows(each.changes)):
-                # another change is worth it for more rows only
-                if len(changes) > 1 and changes.get(_ROWS, rows + 1) <= rows:
+    def _first_that_fits(self, candidates: Iterator[_Candidate], found: Sequence[Alternative]) -> Alternative | None:
+        micro_batch = self._sufficient_micro_batch(found)
+        for candidate in candidates:
+            add_evaluation = partial(self._with_evaluation, candidate.target)
+            for changes in map(add_evaluation, self._with_smaller_micro_batches(candidate.changes)):
+                # a second change must allow a larger micro-batch
+                if len(changes) > 1 and changes.get(_MICRO_BATCH, micro_batch + 1) <= micro_batch:
                     continue
                 config = changed(self.config, changes)
-                if config is None or not _fits(config, self.shape, each.target):
+                if config is None or not _fits(config, self.shape, candidate.target):
                     continue
-                fitting = self._alternative(config, changes, each)
-                # what fits with less changed, needs no more
+                fitting = self._alternative(config, changes, candidate)
+                # skip an alternative if a part of its changes is enough
                 if not any(set(other.changes) <= set(fitting.changes) for other in found):
                     return fitting
         return None
 
     def _with_evaluation(self, target: Target, changes: Changes) -> Changes:
-        """Return the changes, and fewer rows for the evaluate task where what is given does not fit it."""
+        """Return the changes, with fewer rows for the evaluate task if it does not fit otherwise."""
         config = changed(self.config, changes)
         if config is None or fits_evaluation(config, self.shape, target):
             return changes
-        rows = smaller_evaluation(config, self.shape, target)
+        rows = fitting_evaluation_rows(config, self.shape, target)
         return changes if rows is None else {**changes, "evaluate.batch_size": rows}
 
-    def _with_fitting_rows(self, changes: Changes) -> Iterator[Changes]:
-        """Yield the changes, and then with fewer rows in a pass: more GPUs may need that to share a batch."""
+    def _with_smaller_micro_batches(self, changes: Changes) -> Iterator[Changes]:
+        """Yield the changes alone, then with smaller micro-batches, which more GPUs may need to share a batch."""
         yield changes
-        config = changed(self.config, {**changes, _ROWS: None})
-        if config is not None and _ROWS not in changes:
-            for rows in candidates(config.train, self.config.train.micro_batch):
+        config = changed(self.config, {**changes, _MICRO_BATCH: None})
+        if config is not None and _MICRO_BATCH not in changes:
+            for rows in possible_micro_batches(config.train, self.config.train.micro_batch):
                 if rows != self.config.train.micro_batch:
-                    yield {**changes, _ROWS: rows}
+                    yield {**changes, _MICRO_BATCH: rows}
 
-    def _alternative(self, config: FineTuneConfig, changes: Changes, each: _Try) -> Alternative:
-        config = with_evaluation(config, self.shape, each.target)
-        job = training_job(config, self.shape, each.target)
-        needed = training_memory(job, each.target).total, evaluation_memory(config, self.shape, each.target).total
+    def _alternative(self, config: FineTuneConfig, changes: Changes, candidate: _Candidate) -> Alternative:
+        target = candidate.target
+        config = with_evaluation(config, self.shape, target)
+        job = training_job(config, self.shape, target)
+        needed = training_memory(job, target).total, evaluation_memory(config, self.shape, target).total
         return Alternative(
             changes=[f"{path}: {in_yaml(value)}" for path, value in changes.items()],
-            keeps_result=each.keeps_result,
+            keeps_result=candidate.keeps_result,
             bytes_per_gpu=max(needed),
-            gpu=each.target.name,
-            gpus=job.num_gpus if each.target.is_gpu else 0,
-            expectation=expect(config, job, each.target.gpu, self.facts),
+            gpu=target.name,
+            gpus=job.num_gpus if target.is_gpu else 0,
+            expectation=estimate_duration(config, job, target.gpu, self.facts),
         )
 
 
@@ -137,28 +144,28 @@ def _step_price(alternative: Alternative) -> float:
 
 
 def in_yaml(value: object) -> str:
-    """Return a value as a config file has it: `on` is a text there in quotes alone."""
+    """Return a value as written in a config file, where the text `on` needs quotes."""
     return f'"{value}"' if value in ("on", "off") else str(value)
 
 
 def changed(config: FineTuneConfig, changes: Changes) -> FineTuneConfig | None:
-    """Return the config with settings changed, by their paths, or None where the schema refuses it."""
+    """Return the config with the settings at these paths changed, or None if it is invalid."""
     content = config.model_dump(mode="json")
     for path, value in changes.items():
         *sections, name = path.split(".")
-        place = content
+        settings = content
         for section in sections:
-            place = place[section]
-        place[name] = value
+            settings = settings[section]
+        settings[name] = value
     try:
-        found = FineTuneConfig.model_validate(content)
+        result = FineTuneConfig.model_validate(content)
     except ValidationError:
         return None
-    return found if found.train.divides_batch(found.train.micro_batch) else None
+    return result if result.train.divides_batch(result.train.micro_batch) else None
 
 
-def smaller_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> int | None:
-    """Return the largest power of two of rows with which the evaluate task fits, or None."""
+def fitting_evaluation_rows(config: FineTuneConfig, shape: ModelShape, target: Target) -> int | None:
+    """Return the largest power of two below the current rows with which the evaluate task fits, or None."""
     sizes = [2**power for power in range(10, -1, -1) if 2**power < config.evaluate.rows_per_pass]
     for rows in sizes:
         if fits_evaluation(with_evaluation_rows(config, rows), shape, target):
@@ -170,34 +177,34 @@ def _fits(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
     return fits_training(config, shape, target) and fits_evaluation(config, shape, target)
 
 
-Kind = Callable[[Search], Iterator[_Try]]
+Kind = Callable[[Search], Iterator[_Candidate]]
 
 
-def _smaller_evaluation(search: Search) -> Iterator[_Try]:
-    rows = smaller_evaluation(search.config, search.shape, search.target)
+def _smaller_evaluation(search: Search) -> Iterator[_Candidate]:
+    rows = fitting_evaluation_rows(search.config, search.shape, search.target)
     if rows is not None and fits_training(search.config, search.shape, search.target):
-        yield _Try({"evaluate.batch_size": rows}, search.target, True)
+        yield _Candidate({"evaluate.batch_size": rows}, search.target, True)
 
 
-def _fewer_rows(search: Search) -> Iterator[_Try]:
+def _smaller_micro_batch(search: Search) -> Iterator[_Candidate]:
     train = search.config.train
-    for rows in candidates(train, train.micro_batch - 1):
-        yield _Try({_ROWS: rows}, search.target, True)
+    for rows in possible_micro_batches(train, train.micro_batch - 1):
+        yield _Candidate({_MICRO_BATCH: rows}, search.target, True)
 
 
-def _fewer_processes(search: Search) -> Iterator[_Try]:
-    """Yield fewer processes where they share a machine's memory; the batch is the same."""
+def _fewer_processes(search: Search) -> Iterator[_Candidate]:
+    """Yield fewer processes on a CPU, where they share the machine's memory; the batch stays the same."""
     if not search.target.is_gpu:
         for processes in range(search.config.train.processes_per_node - 1, 0, -1):
-            yield _Try({"train.processes_per_node": processes}, search.target, True)
+            yield _Candidate({"train.processes_per_node": processes}, search.target, True)
 
 
-def _recompute(search: Search) -> Iterator[_Try]:
+def _checkpointing(search: Search) -> Iterator[_Candidate]:
     if not training_job(search.config, search.shape, search.target).has_checkpointing:
-        yield _Try({"train.efficiency.gradient_checkpointing": "on"}, search.target, True)
+        yield _Candidate({"train.efficiency.gradient_checkpointing": "on"}, search.target, True)
 
 
-_DIVISIONS: list[Changes] = [
+_SHARDINGS: list[Changes] = [
     {"train.sharding": "zero2"},
     {"train.sharding": "fsdp_full_shard"},
     {"train.sharding": "zero3"},
@@ -207,41 +214,41 @@ _DIVISIONS: list[Changes] = [
 ]
 
 
-def _news(changes: Changes, config: FineTuneConfig) -> Changes:
-    """Return those of the changes that are none yet."""
+def _not_in_effect(changes: Changes, config: FineTuneConfig) -> Changes:
+    """Return the changes without those that `config` has already."""
     content = config.model_dump(mode="json")
 
-    def now(path: str) -> Any:
-        place: Any = content
+    def current(path: str) -> Any:
+        value: Any = content
         for name in path.split("."):
-            place = place[name]
-        return place
+            value = value[name]
+        return value
 
-    return {path: value for path, value in changes.items() if now(path) != value}
+    return {path: value for path, value in changes.items() if current(path) != value}
 
 
-def _divide(search: Search) -> Iterator[_Try]:
+def _sharding(search: Search) -> Iterator[_Candidate]:
     if not search.target.is_gpu:
         return
-    for division in _DIVISIONS:
-        news = _news(division, search.config)
-        if news:
-            yield _Try(news, search.target, True)
+    for sharding in _SHARDINGS:
+        changes = _not_in_effect(sharding, search.config)
+        if changes:
+            yield _Candidate(changes, search.target, True)
 
 
-def _larger_gpu(search: Search) -> Iterator[_Try]:
+def _larger_gpu(search: Search) -> Iterator[_Candidate]:
     gpu = search.target.gpu
     for other in search.types if gpu is not None else []:
         if other.memory_bytes > search.target.memory_bytes:
             label = other.labels[0] if other.labels else other.name
-            yield _Try({"train.cluster.gpu": label}, gpu_target(other), True)
+            yield _Candidate({"train.cluster.gpu": label}, gpu_target(other), True)
 
 
-def _more_gpus(search: Search) -> Iterator[_Try]:
+def _more_gpus(search: Search) -> Iterator[_Candidate]:
     train, gpu = search.config.train, search.target.gpu
     if gpu is None:
         return
-    machines = [int(each) for each in TOPOLOGIES if each.isdecimal() and int(each) >= train.most_nodes]
+    machines = [int(name) for name in TOPOLOGIES if name.isdecimal() and int(name) >= train.most_nodes]
     sizes = sorted(
         (nodes * processes, nodes, processes)
         for nodes in machines
@@ -252,19 +259,19 @@ def _more_gpus(search: Search) -> Iterator[_Try]:
     )
     for _, nodes, processes in sizes:
         more = {"train.nodes": nodes, "train.processes_per_node": processes}
-        for division in ({}, *_DIVISIONS[:3]):
-            yield _Try(_news({**more, **division}, search.config), search.target, True)
+        for sharding in ({}, *_SHARDINGS[:3]):
+            yield _Candidate(_not_in_effect({**more, **sharding}, search.config), search.target, True)
 
 
-def _adapter(search: Search) -> Iterator[_Try]:
-    """Yield an adapter, and where even that does not fit, one over a quantized base."""
+def _adapter(search: Search) -> Iterator[_Candidate]:
+    """Yield an adapter, then one over a quantized base."""
     methods = {"full": ("lora", "qlora"), "lora": ("qlora",), "lora_8bit": ("qlora",)}
     for method in methods.get(search.config.train.method, ()):
-        yield _Try({"train.method": method}, search.target, False)
+        yield _Candidate({"train.method": method}, search.target, False)
 
 
-def _shorter_rows(search: Search) -> Iterator[_Try]:
+def _shorter_rows(search: Search) -> Iterator[_Candidate]:
     length = longest_rows(search.config, search.shape) // 2
-    while length >= _SHORTEST_ROWS:
-        yield _Try({"tokenize.max_length": length}, search.target, False)
+    while length >= _MIN_LENGTH:
+        yield _Candidate({"tokenize.max_length": length}, search.target, False)
         length //= 2

@@ -1,4 +1,4 @@
-"""Put a plan together: what the checks found, the model's shape, and the plan of each training."""
+"""Builds a plan from the answers of the checks, the model's shape, and the plan of each training."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
-from tasks.plan.checks.questions import row_facts
+from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
 from tasks.plan.hardware.target import Target
@@ -21,117 +21,117 @@ from tasks.plan.resolve.models import ResolvedModel
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import training_job
-from tasks.plan.stages import Subject, misfit, plan_stage
+from tasks.plan.stages import Training, misfit_message, plan_stage
 
-NAME = "memory"
-TIGHT = 0.95
-"""Share of the memory above which a plan that fits says that little is left."""
+MEMORY_CHECK = "memory"
+TIGHT_SHARE = 0.95
+"""Share of the memory above which a plan that fits warns that little is left."""
 LARGEST_HOST_GIB = 2048
-"""Host memory of the largest usual machine with GPUs: a DGX H100 has 2 TB."""
+"""Host memory of the largest common machine with GPUs: a DGX H100 has 2 TB."""
 _NOT_CHECKED = "not checked"
 
 
 @dataclass(frozen=True)
-class Sized:
-    """The model's shape, and where it is from; None where neither the model nor a shape file was found."""
+class FoundShape:
+    """The model's shape, and where it is from; None if neither the model nor a shape file was found."""
 
     shape: ModelShape | None
     source: str
 
 
 @dataclass(frozen=True)
-class Built:
-    """The plan, the answers with those of the memory plans, and the configs with what was left open settled."""
+class BuiltPlan:
+    """The plan, all answers including those of the memory checks, and the configs without open settings."""
 
     plan: Plan
     answers: list[Answer]
     configs: dict[str, FineTuneConfig]
 
     def value(self, name: str, default: Any = None) -> Any:
-        """Return what the question called `name` found; `default` where it was not asked."""
+        """Return the value that the question called `name` found, or `default` if it was not asked."""
         return value_of(self.answers, name, default)
 
 
-def build_plan(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer], local: Target | None) -> Built:
-    """Return the plan of all stages; `stages` has the one called `train`, or those of an alignment.
+def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], local: Target | None) -> BuiltPlan:
+    """Return the plan of all trainings: one called `train`, or the phases of an alignment.
 
-    `answers` are those to `tasks.plan.checks.questions`. `local` is this machine, where training runs on it. A plan
-    that does not
-    fit is a failed check among the answers, or a warning where the config says so.
+    `answers` are the answers to `tasks.plan.checks.questions`. `local` is this machine if training runs on it. A
+    training that does not fit becomes a failed check among the answers, or a warning if the config asks for that.
     """
-    last = list(stages.values())[-1]
+    last = list(phases.values())[-1]
     model = value_of(answers, "model files")
-    found = list(answers)
-    sized = _sized(last, model, answers, found)
+    all_answers = list(answers)
+    found_shape = _find_shape(last, model, answers, all_answers)
     plans: list[StagePlan] = []
-    configs = dict(stages)
-    for name, config in stages.items() if sized.shape is not None else ():
-        assert sized.shape is not None
-        prefix = f"{name}: " if len(stages) > 1 else ""
-        facts = row_facts_of(config, _rows_of(answers, prefix))
+    configs = dict(phases)
+    for name, config in phases.items() if found_shape.shape is not None else ():
+        assert found_shape.shape is not None
+        prefix = f"{name}: " if len(phases) > 1 else ""
+        facts = row_facts_of(config, _first_rows(answers, prefix))
         size = model.weight_bytes if model is not None else 0
-        known, faults = _without_faults(config, sized.shape, prefix)
-        stage, settled = plan_stage(Subject(name, known, sized.shape, local, facts, size))
-        # what is wrong stays in the config: the run does not go on with it
+        valid, faults = _without_faults(config, found_shape.shape, prefix)
+        plan, settled = plan_stage(Training(name, valid, found_shape.shape, local, facts, size))
+        # a faulty config is kept as it is: it stops the run
         configs[name] = config if faults else settled
-        plans.append(stage)
-        found += [*faults, _fitting(prefix + NAME, stage, config), *_of_host(prefix, stage)]
-        _check_length(found, prefix, config, sized.shape)
-    plan = Plan(
+        plans.append(plan)
+        all_answers += [*faults, _memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
+        _check_length(all_answers, prefix, config, found_shape.shape)
+    checks = [given.check for given in all_answers]
+    whole_plan = Plan(
         model_revision=model.revision if model is not None else "",
-        chat_template=value_of(answers, _named(stages, "chat template file")),
-        rewards_version=value_of(answers, _named(stages, "rewards"), ""),
-        deepspeed_json=value_of(answers, _named(stages, "deepspeed file"), ""),
-        warnings=[f"{each.check.name}: {each.check.found}" for each in found if each.check.result == "warning"],
-        model=_facts(last, sized, model, answers),
-        data_revisions=_revisions(stages, answers),
-        checks=[each.check for each in found],
+        chat_template=value_of(answers, _last_name(phases, "chat template file")),
+        rewards_version=value_of(answers, _last_name(phases, "rewards"), ""),
+        deepspeed_json=value_of(answers, _last_name(phases, "deepspeed file"), ""),
+        warnings=[f"{check.name}: {check.found}" for check in checks if check.result == "warning"],
+        model=_model_facts(last, found_shape, model, answers),
+        data_revisions=_revisions(phases, answers),
+        checks=checks,
         stages=plans,
-        assumptions=assumptions(stages, plans, sized.shape, local, answers),
+        assumptions=assumptions(phases, plans, found_shape.shape, local, answers),
     )
-    return Built(plan, found, configs)
+    return BuiltPlan(whole_plan, all_answers, configs)
 
 
-def _named(stages: Mapping[str, Any], question: str) -> str:
-    """Return the name of the last stage's question."""
-    return f"{list(stages)[-1]}: {question}" if len(stages) > 1 else question
+def _last_name(phases: Mapping[str, Any], question: str) -> str:
+    """Return the name of a question about the last phase."""
+    return f"{list(phases)[-1]}: {question}" if len(phases) > 1 else question
 
 
-def _rows_of(answers: Sequence[Answer], prefix: str) -> list[Any]:
-    return row_facts([each for each in answers if each.check.name.startswith(f"{prefix}first rows")])
+def _first_rows(answers: Sequence[Answer], prefix: str) -> list[Any]:
+    return first_rows_of([answer for answer in answers if answer.check.name.startswith(f"{prefix}first rows")])
 
 
-def _sized(
-    config: FineTuneConfig, model: ResolvedModel | None, answers: Sequence[Answer], found: list[Answer]
-) -> Sized:
-    """Return the shape by the model's own settings, else that of configs/shapes; what is wrong with it is an answer."""
+def _find_shape(
+    config: FineTuneConfig, model: ResolvedModel | None, answers: Sequence[Answer], all_answers: list[Answer]
+) -> FoundShape:
+    """Return the shape by the model's own settings, else by configs/shapes; append an answer if there is none."""
     name = config.model.name
-    # there where the weights are not, too
+    # the architecture is known even if the weights are missing
     settings = value_of(answers, "architecture", model.settings if model is not None else None)
     try:
         known = known_shape(name)
         if settings:
-            return Sized(shape_of(settings, name), "its config.json")
+            return FoundShape(shape_of(settings, name), "its config.json")
         if known is not None:
-            return Sized(shape_of(known.settings, name), f"configs/shapes ({known.source})")
+            return FoundShape(shape_of(known.settings, name), f"configs/shapes ({known.source})")
     except FineTuneError as error:
         if config.model.trust_remote_code and "auto_map" in (settings or {}):
-            said = "not checked: the model's own code is not run by a plan, and its shape is not known"
-            found.append(Answer(Check(name=NAME, result=_NOT_CHECKED, found=said)))
+            found = "not checked: a plan does not run the model's own code, so its shape is not known"
+            all_answers.append(Answer(Check(name=MEMORY_CHECK, result=_NOT_CHECKED, found=found)))
         else:
-            found.append(_failed(NAME, error))
-        return Sized(None, "")
+            all_answers.append(_failed(MEMORY_CHECK, error))
+        return FoundShape(None, "")
     check = Check(
-        name=NAME,
+        name=MEMORY_CHECK,
         result=_NOT_CHECKED,
         found="not checked: needs `model files`, or a file of its numbers in configs/shapes",
     )
-    found.append(Answer(check))
-    return Sized(None, "")
+    all_answers.append(Answer(check))
+    return FoundShape(None, "")
 
 
 def _without_faults(config: FineTuneConfig, shape: ModelShape, prefix: str) -> tuple[FineTuneConfig, list[Answer]]:
-    """Return the config without what no plan can be made for, and a failed check of each such setting."""
+    """Return the config without settings that cannot be planned, and a failed check for each of them."""
     faults, train = [], config.train
     try:
         find_gpu(train.cluster.gpu or "", gpu_types(config.plan.gpu_types)) if train.cluster.gpu else None
@@ -147,31 +147,31 @@ def _without_faults(config: FineTuneConfig, shape: ModelShape, prefix: str) -> t
     return config.model_copy(update={"train": train}), faults
 
 
-def _of_host(prefix: str, plan: StagePlan) -> list[Answer]:
-    """Return a warning where a machine is asked for more memory than usual ones have."""
-    asked = plan.machines
-    if asked.gpus == 0 or asked.memory_gib <= LARGEST_HOST_GIB:
+def _host_warnings(prefix: str, plan: StagePlan) -> list[Answer]:
+    """Return a warning if the plan requests more host memory than common machines have."""
+    machines = plan.machines
+    if machines.gpus == 0 or machines.memory_gib <= LARGEST_HOST_GIB:
         return []
-    found = f"{asked.memory_gib:,} GiB on each machine; the largest usual ones have {LARGEST_HOST_GIB:,}"
-    fix = "take fewer processes on a machine, or fix train.cluster.memory_gib_per_process if you know better"
+    found = f"{machines.memory_gib:,} GiB on each machine; the largest common ones have {LARGEST_HOST_GIB:,}"
+    fix = "run fewer processes on a machine, or set train.cluster.memory_gib_per_process if you know better"
     return [Answer(Check(name=f"{prefix}host memory", result="warning", found=found, fix=fix))]
 
 
-def _check_length(found: list[Answer], prefix: str, config: FineTuneConfig, shape: ModelShape) -> None:
-    """Answer `sequence length` by the shape where the model's own settings were not there to be asked."""
+def _check_length(answers: list[Answer], prefix: str, config: FineTuneConfig, shape: ModelShape) -> None:
+    """Replace the answer to `sequence length` by one from the shape, if the model's own settings were missing."""
     name = f"{prefix}sequence length"
-    at = next((number for number, each in enumerate(found) if each.check.name == name), None)
-    if at is None or shape.positions is None:
+    index = next((index for index, given in enumerate(answers) if given.check.name == name), None)
+    if index is None or shape.positions is None:
         return
-    check = found[at].check
+    check = answers[index].check
     if check.result == "not checked" or UNKNOWN_POSITIONS in check.found:
-        numbers = {"max_position_embeddings": shape.positions}
+        model_settings = {"max_position_embeddings": shape.positions}
 
         def ask() -> Finding:
-            said, warning = check_length(config.tokenize, config.train, numbers)
-            return Finding(said, warning=warning, fix="lower it, or tokenize.max_length")
+            found, warning = check_length(config.tokenize, config.train, model_settings)
+            return Finding(found, warning=warning, fix="lower it, or tokenize.max_length")
 
-        [found[at]] = answer([Question(name, ask)])
+        [answers[index]] = answer([Question(name, ask)])
 
 
 def _failed(name: str, error: FineTuneError) -> Answer:
@@ -180,65 +180,69 @@ def _failed(name: str, error: FineTuneError) -> Answer:
     return Answer(Check(name=name, result="failed", found="\n".join(lines[:-1] or lines), fix=fix), error=error)
 
 
-def _fitting(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
+def _memory_answer(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
     if plan.fits:
-        use = max(plan.memory, key=lambda each: each.total)
-        said = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"
+        use = max(plan.memory, key=lambda use: use.total)
+        found = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"
         if plan.machines.gpus and not config.train.cluster.gpu:
-            # Kubernetes gives a pod that asks for one GPU any that there is
-            tight = ": it fits, but tightly" if use.total > TIGHT * plan.machines.memory_bytes else ""
-            warning = f"{said}{tight}; no GPU type is named, and a smaller one may come"
-            fix = "set train.cluster.gpu, where the cluster has several types"
+            # Kubernetes gives a pod that requests one GPU any free one
+            tight = ": it fits, but tightly" if use.total > TIGHT_SHARE * plan.machines.memory_bytes else ""
+            warning = f"{found}{tight}; no GPU type is named, so the cluster may assign a smaller one"
+            fix = "set train.cluster.gpu if the cluster has several types"
             return Answer(Check(name=name, result="warning", found=warning, fix=fix))
-        if use.total > TIGHT * plan.machines.memory_bytes:
-            fix = "lower train.micro_batch_size or tokenize.max_length, or take a larger GPU, where it runs out"
-            return Answer(Check(name=name, result="warning", found=f"{said}: it fits, but tightly", fix=fix))
-        return Answer(Check(name=name, result="ok", found=said))
-    is_warned = config.plan.if_too_large == "warn"
-    found, *rest = misfit(plan, is_warned).splitlines()
-    check = Check(name=name, result="warning" if is_warned else "failed", found=found, fix="\n".join(rest))
-    return Answer(check, error=None if is_warned else ConfigError(misfit(plan)))
+        if use.total > TIGHT_SHARE * plan.machines.memory_bytes:
+            fix = "if it runs out of memory, lower train.micro_batch_size or tokenize.max_length, or take a larger GPU"
+            return Answer(Check(name=name, result="warning", found=f"{found}: it fits, but tightly", fix=fix))
+        return Answer(Check(name=name, result="ok", found=found))
+    only_warns = config.plan.if_too_large == "warn"
+    found, *rest = misfit_message(plan, only_warns).splitlines()
+    check = Check(name=name, result="warning" if only_warns else "failed", found=found, fix="\n".join(rest))
+    return Answer(check, error=None if only_warns else ConfigError(misfit_message(plan)))
 
 
-def _facts(
-    config: FineTuneConfig, sized: Sized, model: ResolvedModel | None, answers: Sequence[Answer]
+def _model_facts(
+    config: FineTuneConfig, found_shape: FoundShape, model: ResolvedModel | None, answers: Sequence[Answer]
 ) -> ModelFacts | None:
-    shape, known = sized.shape, known_shape(config.model.name)
+    shape, known = found_shape.shape, known_shape(config.model.name)
     if shape is None:
         return None
-    said = model.license if model is not None else known.license if known is not None else "not checked"
+    license_name = model.license if model is not None else known.license if known is not None else "not checked"
     return ModelFacts(
         name=config.model.name,
         family=shape.family,
-        license=value_of(answers, "license", said),
+        license=value_of(answers, "license", license_name),
         parameters=shape.parameters,
         active_parameters=shape.active_parameters,
         experts=shape.experts,
         is_tied=shape.is_tied,
         positions=shape.positions,
-        source=sized.source,
+        source=found_shape.source,
     )
 
 
-def _revisions(stages: Mapping[str, FineTuneConfig], answers: Sequence[Answer]) -> list[str]:
-    """Return what each source of rows holds right now: a commit, or the beginning of a hash."""
-    found: dict[str, None] = {}
-    for name, config in stages.items():
-        prefix = f"{name}: " if len(stages) > 1 else ""
+def _revisions(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer]) -> list[str]:
+    """Return the current revision of each source of rows: a commit, or the beginning of a hash."""
+    revisions: dict[str, None] = {}
+    for name, config in phases.items():
+        prefix = f"{name}: " if len(phases) > 1 else ""
         resolved = value_of(answers, f"{prefix}data sources")
         for shard in resolved.shards if resolved is not None else ():
             source = getattr(config.data, shard.section)[shard.number]
             where = f"{prefix}data.{shard.section}[{shard.number}]"
             for revision in _revisions_of(shard):
-                found[f"{where}: {source.hub or ''}{'@' if source.hub else ''}{revision}"] = None
-    return list(found)
+                revisions[f"{where}: {source.hub or ''}{'@' if source.hub else ''}{revision}"] = None
+    return list(revisions)
 
 
 def _revisions_of(shard: Shard) -> list[str]:
-    return [shard.revision] if shard.revision else [f"{each.name} {each.sha256[:12]}" for each in shard.ranges]
+    return (
+        [shard.revision]
+        if shard.revision
+        else [f"{file_range.name} {file_range.sha256[:12]}" for file_range in shard.ranges]
+    )
 
 
-def sizes_of(settings: dict[str, Any], config: FineTuneConfig) -> tuple[int, int]:
-    """Return (all, trained) parameters of a model with these settings, for `Surroundings.parameters_of`."""
+def parameter_counts(settings: dict[str, Any], config: FineTuneConfig) -> tuple[int, int]:
+    """Return the numbers of (all, trained) parameters of a model with these settings, for `Surroundings`."""
     shape = shape_of(settings, config.model.name)
     return shape.parameters, training_job(config, shape, Target("any", 0)).trained_parameters

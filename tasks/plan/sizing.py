@@ -1,7 +1,7 @@
-"""What a config asks of one GPU, or of one process on a CPU, and the micro-batch with which it fits.
+"""Works out the memory that a config needs on one GPU, or in one process on a CPU, and the micro-batch that fits.
 
-A plan is for a `Target`: GPUs of one type, or CPU cores. Without a GPU type named, it is the smallest of the table on
-which the config fits. Memory is planned for rows of the longest length that the config allows.
+A plan is for a `Target`: GPUs of one type, or CPU cores. If the config names no GPU type, the target is the smallest
+type of the table on which it fits. Memory is planned for rows of the longest length that the config allows.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ from tasks.plan.memory.peak import MemoryPlan, estimate_evaluation, estimate_mem
 from tasks.plan.shapes.shape import ModelShape
 
 FRAGMENTATION = 0.05
-"""Share of a GPU's tensors that PyTorch's allocator loses between them: an assumption."""
+"""Memory that PyTorch's allocator loses between tensors, as a share of theirs: an assumption."""
 GPU_CONTEXT_BYTES = 10**9
 """The CUDA context, cuBLAS' workspace and NCCL's buffers: an assumption."""
 CPU_PROCESS_BYTES = int(1.2e9)
-"""Python, PyTorch, transformers and TRL in a process on a CPU: measured as resident memory after import."""
+"""Python, PyTorch, transformers and TRL in a CPU process, measured as resident memory after import."""
 
 
 def longest_rows(config: FineTuneConfig, shape: ModelShape) -> int:
-    """Return the tokens of the longest row that may be trained, as the tokenize stage decides it."""
+    """Return the tokens of the longest row in training, by the tokenize stage's rule."""
     return longest_row(config.tokenize.max_length, shape.positions)
 
 
 def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> TrainingJob:
-    """Return the settings that decide memory and time, as they are in effect on the target.
+    """Return the effective settings on the target on which memory and time depend.
 
-    Of a range of machines the fewest are planned for: a sharded model takes most memory there, and a step most time.
+    For a range of machines the plan uses its lower bound, at which a sharded model takes most memory per GPU and a step
+    takes longest.
     """
     train, device = config.train, target.device
     num_processes = train.fewest_nodes * train.processes_per_node
@@ -73,8 +74,11 @@ def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> T
 
 
 def _accumulation(train: TrainConfig, num_groups: int) -> int:
-    """Return the passes of an optimizer step. Of a range of machines the micro-batch may be one that the fewest cannot
-    share: training then lowers it. 1 where none can, which is an error of its own."""
+    """Return the micro-batches per optimizer step.
+
+    In a range of machines, the fewest may not divide the batch by the given micro-batch; training then lowers it. If no
+    micro-batch divides the batch, which another check reports, the result is at least 1.
+    """
     try:
         rows = fitting_micro_batch(train, num_groups)
     except ConfigError:
@@ -83,20 +87,20 @@ def _accumulation(train: TrainConfig, num_groups: int) -> int:
 
 
 def _has_padding(job: TrainingJob) -> bool:
-    """Return whether sequences of unlike length stand side by side: the rows of a pass, packed ones too, a little; both
-    answers of a pair; the prompts for which answers are generated at once."""
+    """Return whether sequences of different lengths are padded to one: rows of a micro-batch (packed ones a little),
+    both answers of a pair, or prompts whose answers are generated together."""
     if job.objective in ONLINE:
         return job.micro_batch * job.accumulation > 1
     return job.num_sequences > 1
 
 
 def training_memory(job: TrainingJob, target: Target) -> MemoryUse:
-    """Return the bytes of one GPU, or of one process, at the fullest moment of training."""
+    """Return the peak memory of one GPU, or of one process, in training."""
     return _memory_use("training", estimate_memory(job), target)
 
 
 def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> EvaluationJob:
-    """Return the settings that decide the memory of the evaluate task, as they are in effect on the target."""
+    """Return the effective settings on the target on which the memory of the evaluate task depends."""
     return EvaluationJob(
         shape=shape,
         batch_size=config.evaluate.rows_per_pass,
@@ -107,7 +111,7 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
 
 
 def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:
-    """Return the bytes of the GPU on which the evaluate task scores the tuned model."""
+    """Return the peak memory of the GPU on which the evaluate task scores the tuned model."""
     return _memory_use("evaluation", estimate_evaluation(evaluation_job(config, shape, target)), target)
 
 
@@ -127,7 +131,7 @@ def _memory_use(moment: str, plan: MemoryPlan, target: Target) -> MemoryUse:
 
 
 def fits_training(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
-    """Return whether training fits: a GPU for each process, or all processes of a machine in the host's memory."""
+    """Return whether training fits: each process on its GPU, or all processes of a machine in the host's memory."""
     needed = training_memory(training_job(config, shape, target), target).total
     if not target.is_gpu:
         needed *= config.train.processes_per_node
@@ -135,61 +139,62 @@ def fits_training(config: FineTuneConfig, shape: ModelShape, target: Target) -> 
 
 
 def fits_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
-    """Return whether the tuned model can be scored on one GPU, or in the host's memory; row by row if need be."""
-    least = config if config.evaluate.batch_size is not None else with_evaluation_rows(config, 1)
-    return evaluation_memory(least, shape, target).total <= target.memory_bytes
+    """Return whether the tuned model can be scored on one GPU, or in the host's memory, if need be row by row."""
+    smallest = config if config.evaluate.batch_size is not None else with_evaluation_rows(config, 1)
+    return evaluation_memory(smallest, shape, target).total <= target.memory_bytes
 
 
 def with_evaluation_rows(config: FineTuneConfig, rows: int) -> FineTuneConfig:
-    """Return the config with so many rows in a pass of the evaluate task."""
+    """Return the config with `rows` rows in a forward pass of the evaluate task."""
     return config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"batch_size": rows})})
 
 
 def with_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> FineTuneConfig:
-    """Return the config with the rows of the evaluate task that the user set, or else the most that fit."""
+    """Return the config with the evaluate task's rows that the user set, or else with the most that fit."""
     if config.evaluate.batch_size is not None:
         return config
     powers = range(MOST_EVALUATION_ROWS.bit_length() - 1, -1, -1)
     sizes = [2**power for power in powers]
-    chosen = (with_evaluation_rows(config, rows) for rows in sizes)
-    return next((each for each in chosen if fits_evaluation(each, shape, target)), with_evaluation_rows(config, 1))
+    candidates = (with_evaluation_rows(config, rows) for rows in sizes)
+    fitting = (candidate for candidate in candidates if fits_evaluation(candidate, shape, target))
+    return next(fitting, with_evaluation_rows(config, 1))
 
 
 def with_train(config: FineTuneConfig, **changes: object) -> FineTuneConfig:
-    """Return the config with settings of `train` replaced, unchecked."""
+    """Return the config with settings of `train` replaced, without validation."""
     return config.model_copy(update={"train": config.train.model_copy(update=changes)})
 
 
-def candidates(train: TrainConfig, most: int = MOST_ROWS) -> list[int]:
-    """Return the micro-batches, of at most `most` rows, that make up the batch on all processes, largest first."""
+def possible_micro_batches(train: TrainConfig, most: int = MOST_ROWS) -> list[int]:
+    """Return the micro-batches of at most `most` rows that divide the batch on all processes, largest first."""
     return [rows for rows in range(min(most, train.batch_size), 0, -1) if train.divides_batch(rows)]
 
 
 def with_micro_batch(config: FineTuneConfig, shape: ModelShape, target: Target) -> FineTuneConfig:
-    """Return the config with the micro-batch that the user set, or else the largest that fits; the smallest that
-    divides the batch where none fits."""
+    """Return the config with the micro-batch that the user set, or else with the largest that fits; if none fits, with
+    the smallest that divides the batch."""
     if config.train.micro_batch_size is not None:
         return config
-    sizes = candidates(config.train)
+    sizes = possible_micro_batches(config.train)
     if not sizes:
         return with_train(config, micro_batch_size=config.train.micro_batch)
     for rows in sizes:
-        chosen = with_train(config, micro_batch_size=rows)
-        if fits_training(chosen, shape, target):
-            return chosen
+        candidate = with_train(config, micro_batch_size=rows)
+        if fits_training(candidate, shape, target):
+            return candidate
     return with_train(config, micro_batch_size=sizes[-1])
 
 
 def smallest_target(config: FineTuneConfig, shape: ModelShape, types: Sequence[GpuType]) -> Target:
-    """Return the GPU type with the least memory for training and evaluation; the largest where none has enough.
+    """Return the smallest GPU type on which training and evaluation fit; the largest type if none has enough memory.
 
-    `types` are sorted by memory. Without a micro-batch of the user's, one at which accumulation is no more than needed
-    comes first: what fits with many rows is preferred to a smaller GPU on which each row is a pass.
+    `types` are sorted by memory. If the user sets no micro-batch, the largest one that fits on any type decides: a GPU
+    that takes large micro-batches is preferred to a smaller one that takes one row at a time.
     """
-    fixed = config.train.micro_batch_size is not None or not candidates(config.train)
-    for rows in [config.train.micro_batch] if fixed else candidates(config.train):
-        chosen = with_train(config, micro_batch_size=rows)
+    is_fixed = config.train.micro_batch_size is not None or not possible_micro_batches(config.train)
+    for rows in [config.train.micro_batch] if is_fixed else possible_micro_batches(config.train):
+        candidate = with_train(config, micro_batch_size=rows)
         for target in map(gpu_target, types):
-            if fits_training(chosen, shape, target) and fits_evaluation(chosen, shape, target):
+            if fits_training(candidate, shape, target) and fits_evaluation(candidate, shape, target):
                 return target
     return gpu_target(types[-1])

@@ -1,4 +1,4 @@
-"""The plan of one training, from its config and the model's shape: where it fits, what it asks for, what it costs."""
+"""Plans one training from its config and the model's shape: where it fits, which machines it needs, what it costs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from configs.wire_plan import GpuFit, MemoryUse, StagePlan
 from tasks.plan.alternatives import Search
 from tasks.plan.hardware.gpus import GpuType, find_gpu, gpu_types
 from tasks.plan.hardware.target import Target, gpu_target
-from tasks.plan.machines import cluster_of, machines, stored
+from tasks.plan.machines import plan_machines, settled_cluster, stored_bytes
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import (
     evaluation_memory,
@@ -24,16 +24,16 @@ from tasks.plan.sizing import (
     with_micro_batch,
     with_train,
 )
-from tasks.plan.time.duration import RowFacts, expect
+from tasks.plan.time.duration import RowFacts, estimate_duration
 
 _GB = 10**9
 
 
 @dataclass(frozen=True)
-class Subject:
-    """What is planned: one training of `shape`. `local` is this machine, where training runs on it.
+class Training:
+    """One training to plan, of a model of `shape`. `local` is this machine if training runs on it.
 
-    `model_bytes` is the size of the weight files, 0 where it is not known.
+    `model_bytes` is the size of the weight files, 0 if not known.
     """
 
     name: str
@@ -44,24 +44,23 @@ class Subject:
     model_bytes: int = 0
 
 
-def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
-    """Return the plan, and the config with what the user left open settled: micro-batch, memory, disk.
+def plan_stage(training: Training) -> tuple[StagePlan, FineTuneConfig]:
+    """Return the plan, and the config with the settings that the user left open: micro-batch, memory, disk.
 
     Raises:
-        ConfigError: the config names a GPU type that the table does not have.
+        ConfigError: the config names a GPU type that is not in the table.
     """
-    types = list(gpu_types(subject.config.plan.gpu_types).values())
-    target = _target(subject, types)
-    trained = with_micro_batch(subject.config, subject.shape, target)
-    config = with_evaluation(trained, subject.shape, target)
-    job = training_job(config, subject.shape, target)
-    training = training_memory(job, target)
-    evaluation = evaluation_memory(config, subject.shape, target)
-    kept = stored(config.train, job, subject.model_bytes, target.device)
-    asked = machines(config.train, job, target, kept)
-    fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
+    types = list(gpu_types(training.config.plan.gpu_types).values())
+    target = _target(training, types)
+    with_rows = with_micro_batch(training.config, training.shape, target)
+    config = with_evaluation(with_rows, training.shape, target)
+    job = training_job(config, training.shape, target)
+    memory = [training_memory(job, target), evaluation_memory(config, training.shape, target)]
+    stored = stored_bytes(config.train, job, training.model_bytes, target.device)
+    machines = plan_machines(config.train, job, target, stored)
+    fits = fits_training(config, training.shape, target) and fits_evaluation(config, training.shape, target)
     plan = StagePlan(
-        name=subject.name,
+        name=training.name,
         objective=config.train.objective,
         method=config.train.method,
         trainable_parameters=job.trained_parameters,
@@ -69,34 +68,34 @@ def plan_stage(subject: Subject) -> tuple[StagePlan, FineTuneConfig]:
         micro_batch_size=config.train.micro_batch,
         accumulation=job.accumulation,
         evaluation_rows=config.evaluate.rows_per_pass,
-        max_length=longest_rows(config, subject.shape),
-        memory=[training, evaluation],
-        machines=asked,
-        expectation=expect(config, job, target.gpu, subject.facts),
+        max_length=longest_rows(config, training.shape),
+        memory=memory,
+        machines=machines,
+        expectation=estimate_duration(config, job, target.gpu, training.facts),
         fits=fits,
-        alternatives=[] if fits else Search(trained, subject.shape, target, types, subject.facts).nearest(),
-        gpus=[_fit(subject, gpu) for gpu in types] if subject.local is None else [],
+        alternatives=[] if fits else Search(with_rows, training.shape, target, types, training.facts).nearest(),
+        gpus=[_gpu_fit(training, gpu) for gpu in types] if training.local is None else [],
     )
-    return plan, with_train(config, cluster=cluster_of(config.train, asked))
+    return plan, with_train(config, cluster=settled_cluster(config.train, machines))
 
 
-def _target(subject: Subject, types: Sequence[GpuType]) -> Target:
-    if subject.local is not None:
-        return subject.local
-    named = subject.config.train.cluster.gpu
-    if named:
-        return gpu_target(find_gpu(named, {gpu.name: gpu for gpu in types}))
-    return smallest_target(subject.config, subject.shape, types)
+def _target(training: Training, types: Sequence[GpuType]) -> Target:
+    if training.local is not None:
+        return training.local
+    gpu_name = training.config.train.cluster.gpu
+    if gpu_name:
+        return gpu_target(find_gpu(gpu_name, {gpu.name: gpu for gpu in types}))
+    return smallest_target(training.config, training.shape, types)
 
 
-def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
-    """Return how the config would do on one GPU type, with the micro-batch that fits there."""
+def _gpu_fit(training: Training, gpu: GpuType) -> GpuFit:
+    """Return memory, time and cost on one GPU type, with the micro-batch that fits there."""
     target = gpu_target(gpu)
-    config = with_evaluation(with_micro_batch(subject.config, subject.shape, target), subject.shape, target)
-    job = training_job(config, subject.shape, target)
-    fits = fits_training(config, subject.shape, target) and fits_evaluation(config, subject.shape, target)
-    needed = max(training_memory(job, target).total, evaluation_memory(config, subject.shape, target).total)
-    expected = expect(config, job, gpu, subject.facts)
+    config = with_evaluation(with_micro_batch(training.config, training.shape, target), training.shape, target)
+    job = training_job(config, training.shape, target)
+    fits = fits_training(config, training.shape, target) and fits_evaluation(config, training.shape, target)
+    needed = max(training_memory(job, target).total, evaluation_memory(config, training.shape, target).total)
+    expected = estimate_duration(config, job, gpu, training.facts)
     return GpuFit(
         gpu=gpu.name,
         memory_bytes=round(gpu.memory_bytes),
@@ -109,32 +108,33 @@ def _fit(subject: Subject, gpu: GpuType) -> GpuFit:
     )
 
 
-def misfit(stage: StagePlan, is_tried: bool = False) -> str:
-    """Return why a stage does not fit, and the nearest configs that would, in three lines; with `is_tried`, as the
-    config says to try all the same, in two."""
-    asked = stage.machines
-    processes = asked.processes if asked.gpus == 0 else 1
-    use = max(stage.memory, key=lambda each: each.total * (processes if each.moment == "training" else 1))
+def misfit_message(plan: StagePlan, only_warns: bool = False) -> str:
+    """Return why a training does not fit, the nearest configs that would, and how to run it anyway, in three lines.
+
+    With `only_warns` the config runs it anyway, and the third line is left out.
+    """
+    machines = plan.machines
+    processes = machines.processes if machines.gpus == 0 else 1
+    use = max(plan.memory, key=lambda use: use.total * (processes if use.moment == "training" else 1))
     times = processes if use.moment == "training" else 1
-    unit = "GPU" if asked.gpus else "process"
-    needs = f"{use.moment} needs {_gb(use.total)} GB of each {unit}"
+    unit = "GPU" if machines.gpus else "process"
+    needs = f"{use.moment} needs {_gb(use.total)} GB per {unit}"
     needs += f", {_gb(use.total * times)} GB in {times} processes" if times > 1 else ""
     if use.moment == "training":
-        rows = f"micro-batch of {stage.micro_batch_size} x {stage.max_length:,} tokens"
+        rows = f"micro-batch of {plan.micro_batch_size} x {plan.max_length:,} tokens"
     else:
-        rows = f"the whole model on one {unit}, {stage.evaluation_rows} x {stage.max_length:,} tokens"
-    first = f"{stage.name}: {needs} ({largest_parts(use)}; {rows}), and {asked.gpu} has {_gb(asked.memory_bytes)} GB"
-    ways = " | ".join(", ".join(each.changes) for each in stage.alternatives)
-    fix = f"it would fit with {ways}" if ways else _no_way(use, asked.memory_bytes)
-    return f"{first}\n{fix}" + ("" if is_tried else "\nto try all the same, set plan.if_too_large=warn")
+        rows = f"the whole model on one {unit}, {plan.evaluation_rows} x {plan.max_length:,} tokens"
+    limit = f"{machines.gpu} has {_gb(machines.memory_bytes)} GB"
+    found = f"{plan.name}: {needs} ({largest_parts(use)}; {rows}), and {limit}"
+    ways = " | ".join(", ".join(alternative.changes) for alternative in plan.alternatives)
+    fix = f"it would fit with {ways}" if ways else _fix_without_alternatives(use, machines.memory_bytes)
+    return f"{found}\n{fix}" + ("" if only_warns else "\nto run it anyway, set plan.if_too_large=warn")
 
 
-def _no_way(use: MemoryUse, memory_bytes: int) -> str:
+def _fix_without_alternatives(use: MemoryUse, memory_bytes: int) -> str:
     if use.moment == "evaluation" and use.weights > memory_bytes:
-        return (
-            "the evaluation is not divided among GPUs: the model must fit one of them in 16 bits; take a smaller model"
-        )
-    return "no config near it fits; take a smaller model, or shorter rows"
+        return "the evaluation is not sharded: the model must fit on one GPU in 16 bits; take a smaller model"
+    return "no similar config fits; take a smaller model, or shorter rows"
 
 
 def _gb(size: int) -> str:
@@ -142,7 +142,7 @@ def _gb(size: int) -> str:
 
 
 def largest_parts(use: MemoryUse) -> str:
-    """Return the three largest parts of what is used, in GB."""
+    """Return the three largest items of memory, in GB."""
     names = ("weights", "gradients", "optimizer", "activations", "logits", "buffers")
     parts = sorted(((getattr(use, name), name) for name in names), reverse=True)[:3]
     return ", ".join(f"{name} {_gb(size)}" for size, name in parts if size)

@@ -1,4 +1,4 @@
-"""Flyte task: resolve and check everything that can be, in seconds on a CPU, before anything is computed."""
+"""Flyte task: resolve and check all that a CPU can, in seconds, before anything is computed."""
 
 import tempfile
 from collections.abc import Mapping
@@ -38,7 +38,7 @@ from tasks.runtime.secrets import (
 )
 
 if TYPE_CHECKING:
-    from tasks.plan.build import Built
+    from tasks.plan.build import BuiltPlan
     from tasks.plan.hardware.target import Target
 
 
@@ -55,11 +55,11 @@ _planning = partial(
 
 
 class Planned(NamedTuple):
-    """What was resolved, and the config again: whole, and in the parts that later tasks read.
+    """The plan, what was resolved, and the config: whole, and in the parts that later tasks read.
 
-    A workflow could read the parts from its own input, but on a cluster what a form leaves out is then missing and not
-    its default, and a part that Flyte cuts out has its keys in any order: on Flyte versions that hash the bytes, cached
-    steps are not found again.
+    A workflow could read these parts from its own input. But then, on a cluster, a field that a form leaves out would
+    be missing instead of having its default, and a part that Flyte extracts would have its keys in any order: Flyte
+    versions that hash the bytes would not find cached steps again.
     """
 
     plan: Plan
@@ -79,9 +79,9 @@ class Planned(NamedTuple):
 
 
 class PlannedAlignment(NamedTuple):
-    """Each stage's config and the places of its rows; those of `reward` are empty where no stage trains one.
+    """Each phase's config and the shards of its rows, whole and in parts for the reasons given in `Planned`.
 
-    Whole and in parts, for the reasons of `Planned`.
+    Fields of `reward` are empty if no phase trains a reward model.
     """
 
     plan: Plan
@@ -130,7 +130,7 @@ class Resolved(NamedTuple):
     environment=POD_ENVIRONMENT,
 )
 def resolve_data(config: FineTuneConfig) -> Resolved:
-    """Check that the data is where the config says; return its shards, and the revisions of `data.contamination`."""
+    """Check that the config's data exists; return its shards, and the revisions of `data.contamination`."""
     from tasks.plan.checks import settings
     from tasks.plan.resolve import data
 
@@ -142,7 +142,7 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
 
 
 class PlanResult(BaseModel):
-    """A plan alone. Printed, it is its text."""
+    """A plan without a run; it is printed as its text."""
 
     text: str
     plan: Plan
@@ -153,13 +153,13 @@ class PlanResult(BaseModel):
 
 @_planning
 def make_plan(config: FineTuneConfig) -> Planned:
-    """Check all that a CPU can check, plan memory and machines, and settle what the config leaves open.
+    """Check all that a CPU can, plan memory and machines, and settle what the config leaves open.
 
-    Stops the run where a check fails, or what it needs does not fit; all failures show at once.
+    Stops the run if a check fails or the training does not fit; all failures are reported together.
     """
     _forget_lost_outputs()
-    built = _examine({"train": config}, _target())
-    _show_and_stop(built, config.name, config.output_directory)
+    built = _check_and_plan({"train": config}, _target())
+    _show_and_verify(built, config.name, config.output_directory)
     resolved = built.value("data sources")
     settled = _with_run_name(built.configs["train"])
     return Planned(
@@ -182,69 +182,69 @@ def make_plan(config: FineTuneConfig) -> Planned:
 
 @_planning
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
-    """Make the plan of `make_plan` for all stages at once, before the first of them runs."""
+    """Do as `make_plan`, for all phases at once, before the first of them runs."""
     _forget_lost_outputs()
-    built = _examine({name: config.phase(name) for name in config.phases()}, _target())
-    _show_and_stop(built, config.name, config.output_directory)
-    stages = {name: _with_run_name(stage) for name, stage in built.configs.items()}
-    resolved = {name: built.value(f"{name}: data sources") for name in stages}
-    settled = {name: getattr(config, name).model_copy(update={"train": stage.train}) for name, stage in stages.items()}
-    reward = [stages["reward"]] if "reward" in stages else []
+    built = _check_and_plan({name: config.phase(name) for name in config.phases()}, _target())
+    _show_and_verify(built, config.name, config.output_directory)
+    phases = {name: _with_run_name(phase) for name, phase in built.configs.items()}
+    resolved = {name: built.value(f"{name}: data sources") for name in phases}
+    settled = {name: getattr(config, name).model_copy(update={"train": phase.train}) for name, phase in phases.items()}
+    reward = [phases["reward"]] if "reward" in phases else []
     return PlannedAlignment(
         plan=built.plan,
         config=config.model_copy(update=settled),
         model=config.model,
-        evaluate=stages["policy"].evaluate,
+        evaluate=phases["policy"].evaluate,
         trust_remote_code=config.model.trust_remote_code,
-        sft_data=stages["sft"].data,
-        sft_tokenize=stages["sft"].tokenize,
-        sft_train=stages["sft"].train,
-        sft_objective=stages["sft"].train.objective,
-        sft_method=stages["sft"].train.method,
+        sft_data=phases["sft"].data,
+        sft_tokenize=phases["sft"].tokenize,
+        sft_train=phases["sft"].train,
+        sft_objective=phases["sft"].train.objective,
+        sft_method=phases["sft"].train.method,
         sft_contamination=resolved["sft"].contamination,
         sft_shards=resolved["sft"].shards,
-        sft_parts=_parts(stages["sft"]),
+        sft_parts=_parts(phases["sft"]),
         sft_deepspeed_json=built.value("sft: deepspeed file", ""),
         reward=reward,
         reward_contamination=resolved["reward"].contamination if reward else [],
         reward_shards=resolved["reward"].shards if reward else [],
         reward_parts=_parts(reward[0]) if reward else [],
         reward_deepspeed_json=built.value("reward: deepspeed file", ""),
-        policy=stages["policy"],
-        policy_data=stages["policy"].data,
-        policy_tokenize=stages["policy"].tokenize,
-        policy_train=stages["policy"].train,
-        policy_objective=stages["policy"].train.objective,
-        policy_method=stages["policy"].train.method,
+        policy=phases["policy"],
+        policy_data=phases["policy"].data,
+        policy_tokenize=phases["policy"].tokenize,
+        policy_train=phases["policy"].train,
+        policy_objective=phases["policy"].train.objective,
+        policy_method=phases["policy"].train.method,
         policy_contamination=resolved["policy"].contamination,
         policy_shards=resolved["policy"].shards,
-        policy_parts=_parts(stages["policy"]),
-        rewards=stages["policy"].train.policy.rewards,
+        policy_parts=_parts(phases["policy"]),
+        rewards=phases["policy"].train.policy.rewards,
     )
 
 
 @_planning
 def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
-    """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails where a check does."""
-    return _shown({"train": config}, config.name, config.output_directory, machines is PlanFor.HERE)
+    """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails if a check fails."""
+    return _plan_only({"train": config}, config.name, config.output_directory, machines is PlanFor.HERE)
 
 
 @_planning
 def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
-    """Return the plan of an alignment, all stages at once; as `show_plan`."""
-    stages: dict[str, FineTuneConfig] = {name: config.phase(name) for name in config.phases()}
-    return _shown(stages, config.name, config.output_directory, machines is PlanFor.HERE)
+    """Return the plan of an alignment, all phases at once, as `show_plan` does."""
+    phases: dict[str, FineTuneConfig] = {name: config.phase(name) for name in config.phases()}
+    return _plan_only(phases, config.name, config.output_directory, machines is PlanFor.HERE)
 
 
-def _shown(stages: Mapping[str, FineTuneConfig], name: str, output_directory: str, is_here: bool) -> PlanResult:
-    """Plan without running: nothing is stopped by a network that is not there."""
+def _plan_only(phases: Mapping[str, FineTuneConfig], name: str, output_directory: str, is_here: bool) -> PlanResult:
+    """Return the plan without running anything; a missing network does not stop it."""
     from tasks.decks.plan import plan_text
     from tasks.plan.checks.preflight import fail_together, text_table
 
     target = None
     if is_here or SMALL_POD_BYTES is not None:
         target = _target() or _this_machine()
-    built = _examine(stages, target, plans_elsewhere=not is_here)
+    built = _check_and_plan(phases, target, plans_elsewhere=not is_here)
     text = f"{plan_text(built.plan, name)}\n\n{text_table(built.plan.checks)}"
     report = _report(built, name, output_directory)
     if any(check.result == "failed" for check in built.plan.checks):
@@ -267,7 +267,7 @@ def _this_machine() -> "Target":
 
 
 def _target() -> "Target | None":
-    """Return what training runs on, where it is known: a laptop itself, or pods as small as one."""
+    """Return the hardware that trains, if it is known: this laptop, or pods as small as a laptop."""
     from tasks.plan.hardware.this_machine import cpu_target
 
     if is_laptop_run():
@@ -275,14 +275,16 @@ def _target() -> "Target | None":
     return None if SMALL_POD_BYTES is None else cpu_target(SMALL_POD_BYTES)
 
 
-def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False) -> "Built":
-    """Make all checks side by side, then the plan."""
-    from tasks.plan.build import build_plan, sizes_of
+def _check_and_plan(
+    phases: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False
+) -> "BuiltPlan":
+    """Run all checks in parallel, then build the plan."""
+    from tasks.plan.build import build_plan, parameter_counts
     from tasks.plan.checks.preflight import answer
-    from tasks.plan.checks.questions import Surroundings, alignment_questions, questions
+    from tasks.plan.checks.questions import Surroundings, alignment_questions, training_questions
 
-    tracker = list(stages.values())[-1].train.tracking.tracker
-    around = Surroundings(
+    tracker = list(phases.values())[-1].train.tracking.tracker
+    surroundings = Surroundings(
         is_laptop=is_laptop_run(),
         token=read_hub_token(),
         token_sources=HUB_TOKEN_SOURCES,
@@ -291,15 +293,18 @@ def _examine(stages: Mapping[str, FineTuneConfig], target: "Target | None", plan
         filesystem_of=filesystem_of,
         scratch=Path(tempfile.gettempdir()),
         plans_elsewhere=plans_elsewhere,
-        parameters_of=sizes_of,
+        parameters_of=parameter_counts,
         device=PLAIN_CPU if target is None else target.device,
     )
-    asked = questions(stages["train"], around) if "train" in stages else alignment_questions(stages, around)
-    return build_plan(stages, answer(asked), target)
+    if "train" in phases:
+        questions = training_questions(phases["train"], surroundings)
+    else:
+        questions = alignment_questions(phases, surroundings)
+    return build_plan(phases, answer(questions), target)
 
 
-def _show_and_stop(built: "Built", name: str, output_directory: str) -> None:
-    """Show the plan in a Deck, and what is to be known of it in the log; stop the run where a check failed."""
+def _show_and_verify(built: "BuiltPlan", name: str, output_directory: str) -> None:
+    """Show the plan in a Deck, and its warnings and verdicts in the log; stop the run if a check failed."""
     from tasks.decks.plan import verdict
     from tasks.plan.checks.preflight import fail_together, text_table
 
@@ -313,8 +318,9 @@ def _show_and_stop(built: "Built", name: str, output_directory: str) -> None:
     print("\n".join(lines) + report, flush=True)
 
 
-def _report(built: "Built", name: str, output_directory: str) -> str:
-    """Show the plan in a Deck, which stays where the task fails; on a laptop also write it, and return where."""
+def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
+    """Show the plan in a Deck, which is kept if the task fails; on a laptop also write it, and return a line with its
+    path."""
     from tasks.decks import html
     from tasks.decks.data import render_failures
     from tasks.decks.plan import render_plan
@@ -338,7 +344,7 @@ def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
     from tasks.plan.checks import tracking
 
     execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
-    return config.model_copy(update={"train": tracking.named(config.train, config.name, execution)})
+    return config.model_copy(update={"train": tracking.with_run_name(config.train, config.name, execution)})
 
 
 def _parts(config: FineTuneConfig) -> list[Part]:

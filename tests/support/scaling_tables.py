@@ -195,7 +195,7 @@ def published() -> str:
     rows = []
     for source, gpu_name, job, tokens in PUBLISHED:
         gpu = GPU_TYPES[gpu_name]
-        predicted = estimate_step_time(job, gpu).tokens_per_second_and_gpu
+        predicted = estimate_step_time(job, gpu).tokens_per_second_per_gpu
         palm = palm_flops_per_token(job.shape, job.length) * tokens / gpu.peak_flops
         causal = model_flops(job) / job.tokens * tokens / gpu.peak_flops
         rows.append(

@@ -121,7 +121,7 @@ def plan_says(job: TrainingJob) -> dict[str, Any]:
         "offload": job.offload,
         "reference": job.has_reference,
         "answers": (job.num_generations, job.max_new_tokens) if job.objective in ONLINE else None,
-        "reduces_each_pass": job.reduces_each_pass if job.sharding.startswith("fsdp") else None,
+        "reduces_each_micro_batch": job.reduces_each_micro_batch if job.sharding.startswith("fsdp") else None,
         "bucket": job.reduce_bucket if job.sharding in ("zero1", "zero2") else None,
     }
 
@@ -151,7 +151,7 @@ def training_says(config: FineTuneConfig, target: Target, num_processes: int, ou
 
 def sharding_of(train: TrainConfig, arguments: Any) -> dict[str, Any]:
     """Return the way of sharding, as transformers, accelerate and `from_pretrained` are told it."""
-    found: dict[str, Any] = {"sharding": "none", "offload": "none", "reduces_each_pass": None, "bucket": None}
+    found: dict[str, Any] = {"sharding": "none", "offload": "none", "reduces_each_micro_batch": None, "bucket": None}
     layout = sharding.loading_arguments(train)
     if "distributed_config" in layout:
         found["sharding"] = "tensor_parallel"
@@ -166,7 +166,7 @@ def sharding_of(train: TrainConfig, arguments: Any) -> dict[str, Any]:
     if arguments.fsdp:
         word = "fsdp_full_shard" if arguments.fsdp_config["reshard_after_forward"] else "fsdp_shard_grad_op"
         found["sharding"] = "fsdp_hybrid_shard" if arguments.parallelism_config is not None else word
-        found["reduces_each_pass"] = arguments.accelerator_config.gradient_accumulation_kwargs["sync_each_batch"]
+        found["reduces_each_micro_batch"] = arguments.accelerator_config.gradient_accumulation_kwargs["sync_each_batch"]
     return found
 
 

@@ -86,7 +86,7 @@ def test_a_plan_that_does_not_fit_names_three_that_would(tmp_path: Path) -> None
     assert first.startswith("Error: train: training needs 1") and "and A100-80GB has 80 GB" in first
     assert len(second.removeprefix("it would fit with ").split(" | ")) == 3
     assert "train.method: lora" in second and "train.sharding: " in second
-    assert third == "to try all the same, set plan.if_too_large=warn"
+    assert third == "to run it anyway, set plan.if_too_large=warn"
     # all of it, before it stops
     assert "what would fit:" in result.stdout and "A100-80GB  80" in result.stdout
 

@@ -1,4 +1,4 @@
-"""What the data stage will say of the first rows of each source, asked of its own readers, formats and schemas."""
+"""Judges the first rows of each source as the data stage will, with the same readers, formats and schemas."""
 
 from __future__ import annotations
 
@@ -23,18 +23,19 @@ from tasks.rows.sources import RawRow, hub_records, read_source, source_label
 from tasks.tokenize.checks import wrong_kind_error
 
 NUM_ROWS = 20
-"""Rows of each source that are validated."""
+"""Rows per source that are validated."""
 _ROWS_READ = 100
-"""Rows from which the data stage tells a source's format."""
+"""Rows from which the data stage detects a source's format."""
 
 
 @dataclass(frozen=True)
 class FirstRows:
-    """What the first rows of one source are.
+    """The properties and faults of the first rows of one source.
 
-    `mean_characters` is of a whole row, with all of its turns and answers, over the valid ones. `rows` is about how
-    many the source has: exact for embedded data, by the bytes of the first rows for lines of text, None otherwise.
-    `failures` are those that make a row invalid, `others` those that the config's checks only warn of or set aside.
+    `mean_characters` is the mean length of a valid row, with all of its turns and answers. `rows` is the approximate
+    number of rows in the source: exact for embedded data, estimated from the bytes of the first rows for lines of text,
+    None otherwise. `failures` make a row invalid; `others` are those that the config's checks only warn about or set
+    aside.
     """
 
     where: str
@@ -50,18 +51,18 @@ class FirstRows:
     others: list[FailureCase] = field(default_factory=list)
 
 
-def look_at(
+def read_first_rows(
     config: DataConfig,
     section: Literal["sources", "evaluation"],
     number: int,
     revision: str,
     token: str | None,
 ) -> FirstRows:
-    """Return what the first 20 rows of a source are, and what is wrong with them; `revision` is that of a hub data set.
+    """Return the properties and faults of the first 20 rows of a source; `revision` is that of a hub data set.
 
     Raises:
-        DataError: a file that cannot be read or has no rows, or columns that are those of no format.
-        HubError: a hub data set that cannot be loaded.
+        DataError: a file cannot be read or has no rows, or its columns fit no format.
+        HubError: a hub data set cannot be loaded.
     """
     source: SourceConfig = getattr(config, section)[number]
     where = f"data.{section}[{number}]"
@@ -76,13 +77,13 @@ def look_at(
             failures.append(_failure(row, "format", "(row)", row.record.reason, row.record.value))
         else:
             entries += list(canonical_entries(mapping, row_format, row, config.group_by))
-    bad: set[int] = set()
+    faulty: set[int] = set()
     for fault in find_faults(row_format, _table(entries)).itertuples() if entries else ():
-        bad.add(fault.index)
+        faulty.add(fault.index)
         failures.append(_failure(entries[fault.index], "format", fault.column, fault.reason, fault.value))
-    valid = [entry for position, entry in enumerate(entries) if position not in bad]
-    rows = _canonical(row_format, valid)
-    invalid = {(each.file, each.row) for each in failures}
+    valid = [entry for position, entry in enumerate(entries) if position not in faulty]
+    rows = _canonical_rows(row_format, valid)
+    invalid = {(failure.file, failure.row) for failure in failures}
     texts = whole_texts(rows) if valid else pd.Series([], dtype=object)
     policies = config.checks.model_dump()
     for _, index, check, column, reason in check_rows(rows, config.checks).itertuples() if valid else ():
@@ -100,15 +101,15 @@ def look_at(
         num_rows=min(len(read), NUM_ROWS),
         kinds=frozenset(rows.kind) if valid else frozenset(),
         mean_characters=float(texts.map(len).mean()) if valid else None,
-        rows=_number_of_rows(source, read, texts),
+        rows=_estimated_rows(source, read, texts),
         num_invalid=len(invalid),
         failures=sorted(failures, key=lambda case: case.row),
         others=others,
     )
 
 
-def refuse_invalid(rows: FirstRows, tolerated: int) -> str:
-    """Return a warning of invalid rows, or nothing.
+def check_validity(rows: FirstRows, tolerated: int) -> str:
+    """Return a warning about invalid rows, or an empty string.
 
     Raises:
         InvalidRowsError: there are more than `tolerated`; names files, rows and reasons, never content.
@@ -123,16 +124,16 @@ def refuse_invalid(rows: FirstRows, tolerated: int) -> str:
     return f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
 
 
-def refuse_wrong_kinds(sources: Sequence[FirstRows], objective: Objective) -> str:
-    """Return in words what the rows are that `objective` trains on.
+def check_kinds(sources: Sequence[FirstRows], objective: Objective) -> str:
+    """Return the kinds of rows on which `objective` trains here, in words.
 
     Raises:
-        DataError: rows of a kind that it has no use for.
+        DataError: there are rows of a kind that the objective does not take.
     """
     for rows in sources:
-        others = sorted(kind for kind in rows.kinds if kind not in OBJECTIVES[objective].row_kinds)
-        if others:
-            raise wrong_kind_error(f"the first {rows.num_rows} rows of {rows.label}", others[0], objective)
+        wrong_kinds = sorted(kind for kind in rows.kinds if kind not in OBJECTIVES[objective].row_kinds)
+        if wrong_kinds:
+            raise wrong_kind_error(f"the first {rows.num_rows} rows of {rows.label}", wrong_kinds[0], objective)
     kinds = sorted({kind for rows in sources for kind in rows.kinds})
     return f"{objective} takes {' and '.join(kinds) or 'these'} rows"
 
@@ -150,7 +151,7 @@ def _rows(source: SourceConfig, revision: str, token: str | None) -> Iterator[Ra
             return
         except (DataError, HubError):
             raise
-        # while it streams, the library raises whatever its parts do
+        # while streaming, the library raises the errors of all its parts
         except Exception as error:
             raise HubError(
                 f"data set {source.hub} cannot be read ({type(error).__name__}); check it on the hub"
@@ -159,11 +160,11 @@ def _rows(source: SourceConfig, revision: str, token: str | None) -> Iterator[Ra
 
 
 def _table(entries: Sequence[Entry]) -> pd.DataFrame:
-    # dtype=object, as the data stage has it: pandas must not turn a missing value into NaN
+    # dtype=object, as in the data stage: pandas must not turn a missing value into NaN
     return pd.DataFrame([entry.record for entry in entries], dtype=object)
 
 
-def _canonical(row_format: Any, entries: Sequence[Entry]) -> pd.DataFrame:
+def _canonical_rows(row_format: Any, entries: Sequence[Entry]) -> pd.DataFrame:
     rows = [{"row_id": entry.row_id, **canonical_row(row_format, entry.record)} for entry in entries]
     return pd.DataFrame(rows, columns=CANONICAL_COLUMNS, dtype=object)
 
@@ -172,8 +173,8 @@ def _failure(row: RawRow | Entry, check: str, column: str, reason: str, value: s
     return FailureCase(file=row.file, row=row.row, check=check, column=column, reason=reason, value=value[:2000])
 
 
-def _number_of_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Series) -> float | None:
-    """Return about how many rows a source has; a row's JSON has as many bytes as those that were read, on average."""
+def _estimated_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Series) -> float | None:
+    """Return the approximate number of rows of a source: its bytes divided by the mean bytes of its first lines."""
     from configs.embedded.names import parse_embedded_source
 
     if isinstance(source.path, str) and not source.reads_files:

@@ -1,7 +1,7 @@
-"""Ask many questions at once, before anything is computed: each has its own answer, and all failures show together.
+"""Asks many questions at the same time, before anything is computed, and reports all failures together.
 
-What a question asks (a file, the hub, a tracker) is none of this module's business: here is only how they run side by
-side, how long each may take, and in what words they come out.
+Other modules decide what a question asks (a file, the hub, a tracker). This one runs the questions in parallel, limits
+their time, and formats their answers.
 """
 
 from __future__ import annotations
@@ -21,10 +21,11 @@ from configs.wire_plan import Check, CheckResult
 log = logging.getLogger(__name__)
 
 NETWORK_SECONDS = 60.0
-"""A question to a server is given up after so long; those that read whole files take as long as they take."""
+"""Time limit of a question to a server."""
 READING_SECONDS = 24 * 3600.0
+"""Time limit of a question that reads whole files: in effect none."""
 _WIDTH = 110
-_MOST_SHOWN = 3
+_MAX_SHOWN = 3
 _NO_NETWORK = "not checked: no network"
 
 T = TypeVar("T")
@@ -32,7 +33,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Finding:
-    """What a question found where nothing failed. `warning` is worth knowing, `fix` what to do about it."""
+    """What a question found without failing. `warning` needs attention but stops nothing; `fix` says what to do."""
 
     found: str
     value: Any = None
@@ -42,7 +43,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Question:
-    """One check. `ask` raises a `FineTuneError` where it fails; `limit_seconds` is how long it may take."""
+    """One check. `ask` raises a `FineTuneError` if it fails; `limit_seconds` is its time limit."""
 
     name: str
     ask: Callable[[], Finding]
@@ -51,7 +52,7 @@ class Question:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a question came to. `value` is that of its finding; `error` what a run that cannot go on raises."""
+    """The outcome of a question: its check, the `value` of its finding, and the `error` that stops a run."""
 
     check: Check
     value: Any = None
@@ -59,42 +60,42 @@ class Answer:
 
 
 class NotCheckedError(Exception):
-    """Raised by a question that cannot be answered and is no failure; says why."""
+    """Raised by a question that cannot be answered, which is not a failure; says why."""
 
 
 class Shared(Generic[T]):
-    """A value that several questions need, worked out by whoever asks first; the others wait for it.
+    """A value that several questions need; the first to ask computes it, the others wait for it.
 
-    `name` is that of the question whose failure it is when it cannot be worked out.
+    `name` is the question that fails if the value cannot be computed.
     """
 
-    def __init__(self, name: str, work: Callable[[], T]) -> None:
+    def __init__(self, name: str, compute: Callable[[], T]) -> None:
         self.name = name
-        self._work = work
+        self._compute = compute
         self._lock = threading.Lock()
         self._outcome: tuple[T | None, BaseException | None] | None = None
 
-    def own(self) -> T:
-        """Return the value, for the question that it belongs to; raises what working it out raised."""
+    def value(self) -> T:
+        """Return the value, or raise the error of computing it; for the question called `name`."""
         with self._lock:
             if self._outcome is None:
                 try:
-                    self._outcome = (self._work(), None)
+                    self._outcome = (self._compute(), None)
                 except BaseException as error:
                     self._outcome = (None, error)
-        value, fault = self._outcome
-        if fault is not None:
-            raise fault
+        value, failure = self._outcome
+        if failure is not None:
+            raise failure
         return value  # type: ignore[return-value]
 
     def needed(self) -> T:
-        """Return the value, for another question.
+        """Return the value; for all other questions.
 
         Raises:
-            NotCheckedError: there is none, which is its own question's failure and not this one's.
+            NotCheckedError: it could not be computed, which the question called `name` reports as its failure.
         """
         try:
-            return self.own()
+            return self.value()
         except NotCheckedError:
             raise
         except UnreachableError:
@@ -104,15 +105,15 @@ class Shared(Generic[T]):
 
 
 def answer(questions: Sequence[Question]) -> list[Answer]:
-    """Ask all questions side by side, each in a thread of its own, and return their answers in the order given.
+    """Ask all questions in parallel, each in its own thread, and return their answers in the order given.
 
-    Each thread sees the caller's context (contextvars). One that does not answer in time is reported so, and left: it
-    is a daemon, and ends with the process.
+    Threads have the caller's context (contextvars). A question that takes too long is reported as not answered, and its
+    thread is left running: it is a daemon, which ends with the process.
     """
-    found: list[Answer | None] = [None] * len(questions)
+    answers: list[Answer | None] = [None] * len(questions)
 
     def ask(position: int) -> None:
-        found[position] = _answer(questions[position])
+        answers[position] = _answer(questions[position])
 
     began = time.monotonic()
     threads = []
@@ -122,17 +123,17 @@ def answer(questions: Sequence[Question]) -> list[Answer]:
         threads[-1].start()
     for thread, question in zip(threads, questions, strict=True):
         thread.join(max(0.0, began + question.limit_seconds - time.monotonic()))
-    return [each or _late(question) for each, question in zip(list(found), questions, strict=True)]
+    return [answered or _timed_out(question) for answered, question in zip(list(answers), questions, strict=True)]
 
 
 def _answer(question: Question) -> Answer:
     try:
         finding = question.ask()
     except UnreachableError as error:
-        first, fix = _in_two(error)
-        return Answer(_check(question, "not checked", f"{_NO_NETWORK}: {first}", fix), error=error)
+        found, fix = _found_and_fix(error)
+        return Answer(_check(question, "not checked", f"{_NO_NETWORK}: {found}", fix), error=error)
     except FineTuneError as error:
-        return Answer(_check(question, "failed", *_in_two(error)), error=error)
+        return Answer(_check(question, "failed", *_found_and_fix(error)), error=error)
     except NotCheckedError as reason:
         return Answer(_check(question, "not checked", f"not checked: {reason}"))
     except Exception as fault:
@@ -141,25 +142,25 @@ def _answer(question: Question) -> Answer:
             f"the check `{question.name}` itself failed ({type(fault).__name__})\n"
             "this is a fault of the project, not of the config; the log has its traceback"
         )
-        return Answer(_check(question, "failed", *_in_two(failure)), error=failure)
+        return Answer(_check(question, "failed", *_found_and_fix(failure)), error=failure)
     if finding.warning:
         return Answer(_check(question, "warning", finding.warning, finding.fix), finding.value)
     return Answer(_check(question, "ok", finding.found, finding.fix), finding.value)
 
 
-def _late(question: Question) -> Answer:
-    said = f"{question.name}: no answer within {question.limit_seconds:g} s"
-    fix = "look at the network between this machine and what is asked, or try again later"
+def _timed_out(question: Question) -> Answer:
+    message = f"{question.name}: no answer within {question.limit_seconds:g} s"
+    fix = "check the network between this machine and the server, or try again later"
     check = _check(question, "not checked", f"not checked: no answer within {question.limit_seconds:g} s", fix)
-    return Answer(check, error=UnreachableError(f"{said}\n{fix}"))
+    return Answer(check, error=UnreachableError(f"{message}\n{fix}"))
 
 
 def _check(question: Question, result: CheckResult, found: str, fix: str = "") -> Check:
     return Check(name=question.name, result=result, found=found, fix=fix)
 
 
-def _in_two(error: FineTuneError) -> tuple[str, str]:
-    """Return what an error found, and its fix: the last line, or what follows the last `; `."""
+def _found_and_fix(error: FineTuneError) -> tuple[str, str]:
+    """Split an error into what was found and the fix: its last line, or the part after the last `; `."""
     lines = str(error).splitlines() or [type(error).__name__]
     if lines[1:]:
         return "\n".join(lines[:-1]), lines[-1]
@@ -168,51 +169,52 @@ def _in_two(error: FineTuneError) -> tuple[str, str]:
 
 
 def value_of(answers: Sequence[Answer], name: str, default: Any = None) -> Any:
-    """Return the value of the answer called `name`; `default` where it was not asked, or has none."""
-    return next((each.value for each in answers if each.check.name == name and each.value is not None), default)
+    """Return the value of the answer called `name`, or `default` if it was not asked or has no value."""
+    values = (answer.value for answer in answers if answer.check.name == name)
+    return next((value for value in values if value is not None), default)
 
 
 def fail_together(answers: Sequence[Answer], needs_network: bool) -> None:
-    """Raise what stops a run: one error as it is, several as one.
+    """Raise if a check failed: a single error as it is, several as one.
 
-    With `needs_network`, what could not be reached stops it too.
+    With `needs_network`, a server that could not be reached is a failure too.
 
     Raises:
-        FineTuneError: the only failure, of its own class and in its own words; of several a `ConfigError` that has a
-            line of each of the first three, and how many more there are.
+        FineTuneError: the only failure, unchanged; for several, a `ConfigError` with a line for each of the first three
+            and the number of the others.
     """
     errors = [
-        (each.check.name, each.error)
-        for each in answers
-        if each.error is not None and (needs_network or not isinstance(each.error, UnreachableError))
+        (answer.check.name, answer.error)
+        for answer in answers
+        if answer.error is not None and (needs_network or not isinstance(answer.error, UnreachableError))
     ]
     if not errors:
         return
     if len(errors) == 1:
         raise errors[0][1]
-    lines = [f"{name}: {str(error).splitlines()[0]}" for name, error in errors[:_MOST_SHOWN]]
-    if len(errors) > _MOST_SHOWN:
-        lines.append(f"(and {len(errors) - _MOST_SHOWN} more)")
+    lines = [f"{name}: {str(error).splitlines()[0]}" for name, error in errors[:_MAX_SHOWN]]
+    if len(errors) > _MAX_SHOWN:
+        lines.append(f"(and {len(errors) - _MAX_SHOWN} more)")
     raise ConfigError("\n".join([f"{len(errors)} checks failed before anything was started", *lines]))
 
 
 def text_table(checks: Sequence[Check]) -> str:
-    """Return the checks as plain text for a terminal: check, result, found, and beneath it what to do."""
-    names = max([len("check"), *(len(each.name) for each in checks)])
-    results = max([len("result"), *(len(each.result) for each in checks)])
+    """Return the checks as a plain-text table for a terminal: check, result, found, and below it the fix."""
+    names = max([len("check"), *(len(check.name) for check in checks)])
+    results = max([len("result"), *(len(check.result) for check in checks)])
     indent = " " * (names + results + 4)
     lines = [f"{'check':<{names}}  {'result':<{results}}  found"]
-    for each in checks:
-        found = _wrapped(each.found, len(indent)) or [""]
-        lines.append(f"{each.name:<{names}}  {each.result:<{results}}  {found[0]}".rstrip())
+    for check in checks:
+        found = _wrapped(check.found, len(indent)) or [""]
+        lines.append(f"{check.name:<{names}}  {check.result:<{results}}  {found[0]}".rstrip())
         lines += [indent + line for line in found[1:]]
-        if each.fix and each.result != "ok":
-            lines += [indent + "  " + line for line in _wrapped(f"-> {each.fix}", len(indent) + 2)]
+        if check.fix and check.result != "ok":
+            lines += [indent + "  " + line for line in _wrapped(f"-> {check.fix}", len(indent) + 2)]
     return "\n".join(lines)
 
 
 def _wrapped(text: str, indent: int) -> list[str]:
-    # paths and addresses stay whole: they are copied from the table
+    # keep paths and addresses whole: users copy them from the table
     width = max(30, _WIDTH - indent)
     settings = {"break_long_words": False, "break_on_hyphens": False}
     return [line for part in text.splitlines() for line in textwrap.wrap(part, width, **settings)]  # type: ignore[arg-type]

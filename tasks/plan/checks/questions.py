@@ -1,8 +1,8 @@
-"""Which questions a config raises before anything runs: of its model, its rows, its machine, and who else is to answer.
+"""Lists the questions to ask about a config before anything runs: its model, rows, settings, machine and services.
 
-The answers are the business of the modules that are asked; here is which of them, by what name, and what waits for
-what. The names of the questions are those of docs/plan.md. What they import is imported before they are asked: two
-threads that import parts of one library at the same time may find each other's half.
+Other modules find the answers; this one decides which questions to ask, under which names (those of docs/plan.md), and
+which wait for another's value. Modules that the questions need are imported before their threads start: two threads
+that import parts of one library at the same time may see it half imported.
 """
 
 from __future__ import annotations
@@ -20,79 +20,80 @@ from tasks.files.model_files import check_files
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
-from tasks.plan.checks.token_questions import row_facts, token_questions
+from tasks.plan.checks.token_questions import first_rows_of, token_questions
 from tasks.plan.hardware import disk
 from tasks.plan.resolve import models
 
-__all__ = ["Base", "Surroundings", "alignment_questions", "base_model", "questions", "row_facts"]
+__all__ = ["Base", "Surroundings", "alignment_questions", "base_model", "first_rows_of", "training_questions"]
 
 _GIB = 2**30
 
 
-def questions(config: FineTuneConfig, surroundings: Surroundings, base: Base | None = None) -> list[Question]:
-    """Return the questions of one training, in the order in which they are shown.
+def training_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base | None = None) -> list[Question]:
+    """Return the questions about one training, in the order of the table.
 
-    `base` is that of an earlier stage of the same run, whose questions of the model are then not asked again.
+    `base` is the base model of an earlier phase of the same run, about which the model's questions are asked already.
     """
     model = base or base_model(config.model, surroundings.token)
-    asked = [] if base is not None else _of_model(model, config)
-    stage = [
-        *_of_settings(config, surroundings, model),
+    about_model = [] if base is not None else _model_questions(model, config)
+    about_training = [
+        *_settings_questions(config, surroundings, model),
         *token_questions(config, model, surroundings),
-        *_of_machine(config, surroundings, model),
-        *_of_services(config, surroundings),
+        *_machine_questions(config, surroundings, model),
+        *_service_questions(config, surroundings),
     ]
-    prefix = f"{surroundings.stage}: " if surroundings.stage else ""
-    return asked + [replace(each, name=prefix + each.name) for each in stage]
+    prefix = f"{surroundings.phase}: " if surroundings.phase else ""
+    return about_model + [replace(question, name=prefix + question.name) for question in about_training]
 
 
-def alignment_questions(stages: Mapping[str, FineTuneConfig], surroundings: Surroundings) -> list[Question]:
-    """Return the questions of all stages of an alignment; the model is asked for once.
+def alignment_questions(phases: Mapping[str, FineTuneConfig], surroundings: Surroundings) -> list[Question]:
+    """Return the questions about all phases of an alignment; those about the base model are asked once.
 
-    Names begin with the stage's, such as `sft: first rows`, but those of the base model.
+    Other names begin with their phase, such as `sft: first rows`.
     """
-    asked: list[Question] = []
+    questions: list[Question] = []
     base: Base | None = None
-    for name, config in stages.items():
-        has_reward_model = name == "policy" and "reward" in stages
-        around = replace(surroundings, stage=name, has_reward_model=has_reward_model)
+    for phase, config in phases.items():
+        has_reward_model = phase == "policy" and "reward" in phases
+        phase_surroundings = replace(surroundings, phase=phase, has_reward_model=has_reward_model)
         if base is None:
             base = base_model(config.model, surroundings.token)
-            asked += _of_model(base, config)
-        asked += questions(config, around, base)
-    return asked
+            questions += _model_questions(base, config)
+        questions += training_questions(config, phase_surroundings, base)
+    return questions
 
 
-def _of_model(base: Base, config: FineTuneConfig) -> list[Question]:
+def _model_questions(base: Base, config: FineTuneConfig) -> list[Question]:
     from tasks.plan.shapes.supported import check_architecture
 
     model = base.config
 
     def files() -> Finding:
-        resolved = base.resolved.own()
+        resolved = base.resolved.value()
         weights = resolved.weight_bytes
         size = f"{weights / _GIB:.2f} GiB" if weights > _GIB / 10 else f"{weights / 2**20:.1f} MiB"
         return Finding(f"{size} of weights, revision {resolved.revision[:12]}", resolved)
 
-    def of_files(ask: Callable[[models.ModelFiles], Finding]) -> Callable[[], Finding]:
-        def asked() -> Finding:
-            found = base.files.needed()
-            return Finding("made by the project itself") if found is None else ask(found)
+    def of_files(check: Callable[[models.ModelFiles], Finding]) -> Callable[[], Finding]:
+        def check_files_if_any() -> Finding:
+            model_files = base.files.needed()
+            return Finding("made by the project itself") if model_files is None else check(model_files)
 
-        return asked
+        return check_files_if_any
 
-    def allowed(found: models.ModelFiles, other: str, said: str) -> Finding:
-        check_files(model.model_copy(update={other: True}), _whole(found), list(found.settings.values()))
-        return Finding(said)
+    def permission(model_files: models.ModelFiles, other: str, found: str) -> Finding:
+        names = _completed_names(model_files)
+        check_files(model.model_copy(update={other: True}), names, list(model_files.settings.values()))
+        return Finding(found)
 
-    def architecture(found: models.ModelFiles) -> Finding:
-        content = found.settings.get("config.json", {})
+    def architecture(model_files: models.ModelFiles) -> Finding:
+        content = model_files.settings.get("config.json", {})
         return Finding(check_architecture(model, content, config.train.objective), content)
 
-    def license_(found: models.ModelFiles) -> Finding:
-        said = models.license_of(found)
-        fix = "read the model's page before you publish what is made of it"
-        return Finding(said, said, warning=said if said == models.NOT_STATED else "", fix=fix)
+    def license_(model_files: models.ModelFiles) -> Finding:
+        name = models.license_of(model_files)
+        fix = "read the model's page before you publish a model made from it"
+        return Finding(name, name, warning=name if name == models.NOT_STATED else "", fix=fix)
 
     code = "allowed by model.trust_remote_code" if model.trust_remote_code else "none"
     weights = "pickled ones allowed by the config" if model.allow_pickled_weights else "safetensors"
@@ -100,18 +101,18 @@ def _of_model(base: Base, config: FineTuneConfig) -> list[Question]:
         Question("model files", files, base.seconds),
         Question("architecture", of_files(architecture)),
         Question("license", of_files(license_)),
-        Question("remote code", of_files(lambda found: allowed(found, "allow_pickled_weights", code))),
-        Question("weights format", of_files(lambda found: allowed(found, "trust_remote_code", weights))),
+        Question("remote code", of_files(lambda files: permission(files, "allow_pickled_weights", code))),
+        Question("weights format", of_files(lambda files: permission(files, "trust_remote_code", weights))),
     ]
 
 
-def _whole(found: models.ModelFiles) -> list[str]:
-    """Return the files' names, and those of files whose absence `model files` reports."""
-    has_weights = any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in found.sizes)
-    return [*found.sizes, "config.json", "tokenizer.json", *([] if has_weights else ["model.safetensors"])]
+def _completed_names(files: models.ModelFiles) -> list[str]:
+    """Return the names of the files, and of required ones whose absence the question `model files` reports."""
+    has_weights = any(name.endswith((".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".pkl")) for name in files.sizes)
+    return [*files.sizes, "config.json", "tokenizer.json", *([] if has_weights else ["model.safetensors"])]
 
 
-def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> list[Question]:
+def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base) -> list[Question]:
     from tasks.rewards.functions import rewards_hash
 
     train = config.train
@@ -124,39 +125,39 @@ def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> li
         return Finding("agrees with the config", settings.read_deepspeed(train))
 
     def rewards() -> Finding:
-        settings.check_rewards(train, around.has_reward_model)
+        settings.check_rewards(train, surroundings.has_reward_model)
         return Finding(f"functions: {len(train.policy.rewards)}", rewards_hash(train.policy.rewards))
 
     def heads() -> Finding:
-        found = base.files.needed()
-        fault = fault_of_heads(train.processes_per_node, {} if found is None else found.settings["config.json"])
+        files = base.files.needed()
+        fault = fault_of_heads(train.processes_per_node, {} if files is None else files.settings["config.json"])
         if fault is not None:
             raise ConfigError(fault)
         return Finding(f"divide among {train.processes_per_node} processes")
 
-    asked = [Question("batch and machines", batch)]
+    questions = [Question("batch and machines", batch)]
     if train.deepspeed.config is not None:
-        asked.append(Question("deepspeed file", deepspeed))
+        questions.append(Question("deepspeed file", deepspeed))
     if train.objective in ONLINE or train.policy.rewards:
-        asked.append(Question("rewards", rewards))
+        questions.append(Question("rewards", rewards))
     if train.sharding == "tensor_parallel":
-        asked.append(Question("attention heads", heads))
-    return asked
+        questions.append(Question("attention heads", heads))
+    return questions
 
 
-def _of_machine(config: FineTuneConfig, around: Surroundings, base: Base) -> list[Question]:
+def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base) -> list[Question]:
     train = config.train
 
-    def here() -> Finding:
+    def local_processes() -> Finding:
         settings.check_local_processes(train)
         return Finding(f"{train.processes_per_node} processes on this machine")
 
     def quantization() -> Finding:
-        asked = settings.quantization_settings(config)
-        if around.runs_here:
+        names = ", ".join(settings.quantization_settings(config))
+        if surroundings.runs_here:
             settings.check_quantization(config)
-            return Finding(f"{', '.join(asked)}: installed here")
-        return Finding(f"{', '.join(asked)}: in the images of the tasks that quantize")
+            return Finding(f"{names}: installed here")
+        return Finding(f"{names}: in the images of the tasks that quantize")
 
     def packages() -> Finding:
         settings.check_deepspeed_package(train)
@@ -168,46 +169,59 @@ def _of_machine(config: FineTuneConfig, around: Surroundings, base: Base) -> lis
 
     def space() -> Finding:
         resolved = base.resolved.needed()
-        parameters, trained = _sizes(resolved, config, around)
-        kept = disk.kept_checkpoint_bytes(parameters, trained, train, around.device)
-        required = disk.required_disk_bytes(resolved.weight_bytes, config, kept)
-        disk.check_disk(around.scratch, required)
+        parameters, trained = _parameter_counts(resolved, config, surroundings)
+        checkpoints = disk.kept_checkpoint_bytes(parameters, trained, train, surroundings.device)
+        required = disk.required_disk_bytes(resolved.weight_bytes, config, checkpoints)
+        disk.check_disk(surroundings.scratch, required)
         return Finding(f"{required / _GIB:.2f} GiB for models and {train.checkpoint.keep + 1} checkpoints", required)
 
-    asked = [Question("quantization", quantization)] if settings.quantization_settings(config) else []
-    if around.runs_here:
-        asked.append(Question("processes here", here))
+    questions = [Question("quantization", quantization)] if settings.quantization_settings(config) else []
+    if surroundings.runs_here:
+        questions.append(Question("processes here", local_processes))
         if train.sharding in DEEPSPEED:
-            asked.append(Question("packages", packages))
-        asked += [Question("output folder", output), Question("disk", space, base.seconds)]
-    return asked
+            questions.append(Question("packages", packages))
+        questions += [Question("output folder", output), Question("disk", space, base.seconds)]
+    return questions
 
 
-def _sizes(resolved: models.ResolvedModel, config: FineTuneConfig, around: Surroundings) -> tuple[int, int]:
-    """Return (all, trained) parameters; of an adapter nothing where the caller cannot say, and it is small."""
-    if around.parameters_of is not None and resolved.settings:
-        # the shape is another check's business: of a model with code of its own, or a wrong setting, its files' size
+def _parameter_counts(
+    resolved: models.ResolvedModel, config: FineTuneConfig, surroundings: Surroundings
+) -> tuple[int, int]:
+    """Return the numbers of (all, trained) parameters.
+
+    If the caller cannot compute them, all parameters are estimated from the files' size, and an adapter's few count as
+    0.
+    """
+    if surroundings.parameters_of is not None and resolved.settings:
+        # another check reports a shape that cannot be worked out, such as that of a model with its own code
         with suppress(FineTuneError):
-            return around.parameters_of(resolved.settings, config)
-    said = str(resolved.settings.get("dtype") or resolved.settings.get("torch_dtype") or "float32")
-    return resolved.weight_bytes // (4 if said == "float32" else 2), 0
+            return surroundings.parameters_of(resolved.settings, config)
+    dtype = str(resolved.settings.get("dtype") or resolved.settings.get("torch_dtype") or "float32")
+    return resolved.weight_bytes // (4 if dtype == "float32" else 2), 0
 
 
-def _of_services(config: FineTuneConfig, around: Surroundings) -> list[Question]:
+def _service_questions(config: FineTuneConfig, surroundings: Surroundings) -> list[Question]:
     from tasks.plan.checks.tracking import check_tracking
     from tasks.plan.resolve.hub import check_push_access
 
     push, tracking = config.push_to_hub, config.train.tracking
 
     def access() -> Finding:
-        warnings = check_push_access(str(push.repository), around.token, around.token_sources, push.artifacts)
-        fix = "look at the owner in push_to_hub.repository, and at the token's user"
+        warnings = check_push_access(
+            str(push.repository), surroundings.token, surroundings.token_sources, push.artifacts
+        )
+        fix = "check the owner in push_to_hub.repository, and the token's user"
         return Finding(f"the token may write to {push.repository}", warnings, "\n".join(warnings), fix)
 
     def tracker() -> Finding:
-        is_here = around.runs_here
-        check_tracking(tracking, around.tracker_secrets, around.tracker_sources, around.filesystem_of, is_here)
-        return Finding(f"{tracking.tracker} takes runs")
+        check_tracking(
+            tracking,
+            surroundings.tracker_secrets,
+            surroundings.tracker_sources,
+            surroundings.filesystem_of,
+            surroundings.runs_here,
+        )
+        return Finding(f"{tracking.tracker} accepts runs")
 
-    asked = [] if push.repository is None else [Question("hub access", access)]
-    return asked + ([] if tracking.tracker == "none" else [Question("tracker", tracker)])
+    questions = [] if push.repository is None else [Question("hub access", access)]
+    return questions + ([] if tracking.tracker == "none" else [Question("tracker", tracker)])

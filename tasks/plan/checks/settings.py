@@ -1,4 +1,4 @@
-"""Checks of a config against itself and the machine, without reading data or weights."""
+"""Checks a config against itself and the machine, without reading data or weights."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from tasks.files.places import missing_file_reason
 from tasks.files.streams import is_remote, open_raw, redacted
 from tasks.plan.hardware.local_gpus import local_gpus
 
-# how the base is quantized over which an adapter is trained
+# how each method quantizes the base under its adapter
 _QUANTIZED_BASES: dict[Method, QuantizationMethod] = {"qlora": "4bit", "lora_8bit": "8bit"}
 
 
 def check_topology(train: TrainConfig) -> None:
-    """Refuse a number of machines that no task declares, and a batch that the processes cannot share evenly.
+    """Refuse a number of machines that no task declares, and a batch that does not divide among the processes.
 
     Raises:
         ConfigError: names the setting and the nearest value that works.
     """
-    wanted = topology(train.fewest_nodes, train.most_nodes)
-    if wanted not in TOPOLOGIES:
+    requested = topology(train.fewest_nodes, train.most_nodes)
+    if requested not in TOPOLOGIES:
         raise ConfigError(
             f"train.nodes={train.nodes}: no such topology is declared ({', '.join(TOPOLOGIES)})\n"
             "choose one of these or add it to configs/topologies.py"
         )
-    # of one model divided within its layers all processes see the same rows
+    # under tensor parallelism all processes see the same rows
     rows_at_once = 1 if train.sharding == "tensor_parallel" else train.processes_per_node
     if train.fewest_nodes == train.most_nodes:
         _check_batch(train, train.most_nodes * rows_at_once)
@@ -46,8 +46,8 @@ def check_topology(train: TrainConfig) -> None:
 
 
 def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
-    rows_per_pass = train.micro_batch * data_parallel_size
-    if train.batch_size % rows_per_pass:
+    rows_per_micro_batch = train.micro_batch * data_parallel_size
+    if train.batch_size % rows_per_micro_batch:
         share = train.batch_size // data_parallel_size if train.batch_size % data_parallel_size == 0 else 0
         if train.micro_batch_size is None:
             raise ConfigError(
@@ -55,16 +55,16 @@ def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
                 f"set train.batch_size={_nearest_multiple(train.batch_size, data_parallel_size)}"
             )
         smaller = max((rows for rows in range(1, train.micro_batch) if share and share % rows == 0), default=None)
-        other = f", or train.micro_batch_size={smaller}" if smaller else ""
+        other_fix = f", or train.micro_batch_size={smaller}" if smaller else ""
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
-            f"{train.micro_batch} x {data_parallel_size} = {rows_per_pass}\n"
-            f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_pass)}{other}"
+            f"{train.micro_batch} x {data_parallel_size} = {rows_per_micro_batch}\n"
+            f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_micro_batch)}{other_fix}"
         )
 
 
 def _check_batches(train: TrainConfig, rows_at_once: int) -> None:
-    """Check each number of machines of a range; the micro-batch is lowered to what divides when training starts."""
+    """Check each number of machines in a range; training lowers the micro-batch until it divides the batch."""
     least = 2 if train.objective == "kto" and train.kto.loss == "kto" else 1
     counts = range(train.fewest_nodes, train.most_nodes + 1)
     wrong = [nodes for nodes in counts if train.batch_size % (nodes * rows_at_once * least)]
@@ -77,8 +77,8 @@ def _check_batches(train: TrainConfig, rows_at_once: int) -> None:
         )
 
 
-def _nearest_multiple(value: int, of: int) -> int:
-    return max(1, round(value / of)) * of
+def _nearest_multiple(value: int, factor: int) -> int:
+    return max(1, round(value / factor)) * factor
 
 
 def _listed(numbers: list[int]) -> str:
@@ -86,7 +86,7 @@ def _listed(numbers: list[int]) -> str:
 
 
 def check_local_processes(train: TrainConfig) -> None:
-    """Refuse on a laptop what only a cluster has: several machines, and more GPUs than there are.
+    """Refuse settings that a laptop cannot run: several machines, or more GPUs than it has.
 
     Raises:
         ConfigError: names the setting and the value that works here.
@@ -105,10 +105,10 @@ def check_local_processes(train: TrainConfig) -> None:
 
 
 def check_heads(train: TrainConfig, model: dict[str, Any]) -> None:
-    """Refuse tensor parallelism of attention heads that do not divide; `model` is the content of its config.json.
+    """Refuse tensor parallelism whose processes do not divide the attention heads; `model` is a config.json.
 
     Raises:
-        ConfigError: names the number of heads and of processes.
+        ConfigError: names the numbers of heads and of processes.
     """
     fault = fault_of_heads(train.processes_per_node, model) if train.sharding == "tensor_parallel" else None
     if fault is not None:
@@ -116,10 +116,10 @@ def check_heads(train: TrainConfig, model: dict[str, Any]) -> None:
 
 
 def read_deepspeed(train: TrainConfig) -> str:
-    """Return the content of the DeepSpeed file that the config names, or nothing when it names none.
+    """Return the content of the DeepSpeed file that the config names, or an empty string if it names none.
 
     Raises:
-        ConfigError: it cannot be read, is no JSON, or contradicts the config.
+        ConfigError: the file cannot be read, is not JSON, or contradicts the config.
     """
     path = train.deepspeed.config
     if path is None:
@@ -132,7 +132,7 @@ def read_deepspeed(train: TrainConfig) -> str:
 
 
 def check_rewards(train: TrainConfig, has_reward_model: bool) -> None:
-    """Refuse an objective that rewards answers where nothing does, and reward functions that cannot be called.
+    """Refuse an objective that needs rewards if there is no source of them, and reward functions that cannot be called.
 
     Raises:
         ConfigError: names the setting and the fix.
@@ -150,10 +150,10 @@ def check_rewards(train: TrainConfig, has_reward_model: bool) -> None:
 
 
 def read_chat_template(path: str | None) -> str | None:
-    """Return the content of the chat template file, or None when the config names none.
+    """Return the content of the chat template file, or None if the config names none.
 
     Raises:
-        ConfigError: the file is missing, not text, or has no loop over messages.
+        ConfigError: the file is missing, is not text, or never reads `messages`.
     """
     if path is None:
         return None
@@ -180,7 +180,7 @@ def _read_text(setting: str, path: str, instead: str) -> str:
 
 
 def check_packages(config: FineTuneConfig) -> None:
-    """Refuse a config that asks for a package which this machine lacks.
+    """Refuse a config that needs a package which this machine lacks.
 
     Raises:
         ConfigError: names the setting and the package.
@@ -190,25 +190,25 @@ def check_packages(config: FineTuneConfig) -> None:
 
 
 def check_deepspeed_package(train: TrainConfig) -> None:
-    """Refuse ZeRO where DeepSpeed is not installed.
+    """Refuse ZeRO if DeepSpeed is not installed.
 
     Raises:
         ConfigError: names the setting.
     """
     if train.sharding in DEEPSPEED:
-        _need("deepspeed", f"train.sharding={train.sharding}")
+        _require_package("deepspeed", f"train.sharding={train.sharding}")
 
 
 def quantization_settings(config: FineTuneConfig) -> list[str]:
-    """Return the settings that ask for a quantized model, in training or after it, as messages name them."""
-    asked = [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else []
-    return asked + [f"train.method={config.train.method}"] * (config.train.method in QUANTIZED_METHODS)
+    """Return the settings that quantize a model, in training or after it, as messages name them."""
+    settings = [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else []
+    return settings + [f"train.method={config.train.method}"] * (config.train.method in QUANTIZED_METHODS)
 
 
 def check_quantization(config: FineTuneConfig) -> None:
-    """Refuse quantization whose library this machine lacks, or which its GPUs are too old for.
+    """Refuse quantization if this machine lacks its library, or its GPUs are too old.
 
-    bitsandbytes has a backend for CPUs, and asks of a GPU a compute capability, by method.
+    bitsandbytes also runs on CPUs; on a GPU each method needs a minimum compute capability.
 
     Raises:
         ConfigError: names the setting, and the package or the GPU.
@@ -217,20 +217,22 @@ def check_quantization(config: FineTuneConfig) -> None:
         library = QUANTIZATIONS[method].library
         if library != "bitsandbytes" and importlib.util.find_spec(library) is None:
             raise ConfigError(
-                f"quantize.methods names {method}: {library} clashes with other packages and has an image of its own\n"
+                f"quantize.methods names {method}: {library} clashes with other packages and has its own image\n"
                 f"run on a cluster (docs/images.md), or choose {either(methods_of('bitsandbytes'))}"
             )
-    asked = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
+    quantizations = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
     if config.train.method in _QUANTIZED_BASES:
-        asked.append((f"train.method={config.train.method}", [_QUANTIZED_BASES[config.train.method]]))
-    for setting, methods in asked:
-        needed = [QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")]
-        if needed:
-            _need("bitsandbytes", setting)
-            _need_capability(setting, max(needed))
+        quantizations.append((f"train.method={config.train.method}", [_QUANTIZED_BASES[config.train.method]]))
+    for setting, methods in quantizations:
+        capabilities = [
+            QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")
+        ]
+        if capabilities:
+            _require_package("bitsandbytes", setting)
+            _require_capability(setting, max(capabilities))
 
 
-def _need(package: str, setting: str) -> None:
+def _require_package(package: str, setting: str) -> None:
     if importlib.util.find_spec(package) is None:
         raise ConfigError(
             f"{setting} needs {package}, which is not installed here (not every platform has it)\n"
@@ -238,19 +240,19 @@ def _need(package: str, setting: str) -> None:
         )
 
 
-def _need_capability(setting: str, least: tuple[int, int]) -> None:
-    old = next((gpu for gpu in local_gpus() if (0, 0) < gpu.compute_capability < least), None)
-    if old is not None:
-        has, wanted = (".".join(map(str, numbers)) for numbers in (old.compute_capability, least))
+def _require_capability(setting: str, minimum: tuple[int, int]) -> None:
+    too_old = next((gpu for gpu in local_gpus() if (0, 0) < gpu.compute_capability < minimum), None)
+    if too_old is not None:
+        found, needed = (".".join(map(str, numbers)) for numbers in (too_old.compute_capability, minimum))
         raise ConfigError(
-            f"{setting}: bitsandbytes needs a GPU of compute capability {wanted} for it, and the {old.name} here has "
-            f"{has}\nuse another GPU, hide it with CUDA_VISIBLE_DEVICES= to run on the CPU, or change "
+            f"{setting}: bitsandbytes needs a GPU of compute capability {needed} for it, and the {too_old.name} here "
+            f"has {found}\nuse another GPU, hide it with CUDA_VISIBLE_DEVICES= to run on the CPU, or change "
             f"{setting.split('=')[0]}"
         )
 
 
 def check_output_directory(config: FineTuneConfig) -> None:
-    """Make the folder of report and metrics, and refuse one that cannot be written to.
+    """Create the folder for report and metrics, and refuse one that cannot be written to.
 
     Raises:
         ConfigError: names the folder and the reason.

@@ -1,4 +1,4 @@
-"""What the checks of a config must know beside it: where the run will be, its secrets, and the base model."""
+"""What the checks of a config need to know besides it: where the run will be, its secrets, and the base model."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from tasks.plan.resolve import models
 
 @dataclass(frozen=True)
 class Surroundings:
-    """What the checks must know that no config says.
+    """What the checks need to know that no config states.
 
     `token_sources` and `tracker_sources` say in words where secrets were looked for. `filesystem_of` returns Flyte's
-    file system for an address, `parameters_of` (all, trained) of a model by its config.json, where the caller can say.
-    `device` is what trains, where training runs here. `stage` is that of an alignment, and stands before the names of
-    questions that each stage has. `plans_elsewhere`: the plan is made here for machines elsewhere, so that what only
-    this one lacks is no failure.
+    file system for an address. `parameters_of` returns the numbers of (all, trained) parameters for a config.json, if
+    the caller can compute them. `device` is the one that trains, if training runs here. `phase` is the phase of an
+    alignment, a prefix for the names of questions that are asked for each phase. `plans_elsewhere`: the plan is for
+    machines elsewhere, so a package or space that this machine lacks is not a failure.
     """
 
     is_laptop: bool
@@ -33,7 +33,7 @@ class Surroundings:
     filesystem_of: Callable[[str], Any]
     scratch: Path
     has_reward_model: bool = False
-    stage: str = ""
+    phase: str = ""
     plans_elsewhere: bool = False
     parameters_of: Callable[[dict[str, Any], FineTuneConfig], tuple[int, int]] | None = None
     device: Device = PLAIN_CPU
@@ -46,7 +46,7 @@ class Surroundings:
 
 @dataclass(frozen=True)
 class Base:
-    """The base model, found once for all questions of all stages; `files` is None for the embedded one."""
+    """The base model, looked up once for the questions of all phases; `files` is None for the embedded one."""
 
     config: ModelConfig
     files: Shared[models.ModelFiles | None]
@@ -54,19 +54,19 @@ class Base:
 
     @property
     def seconds(self) -> float:
-        """How long its revision may take: a hub names a commit, a folder's content is read."""
+        """Time limit for finding its revision: a hub names a commit, but a folder's content must be read."""
         name = self.config.name
         return READING_SECONDS if is_remote(name) or Path(name).expanduser().exists() else NETWORK_SECONDS
 
 
 def base_model(config: ModelConfig, token: str | None) -> Base:
-    """Return the base model to be asked; nothing is asked yet."""
+    """Return the base model; nothing is looked up yet."""
     files = Shared("model files", lambda: models.find_model(config, token))
-    # what a model may do is asked for by questions of their own
+    # separate questions check these two permissions
     allowed = config.model_copy(update={"allow_pickled_weights": True, "trust_remote_code": True})
 
     def resolve() -> models.ResolvedModel:
-        found = files.own()
+        found = files.value()
         return models.EMBEDDED if found is None else models.check_model(allowed, found)
 
     return Base(config, files, Shared("model files", resolve))

@@ -1,4 +1,4 @@
-"""Whether tokenizer, embedding and chat template fit each other, and what the tokenize stage would say of them."""
+"""Checks that tokenizer, embedding and chat template fit each other, by the tokenize stage's own rules."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from configs.schema import TokenizeConfig, TrainConfig
 from configs.schema.train import PROMPT_METHODS
 from tasks.files.streams import redacted
 from tasks.plan.checks.settings import read_chat_template
-from tasks.plan.checks.tokenizers import SmallTokenizer, fault_of_template
+from tasks.plan.checks.tokenizers import SmallTokenizer, template_fault
 from tasks.tokenize.checks import check_tokens
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import SplitCounts, add_batch
@@ -33,45 +33,46 @@ _TURNS = [
 
 
 def text_settings(settings: dict[str, Any]) -> dict[str, Any]:
-    """Return a config.json, or the part of it that is of the language model."""
+    """Return the settings of the language model: a config.json, or its `text_config`."""
     return dict(settings.get("text_config") or settings)
 
 
-def checked_template(path: str | None) -> str | None:
-    """Return the content of the chat template file that a config names, None where it names none.
+def read_checked_template(path: str | None) -> str | None:
+    """Return the content of the chat template file that a config names, or None if it names none.
 
     Raises:
-        ConfigError: it cannot be read, never reads `messages`, or is no Jinja.
+        ConfigError: it cannot be read, never reads `messages`, or is not valid Jinja.
     """
     text = read_chat_template(path)
-    fault = None if text is None else fault_of_template(text)
+    fault = None if text is None else template_fault(text)
     if fault is not None:
         raise ConfigError(f"tokenize.chat_template={redacted(str(path))}: {fault}; repair the template")
     return text
 
 
 def check_tokenizer(tokenizer: SmallTokenizer, settings: dict[str, Any], config: TokenizeConfig) -> str:
-    """Check that the model has an embedding of each token; return in words what there is.
+    """Check that the model has an embedding for each token; return a description of both.
 
-    The template is set on `tokenizer` already; `settings` is the model's config.json. Adds the config's new tokens.
+    The template must be set on `tokenizer`, to which the config's new tokens are added; `settings` is the model's
+    config.json.
 
     Raises:
-        ModelError: a token without an embedding, or an id in config.json beyond the vocabulary.
-        ConfigError: a new token that is none.
+        ModelError: a token has no embedding, or an id in config.json is beyond the vocabulary.
+        ConfigError: a new token is not a valid one.
     """
     size = text_settings(settings).get("vocab_size")
     check_vocabulary(cast(Any, tokenizer), size)
     num_tokens = len(tokenizer.get_vocab())
     for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
-        said = text_settings(settings).get(name)
-        for number in said if isinstance(said, list) else [said]:
-            if isinstance(number, int) and size is not None and number >= size:
+        ids = text_settings(settings).get(name)
+        for token_id in ids if isinstance(ids, list) else [ids]:
+            if isinstance(token_id, int) and size is not None and token_id >= size:
                 raise ModelError(
-                    f"config.json names {name}={number}, and the model's vocabulary has {size} tokens\n"
+                    f"config.json names {name}={token_id}, but the model's vocabulary has {size} tokens\n"
                     "copy the model again, or correct the id"
                 )
     texts = config.new_special_tokens
-    # with none to add, transformers is not imported
+    # without new tokens, transformers is not imported
     new = add_special_tokens(cast(Any, tokenizer), texts) if texts else []
     added = f", {len(new)} new" if new else ""
     rows = "an unknown number of" if size is None else f"{size}"
@@ -81,14 +82,16 @@ def check_tokenizer(tokenizer: SmallTokenizer, settings: dict[str, Any], config:
 def check_template(
     tokenizer: SmallTokenizer, settings: dict[str, Any], config: TokenizeConfig, given: str | None
 ) -> tuple[str, str]:
-    """Render a conversation as the tokenize stage would, and make its checks; return (what was found, a warning).
+    """Render and check a conversation as the tokenize stage would; return (description, warning).
+
+    `given` is the template file that the config names, or None.
 
     Raises:
         ModelError: the model's own template does not parse.
         DataError: no end-of-turn token is trained, no answer is found, or the template refuses plain questions.
     """
     own = tokenizer.chat_template
-    if given is None and isinstance(own, str) and (fault := fault_of_template(own)):
+    if given is None and isinstance(own, str) and (fault := template_fault(own)):
         raise ModelError(f"the model's chat template: {fault}\nrepair it, or name another with tokenize.chat_template")
     template = choose_template(cast(Any, tokenizer), given, has_messages=True)
     setup = Setup(
@@ -100,18 +103,18 @@ def check_template(
         objective="sft",
         vocabulary_size=None,
     )
-    ends = _checked_ends("a question and its answer", _TURNS[:2], setup)
-    said = ", ".join(tokenizer.convert_ids_to_tokens(number) for number in ends)
-    found = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
-    text = f"{found[template.source]}; turns end with {said}"
+    end_ids = _checked_end_ids("a question and its answer", _TURNS[:2], setup)
+    end_tokens = ", ".join(tokenizer.convert_ids_to_tokens(token_id) for token_id in end_ids)
+    sources = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
+    found = f"{sources[template.source]}; turns end with {end_tokens}"
     try:
-        _checked_ends("two questions and their answers", _TURNS, setup)
+        _checked_end_ids("two questions and their answers", _TURNS, setup)
     except DataError as error:
-        return text, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
-    return text, ""
+        return found, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
+    return found, ""
 
 
-def _checked_ends(name: str, turns: list[dict[str, str]], setup: Setup) -> list[int]:
+def _checked_end_ids(name: str, turns: list[dict[str, str]], setup: Setup) -> list[int]:
     batch = tokenize_rows([Row(name, "messages", "", "", json.dumps(turns))], setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
@@ -119,29 +122,29 @@ def _checked_ends(name: str, turns: list[dict[str, str]], setup: Setup) -> list[
 
 
 def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[str, Any]) -> tuple[str, str]:
-    """Check that sequences have room within the model's positions; return (what was found, a warning).
+    """Check that sequences fit the model's positions; return (description, warning).
 
     Raises:
         ModelError: `tokenize.max_length` exceeds the positions.
-        ConfigError: virtual tokens or generated answers that leave no room.
+        ConfigError: virtual tokens or generated answers leave no room.
     """
     model = text_settings(settings)
     length = resolve_max_length(model, tokenize.max_length)
     positions = positions_of(model)
     found = f"{length} tokens of {f'{positions} positions' if positions else UNKNOWN_POSITIONS}"
-    taken, name = 0, ""
+    reserved, setting = 0, ""
     if train.method in PROMPT_METHODS:
-        taken, name = train.prompt.num_virtual_tokens, "train.prompt.num_virtual_tokens"
+        reserved, setting = train.prompt.num_virtual_tokens, "train.prompt.num_virtual_tokens"
     elif train.objective in ONLINE:
-        taken, name = train.policy.max_new_tokens, "train.policy.max_new_tokens"
-    if not positions or not taken:
+        reserved, setting = train.policy.max_new_tokens, "train.policy.max_new_tokens"
+    if not positions or not reserved:
         return found, ""
-    left = positions - taken
+    left = positions - reserved
     if left < FEWEST_TOKENS:
-        raise ConfigError(f"{name}={taken} leaves {max(0, left)} of the model's {positions} positions\nlower it")
+        raise ConfigError(f"{setting}={reserved} leaves {max(0, left)} of the model's {positions} positions\nlower it")
     if length > left:
         return found, (
-            f"{name}={taken} leaves {left} of {positions} positions, and rows may have {length}: longer rows than "
-            f"{left} tokens will stop the run"
+            f"{setting}={reserved} leaves {left} of {positions} positions, but rows may have {length}: a row of more "
+            f"than {left} tokens will stop the run"
         )
     return found, ""

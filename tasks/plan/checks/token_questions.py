@@ -1,4 +1,4 @@
-"""The questions that a config's rows raise, and its tokenizer: each source by itself, then what they must fit."""
+"""The questions about a config's rows and tokenizer: first each source alone, then what the rows must fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from configs.errors import DataError
 from configs.schema import FineTuneConfig
 from tasks.files.places import find_files
 from tasks.plan.checks import token_checks
-from tasks.plan.checks.first_rows import look_at, refuse_invalid, refuse_wrong_kinds
+from tasks.plan.checks.first_rows import check_kinds, check_validity, read_first_rows
 from tasks.plan.checks.preflight import NETWORK_SECONDS, READING_SECONDS, Finding, NotCheckedError, Question, Shared
 from tasks.plan.checks.surroundings import Base, Surroundings
 from tasks.plan.checks.tokenizers import read_tokenizer
@@ -20,114 +20,120 @@ from tasks.tokenize.template import choose_template
 
 @dataclass
 class _Rows:
-    """The sources of a stage: resolved together, looked at one by one."""
+    """The sources of one training: resolved together, their first rows read one by one."""
 
     config: FineTuneConfig
     token: str | None
     resolved: Shared[Any] = field(init=False)
-    looks: dict[tuple[str, int], Shared[Any]] = field(init=False)
+    first_rows: dict[tuple[str, int], Shared[Any]] = field(init=False)
 
     def __post_init__(self) -> None:
-        rows = self.config.data
-        self.resolved = Shared("data sources", lambda: data.resolve_data(rows, self.token))
-        places = [(name, n) for name in ("sources", "evaluation") for n in range(len(getattr(rows, name)))]
-        self.looks = {place: Shared(_first_rows_name(place, len(places)), self._look(*place)) for place in places}
+        config = self.config.data
+        self.resolved = Shared("data sources", lambda: data.resolve_data(config, self.token))
+        places = [(name, n) for name in ("sources", "evaluation") for n in range(len(getattr(config, name)))]
+        self.first_rows = {
+            place: Shared(_first_rows_name(place, len(places)), self._reading_of(*place)) for place in places
+        }
 
-    def _look(self, section: Any, number: int) -> Callable[[], Any]:
-        def look() -> Any:
+    def _reading_of(self, section: Any, number: int) -> Callable[[], Any]:
+        def read() -> Any:
             source = getattr(self.config.data, section)[number]
             revision = ""
             if source.hub is not None:
                 shards = self.resolved.needed().shards
-                revision = next(each.revision for each in shards if (each.section, each.number) == (section, number))
+                revision = next(
+                    shard.revision for shard in shards if (shard.section, shard.number) == (section, number)
+                )
             elif source.reads_files:
                 try:
                     find_files(source.path)
                 except DataError:
                     raise NotCheckedError("needs `data sources`") from None
-            return look_at(self.config.data, section, number, revision, self.token)
+            return read_first_rows(self.config.data, section, number, revision, self.token)
 
-        return look
+        return read
 
 
 def _first_rows_name(place: tuple[str, int], num_places: int) -> str:
     return "first rows" if num_places == 1 else f"first rows of {place[0]}[{place[1]}]"
 
 
-def token_questions(config: FineTuneConfig, base: Base, around: Surroundings) -> list[Question]:
-    """Return the questions of rows, tokenizer, template and lengths, in the order in which they are shown."""
-    rows = _Rows(config, around.token)
+def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundings) -> list[Question]:
+    """Return the questions about rows, tokenizer, template and lengths, in the order of the table."""
+    rows = _Rows(config, surroundings.token)
 
     def sources() -> Finding:
-        resolved = rows.resolved.own()
+        resolved = rows.resolved.value()
         return Finding(f"sources: {len(config.data.sources)}, shards: {len(resolved.shards)}", resolved)
 
-    def first(look: Shared[Any]) -> Callable[[], Finding]:
-        def asked() -> Finding:
-            found = look.own()
-            warning = refuse_invalid(found, config.data.max_invalid_rows)
-            columns = ", ".join(f"{name} from {column}" for name, column in found.columns.items())
-            said = f"{found.num_rows} rows of format {found.row_format}" + (f", {columns}" if columns else "")
-            return Finding(said, found, warning, "repair them, or see data.checks and data.max_invalid_rows")
+    def check_of(shared: Shared[Any]) -> Callable[[], Finding]:
+        def check() -> Finding:
+            first_rows = shared.value()
+            warning = check_validity(first_rows, config.data.max_invalid_rows)
+            columns = ", ".join(f"{name} from {column}" for name, column in first_rows.columns.items())
+            found = f"{first_rows.num_rows} rows of format {first_rows.row_format}" + (
+                f", {columns}" if columns else ""
+            )
+            return Finding(found, first_rows, warning, "repair them, or see data.checks and data.max_invalid_rows")
 
-        return asked
+        return check
 
     def objective() -> Finding:
-        found = [look.needed() for look in rows.looks.values()]
-        return Finding(refuse_wrong_kinds(found, config.train.objective))
+        return Finding(check_kinds([shared.needed() for shared in rows.first_rows.values()], config.train.objective))
 
-    limit = READING_SECONDS if any(each.reads_files for each in config.data.sources) else NETWORK_SECONDS
-    asked = [Question("data sources", sources, limit)]
-    asked += [Question(look.name, first(look), NETWORK_SECONDS) for look in rows.looks.values()]
-    asked.append(Question("objective and rows", objective))
-    return asked + _of_tokenizer(config, base, rows)
+    limit = READING_SECONDS if any(source.reads_files for source in config.data.sources) else NETWORK_SECONDS
+    questions = [Question("data sources", sources, limit)]
+    questions += [Question(shared.name, check_of(shared), NETWORK_SECONDS) for shared in rows.first_rows.values()]
+    questions.append(Question("objective and rows", objective))
+    return questions + _tokenizer_questions(config, base)
 
 
-def _of_tokenizer(config: FineTuneConfig, base: Base, rows: _Rows) -> list[Question]:
-    template = Shared("chat template file", lambda: token_checks.checked_template(config.tokenize.chat_template))
+def _tokenizer_questions(config: FineTuneConfig, base: Base) -> list[Question]:
+    template = Shared("chat template file", lambda: token_checks.read_checked_template(config.tokenize.chat_template))
 
     def read() -> Any:
-        found = base.files.needed()
-        if found is None:
+        files = base.files.needed()
+        if files is None:
             return None, {}, "made by the project itself, with its model"
-        model = found.settings.get("config.json", {})
-        tokenizer: Any = read_tokenizer(found, f"model.name={config.model.name}")
-        own = tokenizer.chat_template
+        model_settings = files.settings.get("config.json", {})
+        tokenizer: Any = read_tokenizer(files, f"model.name={config.model.name}")
+        own_template = tokenizer.chat_template
         choose_template(tokenizer, template.needed(), has_messages=True)
-        said = token_checks.check_tokenizer(tokenizer, model, config.tokenize)
-        tokenizer.chat_template = own
-        return tokenizer, model, said
+        found = token_checks.check_tokenizer(tokenizer, model_settings, config.tokenize)
+        tokenizer.chat_template = own_template
+        return tokenizer, model_settings, found
 
     tokenizer = Shared("tokenizer", read)
 
     def check_tokenizer() -> Finding:
-        return Finding(tokenizer.own()[2])
+        return Finding(tokenizer.value()[2])
 
     def check_template() -> Finding:
-        found, model, _ = tokenizer.needed()
-        if found is None:
+        small_tokenizer, model_settings, _ = tokenizer.needed()
+        if small_tokenizer is None:
             raise NotCheckedError("the tokenizer is made by the project itself; the tokenize stage checks both")
         if config.train.objective == "cpt":
-            return Finding("not used: plain text is trained on as it is")
-        said, warning = token_checks.check_template(found, model, config.tokenize, template.needed())
-        return Finding(said, warning=warning, fix="name another with tokenize.chat_template")
+            return Finding("not used: cpt trains on plain text")
+        given = template.needed()
+        found, warning = token_checks.check_template(small_tokenizer, model_settings, config.tokenize, given)
+        return Finding(found, warning=warning, fix="name another with tokenize.chat_template")
 
     def check_length() -> Finding:
-        found = base.files.needed()
-        model = {} if found is None else found.settings.get("config.json", {})
-        said, warning = token_checks.check_length(config.tokenize, config.train, model)
-        return Finding(said, warning=warning, fix="lower it, or tokenize.max_length")
+        files = base.files.needed()
+        model_settings = {} if files is None else files.settings.get("config.json", {})
+        found, warning = token_checks.check_length(config.tokenize, config.train, model_settings)
+        return Finding(found, warning=warning, fix="lower it, or tokenize.max_length")
 
-    asked = [Question("tokenizer", check_tokenizer)]
+    questions = [Question("tokenizer", check_tokenizer)]
     if config.tokenize.chat_template is not None:
-        asked.append(Question("chat template file", lambda: Finding("read, and is Jinja", template.own())))
-    return [*asked, Question("chat template", check_template), Question("sequence length", check_length)]
+        questions.append(Question("chat template file", lambda: Finding("read, and is Jinja", template.value())))
+    return [*questions, Question("chat template", check_template), Question("sequence length", check_length)]
 
 
-def row_facts(answers: Sequence[Any]) -> list[Any]:
-    """Return the `FirstRows` of all sources that were looked at, in order, from the answers to `questions`."""
+def first_rows_of(answers: Sequence[Any]) -> list[Any]:
+    """Return the `FirstRows` of all sources that could be read, in order, from the answers to these questions."""
     return [
-        each.value
-        for each in answers
-        if each.check.name.rpartition(": ")[2].startswith("first rows") and each.value is not None
+        answer.value
+        for answer in answers
+        if answer.check.name.rpartition(": ")[2].startswith("first rows") and answer.value is not None
     ]

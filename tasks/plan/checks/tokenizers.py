@@ -1,8 +1,8 @@
-"""The model's tokenizer and chat template, read from small files, with the tokenize stage's own rules asked of them.
+"""Reads the model's tokenizer and chat template from small files, so that the tokenize stage's rules can check them.
 
-The stage works on transformers' tokenizers, which take seconds to import. `SmallTokenizer` is what its rules need of
-one, on the `tokenizers` package and the part of transformers that renders templates, which loads no torch. A tokenizer
-that has no tokenizer.json is left to the stage.
+The stage uses transformers' tokenizers, which take seconds to import. `SmallTokenizer` has what its rules need of them,
+built on the `tokenizers` package and on transformers' rendering of templates, which loads no torch. A tokenizer without
+tokenizer.json is left to the stage.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_
 _FILE = "tokenizer.json"
 _SETTINGS = "tokenizer_config.json"
 _TEMPLATE_FILE = "chat_template.jinja"
-# classes that know of no special token but those that the files name
+# classes without special tokens of their own: the files name them all
 _PLAIN_CLASSES = {"", "PreTrainedTokenizerFast", "TokenizersBackend"}
 
 
 class SmallTokenizer:
-    """What the rules of `tasks.tokenize` ask of a tokenizer, under transformers' names.
+    """The methods of a tokenizer that the rules of `tasks.tokenize` use, with transformers' names.
 
-    `roles` are the texts of special tokens by role, such as `eos_token`.
+    `roles` maps roles, such as `eos_token`, to the texts of special tokens.
     """
 
     def __init__(self, backend: Tokenizer, roles: dict[str, str], template: str | dict[str, str] | None) -> None:
@@ -75,7 +75,7 @@ class SmallTokenizer:
         return self._id("eos_token")
 
     def get_vocab(self) -> dict[str, int]:
-        """Return all tokens, the added ones too, with their ids."""
+        """Return all tokens, with added ones, and their ids."""
         return self._backend.get_vocab(with_added_tokens=True)
 
     def add_tokens(self, tokens: list[AddedToken], special_tokens: bool = False) -> int:
@@ -93,7 +93,7 @@ class SmallTokenizer:
         texts = [text] if isinstance(text, str) else text
         self._backend.encode_special_tokens = bool(settings.get("split_special_tokens"))
         encoded = self._backend.encode_batch(texts, add_special_tokens=settings.get("add_special_tokens", True))
-        ids = [each.ids for each in encoded]
+        ids = [encoding.ids for encoding in encoded]
         return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
     def apply_chat_template(
@@ -108,11 +108,11 @@ class SmallTokenizer:
         template = self.chat_template
         text = template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template
         assert text is not None
-        return rendered(text, [messages], add_generation_prompt=add_generation_prompt, **self.roles)[0]
+        return render_conversations(text, [messages], add_generation_prompt=add_generation_prompt, **self.roles)[0]
 
 
-def rendered(template: str, conversations: list[list[dict[str, Any]]], **variables: Any) -> list[str]:
-    """Return conversations as transformers renders them; torch is not loaded for it.
+def render_conversations(template: str, conversations: list[list[dict[str, Any]]], **variables: Any) -> list[str]:
+    """Return the conversations as transformers renders them, without loading torch.
 
     Raises:
         jinja2.TemplateError: the template does not parse, refuses the messages, or fails on them.
@@ -126,36 +126,34 @@ def rendered(template: str, conversations: list[list[dict[str, Any]]], **variabl
     return list(texts)
 
 
-def fault_of_template(template: str) -> str | None:
-    """Return why a template does not parse, with the line, or None."""
+def template_fault(template: str) -> str | None:
+    """Return why a template does not parse, with the line, or None if it does."""
     try:
-        rendered(template, [])
+        render_conversations(template, [])
     except jinja2.TemplateSyntaxError as error:
-        return f"line {error.lineno} is no Jinja ({error.message})"
+        return f"line {error.lineno} is not valid Jinja ({error.message})"
     return None
 
 
 def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
-    """Return the tokenizer of the model `where`, such as `model.name=owner/name`, with the model's own template.
+    """Return the model's tokenizer with its own template; `where`, such as `model.name=owner/name`, is for errors.
 
     Raises:
-        NotCheckedError: it has no tokenizer.json.
-        ModelError: the file cannot be read as one, or no end-of-text token is named.
+        NotCheckedError: there is no tokenizer.json, or the tokenizer's class may define the end-of-text token.
+        ModelError: tokenizer.json cannot be read, or no end-of-text token is named.
     """
     if _FILE not in files.sizes:
-        raise NotCheckedError("the model has no tokenizer.json, which alone is read here; the tokenize stage checks it")
+        raise NotCheckedError("the model has no tokenizer.json, the only file read here; the tokenize stage checks it")
     try:
         backend = Tokenizer.from_str(files.read(_FILE).decode("utf-8"))
-    # the package raises plain Exceptions
+    # the package raises plain `Exception`s
     except Exception as error:
         if not isinstance(error, UnicodeDecodeError) and type(error) is not Exception:
             raise
-        raise ModelError(
-            f"{where}: tokenizer.json is none that the tokenizers package can read\ncopy the model again"
-        ) from None
+        raise ModelError(f"{where}: the tokenizers package cannot read tokenizer.json\ncopy the model again") from None
     settings = files.settings.get(_SETTINGS, {})
-    named = settings.get("added_tokens_decoder", {})
-    added = [named[number] for number in sorted(named, key=int) if isinstance(named[number], dict)]
+    decoder = settings.get("added_tokens_decoder", {})
+    added = [decoder[token_id] for token_id in sorted(decoder, key=int) if isinstance(decoder[token_id], dict)]
     known = backend.get_vocab(with_added_tokens=True)
     for token in added:
         if token.get("content") and token["content"] not in known:
@@ -164,25 +162,25 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
     if "eos_token" not in roles:
         if str(settings.get("tokenizer_class") or "") not in _PLAIN_CLASSES:
             raise NotCheckedError(
-                f"the files name no eos_token, which {settings['tokenizer_class']} may have of its own; the tokenize "
-                "stage checks it"
+                f"the files name no eos_token, but {settings['tokenizer_class']} may define one; the tokenize stage "
+                "checks it"
             )
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
     return SmallTokenizer(backend, roles, _own_template(files, settings))
 
 
 def _roles(files: ModelFiles, settings: dict[str, Any], backend: Tokenizer) -> dict[str, str]:
-    """Return the special tokens by role: tokenizer_config.json's, else those of older files, else config.json's ids."""
+    """Return the special tokens by role: from tokenizer_config.json, older files, or config.json's ids."""
     older = files.json("special_tokens_map.json")
     ids = {**files.json("generation_config.json"), **files.settings.get("config.json", {})}
     roles = {}
     for role in _ROLES:
-        said = settings.get(role) or older.get(role)
-        text = said.get("content") if isinstance(said, dict) else said
+        named = settings.get(role) or older.get(role)
+        text = named.get("content") if isinstance(named, dict) else named
         if not text and role in ("bos_token", "eos_token") and role not in settings:
-            number = ids.get(f"{role}_id")
-            number = number[0] if isinstance(number, list) and number else number
-            text = backend.id_to_token(number) if isinstance(number, int) and number >= 0 else None
+            token_id = ids.get(f"{role}_id")
+            token_id = token_id[0] if isinstance(token_id, list) and token_id else token_id
+            text = backend.id_to_token(token_id) if isinstance(token_id, int) and token_id >= 0 else None
         if text and backend.token_to_id(str(text)) is None:
             if role == "eos_token":
                 raise ModelError(
@@ -200,5 +198,5 @@ def _own_template(files: ModelFiles, settings: dict[str, Any]) -> str | dict[str
         return files.read(_TEMPLATE_FILE).decode("utf-8", "replace")
     template = settings.get("chat_template")
     if isinstance(template, list):
-        return {str(each["name"]): str(each["template"]) for each in template}
+        return {str(entry["name"]): str(entry["template"]) for entry in template}
     return str(template) if template else None

@@ -1,4 +1,4 @@
-"""Checks of the tracker that a training is to be followed with: its package, its address, its key or token."""
+"""Checks the tracker that will follow a training: its package, its address, its key or token."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _CLOUD = "https://api.wandb.ai"
 _TIMEOUT_SECONDS = 15.0
 
 
-def named(train: TrainConfig, name: str, execution: str) -> TrainConfig:
-    """Return `train` with a name for its run at a tracker, where it has none: config, objective, and execution."""
+def with_run_name(train: TrainConfig, name: str, execution: str) -> TrainConfig:
+    """Return `train` with a run name for the tracker, if it has none: the config's name, objective, and execution."""
     if train.tracking.tracker == "none" or train.tracking.run_name is not None:
         return train
     run_name = "-".join(filter(None, [name, train.objective, execution]))
@@ -32,11 +32,11 @@ def check_tracking(
     filesystem_of: Callable[[str], Any],
     is_laptop: bool,
 ) -> None:
-    """Ask the tracker whether it takes a run, without creating one.
+    """Ask the tracker whether it accepts a run, without creating one.
 
-    `secrets` are keys and tokens by the variable that the tracker's library reads, `sources` where they were looked
-    for. A tracker that cannot be reached now would leave a run of hours unseen, and is an error; one that goes away
-    later is a warning.
+    `secrets` maps the variables that the tracker's library reads to keys and tokens; `sources` says where they were
+    looked for. A tracker that cannot be reached now is an error, because it would miss a run of hours; one that is lost
+    during training is only a warning there.
 
     Raises:
         UnreachableTrackerError: it cannot be reached.
@@ -69,7 +69,7 @@ def _check_wandb(tracking: TrackingConfig, key: str | None, sources: str) -> Non
     answer = _ask(tracking, f"{address}/graphql", query, ("api", key))
     if answer.status_code in (401, 403) or (answer.is_success and not _viewer(answer)):
         raise ConfigError(
-            f"train.tracking.tracker=wandb: {address} refused the API key; looked in {sources}\ntake a new one from it"
+            f"train.tracking.tracker=wandb: {address} refused the API key; looked in {sources}\ncreate a new one there"
         )
     _check_answer(answer, address, "W&B")
 
@@ -78,7 +78,7 @@ def _viewer(answer: httpx2.Response) -> object:
     try:
         return (answer.json().get("data") or {}).get("viewer")
     except (ValueError, AttributeError):
-        # no JSON: some other server
+        # not JSON: another kind of server
         return "unknown"
 
 
@@ -129,8 +129,8 @@ def _check_answer(answer: httpx2.Response, address: str, kind: str) -> None:
 def _check_folder(folder: str, filesystem_of: Callable[[str], Any], is_laptop: bool) -> None:
     if not is_laptop and "://" not in folder:
         raise ConfigError(
-            f"train.tracking.folder={folder} would be on the disk of a pod, and gone with it; name a store, such as "
-            "s3://bucket/curves, or leave it unset for the execution's own"
+            f"train.tracking.folder={folder} would be on the disk of a pod, and lost with it; name a store, such as "
+            "s3://bucket/curves, or leave it unset to use the execution's own"
         )
     try:
         files = filesystem_of(folder)
@@ -138,7 +138,7 @@ def _check_folder(folder: str, filesystem_of: Callable[[str], Any], is_laptop: b
         files.makedirs(target.rpartition("/")[0], exist_ok=True)
         files.pipe_file(target, b"")
         files.rm(target)
-    # each kind of store has errors of its own
+    # every kind of store has its own errors
     except Exception as error:
         raise ConfigError(
             f"train.tracking.folder={folder} cannot be written to ({type(error).__name__}); name another, or give this "

@@ -1,4 +1,4 @@
-"""What a run writes to a disk: its models, and the checkpoints that are kept, against the space that is free."""
+"""Compares what a run writes to a disk, its models and kept checkpoints, with the free space."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from configs.schema.train import TrainConfig
 
 _GIB = 2**30
 _WEIGHT_BYTES = 4
-"""A trained number in a checkpoint: 32 bits, also where the computation has 16."""
+"""Bytes of a trained weight in a checkpoint: 32 bits, even if the computation uses 16."""
 _MOMENTS, _EIGHT_BIT_MOMENTS = 8, 2
-"""Both moments of a trained number."""
+"""Bytes of both moments of a trained weight."""
 _STATE_BYTES = 2**20
-"""Random numbers, schedule, position in the data: under 1 MiB in every checkpoint."""
+"""Random states, schedule and position in the data take less than this in every checkpoint."""
 
 
 def check_disk(directory: Path, required_bytes: int) -> None:
     """Refuse to start when the disk under `directory` has less than `required_bytes` free.
 
     Raises:
-        ArtifactError: with the free and the needed size.
+        ArtifactError: names the free and the needed size.
     """
     free = shutil.disk_usage(directory).free
     if free < required_bytes:
@@ -39,40 +39,41 @@ def check_disk(directory: Path, required_bytes: int) -> None:
 def checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: Device) -> int:
     """Return the bytes of one checkpoint, over all machines.
 
-    A checkpoint holds what is trained: all `parameters` of method full, else the `trained` ones of the adapter, each
-    as a 32-bit weight with the two 32-bit moments of AdamW, 12 bytes; 8-bit optimizers keep both moments in 2 bytes.
-    DeepSpeed saves the weights once more in the format it computes in.
+    A checkpoint holds the trained parameters: all `parameters` for method full, else the `trained` ones of the adapter.
+    Each takes 12 bytes, a 32-bit weight and the two 32-bit moments of AdamW; an 8-bit optimizer keeps both moments in 2
+    bytes. DeepSpeed also saves the weights in the format it computes in.
     """
     count = parameters if train.method == "full" else trained
     num_processes = train.fewest_nodes * train.processes_per_node
     is_8bit = effective.optimizer(train, device, num_processes).value in effective.EIGHT_BIT
-    again = 0
+    compute_copy = 0
     if train.sharding in DEEPSPEED:
-        again = 2 if precision(train, device).value == "bfloat16" else 4
-    return count * (_WEIGHT_BYTES + (_EIGHT_BIT_MOMENTS if is_8bit else _MOMENTS) + again) + _STATE_BYTES
+        compute_copy = 2 if precision(train, device).value == "bfloat16" else 4
+    return count * (_WEIGHT_BYTES + (_EIGHT_BIT_MOMENTS if is_8bit else _MOMENTS) + compute_copy) + _STATE_BYTES
 
 
 def kept_checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: Device) -> int:
-    """Return the bytes of all checkpoints at the fullest moment, and of the best weights.
+    """Return the bytes of all checkpoints and best weights when they take most space.
 
-    There are `checkpoint.keep`, and one more while it is written. Where the best weights are kept, so many copies of
-    them: each checkpoint may name another best step. DeepSpeed and FSDP keep the optimizer with the best weights.
+    There are `checkpoint.keep` checkpoints, and one more while it is written. If the best weights are kept, there are
+    as many copies of them, because each checkpoint may name another best step. DeepSpeed and FSDP keep the optimizer
+    with the best weights.
     """
     copies = train.checkpoint.keep + 1
     count = parameters if train.method == "full" else trained
-    whole = checkpoint_bytes(parameters, trained, train, device)
+    checkpoint = checkpoint_bytes(parameters, trained, train, device)
     num_processes = train.fewest_nodes * train.processes_per_node
     best = 0
     if effective.kept_weights(train, True, num_processes).value == "best":
-        best = whole if effective.saves_whole_state(train, num_processes) else count * _WEIGHT_BYTES
-    return copies * (whole + best)
+        best = checkpoint if effective.saves_whole_state(train, num_processes) else count * _WEIGHT_BYTES
+    return copies * (checkpoint + best)
 
 
 def required_disk_bytes(weight_bytes: int, config: FineTuneConfig, checkpoints: int = 0) -> int:
     """Return the bytes a run writes: the tuned model, a merged one for adapters, each quantized one, and 64 MiB.
 
-    `checkpoints` is what `kept_checkpoint_bytes` returned. Quantized copies are counted at 3/4 of the size, an upper
-    bound for 16-bit weights at 8 bits with embeddings kept.
+    `checkpoints` is the result of `kept_checkpoint_bytes`. A quantized copy is counted as 3/4 of the model, an upper
+    bound for 16-bit weights quantized to 8 bits with embeddings left as they are.
     """
     copies = 1.0 + (config.train.method != "full") + 0.75 * len(config.quantize.methods)
     return int(weight_bytes * copies) + 64 * 2**20 + checkpoints

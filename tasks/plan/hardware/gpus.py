@@ -1,8 +1,7 @@
-"""The GPU types that an estimate can be made for: what their makers and clouds say of memory, arithmetic and links.
+"""The GPU types that a plan can be made for, with memory, arithmetic and links as makers and clouds publish them.
 
-`compute_utilization` is the one number that is no data sheet's: the share of the peak that the arithmetic alone
-reaches, without waiting for other GPUs. It is set from published training runs (docs/scaling.md), and where there are
-none it is an assumption.
+Only `compute_utilization` is from no data sheet: it is the share of the peak that arithmetic reaches without waiting
+for other GPUs. It is set from published training runs (docs/scaling.md); without such a run it is an assumption.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ TABLE = Path(__file__).parents[3] / "configs" / "gpus.yaml"
 
 @dataclass(frozen=True)
 class GpuType:
-    """One GPU, as one of `gpus_per_node` in a usual machine. Bandwidths are in bytes a second and one direction."""
+    """One of the `gpus_per_node` GPUs in a typical machine. Bandwidths are in bytes per second, in one direction."""
 
     name: str
     labels: tuple[str, ...]
@@ -30,12 +29,12 @@ class GpuType:
     peak_flops: float
     """Dense bfloat16 FLOP/s with 32-bit accumulation."""
     peak_float32_flops: float | None
-    """FLOP/s in float32 without TF32, PyTorch's default; None where it is not known."""
+    """FLOP/s in float32 without TF32, PyTorch's default; None if not known."""
     memory_bandwidth: float
     gpu_link_bandwidth: float
-    """To the other GPUs of the machine: NVLink, or PCI Express where there is none."""
+    """To the other GPUs of the machine, over NVLink, or PCI Express without it."""
     network_bandwidth: float
-    """Of the machine's network, for each of its GPUs."""
+    """Of the machine's network, per GPU."""
     host_bandwidth: float
     """To the host's memory, over PCI Express."""
     compute_utilization: float
@@ -47,7 +46,7 @@ class GpuType:
 
 
 def gpu_type(row: GpuTypeConfig) -> GpuType:
-    """Return a row of the table in bytes and FLOP/s."""
+    """Return a row of the table, converted to bytes and FLOP/s."""
     return GpuType(
         name=row.name,
         labels=tuple(row.labels),
@@ -73,17 +72,17 @@ def _table() -> dict[str, GpuType]:
     return {row["name"]: gpu_type(GpuTypeConfig.model_validate(row)) for row in rows}
 
 
-def gpu_types(own: Sequence[GpuTypeConfig] = ()) -> dict[str, GpuType]:
-    """Return the GPU types by name, those with less memory first; a config's own replace those of the table."""
-    found = {**_table(), **{row.name: gpu_type(row) for row in own}}
-    return dict(sorted(found.items(), key=lambda item: (item[1].memory_bytes, item[1].peak_flops)))
+def gpu_types(custom: Sequence[GpuTypeConfig] = ()) -> dict[str, GpuType]:
+    """Return the GPU types by name, least memory first; `custom` types of a config replace those of the table."""
+    types = {**_table(), **{row.name: gpu_type(row) for row in custom}}
+    return dict(sorted(types.items(), key=lambda item: (item[1].memory_bytes, item[1].peak_flops)))
 
 
 def find_gpu(name: str, types: dict[str, GpuType]) -> GpuType:
-    """Return the type that a config's `train.cluster.gpu` names by its name or a label, in any case.
+    """Return the type whose name or label is `name`, the value of `train.cluster.gpu`, ignoring case.
 
     Raises:
-        ConfigError: none has this name: a plan would have to make up its memory.
+        ConfigError: no type has this name, so its memory is unknown.
     """
     wanted = name.casefold()
     for gpu in types.values():

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, asked of the driver's own tool: importing torch to count them takes seconds."""
+"""Lists the GPUs of this machine with the driver's own tool: importing torch to count them takes seconds."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _TIMEOUT_SECONDS = 20.0
 
 @dataclass(frozen=True)
 class LocalGpu:
-    """A GPU that processes here would see. `compute_capability` is major and minor, such as (9, 0)."""
+    """A GPU that processes on this machine can use. `compute_capability` is (major, minor), such as (9, 0)."""
 
     name: str
     uuid: str
@@ -23,7 +23,7 @@ class LocalGpu:
 def local_gpus() -> list[LocalGpu]:
     """Return the NVIDIA GPUs of this machine that CUDA_VISIBLE_DEVICES leaves visible, in its order.
 
-    None where there is no nvidia-smi, or it finds no driver. A GPU that is divided (MIG) counts as one.
+    The list is empty if there is no nvidia-smi or it finds no driver. A partitioned GPU (MIG) counts as one.
     """
     tool = shutil.which("nvidia-smi")
     if tool is None:
@@ -33,33 +33,33 @@ def local_gpus() -> list[LocalGpu]:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=_TIMEOUT_SECONDS, check=True).stdout
     except (OSError, subprocess.SubprocessError):
         return []
-    found = [_gpu(line) for line in listed.splitlines() if line.count(",") == 3]
-    return _visible(found, os.environ.get("CUDA_VISIBLE_DEVICES"))
+    gpus = [_gpu(line) for line in listed.splitlines() if line.count(",") == 3]
+    return _visible(gpus, os.environ.get("CUDA_VISIBLE_DEVICES"))
 
 
 def _gpu(line: str) -> LocalGpu:
     name, uuid, mebibytes, capability = (part.strip() for part in line.split(","))
     major, _, minor = capability.partition(".")
-    numbers = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
-    return LocalGpu(name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else 0, numbers)
+    compute_capability = (int(major), int(minor)) if major.isdigit() and minor.isdigit() else (0, 0)
+    return LocalGpu(name, uuid, int(mebibytes) * 2**20 if mebibytes.isdigit() else 0, compute_capability)
 
 
-def _visible(gpus: list[LocalGpu], wanted: str | None) -> list[LocalGpu]:
-    """Return those that `wanted` names, by number or the beginning of a UUID, up to the first that there is not.
+def _visible(gpus: list[LocalGpu], visible_devices: str | None) -> list[LocalGpu]:
+    """Return the GPUs that `visible_devices` names by number or beginning of a UUID, up to the first unknown name.
 
-    So does CUDA: CUDA C++ Programming Guide, environment variables.
+    CUDA does the same: CUDA C++ Programming Guide, environment variables.
     """
-    if wanted is None:
+    if visible_devices is None:
         return gpus
     visible: list[LocalGpu] = []
-    for word in (part.strip() for part in wanted.split(",")):
-        if word.isdigit():
-            named = gpus[int(word) : int(word) + 1]
+    for name in (part.strip() for part in visible_devices.split(",")):
+        if name.isdigit():
+            matching = gpus[int(name) : int(name) + 1]
         else:
-            # a part of a divided GPU has a UUID of its own, which does not say of which
-            is_part = word.startswith("MIG-")
-            named = gpus[:1] if is_part else [gpu for gpu in gpus if word and gpu.uuid.startswith(word)]
-        if len(named) != 1:
+            # the UUID of a partition does not tell to which GPU it belongs
+            is_partition = name.startswith("MIG-")
+            matching = gpus[:1] if is_partition else [gpu for gpu in gpus if name and gpu.uuid.startswith(name)]
+        if len(matching) != 1:
             break
-        visible += named
+        visible += matching
     return visible

@@ -1,4 +1,4 @@
-"""What a plan is for: GPUs of one type, or the CPU cores of one machine."""
+"""The hardware that a plan is made for: GPUs of one type, or the CPU cores of one machine."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from tasks.plan.hardware.gpus import GpuType
 
 @dataclass(frozen=True)
 class Target:
-    """What trains: GPUs of one type, or processes on CPU cores that share the host's memory."""
+    """The hardware that trains: GPUs of one type, or CPU cores whose processes share the host's memory."""
 
     name: str
     memory_bytes: float
-    """Of one GPU, or of the host on a CPU."""
+    """Memory of one GPU, or of the host for a CPU."""
     device: Device = PLAIN_CPU
     gpu: GpuType | None = None
-    """Its row of the table, which time and cost are reckoned from; None where it has none."""
+    """The GPU's row in the table, from which time and cost are computed; None if it has none."""
 
     @property
     def is_gpu(self) -> bool:
@@ -28,6 +28,6 @@ class Target:
 def gpu_target(gpu: GpuType) -> Target:
     """Return GPUs of a type as the target of a plan.
 
-    The image of the tasks that train has bitsandbytes, but not flash-attn; what Liger's kernels save is not counted.
+    The training image has bitsandbytes but not flash-attn; the memory that Liger's kernels save is not counted.
     """
     return Target(gpu.name, gpu.memory_bytes, Device("gpu", gpu.name, gpu.has_bfloat16), gpu)

@@ -1,4 +1,4 @@
-"""What this machine trains on: its GPUs, or its memory. Without torch, in an instant."""
+"""Finds the hardware on which this machine trains, its GPUs or its memory, without torch and in an instant."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from tasks.plan.hardware.target import Target
 
 _CGROUP_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
 _AMPERE = (8, 0)
-"""Compute capability from which on a GPU computes in bfloat16."""
+"""Lowest compute capability of a GPU that computes in bfloat16."""
 _CPU_FLAGS = Path("/proc/cpuinfo")
 _BFLOAT16_FLAGS = {"avx512_bf16", "amx_tile"}
-"""What Linux calls the instructions that PyTorch asks a CPU for before it computes in bfloat16."""
+"""Linux' names of the CPU instructions that PyTorch requires to compute in bfloat16."""
 
 
 def host_memory_bytes() -> int:
-    """Return the memory of this machine, or of the container if that is less."""
+    """Return the memory of this machine, or of the container if that is smaller."""
     total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     for limit in map(Path, _CGROUP_LIMITS):
         if limit.is_file() and (text := limit.read_text(encoding="ascii").strip()).isdecimal():
@@ -30,12 +30,12 @@ def host_memory_bytes() -> int:
 
 
 def this_machine(types: Sequence[GpuType]) -> Target:
-    """Return the first GPU that a process here may use, with the table's data where it is in it; else the CPU."""
+    """Return the first GPU that a process here may use, with its data if `types` has it; without a GPU, the CPU."""
     gpus = local_gpus()
     if not gpus or not gpus[0].memory_bytes:
         return cpu_target(host_memory_bytes())
     gpu = gpus[0]
-    known = next((each for each in types if _is_named(each, gpu.name)), None)
+    known = next((gpu_type for gpu_type in types if _has_name(gpu_type, gpu.name)), None)
     return Target(
         known.name if known else gpu.name,
         gpu.memory_bytes,
@@ -45,16 +45,16 @@ def this_machine(types: Sequence[GpuType]) -> Target:
 
 
 def cpu_target(memory_bytes: float) -> Target:
-    """Return a CPU like this machine's, with so much memory, as the target of a plan."""
+    """Return this machine's CPU, with `memory_bytes` of memory, as the target of a plan."""
     return Target("CPU", memory_bytes, Device("cpu", "CPU", cpu_has_bfloat16(), _has_bitsandbytes()))
 
 
 def cpu_has_bfloat16() -> bool:
-    """Return whether this CPU computes in bfloat16 itself: AVX-512 BF16 or AMX, as Linux lists them."""
+    """Return whether this CPU has instructions for bfloat16: AVX-512 BF16 or AMX, as Linux lists them."""
     try:
         lines = _CPU_FLAGS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        # not Linux: none of the CPUs there has these instructions
+        # not Linux: no CPU of such a machine has these instructions
         return False
     flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
     return not _BFLOAT16_FLAGS.isdisjoint(flags)
@@ -64,5 +64,7 @@ def _has_bitsandbytes() -> bool:
     return importlib.util.find_spec("bitsandbytes") is not None
 
 
-def _is_named(gpu: GpuType, name: str) -> bool:
-    return name.casefold().replace(" ", "-") in {each.casefold().replace(" ", "-") for each in (gpu.name, *gpu.labels)}
+def _has_name(gpu: GpuType, name: str) -> bool:
+    return name.casefold().replace(" ", "-") in {
+        known.casefold().replace(" ", "-") for known in (gpu.name, *gpu.labels)
+    }

@@ -1,7 +1,8 @@
-"""Bytes that a layer keeps for its backward pass, and those that are there for a moment within it.
+"""Counts the bytes that a layer saves for its backward pass, and its temporary ones in either pass.
 
-For a Llama they are counted tensor by tensor in transformers' code with SDPA or flash attention; a test counts what
-autograd saves in the real model. Other architectures bring their own counts in `ModelShape`. Fused kernels save less.
+The counts for a Llama follow transformers' code, with SDPA or flash attention, tensor by tensor; a test compares them
+with what autograd saves in the real model. Other architectures have their own counts in `ModelShape`. Fused kernels
+save less.
 """
 
 from __future__ import annotations
@@ -13,66 +14,66 @@ from tasks.plan.shapes.shape import ModelShape
 
 
 def korthikanti_layer_bytes(hidden: int, heads: int, length: int, batch: int, has_scores: bool) -> float:
-    """Return what a layer of GPT saves in 16 bits: s b h (34 + 5 a s / h), Korthikanti et al. 2022, equation 1
-    (https://arxiv.org/abs/2205.05198); without the second term where attention keeps no scores."""
+    """Return the bytes that a layer of GPT saves in 16 bits: s b h (34 + 5 a s / h), Korthikanti et al. 2022, equation
+    1 (https://arxiv.org/abs/2205.05198). Without `has_scores` the second term, attention's scores, is left out."""
     scores = 5 * heads * length / hidden if has_scores else 0.0
     return length * batch * hidden * (34 + scores)
 
 
 def layer_activation_bytes(job: TrainingJob) -> float:
-    """Return what the average layer saves of one pass, for its backward pass.
+    """Return the bytes that the average layer saves for the backward pass of one micro-batch.
 
-    Where `shape.saved_bytes` is given, those; else those of a Llama. A norm saves its input in 32 bits; where its
-    weight is trained, the normalized input; where the linear maps after it learn, its output. Attention saves queries,
-    keys, values, its output, and the log-sum of each head; the MLP three tensors of its width, and a fourth where its
-    last map learns. Autocast makes a 16-bit copy of an input for each linear map that learns. Rows with padding attend
-    under a mask, which each layer makes numbers of, and with keys and values repeated for each head.
+    They are `shape.saved_bytes` if given, else those of a Llama. A norm saves its input in 32 bits; the normalized
+    input if its weight is trained; its output if the linear maps after it are trained. Attention saves queries, keys,
+    values, its output, and the log-sum of each head. The MLP saves three tensors of its width, and a fourth if its last
+    map is trained. Autocast makes a 16-bit copy of the input of each trained linear map. With padded rows each layer
+    also saves the mask as numbers, and keys and values repeated for each head.
     """
     tokens, shape = job.sequence_tokens, job.shape
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     if shape.saved_bytes is not None:
-        scores = 0.0 if shape.score_bytes is None else shape.score_bytes[_computation(job)] * job.key_length
-        per_token = shape.saved_bytes[_computation(job)] + scores
-        # counted with a mask; what tensor parallelism divides of it, the counts do not say
+        scores = 0.0 if shape.score_bytes is None else shape.score_bytes[_computation_index(job)] * job.key_length
+        per_token = shape.saved_bytes[_computation_index(job)] + scores
+        # the counts include a mask, but do not say which part tensor parallelism shards
         return tokens * (per_token + _adapter_bytes(job))
-    norms, divided = _llama_bytes(job)
-    mask = _mask_bytes(job) + _repeated_bytes(job) / split
-    return tokens * (norms + divided / split + _adapter_bytes(job)) + mask
+    norms, attention_and_mlp = _llama_bytes_per_token(job)
+    mask = _mask_bytes(job) + _repeated_key_value_bytes(job) / split
+    return tokens * (norms + attention_and_mlp / split + _adapter_bytes(job)) + mask
 
 
-def _llama_bytes(job: TrainingJob) -> tuple[float, float]:
-    """Return bytes of a token around the norms, whole on each GPU, and of attention and MLP."""
-    shape, size, learns = job.shape, compute_bytes(job), job.method not in PROMPT_METHODS
-    h, q, wide, full = shape.hidden, shape.query_width, shape.intermediate, job.method == "full"
+def _llama_bytes_per_token(job: TrainingJob) -> tuple[float, float]:
+    """Return the bytes per token around the norms, replicated on each GPU, and in attention and MLP, sharded."""
+    shape, size, trains_linears = job.shape, compute_bytes(job), job.method not in PROMPT_METHODS
+    h, q, i, is_full = shape.hidden, shape.query_width, shape.intermediate, job.method == "full"
     per_head = 4 * shape.heads
-    # inputs of two norms; each has a number for its row
+    # the inputs of two norms, and one number per token for each
     norms = 8.0 * h + 8
-    if full:
+    if is_full:
         norms += 2 * h * (4 if weight_bits(job) == 32 else 2)
     attention = size * (2 * q + 2 * shape.key_value_width) + per_head
-    mlp = size * wide * (4 if learns else 3)
-    if not learns:
+    mlp = size * i * (4 if trains_linears else 3)
+    if not trains_linears:
         return norms, attention + mlp
-    if size == 4 or (full and weight_bits(job) == 16):
-        # the norm's output is what all maps behind it save
+    if size == 4 or (is_full and weight_bits(job) == 16):
+        # all maps after a norm save the same tensor, its output
         return norms + 2 * size * h, attention + mlp
-    # without autocast an adapter computes in 32 bits, and copies its input for that
-    copied = 4 if job.precision == "float32" else size
-    # copies for q, k, v, gate and up; and for o, whose input an adapter on 16-bit weights copies once more
-    copies = 5 * copied * h
-    return norms + copies, attention + mlp + (0 if full else copied * q + (copied - size) * wide)
+    # without autocast an adapter computes in 32 bits, and casts its input for that
+    copy_size = 4 if job.precision == "float32" else size
+    # copies of the inputs of q, k, v, gate and up; an adapter on 16-bit weights also copies the input of o
+    copies = 5 * copy_size * h
+    return norms + copies, attention + mlp + (0 if is_full else copy_size * q + (copy_size - size) * i)
 
 
 def _adapter_bytes(job: TrainingJob) -> float:
-    """Return the bytes of a token between the two matrices of all adapters of a layer."""
+    """Return the bytes per token between the two matrices of each adapter, over all adapters of a layer."""
     if job.method == "full" or job.method in PROMPT_METHODS:
         return 0.0
     targets = job.shape.targeted(job.lora_targets)
-    return compute_bytes(job) * job.lora_rank * sum(each.count for each in targets) / job.shape.layers
+    return compute_bytes(job) * job.lora_rank * sum(target.count for target in targets) / job.shape.layers
 
 
 def has_mask(job: TrainingJob) -> bool:
-    """Return whether attention is given a mask: rows of unlike length, or a prefix before them."""
+    """Return whether attention gets a mask: rows differ in length, or have a prefix."""
     return job.has_padding or job.method == "prefix_tuning"
 
 
@@ -82,42 +83,45 @@ def _mask_bytes(job: TrainingJob) -> float:
     return float(compute_bytes(job) * job.sequence_tokens * job.key_length)
 
 
-def _repeated_bytes(job: TrainingJob) -> float:
-    """Return the bytes of keys and values, repeated for each head, over those of their own heads."""
+def _repeated_key_value_bytes(job: TrainingJob) -> float:
+    """Return the bytes that keys and values repeated for each head take beyond the unrepeated ones."""
     if not has_mask(job):
         return 0.0
     shape = job.shape
     positions = job.num_sequences * job.key_length
-    own = job.sequence_tokens * shape.key_value_width
-    return 2.0 * compute_bytes(job) * (positions * shape.query_width - own)
+    unrepeated = job.sequence_tokens * shape.key_value_width
+    return 2.0 * compute_bytes(job) * (positions * shape.query_width - unrepeated)
 
 
 def checkpoint_bytes(job: TrainingJob) -> float:
-    """Return what is kept of a layer that will be computed again: its input."""
+    """Return the bytes that a checkpointed layer keeps: its input."""
     return job.sequence_tokens * job.shape.hidden * weight_bits(job) / 8
 
 
 def last_norm_bytes(job: TrainingJob) -> float:
-    """Return what the norm before the head saves: its input in 32 bits, the normalized input where its weight is
-    trained, and the output, which the loss copies without the last position of each row."""
-    of_output = weight_bits(job) // 8
-    return job.sequence_tokens * job.shape.hidden * (4 + of_output * (2 if job.method == "full" else 1))
+    """Return the bytes that the norm before the head saves: its input in 32 bits, the normalized input if its weight is
+    trained, and its output, which the loss copies without the last position of each row."""
+    size = weight_bits(job) // 8
+    return job.sequence_tokens * job.shape.hidden * (4 + size * (2 if job.method == "full" else 1))
 
 
 def gradient_temporaries_bytes(
     shape: ModelShape, tokens: int, weight_bits: int, precision: str = "bfloat16", split: int = 1
 ) -> float:
-    """Return the gradients of activations that are there at once in the backward pass of a layer: in a Llama that of
-    the MLP's product and of both its factors, and that of the residual stream."""
+    """Return the bytes of activation gradients that exist at the same time in a layer's backward pass: in a Llama those
+    of the MLP's product, of both its factors, and of the residual stream."""
     if shape.temporary_bytes is not None:
         return tokens * shape.temporary_bytes[2 if precision == "float32" else 0 if weight_bits == 16 else 1]
-    per_wide, per_hidden = (12, 8) if precision == "float32" else (6, 2 if weight_bits == 16 else 8)
-    return tokens * (per_wide * shape.intermediate / split + per_hidden * shape.hidden)
+    per_intermediate, per_hidden = (12, 8) if precision == "float32" else (6, 2 if weight_bits == 16 else 8)
+    return tokens * (per_intermediate * shape.intermediate / split + per_hidden * shape.hidden)
 
 
 def layer_backward_bytes(job: TrainingJob) -> float:
-    """Return what a layer's backward pass takes over what the layer saved: the gradients of its activations, without
-    the input of its last map, which is gone by then, and the gradient of the largest map."""
+    """Return the bytes that a layer's backward pass takes beyond what the layer saved.
+
+    These are the gradients of its activations, less the input of its last map, which is freed by then. The gradient of
+    the largest map is not included.
+    """
     shape, size = job.shape, compute_bytes(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     tokens = job.sequence_tokens
@@ -129,15 +133,15 @@ def layer_backward_bytes(job: TrainingJob) -> float:
 
 
 def layer_forward_bytes(job: TrainingJob) -> float:
-    """Return what a layer takes for a moment where nothing is saved: the MLP's gate, its activation and the product
-    with up, three tensors of its width at once, beside the residual stream and the norm's output."""
+    """Return the temporary bytes of a layer's forward pass when nothing is saved: three tensors of the MLP's width (the
+    gate, its activation, the product with up), the residual stream and the norm's output."""
     shape, size = job.shape, compute_bytes(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     return job.sequence_tokens * (3 * size * shape.intermediate / split + (4 + 2 * size) * shape.hidden)
 
 
-def _computation(job: TrainingJob) -> int:
-    """Return the place of the job's computation in the counts of `ModelShape`."""
+def _computation_index(job: TrainingJob) -> int:
+    """Return the index of the job's computation in `ModelShape.saved_bytes` and its like."""
     if compute_bytes(job) == 4:
         return 2
     return 0 if weight_bits(job) == 16 else 1

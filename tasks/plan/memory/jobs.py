@@ -1,4 +1,4 @@
-"""What of a config decides memory, traffic and time: the input of every estimate."""
+"""The settings of a config on which memory, traffic and time depend: the input of every estimate."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Device = Literal["cuda", "cpu"]
 
 @dataclass(frozen=True)
 class TrainingJob:
-    """The settings of a config that decide memory, traffic and time, as they are in effect.
+    """The effective settings on which memory, traffic and time of training depend.
 
-    `precision` is bfloat16 where layers compute under autocast, or DeepSpeed or FSDP casts; else they compute in the
-    format of the weights. `weights` is the format in which the base is loaded; when not given, float32 where all
+    `precision` is bfloat16 if layers compute under autocast, or under DeepSpeed's or FSDP's cast; otherwise layers
+    compute in the format of the weights. `weights` is the format in which the base is loaded; None means float32 if all
     weights are trained or the precision is float32, else bfloat16.
-    `micro_batch` is the most rows of a pass, and `accumulation` the passes of an optimizer step. `length` is the tokens
-    of a row: prompt and answer (rloo and grpo: the prompt alone) and virtual tokens. `has_padding`: sequences of a pass
-    are of unlike length, so that attention gets a mask. Under `tensor_parallel` and `layers` all GPUs work on the same
-    rows.
-    `has_reference`: the objective compares with the model that training began with. `num_generations` and
-    `max_new_tokens` are read by rloo and grpo.
-    `reduces_each_pass` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a GPU keeps whole
-    gradients from pass to pass. `reduce_bucket` is DeepSpeed's reduce_bucket_size, in numbers; the default is that of
-    configs/deepspeed. On a `cpu` the loss has no kernel of its own.
+    `micro_batch` is the largest number of rows in a forward pass, and `accumulation` the micro-batches per optimizer
+    step. `length` is the tokens per row: prompt, answer (rloo and grpo: the prompt only) and virtual tokens.
+    `has_padding`: the sequences of a micro-batch differ in length, so attention gets a mask. With `tensor_parallel` and
+    `layers` all GPUs work on the same rows.
+    `has_reference`: the objective compares with the model that training began with. Only rloo and grpo read
+    `num_generations` and `max_new_tokens`.
+    `reduces_each_micro_batch` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a GPU keeps
+    unsharded gradients between micro-batches. `reduce_bucket` is DeepSpeed's reduce_bucket_size, in numbers; the
+    default is that of configs/deepspeed. On `device` cpu the loss has no fused kernel.
     """
 
     shape: ModelShape
@@ -46,7 +46,7 @@ class TrainingJob:
     micro_batch: int = 1
     length: int = 4096
     accumulation: int = 1
-    reduces_each_pass: bool = True
+    reduces_each_micro_batch: bool = True
     has_checkpointing: bool = True
     num_gpus: int = 1
     gpus_per_node: int = 8
@@ -61,35 +61,35 @@ class TrainingJob:
 
     @property
     def base_bits(self) -> Literal[16, 32]:
-        """Bits of a number of the base as it is loaded, before anything is quantized or cast."""
+        """Bits per weight of the base as loaded, before it is quantized or cast."""
         if self.weights is not None:
             return 32 if self.weights == "float32" else 16
         return 32 if self.method == "full" or self.precision == "float32" else 16
 
     @property
     def tokens(self) -> int:
-        """Tokens of one pass of one GPU."""
+        """Tokens of one micro-batch on one GPU."""
         return self.micro_batch * self.length
 
     @property
     def num_sequences(self) -> int:
-        """Sequences of one pass: both answers of a pair are one each."""
+        """Sequences in one micro-batch: each answer of a pair is a sequence."""
         return self.micro_batch * (2 if OBJECTIVES[self.objective].needs_pairs else 1)
 
     @property
     def key_length(self) -> int:
-        """Positions that a sequence attends to: with its generated answer, and with a prefix."""
+        """Positions that a sequence attends to, including its generated answer and a prefix."""
         return self.length + (self.max_new_tokens if self.objective in ONLINE else 0)
 
     @property
     def sequence_tokens(self) -> int:
-        """Tokens that pass through the layers at once. A prefix has keys and values, and does not."""
+        """Tokens in one forward pass. A prefix is not among them: it has keys and values only."""
         prefix = self.num_virtual_tokens if self.method == "prefix_tuning" else 0
         return self.num_sequences * (self.key_length - prefix)
 
     @property
     def predicted_tokens(self) -> int:
-        """Tokens of a pass that the loss is taken of, at most: nothing predicts the first of a sequence."""
+        """Largest number of tokens in a micro-batch's loss: the first of each sequence is not predicted."""
         return self.sequence_tokens - self.num_sequences
 
     @property
@@ -101,18 +101,18 @@ class TrainingJob:
 
     @property
     def num_nodes(self) -> int:
-        """Machines, the last one perhaps not full."""
+        """Machines, the last of which may be partly used."""
         return -(-self.num_gpus // self.gpus_per_node)
 
     @property
     def step_tokens(self) -> int:
-        """Tokens of one optimizer step over all GPUs."""
+        """Tokens in one optimizer step, over all GPUs."""
         replicas = 1 if self.sharding in MODEL_PARALLEL else self.num_gpus
         return self.tokens * self.accumulation * replicas
 
     @property
     def trained_parameters(self) -> int:
-        """Parameters that are trained: all, an adapter on every linear map of the layers, or virtual tokens."""
+        """Trained parameters: all, those of an adapter on the targeted linear maps, or virtual tokens."""
         shape = self.shape
         if self.method == "full":
             return self.model_parameters
@@ -120,15 +120,15 @@ class TrainingJob:
             width = shape.hidden if self.method == "prompt_tuning" else 2 * shape.layers * shape.key_value_width
             return self.num_virtual_tokens * width
         targets = shape.targeted(self.lora_targets)
-        return self.lora_rank * sum(each.count * (each.inputs + each.outputs) for each in targets)
+        return self.lora_rank * sum(target.count * (target.inputs + target.outputs) for target in targets)
 
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """What decides the memory of the evaluate task: the tuned model alone on one GPU, in the type it is loaded in.
+    """The settings on which the memory of the evaluate task depends: one tuned model on one GPU, in the type as loaded.
 
-    `length` is tokens of the longest row, `new_tokens` of the longest answer generated, 0 for none; `prompt_length` of
-    the longest prompt that one is generated to, by default as long as a row.
+    `length` is the tokens of the longest row; `new_tokens` those of the longest generated answer, 0 if none is
+    generated; `prompt_length` those of the longest prompt for generation, by default `length`.
     """
 
     shape: ModelShape

@@ -1,8 +1,9 @@
-"""Bytes of the loss over the vocabulary, which TRL takes in tiles, and of the tokens that a model generates.
+"""Counts the bytes of the loss over the vocabulary, which TRL computes in tiles, and of the cache in generation.
 
-TRL 1.16 projects `TOKEN_CHUNK_SIZE` tokens onto `chunk_size` words at a time (trl.kernels.chunked_logprob), in one
-buffer of that width however few words the model has. On a GPU one kernel folds a tile into a few numbers of each token;
-on a CPU PyTorch does so step by step, each of which makes a tensor of the tile's size.
+TRL 1.16 projects `TOKEN_CHUNK_SIZE` tokens onto `chunk_size` vocabulary entries at a time
+(trl.kernels.chunked_logprob), in a buffer of that width even if the vocabulary is smaller. On a GPU one kernel reduces
+a tile to a few numbers per token; on a CPU PyTorch takes several steps, each of which makes a tensor of the tile's
+size.
 """
 
 from __future__ import annotations
@@ -11,55 +12,55 @@ from configs.objectives import SCORING
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes, weight_bits
 
-_TILE_TOKENS, _TILE_WORDS = 4096, 32768
-# logits, their exponential and its product with them; and, for the gradient, scaled twice, log p, p, the gradient, the
-# targets as numbers, their difference from p, and that times the gradient of the loss: the logits are gone by then
+_TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768
+# forward: logits, their exponential, the product of both; backward, with the logits freed: logits scaled twice, log p,
+# p, the gradient, the targets as numbers, their difference from p, and that times the gradient of the loss
 _FORWARD_TILES, _BACKWARD_TILES = 3, 8 - 1
 
 
 def loss_forward_bytes(job: TrainingJob) -> float:
-    """Return what the loss takes in the forward pass, its tile and what is made of it."""
+    """Return the bytes of the loss in the forward pass: a tile and the tensors computed from it."""
     if job.objective in SCORING:
         return 0.0
-    return _tile(job, _FORWARD_TILES) + _head_copies(job)
+    return _tile_bytes(job, _FORWARD_TILES) + _head_copies(job)
 
 
 def loss_backward_bytes(job: TrainingJob) -> float:
-    """Return what the loss takes in the backward pass: a tile, the gradient of the last hidden states, and that of the
+    """Return the bytes of the loss in the backward pass: a tile, and the gradients of the last hidden states and of the
     head, both summed in 32 bits before they are cast."""
     if job.objective in SCORING:
         return 0.0
     size, hidden = compute_bytes(job), job.predicted_tokens * job.shape.hidden
-    of_hidden = hidden * (4 + (size if weight_bits(job) == 32 and size == 2 else 0))
-    return _tile(job, _BACKWARD_TILES) + _head_copies(job) + of_hidden + head_gradient_bytes(job)
+    hidden_gradient = hidden * (4 + (size if weight_bits(job) == 32 and size == 2 else 0))
+    return _tile_bytes(job, _BACKWARD_TILES) + _head_copies(job) + hidden_gradient + head_gradient_bytes(job)
 
 
 def head_gradient_bytes(job: TrainingJob) -> float:
-    """Return the gradient of the whole head, in 32 bits and once more in its own type where that is another."""
+    """Return the bytes of the gradient of the whole head: in 32 bits, and again in the head's type if that differs."""
     if job.method != "full" or job.objective in SCORING:
         return 0.0
     return job.shape.embedding_parameters * (4.0 if weight_bits(job) == 32 else 6.0)
 
 
-def _tile(job: TrainingJob, num_on_cpu: int) -> float:
+def _tile_bytes(job: TrainingJob, num_cpu_tensors: int) -> float:
     tokens = min(job.predicted_tokens, _TILE_TOKENS)
-    buffer = tokens * _TILE_WORDS * compute_bytes(job)
+    buffer = tokens * _TILE_VOCABULARY * compute_bytes(job)
     if job.device == "cuda":
         return buffer
-    words = min(job.shape.vocabulary, _TILE_WORDS)
-    # and one byte for each word: whether it is the target
-    return buffer + tokens * words * (4 * num_on_cpu + 1)
+    width = min(job.shape.vocabulary, _TILE_VOCABULARY)
+    # a mask of one byte per logit marks the target
+    return buffer + tokens * width * (4 * num_cpu_tensors + 1)
 
 
 def _head_copies(job: TrainingJob) -> float:
-    """Return the words of a tile in the computation's type, where that is not the head's; and the whole head where
-    tensor parallelism gathers it."""
+    """Return the bytes of copies of the head: a tile's rows cast to the computation's type if the head has another, and
+    the whole head if tensor parallelism gathers it."""
     shape, size = job.shape, compute_bytes(job)
     width = shape.embedding_parameters / shape.vocabulary
-    cast = 0.0 if weight_bits(job) == 8 * size else min(shape.vocabulary, _TILE_WORDS) * width * size
+    cast = 0.0 if weight_bits(job) == 8 * size else min(shape.vocabulary, _TILE_VOCABULARY) * width * size
     return cast + (shape.embedding_parameters * weight_bits(job) / 8 if job.sharding == "tensor_parallel" else 0.0)
 
 
 def cache_bytes(layers: int, key_value_width: int, sequences: int, positions: int, size: int) -> float:
-    """Return the keys and values of all layers while a model generates, `size` bytes a number."""
+    """Return the bytes of the keys and values of all layers while a model generates, `size` bytes per number."""
     return 2.0 * layers * key_value_width * sequences * positions * size

@@ -1,9 +1,9 @@
-"""What is there at each moment of an optimizer step that may be the fullest one, item by item.
+"""Counts the memory at each moment of an optimizer step that may be its peak, item by item.
 
-A pass goes forward, saving activations; takes the loss, while all of them are there; and goes back, giving them up
-layer by layer as gradients come. The largest of the moments below is the peak. A first pass of a step has no gradients
-before it: they are freed after each step, not set to 0. What is true of a library is said where it is used; all of it
-was read off the allocator's record of real steps (benchmarks/memory_plan.py).
+A micro-batch runs forward and saves activations; computes the loss while all of them exist; and runs backward, freeing
+them layer by layer as gradients are computed. The largest of the moments below is the peak. The first micro-batch of a
+step starts without gradients: they are freed after each step, not set to 0. Comments state how a library behaves where
+that matters; all of it was observed in the allocator's record of real steps (benchmarks/memory_plan.py).
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ GENERATION = "the generation of answers"
 
 @dataclass(frozen=True)
 class Moment:
-    """Bytes of one GPU at one moment; `buffers` are communication's, gathered and cast weights, and the optimizer's
-    temporaries."""
+    """Bytes of one GPU at one moment. `buffers` holds communication buffers, gathered and cast weights, and the
+    optimizer's temporaries."""
 
     name: str
     weights: float
@@ -59,84 +59,88 @@ class Moment:
 
 
 def moments_of(job: TrainingJob) -> list[Moment]:
-    """Return the moments of a job of one GPU, in the order of time."""
-    found = list(_first_to_last(job))
+    """Return the moments of the job on one GPU, in order of time."""
+    moments = list(_training_moments(job))
     if job.objective in ONLINE:
-        found.insert(0, _generation(job, found[0]))
-    return found
+        moments.insert(0, _generation(job, moments[0]))
+    return moments
 
 
-def _first_to_last(job: TrainingJob) -> Iterator[Moment]:
-    before = _held(job)
+def _training_moments(job: TrainingJob) -> Iterator[Moment]:
+    before = _before_forward(job)
     layers = job.shape.layers / job.num_gpus if job.sharding == "layers" else job.shape.layers
-    layer = layer_activation_bytes(job)
-    kept = checkpoint_bytes(job) if job.has_checkpointing else layer
-    saved = layers * kept + last_norm_bytes(job)
-    in_loss = before.buffers + _gathered_in_loss(job)
+    layer_bytes = layer_activation_bytes(job)
+    kept_per_layer = checkpoint_bytes(job) if job.has_checkpointing else layer_bytes
+    saved = layers * kept_per_layer + last_norm_bytes(job)
+    loss_buffers = before.buffers + _gathered_in_loss(job)
     casts = _autocast_copies(job)
     saved_casts = 0.0 if job.has_checkpointing else casts
     if casts:
         forward = saved + (layer_forward_bytes(job) if job.has_checkpointing else 0.0)
-        yield replace(before, name=CASTS, activations=forward, logits=loss_forward_bytes(job), buffers=in_loss + casts)
+        yield replace(
+            before, name=CASTS, activations=forward, logits=loss_forward_bytes(job), buffers=loss_buffers + casts
+        )
     if job.has_reference:
-        # the policy's pass is not over: what it saved waits for the loss
+        # the policy's activations are kept until the loss
         yield replace(
             before,
             name=REFERENCE,
             activations=saved + layer_forward_bytes(job),
             logits=loss_forward_bytes(job),
-            buffers=in_loss + saved_casts,
+            buffers=loss_buffers + saved_casts,
         )
     logits = loss_backward_bytes(job)
-    yield replace(before, name=LOSS, activations=saved, logits=logits, buffers=in_loss + saved_casts)
-    yield from _going_back(job, before, layers, kept, layer, saved_casts)
-    whole = states_of(job).gradients if job.offload == "none" else _offloaded_gradients(job)
-    yield replace(before, name=STEP, gradients=_at_step(job, whole), buffers=before.buffers + _step_temporaries(job))
+    yield replace(before, name=LOSS, activations=saved, logits=logits, buffers=loss_buffers + saved_casts)
+    yield from _backward_moments(job, before, layers, kept_per_layer, layer_bytes, saved_casts)
+    gradients = _gradients_at_step(job)
+    yield replace(before, name=STEP, gradients=gradients, buffers=before.buffers + _step_temporaries(job))
 
 
-def _going_back(
-    job: TrainingJob, before: Moment, layers: float, kept: float, layer: float, saved_casts: float
+def _backward_moments(
+    job: TrainingJob, before: Moment, layers: float, kept_per_layer: float, layer_bytes: float, saved_casts: float
 ) -> Iterator[Moment]:
-    """Yield the last layer, which goes back first; the first; and what is left of the pass after it."""
+    """Yield the moments of the backward pass: in the last layer, which comes first; in the first layer; at the end."""
     temporaries = layer_backward_bytes(job)
-    recomputed = layer if job.has_checkpointing else 0.0
-    buffers = before.buffers + _in_backward(job) + _dequantized_bytes(job)
-    head, largest = head_gradient_bytes(job), _largest_map_bytes(job)
+    recomputed = layer_bytes if job.has_checkpointing else 0.0
+    buffers = before.buffers + _backward_buffers(job) + _dequantized_bytes(job)
+    head_gradient, map_gradient = head_gradient_bytes(job), _largest_map_bytes(job)
     if job.sharding in (*DEEPSPEED, *FSDP):
-        # reduced as it comes: it waits in the buffers
-        head = 0.0
+        # it is reduced at once, in the buffers
+        head_gradient = 0.0
     yield replace(
         before,
         name=LAST_LAYER,
-        gradients=before.gradients + head + largest,
-        activations=layers * kept + recomputed + temporaries,
+        gradients=before.gradients + head_gradient + map_gradient,
+        activations=layers * kept_per_layer + recomputed + temporaries,
         buffers=buffers + saved_casts,
     )
-    whole, embedding = _after_pass(job, before), _embedding_gradient_bytes(job)
+    all_gradients, embedding_gradient = _after_micro_batch(job, before), _embedding_gradient_bytes(job)
     yield replace(
         before,
         name=FIRST_LAYER,
-        gradients=max(before.gradients + largest, whole - embedding),
-        activations=layer + (checkpoint_bytes(job) if job.has_checkpointing else 0.0) + temporaries,
+        gradients=max(before.gradients + map_gradient, all_gradients - embedding_gradient),
+        activations=layer_bytes + (checkpoint_bytes(job) if job.has_checkpointing else 0.0) + temporaries,
         buffers=buffers,
     )
-    # the embedding's gradient is as large as itself, however few words the rows have, and is added to one that is there
-    comes_twice = bool(before.gradients) or job.shape.is_tied or job.sharding in (*DEEPSPEED, *FSDP)
-    yield replace(before, name=EMBEDDING, gradients=whole + (embedding if comes_twice else 0.0), buffers=buffers)
+    # the embedding's gradient is dense, whatever tokens the rows have, and is added to an existing one
+    exists_twice = bool(before.gradients) or job.shape.is_tied or job.sharding in (*DEEPSPEED, *FSDP)
+    yield replace(
+        before, name=EMBEDDING, gradients=all_gradients + (embedding_gradient if exists_twice else 0.0), buffers=buffers
+    )
 
 
-def _held(job: TrainingJob) -> Moment:
-    """Return what is there when a pass begins, the last of a step: gradients where others were before it."""
+def _before_forward(job: TrainingJob) -> Moment:
+    """Return the memory when the last micro-batch of a step begins: gradients exist if there were others before it."""
     states = states_of(job)
     weights, optimizer = states.weights + reference_bytes(job), states.optimizer
-    gradients = _after_pass(job, None) if job.accumulation > 1 else 0.0
+    gradients = _after_micro_batch(job, None) if job.accumulation > 1 else 0.0
     buffers = 0.0
     if job.sharding == "zero3":
-        # DeepSpeed keeps a buffer for the gradients of its part, and one of h x h numbers for what it reduces
+        # DeepSpeed keeps a buffer for its shard of the gradients, and one of h x h numbers for reductions
         gradients = states.gradients
         buffers = float(compute_bytes(job) * job.shape.hidden**2)
     if job.num_gpus > 1 and job.sharding in ("none", "fsdp_no_shard"):
-        # DDP's buckets are a second copy of all gradients, and stay
+        # DDP's buckets are a second, permanent copy of all gradients
         buffers = 4.0 * job.trained_parameters
     if job.offload != "none":
         optimizer, gradients = 0.0, _offloaded_gradients(job) if job.accumulation > 1 else 0.0
@@ -149,38 +153,47 @@ def _offloaded_gradients(job: TrainingJob) -> float:
     return states_of(job).gradients if job.sharding == "zero1" else 0.0
 
 
-def _after_pass(job: TrainingJob, before: Moment | None) -> float:
-    """Return the gradients when a pass ends; with `before`, those of passes before it are among them."""
+def _after_micro_batch(job: TrainingJob, before: Moment | None) -> float:
+    """Return the bytes of gradients when a micro-batch ends.
+
+    `before` is the memory when it began, with the gradients of earlier ones; None stands for the first micro-batch.
+    """
     if job.offload != "none":
         return _offloaded_gradients(job)
-    whole = states_of(job).gradients
+    gradients = states_of(job).gradients
     if job.sharding == "zero1" and job.accumulation == 1:
-        # reduced as they come, and only its own part is kept
-        return whole / job.num_gpus
+        # they are reduced at once, and a GPU keeps its shard only
+        return gradients / job.num_gpus
     if job.sharding == "zero2" and before is not None and before.gradients:
-        # a pass's own part, before it is added to that of the passes before
-        return 2 * whole
-    return whole
+        # the micro-batch's shard, not yet added to that of the earlier ones
+        return 2 * gradients
+    return gradients
 
 
-def _at_step(job: TrainingJob, whole: float) -> float:
-    """ZeRO 1 has its own part alone by then."""
-    return whole / job.num_gpus if job.sharding == "zero1" and job.offload == "none" else whole
+def _gradients_at_step(job: TrainingJob) -> float:
+    if job.offload != "none":
+        return _offloaded_gradients(job)
+    gradients = states_of(job).gradients
+    # ZeRO 1 has reduced them to its shard by then
+    return gradients / job.num_gpus if job.sharding == "zero1" else gradients
 
 
 def _largest_map_bytes(job: TrainingJob) -> float:
-    """Return the gradient of the largest linear map of a layer, which comes while the layer's activations are there."""
+    """Return the bytes of the largest linear map's gradient, which is computed while the layer's activations exist."""
     if job.method != "full":
         return 0.0
-    largest = max((each.inputs * each.outputs for each in job.shape.linear_maps), default=0)
-    return largest * bytes_per_trained(job).gradients
+    return _largest_map_parameters(job) * bytes_per_trained(job).gradients
 
 
 def _dequantized_bytes(job: TrainingJob) -> float:
-    """Return the largest quantized map in the computation's type: bitsandbytes makes it anew to multiply by it."""
+    """Return the bytes of the largest quantized map, which bitsandbytes dequantizes to compute with it."""
     if job.method not in QUANTIZED_METHODS:
         return 0.0
-    return float(compute_bytes(job) * max((each.inputs * each.outputs for each in job.shape.linear_maps), default=0))
+    return float(compute_bytes(job) * _largest_map_parameters(job))
+
+
+def _largest_map_parameters(job: TrainingJob) -> int:
+    return max((linear.inputs * linear.outputs for linear in job.shape.linear_maps), default=0)
 
 
 def _embedding_gradient_bytes(job: TrainingJob) -> float:
@@ -188,7 +201,10 @@ def _embedding_gradient_bytes(job: TrainingJob) -> float:
 
 
 def _autocast_copies(job: TrainingJob) -> float:
-    """Return autocast's 16-bit copies of 32-bit weights, made once for a pass: kept to its end and by what is saved."""
+    """Return the bytes of autocast's 16-bit copies of 32-bit weights.
+
+    They are made once per forward pass and kept to its end, and longer where saved activations refer to them.
+    """
     if job.precision != "bfloat16" or weight_bits(job) == 16:
         return 0.0
     split = job.num_gpus if job.sharding in ("tensor_parallel", "layers") else 1
@@ -196,8 +212,11 @@ def _autocast_copies(job: TrainingJob) -> float:
 
 
 def _gathered_in_loss(job: TrainingJob) -> float:
-    """Return the gathered weights while the loss goes back. FSDP has the head, and the last layer, which it gathers
-    ahead; or all of them; DeepSpeed as many as it may keep."""
+    """Return the bytes of gathered weights in the loss's backward pass.
+
+    FSDP has gathered the head, and ahead of time the last layer; `fsdp_shard_grad_op` all weights; DeepSpeed as many as
+    it may keep.
+    """
     shape, size = job.shape, compute_bytes(job)
     head = 0 if job.objective in SCORING else shape.embedding_parameters
     if job.sharding == "fsdp_shard_grad_op":
@@ -207,26 +226,26 @@ def _gathered_in_loss(job: TrainingJob) -> float:
     if job.sharding == "zero3":
         return float(size * min(job.model_parameters, max(_MAX_LIVE_PARAMETERS, _largest_unit(job))))
     if job.sharding in ("zero1", "zero2") and job.accumulation > 1:
-        # a bucket of the pass before
+        # a bucket of the previous micro-batch
         return float(size * job.reduce_bucket)
     return 0.0
 
 
-def _in_backward(job: TrainingJob) -> float:
-    """Return gathered weights, and gradients on their way, while layers go back."""
+def _backward_buffers(job: TrainingJob) -> float:
+    """Return the bytes of gathered weights, and of gradients being reduced, in the layers' backward pass."""
     shape, size, trained = job.shape, compute_bytes(job), job.trained_parameters
     share, largest = trained / shape.parameters, _largest_unit(job)
     if job.sharding in FSDP and job.sharding != "fsdp_no_shard":
         kept_head = 0 if shape.is_tied else shape.embedding_parameters
         gathered = shape.parameters if job.sharding == "fsdp_shard_grad_op" else 2 * largest + kept_head
-        # of this unit, and of the one before that is being reduced; or of all, when passes add them up undivided
+        # of this unit and of the previous one, which is being reduced; or of all, if accumulated unsharded
         unreduced = 2 * min(largest, shape.parameters) * share
-        if job.accumulation > 1 and not job.reduces_each_pass:
+        if job.accumulation > 1 and not job.reduces_each_micro_batch:
             unreduced = trained
         return size * (min(gathered, shape.parameters) + unreduced)
     if job.sharding in ("zero1", "zero2"):
-        # DeepSpeed's buckets have their full size however small the model is; stage 2 fills one while the other is
-        # reduced, and drops those of the pass before later
+        # DeepSpeed's buckets have their full size even for a small model; stage 2 fills one while it reduces the other,
+        # and frees the previous micro-batch's later
         buckets = 1 if job.sharding == "zero1" else 2 if job.accumulation == 1 else 3
         return float(size * buckets * job.reduce_bucket)
     if job.sharding == "zero3":
@@ -239,35 +258,38 @@ def _largest_unit(job: TrainingJob) -> int:
 
 
 def _step_temporaries(job: TrainingJob) -> float:
-    """Return what the optimizer makes for a moment. A fused kernel, and an 8-bit optimizer, nothing. DeepSpeed flattens
-    the gradients of its part, in 32 bits, by groups under ZeRO 3; PyTorch's unfused AdamW has the root of the second
-    moments, on a GPU of all that it updates; on a CPU, and of divided tensors, of one tensor, and also divided."""
-    own = job.trained_parameters / job.num_gpus
+    """Return the temporary bytes of the optimizer's step; a fused kernel or an 8-bit optimizer needs none.
+
+    DeepSpeed flattens the 32-bit gradients of its shard, under ZeRO 3 in groups. PyTorch's unfused AdamW makes the
+    roots of the second moments: on a GPU for all parameters at once; on a CPU, and for sharded tensors, one tensor at a
+    time, with a quotient of the same size.
+    """
+    updated = job.trained_parameters / job.num_gpus
     is_unfused = job.optimizer == "adamw"
     if job.sharding in DEEPSPEED and job.offload == "none":
-        own = min(own, _STEP_GROUP) if job.sharding == "zero3" else own
+        updated = min(updated, _STEP_GROUP) if job.sharding == "zero3" else updated
         roots = (1 if job.device == "cuda" else 2) if is_unfused else 0
-        return 4.0 * own * (1 + roots)
+        return 4.0 * updated * (1 + roots)
     if job.sharding == "tensor_parallel" and is_unfused:
-        # one tensor after the other, as divided ones have no kernel for all at once; the embedding is whole
+        # one tensor at a time, as no kernel takes all sharded ones at once; the embedding is replicated
         return 8.0 * _largest_unit(job)
     return 0.0
 
 
 def _generation(job: TrainingJob, any_moment: Moment) -> Moment:
-    """TRL generates the answers of all passes of a step at once, after it has gathered a divided model whole."""
+    """Return the memory in generation: TRL generates the answers of a whole step at once, on a fully gathered model."""
     size, shape = compute_bytes(job), job.shape
     sequences = job.micro_batch * job.accumulation
     positions = job.length + job.max_new_tokens
     cache = cache_bytes(shape.layers, shape.key_value_width, sequences, positions, size)
-    one_pass = replace(job, micro_batch=sequences, accumulation=1, max_new_tokens=0)
-    is_divided = job.sharding == "zero3" or (job.sharding in FSDP and job.sharding != "fsdp_no_shard")
-    gathered = float(size * shape.parameters) if is_divided else 0.0
+    all_answers = replace(job, micro_batch=sequences, accumulation=1, max_new_tokens=0)
+    is_sharded = job.sharding == "zero3" or (job.sharding in FSDP and job.sharding != "fsdp_no_shard")
+    gathered = float(size * shape.parameters) if is_sharded else 0.0
     return replace(
         any_moment,
         name=GENERATION,
-        activations=cache + layer_forward_bytes(one_pass),
-        # of the last token of each sequence, in the model's type and in 32 bits, and what sampling sorts of them
+        activations=cache + layer_forward_bytes(all_answers),
+        # logits of each sequence's last token, in the model's type and in 32 bits, and the sort for sampling
         logits=float(sequences * shape.vocabulary * (size + 3 * 4)),
         buffers=gathered,
     )

@@ -1,6 +1,6 @@
-"""Resolve each data source to what it holds right now, and divide it into shards, each known by its content.
+"""Resolves each data source to its current revision, and divides its files into shards identified by their content.
 
-Later steps are cached on content, not on names; a shard whose bytes are unchanged is not read again.
+Later steps are cached by content, not by name, so a shard whose bytes are unchanged is not read again.
 """
 
 from __future__ import annotations
@@ -17,23 +17,23 @@ from tasks.files.streams import range_digest, redacted
 
 
 class ResolvedData(NamedTuple):
-    """The revisions of `data.contamination`, and the shards of `data.sources` and then of `data.evaluation`."""
+    """The revisions of `data.contamination`, and the shards of `data.sources`, then of `data.evaluation`."""
 
     contamination: list[str]
     shards: list[Shard]
 
 
 def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
-    """Return what every source holds right now: a hub commit, or a SHA-256 of the stored bytes.
+    """Return the current revision of every source: a hub commit, or a SHA-256 of the stored bytes.
 
-    `config.shards` is how many shards there should be in all. JSONL and text files that are stored as they are, and are
-    not read from the web, are divided; others are whole, and a hub or embedded data set is one shard. No shard has rows
-    of two sources, so that there are at least as many shards as sources.
+    `config.shards` is the wanted total number of shards. Uncompressed JSONL and text files are divided, unless they are
+    read from the web. Other files stay whole, and a hub or embedded data set is one shard. No shard has rows of two
+    sources, so there are at least as many shards as sources.
 
     Raises:
-        DataError: a file that is missing, empty, unreadable, or of an ending that no reader knows; a directory or
-            glob that has no file to read.
-        HubError: a data set that the hub does not have or refuses.
+        DataError: a file is missing, empty, unreadable, or has an ending that no reader knows; a directory or glob has
+            no file to read.
+        HubError: the hub does not have a data set, or refuses access to it.
     """
     contamination = [
         _revision(f"data.contamination[{number}]", source, token) for number, source in enumerate(config.contamination)
@@ -41,14 +41,15 @@ def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
     places = [("sources", n, s) for n, s in enumerate(config.sources)]
     places += [("evaluation", n, s) for n, s in enumerate(config.evaluation)]
     files = [_files(f"data.{section}[{number}]", source) for section, number, source in places]
-    total = sum(size for each in files for _, size in each)
+    total = sum(size for source_files in files for _, size in source_files)
     target = max(1, -(-total // config.shards))
     shards = []
-    for (section, number, source), each in zip(places, files, strict=True):
-        if each:
-            lines: dict[str, int] = {}
-            for group in _divide(each, target):
-                shards.append(Shard(section=section, number=number, revision="", ranges=_ranges(group, lines)))
+    for (section, number, source), source_files in zip(places, files, strict=True):
+        if source_files:
+            lines_before: dict[str, int] = {}
+            for group in _divide(source_files, target):
+                ranges = _ranges(group, lines_before)
+                shards.append(Shard(section=section, number=number, revision="", ranges=ranges))
         else:
             revision = _revision(f"data.{section}[{number}]", source, token)
             shards.append(Shard(section=section, number=number, revision=revision))
@@ -66,9 +67,9 @@ def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
             if size == 0:
                 raise DataError(f"{redacted(file.path)} is empty; it must hold at least one row")
     except DataError as error:
-        # of its own class: a store that cannot be reached is another matter than a file that is not there
+        # keep the class: callers treat an unreachable store differently from a missing file
         raise type(error)(f"{where}.path={error}") from None
-    # a web server may not say how long a file is
+    # a web server may not state a file's size
     return [(file, size or 0) for file, size in sizes]
 
 
@@ -78,7 +79,7 @@ def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[D
     filled = 0
     for file, size in files:
         start = 0
-        # a web server may know no ranges
+        # a web server may not support ranges
         is_divisible = is_splittable(file.path) and not file.path.startswith(("http://", "https://"))
         while is_divisible and size - start > target - filled > 0:
             end = start + target - filled
@@ -93,13 +94,14 @@ def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[D
     return [group for group in groups if group]
 
 
-def _ranges(group: list[tuple[DataFile, int, int | None]], lines: dict[str, int]) -> list[FileRange]:
-    """Return the ranges with their content; `lines` holds how many lines of each file came before, and is updated."""
+def _ranges(group: list[tuple[DataFile, int, int | None]], lines_before: dict[str, int]) -> list[FileRange]:
+    """Return the ranges with the hashes of their content, and add their lines to `lines_before`, the lines per file in
+    earlier ranges."""
     ranges = []
     for file, start, end in group:
         digest, num_lines = range_digest(file.path, start, end)
-        first_row = lines.get(file.path, 0) + 1
-        lines[file.path] = first_row - 1 + num_lines
+        first_row = lines_before.get(file.path, 0) + 1
+        lines_before[file.path] = first_row - 1 + num_lines
         ranges.append(
             FileRange(path=file.path, name=file.name, start=start, end=end, first_row=first_row, sha256=digest)
         )
@@ -110,9 +112,9 @@ def _revision(where: str, source: SourceConfig, token: str | None) -> str:
     if source.hub is not None:
         from huggingface_hub import HfApi
 
-        from tasks.plan.resolve.hub import explained
+        from tasks.plan.resolve.hub import explain_hub_errors
 
-        with explained(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
+        with explain_hub_errors(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
             return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
     if isinstance(source.path, str) and source.path.startswith("embedded:"):
         name, num_rows = parse_embedded_source(source.path)

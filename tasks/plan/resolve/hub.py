@@ -1,4 +1,4 @@
-"""What the hub says, in words of one line: access, identity, and whether a token may write."""
+"""Asks the hub for access, identity and the right to write, and explains its errors in one line."""
 
 from __future__ import annotations
 
@@ -22,14 +22,16 @@ from configs.errors import HubError, UnreachableHubError
 
 
 @contextmanager
-def explained(subject: str, revision: str | None = None, instead: str = "name a local directory") -> Iterator[None]:
+def explain_hub_errors(
+    subject: str, revision: str | None = None, instead: str = "name a local directory"
+) -> Iterator[None]:
     """Turn the hub client's errors into one line about `subject`, such as `model.name=owner/name`.
 
-    `instead` is what a user without a network may do.
+    `instead` is the fix for a user without a network.
 
     Raises:
-        UnreachableHubError: it cannot be reached.
-        HubError: for every refusal or failure of the hub; never with a token in it.
+        UnreachableHubError: the hub cannot be reached.
+        HubError: the hub refuses or fails; the message never holds a token.
     """
     endpoint = constants.ENDPOINT
     try:
@@ -39,7 +41,7 @@ def explained(subject: str, revision: str | None = None, instead: str = "name a 
             f"{subject} is gated; ask for access on {endpoint} and set HF_TOKEN to a token of that account"
         ) from None
     except RevisionNotFoundError:
-        raise HubError(f"{subject} has no revision {revision!r}; name a branch, tag or commit that it has") from None
+        raise HubError(f"{subject} has no revision {revision!r}; name one of its branches, tags or commits") from None
     except RepositoryNotFoundError:
         raise HubError(
             f"{subject} is not on {endpoint}, nor a directory here; check the spelling, or HF_TOKEN if it is private"
@@ -48,7 +50,7 @@ def explained(subject: str, revision: str | None = None, instead: str = "name a 
         if error.response.status_code == 401:
             raise HubError(
                 f"{subject}: {endpoint} refused the hub token (401): it has expired or is wrong\n"
-                "set HF_TOKEN to a new one, or unset it for what is public"
+                "set HF_TOKEN to a new one, or unset it if the repository is public"
             ) from None
         raise HubError(f"{subject}: {endpoint} answered {error.response.status_code}; try again later") from None
     except (httpx2.HTTPError, OfflineModeIsEnabled, LocalEntryNotFoundError, ConnectionError) as error:
@@ -60,22 +62,22 @@ def explained(subject: str, revision: str | None = None, instead: str = "name a 
 def check_push_access(
     repository: str, token: str | None, sources: str, artifacts: Sequence[PushedArtifact] = ("model",)
 ) -> list[str]:
-    """Ask the hub whether the token may write where `artifacts` go, without creating anything; return warnings.
+    """Ask the hub whether the token may write to the repositories of `artifacts`, creating nothing; return warnings.
 
-    A repository that exists is asked for (`auth-check/write`); one that does not is its owner's to create: the token's
-    user or an organization in which that user has a role that creates repositories, and, for a fine-grained token, one
-    of its scopes. All but `model` go to `<repository>-<artifact>`.
+    For an existing repository the hub answers (`auth-check/write`). A new one is created by its owner, which must be
+    the token's user or an organization in which that user may create repositories, and which must be in the scopes of a
+    fine-grained token. All artifacts except `model` go to `<repository>-<artifact>`.
 
     Raises:
         UnreachableHubError: the hub cannot be reached.
-        HubError: no token, a token that is refused, that may only read, or that may not write there.
+        HubError: there is no token; the token is refused, may only read, or may not write there.
     """
     subject = f"push_to_hub.repository={repository}"
     if token is None:
         raise HubError(
             f"{subject} needs a hub token; looked in {sources}\ncreate one with write access and set HF_TOKEN"
         )
-    with explained(subject, instead="unset push_to_hub.repository"):
+    with explain_hub_errors(subject, instead="unset push_to_hub.repository"):
         try:
             identity = HfApi(token=token).whoami()
         except HfHubHTTPError as error:
@@ -85,23 +87,23 @@ def check_push_access(
                     "create a new one with write access and set HF_TOKEN"
                 ) from None
             if error.response.status_code == 404:
-                return [f"{subject}: {constants.ENDPOINT} cannot say whom the token belongs to; not checked"]
+                return [f"{subject}: {constants.ENDPOINT} does not say who owns the token; not checked"]
             raise
     access = identity.get("auth", {}).get("accessToken", {})
     if not _may_write(access):
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
     targets = [repository_of(repository, artifact) for artifact in artifacts]
-    allowed = {target: _asked_to_write(target, token) for target in targets}
-    for target, may_write in allowed.items():
+    write_access = {target: _write_access(target, token) for target in targets}
+    for target, may_write in write_access.items():
         if may_write == "no" or not _has_scope(access, target, may_write == "unknown"):
             raise HubError(_no_write_access(subject, target, access))
-    if "unknown" not in allowed.values():
+    if "unknown" not in write_access.values():
         return []
     return _check_owner(subject, repository.partition("/")[0], identity)
 
 
 def _check_owner(subject: str, owner: str, identity: dict[str, Any]) -> list[str]:
-    """Return a warning where the owner of a repository that is to be created is not known to be the token's to use."""
+    """Return a warning if the token's user is not known to have rights at the owner of a repository to be created."""
     roles = {str(org.get("name")).lower(): str(org.get("roleInOrg") or "") for org in identity.get("orgs", [])}
     if roles.get(owner.lower()) == "read":
         raise HubError(
@@ -114,19 +116,19 @@ def _check_owner(subject: str, owner: str, identity: dict[str, Any]) -> list[str
 
 
 def _may_write(access: dict[str, Any]) -> bool:
-    """Return whether a token of this role may write somewhere."""
+    """Return whether a token with this role may write anywhere."""
     return bool(_written_entities(access)) if access.get("role") == "fineGrained" else access.get("role") != "read"
 
 
 def _written_entities(access: dict[str, Any]) -> list[tuple[str, str]]:
-    """Return (type, name) of what a fine-grained token may write to: users, organizations, repositories."""
+    """Return (type, name) of the users, organizations and repositories that a fine-grained token may write to."""
     scopes = access.get("fineGrained", {}).get("scoped", [])
     entities = [scope.get("entity", {}) for scope in scopes if "repo.write" in scope.get("permissions", [])]
     return [(str(entity.get("type")), str(entity.get("name"))) for entity in entities]
 
 
 def _has_scope(access: dict[str, Any], target: str, is_new: bool) -> bool:
-    """Return whether a fine-grained token's scopes cover `target`; those of one repository do not create another."""
+    """Return whether a fine-grained token's scopes cover `target`; a repository's scope cannot create a new one."""
     if access.get("role") != "fineGrained":
         return True
     owner = target.partition("/")[0].lower()
@@ -137,8 +139,8 @@ def _has_scope(access: dict[str, Any], target: str, is_new: bool) -> bool:
     )
 
 
-def _asked_to_write(repository: str, token: str) -> Literal["yes", "no", "unknown"]:
-    """Ask whether the token may write to a repository; `unknown` where there is none yet, or the hub has no answer."""
+def _write_access(repository: str, token: str) -> Literal["yes", "no", "unknown"]:
+    """Ask whether the token may write to a repository; `unknown` if it does not exist yet, or the hub has no answer."""
     try:
         HfApi(token=token).auth_check(repository, write=True)
     except (RepositoryNotFoundError, GatedRepoError) as error:
@@ -146,7 +148,7 @@ def _asked_to_write(repository: str, token: str) -> Literal["yes", "no", "unknow
     except HfHubHTTPError as error:
         if error.response.status_code in (401, 403):
             return "no"
-        # a hub of one's own may not know the question
+        # a self-hosted hub may not have this endpoint
         return "unknown"
     except (httpx2.HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise UnreachableHubError(

@@ -1,4 +1,4 @@
-"""The base model's files before anything is loaded: weights there, safe, whole, and no surprise code."""
+"""Checks the base model's files before anything is loaded: weights are there, safe and complete."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _CARD = "README.md"
 class ResolvedModel:
     """A model that passed the checks. `weight_bytes` is the size of its weight files, `settings` its config.json.
 
-    `license` is what its card says, or `not stated`.
+    `license` is the one that its card names, or `not stated`.
     """
 
     revision: str
@@ -47,10 +47,10 @@ class ResolvedModel:
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """What lies where `model.name` points, wherever that is: sizes by name, and a way to read the small ones.
+    """The files that `model.name` points to, wherever they are: sizes by name, and `read` for small files.
 
-    `settings` are the contents of `SETTINGS_FILES` that are there; `revision` names all of the content, and may take as
-    long as reading it does; `check_weights` looks into one weight file.
+    `settings` holds the contents of those of `SETTINGS_FILES` that exist. `revision` identifies the whole content, and
+    may have to read all of it. `check_weights` checks one weight file.
     """
 
     sizes: dict[str, int]
@@ -61,10 +61,10 @@ class ModelFiles:
     license: str = ""
 
     def json(self, name: str) -> dict[str, Any]:
-        """Return a file's JSON object; an empty one where there is no such file.
+        """Return a file's JSON object, or an empty one if there is no such file.
 
         Raises:
-            ModelError: it is no JSON object.
+            ModelError: it is not a JSON object.
         """
         return _parse_json(self.read(name), name) if name in self.sizes else {}
 
@@ -73,10 +73,11 @@ EMBEDDED = ResolvedModel("embedded", 8 * 2**20, license="that of this project")
 
 
 def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
-    """Check the base model and return its revision: a commit, or a hash of what the directory or address holds.
+    """Check the base model and return its revision: a commit, or a hash of the directory's or address's content.
 
     Raises:
-        ModelError: no such model, no weights, pickled weights or remote code that the config does not allow.
+        ModelError: there is no such model, it has no weights, or has pickled weights or remote code that the config
+            does not allow.
         HubError: the hub cannot be reached or refuses access.
     """
     files = find_model(config, token)
@@ -84,11 +85,11 @@ def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
 
 
 def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
-    """Return the files of the base model, None for the embedded one, which the run itself makes.
+    """Return the files of the base model, or None for the embedded one, which the run itself creates.
 
     Raises:
-        ConfigError: no name, or a revision of what is not on the hub.
-        ModelError: no such model, or settings that are no JSON.
+        ConfigError: the config has no name, or a revision for a model that is not on the hub.
+        ModelError: there is no such model, or its settings are not JSON.
         HubError: the hub cannot be reached or refuses access.
     """
     if not config.name:
@@ -96,8 +97,8 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
     if config.name.startswith("embedded:") and config.name != EMBEDDED_MODEL:
         raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
     directory = Path(config.name).expanduser()
-    is_of_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
-    if config.revision is not None and not is_of_hub:
+    is_on_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
+    if config.revision is not None and not is_on_hub:
         raise ConfigError(
             f"model.revision={config.revision} is for models of the hub, and {redacted(config.name)} is not one; "
             "remove it"
@@ -114,10 +115,10 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
 
 
 def check_model(config: ModelConfig, files: ModelFiles) -> ResolvedModel:
-    """Check that the model is whole, and may be loaded as `config` says; return it with its revision.
+    """Check that the model is complete and that `config` allows to load it; return it with its revision.
 
     Raises:
-        ModelError: no weights or a part of them only, pickled weights or remote code that the config does not allow.
+        ModelError: weights are missing, or there are pickled weights or remote code that the config does not allow.
     """
     check_files(config, list(files.sizes), list(files.settings.values()))
     weights = loaded_weights(files.sizes)
@@ -131,39 +132,39 @@ def check_model(config: ModelConfig, files: ModelFiles) -> ResolvedModel:
 
 
 def license_of(files: ModelFiles) -> str:
-    """Return the license that the model's card names, in the hub's word for it, or `not stated`."""
+    """Return the license that the model's card names, by the hub's identifier, or `not stated`."""
     if files.license or _CARD not in files.sizes:
         return files.license or NOT_STATED
     lines = files.read(_CARD).decode("utf-8", "replace").splitlines()
-    ends = [number for number, line in enumerate(lines) if line.strip() == "---"]
+    fences = [number for number, line in enumerate(lines) if line.strip() == "---"]
     try:
-        card = yaml.safe_load("\n".join(lines[1 : ends[1]])) if ends[1:] and ends[0] == 0 else None
+        card = yaml.safe_load("\n".join(lines[1 : fences[1]])) if fences[1:] and fences[0] == 0 else None
     except yaml.YAMLError:
         card = None
-    said = card.get("license_name") or card.get("license") if isinstance(card, dict) else None
-    return " or ".join(map(str, said if isinstance(said, list) else [said])) if said else NOT_STATED
+    stated = card.get("license_name") or card.get("license") if isinstance(card, dict) else None
+    return " or ".join(map(str, stated if isinstance(stated, list) else [stated])) if stated else NOT_STATED
 
 
 def _stored_model(config: ModelConfig) -> ModelFiles:
-    """Return a model in a store without fetching it: names, sizes, settings, and the header of each weight file."""
-    found = stored_files(config.name)
-    files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
+    """Return the files of a model in a store without downloading the weights; `check_weights` reads their headers."""
+    stored = stored_files(config.name)
+    files = {name: stored[name] for name in needed_files(stored, config.allow_pickled_weights)}
     return ModelFiles(
-        # of all files, so that a refusal can say what kind of weights there are
-        sizes={name: file.size for name, file in found.items()},
+        # of all files, so that an error can name the kind of weights found
+        sizes={name: file.size for name, file in stored.items()},
         settings={
             name: _parse_json(read_range(config.name, files[name]), f"{redacted(config.name)}/{name}")
             for name in SETTINGS_FILES
             if name in files
         },
-        read=lambda name: read_range(config.name, found[name]),
+        read=lambda name: read_range(config.name, stored[name]),
         revision=lambda: folder_revision(files),
-        check_weights=lambda name: _check_stored_safetensors(config, name, found[name]),
+        check_weights=lambda name: _check_stored_safetensors(config, name, stored[name]),
     )
 
 
 def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
-    """Refuse a file that is not as long as its header says (https://github.com/huggingface/safetensors#format)."""
+    """Refuse a file whose length differs from what its header says (https://github.com/huggingface/safetensors#format)."""
     where = f"{redacted(config.name)}/{name}"
     try:
         length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
@@ -206,10 +207,10 @@ def _folder_hash(directory: Path, names: Iterable[str]) -> str:
 def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, hf_hub_download
 
-    from tasks.plan.resolve.hub import explained
+    from tasks.plan.resolve.hub import explain_hub_errors
 
     subject = f"model.name={config.name}"
-    with explained(subject, config.revision):
+    with explain_hub_errors(subject, config.revision):
         info = HfApi(token=token or False).model_info(config.name, revision=config.revision, files_metadata=True)
     if info.sha is None:
         raise HubError(f"{subject}: the hub names no commit for revision {config.revision}")
@@ -217,7 +218,7 @@ def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
     commit = info.sha
 
     def read(name: str) -> bytes:
-        with explained(subject, config.revision):
+        with explain_hub_errors(subject, config.revision):
             return Path(hf_hub_download(config.name, name, revision=commit, token=token or False)).read_bytes()
 
     tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
@@ -226,7 +227,7 @@ def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
         settings={name: _parse_json(read(name), f"{subject}: {name}") for name in SETTINGS_FILES if name in sizes},
         read=read,
         revision=lambda: commit,
-        # a commit of the hub has whole files
+        # files of a hub commit are complete
         check_weights=lambda name: None,
         license=tags[0] if tags else "",
     )

@@ -1,7 +1,7 @@
-"""From a model's config.json to its shape, for every architecture that transformers knows, without weights.
+"""Works out a model's shape from its config.json, for every architecture that transformers knows, without weights.
 
-Dense families by arithmetic; models whose shape file has them, by their counts; all others are counted in transformers'
-own model, for which PyTorch is loaded.
+Dense families are computed by arithmetic. Other models in `configs/shapes` use the counts of their file. The rest are
+counted in transformers' own model, which loads PyTorch.
 """
 
 from __future__ import annotations
@@ -22,10 +22,11 @@ SHAPES = Path(__file__).parents[3] / "configs" / "shapes"
 
 @dataclass(frozen=True)
 class KnownShape:
-    """A model whose numbers are in `configs/shapes`: the keys of its config.json that decide its shape.
+    """A model described by a file in `configs/shapes`.
 
-    `license` is the licence's name as the model's page states it, `source` where the numbers are published. `counted`
-    are fields of `ModelShape` for an architecture that is not planned by arithmetic. `aliases` are other names of it.
+    `settings` are the keys of its config.json that decide its shape; `license` is the licence's name as the model's
+    page states it; `source` is where the numbers are published. `counted` holds the fields of `ModelShape` for an
+    architecture that has no arithmetic here. `aliases` are the model's other names.
     """
 
     name: str
@@ -37,21 +38,21 @@ class KnownShape:
 
 
 def known_shape(name: str) -> KnownShape | None:
-    """Return what `configs/shapes` says of the model called `name`, in any case; None where it says nothing.
+    """Return the entry of `configs/shapes` for the model called `name`, ignoring case; None if it has none.
 
     Raises:
-        ModelError: a file there that is not a shape.
+        ModelError: a file in that folder is not a shape.
     """
     return _known_shapes().get(name.lower())
 
 
 @cache
 def _known_shapes() -> dict[str, KnownShape]:
-    found = [_read(path) for path in sorted(SHAPES.glob("*.json"))]
-    return {name.lower(): each for each in found for name in (each.name, *each.aliases)}
+    shapes = [_read_shape_file(path) for path in sorted(SHAPES.glob("*.json"))]
+    return {name.lower(): shape for shape in shapes for name in (shape.name, *shape.aliases)}
 
 
-def _read(path: Path) -> KnownShape:
+def _read_shape_file(path: Path) -> KnownShape:
     try:
         return KnownShape(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
@@ -63,19 +64,19 @@ def _read(path: Path) -> KnownShape:
 def shape_of(settings: dict[str, Any], name: str) -> ModelShape:
     """Return the shape of the causal language model whose config.json holds `settings`; `name` is for messages.
 
-    Code that a repository ships is never run. Weights that are quantized already are planned as if they were not, and
-    both are said in the shape's notes.
+    A repository's own code is never run, and quantized weights are planned as if they were not quantized; the shape's
+    notes state either.
 
     Raises:
-        ModelError: an architecture that transformers does not know, that needs its own code, or that does not write
-            from left to right; a number that is none, or that no model has.
+        ModelError: transformers does not know the architecture, it needs its own code, or it does not write from left
+            to right; a setting is not a number where it must be, or is beyond any model's size.
     """
     if not isinstance(settings, dict):
         raise ModelError(f"model.name={name}: config.json is not a JSON object; copy it again")
     family = settings.get("model_type")
     if not isinstance(family, str) or not family:
         raise ModelError(
-            f"model.name={name}: config.json has no model_type, so that its architecture is not known\n"
+            f"model.name={name}: config.json has no model_type, so its architecture is unknown\n"
             "name a model in transformers' format"
         )
     shape = _shape_of_family(settings, name, family)
@@ -86,39 +87,42 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
     if is_dense(settings):
         return dense_shape(settings, name)
     known = known_shape(name)
-    if known is not None and known.counted is not None and _agrees(settings, known.settings):
-        return _counted(known)
+    if known is not None and known.counted is not None and _contains(settings, known.settings):
+        return _counted_shape(known)
     from transformers import CONFIG_MAPPING
 
     if family not in CONFIG_MAPPING:
-        needed = "needs code of its own (auto_map), which planning does not run" if "auto_map" in settings else ""
+        reason = (
+            "needs code of its own (auto_map), which planning does not run"
+            if "auto_map" in settings
+            else f"transformers {_transformers_release()} does not know"
+        )
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{family[:60]}', which "
-            + (needed or f"transformers {_release()} does not know")
-            + "\nname a model of an architecture that transformers has, or install a newer transformers"
+            f"model.name={name}: config.json is of architecture '{family[:60]}', which {reason}"
+            "\nname a model of an architecture that transformers has, or install a newer transformers"
         )
     from tasks.plan.shapes.counted_shapes import count_shape
 
-    print(f"plan: counting {family} in transformers' own model, without data, which takes up to a minute", flush=True)
+    print(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute", flush=True)
     return count_shape(settings, name)
 
 
-def _release() -> str:
+def _transformers_release() -> str:
     return ".".join(version("transformers").split(".")[:2])
 
 
-def _agrees(settings: dict[str, Any], numbers: dict[str, Any]) -> bool:
-    return all(settings.get(key) == value for key, value in numbers.items())
+def _contains(settings: dict[str, Any], expected: dict[str, Any]) -> bool:
+    return all(settings.get(key) == value for key, value in expected.items())
 
 
-def _counted(known: KnownShape) -> ModelShape:
+def _counted_shape(known: KnownShape) -> ModelShape:
     assert known.counted is not None
-    fields = _tuples(known.counted)
-    fields["linears"] = tuple(Linear(**_tuples(each)) for each in fields["linears"])
+    fields = _lists_to_tuples(known.counted)
+    fields["linears"] = tuple(Linear(**_lists_to_tuples(linear)) for linear in fields["linears"])
     return ModelShape(known.name, **fields)
 
 
-def _tuples(values: dict[str, Any]) -> dict[str, Any]:
+def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
     return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
 
 

@@ -1,6 +1,6 @@
-"""The shape of any model that transformers knows, counted in transformers' own model without weights.
+"""Counts the shape of any model that transformers knows, in transformers' own model without weights.
 
-On PyTorch's meta device tensors have sizes and no data, so that a model of any size is made in a second.
+Tensors on PyTorch's meta device have sizes and no data, so a model of any size is built in a second.
 """
 
 from __future__ import annotations
@@ -24,11 +24,18 @@ from configs.errors import ModelError
 from tasks.plan.shapes.counted_activations import LayerActivations, count_16_bit_activations, count_activations, quiet
 from tasks.plan.shapes.shape import Linear, ModelShape
 
-# more than any model has; a config.json beyond them would take minutes to refuse
+# more than any model has; transformers would take minutes to refuse a larger one
 _LARGEST = {"hidden_size": 2**20, "num_hidden_layers": 2**11, "num_attention_heads": 2**14, "vocab_size": 2**26}
-_CHOSEN_EXPERTS = ("num_experts_per_tok", "num_experts_per_token", "moe_topk", "moe_k", "top_k_experts", "top_k")
-# what constructors of a hundred architectures raise of settings that contradict each other, or of a missing kernel
-_REFUSALS = (
+_EXPERTS_PER_TOKEN_KEYS = (
+    "num_experts_per_tok",
+    "num_experts_per_token",
+    "moe_topk",
+    "moe_k",
+    "top_k_experts",
+    "top_k",
+)
+# raised by the constructors of a hundred architectures when settings contradict each other or a kernel is missing
+_MODEL_BUILD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -40,17 +47,17 @@ _REFUSALS = (
     ValueError,
 )
 _FIX = "name a model that writes text from left to right, such as one of llama or qwen3"
-_SETTINGS_OF_WEIGHTS = ("auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
+_IGNORED_SETTINGS = ("auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
 
 
 def count_shape(settings: dict[str, Any], name: str, has_activations: bool = True) -> ModelShape:
-    """Return the shape of the causal language model that transformers makes of `settings`, a config.json's content.
+    """Return the shape of the causal language model that transformers builds from `settings`, a config.json's content.
 
-    Without `has_activations` what its layers keep is left open, which takes a second in the place of ten.
+    Without `has_activations` activations are not counted, which takes one second instead of ten.
 
     Raises:
-        ModelError: an architecture that transformers does not know or that does not write from left to right;
-            settings that transformers refuses, or beyond any model's size.
+        ModelError: transformers does not know the architecture or it does not write from left to right; transformers
+            refuses the settings, or they are beyond any model's size.
     """
     with quiet():
         config, notes = _causal_config(_config(settings, name), name)
@@ -58,17 +65,17 @@ def count_shape(settings: dict[str, Any], name: str, has_activations: bool = Tru
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
-        except _REFUSALS as error:
+        except _MODEL_BUILD_ERRORS as error:
             raise _refused(config.model_type, name, error) from None
     return _shape(model, name, notes, has_activations)
 
 
 def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
     family = settings["model_type"]
-    own = {key: value for key, value in settings.items() if key not in _SETTINGS_OF_WEIGHTS}
+    shape_settings = {key: value for key, value in settings.items() if key not in _IGNORED_SETTINGS}
     try:
-        return CONFIG_MAPPING[family].from_dict(own)
-    except _REFUSALS as error:
+        return CONFIG_MAPPING[family].from_dict(shape_settings)
+    except _MODEL_BUILD_ERRORS as error:
         raise _refused(family, name, error) from None
 
 
@@ -82,7 +89,8 @@ def _refused(family: str, name: str, error: Exception) -> ModelError:
 
 
 def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfig, tuple[str, ...]]:
-    """Return the config that AutoModelForCausalLM loads, which of some models of text and images is a part."""
+    """Return the config that AutoModelForCausalLM loads, and notes; for some models of text and images it is a part of
+    theirs."""
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
@@ -90,9 +98,9 @@ def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfi
             f"load as a causal language model\n{_FIX}"
         )
     if kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        does = "reads one text and writes another" if config.is_encoder_decoder else "reads text from both sides"
+        reason = "reads one text and writes another" if config.is_encoder_decoder else "reads text from both sides"
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{config.model_type}', which {does}\n{_FIX}"
+            f"model.name={name}: config.json is of architecture '{config.model_type}', which {reason}\n{_FIX}"
         )
     loaded = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
     if loaded.config_class is not kind and loaded.config_class is config.sub_configs.get("text_config"):
@@ -125,55 +133,58 @@ def _shape(model: PreTrainedModel, name: str, notes: tuple[str, ...], has_activa
     linears, experts = _linears(model)
     vocabulary, width = embedding.weight.shape
     is_tied = head.weight is embedding.weight
-    tables = vocabulary * width * (1 if is_tied else 2)
-    sizes = _layer_sizes(model)
-    chosen = next((n for key in _CHOSEN_EXPERTS if isinstance(n := getattr(config, key, None), int)), None)
+    embedding_parameters = vocabulary * width * (1 if is_tied else 2)
+    layer_sizes = _layer_sizes(model)
+    experts_per_token = next(
+        (n for key in _EXPERTS_PER_TOKEN_KEYS if isinstance(n := getattr(config, key, None), int)), None
+    )
     if experts:
         notes += (
             ("experts are taken to be evenly loaded",)
-            if chosen is not None
+            if experts_per_token is not None
             else ("the settings do not say how many experts a token passes through: all are counted",)
         )
-    activations, more = _activations(model.config, sizes) if has_activations else (None, ())
-    heads = _whole(config, "num_attention_heads", 1)
-    key_value_heads = _whole(config, "num_key_value_heads", heads)
-    of_keys = next((each.outputs for each in linears if each.name == "k_proj"), 0)
+    activations, activation_notes = _activations(model.config, layer_sizes) if has_activations else (None, ())
+    heads = _positive_integer(config, "num_attention_heads", 1)
+    key_value_heads = _positive_integer(config, "num_key_value_heads", heads)
+    key_width = next((linear.outputs for linear in linears if linear.name == "k_proj"), 0)
+    widest = max(max(linear.inputs, linear.outputs) for linear in linears)
     return ModelShape(
         name,
-        hidden=_whole(config, "hidden_size", width),
-        layers=len(sizes),
+        hidden=_positive_integer(config, "hidden_size", width),
+        layers=len(layer_sizes),
         heads=heads,
         key_value_heads=key_value_heads,
-        intermediate=_whole(config, "intermediate_size", max(max(each.inputs, each.outputs) for each in linears)),
+        intermediate=_positive_integer(config, "intermediate_size", widest),
         vocabulary=vocabulary,
         is_tied=is_tied,
         family=config.model_type,
-        head_width=_whole(config, "head_dim", 0) or of_keys // key_value_heads or None,
-        positions=_whole(config, "max_position_embeddings", 0) or None,
+        head_width=_positive_integer(config, "head_dim", 0) or key_width // key_value_heads or None,
+        positions=_positive_integer(config, "max_position_embeddings", 0) or None,
         experts=experts,
-        experts_per_token=min(experts, chosen if chosen is not None else experts),
+        experts_per_token=min(experts, experts_per_token if experts_per_token is not None else experts),
         linears=linears,
-        other_parameters=model.num_parameters() - sum(each.parameters for each in linears) - tables,
+        other_parameters=model.num_parameters() - sum(linear.parameters for linear in linears) - embedding_parameters,
         embedding_width=width,
-        largest_layer=max(sizes),
+        largest_layer=max(layer_sizes),
         saved_bytes=activations.saved if activations else None,
         temporary_bytes=activations.temporary if activations else None,
         score_bytes=activations.scores if activations else None,
-        notes=notes + more,
+        notes=notes + activation_notes,
     )
 
 
-def _whole(config: PreTrainedConfig, key: str, otherwise: int) -> int:
+def _positive_integer(config: PreTrainedConfig, key: str, default: int) -> int:
     value = getattr(config, key, None)
-    return value if isinstance(value, int) and value > 0 else otherwise
+    return value if isinstance(value, int) and value > 0 else default
 
 
 def _linears(model: PreTrainedModel) -> tuple[tuple[Linear, ...], int]:
-    """Return the linear maps, those that are alike together, and the number of experts in a layer."""
-    kept = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
+    """Return the linear maps, equal ones grouped with their count, and the number of experts in a layer."""
+    not_quantized = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
     merged = _merged_targets(model)
     renamed = {old for names in merged.values() for old in names}
-    # a map of count 1 stands for itself, so that equal ones are counted
+    # keys have count 1, so that equal maps fall together
     counts: Counter[Linear] = Counter()
     experts, head = 0, model.get_output_embeddings()
     for path, module in model.named_modules():
@@ -182,79 +193,83 @@ def _linears(model: PreTrainedModel) -> tuple[tuple[Linear, ...], int]:
             continue
         if isinstance(module, (torch.nn.Linear, Conv1D)):
             inputs, outputs = _widths(module)
-            place = re.search(r"\bexperts\.(\d+)\.", path)
-            # bitsandbytes takes these very classes, and none derived from them
-            is_quantized = type(module) in (torch.nn.Linear, Conv1D) and should_convert_module(path, kept)
-            # peft looks for a name of experts that were merged among the merged parameters only
+            expert = re.search(r"\bexperts\.(\d+)\.", path)
+            # bitsandbytes converts exactly these classes, not their subclasses
+            is_quantized = type(module) in (torch.nn.Linear, Conv1D) and should_convert_module(path, not_quantized)
+            # peft looks up the names of merged experts among the merged parameters only
             targets = () if name in renamed else None
             has_bias = module.bias is not None
-            one = Linear(name, inputs, outputs, 1, place is not None, has_bias, True, is_quantized, targets)
-            counts[one] += 1
-            experts = max(experts, int(place[1]) + 1 if place else 0)
+            linear = Linear(name, inputs, outputs, 1, expert is not None, has_bias, True, is_quantized, targets)
+            counts[linear] += 1
+            experts = max(experts, int(expert[1]) + 1 if expert else 0)
         elif f"{name}.weight" in merged and isinstance(weight := getattr(module, "weight", None), torch.Tensor):
             outputs, inputs = map(int, weight.shape)
             counts[Linear(name, inputs, outputs, 1, False, False, False, False, merged[f"{name}.weight"])] += 1
         else:
-            for key, inputs, outputs, num, has_bias in _held_together(module):
+            for key, inputs, outputs, num, has_bias in _fused_experts(module):
                 counts[Linear(key, inputs, outputs, 1, True, has_bias, False, False, merged.get(key, ()))] += num
                 experts = max(experts, num)
     return tuple(replace(linear, count=count) for linear, count in counts.items()), experts
 
 
 def _widths(linear: Any) -> tuple[int, int]:
-    """Return inputs and outputs of a linear layer, or of a `Conv1D`, which names them otherwise."""
+    """Return the inputs and outputs of a linear layer or of a `Conv1D`, whose attributes have other names."""
     if isinstance(linear, Conv1D):
         return linear.nx, linear.nf
     return linear.in_features, linear.out_features
 
 
 def _merged_targets(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """Return under which names of `target_modules` peft finds parameters that transformers 5 made of former linear
-    layers: those of experts, and of routers."""
-    names = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
-    return {new: tuple(old for old, other in names.items() if other == new) for new in names.values()}
+    """Return, for parameters into which transformers 5 merged former linear layers (experts and routers), the names in
+    `target_modules` under which peft finds them."""
+    merged_names = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
+    return {new: tuple(old for old, other in merged_names.items() if other == new) for new in merged_names.values()}
 
 
-def _held_together(module: torch.nn.Module) -> Iterator[tuple[str, int, int, int, bool]]:
-    """Yield name, inputs, outputs, number and bias of experts that are one parameter: [experts, outputs, inputs], or
-    [experts, inputs, outputs] where the class says that it is transposed."""
+def _fused_experts(module: torch.nn.Module) -> Iterator[tuple[str, int, int, int, bool]]:
+    """Yield name, inputs, outputs, number of experts and whether they have a bias, for experts stored as one parameter:
+    [experts, outputs, inputs], or [experts, inputs, outputs] if the class says it is transposed."""
     if "Experts" not in type(module).__name__:
         return
-    own = dict(module.named_parameters(recurse=False))
-    for key, parameter in own.items():
+    parameters = dict(module.named_parameters(recurse=False))
+    for key, parameter in parameters.items():
         if parameter.dim() == 3:
             num, outputs, inputs = parameter.shape
             if getattr(module, "is_transposed", False):
                 inputs, outputs = outputs, inputs
-            yield key, inputs, outputs, num, f"{key}_bias" in own
+            yield key, inputs, outputs, num, f"{key}_bias" in parameters
 
 
 def _layer_sizes(model: PreTrainedModel) -> list[int]:
     """Return the parameters of each layer of the text model."""
     layers = model.config.get_text_config().num_hidden_layers
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList) and len(module) == layers]
-    # of stacks that are as long, such as the keys' norms of all layers, the layers are the largest
+    # other stacks may be as long, such as the key norms of all layers; the layers are the largest one
     sizes = [[sum(p.numel() for p in layer.parameters()) for layer in stack] for stack in stacks]
     return max(sizes, key=sum, default=[model.num_parameters() // layers] * layers)
 
 
-def _activations(config: PreTrainedConfig, sizes: list[int]) -> tuple[LayerActivations | None, tuple[str, ...]]:
-    """Return what a layer keeps, or None where only data would tell, and what was assumed."""
+def _activations(config: PreTrainedConfig, layer_sizes: list[int]) -> tuple[LayerActivations | None, tuple[str, ...]]:
+    """Return the activations of a layer, None if they cannot be counted without data, and notes on what was assumed."""
     text = config.get_text_config()
-    types = getattr(text, "layer_types", None) or [""] * len(sizes)
-    of_layers = list(zip(sizes, types, strict=False))
-    # a layer is told from what surrounds it by a model that ends before it, and none has no layers
-    places = {kind: place for place, kind in reversed(list(enumerate(of_layers))) if place}
-    kinds = {place: of_layers.count(kind) for kind, place in places.items()}
+    types = getattr(text, "layer_types", None) or [""] * len(layer_sizes)
+    layer_kinds = list(zip(layer_sizes, types, strict=False))
+    # a layer's bytes are those of a model that ends with it less those of one that ends before it, so not of layer 0:
+    # a model has at least one layer
+    first_index = {kind: index for index, kind in reversed(list(enumerate(layer_kinds))) if index}
+    kinds = {index: layer_kinds.count(kind) for kind, index in first_index.items()}
     notes = ("layers differ: their activations are averaged",) if len(kinds) > 1 else ()
     if kinds and text is config:
         try:
             return count_activations(config, kinds), notes
-        except _REFUSALS:
+        except _MODEL_BUILD_ERRORS:
             pass
         try:
-            found = count_16_bit_activations(config, kinds)
-            return found, (*notes, "activations are counted for 16-bit weights, and twice as many taken for others")
-        except _REFUSALS:
+            activations = count_16_bit_activations(config, kinds)
+            return activations, (
+                *notes,
+                "activations are counted for 16-bit weights, and twice as many taken for others",
+            )
+        except _MODEL_BUILD_ERRORS:
             pass
     return None, ("activations are taken to be those of a Llama of the same widths",)

@@ -1,7 +1,7 @@
-"""Families whose layers are a Llama's, or nearly: their shapes by arithmetic, without PyTorch and transformers.
+"""Computes the shapes of families whose layers are like a Llama's, without PyTorch and transformers.
 
-`make plan` answers in seconds for the models that are trained most. Tests compare every number with transformers' own
-model of the same config.json.
+So `make plan` answers in seconds for the models that are trained most. Tests compare every number with transformers'
+own model of the same config.json.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ Triple = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Family:
-    """What transformers takes where a config.json is silent, and how the family differs from Llama.
+    """A family's differences from Llama, and transformers' `defaults` for keys that a config.json leaves out.
 
-    `nullable` keys may be null, which is as many key-value heads as heads and a head width of hidden / heads.
-    `biases`: linear maps that always have one; `bias_keys`: settings that give one to attention's or the MLP's maps.
+    `nullable` keys may be null, meaning as many key-value heads as heads, or a head width of hidden / heads.
+    `biases` names linear maps that always have a bias; `bias_keys` are settings that give one to the maps of attention
+    or of the MLP.
     """
 
     defaults: dict[str, Any]
@@ -85,7 +86,7 @@ FAMILIES = {
 
 
 def is_dense(settings: dict[str, Any]) -> bool:
-    """Return whether `dense_shape` holds: a known family, and an activation that keeps what SiLU keeps."""
+    """Return whether `dense_shape` applies: a known family, and an activation function that saves what SiLU saves."""
     family = FAMILIES.get(settings.get("model_type", ""))
     return family is not None and settings.get("hidden_act", family.defaults["hidden_act"]) in _GATED
 
@@ -94,42 +95,43 @@ def dense_shape(settings: dict[str, Any], name: str) -> ModelShape:
     """Return the shape of a model of one of `FAMILIES`, from the content of its config.json.
 
     Raises:
-        ModelError: a number that is none, not positive, or beyond any model's; heads that do not fit.
+        ModelError: a setting is not a number, not positive, or beyond any model's size; the numbers of heads do not
+            divide.
     """
     kind = settings["model_type"]
     family = FAMILIES[kind]
-    found = {key: _value(settings, key, default, family, name) for key, default in family.defaults.items()}
-    switches = {key: _switch(settings, key, name) for key in family.bias_keys}
-    hidden, heads = found["hidden_size"], found["num_attention_heads"]
-    if hidden % heads and (found["head_dim"] is None or kind == "llama"):
+    values = {key: _checked_value(settings, key, default, family, name) for key, default in family.defaults.items()}
+    has_bias_by_key = {key: _checked_switch(settings, key, name) for key in family.bias_keys}
+    hidden, heads = values["hidden_size"], values["num_attention_heads"]
+    if hidden % heads and (values["head_dim"] is None or kind == "llama"):
         raise _refused(name, f"hidden_size={hidden} is not a multiple of num_attention_heads={heads}")
-    key_value_heads = found["num_key_value_heads"] or heads
+    key_value_heads = values["num_key_value_heads"] or heads
     if heads % key_value_heads:
         raise _refused(name, f"num_attention_heads={heads} is not a multiple of num_key_value_heads={key_value_heads}")
-    width = found["head_dim"] or hidden // heads
-    layers = found["num_hidden_layers"]
-    sizes = _sizes(family, hidden, heads * width, key_value_heads * width, found["intermediate_size"])
+    width = values["head_dim"] or hidden // heads
+    layers = values["num_hidden_layers"]
+    sizes = _linear_sizes(family, hidden, heads * width, key_value_heads * width, values["intermediate_size"])
     linears = tuple(
-        Linear(each, inputs, outputs, layers, has_bias=_has_bias(each, family, switches))
-        for each, (inputs, outputs) in sizes.items()
+        Linear(linear_name, inputs, outputs, layers, has_bias=_has_bias(linear_name, family, has_bias_by_key))
+        for linear_name, (inputs, outputs) in sizes.items()
     )
-    biases = sum(each.outputs for each in linears if each.has_bias)
-    of_layer = biases + 2 * hidden + (2 * width if family.has_head_norms else 0)
+    biases = sum(linear.outputs for linear in linears if linear.has_bias)
+    norms_and_biases = biases + 2 * hidden + (2 * width if family.has_head_norms else 0)
     shape = ModelShape(
         name,
         hidden,
         layers,
         heads,
         key_value_heads,
-        found["intermediate_size"],
-        found["vocab_size"],
-        is_tied=found["tie_word_embeddings"],
+        values["intermediate_size"],
+        values["vocab_size"],
+        is_tied=values["tie_word_embeddings"],
         family=kind,
         head_width=width,
-        positions=found["max_position_embeddings"],
+        positions=values["max_position_embeddings"],
         linears=linears,
-        other_parameters=layers * of_layer + hidden,
-        largest_layer=sum(each.inputs * each.outputs for each in linears) + of_layer,
+        other_parameters=layers * norms_and_biases + hidden,
+        largest_layer=sum(linear.inputs * linear.outputs for linear in linears) + norms_and_biases,
     )
     return _with_activations(shape, family)
 
@@ -138,12 +140,12 @@ def _refused(name: str, reason: str) -> ModelError:
     return ModelError(f"model.name={name}: config.json: {reason}\ncorrect config.json, or name another model")
 
 
-def _value(settings: dict[str, Any], key: str, default: Any, family: Family, name: str) -> Any:
+def _checked_value(settings: dict[str, Any], key: str, default: Any, family: Family, name: str) -> Any:
     if key not in settings or key == "hidden_act":
         return default
     value = settings[key]
     if key == "tie_word_embeddings":
-        return _switch(settings, key, name)
+        return _checked_switch(settings, key, name)
     if value is None and key in family.nullable:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
@@ -154,30 +156,41 @@ def _value(settings: dict[str, Any], key: str, default: Any, family: Family, nam
     return value
 
 
-def _switch(settings: dict[str, Any], key: str, name: str) -> bool:
+def _checked_switch(settings: dict[str, Any], key: str, name: str) -> bool:
     value = settings.get(key, False)
     if not isinstance(value, bool):
         raise _refused(name, f"{key}={str(value)[:40]} is neither true nor false")
     return value
 
 
-def _sizes(family: Family, hidden: int, query: int, key_value: int, wide: int) -> dict[str, tuple[int, int]]:
+def _linear_sizes(
+    family: Family, hidden: int, query: int, key_value: int, intermediate: int
+) -> dict[str, tuple[int, int]]:
+    """Return (inputs, outputs) by the name of the linear map."""
     output = {"o_proj": (query, hidden)}
     if family.is_fused:
-        fused = {"qkv_proj": (hidden, query + 2 * key_value), "gate_up_proj": (hidden, 2 * wide)}
-        return output | fused | {"down_proj": (wide, hidden)}
-    inputs = {"q_proj": (hidden, query), "k_proj": (hidden, key_value), "v_proj": (hidden, key_value)}
-    return inputs | output | {"gate_proj": (hidden, wide), "up_proj": (hidden, wide), "down_proj": (wide, hidden)}
+        fused = {"qkv_proj": (hidden, query + 2 * key_value), "gate_up_proj": (hidden, 2 * intermediate)}
+        return output | fused | {"down_proj": (intermediate, hidden)}
+    projections = {"q_proj": (hidden, query), "k_proj": (hidden, key_value), "v_proj": (hidden, key_value)}
+    mlp = {
+        "gate_proj": (hidden, intermediate),
+        "up_proj": (hidden, intermediate),
+        "down_proj": (intermediate, hidden),
+    }
+    return projections | output | mlp
 
 
-def _has_bias(linear: str, family: Family, switches: dict[str, bool]) -> bool:
+def _has_bias(linear: str, family: Family, has_bias_by_key: dict[str, bool]) -> bool:
     is_mlp = linear in ("gate_proj", "up_proj", "down_proj")
-    return linear in family.biases or switches.get(_MLP if is_mlp else _ATTENTION, False)
+    return linear in family.biases or has_bias_by_key.get(_MLP if is_mlp else _ATTENTION, False)
 
 
 def _with_activations(shape: ModelShape, family: Family) -> ModelShape:
-    """Return `shape` with what a layer keeps, where it is not a Llama's; counted as
-    `tasks.plan.shapes.counted_activations` does, while the MLP's gradients are more than those of attention."""
+    """Return `shape` with the activations of a layer where they differ from a Llama's.
+
+    The numbers are those that `tasks.plan.shapes.counted_activations` counts, as long as the MLP's gradients are larger
+    than those of attention.
+    """
     if shape.family not in ("qwen3", "phi3", "gemma"):
         return shape
     h, i = shape.hidden, shape.intermediate
@@ -198,10 +211,11 @@ def _with_activations(shape: ModelShape, family: Family) -> ModelShape:
 
 
 def _saved(shape: ModelShape, family: Family, size: int, norms: int, is_autocast: bool) -> int:
-    """Return what a layer saves of a token in numbers of `size` bytes, `norms` bytes of it around its norms.
+    """Return the bytes that a layer saves per token in numbers of `size` bytes, of which `norms` are around its norms.
 
-    Queries, keys, values, attention's output, and four tensors of the MLP's width; beside them 32-bit numbers: of each
-    head the log-sum, of each norm one. Keys and values are repeated for each head, but a single one is not copied.
+    Saved are queries, keys, values, attention's output, and four tensors of the MLP's width, and in 32 bits the log-sum
+    of each head and one number for each norm. Keys and values are repeated for each head, but a single one is not
+    copied.
     """
     q, kv = shape.query_width, shape.key_value_width
     is_repeated = shape.heads > shape.key_value_heads
@@ -209,9 +223,9 @@ def _saved(shape: ModelShape, family: Family, size: int, norms: int, is_autocast
     keys = q if is_copied or (is_repeated and is_autocast) else kv
     values = q if is_copied else kv
     if family.is_fused:
-        # rotated queries are put together once more, and values that are a part of the fused map's output keep it whole
+        # rotated queries are concatenated once more; values are a view of the fused map's output, which stays whole
         values = q + (q if is_copied else q + 2 * kv)
-    of_heads = 0
+    head_norms = 0
     if family.has_head_norms:
-        of_heads = (2 * size if size == 4 else 6) * (q + kv) + 4 * (shape.heads + shape.key_value_heads)
-    return norms + size * (2 * q + keys + values + 4 * shape.intermediate) + 4 * shape.heads + 8 + of_heads
+        head_norms = (2 * size if size == 4 else 6) * (q + kv) + 4 * (shape.heads + shape.key_value_heads)
+    return norms + size * (2 * q + keys + values + 4 * shape.intermediate) + 4 * shape.heads + 8 + head_norms

@@ -1,7 +1,7 @@
-"""The shape of a model: what every estimate of memory, traffic and time reads of it.
+"""The shape of a model: the numbers that every estimate of memory, traffic and time reads.
 
-Pure arithmetic without torch, so that a plan is made before anything is loaded. `tasks.plan.shapes.architectures` makes
-a shape of a model's config.json.
+Pure arithmetic without torch, so a plan is made before anything is loaded. `tasks.plan.shapes.architectures` works out
+a shape from a model's config.json.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from configs.errors import ConfigError
 class Linear:
     """`count` linear maps of one name and size, over all layers; `name` is the last part of the module's name.
 
-    `is_expert`: one for each expert, of which a token passes through `ModelShape.experts_per_token`. `is_module` is
-    False for experts that are held together as one parameter of three dimensions, and for routers that are no linear
-    layers. `is_quantized`: bitsandbytes holds its weight in fewer bits. `targets` are the names of LoRA's
+    `is_expert`: there is one per expert, and a token passes through `ModelShape.experts_per_token` of them.
+    `is_module` is False for experts stored as one parameter of three dimensions, and for routers that are not linear
+    layers. `is_quantized`: bitsandbytes can store its weight in fewer bits. `targets` are the names in LoRA's
     `target_modules` that together put an adapter on it, whose rank is multiplied by their number; None: its own name.
     """
 
@@ -34,25 +34,27 @@ class Linear:
 
     @property
     def parameters(self) -> int:
-        """Weights of all of them, without biases."""
+        """Weights of all `count` maps, without biases."""
         return self.count * self.inputs * self.outputs
 
 
 @dataclass(frozen=True)
 class ModelShape:
-    """By default a Llama: RMS norms, gated MLP without biases, grouped queries, rotary positions.
+    """The widths and counts of a model; the defaults describe a Llama (RMS norms, gated MLP without biases, grouped
+    queries, rotary positions).
 
-    `hidden` is the width of a token; `key_value_heads` of `heads` hold keys and values; `is_tied`: the output head is
-    the embedding. What is None is as in a Llama: `head_width` is hidden / heads, `linears` are q, k, v, o, gate, up and
-    down, without the output head, `other_parameters` (all but linear maps, embedding and head: norms, biases, position
-    embeddings) those of the norms. `embedding_width` differs from `hidden` where a model projects its embeddings.
-    `largest_layer` is the parameters of the largest layer, where layers differ or hold more than linear maps and norms.
+    `hidden` is the width of a token. `key_value_heads` is how many of `heads` hold keys and values. `is_tied`: the
+    output head is the embedding. None means as in a Llama: `head_width` is hidden / heads; `linears` are q, k, v, o,
+    gate, up and down, without the output head; `other_parameters` (all except linear maps, embedding and head: norms,
+    biases, position embeddings) are those of the norms. `embedding_width` differs from `hidden` in a model that
+    projects its embeddings. `largest_layer` is the number of parameters of the largest layer, given when layers differ
+    or hold more than linear maps and norms.
 
-    `saved_bytes` are what one layer saves of a token for its backward pass, and `temporary_bytes` the gradients of
-    activations in it at the fullest moment of that pass, for 16-bit weights, autocast over 32-bit weights, and float32;
-    None: the formula of `tasks.plan.memory.peak` for a Llama holds. `score_bytes` comes to the saved ones for each
-    position of the row, where attention keeps its scores. `is_exact`: parameters are those of the model to the last
-    one, which is not sure of a repository with code of its own; `notes` are assumptions in words.
+    `saved_bytes` is what one layer saves per token for the backward pass, and `temporary_bytes` its gradients of
+    activations at the peak of that pass, each for 16-bit weights, autocast over 32-bit weights, and float32; None: use
+    the formula for a Llama in `tasks.plan.memory.activations`. `score_bytes` is saved in addition for each position of
+    the row, when attention keeps its scores. `is_exact`: the parameter count is exact, which is not certain for a
+    repository with its own code. `notes` are assumptions in words.
     """
 
     name: str
@@ -80,12 +82,12 @@ class ModelShape:
 
     @property
     def query_width(self) -> int:
-        """Width of the queries of a token, over all heads."""
+        """Width of a token's queries, over all heads."""
         return self.heads * (self.head_width or self.hidden // self.heads)
 
     @property
     def key_value_width(self) -> int:
-        """Width of the keys, and of the values, of a token."""
+        """Width of a token's keys, which is also that of its values."""
         return self.key_value_heads * (self.head_width or self.hidden // self.heads)
 
     @property
@@ -112,33 +114,33 @@ class ModelShape:
 
     @property
     def layer_parameters(self) -> int:
-        """Parameters of one layer, of the largest where they differ: its linear maps and two norms."""
+        """Parameters of one layer, the largest if layers differ: its linear maps and two norms."""
         if self.largest_layer is not None:
             return self.largest_layer
         return self.linear_parameters // self.layers + 2 * self.hidden
 
     @property
     def embedding_parameters(self) -> int:
-        """Parameters of the embedding; of the output head too, where it is another matrix."""
+        """Parameters of the embedding alone; an untied output head has as many."""
         return self.vocabulary * (self.embedding_width or self.hidden)
 
     @property
     def parameters(self) -> int:
         """All parameters; a tied head counts once."""
-        tables = 1 if self.is_tied else 2
+        matrices = 1 if self.is_tied else 2
         other = self.other_parameters
         if other is None:
             other = (2 * self.layers + 1) * self.hidden
-        return self.linear_parameters + tables * self.embedding_parameters + other
+        return self.linear_parameters + matrices * self.embedding_parameters + other
 
     @property
     def active_parameters(self) -> int:
-        """Parameters that a token passes through: all but those of the experts that it is not routed to.
+        """Parameters that a token passes through: all except the experts that it is not routed to.
 
         The whole embedding is counted, as in the figures of Mixtral (https://arxiv.org/abs/2401.04088).
         """
         return self.parameters - self._idle_share(
-            sum(_with_biases(each) for each in self.linear_maps if each.is_expert)
+            sum(_parameters_with_biases(linear) for linear in self.linear_maps if linear.is_expert)
         )
 
     @property
@@ -149,22 +151,22 @@ class ModelShape:
 
     @property
     def quantized_parameters(self) -> int:
-        """Weights that bitsandbytes quantizes: linear layers and GPT-2's `Conv1D`, neither the head nor experts that
-        are one parameter of three dimensions."""
+        """Weights that bitsandbytes quantizes: linear layers and GPT-2's `Conv1D`, but neither the head nor experts
+        stored as one parameter of three dimensions."""
         return sum(linear.parameters for linear in self.linear_maps if linear.is_quantized)
 
     def targeted(self, names: Sequence[str]) -> tuple[Linear, ...]:
-        """Return the linear maps that get an adapter by LoRA's `target_modules`, as peft chooses them.
+        """Return the linear maps that get an adapter from LoRA's `target_modules` `names`, as peft chooses them.
 
-        `all-linear` is every linear layer and `Conv1D` but the output head, and in families such as Mixtral the experts
-        and routers too; another name is the end of a module's name. Each of the `count` of a map returned has an
-        adapter of LoRA's rank: one of twice that rank, as peft makes for two maps held together, counts twice. Of a
-        name with dots the last part decides, so that more may be returned than is trained.
+        `all-linear` is every linear layer and `Conv1D` except the output head, and in families such as Mixtral the
+        experts and routers too; any other name is the end of a module's name. Each of a returned map's `count` has one
+        adapter of LoRA's rank: where peft makes one of twice that rank, for two maps fused into one, it counts twice.
+        Only the last part of a name with dots is compared, so more maps may be returned than are trained.
 
         Raises:
-            ConfigError: a name that no linear layer has.
+            ConfigError: no linear layer has one of the names.
         """
-        asked = {name.rsplit(".", 1)[-1] for name in names}
+        requested = {name.rsplit(".", 1)[-1] for name in names}
         known = {linear.name for linear in self.linear_maps if linear.is_module} | {"all-linear"}
         unknown = [name for name in names if name.rsplit(".", 1)[-1] not in known]
         if unknown:
@@ -172,12 +174,12 @@ class ModelShape:
                 f"train.lora.target_modules: {', '.join(unknown)} matches no linear layer of {self.name}; it has "
                 + ", ".join(sorted(known - {"all-linear"}))
             )
-        chosen = []
+        targeted = []
         for linear in self.linear_maps:
             needed = (linear.name,) if linear.targets is None else linear.targets
-            if needed and ("all-linear" in asked or asked.issuperset(needed)):
-                chosen.append(replace(linear, count=linear.count * len(needed)))
-        return tuple(chosen)
+            if needed and ("all-linear" in requested or requested.issuperset(needed)):
+                targeted.append(replace(linear, count=linear.count * len(needed)))
+        return tuple(targeted)
 
     def _idle_share(self, parameters: int) -> int:
         if not self.experts:
@@ -185,5 +187,5 @@ class ModelShape:
         return parameters * (self.experts - self.experts_per_token) // self.experts
 
 
-def _with_biases(linear: Linear) -> int:
+def _parameters_with_biases(linear: Linear) -> int:
     return linear.parameters + (linear.count * linear.outputs if linear.has_bias else 0)

@@ -1,4 +1,4 @@
-"""Whether transformers knows an architecture, read off its own tables: importing them would import torch."""
+"""Checks that transformers knows an architecture, by parsing its tables: importing them would import torch."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _SCORING_MODELS = "MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING_NAMES"
 
 
 def check_architecture(config: ModelConfig, settings: dict[str, Any], objective: Objective) -> str:
-    """Return what the model is, in words, where transformers can load it for `objective`.
+    """Return the architecture's name for the report, after checking that transformers can load it for `objective`.
 
-    `settings` is the content of its config.json.
+    `settings` is the content of the model's config.json.
 
     Raises:
-        ModelError: an unknown `model_type`, or one that is no language model.
+        ModelError: `model_type` is unknown, or is not a language model's.
     """
     where, family = f"model.name={config.name}", settings.get("model_type")
     if config.trust_remote_code and "auto_map" in settings:
-        return f"{family}, by code of the model's own"
+        return f"{family}, by the model's own code"
     if not isinstance(family, str) or not family:
-        raise ModelError(f"{where}: its config.json names no model_type; name a model that transformers can load")
+        raise ModelError(f"{where}: its config.json has no model_type; name a model that transformers can load")
     if family not in _names("auto_mappings.py", "CONFIG_MAPPING_NAMES"):
         raise ModelError(
             f"{where} is of the architecture {family[:60]!r}, which transformers {_version()} does not know\n"
@@ -36,14 +36,14 @@ def check_architecture(config: ModelConfig, settings: dict[str, Any], objective:
         )
     table = _SCORING_MODELS if objective in SCORING else _LANGUAGE_MODELS
     if family not in _names("modeling_auto.py", table):
-        kind = "has no variant that scores a text" if objective in SCORING else "is no causal language model"
+        kind = "has no variant that scores a text" if objective in SCORING else "is not a causal language model"
         raise ModelError(f"{where} is of the architecture {family}, which {kind} in transformers\nname another model")
     return str((settings.get("architectures") or [family])[0])
 
 
 @cache
 def _names(file: str, table: str) -> frozenset[str]:
-    """Return the first of each pair in a table of transformers' models/auto, without running it."""
+    """Return the keys of a table in transformers' models/auto, without running the file."""
     spec = importlib.util.find_spec("transformers")
     assert spec is not None and spec.origin is not None
     path = Path(spec.origin).parent / "models" / "auto" / file

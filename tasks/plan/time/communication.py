@@ -1,23 +1,25 @@
-"""What each GPU sends to others in an optimizer step, by sharding: the collectives, their bytes and their number.
+"""Counts what each GPU sends to others in an optimizer step: the collectives of each sharding, and their bytes.
 
-A ring of N sends (N-1)/N of a tensor to all-gather or to reduce-scatter it, and twice that to all-reduce it. With P
-parameters of which T are trained, b bytes in a number of the computation, and A passes in a step:
+In a ring of N GPUs, each sends (N-1)/N of a tensor to all-gather or to reduce-scatter it, and twice that to all-reduce
+it. With P parameters of which T are trained, b bytes in a number of the computation, and a step of several
+micro-batches:
 
 none, fsdp_no_shard   all-reduce 4 T, once a step (DDP reduces gradients in the type of the weights)
-zero1                 all-reduce b T once a step, all-gather b T
-zero2                 all-reduce b T in each pass, all-gather b T
-zero3, fsdp_full_shard    in each pass all-gather b P twice and reduce-scatter b T
-fsdp_shard_grad_op    in each pass all-gather b P and reduce-scatter b T
-fsdp_hybrid_shard     fsdp_full_shard within a machine, and all-reduce b T / G among the machines, G GPUs in each
-tensor_parallel       in each pass and layer all-reduce the activations twice forward, five times backward (q, k, v,
-                      gate and up each for itself); all-gather the head, and all-reduce its input's gradient
-layers                in each pass the activations of one boundary forward and their gradient backward
+zero1                 all-reduce b T and all-gather b T, once a step
+zero2                 for each micro-batch all-reduce b T; all-gather b T once a step
+zero3, fsdp_full_shard    for each micro-batch all-gather b P twice and reduce-scatter b T
+fsdp_shard_grad_op    for each micro-batch all-gather b P and reduce-scatter b T
+fsdp_hybrid_shard     fsdp_full_shard within a machine, and all-reduce b T / G among the machines, with G GPUs in each
+tensor_parallel       for each micro-batch and layer all-reduce the activations twice in the forward pass and five times
+                      in the backward pass (once for each of q, k, v, gate and up); all-gather the head, and all-reduce
+                      the gradient of its input
+layers                for each micro-batch send the activations at one boundary forward, and their gradient backward
 
-The second gather leaves out what is still there from the first: the head and last norm under FSDP, which accelerate
-does not reshard, and under ZeRO 3 what comes back within `stage3_max_reuse_distance`.
+The second gather skips what is left from the first: under FSDP the head and last norm, which accelerate does not
+reshard; under ZeRO 3 the parameters that are used again within `stage3_max_reuse_distance`.
 ZeRO: https://arxiv.org/abs/1910.02054, section 7, where stages 1 and 2 reduce-scatter; DeepSpeed all-reduces instead.
 FSDP: https://arxiv.org/abs/2304.11277. Tensor parallelism: https://arxiv.org/abs/1909.08053, which reduces twice
-backward; transformers reduces for each matrix, and TRL's loss reads the whole head.
+in the backward pass; transformers reduces for each matrix, and TRL's loss reads the whole head.
 """
 
 from __future__ import annotations
@@ -39,10 +41,10 @@ _ZERO_REUSE_DISTANCE = 10**9  # DeepSpeed's default of stage3_max_reuse_distance
 
 @dataclass(frozen=True)
 class Collectives:
-    """`calls` operations of one kind in an optimizer step, `num_bytes` of whole tensors in all, among `ranks` GPUs,
-    `ranks_per_node` of them on a machine.
+    """`calls` operations of one kind in an optimizer step, over whole tensors of `num_bytes` in total.
 
-    `is_overlapped`: it can go on while the GPU computes; what computes next does not wait for it at once.
+    They run among `ranks` GPUs, `ranks_per_node` of them on a machine. `is_overlapped`: they can run while the GPU
+    computes, because the next computation does not need their result at once.
     """
 
     kind: Kind
@@ -60,12 +62,12 @@ class Collectives:
 
     @property
     def num_nodes(self) -> int:
-        """Machines that the ring passes through."""
+        """Machines in the ring."""
         return -(-self.ranks // self.ranks_per_node)
 
 
 def sent_bytes(kind: Kind, num_bytes: float, ranks: int) -> float:
-    """Return the bytes that one of `ranks` GPUs sends in ring collectives over tensors of `num_bytes` in all."""
+    """Return the bytes that one of `ranks` GPUs sends in ring collectives over tensors of `num_bytes` in total."""
     if ranks == 1:
         return 0.0
     if kind == "send":
@@ -75,20 +77,20 @@ def sent_bytes(kind: Kind, num_bytes: float, ranks: int) -> float:
 
 
 def step_collectives(job: TrainingJob, on_paper: bool = False) -> list[Collectives]:
-    """Return what the job's GPUs exchange in one optimizer step; nothing for one GPU.
+    """Return the collectives of one optimizer step of the job; none for one GPU.
 
-    `on_paper`: ZeRO 1 and 2 and tensor parallelism as published, and not as DeepSpeed and transformers do them.
+    `on_paper`: ZeRO 1 and 2 and tensor parallelism as published, instead of as DeepSpeed and transformers do them.
     """
     if job.num_gpus == 1:
         return []
     match job.sharding:
         case "none" | "fsdp_no_shard":
             num_bytes = 4.0 * job.trained_parameters
-            return [_over_all(job, "all_reduce", "backward", num_bytes, math.ceil(num_bytes / _DDP_BUCKET_BYTES))]
+            return [_among_all_gpus(job, "all_reduce", "backward", num_bytes, math.ceil(num_bytes / _DDP_BUCKET_BYTES))]
         case "zero1" | "zero2":
-            return _zero(job, on_paper)
+            return _zero_collectives(job, on_paper)
         case "tensor_parallel":
-            return _tensor_parallel(job, on_paper)
+            return _tensor_parallel_collectives(job, on_paper)
         case "layers":
             num_bytes = float(job.accumulation * job.tokens * job.shape.hidden * weight_bits(job) // 8)
             return [
@@ -96,67 +98,71 @@ def step_collectives(job: TrainingJob, on_paper: bool = False) -> list[Collectiv
                 for phase in ("forward", "backward")
             ]
         case _:
-            return _gathered(job)
+            return _gathering_collectives(job)
 
 
-def _over_all(
+def _among_all_gpus(
     job: TrainingJob, kind: Kind, phase: Phase, num_bytes: float, calls: int, is_overlapped: bool = True
 ) -> Collectives:
     per_node = min(job.num_gpus, job.gpus_per_node)
     return Collectives(kind, phase, num_bytes, calls, job.num_gpus, per_node, is_overlapped)
 
 
-def _zero(job: TrainingJob, on_paper: bool) -> list[Collectives]:
+def _zero_collectives(job: TrainingJob, on_paper: bool) -> list[Collectives]:
     trained = job.trained_parameters
     num_bytes = float(compute_bytes(job) * trained)
     reductions = job.accumulation if job.sharding == "zero2" else 1
     kind: Kind = "reduce_scatter" if on_paper else "all_reduce"
     return [
-        _over_all(job, kind, "backward", reductions * num_bytes, reductions * math.ceil(trained / _ZERO_BUCKET)),
-        # every GPU has updated its part, and the next pass needs all
-        _over_all(job, "all_gather", "step", num_bytes, math.ceil(trained / _ZERO_GATHER_BUCKET), False),
+        _among_all_gpus(job, kind, "backward", reductions * num_bytes, reductions * math.ceil(trained / _ZERO_BUCKET)),
+        # every GPU has updated its shard, and the next forward pass needs all weights
+        _among_all_gpus(job, "all_gather", "step", num_bytes, math.ceil(trained / _ZERO_GATHER_BUCKET), False),
     ]
 
 
-def _gathered(job: TrainingJob) -> list[Collectives]:
-    """Parameters gathered unit by unit: each layer, the embedding, and the last norm with the head."""
-    within = job.num_gpus if job.sharding != "fsdp_hybrid_shard" else min(job.num_gpus, job.gpus_per_node)
-    per_node = min(within, job.gpus_per_node)
-    shape, size, passes = job.shape, compute_bytes(job), job.accumulation
-    held = shape.parameters + (job.trained_parameters if job.method != "full" else 0)
-    calls = passes * (shape.layers + 1 + (not shape.is_tied))
-    found = [Collectives("all_gather", "forward", float(passes * size * held), calls, within, per_node)]
+def _gathering_collectives(job: TrainingJob) -> list[Collectives]:
+    """Return the collectives that gather parameters unit by unit: each layer, the embedding, the last norm with the
+    head."""
+    ranks = job.num_gpus if job.sharding != "fsdp_hybrid_shard" else min(job.num_gpus, job.gpus_per_node)
+    per_node = min(ranks, job.gpus_per_node)
+    shape, size, reductions = job.shape, compute_bytes(job), job.accumulation
+    gathered = shape.parameters + (job.trained_parameters if job.method != "full" else 0)
+    calls = job.accumulation * (shape.layers + 1 + (not shape.is_tied))
+    num_bytes = float(job.accumulation * size * gathered)
+    collectives = [Collectives("all_gather", "forward", num_bytes, calls, ranks, per_node)]
     if job.sharding != "fsdp_shard_grad_op":
         kept = shape.embedding_parameters + shape.hidden
         if job.sharding == "zero3":
-            # a layer at distance x from the end of the forward pass comes back after 2 x
-            kept = min(held, _ZERO_REUSE_DISTANCE // 2)
-        again = float(passes * size * (held - kept))
-        found.append(Collectives("all_gather", "backward", again, calls - passes, within, per_node))
-    if job.sharding != "zero3" and not job.reduces_each_pass:
-        passes, calls = 1, calls // passes
-    reduced = float(passes * size * job.trained_parameters)
-    found.append(Collectives("reduce_scatter", "backward", reduced, calls, within, per_node))
-    copies = job.num_gpus // within
+            # a layer at distance x from the end of the forward pass is used again after 2 x
+            kept = min(gathered, _ZERO_REUSE_DISTANCE // 2)
+        gathered_again = float(job.accumulation * size * (gathered - kept))
+        collectives.append(
+            Collectives("all_gather", "backward", gathered_again, calls - job.accumulation, ranks, per_node)
+        )
+    if job.sharding != "zero3" and not job.reduces_each_micro_batch:
+        reductions, calls = 1, calls // job.accumulation
+    reduced = float(reductions * size * job.trained_parameters)
+    collectives.append(Collectives("reduce_scatter", "backward", reduced, calls, ranks, per_node))
+    copies = job.num_gpus // ranks
     if copies > 1:
-        found.append(Collectives("all_reduce", "backward", reduced / within, calls, copies, 1))
-    return found
+        collectives.append(Collectives("all_reduce", "backward", reduced / ranks, calls, copies, 1))
+    return collectives
 
 
-def _tensor_parallel(job: TrainingJob, on_paper: bool) -> list[Collectives]:
-    one = float(job.tokens * job.shape.hidden * compute_bytes(job))
+def _tensor_parallel_collectives(job: TrainingJob, on_paper: bool) -> list[Collectives]:
+    activation_bytes = float(job.tokens * job.shape.hidden * compute_bytes(job))
     layers = job.accumulation * job.shape.layers
     backward = (2 if on_paper else 5) + (2 if job.has_checkpointing else 0)
 
     def reduced(phase: Phase, calls: int) -> Collectives:
-        # the next matrix product waits for it
-        return _over_all(job, "all_reduce", phase, calls * one, calls, False)
+        # the next matrix product waits for the result
+        return _among_all_gpus(job, "all_reduce", phase, calls * activation_bytes, calls, False)
 
     if on_paper:
         return [reduced("forward", 2 * layers), reduced("backward", backward * layers)]
     head = float(job.accumulation * job.shape.embedding_parameters * weight_bits(job) // 8)
     return [
         reduced("forward", 2 * layers),
-        _over_all(job, "all_gather", "forward", head, job.accumulation, False),
+        _among_all_gpus(job, "all_gather", "forward", head, job.accumulation, False),
         reduced("backward", backward * layers + job.accumulation),
     ]

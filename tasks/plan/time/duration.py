@@ -1,9 +1,8 @@
-"""How long training takes on GPUs, and what it costs: steps x seconds of a step x the price of the GPUs.
+"""Estimates how long training takes on GPUs, and what it costs: steps x seconds per step x price of the GPUs.
 
-The seconds of a step are those of `tasks.plan.time.step_time`, which counts sft. Objectives that pass more than one
-sequence
-of a row through the model, or the reference too, take so many times as long. What rloo and grpo spend on generating
-answers is not estimated, and neither is a CPU: then there are no hours.
+`tasks.plan.time.step_time` gives the seconds of an sft step. An objective with several forward passes per row, or with
+a reference model, takes a multiple of that (`ObjectiveRules.step_cost`). The time in which rloo and grpo generate
+answers is not estimated, nor is training on a CPU; for these the plan gives no hours.
 """
 
 from __future__ import annotations
@@ -21,15 +20,15 @@ from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.states import compute_bytes
 from tasks.plan.time.step_time import estimate_step_time
 
-# where KTO compares rows: a forward pass of both models over another row's answer, a third of forward and backward each
+# if KTO compares rows: both models run forward over another row's answer, a third of forward and backward each
 _COMPARED_ROWS_COST = 2 / 3
 CHARACTERS_PER_TOKEN = 4.0
-"""Of English text under vocabularies of 32,000 to 150,000 tokens: an assumption."""
+"""An assumption, for English text and vocabularies of 32,000 to 150,000 tokens."""
 
 
 @dataclass(frozen=True)
 class RowFacts:
-    """What is known of the training rows before any is tokenized; None where nothing is."""
+    """What is known about the training rows before any is tokenized; None if unknown."""
 
     rows: float | None = None
     mean_tokens: float | None = None
@@ -37,7 +36,7 @@ class RowFacts:
 
 
 def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
-    """Return the optimizer steps of the run, about, or None where the number of rows is not known."""
+    """Return the approximate number of optimizer steps, or None if the number of rows is not known."""
     if config.train.max_steps is not None:
         return config.train.max_steps
     if facts.rows is None:
@@ -51,7 +50,7 @@ def training_steps(config: FineTuneConfig, facts: RowFacts) -> int | None:
 
 
 def step_seconds(train: TrainConfig, job: TrainingJob, gpu: GpuType) -> float | None:
-    """Return the seconds of an optimizer step; None where generation is part of it, or the GPU's speed is not known."""
+    """Return the seconds of an optimizer step; None if it generates answers, or the GPU's speed is not known."""
     step_cost = OBJECTIVES[job.objective].step_cost
     if compute_bytes(job) == 4:
         if gpu.peak_float32_flops is None:
@@ -62,25 +61,25 @@ def step_seconds(train: TrainConfig, job: TrainingJob, gpu: GpuType) -> float | 
     return (step_cost + _COMPARED_ROWS_COST * compares_rows(train)) * estimate_step_time(job, gpu).total
 
 
-def usual(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
-    """Return the job with rows of their mean length, which time depends on; packed ones have the longest."""
+def with_mean_length(config: FineTuneConfig, job: TrainingJob, facts: RowFacts) -> TrainingJob:
+    """Return the job with the mean row length, on which time depends; packed rows keep the longest length."""
     if facts.mean_tokens is None or config.tokenize.packing != "none":
         return job
     return replace(job, length=max(1, min(job.length, round(facts.mean_tokens))))
 
 
-def expect(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | None, facts: RowFacts) -> Expectation:
-    """Return time and cost of training; `job` is that of the memory plan, with rows of the longest length."""
+def estimate_duration(config: FineTuneConfig, job: TrainingJob, gpu: GpuType | None, facts: RowFacts) -> Expectation:
+    """Return the time and cost of training; `job` is the memory plan's, whose rows have the longest length."""
     steps = training_steps(config, facts)
-    timed = usual(config, job, facts)
-    seconds = None if gpu is None else step_seconds(config.train, timed, gpu)
+    timed_job = with_mean_length(config, job, facts)
+    seconds = None if gpu is None else step_seconds(config.train, timed_job, gpu)
     price = None if gpu is None or gpu.price_per_hour is None else gpu.price_per_hour * job.num_gpus
     hours = None if seconds is None or steps is None else steps * seconds / 3600
     return Expectation(
         step_seconds=seconds,
         steps=steps,
         hours=hours,
-        tokens_per_second=None if seconds is None else timed.step_tokens / seconds,
+        tokens_per_second=None if seconds is None else timed_job.step_tokens / seconds,
         price_per_hour=price,
         cost=None if hours is None or price is None else hours * price,
     )

@@ -1,15 +1,15 @@
-"""How long an optimizer step takes: arithmetic, what of the communication it does not hide, and the update.
+"""Estimates the seconds of an optimizer step: arithmetic, communication that it does not hide, and the update.
 
     step = forward + backward + update
-    forward, backward = max(arithmetic, overlapped communication) + communication that is waited for
-    update = bytes of the optimizer / memory bandwidth, and the gather of ZeRO 1 and 2
+    forward, backward = max(arithmetic, overlapped communication) + communication that blocks
+    update = bytes of the optimizer / memory bandwidth, plus the gather of ZeRO 1 and 2
 
-Arithmetic is FLOPs / (peak x `GpuType.compute_utilization`), or the reading of the weights where that takes longer.
-Assumed: collectives run while the GPU computes wherever
-the library starts them ahead (all but those of tensor and layer parallelism, and ZeRO's gather after the update), at no
-cost to the arithmetic; links reach `LINK_EFFICIENCY` of what is printed; rings, whose hops each take NCCL's own
-constants for its Simple protocol (src/graph/tuning.cc of https://github.com/NVIDIA/nccl); no rank is slower than the
-others; reading data, evaluations and checkpoints take no time.
+Arithmetic takes FLOPs / (peak x `GpuType.compute_utilization`), or the time to read the weights if that is longer.
+Assumptions: collectives overlap with computation, at no cost to it, wherever the library starts them ahead (all except
+those of tensor and layer parallelism, and ZeRO's gather after the update). Links reach `LINK_EFFICIENCY` of their
+nominal speed. Collectives run in rings, whose hops take NCCL's constants for its Simple protocol (src/graph/tuning.cc
+of https://github.com/NVIDIA/nccl). No rank is slower than the others. Reading data, evaluations and checkpoints take no
+time.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from dataclasses import dataclass
 from configs.schema.cluster import DEEPSPEED
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.memory.peak import bytes_per_trained, compute_bytes, divisors
+from tasks.plan.memory.peak import bytes_per_trained, compute_bytes, shard_counts
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import Collectives, Phase, step_collectives
 
 LINK_EFFICIENCY = 0.8
 HOST_MEMORY_BANDWIDTH = 25e9
-"""Bytes a second of host memory for each GPU's share of DeepSpeed's CPU optimizer; an assumption."""
+"""Bytes per second of host memory that DeepSpeed's CPU optimizer reaches per GPU; an assumption."""
 _NVLINK_HOP_SECONDS, _NETWORK_HOP_SECONDS = 3.4e-6, 14e-6
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one optimizer step, and what follows from them.
+    """Seconds of one optimizer step, and the rates that follow from them.
 
-    `communication` is all that is sent, `exposed_communication` what of it the arithmetic does not hide;
-    `host_transfer` is over PCI Express, under offload.
+    `communication` is the time of all collectives, `exposed_communication` the part that the arithmetic does not hide;
+    `host_transfer` is the time of transfers over PCI Express with offload.
     """
 
     compute: float
@@ -52,36 +52,36 @@ class StepTime:
         return self.compute + self.exposed_communication + self.optimizer + self.host_transfer
 
     @property
-    def tokens_per_second_and_gpu(self) -> float:
-        """Tokens of all rows of the step, per second and GPU."""
+    def tokens_per_second_per_gpu(self) -> float:
+        """Tokens of all rows of the step, per second and per GPU."""
         return self.tokens_per_gpu / self.total
 
     @property
     def mfu(self) -> float:
-        """Model FLOPs utilization: FLOPs that the method needs, per second, over the peak."""
+        """Model FLOPs utilization: the FLOPs per second that the method needs, divided by the peak."""
         return self.model_flops_per_gpu / self.total / self.peak_flops
 
 
 def model_flops(job: TrainingJob) -> float:
-    """Return the FLOPs that the rows of one replica need in a step; recomputed activations count nothing.
+    """Return the FLOPs that the rows of one replica need in a step, without recomputed activations.
 
-    2 for each linear weight and token forward, 2 for the gradient of the input, 2 for that of the weight where it is
-    trained; causal attention 6 x layers x hidden x length^2 a row; the head for every token. The convention is that of
-    docs/throughput.md.
+    Each linear weight takes per token 2 in the forward pass, 2 for the gradient of its input, and 2 for its own
+    gradient if it is trained. Causal attention takes 6 x layers x hidden x length^2 per row; the head is counted for
+    every token. The convention is that of docs/throughput.md.
     """
-    forward, backward = _pass_flops(job)
+    forward, backward = _micro_batch_flops(job)
     return job.accumulation * (forward + backward)
 
 
 def palm_flops_per_token(shape: ModelShape, length: int) -> float:
-    """Return 6 N + 12 layers x hidden x length, which published MFUs count for a token: Chowdhery et al. 2022,
-    appendix B (https://arxiv.org/abs/2204.02311). N is all parameters and attention is not causal, so that an MFU of
+    """Return 6 N + 12 layers x hidden x length, the FLOPs per token behind published MFUs: Chowdhery et al. 2022,
+    appendix B (https://arxiv.org/abs/2204.02311). N counts all parameters and attention is not causal, so an MFU by
     this convention is higher than `StepTime.mfu`."""
     return 6.0 * shape.parameters + 12.0 * shape.layers * shape.hidden * length
 
 
 def hardware_flops(job: TrainingJob) -> float:
-    """Return the FLOPs that are computed: with checkpointing the layers' forward pass twice."""
+    """Return the FLOPs that are computed; checkpointing computes the layers' forward pass twice."""
     return model_flops(job) + job.accumulation * _recomputed_flops(job)
 
 
@@ -89,14 +89,14 @@ def _attention_flops(job: TrainingJob) -> float:
     return 2.0 * job.shape.layers * job.shape.query_width * job.length**2 * job.micro_batch
 
 
-def _pass_flops(job: TrainingJob) -> tuple[float, float]:
+def _micro_batch_flops(job: TrainingJob) -> tuple[float, float]:
     shape, attention = job.shape, _attention_flops(job)
-    # of a mixture of experts those that a token passes through
+    # in a mixture of experts, only the experts that a token passes through
     weights = shape.active_linear_parameters + shape.embedding_parameters
     adapter = 0 if job.method == "full" else job.trained_parameters
     forward = 2.0 * (weights + adapter) * job.tokens + attention
-    of_weights = weights if job.method == "full" else adapter
-    return forward, 2.0 * (weights + adapter + of_weights) * job.tokens + 2 * attention
+    trained = weights if job.method == "full" else adapter
+    return forward, 2.0 * (weights + adapter + trained) * job.tokens + 2 * attention
 
 
 def _recomputed_flops(job: TrainingJob) -> float:
@@ -106,82 +106,88 @@ def _recomputed_flops(job: TrainingJob) -> float:
 
 
 def bus_bandwidth(gpu: GpuType, ranks: int, ranks_per_node: int) -> float:
-    """Return the bytes a second that each GPU sends in a ring: over machines, the rings of a machine's GPUs share its
-    network adapters, one for each."""
+    """Return the bytes per second that each GPU sends in a ring. Between machines, the rings of a machine's GPUs share
+    its network adapters, of which there is one per GPU."""
     if ranks <= ranks_per_node:
         return LINK_EFFICIENCY * gpu.gpu_link_bandwidth
     return LINK_EFFICIENCY * min(gpu.gpu_link_bandwidth, ranks_per_node * gpu.network_bandwidth)
 
 
 def latency_seconds(collectives: Collectives) -> float:
-    """Return the seconds of the hops around the ring, for all calls."""
+    """Return the seconds of latency in the hops around the ring, for all calls."""
     if collectives.kind == "send":
         return collectives.calls * _NVLINK_HOP_SECONDS
-    between = collectives.num_nodes - 1
-    within = collectives.ranks - 1 - between
+    network_hops = collectives.num_nodes - 1
+    nvlink_hops = collectives.ranks - 1 - network_hops
     rounds = 2 if collectives.kind == "all_reduce" else 1
-    return collectives.calls * rounds * (within * _NVLINK_HOP_SECONDS + between * _NETWORK_HOP_SECONDS)
+    return collectives.calls * rounds * (nvlink_hops * _NVLINK_HOP_SECONDS + network_hops * _NETWORK_HOP_SECONDS)
 
 
 def collective_seconds(collectives: Collectives, gpu: GpuType) -> float:
-    """Return how long the collectives take when nothing else uses the links."""
+    """Return the seconds of the collectives when nothing else uses the links."""
     bandwidth = bus_bandwidth(gpu, collectives.ranks, collectives.ranks_per_node)
     return collectives.sent_bytes / bandwidth + latency_seconds(collectives)
 
 
 def estimate_step_time(job: TrainingJob, gpu: GpuType) -> StepTime:
-    """Return the expected seconds of one optimizer step on GPUs of one kind; whether it fits is not asked."""
-    forward, backward = _pass_flops(job)
+    """Return the expected seconds of one optimizer step on GPUs of one type, without checking that the job fits."""
+    forward, backward = _micro_batch_flops(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     speed = gpu.peak_flops * gpu.compute_utilization * split / job.accumulation
-    # short rows wait for the weights, which each pass reads once forward and twice backward
-    read = job.accumulation * compute_bytes(job) * job.shape.parameters / split / gpu.memory_bandwidth
-    computes: dict[Phase, float] = {
-        "forward": max(forward / speed, read),
-        "backward": max((backward + _recomputed_flops(job)) / speed, 2 * read),
+    # short rows wait for the weights, which each micro-batch reads once forward and twice backward
+    read_seconds = job.accumulation * compute_bytes(job) * job.shape.parameters / split / gpu.memory_bandwidth
+    compute_seconds: dict[Phase, float] = {
+        "forward": max(forward / speed, read_seconds),
+        "backward": max((backward + _recomputed_flops(job)) / speed, 2 * read_seconds),
         "step": 0.0,
     }
     collectives = step_collectives(job)
-    exposed = sum([_exposed(collectives, phase, seconds, job, gpu) for phase, seconds in computes.items()])
-    replicas_share = job.num_gpus if job.sharding in ("tensor_parallel", "layers") else 1
+    exposed = sum(
+        [_exposed_seconds(collectives, phase, compute, job, gpu) for phase, compute in compute_seconds.items()]
+    )
+    gpus_per_replica = job.num_gpus if job.sharding in ("tensor_parallel", "layers") else 1
     return StepTime(
-        compute=sum(computes.values()),
-        communication=sum(collective_seconds(each, gpu) for each in collectives),
+        compute=sum(compute_seconds.values()),
+        communication=sum(collective_seconds(collective, gpu) for collective in collectives),
         exposed_communication=exposed,
         optimizer=_update_seconds(job, gpu),
         host_transfer=_host_seconds(job, gpu),
-        tokens_per_gpu=job.tokens * job.accumulation / replicas_share,
-        model_flops_per_gpu=model_flops(job) / replicas_share,
+        tokens_per_gpu=job.tokens * job.accumulation / gpus_per_replica,
+        model_flops_per_gpu=model_flops(job) / gpus_per_replica,
         peak_flops=gpu.peak_flops,
     )
 
 
-def _exposed(
+def _exposed_seconds(
     collectives: list[Collectives], phase: Phase, compute_seconds: float, job: TrainingJob, gpu: GpuType
 ) -> float:
-    own = [each for each in collectives if each.phase == phase]
-    waited = sum(collective_seconds(each, gpu) for each in own if not each.is_overlapped)
-    hidden = sum(collective_seconds(each, gpu) for each in own if each.is_overlapped)
+    in_phase = [collective for collective in collectives if collective.phase == phase]
+    blocking = sum(collective_seconds(collective, gpu) for collective in in_phase if not collective.is_overlapped)
+    overlapped = sum(collective_seconds(collective, gpu) for collective in in_phase if collective.is_overlapped)
     if job.sharding in ("none", "fsdp_no_shard", "zero1"):
-        # gradients are reduced in the last pass only, and only its arithmetic hides it
+        # gradients are reduced in the last micro-batch only, so only its arithmetic hides the reduction
         compute_seconds /= job.accumulation
-    return waited + max(0.0, hidden - compute_seconds)
+    return blocking + max(0.0, overlapped - compute_seconds)
 
 
 def _updated_parameters(job: TrainingJob) -> float:
-    """Return how many parameters one GPU's optimizer, or its share of the host's, updates."""
-    return job.trained_parameters / divisors(job.sharding, job.num_gpus, job.gpus_per_node)[2]
+    """Return how many parameters one GPU's optimizer updates, or with offload the host's optimizer per GPU."""
+    return job.trained_parameters / shard_counts(job.sharding, job.num_gpus, job.gpus_per_node)[2]
 
 
 def _update_seconds(job: TrainingJob, gpu: GpuType) -> float:
     moments = bytes_per_trained(job).optimizer - (4 if job.sharding in DEEPSPEED else 0)
-    # weights and gradients of 32 bits and the moments are read, all but the gradients are written
-    moved = _updated_parameters(job) * (4 + 4 + moments + 4 + moments)
-    return moved / (HOST_MEMORY_BANDWIDTH if job.offload != "none" else gpu.memory_bandwidth)
+    # 32-bit weights, 32-bit gradients and the moments are read; all except the gradients are written
+    moved_bytes = _updated_parameters(job) * (4 + 4 + moments + 4 + moments)
+    return moved_bytes / (HOST_MEMORY_BANDWIDTH if job.offload != "none" else gpu.memory_bandwidth)
 
 
 def _host_seconds(job: TrainingJob, gpu: GpuType) -> float:
-    """Gradients go down in each pass and updated weights up once; offloaded parameters go up twice a pass."""
+    """Return the seconds of transfers between GPU and host memory.
+
+    Each micro-batch sends gradients to the host, and each step brings updated weights back once; offloaded parameters
+    come to the GPU twice per micro-batch.
+    """
     if job.offload == "none":
         return 0.0
     size = compute_bytes(job)

@@ -16,7 +16,7 @@ from tasks.plan.hardware.gpus import GPU_TYPES, find_gpu
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import fits_evaluation, fits_training, training_job, training_memory, with_evaluation
-from tasks.plan.time.duration import RowFacts, expect
+from tasks.plan.time.duration import RowFacts, estimate_duration
 
 TYPES = list(GPU_TYPES.values())
 A100 = "A100-80GB"
@@ -151,7 +151,9 @@ def test_the_price_of_an_offer_is_that_of_its_own_plan(search: Search) -> None:
     for offer in replace(search, facts=facts).nearest():
         offered, target = applied(search, offer)
         settled = with_evaluation(offered, search.shape, target)
-        assert offer.expectation == expect(settled, training_job(settled, search.shape, target), target.gpu, facts)
+        assert offer.expectation == estimate_duration(
+            settled, training_job(settled, search.shape, target), target.gpu, facts
+        )
         assert offer.expectation.cost is not None
 
 

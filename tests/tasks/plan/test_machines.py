@@ -10,12 +10,12 @@ from support.llama_shapes import LLAMA_2_7B
 from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import gpu_target
-from tasks.plan.machines import Stored, cluster_of, disk_gib, host_bytes, machines, stored
+from tasks.plan.machines import StoredBytes, disk_gib, host_bytes, plan_machines, settled_cluster, stored_bytes
 from tasks.plan.sizing import training_job
 
 A100 = gpu_target(GPU_TYPES["A100-80GB"])
 GIB = 2**30
-KEPT = Stored(model=14 * GIB, checkpoints=240 * GIB)
+KEPT = StoredBytes(model=14 * GIB, checkpoints=240 * GIB)
 
 
 def config(**train: Any) -> FineTuneConfig:
@@ -46,7 +46,7 @@ def test_offloaded_states_are_in_the_hosts_memory() -> None:
 def test_a_machine_requests_the_memory_of_all_its_processes() -> None:
     train = config(nodes=2, processes_per_node=8).train
     job = training_job(config(nodes=2, processes_per_node=8), LLAMA_2_7B, A100)
-    requested = machines(train, job, A100, KEPT)
+    requested = plan_machines(train, job, A100, KEPT)
     # 1.2 x (6 + 25.1) = 37.3 GiB, in steps of 4
     assert (requested.nodes, requested.gpus, requested.cpus, requested.memory_gib) == (2, 8, 64, 8 * 40)
     assert requested.shared_memory_gib == 16
@@ -56,7 +56,7 @@ def test_a_machine_requests_the_memory_of_all_its_processes() -> None:
 
 def test_fewer_checkpoints_need_less_disk() -> None:
     job = training_job(config(), LLAMA_2_7B, A100)
-    few, many = (stored(config(checkpoint={"keep": keep}).train, job, 0, A100.device) for keep in (1, 2))
+    few, many = (stored_bytes(config(checkpoint={"keep": keep}).train, job, 0, A100.device) for keep in (1, 2))
     assert few.model == many.model == 2 * 6_738_415_616
     # one more copy of 32-bit weights and moments, and one of the best weights
     assert many.checkpoints - few.checkpoints == pytest.approx((12 + 4) * 6_738_415_616, rel=1e-3)
@@ -66,13 +66,13 @@ def test_fewer_checkpoints_need_less_disk() -> None:
 def test_values_that_the_config_fixes_stay() -> None:
     fixed = {"memory_gib_per_process": 7, "shared_memory_gib": 3, "disk_gib": 11, "cpus_per_process": 2}
     train = config(cluster=fixed, processes_per_node=2).train
-    requested = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
+    requested = plan_machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
     assert (requested.memory_gib, requested.shared_memory_gib, requested.disk_gib, requested.cpus) == (14, 3, 11, 4)
-    assert cluster_of(train, requested) == train.cluster
+    assert settled_cluster(train, requested) == train.cluster
 
 
 def test_values_that_the_config_leaves_open_are_filled_in() -> None:
     train = config(processes_per_node=2).train
-    requested = machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
-    cluster = cluster_of(train, requested)
+    requested = plan_machines(train, training_job(config(), LLAMA_2_7B, A100), A100, KEPT)
+    cluster = settled_cluster(train, requested)
     assert (cluster.memory_gib_per_process, cluster.shared_memory_gib, cluster.disk_gib) == (40, 4, 300)

@@ -14,10 +14,10 @@ from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,
     GPU_CONTEXT_BYTES,
-    candidates,
     evaluation_memory,
     fits_training,
     longest_rows,
+    possible_micro_batches,
     smallest_target,
     training_job,
     training_memory,
@@ -74,7 +74,7 @@ def test_a_micro_batch_that_the_user_sets_stays() -> None:
     ],
 )
 def test_candidates_divide_the_batch(train: dict[str, Any], sizes: list[int]) -> None:
-    assert candidates(config(**train).train) == sizes
+    assert possible_micro_batches(config(**train).train) == sizes
 
 
 def test_without_a_gpu_type_the_smallest_for_the_largest_micro_batch_is_chosen() -> None:

@@ -69,7 +69,7 @@ def test_a_machine_without_gptqmodel_says_what_to_do(tiny_model: Path, tmp_path:
 
 @pytest.mark.skipif(HAS_GPTQ, reason="gptqmodel is here")
 def test_a_laptop_refuses_gptq_before_anything_starts() -> None:
-    with pytest.raises(ConfigError, match=r"has an image of its own\nrun on a cluster"):
+    with pytest.raises(ConfigError, match=r"has its own image\nrun on a cluster"):
         check_packages(FineTuneConfig.model_validate({**RUN, "quantize": {"methods": ["gptq"]}}))
 
 

@@ -16,7 +16,7 @@ from support.hub_server import HubServer
 from configs.errors import DataError
 from configs.schema import DataConfig
 from tasks.get_data.load import load_data
-from tasks.plan.checks.first_rows import FirstRows, look_at, refuse_invalid, refuse_wrong_kinds
+from tasks.plan.checks.first_rows import FirstRows, check_kinds, check_validity, read_first_rows
 from tasks.plan.resolve.data import resolve_data
 from tasks.rows.invalid import InvalidRowsError
 
@@ -30,7 +30,7 @@ def write(path: Path, rows: list[Any]) -> Path:
 
 
 def first_rows(path: Path, **settings: Any) -> FirstRows:
-    return look_at(DataConfig(sources=[{"path": str(path), **settings}]), "sources", 0, "", None)
+    return read_first_rows(DataConfig(sources=[{"path": str(path), **settings}]), "sources", 0, "", None)
 
 
 def test_good_rows_are_counted_and_measured(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_good_rows_are_counted_and_measured(tmp_path: Path) -> None:
     # questions of 17 and 19 characters, answers of 1 or 2, and two line breaks between the parts of a row
     assert found.mean_characters == ((17 + 1) * 5 + (17 + 2) * 5 + (19 + 2) * 10) / 20 + 2
     assert found.rows == 30
-    assert refuse_invalid(found, 0) == ""
+    assert check_validity(found, 0) == ""
 
 
 def test_the_number_of_rows_of_a_long_file_is_estimated(tmp_path: Path) -> None:
@@ -48,7 +48,7 @@ def test_the_number_of_rows_of_a_long_file_is_estimated(tmp_path: Path) -> None:
 
 
 def test_embedded_rows_need_no_file() -> None:
-    found = look_at(DataConfig(sources=[{"path": "embedded:english-to-sql:200"}]), "sources", 0, "", None)
+    found = read_first_rows(DataConfig(sources=[{"path": "embedded:english-to-sql:200"}]), "sources", 0, "", None)
     assert (found.rows, found.num_rows, found.num_invalid) == (200.0, 20, 0)
 
 
@@ -57,7 +57,7 @@ def test_an_invalid_row_is_refused_as_the_data_stage_does(bad: Any, tmp_path: Pa
     path = write(tmp_path / "rows.jsonl", [*PAIRS[:4], bad, *PAIRS[4:]])
     config = DataConfig(sources=[{"path": str(path)}])
     with pytest.raises(InvalidRowsError) as plan_error:
-        refuse_invalid(first_rows(path), 0)
+        check_validity(first_rows(path), 0)
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidRowsError) as stage_error:
         load_data(config, [], resolve_data(config, None).shards, None, tmp_path / "out")
@@ -65,7 +65,7 @@ def test_an_invalid_row_is_refused_as_the_data_stage_does(bad: Any, tmp_path: Pa
     assert str(plan_error.value).startswith("rows.jsonl row 5, column ")
     assert "1 invalid row among the first 20 of rows.jsonl, data.max_invalid_rows=0 tolerated" in str(plan_error.value)
     # a tolerated row gives a warning, which names it
-    assert refuse_invalid(first_rows(path), 1).startswith("1 of the first 20 rows: rows.jsonl row 5, ")
+    assert check_validity(first_rows(path), 1).startswith("1 of the first 20 rows: rows.jsonl row 5, ")
 
 
 def test_rows_beyond_the_first_twenty_are_left_to_the_data_stage(tmp_path: Path) -> None:
@@ -77,13 +77,13 @@ def test_rows_beyond_the_first_twenty_are_left_to_the_data_stage(tmp_path: Path)
 def test_content_is_never_in_a_message(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", [{"prompt": "hunter2", "completion": "{{password}}"}, *PAIRS])
     with pytest.raises(InvalidRowsError) as caught:
-        refuse_invalid(first_rows(path), 0)
+        check_validity(first_rows(path), 0)
     assert "hunter2" not in str(caught.value) and "password" not in str(caught.value)
     assert "holds a template placeholder" in str(caught.value)
     warned = DataConfig(sources=[{"path": str(path)}], checks={"placeholder": "warn"})
-    found = look_at(warned, "sources", 0, "", None)
-    assert found.num_invalid == 0 and "hunter2" not in refuse_invalid(found, 0)
-    assert "row 1" in refuse_invalid(found, 0)
+    found = read_first_rows(warned, "sources", 0, "", None)
+    assert found.num_invalid == 0 and "hunter2" not in check_validity(found, 0)
+    assert "row 1" in check_validity(found, 0)
 
 
 def test_a_wrong_column_is_named(tmp_path: Path) -> None:
@@ -102,15 +102,15 @@ def test_rows_of_another_objective_are_refused(rows: list[Any], objective: Any, 
     found = first_rows(write(tmp_path / "rows.jsonl", rows))
     expected = rf"the first 20 rows of rows.jsonl are of kind {kind}, and train.objective={objective} needs "
     with pytest.raises(DataError, match=expected):
-        refuse_wrong_kinds([found], objective)
+        check_kinds([found], objective)
 
 
 def test_rows_that_fit_their_objective_pass(tmp_path: Path) -> None:
     pairs, preferences = (
         first_rows(write(tmp_path / f"{name}.jsonl", rows)) for name, rows in (("a", PAIRS), ("b", PREFERENCES))
     )
-    assert refuse_wrong_kinds([preferences], "dpo") == "dpo takes preference rows"
-    assert refuse_wrong_kinds([pairs, preferences], "grpo") == "grpo takes pair and preference rows"
+    assert check_kinds([preferences], "dpo") == "dpo takes preference rows"
+    assert check_kinds([pairs, preferences], "grpo") == "grpo takes pair and preference rows"
 
 
 def test_the_first_rows_of_a_hub_data_set_are_streamed(tmp_path: Path) -> None:
@@ -118,11 +118,11 @@ def test_the_first_rows_of_a_hub_data_set_are_streamed(tmp_path: Path) -> None:
 from configs.errors import FineTuneError
 from configs.schema import DataConfig
 from tasks.plan.resolve.data import resolve_data
-from tasks.plan.checks.first_rows import look_at
+from tasks.plan.checks.first_rows import read_first_rows
 for split in ("train", "none"):
     config = DataConfig(sources=[{"hub": "owner/lines", "split": split}])
     try:
-        found = look_at(config, "sources", 0, resolve_data(config, None).shards[0].revision, None)
+        found = read_first_rows(config, "sources", 0, resolve_data(config, None).shards[0].revision, None)
         print(found.num_rows, found.row_format, found.rows)
     except FineTuneError as error:
         print(type(error).__name__, error)

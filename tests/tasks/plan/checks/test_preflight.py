@@ -130,7 +130,7 @@ def test_a_shared_value_is_worked_out_once_and_fails_once() -> None:
     shared = Shared("model files", work)
     own, one, two = answer(
         [
-            Question("model files", lambda: Finding("", shared.own())),
+            Question("model files", lambda: Finding("", shared.value())),
             Question("license", lambda: Finding(str(shared.needed()))),
             Question("tokenizer", lambda: Finding(str(shared.needed()))),
         ]

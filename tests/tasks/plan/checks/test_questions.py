@@ -20,7 +20,7 @@ from configs.errors import ConfigError, ModelError, UnreachableError, Unreachabl
 from configs.schema import FineTuneConfig, ModelConfig
 from configs.wire_plan import Check
 from tasks.plan.checks.preflight import Answer, answer, fail_together, text_table, value_of
-from tasks.plan.checks.questions import Surroundings, alignment_questions, questions, row_facts
+from tasks.plan.checks.questions import Surroundings, alignment_questions, first_rows_of, training_questions
 from tasks.plan.resolve.models import resolve_model
 from tasks.plan.shapes.supported import check_architecture
 from tasks.train.checkpoint.store import filesystem_of
@@ -59,7 +59,7 @@ def config(model: Path | str, rows: Path, tmp_path: Path, **others: Any) -> Fine
 
 
 def ask(config: FineTuneConfig, surroundings: Surroundings) -> list[Answer]:
-    return answer(questions(config, surroundings))
+    return answer(training_questions(config, surroundings))
 
 
 def by_name(answers: list[Answer]) -> dict[str, Check]:
@@ -74,7 +74,7 @@ def test_a_good_config_passes_all_checks(model: Path, rows_file: Path, tmp_path:
     assert checks["architecture"].found == "LlamaForCausalLM"
     assert value_of(answers, "model files") == resolve_model(ModelConfig(name=str(model)), None)
     assert len(value_of(answers, "data sources").shards) == 1
-    assert [facts.rows for facts in row_facts(answers)] == [60]
+    assert [facts.rows for facts in first_rows_of(answers)] == [60]
     fail_together(answers, needs_network=True)
 
 
@@ -82,7 +82,7 @@ def test_a_good_config_passes_all_checks(model: Path, rows_file: Path, tmp_path:
     ("file", "change", "name", "found"),
     [
         ("config.json", {"model_type": "gigallama"}, "architecture", "'gigallama', which transformers"),
-        ("config.json", {"model_type": "vit"}, "architecture", "vit, which is no causal language model"),
+        ("config.json", {"model_type": "vit"}, "architecture", "vit, which is not a causal language model"),
         ("config.json", {"auto_map": {"AutoModel": "a.B"}}, "remote code", "runs Python code of its own"),
         ("config.json", {"vocab_size": 100}, "tokenizer", "vocabulary of 100 tokens is smaller"),
         ("config.json", "{", "model files", "is not readable JSON"),
@@ -238,7 +238,7 @@ def test_phases_share_the_model_and_have_their_own_rows(model: Path, rows_file: 
     assert names.count("model files") == 1 and {"sft: first rows", "policy: first rows"} < set(names)
     answers = answer(asked)
     assert [given.check.name for given in answers if given.check.result == "failed"] == ["policy: objective and rows"]
-    assert len(row_facts(answers)) == 2
+    assert len(first_rows_of(answers)) == 2
 
 
 def test_the_first_rows_of_every_source_are_checked(model: Path, rows_file: Path, tmp_path: Path) -> None:
@@ -260,7 +260,7 @@ from configs.load import load_config
 from tasks.plan.checks import questions as checks
 from tasks.plan.checks import preflight
 here = checks.Surroundings(True, None, "", {{}}, "", None, Path("{tmp_path}"))
-answers = preflight.answer(checks.questions(load_config("{tmp_path / "config.json"}"), here))
+answers = preflight.answer(checks.training_questions(load_config("{tmp_path / "config.json"}"), here))
 preflight.fail_together(answers, needs_network=True)
 # transformers asks whether torch is installed, and renders templates without it
 assert not {{"torch", "transformers.modeling_utils"}} & sys.modules.keys()
@@ -278,8 +278,8 @@ print(time.process_time() - began)
         ("llama", "reward", None),
         ("rwkv", "sft", None),
         ("rwkv", "reward", "has no variant that scores a text"),
-        ("t5", "sft", "is no causal language model"),
-        (None, "sft", "names no model_type"),
+        ("t5", "sft", "is not a causal language model"),
+        (None, "sft", "has no model_type"),
     ],
 )
 def test_architectures_are_those_of_transformers(family: str | None, objective: Any, fault: str | None) -> None:

@@ -15,7 +15,7 @@ from conftest import ROOT
 from configs.errors import ConfigError, DataError, FineTuneError, ModelError
 from configs.schema import ModelConfig, TokenizeConfig, TrainConfig
 from tasks.plan.checks.preflight import NotCheckedError
-from tasks.plan.checks.token_checks import check_length, check_template, check_tokenizer, checked_template
+from tasks.plan.checks.token_checks import check_length, check_template, check_tokenizer, read_checked_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, read_tokenizer
 from tasks.plan.resolve.models import find_model
 from tasks.tokenize.template import choose_template, load_tokenizer
@@ -88,8 +88,9 @@ def test_a_template_sees_what_transformers_gives_it(tiny_model: Path) -> None:
 
 def test_a_template_is_rendered_without_torch() -> None:
     program = (
-        "import sys; from tasks.plan.checks.tokenizers import fault_of_template, rendered\n"
-        "assert fault_of_template('{{ a }}') is None and rendered('{{ messages[0].a }}', [[{'a': 'b'}]]) == ['b']\n"
+        "import sys; from tasks.plan.checks.tokenizers import render_conversations, template_fault\n"
+        "assert template_fault('{{ a }}') is None\n"
+        "assert render_conversations('{{ messages[0].a }}', [[{'a': 'b'}]]) == ['b']\n"
         "assert 'torch' not in sys.modules and 'transformers.modeling_utils' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
@@ -118,7 +119,7 @@ def test_a_tokenizer_of_another_model_is_refused_as_the_stage_does(model: Path) 
 @pytest.mark.parametrize("wrong", [258, [1, 300]])
 def test_an_end_token_without_an_embedding_is_named(wrong: Any, model: Path) -> None:
     change(model / "config.json", eos_token_id=wrong)
-    with pytest.raises(ModelError, match=r"config.json names eos_token_id=(258|300), and .* has 258 tokens"):
+    with pytest.raises(ModelError, match=r"config.json names eos_token_id=(258|300), but .* has 258 tokens"):
         check_tokenizer(read(model), settings(model), TokenizeConfig())
     # some configs say with -1 that there is no such token
     change(model / "config.json", eos_token_id=1, pad_token_id=-1)
@@ -136,7 +137,7 @@ def test_a_tokenizer_without_an_end_token_is_refused_or_left_to_its_class(model:
     with pytest.raises(ModelError, match=r"has no eos_token; set it in tokenizer_config.json"):
         read(model)
     change(file, tokenizer_class="GPT2Tokenizer")
-    with pytest.raises(NotCheckedError, match="GPT2Tokenizer may have of its own"):
+    with pytest.raises(NotCheckedError, match="GPT2Tokenizer may define one"):
         read(model)
     change(file, eos_token="<end>")
     with pytest.raises(ModelError, match=r"does not have the eos_token that tokenizer_config.json names, <end>"):
@@ -150,7 +151,7 @@ def test_a_tokenizer_without_an_end_token_is_refused_or_left_to_its_class(model:
 
 def test_files_that_cannot_be_read_are_refused_or_not_checked(model: Path) -> None:
     (model / "tokenizer.json").write_text('{"model": 1}')
-    with pytest.raises(ModelError, match=r"tokenizer.json is none that the tokenizers package can read"):
+    with pytest.raises(ModelError, match=r"the tokenizers package cannot read tokenizer.json"):
         read(model)
     (model / "tokenizer.json").rename(model / "tokenizer.model")
     with pytest.raises(NotCheckedError, match=r"has no tokenizer.json"):
@@ -171,10 +172,11 @@ def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_
     broken = "{% for m in messages %}\n{{ m['content' }}\n{% endfor %}"
     file = tmp_path / "mine.jinja"
     file.write_text(broken)
-    with pytest.raises(ConfigError, match=r"tokenize.chat_template=.*mine.jinja: line 2 is no Jinja \(.*; repair"):
-        checked_template(str(file))
+    message = r"tokenize.chat_template=.*mine.jinja: line 2 is not valid Jinja \(.*; repair"
+    with pytest.raises(ConfigError, match=message):
+        read_checked_template(str(file))
     (model / "chat_template.jinja").write_text(broken)
-    with pytest.raises(ModelError, match=r"the model's chat template: line 2 is no Jinja"):
+    with pytest.raises(ModelError, match=r"the model's chat template: line 2 is not valid Jinja"):
         checked(model)
 
 

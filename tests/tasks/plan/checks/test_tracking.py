@@ -13,7 +13,7 @@ from support.tracker_servers import mlflow_server, wandb_server
 from configs.errors import ConfigError
 from configs.schema.tracking import TrackingConfig
 from configs.schema.train import TrainConfig
-from tasks.plan.checks.tracking import check_tracking, named
+from tasks.plan.checks.tracking import check_tracking, with_run_name
 from tasks.train.checkpoint.store import filesystem_of
 
 KEY = "5c0ff" * 8
@@ -77,7 +77,7 @@ def test_another_server_and_no_server_have_different_errors(monkeypatch: pytest.
 def test_a_folder_must_outlive_the_pod_and_be_writable(tmp_path: Path) -> None:
     check({}, tracker="tensorboard", folder=str(tmp_path / "curves"), is_laptop=True)
     assert list((tmp_path / "curves").iterdir()) == []
-    assert "gone with it; name a store" in refusal({}, tracker="tensorboard", folder=str(tmp_path))
+    assert "lost with it; name a store" in refusal({}, tracker="tensorboard", folder=str(tmp_path))
     check({}, tracker="tensorboard", folder="memory://curves", files=lambda _: fsspec.filesystem("memory"))
 
     def refuses(_: str) -> Any:
@@ -95,8 +95,8 @@ def test_a_package_that_is_missing_is_named_on_a_laptop(monkeypatch: pytest.Monk
 
 def test_a_run_is_named_after_its_config_objective_and_execution() -> None:
     train = TrainConfig(objective="dpo", tracking={"tracker": "tensorboard"})
-    assert named(train, "demo", "f3a1").tracking.run_name == "demo-dpo-f3a1"
-    assert named(train, "demo", "").tracking.run_name == "demo-dpo"
+    assert with_run_name(train, "demo", "f3a1").tracking.run_name == "demo-dpo-f3a1"
+    assert with_run_name(train, "demo", "").tracking.run_name == "demo-dpo"
     own = TrainConfig(tracking={"tracker": "tensorboard", "run_name": "mine"})
-    assert named(own, "demo", "f3a1") == own
-    assert named(TrainConfig(), "demo", "f3a1") == TrainConfig()
+    assert with_run_name(own, "demo", "f3a1") == own
+    assert with_run_name(TrainConfig(), "demo", "f3a1") == TrainConfig()

@@ -11,7 +11,7 @@ from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8
 from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.memory.moments import LAST_LAYER, LOSS, REFERENCE, STEP, Moment, moments_of
 from tasks.plan.memory.peak import estimate_evaluation, estimate_memory, fits
-from tasks.plan.memory.states import DEEPSPEED_16_BIT, BytesPerParameter, divided_states, states_of
+from tasks.plan.memory.states import DEEPSPEED_16_BIT, BytesPerParameter, sharded_states, states_of
 from tasks.plan.shapes.shape import ModelShape
 
 MIB, GIB = 2**20, 2**30
@@ -44,12 +44,12 @@ def test_a_tied_head_counts_once() -> None:
 def test_the_table_of_the_zero_paper(sharding: Any, gigabytes: float) -> None:
     """Figure 1 of https://arxiv.org/abs/1910.02054: 7.5 billion parameters, 64 GPUs, K = 12 bytes of optimizer."""
     assert BytesPerParameter(2, 2, 12) == DEEPSPEED_16_BIT
-    states = divided_states(7.5e9, DEEPSPEED_16_BIT, sharding, num_gpus=64)
+    states = sharded_states(7.5e9, DEEPSPEED_16_BIT, sharding, num_gpus=64)
     assert round(states.total / 1e9, 1) == gigabytes
 
 
 def test_full_fine_tuning_of_7b_needs_16_bytes_a_parameter_and_does_not_fit_in_80_gb() -> None:
-    states = divided_states(7e9, BytesPerParameter(4, 4, 8), "none", num_gpus=1)
+    states = sharded_states(7e9, BytesPerParameter(4, 4, 8), "none", num_gpus=1)
     assert states.total == 112e9
     job = TrainingJob(LLAMA_2_7B)
     assert states_of(job).total == 16 * 6_738_415_616
@@ -72,7 +72,7 @@ def test_bert_in_float32_as_accelerate_estimates_it() -> None:
     layer = 4 * (768 * 768 + 768) + 2 * 768 * 3072 + 3072 + 768 + 4 * 768
     parameters = (28_996 + 512 + 2 + 2) * 768 + 12 * layer + 768 * 768 + 768
     assert parameters == 108_310_272
-    states = divided_states(parameters, BytesPerParameter(4, 4, 8), "none", num_gpus=1)
+    states = sharded_states(parameters, BytesPerParameter(4, 4, 8), "none", num_gpus=1)
     buffers = 2 * 512 * 8  # position and segment numbers, which accelerate counts with the parameters
     assert round((states.weights + buffers) / MIB, 2) == 413.18
     assert round((states.gradients + buffers) / MIB, 2) == 413.18
@@ -82,7 +82,7 @@ def test_bert_in_float32_as_accelerate_estimates_it() -> None:
 
 def test_qlora_of_65b_fits_in_48_gb_where_16_bit_training_takes_780() -> None:
     """https://arxiv.org/abs/2305.14314: from more than 780 GB (12 bytes a parameter) to less than 48 GB."""
-    assert divided_states(LLAMA_65B.parameters, BytesPerParameter(2, 2, 8), "none", 1).total / 1e9 > 780
+    assert sharded_states(LLAMA_65B.parameters, BytesPerParameter(2, 2, 8), "none", 1).total / 1e9 > 780
     memory = estimate_memory(TrainingJob(LLAMA_65B, method="qlora", lora_rank=16, length=512))
     # 4 bits, a scale of 8 bits for 64 weights, one of 32 bits for 256 scales; tables and norms in 16 bits
     quantized = 64_760_053_760 * (0.5 + 1 / 64 + 4 / (64 * 256))
@@ -134,7 +134,7 @@ def test_offload_leaves_no_optimizer_on_the_gpu_and_then_no_parameters() -> None
 def test_accumulation_under_fsdp_holds_whole_gradients_unless_each_micro_batch_reduces() -> None:
     job = TrainingJob(LLAMA_2_7B, sharding="fsdp_full_shard", num_gpus=64)
     one = moment(LAST_LAYER, job)
-    reduced_once = moment(LAST_LAYER, replace(job, accumulation=8, reduces_each_pass=False))
+    reduced_once = moment(LAST_LAYER, replace(job, accumulation=8, reduces_each_micro_batch=False))
     reduced_each = moment(LAST_LAYER, replace(job, accumulation=8))
     # all parameters in 16 bits, against two layers of 202,383,360 that wait for their reduction
     assert reduced_once.buffers - one.buffers == 2 * (6_738_415_616 - 2 * 202_383_360)

@@ -73,7 +73,7 @@ def test_zero_3_and_fsdp_reduce_in_each_micro_batch() -> None:
     assert sent("zero3", num_gpus=64, accumulation=4) == pytest.approx(4 * part * (3 * P - 500_000_000))
     four_reductions = 4 * part * (3 * P - HEAD)
     assert sent("fsdp_full_shard", num_gpus=64, accumulation=4) == pytest.approx(four_reductions)
-    one_reduction = sent("fsdp_full_shard", num_gpus=64, accumulation=4, reduces_each_pass=False)
+    one_reduction = sent("fsdp_full_shard", num_gpus=64, accumulation=4, reduces_each_micro_batch=False)
     assert one_reduction == pytest.approx(four_reductions - 3 * part * P)
 
 

@@ -12,7 +12,7 @@ from configs.schema import FineTuneConfig
 from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import gpu_target
 from tasks.plan.sizing import training_job
-from tasks.plan.time.duration import RowFacts, expect, training_steps
+from tasks.plan.time.duration import RowFacts, estimate_duration, training_steps
 from tasks.plan.time.step_time import estimate_step_time
 
 H100 = GPU_TYPES["H100-SXM"]
@@ -57,7 +57,7 @@ def test_steps_follow_from_rows_epochs_and_packing(subject: FineTuneConfig, fact
 def test_cost_is_hours_times_price_times_gpus() -> None:
     subject = config(processes_per_node=4, max_steps=36)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    found = expect(subject, job, replace(H100, price_per_hour=10.0), RowFacts())
+    found = estimate_duration(subject, job, replace(H100, price_per_hour=10.0), RowFacts())
     seconds = estimate_step_time(job, H100).total
     assert found.step_seconds == seconds
     assert found.hours == pytest.approx(seconds / 100)
@@ -68,18 +68,23 @@ def test_cost_is_hours_times_price_times_gpus() -> None:
 def test_the_time_of_a_step_is_that_of_rows_of_mean_length() -> None:
     subject = config(max_steps=1)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    unpacked = expect(subject, job, H100, RowFacts(mean_tokens=100))
+    unpacked = estimate_duration(subject, job, H100, RowFacts(mean_tokens=100))
     assert unpacked.step_seconds == estimate_step_time(replace(job, length=100), H100).total
     packed = config({"packing": "best_fit"}, max_steps=1)
-    assert expect(packed, job, H100, RowFacts(mean_tokens=100)).step_seconds == estimate_step_time(job, H100).total
+    assert (
+        estimate_duration(packed, job, H100, RowFacts(mean_tokens=100)).step_seconds
+        == estimate_step_time(job, H100).total
+    )
 
 
 def test_pairs_cost_two_sequences_and_the_reference() -> None:
     subject = config(max_steps=1)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    sft = expect(subject, job, H100, RowFacts()).step_seconds
+    sft = estimate_duration(subject, job, H100, RowFacts()).step_seconds
     assert sft is not None
-    dpo = expect(config(objective="dpo", max_steps=1), replace(job, objective="dpo"), H100, RowFacts()).step_seconds
+    dpo = estimate_duration(
+        config(objective="dpo", max_steps=1), replace(job, objective="dpo"), H100, RowFacts()
+    ).step_seconds
     assert dpo == pytest.approx(8 / 3 * sft)
 
 
@@ -87,17 +92,17 @@ def test_pairs_cost_two_sequences_and_the_reference() -> None:
 def test_only_ktos_own_loss_passes_another_rows_answer_too(loss: str, factor: float) -> None:
     sft = config(max_steps=1)
     job = training_job(sft, LLAMA_2_7B, gpu_target(H100))
-    once = expect(sft, job, H100, RowFacts()).step_seconds
+    once = estimate_duration(sft, job, H100, RowFacts()).step_seconds
     kto = config(objective="kto", kto={"loss": loss}, max_steps=1)
     assert once is not None
-    seconds = expect(kto, replace(job, objective="kto"), H100, RowFacts()).step_seconds
+    seconds = estimate_duration(kto, replace(job, objective="kto"), H100, RowFacts()).step_seconds
     assert seconds == pytest.approx(factor * once)
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
 def test_generated_answers_have_no_estimate_of_time(objective: str) -> None:
     subject = config(objective=objective, max_steps=5)
-    found = expect(subject, training_job(subject, LLAMA_2_7B, gpu_target(H100)), H100, RowFacts())
+    found = estimate_duration(subject, training_job(subject, LLAMA_2_7B, gpu_target(H100)), H100, RowFacts())
     assert (found.steps, found.step_seconds, found.hours, found.cost) == (5, None, None, None)
 
 
@@ -106,14 +111,14 @@ def test_without_bfloat16_the_arithmetic_is_that_of_float32() -> None:
     t4 = GPU_TYPES["T4"]
     job = training_job(subject, LLAMA_2_7B, gpu_target(t4))
     assert job.precision == "float32"
-    seconds = expect(subject, job, t4, RowFacts()).step_seconds
+    seconds = estimate_duration(subject, job, t4, RowFacts()).step_seconds
     assert seconds == estimate_step_time(job, replace(t4, peak_flops=8.1e12)).total
-    assert expect(subject, job, replace(t4, peak_float32_flops=None), RowFacts()).step_seconds is None
+    assert estimate_duration(subject, job, replace(t4, peak_float32_flops=None), RowFacts()).step_seconds is None
 
 
 def test_a_type_without_a_price_has_hours_and_no_cost() -> None:
     subject = config(max_steps=5)
     job = training_job(subject, LLAMA_2_7B, gpu_target(H100))
-    found = expect(subject, job, replace(H100, price_per_hour=None), RowFacts())
+    found = estimate_duration(subject, job, replace(H100, price_per_hour=None), RowFacts())
     assert found.hours is not None and found.cost is None
-    assert expect(subject, job, None, RowFacts()).hours is None
+    assert estimate_duration(subject, job, None, RowFacts()).hours is None

@@ -125,7 +125,7 @@ def test_layers_compute_one_after_the_other() -> None:
 def test_mfu_and_tokens_a_second_follow_from_the_time() -> None:
     job = TrainingJob(LLAMA_3_8B, "fsdp_full_shard", num_gpus=8, micro_batch=2)
     time = estimate_step_time(job, H100)
-    assert time.tokens_per_second_and_gpu == pytest.approx(2 * 4096 / time.total)
+    assert time.tokens_per_second_per_gpu == pytest.approx(2 * 4096 / time.total)
     assert time.mfu == pytest.approx(model_flops(job) / time.total / 989e12)
     assert time.mfu < H100.compute_utilization
 
