@@ -7,8 +7,8 @@ from flytekit import map_task, workflow
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+from configs.objectives import Objective
 from configs.schema import DataConfig, TokenizeConfig
-from configs.schema.train import Objective
 from configs.wire import DataReport, Part, Shard, TokenReport
 from tasks.get_data.task import get_data, scan_shard
 from tasks.tokenize.task import tokenize as join_tokens

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from configs.combinations import REFUSED, REFUSED_SHARDING
 from configs.effective import batches
-from configs.objectives import ONLINE, WHOLE_TEXT, Objective, described_objectives
+from configs.objectives import ONLINE, Objective, described_objectives
 from configs.schema.cluster import (
     MODEL_PARALLEL,
     CheckpointConfig,
@@ -23,7 +23,7 @@ from configs.schema.objectives import DpoConfig, KtoConfig, PolicyConfig, Reward
 from configs.schema.section import Section
 from configs.schema.tracking import TrackingConfig
 
-__all__ = ["ONLINE", "WHOLE_TEXT", "Objective", "RewardFunctionConfig"]
+__all__ = ["RewardFunctionConfig"]
 
 Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_tuning"]
 

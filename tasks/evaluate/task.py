@@ -3,8 +3,9 @@
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
+from configs.objectives import Objective
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema.train import Objective, RewardFunctionConfig
+from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT

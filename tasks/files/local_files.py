@@ -72,7 +72,7 @@ def local_settings(config: RunConfig) -> dict[Keys, str]:
         if train.tracking.folder is not None and not is_remote(train.tracking.folder):
             found[(*keys, "train", "tracking", "folder")] = train.tracking.folder
     model = _model(config)
-    if model is not None and model.name and not (_is_not_local(model.name) or is_hub_id(model.name)):
+    if model is not None and model.name and not (_is_remote_or_embedded(model.name) or is_hub_id(model.name)):
         found[("model", "name")] = model.name
     return found
 
@@ -98,7 +98,7 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
     places = [_data_place((*keys, "path"), source) for keys, source in _sources(config) if _has_local_entry(source)]
     places += [_file_place(keys, value) for keys, value in _single_files(config)]
     model = _model(config)
-    if model is not None and model.name and not _is_not_local(model.name):
+    if model is not None and model.name and not _is_remote_or_embedded(model.name):
         directory = Path(model.name).expanduser()
         if directory.exists():
             places.append(_model_place(directory, model))
@@ -146,7 +146,7 @@ def _model(config: RunConfig) -> ModelConfig | None:
     return config.model if isinstance(config, FineTuneConfig | AlignConfig) else None
 
 
-def _is_not_local(name: str) -> bool:
+def _is_remote_or_embedded(name: str) -> bool:
     return is_remote(name) or name == EMBEDDED_MODEL or name.startswith("embedded:")
 
 

@@ -14,8 +14,9 @@ from configs.effective.batches import MOST_EVALUATION_ROWS, MOST_ROWS, data_para
 from configs.effective.lengths import LONGEST_ANSWER, longest_row
 from configs.effective.numbers import loaded_format, precision, trained_base_format
 from configs.errors import ConfigError
+from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
-from configs.schema.train import ONLINE, PROMPT_METHODS, TrainConfig
+from configs.schema.train import PROMPT_METHODS, TrainConfig
 from configs.wire_plan import MemoryUse
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.hardware.target import Target, gpu_target

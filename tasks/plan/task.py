@@ -11,6 +11,7 @@ from flytekit import Deck, task
 from pydantic import BaseModel
 
 from configs.effective.device import PLAIN_CPU
+from configs.objectives import Objective
 from configs.schema import (
     DataConfig,
     EvaluateConfig,
@@ -21,7 +22,7 @@ from configs.schema import (
     TrainConfig,
 )
 from configs.schema.align import AlignConfig
-from configs.schema.train import Method, Objective
+from configs.schema.train import Method
 from configs.wire import Part, Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT

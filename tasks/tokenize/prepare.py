@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ArtifactError, DataError
+from configs.objectives import Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize import checks
 from tasks.tokenize.control_tokens import find_control_tokens

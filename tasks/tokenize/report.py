@@ -7,7 +7,7 @@ from typing import Any
 
 from transformers import PreTrainedTokenizerBase
 
-from configs.schema.train import ONLINE
+from configs.objectives import ONLINE
 from configs.wire import Span, TokenReport
 from tasks.tokenize import checks
 from tasks.tokenize.counts import SplitCounts

@@ -7,8 +7,8 @@ from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+from configs.objectives import Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT

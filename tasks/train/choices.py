@@ -18,10 +18,9 @@ from configs.effective import kernels
 from configs.effective import training as effective
 from configs.effective.device import NOT_HERE, Architecture, Device, Setting
 from configs.effective.numbers import precision
-from configs.objectives import SCORING
+from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig, TrainConfig
 from configs.schema.cluster import DEEPSPEED, Sharding
-from configs.schema.train import ONLINE
 from configs.wire import Choice
 from tasks.models.this_device import this_device
 from tasks.train.sharding import batch_line, sharding_lines, world_size

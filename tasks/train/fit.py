@@ -33,7 +33,7 @@ from tasks.train.collectives import broadcast, rank
 from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
 from tasks.train.objectives import longest_sequence
 from tasks.train.saving import save_whole
-from tasks.train.sharding import connect
+from tasks.train.sharding import prepare_process
 from tasks.train.trainer import make_trainer
 from tasks.train.watch.diagnose import diagnose
 from tasks.train.watch.held_out import (
@@ -101,7 +101,7 @@ def _fit(
     if arguments.process_index == 0:
         for line in choosing.log_lines(choices):
             print(line, flush=True)
-    connect(config)
+    prepare_process(config)
     tokenizer = load_tokenizer(inputs.tokenizer, loading.trust_remote_code)
     load = partial(_load, config, loading, inputs, tokenizer, choices)
     with doing("loading the model"):

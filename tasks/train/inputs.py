@@ -10,7 +10,8 @@ import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.schema.train import ONLINE, TrainConfig
+from configs.objectives import ONLINE
+from configs.schema.train import TrainConfig
 from configs.wire import HELD_OUT, Choice
 from tasks.train.watch.observers import Observer
 

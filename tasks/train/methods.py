@@ -1,4 +1,4 @@
-"""What is trained: the base as each method loads it, the adapter put on it, and what does not fit it."""
+"""The methods of training: how each loads the base, the adapter it puts on it, and the configs that do not fit it."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from transformers.pytorch_utils import Conv1D
 from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
 from configs.errors import ConfigError
-from configs.objectives import SCORING
+from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig
-from configs.schema.train import ONLINE, PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.load import DTYPES, device, load_model, load_reward_model
 from tasks.models.this_device import this_device
 from tasks.models.vocabulary import fit_vocabulary, token_layers
@@ -41,11 +41,11 @@ def trainable_model(
     The objective `reward` gets a model that scores, whose new head is a function of `config.seed`.
 
     `vocabulary_size` is the tokenizer's highest id + 1. The rows of those `new_token_ids` that the base's own tokenizer
-    does not have begin as the mean of the rows before them, in embeddings and output head. `kwargs` go to transformers.
+    lacks start as the mean of the rows before them, in embeddings and output head. `kwargs` go to transformers.
 
     Raises:
         ConfigError: bitsandbytes is missing, or cannot quantize on this device; or the model, or new tokens, cannot be
-            divided as `config.sharding` says.
+            sharded as `config.sharding` says.
         ModelError: the model cannot be loaded, or has fewer embeddings than the tokenizer has tokens.
     """
     check_divisible(config, model_config, directory, new_token_ids)
@@ -63,7 +63,7 @@ def trainable_model(
         model = load_model(model_config, directory, dtype, **kwargs)
     fit_vocabulary(model, model_config, directory, new_token_ids, vocabulary_size)
     if config.method != "full":
-        # peft would write this machine's path into the adapter, and the whole embedding beside new tokens
+        # otherwise peft saves this machine's path with the adapter, and the whole embedding with new tokens
         model.name_or_path = ""
     return model
 
@@ -80,7 +80,7 @@ def _quantization(config: TrainConfig) -> BitsAndBytesConfig:
 
 
 def check_bitsandbytes(config: TrainConfig, target: torch.device) -> None:
-    """Quantize a small matrix on `target` as `config.method` would: what bitsandbytes lacks there shows at once.
+    """Quantize a small matrix on `target` as `config.method` would, to find out at once whether bitsandbytes can.
 
     Raises:
         ConfigError: names the method, the device and the fix.
@@ -105,14 +105,14 @@ def check_bitsandbytes(config: TrainConfig, target: torch.device) -> None:
 
 
 def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: list[int]) -> peft.PeftConfig | None:
-    """Return what peft is to put on `model`, as `trainable_model` returned it; None when all weights are trained.
+    """Return peft's config of the adapter for `model`, from `trainable_model`; None if all weights are trained.
 
-    LoRA adds (alpha / r) B A to a weight, or (alpha / sqrt(r)) B A with rsLoRA; DoRA, m (W + B A) / ||W + B A||, by
-    column. Beside it only the embeddings of `new_token_ids` are trained, in the output head too, and a reward model's
-    head.
+    LoRA adds (alpha / r) B A to a weight W, or (alpha / sqrt(r)) B A with rsLoRA; DoRA makes it
+    m (W + B A) / ||W + B A||, by column. Only the embeddings of `new_token_ids`, in the output head too, and a reward
+    model's head are trained besides.
 
     Raises:
-        ConfigError: new tokens with a method that leaves the embeddings as they are.
+        ConfigError: new tokens with a method that trains no embeddings.
     """
     if config.method == "full":
         return None
@@ -126,7 +126,7 @@ def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: l
     lora, is_reward = config.lora, config.objective in SCORING
     names = list(token_layers(model))
     if getattr(model.config, "tie_word_embeddings", False):
-        # peft trains the tied layer with it
+        # peft then trains the tied layer too
         names = names[:1]
     return peft.LoraConfig(
         r=lora.rank,
@@ -227,12 +227,12 @@ def _is_named(name: str, target: str) -> bool:
 
 
 def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
-    """Yield name and smaller dimension of each layer an adapter can be put on; GPT-2's `Conv1D` is linear too."""
+    """Yield name and smaller dimension of each layer that can have an adapter; GPT-2's `Conv1D` is linear too."""
     heads = (model.get_output_embeddings(), getattr(model, _HEAD_NAME, None))
     for name, module in model.named_modules():
         if any(module is head for head in heads):
             continue
-        # sizes of the layer: a quantized or divided weight has others
+        # the layer's own sizes: a quantized or sharded weight has others
         if isinstance(module, Conv1D):
             yield name, min(module.nx, module.nf)
         elif isinstance(module, torch.nn.Linear):
@@ -240,9 +240,9 @@ def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
 
 
 def set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:
-    """Make generation stop where the training rows stop, also for whoever loads the model later.
+    """Make generation stop at the end tokens of the training rows, also when the saved model is loaded later.
 
-    A reward model generates nothing, and reads its score at the last token that is not `pad_token_id`.
+    A reward model generates nothing; it reads its score at the last token that is not `pad_token_id`.
     """
     model.config.pad_token_id = pad_token_id
     generation = getattr(model, "generation_config", None)
@@ -252,26 +252,26 @@ def set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_i
 
 
 def keep_trained_in_float32(model: torch.nn.Module) -> None:
-    """Make 32-bit numbers of all trained ones: in bfloat16 an update below 1/256 of a number is lost.
+    """Convert all trained parameters to 32 bits: in bfloat16 an update below 1/256 of a number is lost.
 
-    For adapters, after the trainer was made: TRL makes bfloat16 of adapters over a quantized base, and peft leaves a
-    reward model's head in the type of the base.
+    For adapters; call this after the trainer is made: TRL converts adapters on a quantized base to bfloat16, and peft
+    leaves a reward model's head in the type of the base.
     """
     for parameter in model.parameters():
         if parameter.requires_grad:
             parameter.data = parameter.data.float()
     for module in model.modules():
         if isinstance(module, ModulesToSaveWrapper):
-            # a head of 32 bits behind layers of 16
+            # the head is in 32 bits, and the layers before it may be in 16
             module.register_forward_pre_hook(lambda wrapper, inputs: (inputs[0].to(wrapper.weight.dtype), *inputs[1:]))
 
 
 def show_head_bias(model: torch.nn.Module) -> None:
-    """Let TRL's losses read the bias of an output head whose new tokens peft trains: peft hands on the weight only.
+    """Let TRL's losses read the bias of an output head whose new tokens peft trains: peft exposes only the weight.
 
-    For adapters, after the trainer was made.
+    For adapters; call this after the trainer is made.
     """
     for module in model.modules():
         if isinstance(module, TrainableTokensWrapper):
-            # past nn.Module, which would make a second parameter of it
+            # not with setattr: nn.Module would register it as a second parameter
             object.__setattr__(module, "bias", getattr(module.original_module, "bias", None))

@@ -1,15 +1,15 @@
-"""How the model is divided among processes: from the config's one word to what transformers and accelerate are told.
+"""How the model is sharded over processes: from `train.sharding` to the arguments of transformers and accelerate.
 
 none, fsdp_no_shard    a whole model in each process, gradients averaged (PyTorch's DDP)
-zero1, zero2, zero3    the optimizer divided; gradients too; parameters too, by DeepSpeed
-fsdp_shard_grad_op     optimizer and gradients divided, parameters gathered once for forward and backward, by PyTorch
-fsdp_full_shard        parameters too, gathered layer by layer
-fsdp_hybrid_shard      as fsdp_full_shard within each machine, which together hold a whole copy
-tensor_parallel        the matrices of each layer divided within a machine, whose processes all see the same rows
-layers                 layers one after the other over the GPUs of one process
+zero1, zero2, zero3    DeepSpeed shards the optimizer; gradients too; parameters too
+fsdp_shard_grad_op     PyTorch shards optimizer and gradients, and gathers parameters once for forward and backward pass
+fsdp_full_shard        PyTorch shards parameters too, and gathers them layer by layer
+fsdp_hybrid_shard      as fsdp_full_shard within a machine; each machine holds a whole copy
+tensor_parallel        the matrices of each layer are sharded within a machine, whose processes all see the same rows
+layers                 the layers are spread over the GPUs of one process
 
 FSDP is its second version: transformers deprecates the first, and the second has no NO_SHARD. Each process reads the
-whole model into host memory before its part is taken.
+whole model into host memory before it takes its shard.
 """
 
 from __future__ import annotations
@@ -53,32 +53,31 @@ def data_parallel_size(config: TrainConfig) -> int:
     return batches.data_parallel_size(config, world_size())
 
 
-def connect(config: TrainConfig) -> None:
-    """Prepare this process for dividing a model; after TrainingArguments, and before the model is loaded."""
+def prepare_process(config: TrainConfig) -> None:
+    """Prepare this process for a sharded model. Call this after making TrainingArguments, before loading the model."""
     if torch.cuda.is_available():
         return
     if config.sharding == "zero3":
         import deepspeed
 
-        # parameters are divided while the model is loaded, which needs the processes to be connected
+        # parameters are sharded while the model is loaded, so the processes must be connected before
         deepspeed.init_distributed("gloo")
     if effective(config) in (*FSDP, "tensor_parallel"):
-        # accelerate leaves FSDP out in silence, and refuses tensor parallelism, where processes count as those of
-        # CPUs; PyTorch divides there as well
+        # on CPUs accelerate silently ignores FSDP, and refuses tensor parallelism; PyTorch can do both
         PartialState._shared_state["distributed_type"] = DistributedType.MULTI_GPU
 
 
 def deepspeed_file(config: TrainConfig) -> Path:
-    """Return the shipped DeepSpeed file of the stage and of what is kept in host memory."""
+    """Return the shipped DeepSpeed file for the ZeRO stage and what is offloaded to host memory."""
     offload = "" if config.deepspeed.offload == "none" else f"_offload_{config.deepspeed.offload}"
     return DEEPSPEED_CONFIGS / f"{config.sharding}{offload}.json"
 
 
 def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[str, Any]:
-    """Return transformers' arguments for how the model is divided.
+    """Return transformers' arguments for sharding the model.
 
-    `deepspeed_json` is the content of the user's own file, as `check_deepspeed` accepted it; it takes the place of
-    the shipped one. Checkpoints of FSDP are divided as the model is, and fit any number of processes.
+    `deepspeed_json` is the content of the user's own file, as `check_deepspeed` accepted it; it replaces the shipped
+    one. FSDP's checkpoints are sharded like the model, and any number of processes can load them.
     """
     word = effective(config)
     arguments: dict[str, Any] = {"ddp_timeout": config.cluster.collective_timeout_seconds}
@@ -93,7 +92,7 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
                 "state_dict_type": "SHARDED_STATE_DICT",
             },
-            # reduced after each pass: accumulated whole, gradients would take the memory that was saved
+            # gradients are reduced after each backward pass: whole ones would take the memory that sharding saves
             "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         }
     if word == "fsdp_hybrid_shard":
@@ -104,7 +103,7 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
 
 
 def loading_arguments(config: TrainConfig) -> dict[str, Any]:
-    """Return what `from_pretrained` is told: layers and matrices are laid out while they are loaded."""
+    """Return the arguments of `from_pretrained` that place layers or shard matrices while they are loaded."""
     word = effective(config)
     if word == "tensor_parallel":
         from transformers.distributed import DistributedConfig
@@ -114,18 +113,18 @@ def loading_arguments(config: TrainConfig) -> dict[str, Any]:
 
 
 def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, new_token_ids: list[int]) -> None:
-    """Refuse a model in `directory`, or new tokens, that cannot be divided as the config says.
+    """Refuse a model in `directory`, or new tokens, that cannot be sharded as the config says.
 
     Raises:
         ConfigError: tensor parallelism of an unknown architecture, or of heads that do not divide evenly; new tokens
-            whose embeddings would be divided.
+            whose embeddings would be sharded.
     """
     word = effective(config)
     if new_token_ids and (word == "tensor_parallel" or (config.method != "full" and word in (*FSDP, "zero3"))):
         raise ConfigError(
-            f"tokenize.new_special_tokens: train.sharding={word} divides the embeddings, and "
+            f"tokenize.new_special_tokens: train.sharding={word} shards the embeddings, and "
             + (
-                "no rows are added to divided ones"
+                "no rows can be added to sharded ones"
                 if config.method == "full"
                 else "peft trains single rows of whole ones"
             )
@@ -146,7 +145,7 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
 
 
 def configure_fsdp(trainer: Any, config: TrainConfig) -> None:
-    """Tell FSDP, before training, which parts to gather at once, and to add up gradients in 32 bits, as DDP does."""
+    """Tell FSDP, before training, which modules to gather at once, and to sum gradients in 32 bits, as DDP does."""
     if effective(config) not in FSDP:
         return
     plugin = trainer.accelerator.state.fsdp_plugin
@@ -159,18 +158,18 @@ def configure_fsdp(trainer: Any, config: TrainConfig) -> None:
 
 
 def gathered_once(accelerator: Any) -> Callable[[torch.Tensor], torch.Tensor]:
-    """Return the `gather_for_metrics` of `accelerator`, cut to what one process has: all of them have the same."""
+    """Return `gather_for_metrics`, cut to the rows of one process, for processes that all have the same rows."""
     gather = accelerator.gather_for_metrics
     return lambda tensor: gather(tensor)[: len(tensor)]
 
 
 def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
-    """Return the classes of the modules that hold at least `min_parameters`, adapters counted; see torch's
+    """Return the classes of the modules with at least `min_parameters`, adapters included; see torch's
     `size_based_auto_wrap_policy`.
 
-    Only modules of several layers, since accelerate knows parts by their class, and no class of single layers is of
-    one size. None that holds the embeddings or the output head, which accelerate keeps together; and no lists, which
-    have no forward pass to gather for.
+    Single layers are left out: accelerate selects modules by class, and layers of one class differ in size. So are
+    modules that hold the embeddings or the output head, which accelerate keeps together, and lists, which have no
+    forward pass to gather for.
     """
     ends = [layer for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer is not None]
     lists = (torch.nn.ModuleList, torch.nn.ModuleDict)
@@ -178,7 +177,7 @@ def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
     def is_part(module: torch.nn.Module) -> bool:
         if module is model or isinstance(module, lists) or not any(True for _ in module.children()):
             return False
-        if any(each is end for each in module.modules() for end in ends):
+        if any(layer is end for layer in module.modules() for end in ends):
             return False
         return sum(parameter.numel() for parameter in module.parameters()) >= min_parameters
 

@@ -301,7 +301,7 @@ def test_what_is_said_of_the_defaults_is_what_they_are() -> None:
     assert "at most 512" in said(EvaluateConfig, "max_new_tokens")
     assert "at most 32" in said(EvaluateConfig, "batch_size")
     assert "at most 8" in said(TrainConfig, "micro_batch_size")
-    assert EvaluateConfig().rows == 32
+    assert EvaluateConfig().rows_per_pass == 32
 
 
 @pytest.mark.parametrize(

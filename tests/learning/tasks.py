@@ -13,8 +13,9 @@ from support.token_rows import Row, canonical, preference
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from configs.objectives import Objective
 from configs.schema import EvaluateConfig, ModelConfig, TokenizeConfig
-from configs.schema.train import Objective, RewardFunctionConfig, TrainConfig
+from configs.schema.train import RewardFunctionConfig, TrainConfig
 from configs.wire import HELD_OUT, Evaluation, TokenReport, TrainReport
 from tasks.evaluate.score import evaluate_model
 from tasks.tokenize.prepare import join_parts, tokenize_part

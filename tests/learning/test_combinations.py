@@ -16,7 +16,8 @@ from pydantic import ValidationError
 from support.token_rows import Row
 
 from configs.combinations import REFUSED
-from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, Method, Objective, TrainConfig
+from configs.objectives import Objective
+from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, Method, TrainConfig
 from tasks.models.load import is_reward_model, load_model, load_reward_model
 from tasks.train import fit as fit_module
 

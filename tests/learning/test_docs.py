@@ -10,8 +10,9 @@ import pytest
 import yaml
 from conftest import ROOT
 
+from configs.objectives import Objective
 from configs.schema import FineTuneConfig
-from configs.schema.train import Method, Objective, TrainConfig
+from configs.schema.train import Method, TrainConfig
 from tasks.rewards.functions import check_rewards
 from tasks.train.arguments import learning_rate
 

@@ -24,7 +24,8 @@ from learning.tasks import (
     words,
 )
 
-from configs.schema.train import Objective, RewardFunctionConfig, TrainConfig
+from configs.objectives import Objective
+from configs.schema.train import RewardFunctionConfig, TrainConfig
 from tasks.models.load import load_model, load_tokenizer
 
 WORDS = words(712, 4, seed=2)

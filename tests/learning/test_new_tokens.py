@@ -12,8 +12,9 @@ import torch
 from learning.tasks import LOADING, make_model, tokenize, train, words
 from support.token_rows import Row, preference
 
+from configs.objectives import ONLINE, Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import ONLINE, Method, Objective, TrainConfig
+from configs.schema.train import Method, TrainConfig
 from tasks.models.load import load_model, load_reward_model
 
 NEW = "<|user|>"

@@ -21,9 +21,10 @@ from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
 from configs.effective.device import Device
 from configs.errors import ConfigError
+from configs.objectives import ONLINE, Objective
 from configs.schema import EvaluateConfig, FineTuneConfig, ModelConfig
 from configs.schema.cluster import Sharding
-from configs.schema.train import ONLINE, Method, Objective, TrainConfig
+from configs.schema.train import Method, TrainConfig
 from tasks.models import load as loading
 from tasks.models.this_device import this_device
 from tasks.plan.hardware import this_machine

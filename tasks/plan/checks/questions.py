@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError, FineTuneError
+from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
-from configs.schema.train import ONLINE
 from tasks.files.model_files import check_files
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, Question

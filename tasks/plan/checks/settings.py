@@ -12,9 +12,10 @@ from typing import Any
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError, DataError, either
+from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
-from configs.schema.train import ONLINE, QUANTIZED_METHODS, Method, TrainConfig
+from configs.schema.train import QUANTIZED_METHODS, Method, TrainConfig
 from configs.topologies import TOPOLOGIES, topology
 from tasks.files.places import missing_file_reason
 from tasks.files.streams import is_remote, open_raw, redacted

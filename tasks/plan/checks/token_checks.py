@@ -7,8 +7,9 @@ from typing import Any, cast
 
 from configs.effective.lengths import FEWEST_TOKENS, positions_of
 from configs.errors import ConfigError, DataError, ModelError
+from configs.objectives import ONLINE
 from configs.schema import TokenizeConfig, TrainConfig
-from configs.schema.train import ONLINE, PROMPT_METHODS
+from configs.schema.train import PROMPT_METHODS
 from tasks.files.streams import redacted
 from tasks.plan.checks.settings import read_chat_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, template_fault

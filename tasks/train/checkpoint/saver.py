@@ -21,8 +21,9 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, RetryError
+from configs.objectives import ONLINE
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
-from configs.schema.train import ONLINE, TrainConfig
+from configs.schema.train import TrainConfig
 from configs.wire import Choice
 from tasks.models.pace import doing
 from tasks.train.checkpoint import checkpoints

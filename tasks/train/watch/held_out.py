@@ -11,7 +11,8 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from configs.effective import training as effective
 from configs.effective.device import Setting
-from configs.schema.train import ONLINE, TrainConfig
+from configs.objectives import ONLINE
+from configs.schema.train import TrainConfig
 from configs.wire import Choice
 from tasks.train.sharding import world_size
 

@@ -22,7 +22,8 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 from configs.errors import DivergedError
-from configs.schema.train import ONLINE, TrainConfig
+from configs.objectives import ONLINE
+from configs.schema.train import TrainConfig
 from tasks.train.collectives import broadcast, rank
 from tasks.train.row_numbers import RowIds, as_list
 

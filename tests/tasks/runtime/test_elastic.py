@@ -93,10 +93,7 @@ def test_waiting_for_a_machine_ends_after_the_configured_timeout(tmp_path: Path)
     alone = pod(on_two, tmp_path, "none", environment, nodes=2, processes=1, join_timeout_seconds=5).run()
     assert time.monotonic() - began < 60
     assert alone.error.kind == RECOVERABLE
-    assert (
-        "train.nodes=2: not all machine_environments joined within train.cluster.join_timeout_seconds=5"
-        in alone.error.message
-    )
+    assert "train.nodes=2: not all machines joined within train.cluster.join_timeout_seconds=5" in alone.error.message
     assert not (tmp_path / "starts").exists()
 
 

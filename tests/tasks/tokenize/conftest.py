@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from support.token_rows import Row, canonical, canonical_rows
 
+from configs.objectives import Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.prepare import join_parts, tokenize_part

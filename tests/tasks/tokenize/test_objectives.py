@@ -8,8 +8,8 @@ import pytest
 from support.token_rows import canonical, canonical_rows, labelled, preference
 
 from configs.errors import ConfigError, DataError
+from configs.objectives import Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
 from tasks.tokenize.checks import check_settings
 from tasks.tokenize.tokens import tokenize_rows
 

@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT, SHARED_DATA
 
 from configs.errors import ArtifactError, DataError
+from configs.objectives import Objective
 from configs.schema import TokenizeConfig
-from configs.schema.train import Objective
 from configs.wire import TokenReport
 from tasks.tokenize import files
 from tasks.tokenize.prepare import join_parts, tokenize_part

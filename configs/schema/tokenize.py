@@ -1,0 +1,70 @@
+"""The tokenize section of a config: chat template, sequence length and masks."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from configs.effective.lengths import FEWEST_TOKENS, LONGEST_ROW
+from configs.objectives import WHOLE_TEXT, Objective
+from configs.schema.section import Section
+
+
+class TokenizeConfig(Section):
+    """How rows become token ids and labels."""
+
+    max_length: int | None = Field(
+        None,
+        ge=FEWEST_TOKENS,
+        description=f"Longest sequence in tokens; when not set, the model's positions, at most {LONGEST_ROW}.",
+    )
+    over_length: Literal["auto", "error", "drop", "cut_left", "cut_right", "split"] = Field(
+        "auto",
+        description="What happens to rows longer than `max_length`: `error` stops the run; `drop` leaves them out, "
+        "counted and reported; `cut_left` cuts the oldest tokens of the prompt or plain text, but not BOS; `cut_right` "
+        "cuts the end; `split` makes consecutive pieces. `auto` drops rows with an answer and splits plain text.",
+    )
+    packing: Literal["none", "best_fit"] = Field(
+        "none",
+        description="`best_fit` joins several whole training rows into one sequence of at most `max_length` tokens; "
+        "rows do not attend to one another. Held-out rows are never packed.",
+    )
+    train_on: Literal["all_answers", "last_answer"] = Field(
+        "all_answers",
+        description="Which assistant turns of a conversation are trained, each with its end token: all, or the last.",
+    )
+    chat_template: str | None = Field(
+        None,
+        description="Path or address of a file with a Jinja chat template; when not set, the model's own template, or "
+        "a plain one for a base model.",
+    )
+    prompt_separator: str = Field(
+        "\n", description="Text between prompt and completion where no chat template is used, as with a base model."
+    )
+    new_special_tokens: list[str] = Field(
+        [], description="Tokens to add to the vocabulary, such as <|tool|>; their embeddings are trained and saved."
+    )
+
+
+def fault_of_tokenize(config: TokenizeConfig, objective: Objective) -> str | None:
+    """Return why `config` is invalid or contradicts `objective`, with the fix, or None; reads no row and no model."""
+    tokens = config.new_special_tokens
+    for token in tokens:
+        if not token.strip():
+            return f"tokenize.new_special_tokens holds {token!r}; a token must have at least one visible character"
+        if tokens.count(token) > 1:
+            return f"tokenize.new_special_tokens names {token} twice; name each token once"
+    if objective in WHOLE_TEXT:
+        return None
+    if config.packing != "none":
+        return (
+            f"tokenize.packing={config.packing} is for train.objective sft and cpt; {objective} needs each answer in a "
+            "sequence with its own prompt only\nset tokenize.packing to none"
+        )
+    if config.over_length == "split":
+        return (
+            f"tokenize.over_length=split is for train.objective sft and cpt; with {objective} a piece of an answer "
+            "would have no prompt\nset tokenize.over_length to auto, drop, cut_left or cut_right"
+        )
+    return None
