@@ -39,11 +39,6 @@ class DataFile:
     name: str
 
 
-def expand(path: str | list[str]) -> list[str]:
-    """Return the paths of the files that `path` stands for; see `find_files`."""
-    return [file.path for file in find_files(path)]
-
-
 def find_files(path: str | list[str]) -> list[DataFile]:
     """Return the files of a path, glob, directory (recursive) or address, or of a list of these, each file once.
 

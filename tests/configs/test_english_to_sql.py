@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
+from sql_tables import empty_database
 
 from configs.embedded.english_to_sql import make_rows, make_unlabelled_text
 from configs.embedded.sql_schema import TABLES
@@ -34,9 +34,7 @@ def test_the_seed_decides_and_a_shorter_draw_is_the_start_of_a_longer_one(rows: 
 
 
 def test_every_statement_runs_on_the_declared_tables(rows: Rows) -> None:
-    database = sqlite3.connect(":memory:")
-    for table in TABLES.values():
-        database.execute(table.create_statement)
+    database = empty_database()
     for row in rows:
         database.execute(row["completion"])
 

@@ -20,6 +20,7 @@ from tasks.files.model_files import check_files
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
+from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import row_facts, token_questions
 from tasks.plan.hardware import disk
 from tasks.plan.resolve import models
@@ -129,7 +130,9 @@ def _of_settings(config: FineTuneConfig, around: Surroundings, base: Base) -> li
 
     def heads() -> Finding:
         found = base.files.needed()
-        fault = fault_of_heads(train.processes_per_node, {} if found is None else found.settings["config.json"])
+        # of a model of several parts, those of the language model
+        model = {} if found is None else text_settings(found.settings["config.json"])
+        fault = fault_of_heads(train.processes_per_node, model)
         if fault is not None:
             raise ConfigError(fault)
         return Finding(f"divide among {train.processes_per_node} processes")

@@ -8,7 +8,7 @@ on a CPU PyTorch does so step by step, each of which makes a tensor of the tile'
 from __future__ import annotations
 
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.memory.states import compute_bytes, weight_bits
+from tasks.plan.memory.states import compute_bytes, hidden_bytes, weight_bits
 
 _TILE_TOKENS, _TILE_WORDS = 4096, 32768
 # logits, their exponential and its product with them; and, for the gradient, scaled twice, log p, p, the gradient, the
@@ -30,7 +30,12 @@ def loss_backward_bytes(job: TrainingJob) -> float:
         return 0.0
     size, hidden = compute_bytes(job), job.predicted_tokens * job.shape.hidden
     of_hidden = hidden * (4 + (size if weight_bits(job) == 32 and size == 2 else 0))
-    return _tile(job, _BACKWARD_TILES) + _head_copies(job) + of_hidden + head_gradient_bytes(job)
+    of_head = _head_copies(job) + head_gradient_bytes(job)
+    if hidden_bytes(job) > size:
+        # the 32-bit copy of a tile's words is gone when the gradient is cast to the 16 bits of the head
+        cast = head_gradient_bytes(job) / 3
+        of_head -= min(cast, _head_copies(job))
+    return _tile(job, _BACKWARD_TILES) + of_hidden + of_head
 
 
 def head_gradient_bytes(job: TrainingJob) -> float:
@@ -42,7 +47,7 @@ def head_gradient_bytes(job: TrainingJob) -> float:
 
 def _tile(job: TrainingJob, num_on_cpu: int) -> float:
     tokens = min(job.predicted_tokens, _TILE_TOKENS)
-    buffer = tokens * _TILE_WORDS * compute_bytes(job)
+    buffer = tokens * _TILE_WORDS * hidden_bytes(job)
     if job.device == "cuda":
         return buffer
     words = min(job.shape.vocabulary, _TILE_WORDS)
@@ -51,9 +56,9 @@ def _tile(job: TrainingJob, num_on_cpu: int) -> float:
 
 
 def _head_copies(job: TrainingJob) -> float:
-    """Return the words of a tile in the computation's type, where that is not the head's; and the whole head where
+    """Return the words of a tile in the type of the loss, where that is not the head's; and the whole head where
     tensor parallelism gathers it."""
-    shape, size = job.shape, compute_bytes(job)
+    shape, size = job.shape, hidden_bytes(job)
     width = shape.embedding_parameters / shape.vocabulary
     cast = 0.0 if weight_bits(job) == 8 * size else min(shape.vocabulary, _TILE_WORDS) * width * size
     return cast + (shape.embedding_parameters * weight_bits(job) / 8 if job.sharding == "tensor_parallel" else 0.0)

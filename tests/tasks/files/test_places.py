@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from configs.errors import DataError
 from configs.schema import SourceConfig
-from tasks.files.places import FILE_ENDINGS, expand, file_kind, find_files
+from tasks.files.places import FILE_ENDINGS, file_kind, find_files
 from tasks.files.streams import open_bytes, open_raw, shown
 
 
@@ -43,9 +43,13 @@ def names(path: str | list[str]) -> list[str]:
     return [file.name for file in find_files(path)]
 
 
+def paths(path: str | list[str]) -> list[str]:
+    return [file.path for file in find_files(path)]
+
+
 def refused(path: str | list[str]) -> str:
     with pytest.raises(DataError) as caught:
-        for file in expand(path):
+        for file in paths(path):
             read_bytes(file)
     assert 1 <= len(str(caught.value).splitlines()) <= 3
     return str(caught.value)
@@ -97,14 +101,14 @@ def web(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[str, 
 
 def test_a_file_is_itself(tmp_path: Path) -> None:
     path = str(fill(tmp_path, "rows.jsonl") / "rows.jsonl")
-    assert expand(path) == expand(f"file://{path}") == [path]
+    assert paths(path) == paths(f"file://{path}") == [path]
     assert names(path) == ["rows.jsonl"]
 
 
 def test_a_directory_is_its_files_of_known_endings_sorted_and_recursive(tmp_path: Path) -> None:
     fill(tmp_path, "b.jsonl", "a/c.csv.gz", "a.TXT", "README.md", ".hidden.jsonl", ".git/x.json", "a/rows.zst")
     assert names(str(tmp_path)) == ["a.TXT", "a/c.csv.gz", "b.jsonl"]
-    assert expand(str(tmp_path)) == [str(tmp_path / name) for name in ("a.TXT", "a/c.csv.gz", "b.jsonl")]
+    assert paths(str(tmp_path)) == [str(tmp_path / name) for name in ("a.TXT", "a/c.csv.gz", "b.jsonl")]
 
 
 @pytest.mark.parametrize(
@@ -133,8 +137,8 @@ def test_a_relative_glob_and_the_home_directory(tmp_path: Path, monkeypatch: pyt
     fill(tmp_path, "x/a.jsonl")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert expand("*/*.jsonl") == ["x/a.jsonl"]
-    assert expand("~/x/a.jsonl") == [str(tmp_path / "x" / "a.jsonl")]
+    assert paths("*/*.jsonl") == ["x/a.jsonl"]
+    assert paths("~/x/a.jsonl") == [str(tmp_path / "x" / "a.jsonl")]
 
 
 def test_a_list_keeps_its_order_and_takes_each_file_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -272,7 +276,7 @@ def test_remote_files_directories_and_globs(memory: Any) -> None:
     assert "`**` stands alone" in refused("memory://data/**.jsonl")
     assert names("memory://data/x/c.jsonl") == ["c.jsonl"]
     assert read_bytes("memory://data/a.csv.gz") == b"1"
-    assert [read_bytes(path) for path in expand(["memory://data/x", "memory://data/b.jsonl"])] == [
+    assert [read_bytes(path) for path in paths(["memory://data/x", "memory://data/b.jsonl"])] == [
         b"x/c.jsonl",
         b"b.jsonl",
     ]
@@ -295,7 +299,7 @@ def test_a_web_address_is_read(web: tuple[str, Path]) -> None:
     (folder / "big.csv.gz").write_bytes(gzip.compress(os.urandom(3_000_000)))
     (folder / "empty.jsonl").write_bytes(b"")
     url = f"{address}/my%20rows.jsonl?token=secret"
-    assert expand(url) == [url] and names(url) == ["my rows.jsonl"]
+    assert paths(url) == [url] and names(url) == ["my rows.jsonl"]
     assert read_bytes(url) == b"my rows.jsonl"
     assert read_bytes(f"{address}/empty.jsonl") == b""
     with open_raw(f"{address}/big.csv.gz") as stream:

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from support.hub_server import HubServer
+from support.loading import write_data
 
 from configs.errors import DataError
 from configs.schema import DataConfig
 from tasks.get_data.leaving import InvalidRowsError
-from tasks.get_data.load import load_data
 from tasks.plan.checks.first_rows import FirstRows, look_at, refuse_invalid, refuse_wrong_kinds
 from tasks.plan.resolve.data import resolve_data
 
@@ -60,7 +60,7 @@ def test_an_invalid_row_is_refused_as_the_data_stage_does(bad: Any, tmp_path: Pa
         refuse_invalid(look(path), 0)
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidRowsError) as late:
-        load_data(config, [], resolve_data(config, None).shards, None, tmp_path / "out")
+        write_data(config, [], resolve_data(config, None).shards, None, tmp_path / "out")
     assert str(early.value).splitlines()[0] == str(late.value).splitlines()[0]
     assert str(early.value).startswith("rows.jsonl row 5, column ")
     assert "1 invalid row among the first 20 of rows.jsonl, data.max_invalid_rows=0 tolerated" in str(early.value)

@@ -13,6 +13,7 @@ import pytest
 from conftest import ROOT
 from huggingface_hub import constants
 from rehearsal.store import Store
+from resolved import resolve_model
 from support.hub_server import HubServer
 from support.tracker_servers import wandb_server
 
@@ -21,7 +22,6 @@ from configs.schema import FineTuneConfig, ModelConfig
 from configs.wire_plan import Check
 from tasks.plan.checks.preflight import Answer, answer, fail_together, text_table, value_of
 from tasks.plan.checks.questions import Surroundings, alignment_questions, questions, row_facts
-from tasks.plan.resolve.models import resolve_model
 from tasks.plan.shapes.supported import check_architecture
 from tasks.train.checkpoint.store import filesystem_of
 
