@@ -1,4 +1,4 @@
-"""Near duplicates: rows per second and peak memory of `near_duplicates` and of a datasketch loop on the same rows.
+"""Near duplicates: rows per second and peak memory of `near_clusters` and of a datasketch loop on the same rows.
 
 Each measurement runs in a process of its own, which gives its peak memory. A row has about 1 kB of words, drawn with a
 probability proportional to 1 / rank; one row of ten is a copy of an earlier one with one word changed. datasketch (MIT)
@@ -51,9 +51,12 @@ def generated_rows(count: int) -> tuple[list[str], int]:
 
 def ours(rows: list[str]) -> int:
     """Return the number of rows with an earlier near duplicate."""
-    from tasks.get_data.dedup import near_duplicates
+    import numpy as np
 
-    return sum(first != index for index, first in enumerate(near_duplicates(rows, THRESHOLD, num_perm=NUM_PERM)))
+    from tasks.get_data.dedup import near_clusters, signatures
+
+    signed = signatures(rows, len(rows), NUM_PERM)
+    return int((near_clusters(signed, lambda position: rows[position], THRESHOLD) != np.arange(len(rows))).sum())
 
 
 def datasketch(rows: list[str]) -> int:

@@ -11,6 +11,7 @@ from throughput_shapes import Shape
 
 from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import PROMPT_METHODS
+from tasks.plan.hardware.this_machine import cpu_has_bfloat16
 from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.shapes.shape import ModelShape
 
@@ -38,7 +39,7 @@ class Cell:
     """Elements of DeepSpeed's reduce bucket: the shipped 2 x 10^8 would outweigh all other memory of a small model."""
     has_padding: bool = False
     precision: str = "float32"
-    """On a CPU; on a GPU it is bfloat16."""
+    """`train.efficiency.precision` on a CPU; on a GPU it is bfloat16."""
     dtype: str = "auto"
     """`model.dtype`: the type of the weights when loaded."""
 
@@ -59,12 +60,13 @@ class EvaluationCell:
     batch_size: int = 8
     length: int = 128
     new_tokens: int = 0
+    dtype: str = "auto"
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
         kind = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
         size = f"{self.batch_size} x {self.length}"
-        return f"{'evaluate':<8} {kind:<33} {size:>8} {'':<13}"
+        return f"{'evaluate':<8} {kind:<33} {size:>8} {'' if self.dtype == 'auto' else self.dtype:<13}"
 
 
 def full_grid() -> list[Cell]:
@@ -125,22 +127,22 @@ def shape_of(shape: Shape = SHAPE) -> ModelShape:
 
 def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
     """Return a cell as the plan's `TrainingJob` or `EvaluationJob`."""
-    precision: Any = "bfloat16" if on_gpu or getattr(cell, "precision", "") == "bfloat16" else "float32"
     if isinstance(cell, EvaluationCell):
         return EvaluationJob(
             shape_of(),
             cell.batch_size,
             cell.length,
             cell.new_tokens,
-            precision=precision,
+            precision=cell.dtype if cell.dtype != "auto" else "bfloat16" if on_gpu else "float32",  # type: ignore[arg-type]
             prompt_length=cell.length,
         )
+    is_cast = on_gpu or (cell.precision == "bfloat16" and cpu_has_bfloat16())
     return TrainingJob(
         shape_of(),
         sharding=cell.sharding,  # type: ignore[arg-type]
         method=cell.method,  # type: ignore[arg-type]
         objective=cell.objective,  # type: ignore[arg-type]
-        precision=precision,
+        precision="bfloat16" if is_cast else "float32",
         weights=_base_format(cell, on_gpu),
         micro_batch=cell.micro_batch,
         length=cell.length + (VIRTUAL_TOKENS if cell.method in PROMPT_METHODS else 0),

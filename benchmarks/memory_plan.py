@@ -202,7 +202,7 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
     from tasks.models.load import device, load_model, load_tokenizer
 
     folder = directory / "model"
-    model: Any = load_model(ModelConfig(name="random weights"), folder).to(device()).eval()  # type: ignore[arg-type]
+    model: Any = load_model(ModelConfig(name="random weights", dtype=cell.dtype), folder).to(device()).eval()  # type: ignore[arg-type]
     rows = np.random.default_rng(0).integers(2, SHAPE.vocab, (cell.batch_size, cell.length)).tolist()
     meter = Meter()
     meter.start()

@@ -66,11 +66,6 @@ class Table:
         """The column by which a reader recognises a row: its name or title, or else its id."""
         return next((column for column in self.columns if column in (NAME, TITLE)), ID)
 
-    @property
-    def create_statement(self) -> str:
-        """SQL that declares the table."""
-        return f"CREATE TABLE {self.name} ({', '.join(f'{column.name} {column.sql_type}' for column in self.columns)})"
-
 
 @dataclass(frozen=True)
 class Relation:

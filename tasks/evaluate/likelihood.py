@@ -6,7 +6,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
@@ -72,18 +71,6 @@ def _of_batch(
     spread = torch.zeros(ids.shape, dtype=torch.float32)
     spread[wanted] = values.cpu()
     return [(row, spread[position, : len(sequences[row])].numpy().copy()) for position, row in enumerate(batch)]
-
-
-def held_out_loss(
-    model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int
-) -> tuple[float | None, int]:
-    """Return (mean negative log-likelihood of a completion token in nats, number of such tokens); None of no token.
-
-    The denominator counts the labels that are not -100, the first of each row excepted: nothing predicts it.
-    """
-    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
-    values = token_log_probabilities(model, list(rows.input_ids), counted, pad_token_id, batch_size)
-    return mean_loss(values, counted)
 
 
 def mean_loss(values: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> tuple[float | None, int]:

@@ -43,14 +43,13 @@ class _NGrams:
     """How often the n-gram occurs in the evaluation set."""
 
 
-def contaminated(rows: Iterable[str], evaluation: Iterable[tuple[str, str]], n: int = 13) -> list[Hit]:
-    """Return one hit for each row that shares a word n-gram with the texts of `evaluation` (row id, text), in order.
+class EvaluationTexts:
+    """The word n-grams of evaluation texts (row id, text), made once and looked for in batches of rows.
 
     The method is that of Brown et al. 2020, "Language Models are Few-Shot Learners", appendix C: overlap of word
     13-grams, ignoring case, punctuation, and white space. Words are those of `words_of`. An evaluation text of fewer
     than n words, but at least 5, is found where all its words occur in sequence: an n-gram of its own length. Shorter
-    ones are not looked for, since they occur by chance. A row has one hit, for the length with the highest share.
-    `share` tells a row that is an evaluation text (near 1) from one that quotes it, or shares a template's wording.
+    ones are not looked for, since they occur by chance.
 
     N-grams are looked up by 64-bit hash and each one found is compared with the evaluation text's words, so no hit is
     false. One is lost only where two n-grams of the evaluation set have equal hashes: for 10^6 of them, a probability
@@ -60,11 +59,6 @@ def contaminated(rows: Iterable[str], evaluation: Iterable[tuple[str, str]], n: 
     Raises:
         ValueError: `n` below 1.
     """
-    return EvaluationTexts(evaluation, n).hits(rows)
-
-
-class EvaluationTexts:
-    """The n-grams of evaluation texts, made once and looked for in batches of rows; see `contaminated`."""
 
     def __init__(self, evaluation: Iterable[tuple[str, str]], n: int) -> None:
         if n < 1:
@@ -77,7 +71,11 @@ class EvaluationTexts:
         self._n_grams = _collect(self._texts, n)
 
     def hits(self, rows: Iterable[str]) -> list[Hit]:
-        """Return one hit for each of `rows` that shares an n-gram with the evaluation texts, in order."""
+        """Return one hit for each of `rows` that shares an n-gram with the evaluation texts, in order.
+
+        A row has one hit, for the length with the highest share. `Hit.share` tells a row that is an evaluation text
+        (near 1) from one that quotes it, or shares a template's wording.
+        """
         hits: list[Hit] = []
         for first_row, chunk in _chunks(" ".join(words_of(row)) for row in rows):
             best_hits: dict[int, Hit] = {}

@@ -1,18 +1,17 @@
-"""Find duplicate texts: equal after normalization, or nearly equal (MinHash LSH, every pair verified)."""
+"""Find nearly equal texts: MinHash LSH over normalized texts, every pair verified."""
 
 from __future__ import annotations
 
-import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from functools import lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
 from rensa import RMinHash
 
-from tasks.get_data.hashed_texts import HashedTexts, Hashes, Integers, firsts_of_equals, splitmix64
+from tasks.get_data.hashed_texts import HashedTexts, Hashes, Integers, splitmix64
 
 SHINGLE_WORDS = 3
 SHINGLE_CHARACTERS = 5
@@ -38,56 +37,11 @@ def normalized(text: str) -> str:
     return " ".join(text.split())
 
 
-def exact_duplicates(texts: Iterable[str]) -> list[int]:
-    """Return for each text the index of the first text with the same normalized form (its own when it is the first).
-
-    Texts are compared by 128-bit BLAKE2b digests: 16 bytes per text are held, and a chance match among 10^9 texts has
-    a probability below 10^-20.
-    """
-    digests = bytearray()
-    for text in texts:
-        digests += hashlib.blake2b(normalized(text).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-    return firsts_of_equals(np.frombuffer(bytes(digests), dtype="<u8").reshape(-1, 2)).tolist()
-
-
-def near_duplicates(
-    texts: Iterable[str] | Sequence[str], threshold: float, seed: int = 0, num_perm: int = NUM_PERM
-) -> list[int]:
-    """Return for each text the index of the earliest text of its cluster (its own when no other text is near).
-
-    Two texts are near when the Jaccard similarity of their shingle sets (`shingles`), |A & B| / |A | B|, is at least
-    `threshold`; a cluster is what such pairs connect. Candidates come from MinHash (Broder 1997, "On the resemblance
-    and containment of documents"; signatures by rensa's R-MinHash): P(min h(A) = min h(B)) = Jaccard(A, B), so a pair
-    of similarity s shares one of b bands of r values with probability 1 - (1 - s^r)^b, its recall. `band_shape` picks
-    r and b: at 0.8 and 128 permutations b = 21, r = 6, a recall of 0.998 at s = 0.8 and 0.9999 at s = 0.85. Every
-    candidate pair is then verified on its true shingle sets, so none is joined by chance. Texts of equal normalized
-    form always share a cluster; texts shorter than one shingle share it with nothing else.
-
-    Buckets of up to 32 texts are compared pair by pair. In a larger one each text is compared with up to 32
-    representatives, the first texts near none of those before them: a cluster of m texts costs m comparisons, not m^2,
-    and a pair in such a bucket that is near to one another but to no representative is left to the other bands. A pair
-    is verified only when its signatures agree within 5 standard deviations of `threshold`, which misses fewer than 1
-    in 10^4 of the pairs exactly at it.
-
-    The result depends on the texts, their order, and `seed` only. Memory beside the texts (an iterable is made a
-    list): 4 * num_perm + about 150 bytes per text, and about 100 bytes per character of a chunk of 2^20 characters or
-    of the longest text. Texts are read by index again for verification; no shingle set is kept but the last 64.
-
-    Raises:
-        ValueError: `threshold` outside (0, 1], `num_perm` below 1, or `seed` outside [0, 2^64).
-    """
-    indexed = texts if isinstance(texts, Sequence) else list(texts)
-    result = np.array(exact_duplicates(indexed), dtype=np.int64)
-    firsts = np.flatnonzero(result == np.arange(len(result)))
-    signed = signatures((indexed[first] for first in firsts.tolist()), len(firsts), num_perm, seed)
-    rows, signed = firsts[has_shingles(signed)], signed[has_shingles(signed)]
-    roots = near_clusters(signed, lambda position: indexed[rows[position]], threshold)
-    result[rows] = rows[roots]
-    return result[result].tolist()
-
-
 def signatures(texts: Iterable[str], num_texts: int, num_perm: int = NUM_PERM, seed: int = 0) -> NDArray[np.uint32]:
     """Return the MinHash signatures of `texts`, [num_texts, num_perm]; each depends on its own text alone.
+
+    Signatures are those of rensa's R-MinHash. Memory: 4 * num_perm bytes per text, and about 100 bytes per character of
+    a chunk of 2^20 characters or of the longest text.
 
     A text without a shingle has the signature of the empty set, 2^32 - 1 throughout; see `has_shingles`.
 
@@ -119,9 +73,23 @@ def has_shingles(minhashes: NDArray[np.uint32]) -> NDArray[np.bool_]:
 
 
 def near_clusters(minhashes: NDArray[np.uint32], text_at: Callable[[int], str], threshold: float) -> Integers:
-    """Return for each signature the position of the earliest text of its cluster; see `near_duplicates`.
+    """Return for each signature the position of the earliest text of its cluster.
 
-    `text_at` returns the text at a position, for verification.
+    Two texts are near when the Jaccard similarity of their shingle sets (`shingles`), |A & B| / |A | B|, is at least
+    `threshold`; a cluster is what such pairs connect. Candidates come from MinHash (Broder 1997, "On the resemblance
+    and containment of documents"): P(min h(A) = min h(B)) = Jaccard(A, B), so a pair of similarity s shares one of b
+    bands of r values with probability 1 - (1 - s^r)^b, its recall. `band_shape` picks r and b: at 0.8 and 128
+    permutations b = 21, r = 6, a recall of 0.998 at s = 0.8 and 0.9999 at s = 0.85. Every candidate pair is then
+    verified on its true shingle sets, so none is joined by chance.
+
+    Buckets of up to 32 texts are compared pair by pair. In a larger one each text is compared with up to 32
+    representatives, the first texts near none of those before them: a cluster of m texts costs m comparisons, not m^2,
+    and a pair in such a bucket that is near to one another but to no representative is left to the other bands. A pair
+    is verified only when its signatures agree within 5 standard deviations of `threshold`, which misses fewer than 1
+    in 10^4 of the pairs exactly at it.
+
+    The result depends on the texts, their order, and the seed of `minhashes` only. `text_at` returns the text at a
+    position, for verification; no shingle set is kept but the last 64.
 
     Raises:
         ValueError: `threshold` outside (0, 1].
@@ -227,7 +195,7 @@ class _Clusters:
         return roots
 
     def join(self, bucket: Integers) -> None:
-        """Join the positions of a bucket (two or more, ascending) whose texts are near; see `near_duplicates`."""
+        """Join the positions of a bucket (two or more, ascending) whose texts are near; see `near_clusters`."""
         is_crowded = len(bucket) > _MAX_REPRESENTATIVES
         if is_crowded:  # texts that other bands have joined are compared once, by their first text
             bucket = bucket[np.sort(np.unique(self.roots(bucket), return_index=True)[1])]

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import sqlite3
+from support.sql_tables import empty_database
 
 from configs.embedded.english_to_sql import make_rows
 from configs.embedded.preferences import make_preferences
-from configs.embedded.sql_schema import TABLES
 
 
 def test_chosen_is_the_right_answer_and_rejected_is_not() -> None:
@@ -20,9 +19,7 @@ def test_chosen_is_the_right_answer_and_rejected_is_not() -> None:
 
 
 def test_both_statements_run_on_the_declared_tables() -> None:
-    database = sqlite3.connect(":memory:")
-    for table in TABLES.values():
-        database.execute(table.create_statement)
+    database = empty_database()
     for row in make_preferences(500, 1):
         database.execute(row["chosen"])
         database.execute(row["rejected"])

@@ -3,10 +3,10 @@ of their questions."""
 
 from __future__ import annotations
 
-import sqlite3
 from pathlib import Path
 
 import pytest
+from support.sql_tables import empty_database
 
 from configs.embedded.english_to_sql import make_rows, make_unlabelled_text
 from configs.embedded.sql_schema import TABLES
@@ -35,9 +35,7 @@ def test_the_seed_decides_the_rows_and_fewer_rows_begin_more_rows(rows: Rows) ->
 
 
 def test_every_statement_runs_on_the_declared_tables(rows: Rows) -> None:
-    database = sqlite3.connect(":memory:")
-    for table in TABLES.values():
-        database.execute(table.create_statement)
+    database = empty_database()
     for row in rows:
         database.execute(row["completion"])
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,9 +11,10 @@ import numpy as np
 import pandas as pd
 
 from configs.schema import DataConfig
-from configs.wire import DataReport
-from tasks.get_data import load
+from configs.wire import DataReport, Shard
 from tasks.get_data.fingerprints import fingerprints
+from tasks.get_data.merge import merge_shards
+from tasks.get_data.scan import scan_shard
 from tasks.get_data.split import choose_test_rows
 from tasks.plan.resolve.data import resolve_data
 
@@ -31,10 +33,22 @@ def load_data(config: DataConfig, token: str | None = None) -> LoadedData:
     """Resolve, read, check, deduplicate and split the rows of `config`; return the tables and the report."""
     resolved = resolve_data(config, token)
     with tempfile.TemporaryDirectory() as folder:
-        report = load.load_data(config, resolved.contamination, resolved.shards, token, Path(folder))
+        report = write_data(config, resolved.contamination, resolved.shards, token, Path(folder))
         names = ("train", "test", "quarantine")
         train, test, quarantine = (pd.read_parquet(Path(folder) / f"{name}.parquet") for name in names)
     return LoadedData(train, test, quarantine, report)
+
+
+def write_data(
+    config: DataConfig, contamination: list[str], shards: Sequence[Shard], token: str | None, directory: Path
+) -> DataReport:
+    """Write the tables of the stage to `directory`, shard after shard, as the Flyte tasks do on several machines."""
+    folders = []
+    for number, shard in enumerate(shards):
+        folders.append(directory / f"shard-{number}")
+        folders[-1].mkdir(parents=True)
+        scan_shard(config, shard, contamination, token, folders[-1])
+    return merge_shards(config, folders, directory)
 
 
 def split_rows(rows: pd.DataFrame, test_fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:

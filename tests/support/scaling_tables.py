@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 
-from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_70B, LLAMA_3_405B
+from support.flops import mfu, model_flops, palm_flops_per_token, tokens_per_second_and_gpu
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_70B, LLAMA_3_405B
 
-from tasks.plan.hardware.gpus import GPU_TYPES
+from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.memory.peak import estimate_memory, fits
+from tasks.plan.memory.peak import estimate_memory
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import step_collectives
-from tasks.plan.time.step_time import estimate_step_time, model_flops, palm_flops_per_token
+from tasks.plan.time.step_time import estimate_step_time
 
 MODELS = [LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_405B]
 SIZES = [1, 2, 8, 16, 64, 128, 512]
@@ -64,7 +65,7 @@ def number(value: float) -> str:
 def fits_machine(job: TrainingJob) -> bool:
     """Return whether the job fits GPUs of 80 GB, and what it offloads a machine of 2 TB."""
     plan = estimate_memory(job)
-    return fits(plan, MEMORY_OF_80_GB) and plan.host * min(job.num_gpus, PER_NODE) <= HOST_OF_2_TB
+    return plan.total <= MEMORY_OF_80_GB and plan.host * min(job.num_gpus, PER_NODE) <= HOST_OF_2_TB
 
 
 def joined(rows: list[list[str]]) -> list[list[str]]:
@@ -113,14 +114,17 @@ def communication() -> str:
     return table(head, [row[1:] for row in joined(rows)])
 
 
+def timed(job: TrainingJob, gpu: GpuType) -> str:
+    return f"{number(estimate_step_time(job, gpu).total)} s, {mfu(job, gpu):.0%}"
+
+
 def step_time() -> str:
     """Seconds of a step on H100 and MFU, where it fits 80 GB."""
 
     def cell(job: TrainingJob) -> str:
         if not fits_machine(job):
             return "-"
-        time = estimate_step_time(job, H100)
-        return f"{number(time.total)} s, {time.mfu:.0%}"
+        return timed(job, H100)
 
     rows = []
     for shape in MODELS:
@@ -139,8 +143,8 @@ def network() -> str:
         job = TrainingJob(LLAMA_2_7B, num_gpus=64, **CHOICES[choice])
         for passes in (1, 8):
             several = replace(job, accumulation=passes)
-            times = [estimate_step_time(several, replace(H100, network_bandwidth=speed * 1e9)) for speed in speeds]
-            rows.append([choice, passes, *(f"{number(time.total)} s, {time.mfu:.0%}" for time in times)])
+            times = [timed(several, replace(H100, network_bandwidth=speed * 1e9)) for speed in speeds]
+            rows.append([choice, passes, *times])
     return table(["7B on 64 H100, GB/s for each GPU", "passes", *speeds], rows)
 
 
@@ -195,7 +199,7 @@ def published() -> str:
     rows = []
     for source, gpu_name, job, tokens in PUBLISHED:
         gpu = GPU_TYPES[gpu_name]
-        predicted = estimate_step_time(job, gpu).tokens_per_second_per_gpu
+        predicted = tokens_per_second_and_gpu(job, gpu)
         palm = palm_flops_per_token(job.shape, job.length) * tokens / gpu.peak_flops
         causal = model_flops(job) / job.tokens * tokens / gpu.peak_flops
         rows.append(

@@ -15,7 +15,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState
 from pydantic import ValidationError
-from support.llama_shapes import LLAMA_3_8B
+from support.plan_inputs import GPU_TYPES, LLAMA_3_8B
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -28,7 +28,6 @@ from configs.schema.train import Method, TrainConfig
 from tasks.models import load as loading
 from tasks.models.this_device import this_device
 from tasks.plan.hardware import this_machine
-from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.sizing import evaluation_job, longest_rows, training_job

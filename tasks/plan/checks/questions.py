@@ -20,6 +20,7 @@ from tasks.files.model_files import check_files
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
+from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import first_rows_of, token_questions
 from tasks.plan.hardware import disk
 from tasks.plan.resolve import models
@@ -130,7 +131,9 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
 
     def heads() -> Finding:
         files = base.files.needed()
-        fault = fault_of_heads(train.processes_per_node, {} if files is None else files.settings["config.json"])
+        # of a model of several parts, those of the language model
+        model = {} if files is None else text_settings(files.settings["config.json"])
+        fault = fault_of_heads(train.processes_per_node, model)
         if fault is not None:
             raise ConfigError(fault)
         return Finding(f"divide among {train.processes_per_node} processes")

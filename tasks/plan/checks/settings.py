@@ -7,10 +7,9 @@ import math
 import tempfile
 from contextlib import closing
 from pathlib import Path
-from typing import Any
 
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
-from configs.combinations import fault_of_heads
+from configs.effective.batches import data_parallel_size, fewest_rows
 from configs.errors import ConfigError, DataError, either
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
@@ -37,39 +36,39 @@ def check_topology(train: TrainConfig) -> None:
             f"train.nodes={train.nodes}: no such topology is declared ({', '.join(TOPOLOGIES)})\n"
             "choose one of these or add it to configs/topologies.py"
         )
-    # under tensor parallelism all processes see the same rows
-    rows_at_once = 1 if train.sharding == "tensor_parallel" else train.processes_per_node
     if train.fewest_nodes == train.most_nodes:
-        _check_batch(train, train.most_nodes * rows_at_once)
+        _check_batch(train, data_parallel_size(train, train.most_nodes * train.processes_per_node))
     else:
-        _check_batches(train, rows_at_once)
+        _check_batches(train)
 
 
-def _check_batch(train: TrainConfig, data_parallel_size: int) -> None:
-    rows_per_micro_batch = train.micro_batch * data_parallel_size
+def _check_batch(train: TrainConfig, num_groups: int) -> None:
+    rows_per_micro_batch, fewest = train.micro_batch * num_groups, fewest_rows(train)
     if train.batch_size % rows_per_micro_batch:
-        share = train.batch_size // data_parallel_size if train.batch_size % data_parallel_size == 0 else 0
+        share = train.batch_size // num_groups if train.batch_size % num_groups == 0 else 0
         if train.micro_batch_size is None:
             raise ConfigError(
-                f"train.batch_size={train.batch_size} does not divide evenly among {data_parallel_size} processes\n"
-                f"set train.batch_size={_nearest_multiple(train.batch_size, data_parallel_size)}"
+                f"train.batch_size={train.batch_size} does not divide evenly among {num_groups} processes\n"
+                f"set train.batch_size={_nearest_multiple(train.batch_size, num_groups * fewest)}"
             )
-        smaller = max((rows for rows in range(1, train.micro_batch) if share and share % rows == 0), default=None)
+        smaller = max((rows for rows in range(fewest, train.micro_batch) if share and share % rows == 0), default=None)
         other_fix = f", or train.micro_batch_size={smaller}" if smaller else ""
         raise ConfigError(
             f"train.batch_size={train.batch_size} is not a multiple of micro_batch_size x processes = "
-            f"{train.micro_batch} x {data_parallel_size} = {rows_per_micro_batch}\n"
+            f"{train.micro_batch} x {num_groups} = {rows_per_micro_batch}\n"
             f"set train.batch_size={_nearest_multiple(train.batch_size, rows_per_micro_batch)}{other_fix}"
         )
 
 
-def _check_batches(train: TrainConfig, rows_at_once: int) -> None:
+def _check_batches(train: TrainConfig) -> None:
     """Check each number of machines in a range; training lowers the micro-batch until it divides the batch."""
-    least = 2 if train.objective == "kto" and train.kto.loss == "kto" else 1
-    counts = range(train.fewest_nodes, train.most_nodes + 1)
-    wrong = [nodes for nodes in counts if train.batch_size % (nodes * rows_at_once * least)]
+    smallest = {
+        nodes: fewest_rows(train) * data_parallel_size(train, nodes * train.processes_per_node)
+        for nodes in range(train.fewest_nodes, train.most_nodes + 1)
+    }
+    wrong = [nodes for nodes, rows in smallest.items() if train.batch_size % rows]
     if wrong:
-        multiple = math.lcm(*(nodes * rows_at_once * least for nodes in counts))
+        multiple = math.lcm(*smallest.values())
         raise ConfigError(
             f"train.batch_size={train.batch_size} does not divide evenly among {_listed(wrong)} machines of "
             f"{train.processes_per_node} processes, which train.nodes={train.nodes} allows\n"
@@ -102,17 +101,6 @@ def check_local_processes(train: TrainConfig) -> None:
             f"train.processes_per_node={train.processes_per_node} needs {needed} GPUs, and this machine has {num_gpus}"
             f"\nset it to {max(1, num_gpus // train.cluster.gpus_per_process)}"
         )
-
-
-def check_heads(train: TrainConfig, model: dict[str, Any]) -> None:
-    """Refuse tensor parallelism whose processes do not divide the attention heads; `model` is a config.json.
-
-    Raises:
-        ConfigError: names the numbers of heads and of processes.
-    """
-    fault = fault_of_heads(train.processes_per_node, model) if train.sharding == "tensor_parallel" else None
-    if fault is not None:
-        raise ConfigError(fault)
 
 
 def read_deepspeed(train: TrainConfig) -> str:
@@ -177,16 +165,6 @@ def _read_text(setting: str, path: str, instead: str) -> str:
         raise ConfigError(f"{setting}={path} {where}; {instead}") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{setting}={redacted(path)} cannot be read ({error}); {instead}") from None
-
-
-def check_packages(config: FineTuneConfig) -> None:
-    """Refuse a config that needs a package which this machine lacks.
-
-    Raises:
-        ConfigError: names the setting and the package.
-    """
-    check_deepspeed_package(config.train)
-    check_quantization(config)
 
 
 def check_deepspeed_package(train: TrainConfig) -> None:

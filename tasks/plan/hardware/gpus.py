@@ -93,6 +93,3 @@ def find_gpu(name: str, types: dict[str, GpuType]) -> GpuType:
         "describe it in plan.gpu_types of the config or in configs/gpus.yaml: name, memory_gb, peak_teraflops, "
         "memory_gb_per_second"
     )
-
-
-GPU_TYPES: dict[str, GpuType] = _table()

@@ -9,15 +9,8 @@ from __future__ import annotations
 
 from configs.schema.train import PROMPT_METHODS
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.memory.states import compute_bytes, weight_bits
+from tasks.plan.memory.states import compute_bytes, hidden_bytes, weight_bits
 from tasks.plan.shapes.shape import ModelShape
-
-
-def korthikanti_layer_bytes(hidden: int, heads: int, length: int, batch: int, has_scores: bool) -> float:
-    """Return the bytes that a layer of GPT saves in 16 bits: s b h (34 + 5 a s / h), Korthikanti et al. 2022, equation
-    1 (https://arxiv.org/abs/2205.05198). Without `has_scores` the second term, attention's scores, is left out."""
-    scores = 5 * heads * length / hidden if has_scores else 0.0
-    return length * batch * hidden * (34 + scores)
 
 
 def layer_activation_bytes(job: TrainingJob) -> float:
@@ -101,8 +94,8 @@ def checkpoint_bytes(job: TrainingJob) -> float:
 def last_norm_bytes(job: TrainingJob) -> float:
     """Return the bytes that the norm before the head saves: its input in 32 bits, the normalized input if its weight is
     trained, and its output, which the loss copies without the last position of each row."""
-    size = weight_bits(job) // 8
-    return job.sequence_tokens * job.shape.hidden * (4 + size * (2 if job.method == "full" else 1))
+    of_output = max(weight_bits(job) // 8, hidden_bytes(job))
+    return job.sequence_tokens * job.shape.hidden * (4 + of_output * (2 if job.method == "full" else 1))
 
 
 def gradient_temporaries_bytes(

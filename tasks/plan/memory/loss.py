@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from configs.objectives import SCORING
 from tasks.plan.memory.jobs import TrainingJob
-from tasks.plan.memory.states import compute_bytes, weight_bits
+from tasks.plan.memory.states import compute_bytes, hidden_bytes, weight_bits
 
 _TILE_TOKENS, _TILE_VOCABULARY = 4096, 32768
 # forward: logits, their exponential, the product of both; backward, with the logits freed: logits scaled twice, log p,
@@ -32,7 +32,12 @@ def loss_backward_bytes(job: TrainingJob) -> float:
         return 0.0
     size, hidden = compute_bytes(job), job.predicted_tokens * job.shape.hidden
     hidden_gradient = hidden * (4 + (size if weight_bits(job) == 32 and size == 2 else 0))
-    return _tile_bytes(job, _BACKWARD_TILES) + _head_copies(job) + hidden_gradient + head_gradient_bytes(job)
+    of_head = _head_copies(job) + head_gradient_bytes(job)
+    if hidden_bytes(job) > size:
+        # the 32-bit copy of a tile's words is freed before the gradient is cast to the 16 bits of the head
+        cast = head_gradient_bytes(job) / 3
+        of_head -= min(cast, _head_copies(job))
+    return _tile_bytes(job, _BACKWARD_TILES) + hidden_gradient + of_head
 
 
 def head_gradient_bytes(job: TrainingJob) -> float:
@@ -44,7 +49,7 @@ def head_gradient_bytes(job: TrainingJob) -> float:
 
 def _tile_bytes(job: TrainingJob, num_cpu_tensors: int) -> float:
     tokens = min(job.predicted_tokens, _TILE_TOKENS)
-    buffer = tokens * _TILE_VOCABULARY * compute_bytes(job)
+    buffer = tokens * _TILE_VOCABULARY * hidden_bytes(job)
     if job.device == "cuda":
         return buffer
     width = min(job.shape.vocabulary, _TILE_VOCABULARY)
@@ -53,9 +58,9 @@ def _tile_bytes(job: TrainingJob, num_cpu_tensors: int) -> float:
 
 
 def _head_copies(job: TrainingJob) -> float:
-    """Return the bytes of copies of the head: a tile's rows cast to the computation's type if the head has another, and
+    """Return the bytes of copies of the head: a tile's rows cast to the type of the loss if the head has another, and
     the whole head if tensor parallelism gathers it."""
-    shape, size = job.shape, compute_bytes(job)
+    shape, size = job.shape, hidden_bytes(job)
     width = shape.embedding_parameters / shape.vocabulary
     cast = 0.0 if weight_bits(job) == 8 * size else min(shape.vocabulary, _TILE_VOCABULARY) * width * size
     return cast + (shape.embedding_parameters * weight_bits(job) / 8 if job.sharding == "tensor_parallel" else 0.0)

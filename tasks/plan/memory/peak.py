@@ -29,7 +29,6 @@ __all__ = [
     "compute_bytes",
     "estimate_evaluation",
     "estimate_memory",
-    "fits",
     "shard_counts",
     "sharded_states",
     "weight_bits",
@@ -46,11 +45,6 @@ class MemoryPlan(Moment):
     def moment(self) -> str:
         """When memory is at its peak, in words."""
         return self.name
-
-
-def fits(plan: MemoryPlan, memory_bytes: float) -> bool:
-    """Return whether the plan's total is at most the GPU's memory."""
-    return plan.total <= memory_bytes
 
 
 def estimate_memory(job: TrainingJob) -> MemoryPlan:

@@ -114,6 +114,17 @@ def weight_bits(job: TrainingJob) -> Literal[16, 32]:
     return 16 if is_cast else job.base_bits
 
 
+def hidden_bytes(job: TrainingJob) -> int:
+    """Return the bytes of a number of the last hidden states, and of the loss that is taken of them.
+
+    Under FSDP every part hands on float32, and nothing casts the loss: training has its mixed precision done by FSDP's
+    parts, and not by autocast.
+    """
+    if job.sharding in FSDP and job.precision == "bfloat16":
+        return 4
+    return compute_bytes(job)
+
+
 def states_of(job: TrainingJob) -> BytesPerParameter:
     """Return the bytes per GPU once all gradients exist, without offload: with a frozen base, without a reference."""
     trained = sharded_states(

@@ -72,18 +72,6 @@ class ModelFiles:
 EMBEDDED = ResolvedModel("embedded", 8 * 2**20, license="that of this project")
 
 
-def resolve_model(config: ModelConfig, token: str | None) -> ResolvedModel:
-    """Check the base model and return its revision: a commit, or a hash of the directory's or address's content.
-
-    Raises:
-        ModelError: there is no such model, it has no weights, or has pickled weights or remote code that the config
-            does not allow.
-        HubError: the hub cannot be reached or refuses access.
-    """
-    files = find_model(config, token)
-    return EMBEDDED if files is None else check_model(config, files)
-
-
 def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
     """Return the files of the base model, or None for the embedded one, which the run itself creates.
 

@@ -20,7 +20,6 @@ from configs.schema.cluster import DEEPSPEED
 from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.memory.peak import bytes_per_trained, compute_bytes, shard_counts
-from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.time.communication import Collectives, Phase, step_collectives
 
 LINK_EFFICIENCY = 0.8
@@ -42,54 +41,24 @@ class StepTime:
     exposed_communication: float
     optimizer: float
     host_transfer: float
-    tokens_per_gpu: float
-    model_flops_per_gpu: float
-    peak_flops: float
 
     @property
     def total(self) -> float:
         """Seconds of the step."""
         return self.compute + self.exposed_communication + self.optimizer + self.host_transfer
 
-    @property
-    def tokens_per_second_per_gpu(self) -> float:
-        """Tokens of all rows of the step, per second and per GPU."""
-        return self.tokens_per_gpu / self.total
-
-    @property
-    def mfu(self) -> float:
-        """Model FLOPs utilization: the FLOPs per second that the method needs, divided by the peak."""
-        return self.model_flops_per_gpu / self.total / self.peak_flops
-
-
-def model_flops(job: TrainingJob) -> float:
-    """Return the FLOPs that the rows of one replica need in a step, without recomputed activations.
-
-    Each linear weight takes per token 2 in the forward pass, 2 for the gradient of its input, and 2 for its own
-    gradient if it is trained. Causal attention takes 6 x layers x hidden x length^2 per row; the head is counted for
-    every token. The convention is that of docs/throughput.md.
-    """
-    forward, backward = _micro_batch_flops(job)
-    return job.accumulation * (forward + backward)
-
-
-def palm_flops_per_token(shape: ModelShape, length: int) -> float:
-    """Return 6 N + 12 layers x hidden x length, the FLOPs per token behind published MFUs: Chowdhery et al. 2022,
-    appendix B (https://arxiv.org/abs/2204.02311). N counts all parameters and attention is not causal, so an MFU by
-    this convention is higher than `StepTime.mfu`."""
-    return 6.0 * shape.parameters + 12.0 * shape.layers * shape.hidden * length
-
-
-def hardware_flops(job: TrainingJob) -> float:
-    """Return the FLOPs that are computed; checkpointing computes the layers' forward pass twice."""
-    return model_flops(job) + job.accumulation * _recomputed_flops(job)
-
 
 def _attention_flops(job: TrainingJob) -> float:
     return 2.0 * job.shape.layers * job.shape.query_width * job.length**2 * job.micro_batch
 
 
-def _micro_batch_flops(job: TrainingJob) -> tuple[float, float]:
+def micro_batch_flops(job: TrainingJob) -> tuple[float, float]:
+    """Return the FLOPs that the rows of a micro-batch need forward and backward, without recomputed activations.
+
+    Each linear weight takes per token 2 in the forward pass, 2 for the gradient of its input, and 2 for its own
+    gradient if it is trained. Causal attention takes 6 x layers x hidden x length^2 per row; the head is counted for
+    every token. The convention is that of docs/throughput.md.
+    """
     shape, attention = job.shape, _attention_flops(job)
     # in a mixture of experts, only the experts that a token passes through
     weights = shape.active_linear_parameters + shape.embedding_parameters
@@ -99,7 +68,8 @@ def _micro_batch_flops(job: TrainingJob) -> tuple[float, float]:
     return forward, 2.0 * (weights + adapter + trained) * job.tokens + 2 * attention
 
 
-def _recomputed_flops(job: TrainingJob) -> float:
+def recomputed_flops(job: TrainingJob) -> float:
+    """Return the FLOPs of a pass that checkpointing adds: the layers' forward pass once more."""
     if not job.has_checkpointing:
         return 0.0
     return 2.0 * job.shape.active_linear_parameters * job.tokens + _attention_flops(job)
@@ -131,30 +101,26 @@ def collective_seconds(collectives: Collectives, gpu: GpuType) -> float:
 
 def estimate_step_time(job: TrainingJob, gpu: GpuType) -> StepTime:
     """Return the expected seconds of one optimizer step on GPUs of one type, without checking that the job fits."""
-    forward, backward = _micro_batch_flops(job)
+    forward, backward = micro_batch_flops(job)
     split = job.num_gpus if job.sharding == "tensor_parallel" else 1
     speed = gpu.peak_flops * gpu.compute_utilization * split / job.accumulation
     # short rows wait for the weights, which each micro-batch reads once forward and twice backward
     read_seconds = job.accumulation * compute_bytes(job) * job.shape.parameters / split / gpu.memory_bandwidth
     compute_seconds: dict[Phase, float] = {
         "forward": max(forward / speed, read_seconds),
-        "backward": max((backward + _recomputed_flops(job)) / speed, 2 * read_seconds),
+        "backward": max((backward + recomputed_flops(job)) / speed, 2 * read_seconds),
         "step": 0.0,
     }
     collectives = step_collectives(job)
     exposed = sum(
         [_exposed_seconds(collectives, phase, compute, job, gpu) for phase, compute in compute_seconds.items()]
     )
-    gpus_per_replica = job.num_gpus if job.sharding in ("tensor_parallel", "layers") else 1
     return StepTime(
         compute=sum(compute_seconds.values()),
         communication=sum(collective_seconds(collective, gpu) for collective in collectives),
         exposed_communication=exposed,
         optimizer=_update_seconds(job, gpu),
         host_transfer=_host_seconds(job, gpu),
-        tokens_per_gpu=job.tokens * job.accumulation / gpus_per_replica,
-        model_flops_per_gpu=model_flops(job) / gpus_per_replica,
-        peak_flops=gpu.peak_flops,
     )
 
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
+from transformers import PreTrainedModel
 
 from configs.errors import DataError
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.wire import Evaluation
 from tasks.evaluate.answers import generate_answers
-from tasks.evaluate.likelihood import held_out_loss
+from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l, score_line
 from tasks.evaluate.score import evaluate_model
 from tasks.models.load import load_model, load_tokenizer
@@ -35,6 +37,15 @@ def rows_of(*rows: tuple[list[int], int]) -> pd.DataFrame:
             for n, (ids, prompt) in enumerate(rows)
         ]
     )
+
+
+def held_out_loss(
+    model: PreTrainedModel, rows: pd.DataFrame, pad_token_id: int, batch_size: int
+) -> tuple[float | None, int]:
+    """Return the mean over the trained tokens of `rows`, and their number, as the stage takes it of its own rows."""
+    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
+    values = token_log_probabilities(model, list(rows.input_ids), counted, pad_token_id, batch_size)
+    return mean_loss(values, counted)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from typing import Any
 import fsspec
 import pytest
 from rehearsal.store import Store
+from support.resolved import resolve_model
 
 from configs.errors import ConfigError, DataError, FineTuneError, ModelError
 from configs.schema import DataConfig, ModelConfig, TrainConfig
@@ -19,7 +20,6 @@ from tasks.files.streams import open_bytes
 from tasks.get_model.fetch import fetch_model
 from tasks.plan.checks.settings import read_chat_template, read_deepspeed
 from tasks.plan.resolve.data import resolve_data
-from tasks.plan.resolve.models import resolve_model
 
 POD = {"FLYTE_INTERNAL_EXECUTION_ID": "f0"}
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tasks.get_data import contamination, hashed_texts
-from tasks.get_data.contamination import Hit, contaminated, words_of
+from tasks.get_data.contamination import EvaluationTexts, Hit, words_of
 
 WORDS = st.lists(st.sampled_from("abc"), max_size=12).map(" ".join)
+
+
+def contaminated(rows: Iterable[str], evaluation: Iterable[tuple[str, str]], n: int = 13) -> list[Hit]:
+    return EvaluationTexts(evaluation, n).hits(rows)
 
 
 def words(count: int, prefix: str = "w") -> str:

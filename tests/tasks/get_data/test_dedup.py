@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
+from collections.abc import Iterable, Sequence
 from itertools import combinations
 
+import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tasks.get_data import dedup
-from tasks.get_data.dedup import band_shape, exact_duplicates, near_duplicates, normalized, shingles
-from tasks.get_data.hashed_texts import HashedTexts
+from tasks.get_data.dedup import NUM_PERM, band_shape, has_shingles, near_clusters, normalized, shingles, signatures
+from tasks.get_data.fingerprints import fingerprints
+from tasks.get_data.hashed_texts import HashedTexts, firsts_of_equals
 
 FEW_WORDS = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
 ANY_TEXTS = st.lists(st.one_of(FEW_WORDS, st.text(max_size=12)), max_size=12)
@@ -22,6 +26,26 @@ def jaccard(one: str, other: str) -> float:
     one, other = normalized(one), normalized(other)
     union, shared = shingles(one) | shingles(other), shingles(one) & shingles(other)
     return len(shared) / len(union) if union else float(one == other)
+
+
+def exact_duplicates(texts: Sequence[str]) -> list[int]:
+    """Return for each text the index of the first one with the same fingerprint, as the stage finds them."""
+    rows = pd.DataFrame(
+        {"completion": texts, **dict.fromkeys(("prompt", "rejected", "messages", "label"), "")}, dtype=object
+    )
+    rows["kind"] = "text"
+    return firsts_of_equals(fingerprints(rows, [None] * len(rows), 0)["content"]).tolist()
+
+
+def near_duplicates(texts: Iterable[str], threshold: float, seed: int = 0, num_perm: int = NUM_PERM) -> list[int]:
+    """Return for each text the index of the earliest one of its cluster: among those that no exact one came before."""
+    texts = list(texts)
+    result = np.array(exact_duplicates(texts), dtype=np.int64)
+    firsts = np.flatnonzero(result == np.arange(len(result)))
+    signed = signatures((texts[first] for first in firsts.tolist()), len(firsts), num_perm, seed)
+    left, signed = firsts[has_shingles(signed)], signed[has_shingles(signed)]
+    result[left] = left[near_clusters(signed, lambda position: texts[left[position]], threshold)]
+    return result[result].tolist()
 
 
 def clusters(texts: list[str], threshold: float, **settings: int) -> set[frozenset[str]]:
@@ -59,7 +83,6 @@ def test_normalizing_twice_changes_nothing(text: str) -> None:
 def test_exact_duplicates_point_to_the_first_of_their_form() -> None:
     assert exact_duplicates(["b", "a", " B", "", "A\n", "b.", "\t", "\ud800"]) == [0, 1, 0, 3, 1, 5, 3, 7]
     assert exact_duplicates([]) == []
-    assert exact_duplicates(iter(["a", "A"])) == [0, 0]
 
 
 def test_shingles_are_word_trigrams_from_five_words_on_and_character_five_grams_below() -> None:

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SHARED_DATA
+from support.loading import write_data
 
 from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import DataReport
-from tasks.get_data.load import load_data
 from tasks.plan.resolve.data import resolve_data
 
 TABLES = ("train.parquet", "test.parquet", "quarantine.parquet")
@@ -23,7 +23,7 @@ def run(config: DataConfig, directory: Path) -> tuple[dict[str, str], DataReport
     """Return (SHA-256 of each table, report, number of shards)."""
     resolved = resolve_data(config, None)
     directory.mkdir()
-    report = load_data(config, resolved.contamination, resolved.shards, None, directory)
+    report = write_data(config, resolved.contamination, resolved.shards, None, directory)
     digests = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in TABLES}
     return digests, report, len(resolved.shards)
 
@@ -100,7 +100,7 @@ def test_a_file_that_changes_after_the_plan_is_refused(folder: Path, tmp_path: P
     resolved = resolve_data(config, None)
     path.write_bytes(path.read_bytes().replace(b"the", b"The", 1))
     with pytest.raises(DataError, match=r"rows.jsonl has changed since this run began; run again"):
-        load_data(config, [], resolved.shards, None, tmp_path)
+        write_data(config, [], resolved.shards, None, tmp_path)
 
 
 def test_a_changed_byte_changes_its_own_shard_only(folder: Path, tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 import yaml
-from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
 
 from configs.schema import FineTuneConfig
 from configs.wire_plan import Alternative
 from tasks.plan.alternatives import Search, changed
-from tasks.plan.hardware.gpus import GPU_TYPES, find_gpu
+from tasks.plan.hardware.gpus import find_gpu
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import fits_evaluation, fits_training, training_job, training_memory, with_evaluation

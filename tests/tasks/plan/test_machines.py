@@ -5,10 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B
 
 from configs.schema import FineTuneConfig
-from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import gpu_target
 from tasks.plan.machines import StoredBytes, disk_gib, host_bytes, plan_machines, settled_cluster, stored_bytes
 from tasks.plan.sizing import training_job

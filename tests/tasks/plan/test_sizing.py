@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B, LLAMA_3_8B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_3_8B
 
 from configs.schema import FineTuneConfig
-from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,

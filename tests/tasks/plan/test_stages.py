@@ -8,14 +8,13 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from support.llama_shapes import LLAMA_2_7B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_config
 from configs.schema import FineTuneConfig
 from tasks.plan.assumptions import row_facts_of
 from tasks.plan.checks.first_rows import FirstRows
-from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape

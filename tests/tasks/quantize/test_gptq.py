@@ -22,7 +22,7 @@ from configs.errors import ConfigError, ModelError
 from configs.schema import EvaluateConfig, FineTuneConfig, ModelConfig
 from tasks.evaluate.score import evaluate_model
 from tasks.models.load import load_model, load_tokenizer
-from tasks.plan.checks.settings import check_packages
+from tasks.plan.checks.settings import check_quantization
 from tasks.quantize.gptq import calibration_rows, group_size, quantize_model
 
 MODEL = ModelConfig(name="tiny")
@@ -70,7 +70,7 @@ def test_a_machine_without_gptqmodel_says_what_to_do(tiny_model: Path, tmp_path:
 @pytest.mark.skipif(HAS_GPTQ, reason="gptqmodel is here")
 def test_a_laptop_refuses_gptq_before_anything_starts() -> None:
     with pytest.raises(ConfigError, match=r"has its own image\nrun on a cluster"):
-        check_packages(FineTuneConfig.model_validate({**RUN, "quantize": {"methods": ["gptq"]}}))
+        check_quantization(FineTuneConfig.model_validate({**RUN, "quantize": {"methods": ["gptq"]}}))
 
 
 def test_a_config_cannot_ask_for_gptq_of_a_reward_model_or_push_what_is_not_made() -> None:

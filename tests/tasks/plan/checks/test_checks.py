@@ -8,12 +8,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from support.resolved import resolve_model
 
+from configs.combinations import fault_of_heads
 from configs.embedded.names import EMBEDDED_MODEL, parse_embedded_source
 from configs.errors import ArtifactError, ConfigError, DataError, ModelError
 from configs.schema import DataConfig, FineTuneConfig, ModelConfig, TrainConfig
 from tasks.plan.checks.settings import (
-    check_heads,
     check_local_processes,
     check_output_directory,
     check_topology,
@@ -23,7 +24,6 @@ from tasks.plan.checks.settings import (
 from tasks.plan.hardware.disk import check_disk, required_disk_bytes
 from tasks.plan.hardware.local_gpus import LocalGpu
 from tasks.plan.resolve.data import resolve_data
-from tasks.plan.resolve.models import resolve_model
 
 
 @pytest.fixture
@@ -283,10 +283,17 @@ def test_a_batch_that_does_not_divide_names_batch_and_micro_batch_that_do(
     assert str(raised.value).splitlines()[1] == fix
 
 
+def test_kto_is_not_offered_a_batch_with_passes_of_one_row() -> None:
+    config = TrainConfig(objective="kto", batch_size=8, processes_per_node=8)
+    with pytest.raises(ConfigError, match=r"divide evenly among 8 processes\nset train.batch_size=16$"):
+        check_topology(config)
+    # shares of 3 rows: only passes of a single one would divide them
+    config = TrainConfig(objective="kto", batch_size=9, micro_batch_size=2, processes_per_node=3)
+    with pytest.raises(ConfigError, match=r"set train.batch_size=12$"):
+        check_topology(config)
+
+
 def test_heads_that_tensor_parallelism_cannot_divide_are_found_by_the_plan() -> None:
-    config = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=3)
     model = {"num_attention_heads": 6, "num_key_value_heads": 2}
-    with pytest.raises(ConfigError, match="does not divide the model's num_key_value_heads=2"):
-        check_heads(config, model)
-    check_heads(config.model_copy(update={"processes_per_node": 2}), model)
-    check_heads(TrainConfig(processes_per_node=3), model)
+    assert "does not divide the model's num_key_value_heads=2" in str(fault_of_heads(3, model))
+    assert fault_of_heads(2, model) is None

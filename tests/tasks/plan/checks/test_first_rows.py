@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from support.hub_server import HubServer
+from support.loading import write_data
 
 from configs.errors import DataError
 from configs.schema import DataConfig
-from tasks.get_data.load import load_data
 from tasks.plan.checks.first_rows import FirstRows, check_kinds, check_validity, read_first_rows
 from tasks.plan.resolve.data import resolve_data
 from tasks.rows.invalid import InvalidRowsError
@@ -60,7 +60,7 @@ def test_an_invalid_row_is_refused_as_the_data_stage_does(bad: Any, tmp_path: Pa
         check_validity(first_rows(path), 0)
     (tmp_path / "out").mkdir()
     with pytest.raises(InvalidRowsError) as stage_error:
-        load_data(config, [], resolve_data(config, None).shards, None, tmp_path / "out")
+        write_data(config, [], resolve_data(config, None).shards, None, tmp_path / "out")
     assert str(plan_error.value).splitlines()[0] == str(stage_error.value).splitlines()[0]
     assert str(plan_error.value).startswith("rows.jsonl row 5, column ")
     assert "1 invalid row among the first 20 of rows.jsonl, data.max_invalid_rows=0 tolerated" in str(plan_error.value)

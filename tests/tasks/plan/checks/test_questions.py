@@ -14,14 +14,19 @@ from conftest import ROOT
 from huggingface_hub import constants
 from rehearsal.store import Store
 from support.hub_server import HubServer
+from support.resolved import resolve_model
 from support.tracker_servers import wandb_server
 
 from configs.errors import ConfigError, ModelError, UnreachableError, UnreachableStoreError
 from configs.schema import FineTuneConfig, ModelConfig
 from configs.wire_plan import Check
 from tasks.plan.checks.preflight import Answer, answer, fail_together, text_table, value_of
-from tasks.plan.checks.questions import Surroundings, alignment_questions, first_rows_of, training_questions
-from tasks.plan.resolve.models import resolve_model
+from tasks.plan.checks.questions import (
+    Surroundings,
+    alignment_questions,
+    first_rows_of,
+    training_questions,
+)
 from tasks.plan.shapes.supported import check_architecture
 from tasks.train.checkpoint.store import filesystem_of
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 from flytekit.extras import accelerators
+from support.plan_inputs import GPU_TYPES
 
 from configs.errors import ConfigError
 from configs.schema.plan import GpuTypeConfig
-from tasks.plan.hardware.gpus import GPU_TYPES, find_gpu, gpu_types
+from tasks.plan.hardware.gpus import find_gpu, gpu_types
 
 MINE = GpuTypeConfig(
     name="RTX-4090",

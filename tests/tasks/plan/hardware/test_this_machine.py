@@ -6,9 +6,9 @@ import stat
 from pathlib import Path
 
 import pytest
+from support.plan_inputs import GPU_TYPES
 
 from tasks.plan.hardware import this_machine as machine
-from tasks.plan.hardware.gpus import GPU_TYPES
 
 TYPES = list(GPU_TYPES.values())
 

@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B
+from support.plan_inputs import LLAMA_2_7B
 
 from tasks.plan.memory.activations import (
     checkpoint_bytes,
     gradient_temporaries_bytes,
-    korthikanti_layer_bytes,
     layer_activation_bytes,
 )
 from tasks.plan.memory.jobs import TrainingJob
@@ -20,14 +19,6 @@ from tasks.plan.shapes.shape import ModelShape
 
 SMALL = ModelShape("small", 256, 4, 8, 2, 704, 100)
 ROWS, LENGTH, RANK = 2, 64, 3
-
-
-def test_korthikanti_per_layer() -> None:
-    """Equation 1 of https://arxiv.org/abs/2205.05198 for GPT-3: s = 2048, b = 1, h = 12288, a = 96."""
-    tokens_width = 2048 * 12288
-    # 5 a s / h = 5 x 96 x 2048 / 12288 = 80
-    assert korthikanti_layer_bytes(12288, 96, 2048, 1, has_scores=True) == tokens_width * (34 + 80)
-    assert korthikanti_layer_bytes(12288, 96, 2048, 1, has_scores=False) == tokens_width * 34
 
 
 @pytest.mark.parametrize("length", [128, 129])

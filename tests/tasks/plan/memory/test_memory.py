@@ -6,11 +6,11 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B
+from support.plan_inputs import LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_8B, LLAMA_3_405B
 
 from tasks.plan.memory.jobs import EvaluationJob, TrainingJob
 from tasks.plan.memory.moments import LAST_LAYER, LOSS, REFERENCE, STEP, Moment, moments_of
-from tasks.plan.memory.peak import estimate_evaluation, estimate_memory, fits
+from tasks.plan.memory.peak import estimate_evaluation, estimate_memory
 from tasks.plan.memory.states import DEEPSPEED_16_BIT, BytesPerParameter, sharded_states, states_of
 from tasks.plan.shapes.shape import ModelShape
 
@@ -53,7 +53,7 @@ def test_full_fine_tuning_of_7b_needs_16_bytes_a_parameter_and_does_not_fit_in_8
     assert states.total == 112e9
     job = TrainingJob(LLAMA_2_7B)
     assert states_of(job).total == 16 * 6_738_415_616
-    assert not fits(estimate_memory(job), 80e9)
+    assert estimate_memory(job).total > 80e9
 
 
 def test_lora_of_rank_8_trains_0_3_percent_and_takes_about_14_gb() -> None:
@@ -88,7 +88,7 @@ def test_qlora_of_65b_fits_in_48_gb_where_16_bit_training_takes_780() -> None:
     quantized = 64_760_053_760 * (0.5 + 1 / 64 + 4 / (64 * 256))
     other = 2 * (65_285_660_672 - 64_760_053_760)
     assert memory.weights == pytest.approx(quantized + other + 4 * 199_884_800, rel=1e-12)
-    assert fits(memory, 48e9)
+    assert memory.total <= 48e9
 
 
 @pytest.mark.parametrize(

@@ -33,15 +33,21 @@ CELLS = [
     (Cell("lora", objective="kto", checkpointing=True), LOSS),
     (Cell(objective="reward"), LAST_LAYER),
     (Cell(objective="reward", checkpointing=True), FIRST_LAYER),
+    # in bfloat16 where this CPU has it, under autocast and over weights of so many bits
+    (Cell(precision="bfloat16"), LOSS),
+    (Cell("lora", precision="bfloat16", checkpointing=True), LOSS),
+    (Cell(dtype="bfloat16"), LOSS),
+    (Cell("lora", dtype="bfloat16"), LOSS),
 ]
 
-EVALUATIONS = [EvaluationCell(32, 128), EvaluationCell(16, 256, 16)]
+EVALUATIONS = [EvaluationCell(32, 128), EvaluationCell(16, 256, 16), EvaluationCell(32, 128, dtype="bfloat16")]
 
 DIVIDED = [
     (Cell(sharding="zero1", processes=2, length=16, accumulation=2), STEP),
     (Cell(sharding="zero2", processes=2), LOSS),
     (Cell(sharding="zero3", processes=2), LOSS),
     (Cell(sharding="fsdp_full_shard", processes=2, checkpointing=True), LOSS),
+    (Cell(sharding="fsdp_full_shard", processes=2, checkpointing=True, precision="bfloat16"), LOSS),
 ]
 
 
@@ -72,7 +78,7 @@ def test_an_evaluation_takes_what_the_plan_says(cell: EvaluationCell, measured: 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("cell", "moment"), DIVIDED, ids=[cell.sharding for cell, _ in DIVIDED])
+@pytest.mark.parametrize(("cell", "moment"), DIVIDED, ids=[str(cell) for cell, _ in DIVIDED])
 def test_a_step_of_two_processes_takes_what_the_plan_says(cell: Cell, moment: str, directory: Path) -> None:
     plan = predicted(cell)
     assert plan.moment == moment

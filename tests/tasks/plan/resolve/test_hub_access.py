@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from huggingface_hub import HfApi, constants
 from support.hub_server import HubServer
+from support.resolved import resolve_model
 
 from configs.errors import HubError, UnreachableHubError
 from configs.schema import ModelConfig
 from tasks.plan.resolve.hub import check_push_access
-from tasks.plan.resolve.models import resolve_model
 
 ROLES = {"hf_w": "write", "hf_r": "read", "hf_fw": "fine-grained", "hf_fr": "fine-grained-read"}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B
+from support.plan_inputs import LLAMA_2_7B
 
 from configs.errors import ConfigError
 from tasks.plan.shapes.shape import Linear, ModelShape

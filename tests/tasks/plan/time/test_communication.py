@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B
+from support.plan_inputs import LLAMA_2_7B, LLAMA_2_70B, LLAMA_3_8B
 
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.shapes.shape import ModelShape

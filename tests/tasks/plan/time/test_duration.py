@@ -6,10 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from support.llama_shapes import LLAMA_2_7B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B
 
 from configs.schema import FineTuneConfig
-from tasks.plan.hardware.gpus import GPU_TYPES
 from tasks.plan.hardware.target import gpu_target
 from tasks.plan.sizing import training_job
 from tasks.plan.time.duration import RowFacts, estimate_duration, training_steps

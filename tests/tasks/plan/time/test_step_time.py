@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from support.llama_shapes import LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B
+from support.flops import hardware_flops, mfu, model_flops, palm_flops_per_token, tokens_per_second_and_gpu
+from support.plan_inputs import GPU_TYPES, LLAMA_2_13B, LLAMA_3_8B, LLAMA_3_70B
 
-from tasks.plan.hardware.gpus import GPU_TYPES, GpuType
+from tasks.plan.hardware.gpus import GpuType
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape
@@ -17,10 +18,7 @@ from tasks.plan.time.step_time import (
     bus_bandwidth,
     collective_seconds,
     estimate_step_time,
-    hardware_flops,
     latency_seconds,
-    model_flops,
-    palm_flops_per_token,
 )
 
 H100 = GPU_TYPES["H100-SXM"]
@@ -125,9 +123,9 @@ def test_layers_compute_one_after_the_other() -> None:
 def test_mfu_and_tokens_a_second_follow_from_the_time() -> None:
     job = TrainingJob(LLAMA_3_8B, "fsdp_full_shard", num_gpus=8, micro_batch=2)
     time = estimate_step_time(job, H100)
-    assert time.tokens_per_second_per_gpu == pytest.approx(2 * 4096 / time.total)
-    assert time.mfu == pytest.approx(model_flops(job) / time.total / 989e12)
-    assert time.mfu < H100.compute_utilization
+    assert tokens_per_second_and_gpu(job, H100) == pytest.approx(2 * 4096 / time.total)
+    assert mfu(job, H100) == pytest.approx(model_flops(job) / time.total / 989e12)
+    assert mfu(job, H100) < H100.compute_utilization
 
 
 def test_offload_moves_gradients_down_and_weights_up_over_pci_express() -> None:

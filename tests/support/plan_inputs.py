@@ -1,8 +1,12 @@
-"""Shapes of Llamas whose numbers are published, for expected values worked out by hand."""
+"""Shapes of Llamas whose numbers are published, and the table of GPU types: what plans by hand begin with."""
 
 from __future__ import annotations
 
+from tasks.plan.hardware.gpus import gpu_types
 from tasks.plan.shapes.shape import ModelShape
+
+GPU_TYPES = gpu_types()
+
 
 LLAMA_2_7B = ModelShape("Llama-2-7B", 4096, 32, 32, 32, 11008, 32000)
 LLAMA_2_13B = ModelShape("Llama-2-13B", 5120, 40, 40, 40, 13824, 32000)
