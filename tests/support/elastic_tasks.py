@@ -24,14 +24,14 @@ def run_with_fault(config: TrainConfig, fault: str, starts: str) -> str:
     import torch
     import torch.distributed as dist
 
-    from tasks.train.faults import told_apart
+    from tasks.train.faults import translated_errors
 
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     with Path(starts).open("a") as file:
         file.write(f"{rank}\n")
     restarts = int(os.environ["TORCHELASTIC_RESTART_COUNT"])
     try:
-        with told_apart(config):
+        with translated_errors(config):
             dist.init_process_group("gloo")
             if rank == world - 1:
                 if fault == "killed":

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from llama_shapes import LLAMA_3_8B
 from pydantic import ValidationError
+from support.llama_shapes import LLAMA_3_8B
 from transformers import TrainingArguments
 from transformers.integrations.deepspeed import unset_hf_deepspeed_config
 
@@ -33,7 +33,7 @@ from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.memory.jobs import TrainingJob
 from tasks.plan.sizing import evaluation_job, longest_rows, training_job
 from tasks.plan.time.duration import RowFacts, training_steps
-from tasks.tokenize.template import fitting_length
+from tasks.tokenize.template import resolve_max_length
 from tasks.train import methods, sharding
 from tasks.train.arguments import optimizer_steps, training_arguments
 from tasks.train.attempt import fit_micro_batch
@@ -314,7 +314,7 @@ def test_rows_are_as_long_as_the_tokenize_stage_leaves_them(max_length: int | No
     assert config is not None
     config = config.model_copy(update={"tokenize": config.tokenize.model_copy(update={"max_length": max_length})})
     shape = replace(LLAMA_3_8B, positions=next(iter(settings.values()), None))
-    assert longest_rows(config, shape) == fitting_length(settings, max_length)
+    assert longest_rows(config, shape) == resolve_max_length(settings, max_length)
 
 
 def test_answers_are_as_long_as_the_evaluation_generates_them(tiny_model: Path) -> None:

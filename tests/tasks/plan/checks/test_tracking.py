@@ -47,7 +47,7 @@ def test_a_wandb_server_takes_the_right_key_only() -> None:
 
 
 def test_a_key_that_belongs_to_nobody_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tracker_servers._wandb", lambda *_: (200, {"data": {"viewer": None}}))
+    monkeypatch.setattr("support.tracker_servers._wandb", lambda *_: (200, {"data": {"viewer": None}}))
     with wandb_server(KEY) as (address, _):
         assert "refused the API key" in refusal({"WANDB_API_KEY": KEY}, tracker="wandb", address=address)
 

@@ -94,7 +94,7 @@ def test_a_model_without_a_file_is_not_known() -> None:
 def test_a_file_that_is_not_a_shape_is_named(tmp_path: Path, content: str) -> None:
     (tmp_path / "mine.json").write_text(content)
     with pytest.raises(ModelError, match=r"configs/shapes/mine\.json is not a shape"):
-        architectures._read(tmp_path / "mine.json")
+        architectures._read_shape_file(tmp_path / "mine.json")
 
 
 def test_no_torch_is_loaded_for_any_model_with_a_file() -> None:
