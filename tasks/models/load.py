@@ -1,4 +1,4 @@
-"""Load a language model or a reward model, and its tokenizer, from a directory, in the type the config asks for."""
+"""Load a language model or a reward model, and its tokenizer, from a directory, in the configured dtype."""
 
 from __future__ import annotations
 
@@ -23,29 +23,29 @@ from configs.schema import ModelConfig
 _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD_WEIGHTS = ("score.weight", "score.bias")
 ADAPTER_FOLDER = "adapter"
-"""Where a model directory keeps virtual tokens, which cannot be merged into weights."""
+"""Folder of a model directory for virtual tokens, which cannot be merged into weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def device() -> torch.device:
-    """Return this process's device: its local rank's GPU, or the CPU."""
+    """Return this process's device: its current GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def has_bfloat16() -> bool:
-    """Return whether bfloat16 is fast here; CPUs and older GPUs emulate it."""
+    """Return whether the GPU computes in bfloat16; CPUs and older GPUs only emulate it."""
     return torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def weight_dtype(config: ModelConfig) -> torch.dtype:
-    """Return the type weights are loaded in: as configured, or bfloat16 on a GPU that has it, else float32."""
+    """Return the dtype of loaded weights: as configured; for `auto` bfloat16 on a GPU that has it, else float32."""
     if config.dtype != "auto":
         return _DTYPES[config.dtype]
     return torch.bfloat16 if has_bfloat16() else torch.float32
 
 
 def checkpoint_dtype(directory: Path) -> torch.dtype:
-    """Return the type that the model in `directory` was published in; float32 where its config does not say."""
+    """Return the dtype in which the model in `directory` was published; float32 where its config does not say."""
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return _DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
 
@@ -53,10 +53,10 @@ def checkpoint_dtype(directory: Path) -> torch.dtype:
 def load_model(
     config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the causal language model in `directory`, with its virtual tokens where a folder `adapter` has some.
+    """Return the causal language model in `directory`, with the virtual tokens of its folder `adapter`, if any.
 
-    `dtype` overrides the config's, and `kwargs`, which go to transformers, its attention. Quantized models keep their
-    own types.
+    `dtype` overrides the config's; `kwargs` go to transformers, and may override the config's attention. Quantized
+    models keep their own dtypes.
 
     Raises:
         ModelError: weights are missing or do not fit the configuration.
@@ -69,17 +69,16 @@ def load_model(
 def load_reward_model(
     config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, new_head: bool = False, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the model in `directory` with a head that yields one score a sequence, [batch, 1].
+    """Return the model in `directory` with a head that yields one score per sequence, [batch, 1].
 
-    A folder `adapter` has the head and what prefix tuning trained. The score is read at the last token that is not
-    padding. `new_head` allows a model that has no such head yet: it
-    then has random weights, N(0, initializer_range), of PyTorch's own random numbers. `dtype` and `kwargs` are as for
-    `load_model`.
+    The score is read at the last token that is not padding. Where the directory has a folder `adapter`, that holds the
+    head and the trained prefix. With `new_head` the model may lack a head: it then gets random weights,
+    N(0, initializer_range), from PyTorch's global generator. `dtype` and `kwargs` are those of `load_model`.
 
     Raises:
         ModelError: weights other than those of a new head are missing, or the model has no such variant.
     """
-    # a head that comes with an adapter is read after the base
+    # a head in an adapter is loaded after the base
     is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
     model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
     _refuse_missing(config, [name for name in missing if not (is_headless and name in _HEAD_WEIGHTS)])
@@ -87,10 +86,10 @@ def load_reward_model(
 
 
 def is_reward_model(directory: Path) -> bool:
-    """Return whether the model in `directory` yields a score, and not the next token."""
+    """Return whether the model in `directory` yields a score instead of a next token."""
     adapter = directory / ADAPTER_FOLDER / "adapter_config.json"
     if adapter.is_file():
-        # the files beside it are those of a base that has no head yet
+        # config.json is that of the base, which has no head yet
         return json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_CLS"
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return any(name.endswith("ForSequenceClassification") for name in (settings.get("architectures") or [])[:1])
@@ -99,7 +98,7 @@ def is_reward_model(directory: Path) -> bool:
 def _load(
     kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model and the names of the weights that its files lack."""
+    """Return the model and the names of weights that its files lack."""
     if config.attn_implementation != "auto":
         kwargs.setdefault("attn_implementation", _attention_here(config.attn_implementation))
     try:
@@ -116,32 +115,32 @@ def _load(
     return model, sorted(info["missing_keys"])
 
 
-def _attention_here(wanted: str) -> str:
-    """Return the kernel that was asked for, or PyTorch's own where flash-attn is not; training says so in its log."""
+def _attention_here(configured: str) -> str:
+    """Return the configured kernel, or sdpa where flash-attn is not installed; training logs that choice."""
     has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "sdpa" if wanted == "flash_attention_2" and not has_flash else wanted
+    return "sdpa" if configured == "flash_attention_2" and not has_flash else configured
 
 
 def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:
     if missing:
-        # transformers fills them with random numbers and only warns
+        # transformers would only warn, and fill them with random numbers
         raise ModelError(
             f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}"
         )
 
 
 def _with_adapter(model: PreTrainedModel, directory: Path) -> Any:
-    """Return `model`, wrapped in what prompt or prefix tuning trained, if there is any."""
+    """Return `model` with the virtual tokens of prompt or prefix tuning, where the directory has some."""
     adapter = directory / ADAPTER_FOLDER
     return PeftModel.from_pretrained(model, adapter) if adapter.is_dir() else model
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the tokenize stage wrote."""
-    # False, not the default None, with which transformers asks on the terminal and waits
+    # with the default None, transformers would ask on the terminal and wait
     return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
 def weights_size(directory: Path) -> int:
-    """Return the bytes of the weight files in `directory`."""
+    """Return the size of the weight files in `directory`, in bytes."""
     return sum(file.stat().st_size for file in directory.iterdir() if file.name.endswith(WEIGHT_ENDINGS))
