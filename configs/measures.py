@@ -1,4 +1,4 @@
-"""The table of measures: what a model can be scored by, under which names and in which number formats it is shown.
+"""The table of measures: the scores that a model can have, with their names, number formats and directions.
 
 `Scores` is the table. Each field that holds a measure carries its `Measure`; tables, charts, verdicts, model cards and
 logs read it from there. A new measure is a field here, and a function in tasks/evaluate that computes it.
@@ -17,34 +17,36 @@ from configs.wire_type import WireType
 
 @dataclass(frozen=True)
 class Measure:
-    """How one measure is named, written and compared.
-
-    `title` names it in cards and logs; `words` names it in sentences, where that differs. `source` is what it is
-    computed from. `number` is its format in tables, `short_number` in charts and sentences. `hub_name` is the metric
-    type in a card's metadata; by default the field's own name. Tables show a measure where some model has it, or
-    `always_shown`. `chart_unit` labels the axis of its bar chart; a measure without one has no chart, and is not named
-    in verdicts and logs. `reward_model_unit` is the unit that a reward model has it in, where that is another one.
-    """
+    """How one measure is named, written and compared."""
 
     title: str
+    """Its name in cards and logs."""
     source: Literal["tokens", "answers", "pairs", "rewards"]
+    """What it is computed from."""
     number: str = "{:.1%}"
+    """Number format in tables."""
     short_number: str = "{:.1%}"
+    """Number format in charts and sentences."""
     words: str = ""
+    """Its name in sentences, where that is not the title."""
     hub_name: str = ""
+    """Metric type in a card's metadata, where that is not the field's name."""
     lower_is_better: bool = False
     always_shown: bool = False
+    """Whether tables have a column for it even where no model has it."""
     chart_unit: str | None = None
+    """Axis of its bar chart. A measure without one has no chart, and verdicts and logs leave it out."""
     reward_model_unit: str | None = None
+    """Axis of the chart of reward models, where they have it in another unit."""
 
     @property
     def name_in_sentences(self) -> str:
-        """What sentences call it."""
+        """Its name within a sentence."""
         return self.words or self.title
 
     @property
     def heading(self) -> str:
-        """What stands above its chart, or begins a sentence."""
+        """Its name above its chart and at the beginning of a sentence."""
         return f"{self.name_in_sentences[0].upper()}{self.name_in_sentences[1:]}"
 
 

@@ -1,6 +1,6 @@
-"""The table of objectives: what each learns from, which rows it takes, and how its model is judged.
+"""The table of objectives: what each one learns from, which rows it takes, and how its model is judged.
 
-Config, plan, tokenize, training, Decks and model card ask this table. A new objective is an entry here, and in
+Config, plan, tokenize, training, Decks and model card read it. A new objective is an entry here, and in
 tasks/train the trainer that does the work (`objectives.FORMS`, and its arguments in `arguments.py`).
 """
 
@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 Objective = Literal["sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"]
 Phase = Literal["sft", "reward", "policy"]
-"""The trainings of an alignment, in their order."""
+"""The trainings of an alignment, in order."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class ObjectiveRules:
     """What the project knows of one objective."""
 
     title: str
-    """Its full name, for model cards."""
+    """Full name, for model cards."""
     learns_from: str
     """What it learns from, as the config's schema says it."""
     row_kinds: tuple[str, ...]
@@ -49,12 +49,12 @@ class ObjectiveRules:
     judged_by: tuple[str, ...]
     """Measures that decide whether its model is better: the first on which two models differ, else the last."""
     phase: Phase
-    """The training of an alignment that may have it."""
+    """The phase of an alignment that may have it."""
     learning_rates: LearningRates
     step_cost: float | None
-    """Time of an optimizer step as a multiple of sft's; None where generation takes most of it: not estimated."""
+    """Time of an optimizer step as a multiple of sft's; None, not estimated, where generation takes most of it."""
     reference: Literal["never", "always", "with_kl"] = "never"
-    """When it compares with the model that training began with; with_kl: if `policy.kl_coefficient` is above 0."""
+    """When it needs the model that training began with, as a reference; with_kl: if policy.kl_coefficient > 0."""
     charts: tuple[CurveChart, ...] = ()
     """What the training Deck shows beside the loss."""
     trains_each_token: bool = False
@@ -77,10 +77,10 @@ class ObjectiveRules:
 _SUPERVISED_RATES = LearningRates(2e-5, 2e-4, 1e-2)
 _PREFERENCE_RATES = LearningRates(1e-6, 1e-5, 1e-3)
 _PREFERENCES = ("preference_accuracy", "preference_margin")
-_DIVERGENCE, _NATS = "KL divergence from the reference", "nats"
+_DIVERGENCE = "KL divergence from the reference"
 _POLICY_CHARTS = (
     CurveChart("reward", "reward", "Mean reward", "reward"),
-    CurveChart("kl", "divergence", _DIVERGENCE, f"{_NATS} per token"),
+    CurveChart("kl", "divergence", _DIVERGENCE, "nats per token"),
 )
 
 OBJECTIVES: dict[Objective, ObjectiveRules] = {
@@ -132,7 +132,7 @@ OBJECTIVES: dict[Objective, ObjectiveRules] = {
         reference="always",
         charts=(
             CurveChart("rewards/margins", "margin", "Margin of wanted over unwanted", "implicit reward"),
-            CurveChart("kl", "divergence", _DIVERGENCE, _NATS),
+            CurveChart("kl", "divergence", _DIVERGENCE, "nats"),
         ),
         learns_from_labels=True,
     ),

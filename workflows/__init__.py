@@ -1,4 +1,4 @@
-"""Workflows: wiring only."""
+"""Workflows: they only wire tasks."""
 
 from configs.load import check_config_argument
 

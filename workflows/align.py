@@ -1,9 +1,9 @@
-"""SFT, then preferences or rewards: each stage begins with the model of the one before.
+"""SFT, then preferences or rewards. Each phase trains the model of the phase before.
 
 pyflyte run workflows/align.py align --config configs/presets/align-demo.yaml
 
-The rows of all stages are checked and tokenized before the first is trained: what is wrong with the preferences is
-known in minutes, and not after the SFT.
+The rows of all phases are checked and tokenized before the first one trains, so that faulty preferences stop the run
+within minutes, and not after the SFT.
 """
 
 from typing import NamedTuple, Optional
@@ -28,7 +28,7 @@ from workflows.train_and_evaluate import train_and_evaluate
 
 
 class RewardTokens(NamedTuple):
-    """What a reward model learns from: lists of one, or of none where no stage trains one."""
+    """What a reward model learns from. Lists of one item; empty where the run trains no reward model."""
 
     train: list[FlyteDirectory]
     test: list[FlyteDirectory]
@@ -37,6 +37,8 @@ class RewardTokens(NamedTuple):
 
 
 class RewardModels(NamedTuple):
+    """The reward model with its scores and reports. Lists of one item; empty where the run trains none."""
+
     models: list[FlyteDirectory]
     evaluations: list[Evaluation]
     stages: list[StageReport]
@@ -51,7 +53,7 @@ def prepare_reward_tokens(
     parts: list[Part],
     tokenizer: FlyteDirectory,
 ) -> RewardTokens:
-    """Check and tokenize the rows of the reward model, where the run has one."""
+    """Check and tokenize the rows of the reward model, if the run trains one."""
     prepared = [
         prepare_tokens(
             data=config.data,
@@ -67,10 +69,12 @@ def prepare_reward_tokens(
         for config in configs
     ]
     return RewardTokens(
-        train=[each.train for each in prepared],
-        test=[each.test for each in prepared],
-        reports=[each.report for each in prepared],
-        stages=[report_stage(name="reward", data=each.data, tokens=each.report, training=[]) for each in prepared],
+        train=[tokens.train for tokens in prepared],
+        test=[tokens.test for tokens in prepared],
+        reports=[tokens.report for tokens in prepared],
+        stages=[
+            report_stage(name="reward", data=tokens.data, tokens=tokens.report, training=[]) for tokens in prepared
+        ],
     )
 
 
@@ -85,7 +89,7 @@ def train_reward_models(
     stages: list[StageReport],
     deepspeed_json: str,
 ) -> RewardModels:
-    """Train the reward model from the SFT model, and score it on held-out preferences."""
+    """Train the reward model from the SFT model, and score it on its held-out preferences."""
     models, evaluations, reports = [], [], []
     for config, rows, test, report, stage in zip(configs, tokens, held_out, token_reports, stages, strict=True):
         tuned = train_and_evaluate(
@@ -115,11 +119,11 @@ def train_reward_models(
 def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
 
-    Each training begins with the model of the one before. The rows of all of them are checked and tokenized before the
-    first begins. The base, the SFT and the aligned model are scored on the same held-out rows.
+    Each phase trains the model of the phase before. The rows of all phases are checked and tokenized before the first
+    one trains. Base, SFT and aligned model are scored on the same held-out rows.
 
     Args:
-        config: The base model, and rows and settings of each training: `sft`, `policy`, and perhaps `reward`.
+        config: The base model, and rows and settings of the phases `sft`, `policy` and, where needed, `reward`.
     """
     plan = plan_alignment(config=config)
     base = get_model(config=plan.model, revision=plan.plan.model_revision)

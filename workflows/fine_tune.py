@@ -19,12 +19,12 @@ from workflows.train_and_evaluate import train_and_evaluate
 def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     """Fine-tune a language model: plan, data, tokens, training, evaluation, quantization, publication, report.
 
-    What can be checked is checked first, on a CPU. The base model and the tuned one are scored on the same held-out
-    rows; quantized copies too; what is better is published, where a repository is named. Steps that have not changed
-    come from the cache.
+    Everything that can be checked is checked first, on a CPU. Base, tuned and quantized models are scored on the same
+    held-out rows. Where a repository is named, a model that is better than its base is published. Stages whose inputs
+    have not changed come from the cache.
 
     Args:
-        config: The base model, the rows, and the settings of every step; only `model` and `data` are needed.
+        config: The base model, the rows, and the settings of every stage; only `model` and `data` are required.
     """
     planned = make_plan(config=config)
     plan = planned.plan

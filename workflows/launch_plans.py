@@ -1,12 +1,12 @@
-"""Named launch plans: the presets, ready to start from the console or by name, without a file at hand.
+"""Launch plans of the presets: they start from the console or by name, without a config file.
 
 pyflyte run --remote workflows/launch_plans.py demo
 pyflyte run remote-launchplan llama-3-1-8b-lora
 
-They are called as their presets, with dashes for dots: pyflyte takes a dot for that of a module. A preset's config
-fills the console's form, where it can be changed. That of a smoke test is fixed: another one would test something else.
-The nightly one runs by the clock once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set at registration,
-each of them tells when a run has failed, timed out, or was aborted.
+A launch plan has the name of its preset, with dashes for dots, which pyflyte would take for a module's. The preset's
+config fills the console's form, where it can be changed. The config of a smoke test is fixed. The nightly smoke test
+runs on a schedule once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set at registration, all launch plans
+send a message when a run fails, times out, or is aborted.
 """
 
 from __future__ import annotations
@@ -35,16 +35,17 @@ _SENDERS: dict[str, Callable[..., Notification]] = {"email": Email, "slack": Sla
 
 
 def notifications(recipients: str) -> list[Notification]:
-    """Return what tells of runs that failed, timed out or were aborted; `recipients` are as in $FINE_TUNE_NOTIFY.
+    """Return the notifications of runs that failed, timed out or were aborted; `recipients` is $FINE_TUNE_NOTIFY.
 
-    They are e-mail addresses divided by commas, those of Slack and PagerDuty after `slack:` and `pagerduty:`, which
-    Flyte writes to as well.
+    Recipients are e-mail addresses separated by commas. Addresses of Slack and PagerDuty begin with `slack:` and
+    `pagerduty:`.
 
     Raises:
-        ConfigError: one of them is not an address, or names another service.
+        ConfigError: a recipient is not an address, or names another service.
     """
     by_service: dict[str, list[str]] = {}
-    for number, recipient in enumerate(filter(None, (each.strip() for each in recipients.split(","))), start=1):
+    given = filter(None, (recipient.strip() for recipient in recipients.split(",")))
+    for number, recipient in enumerate(given, start=1):
         service, _, address = recipient.rpartition(":")
         if (service or "email") not in _SENDERS or address.count("@") != 1:
             raise ConfigError(
@@ -68,10 +69,10 @@ def _plan(
         fixed_inputs={"config": config} if is_fixed else {},
         schedule=schedule,
         notifications=notifications(os.environ.get(NOTIFY_VARIABLE, "")),
-        # what comes from the cache has not been tested
+        # a smoke test must run every stage
         overwrite_cache=True if is_fixed else None,
     )
-    # flytekit forgets the inputs' descriptions where a launch plan has defaults of its own
+    # flytekit drops the inputs' descriptions from a launch plan with default inputs
     parameters = plan.parameters.parameters
     for key, parameter in parameters.items():
         parameters[key] = Parameter(var=workflow.interface.inputs[key], default=parameter.default, required=False)
@@ -106,8 +107,8 @@ PLANS = [
     _align("align-rloo-demo"),
     _plan("prepare-demo-data", prepare_data, _DEMO),
     _plan("smoke-test", fine_tune, _DEMO, is_fixed=True),
-    # at three in the morning by the clock of Flyte's scheduler, which is UTC
+    # at 03:00 UTC, the time zone of Flyte's scheduler
     _plan("nightly-smoke-test", fine_tune, _DEMO, is_fixed=True, schedule=CronSchedule(schedule="0 3 * * *")),
 ]
-# `pyflyte run workflows/launch_plans.py NAME` looks for a variable of that name
+# `pyflyte run workflows/launch_plans.py NAME` looks for a variable called NAME
 globals().update({plan.name: plan for plan in PLANS})

@@ -1,4 +1,4 @@
-"""The plan alone: what would fail, what it needs, and what it costs, before a GPU is asked for.
+"""The plan alone: checks, memory, machines, time and cost of a config, without a GPU.
 
 pyflyte run workflows/plan.py plan --config configs/presets/llama-3.1-8b-lora.yaml
 pyflyte run workflows/plan.py plan_align --config configs/presets/align-demo.yaml
@@ -14,23 +14,24 @@ from tasks.plan.task import PlanResult, show_alignment_plan, show_plan
 
 @workflow
 def plan(config: FineTuneConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanResult:
-    """Plan a fine-tuning without running it: checks, memory, machines, time and cost; seconds on a CPU.
+    """Plan a fine-tuning without running it: checks, memory, machines, time and cost, in seconds on a CPU.
 
-    Fails where a check does, after it has shown all of them. What needs a network, and has none, is left unchecked.
+    Shows the results of all checks, and fails where one of them does. Without a network, checks that need one are
+    skipped.
 
     Args:
         config: The config of `fine_tune`.
-        machines: Plan for a cluster's GPUs, or `here`: for the machine on which this runs.
+        machines: Plan for a cluster's GPUs, or `here` for the machine on which this runs.
     """
     return show_plan(config=config, machines=machines)
 
 
 @workflow
 def plan_align(config: AlignConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanResult:
-    """Plan an alignment without running it: all its trainings at once.
+    """Plan an alignment without running it: all its phases at once.
 
     Args:
         config: The config of `align`.
-        machines: Plan for a cluster's GPUs, or `here`: for the machine on which this runs.
+        machines: Plan for a cluster's GPUs, or `here` for the machine on which this runs.
     """
     return show_alignment_plan(config=config, machines=machines)

@@ -1,4 +1,4 @@
-"""The data alone: read, checked, deduplicated and split, before anyone thinks of GPUs.
+"""The data alone: rows read, checked, deduplicated and split, without a model.
 
 pyflyte run workflows/prepare_data.py prepare_data --config my.yaml
 """
@@ -17,10 +17,10 @@ from tasks.report.task import PreparedData, write_data_report
 def prepare_data(config: FineTuneConfig) -> PreparedData:
     """Check, deduplicate and split the rows of `data.sources`, without any training.
 
-    The report accounts for every row: kept, held out, set aside with its reason, or a duplicate.
+    The report accounts for every row: trained on, held out, set aside with the reason, or removed as a duplicate.
 
     Args:
-        config: Where the rows are and how they are checked; nothing but `data` is needed.
+        config: Where the rows are and how they are checked; only `data` is required.
     """
     resolved = resolve_data(config=config)
     scan = partial(scan_shard, config=resolved.data, contamination=resolved.contamination)

@@ -1,4 +1,4 @@
-"""From the places of rows to token ids: the part that every training has in common, side by side over shards."""
+"""Read, check and tokenize rows, in parallel over shards: what every training needs first."""
 
 from functools import partial
 from typing import NamedTuple, Optional
@@ -16,6 +16,8 @@ from tasks.tokenize.task import tokenize_part
 
 
 class PreparedTokens(NamedTuple):
+    """Training and held-out rows as token ids, the tokenizer with new tokens, and what was counted on the way."""
+
     train: FlyteDirectory
     test: FlyteDirectory
     tokenizer: FlyteDirectory
@@ -36,17 +38,17 @@ def prepare_tokens(
     parts: list[Part],
     tokenizer: FlyteDirectory,
 ) -> PreparedTokens:
-    """Read, check and split rows, and tokenize them for `objective`: what every training has in common.
+    """Read, check and split rows, and tokenize them for `objective`: what every training needs first.
 
     Args:
         data: Where the rows are and how they are checked.
         tokenize: Template, lengths, masks and packing.
-        objective: What the training learns from: pairs, chats, text, preferences or prompts.
-        trust_remote_code: Whether a tokenizer may bring code of its own.
-        chat_template: The template's text; the tokenizer's own when not set.
-        contamination: Evaluation sets, resolved, whose questions must not be trained on.
-        shards: Parts of the files that are read side by side.
-        parts: Parts of the rows that are tokenized side by side.
+        objective: The objective of the training, which decides what of a row it learns from.
+        trust_remote_code: Whether code from the tokenizer's repository may run.
+        chat_template: The chat template's text; the tokenizer's own template when not set.
+        contamination: Revisions of the evaluation sets whose texts must not be trained on.
+        shards: Parts of the files, read in parallel.
+        parts: Parts of the rows, tokenized in parallel.
         tokenizer: The tokenizer's files.
     """
     scan = partial(scan_shard, config=data, contamination=contamination)

@@ -1,4 +1,4 @@
-"""What becomes of a trained model: quantized copies with scores of their own, and publication."""
+"""Quantize and score a tuned model, and publish it."""
 
 from typing import NamedTuple
 
@@ -16,6 +16,8 @@ from tasks.runtime.pods import SMALL, is_laptop_run
 
 
 class QuantizedModels(NamedTuple):
+    """Quantized copies and their scores, in the order of `quantize.methods`."""
+
     models: list[FlyteDirectory]
     evaluations: list[Evaluation]
 
@@ -31,14 +33,14 @@ def quantize_all(
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> QuantizedModels:
-    """Quantize the tuned model by each of `quantize.methods`, and score every copy on the held-out rows.
+    """Quantize the tuned model by all `quantize.methods`, and score every copy on the held-out rows.
 
-    Only `gptq` reads training rows (`train_tokens`), to measure its rounding.
+    Only gptqmodel's methods read training rows (`train_tokens`), for calibration.
     """
     models, evaluations = [], []
     for method in config.quantize.methods:
-        needs_rows = QUANTIZATIONS[method].library == "gptqmodel"
-        if needs_rows:
+        is_gptq = QUANTIZATIONS[method].library == "gptqmodel"
+        if is_gptq:
             rows = config.quantize.calibration_rows
             quantized = quantize_gptq(calibration_rows=rows, loading=config.model, model=model, tokens=train_tokens)
         else:
@@ -55,8 +57,8 @@ def quantize_all(
             reward_models=reward_models,
             rewards_version=rewards_version,
         )
-        if needs_rows and not is_laptop_run():
-            # what the weights were packed with has to unpack them
+        if is_gptq and not is_laptop_run():
+            # only gptqmodel unpacks the weights that it packed
             evaluation = evaluation.with_overrides(container_image=GPTQ_IMAGE.image_name())
         evaluations.append(evaluation)
         models.append(quantized)
@@ -75,13 +77,13 @@ def push_all(
     tuned: Evaluation,
     quantized: list[Evaluation],
 ) -> list[Published]:
-    """Push each of `push_to_hub.artifacts` to its repository."""
+    """Push all `push_to_hub.artifacts`, each to its own repository."""
     methods = config.quantize.methods
     directories = {"model": model, "adapter": trained, **dict(zip(methods, quantized_models, strict=True))}
     scores = {"base": base.scores, "tuned": tuned.scores}
     scores |= {scores_name(method): made.scores for method, made in zip(methods, quantized, strict=True)}
     for name, evaluation in (("base", base), ("tuned", tuned)):
-        scores |= {f"{name}, on {each.name}": each.scores for each in evaluation.others}
+        scores |= {f"{name}, on {other.name}": other.scores for other in evaluation.others}
     return [
         push_to_hub(
             config=config,

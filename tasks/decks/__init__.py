@@ -1,5 +1,4 @@
 """How results are shown: escaped tables, samples and charts as inline HTML without any script.
 
-Not a stage: every stage may import this package, and it imports only configs. It owns matplotlib and Flyte's standard
-deck renderers.
+A shared room: every stage may import it. No other room imports matplotlib or Flyte's standard Deck renderers.
 """

@@ -1,4 +1,4 @@
-"""Charts as inline SVG (matplotlib), deterministic and without scripts. Labels are fixed words, never row content."""
+"""Charts as inline SVG by matplotlib: deterministic, without scripts. Labels are fixed words, never content of rows."""
 
 from __future__ import annotations
 
@@ -17,13 +17,12 @@ _COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")
 
 
 def _svg(figure: Figure, name: str) -> str:
-    """Return the figure's SVG element; `name` makes its inner ids differ from those of other charts of the page."""
+    """Return the figure's SVG element. `name` begins all its ids, so that the charts of one page do not share any."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]
-    # ids are unique within one chart only
     text = re.sub(r'id="([^"]+)"', rf'id="{name}-\1"', text)
     return re.sub(r'(href="#|url\(#)', rf"\1{name}-", text)
 
@@ -40,7 +39,7 @@ def _axes(title: str, x_label: str, y_label: str, size: tuple[float, float] = (7
 
 
 def histogram(edges: Sequence[int], counts: Sequence[int], limit: int | None, title: str, x_label: str) -> str:
-    """Return a histogram: `counts[i]` rows lie at or below `edges[i]` and above the edge before."""
+    """Return a histogram: `counts[i]` rows lie above `edges[i - 1]` and at or below `edges[i]`."""
     figure, axes = _axes(title, x_label, "rows")
     starts = [0, *edges[:-1]]
     axes.bar(starts, counts, width=[e - s for e, s in zip(edges, starts, strict=True)], align="edge", color=_BLUE)
@@ -58,16 +57,16 @@ def lines(
     marked_step: int | None = None,
     is_small: bool = False,
 ) -> str:
-    """Return lines over optimizer steps, label to (steps, values), with a legend where there are several.
+    """Return a line chart over optimizer steps.
 
-    Values that are not finite leave a gap. `marked_step` gets a vertical line, labelled `kept`. Two small charts stand
-    side by side.
+    `series` maps a label to (steps, values); several get a legend. Values that are not finite leave a gap.
+    `marked_step` gets a vertical line, labelled `kept`. Two small charts fit side by side.
     """
     figure, axes = _axes(title, "optimizer step", y_label, (3.9, 2.5) if is_small else (7.2, 2.8))
     for number, (label, (steps, values)) in enumerate(series.items()):
         finite = [v if math.isfinite(v) else math.nan for v in values]
         colour = _LINE_COLOURS[number % len(_LINE_COLOURS)]
-        # a few points say nothing of what lies between them
+        # with few points, show which parts of the line were measured
         marker = "o" if len(steps) <= _FEW_POINTS else ""
         axes.plot(steps, finite, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
     if marked_step is not None:
@@ -79,17 +78,17 @@ def lines(
 
 
 def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:
-    """Return one bar for each of `names`, labelled with its value in the format `text` (such as `{:.1%}`)."""
+    """Return a bar chart of `values`, one bar a name, each labelled in the format `text` (such as `{:.1%}`)."""
     figure, axes = _axes(title, "", y_label, (3.6, 2.6))
     drawn = axes.bar(
-        [name.replace("_", "\n") for name in names],
+        [label.replace("_", "\n") for label in names],
         values,
         color=[_COLOURS[i % len(_COLOURS)] for i in range(len(names))],
         width=0.6,
     )
     axes.bar_label(drawn, labels=[text.format(value) for value in values], fontsize=9, padding=2)
     low, high = min([*values, 0.0]), max([*values, 0.0])
-    # room for the labels, which stand above a bar or below one that goes down
+    # room for the labels above the bars, and below negative ones
     axes.set_ylim(low * 1.15, high * 1.15 or (0.0 if low else 1.0))
     if low:
         axes.axhline(0, color=_GREY, linewidth=1)

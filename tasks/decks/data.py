@@ -1,4 +1,4 @@
-"""The data Deck: counts, samples and every failure case."""
+"""The data Deck: counts, checks, samples, and the first failure cases."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tasks.decks import html
 
 
 def render_data(report: DataReport) -> str:
-    """Return the section on the rows, escaped."""
+    """Return the section on the rows: what became of them, what checks found, what they look like."""
     counts = [
         (
             count.source,
@@ -23,7 +23,7 @@ def render_data(report: DataReport) -> str:
         )
         for count in report.sources
     ]
-    checks = [(c.check, c.policy, c.rows, ", ".join(c.first_rows)) for c in report.checks]
+    checks = [(found.check, found.policy, found.rows, ", ".join(found.first_rows)) for found in report.checks]
     return "".join(
         [
             html.heading("Data"),
@@ -41,11 +41,11 @@ def render_data(report: DataReport) -> str:
             html.cards(
                 [
                     [
-                        ("row", s.row_id, "note"),
-                        ("prompt", _shorten(s.prompt), ""),
-                        ("completion", _shorten(s.completion), ""),
+                        ("row", sample.row_id, "note"),
+                        ("prompt", _shorten(sample.prompt), ""),
+                        ("completion", _shorten(sample.completion), ""),
                     ]
-                    for s in report.samples
+                    for sample in report.samples
                 ]
             ),
             render_failures(report.failures, report.failure_cases) if report.failures else "",
@@ -54,11 +54,11 @@ def render_data(report: DataReport) -> str:
 
 
 def _balance(balance: Balance) -> list[str]:
-    """Return tables of languages, labels and answers, each only where there is something to say."""
+    """Return tables of languages, labels and answers; those without rows are left out."""
     tables = [
         (f"Languages of {balance.language_rows:,} rows looked at", "language", balance.languages),
         ("Labels", "label", balance.labels),
-        ("Answers, the commonest of few distinct ones", "answer", balance.completions),
+        ("Most frequent answers", "answer", balance.completions),
     ]
     parts = []
     for title, name, shares in tables:
@@ -70,8 +70,8 @@ def _balance(balance: Balance) -> list[str]:
 
 
 def render_failures(failures: Sequence[FailureCase], number: int = 0) -> str:
-    """Return a table of failure cases, with the offending values escaped; `number` is how many there are in all."""
-    rows = [(f.file, f.row, f.column, f.check, f.reason, f.value) for f in failures]
+    """Return a table of failure cases. `number` is how many there are in all; a note counts those not shown."""
+    rows = [(case.file, case.row, case.column, case.check, case.reason, case.value) for case in failures]
     more = max(number, len(rows)) - len(rows)
     note = html.paragraph(f"and {more:,} more, in the quarantine table", "note") if more else ""
     return (

@@ -1,4 +1,4 @@
-"""Escaped HTML fragments for Decks and the report. Every value is escaped here; callers never write a tag."""
+"""HTML fragments for Decks and the report. They escape every value; callers never write a tag."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ margin-right:5px}
 
 
 def document(title: str, body: str) -> str:
-    """Return a whole HTML page: nothing is loaded from elsewhere, and no script is in it."""
+    """Return a whole HTML page that loads nothing and holds no script."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
@@ -41,7 +41,7 @@ def document(title: str, body: str) -> str:
 
 
 def fragment(body: str) -> str:
-    """Return `body` with the style sheet, for use as a Deck."""
+    """Return `body` with the style sheet, for a Deck."""
     return f'{STYLE}<div class="ft">{body}</div>'
 
 
@@ -56,18 +56,18 @@ def paragraph(text: str, css_class: str = "") -> str:
 
 
 def preformatted(text: str) -> str:
-    """Return `text` with its line breaks, such as a config file."""
+    """Return `text`, such as a config file, with its line breaks."""
     return f"<pre>{escape(text)}</pre>"
 
 
 def marked(spans: Sequence[tuple[str, bool]]) -> str:
-    """Return preformatted text in which the spans that are True stand out in green."""
-    parts = (f"<mark>{escape(text)}</mark>" if stands_out else escape(text) for text, stands_out in spans)
+    """Return preformatted text. `spans` are (text, is marked): marked ones stand out in green."""
+    parts = (f"<mark>{escape(text)}</mark>" if is_marked else escape(text) for text, is_marked in spans)
     return f"<pre>{''.join(parts)}</pre>"
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Return a table, rendered by Flyte's standard TableRenderer. An empty one says so."""
+    """Return a table by Flyte's standard TableRenderer; `none` instead of a table without rows."""
     if not rows:
         return paragraph("none", "note")
     with warnings.catch_warnings(), pd.option_context("display.max_colwidth", None):
@@ -81,10 +81,10 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
 _COLOURS = ("#3b6fb6", "#5fa463", "#d08c2f", "#8a63b3", "#c2555a", "#4aa3a8", "#9aa5b1", "#c9d1d9")
 
 
-def stacked(label: str, parts: Sequence[tuple[str, float]], of: float) -> str:
-    """Return a horizontal bar of the parts, with a line where `of` ends: what there is of what they are parts of."""
+def stacked(label: str, parts: Sequence[tuple[str, float]], capacity: float) -> str:
+    """Return a horizontal bar of the parts (name, size), with a line at `capacity`, into which they have to fit."""
     total = sum(size for _, size in parts)
-    scale = 100 / max(total, of, 1e-9)
+    scale = 100 / max(total, capacity, 1e-9)
     shares = zip(parts, _COLOURS * (1 + len(parts) // len(_COLOURS)), strict=False)
     bars, names = "", ""
     for (name, size), colour in shares:
@@ -92,12 +92,12 @@ def stacked(label: str, parts: Sequence[tuple[str, float]], of: float) -> str:
             continue
         bars += f'<i style="width:{size * scale:.2f}%;background:{colour}"></i>'
         names += f'<span><i style="background:{colour}"></i>{escape(name)} {size:.3g}</span>'
-    end = f'<u style="left:{of * scale:.2f}%"></u>'
+    end = f'<u style="left:{capacity * scale:.2f}%"></u>'
     return f'<div class="stacked"><p>{escape(label)}</p><div>{bars}{end}</div><p class="note">{names}</p></div>'
 
 
 def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
-    """Return one card for each item: lines of (label, text, css class)."""
+    """Return one card an item. An item is lines of (label, text, CSS class); lines without text are left out."""
     return "".join(
         '<div class="card">'
         + "".join(

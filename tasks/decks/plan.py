@@ -1,4 +1,4 @@
-"""A plan as people read it: in a Deck, and as text in the terminal."""
+"""A plan for people: as a Deck, and as text for the terminal."""
 
 from __future__ import annotations
 
@@ -16,13 +16,12 @@ Rows = list[list[str]]
 
 
 def render_plan(plan: Plan, name: str) -> str:
-    """Return the plan as HTML: what fails first, then what it needs, costs and rests on."""
-    failed = [check for check in plan.checks if check.result == "failed"]
+    """Return the plan as HTML: failed checks first, then memory, machines and cost, then assumptions and all checks."""
     parts = [html.heading(f"Plan: {name}", 1)]
-    for check in failed:
-        parts.append(
-            html.paragraph(". ".join(filter(None, [f"{check.name}: {_line(check.found)}", _line(check.fix)])), "bad")
-        )
+    for check in plan.checks:
+        if check.result == "failed":
+            sentences = [f"{check.name}: {_one_line(check.found)}", _one_line(check.fix)]
+            parts.append(html.paragraph(". ".join(filter(None, sentences)), "bad"))
     for stage in plan.stages:
         parts.append(html.paragraph(verdict(stage), "good" if stage.fits else "bad"))
         if stage.alternatives:
@@ -30,21 +29,20 @@ def render_plan(plan: Plan, name: str) -> str:
         parts += [html.heading(f"Memory of one {_unit(stage)}, in GB"), html.table(memory_rows(stage), _MEMORY)]
         for use in stage.memory:
             sizes = [(part, getattr(use, part) / GB) for part in PARTS]
-            parts.append(
-                html.stacked(f"{use.moment}, fullest in {use.fullest}", sizes, stage.machines.memory_bytes / GB)
-            )
+            label = f"{use.moment}, at its peak in {use.fullest}"
+            parts.append(html.stacked(label, sizes, stage.machines.memory_bytes / GB))
         parts += [html.heading(f"What {stage.name} asks for"), html.table(facts(plan, stage), ["what", "how much"])]
         if stage.gpus:
             parts += [html.heading("The same on other GPU types"), html.table(gpu_rows(stage), _GPUS)]
     if plan.assumptions:
         parts.append(html.heading("Assumed, and not measured here"))
-        parts += [html.paragraph(each, "note") for each in plan.assumptions]
-    parts += [html.heading("Checks"), html.table([_check(each) for each in plan.checks], _CHECKS)]
+        parts += [html.paragraph(assumption, "note") for assumption in plan.assumptions]
+    parts += [html.heading("Checks"), html.table([_check_row(check) for check in plan.checks], _CHECKS)]
     return "".join(parts)
 
 
 def render_planned(plan: Plan, reports: Sequence[TrainReport]) -> str:
-    """Return what was planned of each training beside what it took; nothing where nothing was planned."""
+    """Return a table of what was planned for each training and what it took; empty where nothing was planned."""
     if not plan.stages:
         return ""
     rows = [planned_row(stage, report) for stage, report in zip(plan.stages, reports, strict=False)]
@@ -52,10 +50,10 @@ def render_planned(plan: Plan, reports: Sequence[TrainReport]) -> str:
 
 
 def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
-    """Return one training: steps, seconds of a step, and GB of a GPU, as planned and as they were.
+    """Return a training's steps, seconds per step, and GB per GPU, each as planned and as measured.
 
-    Seconds are of the whole training, its evaluations and checkpoints included, which the plan counts none of. Memory
-    is what the allocator held: the plan's allowances are left out.
+    Measured seconds are those of the whole training over its steps: they include evaluations and checkpoints, which the
+    plan leaves out. Measured memory is what the allocator held, so the plan's allowances are left out.
     """
     expected, use = stage.expectation, stage.memory[0]
     tensors = use.total - use.fragmentation - use.context
@@ -66,23 +64,23 @@ def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
         f"{report.steps:,}",
         f"{expected.step_seconds:.3g}" if expected.step_seconds is not None else unknown,
         f"{report.seconds / max(1, report.steps):.3g}",
-        f"{_gb(tensors)}",
+        _gb(tensors),
         _gb(report.peak_memory_bytes) if report.peak_memory_bytes is not None else "not measured",
     ]
 
 
-_PLANNED = ["training", "steps planned", "taken", "s a step planned", "taken", "GB of tensors planned", "at the peak"]
+_PLANNED = ["training", "steps planned", "taken", "s per step planned", "taken", "GB of tensors planned", "at the peak"]
 _MEMORY = ["", *PARTS, "total", "of"]
-_GPUS = ["GPU type", "GB", "needs", "fits", "rows a pass", "s a step", "time", "cost"]
-_ALTERNATIVES = ["change", "GB of each", "on", "trains the same", "s a step", "cost"]
+_GPUS = ["GPU type", "GB", "needs", "fits", "rows per pass", "s per step", "time", "cost"]
+_ALTERNATIVES = ["change", "GB each", "on", "trains the same", "s per step", "cost"]
 _CHECKS = ["check", "result", "found", "fix"]
 
 
-def _check(check: Check) -> list[str]:
-    return [check.name, check.result, _line(check.found), "" if check.result == "ok" else _line(check.fix)]
+def _check_row(check: Check) -> list[str]:
+    return [check.name, check.result, _one_line(check.found), "" if check.result == "ok" else _one_line(check.fix)]
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return "; ".join(text.splitlines())
 
 
@@ -91,28 +89,28 @@ def _unit(stage: StagePlan) -> str:
 
 
 def _share(part: int, whole: int) -> str:
-    """Return a share of the parameters that a reader can see, such as 0.52 %."""
+    """Return a percentage with three digits, such as 0.52 %."""
     return f"{100 * part / whole:.3g} %"
 
 
 def verdict(stage: StagePlan) -> str:
-    """Return in one line whether the stage fits, and where."""
-    asked, use = stage.machines, max(stage.memory, key=lambda each: each.total)
+    """Return in one line whether the training fits, and how much it needs where."""
+    asked, use = stage.machines, max(stage.memory, key=lambda moment: moment.total)
     where = f"{asked.gpu} of {short_gb(asked.memory_bytes)} GB"
-    word = "fits" if stage.fits else "does not fit"
-    takes = f"{short_gb(use.total)} GB of each {_unit(stage)}"
+    answer = "fits" if stage.fits else "does not fit"
+    takes = f"{short_gb(use.total)} GB per {_unit(stage)}"
     if asked.gpus == 0 and asked.processes > 1 and use.moment == "training":
         takes += f", {short_gb(use.total * asked.processes)} GB in {asked.processes} processes"
-    return f"{stage.name} {word}: {use.moment} takes {takes}, on {where}"
+    return f"{stage.name} {answer}: {use.moment} takes {takes}, on {where}"
 
 
 def short_gb(size: int) -> str:
-    """Return bytes in GB, to three digits."""
+    """Return bytes in GB, with three digits."""
     return f"{size / GB:,.0f}" if size >= 100 * GB else f"{size / GB:.3g}"
 
 
 def facts(plan: Plan, stage: StagePlan) -> Rows:
-    """Return lines of (what, value): model, batch, machines, time."""
+    """Return lines of (what, value): model, batch, evaluation, machines, time."""
     asked, rows = stage.machines, []
     if plan.model is not None:
         model = plan.model
@@ -127,19 +125,18 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
             ["trains", f"{stage.objective}, {stage.method}: {stage.trainable_parameters:,} parameters ({share})"]
         )
     processes = asked.nodes * asked.processes
-    passes, workers = _count(stage.accumulation, "pass", "passes"), _count(processes, "process", "processes")
-    each = f"{stage.micro_batch_size} a pass x {passes} x {workers}"
-    rows.append(["batch", f"{stage.batch_size} rows of up to {stage.max_length:,} tokens: {each}"])
+    passes = _count(stage.accumulation, "forward pass", "forward passes")
+    factors = f"micro-batch of {stage.micro_batch_size} x {passes} x {_count(processes, 'process', 'processes')}"
+    rows.append(["batch", f"{stage.batch_size} rows of up to {stage.max_length:,} tokens: {factors}"])
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
     machines = _count(asked.nodes, "machine", "machines")
-    rows.append(
-        ["evaluation", f"{_count(stage.evaluation_rows, 'row', 'rows')} a pass, the whole model on one {_unit(stage)}"]
-    )
+    rows_per_pass = _count(stage.evaluation_rows, "row", "rows")
+    rows.append(["evaluation", f"{rows_per_pass} per forward pass, the whole model on one {_unit(stage)}"])
     asks = (
         f", {asked.cpus} cores, {asked.memory_gib} GiB memory, {asked.shared_memory_gib} GiB /dev/shm, "
         f"{asked.disk_gib} GiB disk each"
     )
-    # with nothing to compare, it is for machines that are there
+    # without other GPU types to compare, the plan is for machines that are there: it asks for nothing
     rows.append(["machines", f"{machines} with {gpus}{asks if stage.gpus else ''}"])
     took = time_and_cost(stage.expectation)
     rows.append(["time", took if stage.fits else f"if it fitted, {took}"])
@@ -147,11 +144,11 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
 
 
 def time_and_cost(expected: Expectation) -> str:
-    """Return steps, hours and dollars, as far as they are known."""
+    """Return hours, dollars and steps, as far as they are known."""
     if expected.step_seconds is None:
         steps = f"about {_count(expected.steps, 'step', 'steps')}; " if expected.steps else ""
         return f"{steps}not estimated"
-    seconds = f"{expected.step_seconds:.3g} s a step, {expected.tokens_per_second:,.0f} tokens/s"
+    seconds = f"{expected.step_seconds:.3g} s per step, {expected.tokens_per_second:,.0f} tokens/s"
     if expected.hours is None:
         rate = f", ${expected.price_per_hour:,.2f} an hour" if expected.price_per_hour is not None else ""
         return f"{seconds}{rate}; the number of steps is not known yet"
@@ -161,14 +158,14 @@ def time_and_cost(expected: Expectation) -> str:
 
 
 def duration(hours: float) -> str:
-    """Return hours as people say them: minutes below one hour."""
+    """Return hours in words; below one hour as minutes."""
     if hours >= 1:
         return f"{hours:,.1f} hours"
     return f"{round(hours * 60)} minutes" if hours >= 1.5 / 60 else "a minute or less"
 
 
 def price(expected: Expectation) -> str:
-    """Return the cost of training, or of 1,000 steps where their number is not known; nothing without a price."""
+    """Return the cost of training, or of 1,000 steps where the number of steps is not known; empty without a price."""
     if expected.cost is not None:
         return dollars(expected.cost)
     if expected.price_per_hour is None or expected.step_seconds is None:
@@ -186,7 +183,7 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def memory_rows(stage: StagePlan) -> Rows:
-    """Return a row for each moment: parts, total and what there is, in GB."""
+    """Return a row for training and one for evaluation: each part, their total, and the memory there is, in GB."""
     rows = []
     for use in stage.memory:
         parts = [_gb(getattr(use, part)) for part in PARTS]
@@ -204,16 +201,16 @@ def gpu_rows(stage: StagePlan) -> Rows:
     """Return a row for each GPU type of the table."""
     return [
         [
-            each.gpu,
-            f"{each.memory_bytes / GB:.3g}",
-            _gb(each.needed_bytes),
-            "yes" if each.fits else "no",
-            str(each.micro_batch_size or ""),
-            "" if each.step_seconds is None else f"{each.step_seconds:.3g}",
-            "" if each.hours is None else duration(each.hours),
-            "" if each.cost is None else dollars(each.cost),
+            fit.gpu,
+            f"{fit.memory_bytes / GB:.3g}",
+            _gb(fit.needed_bytes),
+            "yes" if fit.fits else "no",
+            str(fit.micro_batch_size or ""),
+            "" if fit.step_seconds is None else f"{fit.step_seconds:.3g}",
+            "" if fit.hours is None else duration(fit.hours),
+            "" if fit.cost is None else dollars(fit.cost),
         ]
-        for each in stage.gpus
+        for fit in stage.gpus
     ]
 
 
@@ -221,45 +218,45 @@ def alternative_rows(stage: StagePlan) -> Rows:
     """Return a row for each config that would fit."""
     return [
         [
-            ", ".join(each.changes),
-            _gb(each.bytes_per_gpu),
-            f"{each.gpus} x {each.gpu}" if each.gpus else each.gpu,
-            "yes" if each.keeps_result else "no",
-            "" if each.expectation.step_seconds is None else f"{each.expectation.step_seconds:.3g}",
-            price(each.expectation),
+            ", ".join(offer.changes),
+            _gb(offer.bytes_per_gpu),
+            f"{offer.gpus} x {offer.gpu}" if offer.gpus else offer.gpu,
+            "yes" if offer.keeps_result else "no",
+            "" if offer.expectation.step_seconds is None else f"{offer.expectation.step_seconds:.3g}",
+            price(offer.expectation),
         ]
-        for each in stage.alternatives
+        for offer in stage.alternatives
     ]
 
 
 def plan_text(plan: Plan, name: str) -> str:
-    """Return the plan for a terminal: checks, then each stage, then what it rests on."""
+    """Return the plan for a terminal, without its checks: each training, then the assumptions."""
     blocks = [f"plan: {name}"]
     for stage in plan.stages:
         blocks.append(f"{stage.name}\n" + aligned(facts(plan, stage), indent="  "))
-        header = [f"GB of each {_unit(stage)}", *PARTS[:-2], "spare", "total", "of"]
-        table = aligned([header, *(_short(use, stage) for use in stage.memory)])
+        header = [f"GB per {_unit(stage)}", *PARTS[:-2], "spare", "total", "of"]
+        table = aligned([header, *(_short_memory_row(use, stage) for use in stage.memory)])
         moments = "; ".join(f"{use.moment} in {use.fullest}" for use in stage.memory)
-        blocks.append(table + "\n" + textwrap.fill(f"at the fullest moment: {moments}", _WIDTH))
+        blocks.append(table + "\n" + textwrap.fill(f"at the peak: {moments}", _WIDTH))
         if stage.gpus:
             blocks.append(aligned([_GPUS, *gpu_rows(stage)]))
         blocks.append(verdict(stage))
         if stage.alternatives:
             blocks.append("what would fit:\n" + aligned([_ALTERNATIVES, *alternative_rows(stage)], indent="  "))
     if plan.assumptions:
-        lines = [textwrap.fill(f"- {each}", _WIDTH, subsequent_indent="  ") for each in plan.assumptions]
+        lines = [textwrap.fill(f"- {text}", _WIDTH, subsequent_indent="  ") for text in plan.assumptions]
         blocks.append("\n".join(["assumed, and not measured here:", *lines]))
     return "\n\n".join(blocks)
 
 
-def _short(use: MemoryUse, stage: StagePlan) -> list[str]:
-    """Return a moment with fragmentation and context as one."""
+def _short_memory_row(use: MemoryUse, stage: StagePlan) -> list[str]:
+    """Return a row of `memory_rows` with fragmentation and context as one part."""
     parts = [_gb(getattr(use, part)) for part in PARTS[:-2]]
     return [use.moment, *parts, _gb(use.fragmentation + use.context), _gb(use.total), _gb(stage.machines.memory_bytes)]
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Return rows as columns of text."""
+    """Return rows as text with aligned columns."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(indent + line for line in lines)

@@ -1,4 +1,4 @@
-"""Decks of work that is under way: training, and stages that count what they have done."""
+"""Decks of work in progress: training, and stages that count what they have done."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from tasks.models.pace import Count, duration
 
 
 class LiveTraining(WireType):
-    """A training that is under way: its report as far as it has come, and how it goes on."""
+    """A training in progress: its report so far, and how long it will take."""
 
     report: TrainReport
     max_steps: int = Field(description="Optimizer steps of the whole run.")
-    tokens_per_second: float | None = Field(None, description="Of all processes, between the last two logged steps.")
-    seconds_left: float | None = Field(None, description="At the pace so far.")
-    stopped_by: str = Field("", description="What ended it, if it has failed.")
+    tokens_per_second: float | None = Field(None, description="Over all processes, between the last two logged steps.")
+    seconds_left: float | None = Field(None, description="Estimated from the pace so far.")
+    stopped_by: str = Field("", description="The error that ended it; empty while it runs.")
 
 
 def render_live_training(live: LiveTraining) -> str:
-    """Return the section on training, with how far it has come above it."""
+    """Return the section on training, with its progress at the top."""
     share = live.report.steps / max(1, live.max_steps)
     facts = [f"Step {live.report.steps:,} of {live.max_steps:,} ({share:.0%})"]
     if live.report.curve:
@@ -36,7 +36,7 @@ def render_live_training(live: LiveTraining) -> str:
         facts.append(f"{duration(live.seconds_left)} left")
     return "".join(
         [
-            *(html.paragraph(line, "warn") for line in _ending(live)),
+            *(html.paragraph(line, "warn") for line in _error_lines(live)),
             html.paragraph(", ".join(facts), "warn"),
             _as_of_now(),
             render_training(live.report),
@@ -45,8 +45,10 @@ def render_live_training(live: LiveTraining) -> str:
 
 
 def render_counts(stage: str, counts: Sequence[Count], activity: str | None) -> str:
-    """Return what a stage has counted, what it does now, and rows among the last ones it has answered; `activity` is
-    None once all is done."""
+    """Return what a stage has counted, what it is doing, and its last answers.
+
+    `activity` says what it is doing; None once it has ended.
+    """
     rows = [
         (
             count.what,
@@ -64,17 +66,17 @@ def render_counts(stage: str, counts: Sequence[Count], activity: str | None) -> 
             html.paragraph(activity, "warn") if activity else "",
             "" if activity is None else _as_of_now(),
             html.table(rows, ["what", "done", "speed", "time left", "so far"]),
-            html.heading("The last answers", 3) + html.cards([_card(*each) for each in samples]) if samples else "",
+            html.heading("The last answers", 3) + html.cards([_card(*sample) for sample in samples]) if samples else "",
         ]
     )
 
 
 def render_evaluation(label: str, evaluation: Evaluation, num_samples: int) -> str:
-    """Return the scores of one model on the held-out rows and on each further set, and some of its answers."""
+    """Return the scores of one model on the held-out rows and on each further evaluation set, with some answers."""
     sets = {label: evaluation} | {
         f"{label} on {other.name}": Evaluation(scores=other.scores, predictions=[]) for other in evaluation.others
     }
-    cards = [_card(each.prompt, each.expected, each.answer) for each in evaluation.predictions[:num_samples]]
+    cards = [_card(row.prompt, row.expected, row.answer) for row in evaluation.predictions[:num_samples]]
     return "".join(
         [
             html.heading(f"Held-out scores of {label}"),
@@ -84,7 +86,7 @@ def render_evaluation(label: str, evaluation: Evaluation, num_samples: int) -> s
     )
 
 
-def _ending(live: LiveTraining) -> list[str]:
+def _error_lines(live: LiveTraining) -> list[str]:
     return f"Training ended: {live.stopped_by}".splitlines() if live.stopped_by else []
 
 
@@ -92,12 +94,12 @@ def _left(count: Count) -> str:
     return "-" if count.seconds_left is None else duration(count.seconds_left)
 
 
-def _card(prompt: str, expected: str, given: str) -> list[tuple[str, str, str]]:
-    is_right = given.strip() == expected.strip()
-    answer = ("answer", given or "(nothing)", "good" if is_right else "")
-    return [("prompt", prompt, ""), ("expected", expected, ""), answer]
+def _card(prompt: str, expected: str, answer: str) -> list[tuple[str, str, str]]:
+    is_right = answer.strip() == expected.strip()
+    shown = ("answer", answer or "(nothing)", "good" if is_right else "")
+    return [("prompt", prompt, ""), ("expected", expected, ""), shown]
 
 
 def _as_of_now() -> str:
     now = datetime.now(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
-    return html.paragraph(f"As of {now}; open the Deck again for what is newer.", "note")
+    return html.paragraph(f"As of {now}; open the Deck again to update it.", "note")

@@ -1,4 +1,4 @@
-"""The evaluation Deck: a table, charts, and prompt / expected / before / after samples."""
+"""The evaluation Deck: tables and charts of scores, and samples (prompt, expected, before, after)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _MIB = 2**20
 
 
 def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> str:
-    """Return the section on scores; `evaluations` holds `base` and `tuned`, and the quantized models after them."""
+    """Return the section on scores. `evaluations` holds `base`, `tuned`, and the quantized models."""
     parts = [
         html.heading("Held-out scores"),
         html.table(score_rows(evaluations), score_header(evaluations)),
@@ -73,7 +73,7 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
 
 
 def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Return a warning for each further evaluation set on which the tuned model's loss is above the base model's."""
+    """Return a warning for each further evaluation set on which training raised the loss."""
     pairs = zip(evaluations["base"].others, evaluations["tuned"].others, strict=True)
     return [
         f"on {base.name} the loss went up from {base.scores.eval_loss:.3f} to {tuned.scores.eval_loss:.3f}"
@@ -89,12 +89,12 @@ def _what_was_scored(scores: Scores) -> str:
     if scores.eval_loss is not None:
         sentences.append(
             f"Loss over {scores.loss_rows:,} held-out sequences ({scores.loss_tokens:,} tokens); answers to "
-            f"{scores.generated_rows:,} of them. ROUGE-L only where the median answer has 16 words or more."
+            f"{scores.generated_rows:,} of them. ROUGE-L only where the median expected answer has 16 words or more."
         )
     if scores.preference_margin is not None:
         sentences.append(
-            "Preferences by the log-likelihood of the answers in nats, and by the score for a reward model: "
-            "such margins do not compare."
+            "Preferences are by the log-likelihood of the answers in nats, for a reward model by its score: the two "
+            "kinds of margin cannot be compared."
         )
     return " ".join(sentences)
 
@@ -117,8 +117,8 @@ def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
 
 
 def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:
-    """Return cards for the first rows, wrong ones among them if there are any in the whole."""
-    # a reward model answers nothing
+    """Return cards of the first rows; about a quarter of them wrong after training, if there are so many."""
+    # a reward model has no answers
     pairs = list(zip(base, tuned, strict=True)) if base and tuned else []
     wrong = [pair for pair in pairs if not _is_right(pair[1])]
     right = [pair for pair in pairs if _is_right(pair[1])]
@@ -141,7 +141,7 @@ def _is_right(prediction: Prediction) -> bool:
 
 
 def _colour_of_change(was_right: bool, is_right: bool) -> str:
-    """Return the class of an answer after training: what training changed has a colour, what stayed as it was none."""
+    """Return the CSS class of an answer after training: a colour only where training made it right or wrong."""
     if was_right == is_right:
         return ""
     return "good" if is_right else "bad"

@@ -1,4 +1,4 @@
-"""The token Deck: lengths, what was left out, and what the model will see, trained spans marked."""
+"""The token Deck: lengths, rows left out, and sequences as the model sees them, with trained spans marked."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from tasks.decks import charts, html
 
 
 def render_tokens(report: TokenReport) -> str:
-    """Return the section on tokens, escaped."""
+    """Return the section on tokens."""
     share = report.trained_tokens / max(1, report.train_tokens)
     unit = "pairs of answers" if report.preference_rows else "sequences"
-    # what a reinforcement learner trains is what it answers; the expected answers are for its rewards
+    # rloo and grpo train generated answers; expected ones only go to the reward functions
     is_online = report.objective in ONLINE
     counts = [
         (f"training {unit}", f"{report.train_rows:,}"),
@@ -30,7 +30,7 @@ def render_tokens(report: TokenReport) -> str:
     ]
     if report.split_rows:
         counts += [
-            ("pieces of them", f"{report.split_pieces:,}"),
+            ("pieces they were split into", f"{report.split_pieces:,}"),
             ("further pieces left out, without an answer", f"{report.left_out_pieces:,}"),
         ]
     if report.unwanted_rows:
@@ -40,7 +40,7 @@ def render_tokens(report: TokenReport) -> str:
     if report.packed_rows:
         counts += [
             ("rows that training sequences were packed into", f"{report.packed_rows:,}"),
-            ("share of their places that tokens fill", f"{report.packing_fill:.1%}"),
+            ("share of packed rows that tokens fill", f"{report.packing_fill:.1%}"),
         ]
     return "".join(
         [
@@ -62,12 +62,12 @@ def render_tokens(report: TokenReport) -> str:
 
 
 def _samples(report: TokenReport) -> list[str]:
-    """Return each sample, marked; a pair as its chosen and its rejected sequence."""
+    """Return the samples with trained spans marked; of a pair the chosen and the rejected sequence."""
     blocks = []
-    rejected = report.rejected_samples or [[]] * len(report.samples)
-    for row, other in zip(report.samples, rejected, strict=True):
-        marked = [html.marked([(span.text, span.trained) for span in spans]) for spans in (row, other) if spans]
-        if other:
+    rejected_samples = report.rejected_samples or [[]] * len(report.samples)
+    for sample, rejected in zip(report.samples, rejected_samples, strict=True):
+        marked = [html.marked([(span.text, span.trained) for span in spans]) for spans in (sample, rejected) if spans]
+        if rejected:
             marked = [html.paragraph("chosen"), marked[0], html.paragraph("rejected"), marked[1]]
         blocks += marked
     return blocks

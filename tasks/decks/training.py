@@ -1,4 +1,4 @@
-"""The training Deck: what the curves say, the curves, and what was trained how."""
+"""The training Deck: findings, curves, what was trained, and how it ran."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tasks.decks import charts, html
 
 _Lines = dict[str, tuple[Sequence[int], Sequence[float]]]
 _LOSS_OF_POLICY_GRADIENT = (
-    "The loss of a policy gradient stays around 0 and says nothing of how well the model does; the reward does."
+    "The loss of a policy gradient stays around 0 and does not show how good the model is; the reward does."
 )
 
 
@@ -50,15 +50,15 @@ def _further_charts(report: TrainReport) -> list[str]:
 
 
 def _line(series: Sequence[Series], name: str, label: str) -> _Lines:
-    """Return the series of a name under the label it has in a chart; nothing where there is none."""
-    found = next((each for each in series if each.name == name and each.values), None)
+    """Return the series called `name` under the label of its line; empty where it was not logged."""
+    found = next((logged for logged in series if logged.name == name and logged.values), None)
     return {label: (found.steps, found.values)} if found else {}
 
 
 def _facts(report: TrainReport) -> list[tuple[str, str]]:
     kept = "of the last step"
     if report.best_step is not None:
-        held_out = {each.name: dict(zip(each.steps, each.values, strict=True)) for each in report.series}
+        held_out = {series.name: dict(zip(series.steps, series.values, strict=True)) for series in report.series}
         name = "eval_reward" if "eval_reward" in held_out else "eval_loss"
         words = "highest held-out reward" if name == "eval_reward" else "lowest held-out loss"
         value = held_out.get(name, {}).get(report.best_step)

@@ -20,7 +20,7 @@ _SHOWN_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model generated: the tokens up to and with its end token, and the text without special tokens."""
+    """A generated answer: its tokens, the end token included, and its text without special tokens."""
 
     ids: list[int]
     text: str
@@ -34,9 +34,9 @@ def generate_answers(
     config: EvaluateConfig,
     end_token_ids: list[int],
 ) -> list[Answer]:
-    """Return the model's greedy answer to each row's prompt, in the order of `rows`; white space at its ends is cut.
+    """Return the model's greedy answers to the prompts of `rows`, in their order, stripped of white space at the ends.
 
-    An answer ends with one of `end_token_ids`, at the longest length allowed, or where the model's positions end.
+    An answer ends at one of `end_token_ids`, at the longest length allowed, or where the model has no more positions.
     """
     if rows.empty:
         return []
@@ -46,7 +46,7 @@ def generate_answers(
     settings = model.active_peft_config if isinstance(model, PeftModel) else None
     virtual = settings.num_virtual_tokens if settings is not None and settings.is_prompt_learning else 0
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
-    # behind virtual embeddings peft gives no position ids, so that padding would shift the prompt away from them
+    # peft passes no position ids with virtual embeddings: padding would move a prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
     batches = prompt_batches(rows.prompt_length, config.rows_per_pass, positions - longest, one_length)
     with counting("generate", len(rows), "rows") as count:
@@ -64,21 +64,21 @@ def generate_answers(
             )
             new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            answers.update({row: Answer(each, text.strip()) for row, each, text in zip(index, new, texts, strict=True)})
+            answers |= {row: Answer(tokens, text.strip()) for row, tokens, text in zip(index, new, texts, strict=True)}
             _show(count, rows.loc[index], answers, sum(map(len, new)))
     return [answers[position] for position in rows.index]
 
 
 def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int) -> None:
-    """Count the `rows` that were just answered."""
-    given = [answers[position].text for position in rows.index]
-    count.samples = list(zip(rows.prompt, rows.expected, given, strict=True))[-_SHOWN_SAMPLES:]
-    count.num_right += sum(text == expected.strip() for text, expected in zip(given, rows.expected, strict=True))
+    """Add the `rows` that were just answered to `count`, which logs and the Deck show."""
+    texts = [answers[position].text for position in rows.index]
+    count.samples = list(zip(rows.prompt, rows.expected, texts, strict=True))[-_SHOWN_SAMPLES:]
+    count.num_right += sum(text == expected.strip() for text, expected in zip(texts, rows.expected, strict=True))
     count.add(len(rows), num_tokens=num_tokens)
     count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
 
 
 def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:
-    """Return `ids` up to and with the first end token: what follows is padding."""
+    """Return `ids` up to the first end token, which is included; what follows is padding."""
     ends = [position for position, token in enumerate(ids) if token in end_token_ids]
     return ids[: ends[0] + 1] if ends else ids

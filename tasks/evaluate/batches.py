@@ -1,4 +1,4 @@
-"""Rows put together for one pass of a model."""
+"""Batches of rows for one forward pass."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ def pad(rows: Sequence[Sequence[int]], value: int, side: str) -> tuple[torch.Ten
 
 
 def prompt_batches(lengths: pd.Series, batch_size: int, longest_prompt: float, one_length: bool) -> list[pd.Index]:
-    """Return the rows in batches of like length; those over `longest_prompt` alone, as their room is their own.
+    """Return the indices of rows in batches of similar length.
 
-    With `one_length`, all prompts of a batch have one length, so that none is padded.
+    A prompt over `longest_prompt` is a batch by itself: how many tokens may follow depends on its length. With
+    `one_length`, all prompts of a batch have the same length, so that none is padded.
     """
     by_length = lengths.sort_values(kind="stable")
     together = by_length[by_length <= longest_prompt]

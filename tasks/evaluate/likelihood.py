@@ -1,4 +1,4 @@
-"""How likely a model finds given tokens, without a logit for any token that is not asked for."""
+"""Log-probabilities of given tokens; logits are computed for these tokens alone."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from tasks.evaluate.batches import pad
 from tasks.models.pace import counting
 
 IGNORED = -100
-# logits of one pass, [tokens, vocab]: at most 2 GiB in 16 bits, unless a single row needs more
+# in one forward pass, [tokens, vocab]: at most 2 GiB in 16 bits, unless a single row needs more
 _MOST_LOGITS = 2**30
-# tokens whose logits are made 32-bit at a time
+# tokens whose logits are converted to 32 bits at once
 _CHUNK_TOKENS = 1024
 
 
@@ -28,10 +28,10 @@ def token_log_probabilities(
     pad_token_id: int,
     batch_size: int,
 ) -> list[np.ndarray]:
-    """Return, for each sequence, [seq] float32: log p(token | the tokens before it) in nats, 0 where not `counted`.
+    """Return for each sequence [seq] float32: log p(token | the tokens before it) in nats, 0 where not `counted`.
 
-    `counted` holds a bool [seq] for each sequence. A first token has no log-probability, counted or not: nothing
-    predicts it. A pass takes at most `batch_size` sequences, of like length.
+    `counted` holds a bool array [seq] for each sequence. A first token has no log-probability, as nothing predicts it.
+    A forward pass takes at most `batch_size` sequences, of similar length.
     """
     results = [np.zeros(len(ids), dtype=np.float32) for ids in sequences]
     vocabulary = int(model.config.get_text_config().vocab_size)
@@ -52,29 +52,32 @@ def _of_batch(
     counted: Sequence[np.ndarray],
     pad_token_id: int,
 ) -> list[tuple[int, np.ndarray]]:
-    """Return (row, its [seq] log-probabilities) of one pass; nothing where it counts no token."""
+    """Return (row, its [seq] log-probabilities) of one forward pass; an empty list where no token is counted."""
     ids, mask = pad([list(sequences[row]) for row in batch], pad_token_id, "right")
     wanted = torch.zeros_like(ids, dtype=torch.bool)
     for position, row in enumerate(batch):
         wanted[position, 1 : len(sequences[row])] = torch.from_numpy(np.asarray(counted[row][1:], dtype=bool))
     if not wanted.any():
         return []
-    place = model.device
-    logits = _logits_before(model, ids.to(place), mask.to(place), wanted.to(place))
+    device = model.device
+    logits = _logits_before(model, ids.to(device), mask.to(device), wanted.to(device))
     targets = ids[wanted].to(logits.device)
     values = torch.cat(
         [
-            -cross_entropy(some.float(), tokens, reduction="none")
-            for some, tokens in zip(logits.split(_CHUNK_TOKENS), targets.split(_CHUNK_TOKENS), strict=True)
+            -cross_entropy(chunk.float(), tokens, reduction="none")
+            for chunk, tokens in zip(logits.split(_CHUNK_TOKENS), targets.split(_CHUNK_TOKENS), strict=True)
         ]
     )
-    spread = torch.zeros(ids.shape, dtype=torch.float32)
-    spread[wanted] = values.cpu()
-    return [(row, spread[position, : len(sequences[row])].numpy().copy()) for position, row in enumerate(batch)]
+    by_position = torch.zeros(ids.shape, dtype=torch.float32)
+    by_position[wanted] = values.cpu()
+    return [(row, by_position[number, : len(sequences[row])].numpy().copy()) for number, row in enumerate(batch)]
 
 
 def mean_loss(values: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> tuple[float | None, int]:
-    """Return (mean of -`values` where `counted`, the first of each row excepted; their number); None of no token."""
+    """Return (mean of -`values` over the `counted` tokens, their number); first tokens are left out.
+
+    The mean is None where no token is counted.
+    """
     number = sum(int(mask[1:].sum()) for mask in counted)
     total = sum(float(row[1:][mask[1:]].sum(dtype=np.float64)) for row, mask in zip(values, counted, strict=True))
     return (-total / number if number else None), number
@@ -83,7 +86,7 @@ def mean_loss(values: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> tu
 def _batches(
     lengths: list[int], counted: Sequence[np.ndarray], batch_size: int, vocabulary: int
 ) -> Iterator[list[int]]:
-    """Yield positions of rows in batches of like length whose logits fit."""
+    """Yield the numbers of rows in batches of similar length whose logits fit into memory."""
     batch: list[int] = []
     tokens = 0
     for row in sorted(range(len(lengths)), key=lambda row: lengths[row]):
@@ -103,14 +106,16 @@ def _logits_before(model: PreTrainedModel, ids: torch.Tensor, mask: torch.Tensor
     head = model.get_output_embeddings()
     with _only(before, head):
         logits = model(input_ids=ids, attention_mask=mask, use_cache=False).logits
-    # virtual tokens may stand before the sequence
+    # virtual tokens may come before the sequence
     return logits[0] if head is not None else logits[:, -ids.shape[1] :][before]
 
 
 @contextmanager
 def _only(places: torch.Tensor, head: torch.nn.Module | None) -> Iterator[None]:
-    """Let the output head see the hidden states at `places` alone, as [1, places, hidden]; what models do to logits
-    after the head, such as capping them, is done to each alone."""
+    """Within the block, pass the output head the hidden states at `places` alone, as [1, places, hidden].
+
+    Models may change logits after the head, such as cap them; they do so one by one, and see no difference.
+    """
     if head is None:
         yield
         return

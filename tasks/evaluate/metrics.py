@@ -13,14 +13,14 @@ from rapidfuzz.distance import LCSseq
 
 from configs.measures import HEADLINES, MEASURES, Scores
 
-# below this many words, one word decides the score and exact match says more
+# in shorter texts a single word decides the score, and exact match tells more
 _LONG_TEXT_WORDS = 16
-# what a headline is counted over, by its source
+# how the log says what a measure was taken over, by its source
 _COUNTED_OVER = {"tokens": " over {0.loss_rows} rows", "answers": " of {0.generated_rows}"}
 
 
 def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float | None:
-    """Return the share of answers equal to the expected text, white space at the ends aside; None of nothing."""
+    """Return the share of answers equal to the expected text, white space at the ends aside; None without rows."""
     if not expected:
         return None
     return mean(answer.strip() == text.strip() for answer, text in zip(answers, expected, strict=True))
@@ -29,8 +29,8 @@ def exact_match(answers: Sequence[str], expected: Sequence[str]) -> float | None
 def rouge_l(answers: Sequence[str], expected: Sequence[str]) -> float | None:
     """Return the mean ROUGE-L F1 of Lin 2004 (https://aclanthology.org/W04-1013): F1 = 2 P R / (P + R).
 
-    P and R are the longest common subsequence of words over the answer's and the expected text's length. Words are
-    runs of letters and digits of any script, in lower case.
+    P and R divide the longest common subsequence of words by the length of the answer (P) and of the expected text (R).
+    Words are runs of letters and digits of any script, in lower case. None without rows.
     """
     if not expected:
         return None
@@ -38,7 +38,7 @@ def rouge_l(answers: Sequence[str], expected: Sequence[str]) -> float | None:
 
 
 def is_long_text(expected: Sequence[str]) -> bool:
-    """Return whether ROUGE-L says something: the median expected text has at least 16 words."""
+    """Return whether the median expected text has at least 16 words, which ROUGE-L needs to tell answers apart."""
     return bool(expected) and median(len(_words(text)) for text in expected) >= _LONG_TEXT_WORDS
 
 
@@ -55,7 +55,7 @@ texts."""
 
 
 def score_line(scores: Scores) -> str:
-    """Return what is known of a model, for a log."""
+    """Return the headline scores that a model has, as a line for the log."""
     facts = [
         f"{measure.title} {measure.number.format(value)}{_COUNTED_OVER.get(measure.source, '').format(scores)}"
         for name, measure in MEASURES.items()

@@ -1,4 +1,4 @@
-"""Score one model on the held-out rows: loss and preferences over all of them, greedy answers to some."""
+"""Score one model on the held-out rows: loss and preferences over all of them, greedy answers to some of them."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from tasks.rewards.models import RewardModel, load_reward_models
 
 @dataclass(frozen=True)
 class _Subject:
-    """The model that is scored, and all that scoring it on any rows needs."""
+    """The model that is scored, with everything that scoring it needs except rows."""
 
     config: EvaluateConfig
     name: str
@@ -63,23 +63,24 @@ def evaluate_model(
 ) -> Evaluation:
     """Return the scores of the model on `rows` (as the tokenize stage wrote them), and its answers.
 
-    A language model has loss and perplexity of wanted answers, exact match and ROUGE-L of greedy answers, and the mean
-    of what `rewards` and the models in the directories `reward_models` give these answers. A language model and a
-    reward model alike have accuracy and margin of preferences, where rows hold some.
+    A language model has loss and perplexity on wanted answers, measures of its greedy answers (`OF_ANSWERS`), and the
+    mean reward that these answers get from `rewards` and from the models in the directories `reward_models`. A language
+    model and a reward model both have preference accuracy and margin, where rows hold preferences.
 
-    Rows whose column `dataset` is `held-out` are scored first; those of each other value are a further set, apart.
+    Rows whose column `dataset` is `held-out` are scored together; those of every other value are a further set, scored
+    by itself.
 
     Raises:
         ModelError: the model cannot be loaded, its loss or a score is not a number, or a reward model has another
             vocabulary.
-        ConfigError: a reward function that cannot be used.
+        ConfigError: a reward function cannot be used.
         DataError: no held-out row is left.
     """
     quiet_libraries()
-    own = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
+    held_out = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
     names = [name for name in dict.fromkeys(rows.dataset) if name != HELD_OUT]
     others = [rows[rows.dataset == name].reset_index(drop=True) for name in names]
-    if own.empty:
+    if held_out.empty:
         raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
     tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
     is_reward = is_reward_model(model_directory)
@@ -99,26 +100,26 @@ def evaluate_model(
         reward_functions(rewards),
         [] if is_reward else load_reward_models(model_config, reward_models, tokenizer),
     )
-    scores, predictions = _score(subject, own)
+    scores, predictions = _score(subject, held_out)
     further = []
-    for name, each in zip(names, others, strict=True):
-        say(f"evaluation set {name}, {len(each):,} rows", "evaluate")
-        further.append(SetScores(name=name, scores=_score(subject, each)[0]))
+    for name, rows_of_set in zip(names, others, strict=True):
+        say(f"evaluation set {name}, {len(rows_of_set):,} rows", "evaluate")
+        further.append(SetScores(name=name, scores=_score(subject, rows_of_set)[0]))
     return Evaluation(scores=scores, predictions=predictions, others=further)
 
 
-def _score(subject: _Subject, given: pd.DataFrame) -> tuple[Scores, list[Prediction]]:
-    rows = with_preferences(given)
+def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Prediction]]:
+    rows = with_preferences(tokens)
     if subject.is_reward_model:
-        preferences = _preferences_of_scores(subject, rows)
+        preferences = _score_preferences(subject, rows)
         return _reward_model_scores(subject, preferences), []
     counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
-    values, preferences = _likelihoods(subject, rows, counted)
+    values, preferences = _likelihood_preferences(subject, rows, counted)
     wanted = np.flatnonzero(rows.is_wanted).tolist()
     loss, num_tokens = mean_loss([values[row] for row in wanted], [counted[row] for row in wanted])
     if loss is not None and not math.isfinite(loss):
         raise ModelError(f"{subject.name}: the held-out loss is {loss}; its weights are damaged or diverged")
-    asked = _spread(rows[rows.is_wanted & (rows.prompt_length > 0)], subject.config.generate_rows)
+    asked = _evenly_spaced(rows[rows.is_wanted & (rows.prompt_length > 0)], subject.config.generate_rows)
     answers = generate_answers(subject.model, subject.tokenizer, asked, subject.config, subject.end_token_ids)
     texts, expected = [answer.text for answer in answers], list(asked.expected)
     predictions = [
@@ -155,13 +156,13 @@ def _reward_model_scores(subject: _Subject, preferences: _Preferences) -> Scores
     )
 
 
-def _likelihoods(
+def _likelihood_preferences(
     subject: _Subject, rows: pd.DataFrame, counted: Sequence[np.ndarray]
 ) -> tuple[list[np.ndarray], _Preferences]:
-    """Return the log-probabilities of each row's trained tokens, [seq] each, and the preferences of likelihoods.
+    """Return the log-probabilities of all rows' trained tokens, [seq] a row, and a language model's preferences.
 
-    The value of an answer of a pair is the sum of log p over its tokens, its end token among them. Without pairs, the
-    margin is that of the mean log p of a token: of all wanted answers, minus of all unwanted ones.
+    In a pair, an answer's value is the sum of log p over its tokens, the end token included. Without pairs, the margin
+    is the mean log p of a token over all wanted answers, minus that over all unwanted ones.
     """
     tokenizer, model, size = subject.tokenizer, subject.model, subject.config.rows_per_pass
     sequences, masks = [list(ids) for ids in rows.input_ids], list(counted)
@@ -169,9 +170,9 @@ def _likelihoods(
     for row in with_rejected:
         prompt = int(rows.prompt_length[row])
         sequences.append(sequences[row][:prompt] + rows.rejected_ids[row])
-        masks.append(_from(prompt, len(sequences[-1])))
-        # all of the chosen answer counts too, as in its pair, whatever of it is trained
-        masks[row] = counted[row] | _from(prompt, len(sequences[row]))
+        masks.append(_mask_from(prompt, len(sequences[-1])))
+        # the whole chosen answer counts for the preference, also where the loss counts only some of it
+        masks[row] = counted[row] | _mask_from(prompt, len(sequences[row]))
     values = token_log_probabilities(model, sequences, masks, tokenizer.pad_token_id, size)
     sums = [
         float(value[int(rows.prompt_length[row]) :].sum(dtype=np.float64))
@@ -188,8 +189,8 @@ def _likelihoods(
     return values[: len(rows)], _Preferences(None, margin)
 
 
-def _preferences_of_scores(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
-    """Return the preferences of a reward model; without pairs, the margin of the mean score of a row."""
+def _score_preferences(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
+    """Return a reward model's preferences; without pairs, the margin is that of the mean scores of rows."""
     scorer = RewardModel(subject.model, subject.tokenizer, subject.config.rows_per_pass)
     prompts = [list(ids)[:length] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
     answers = [list(ids)[length:] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
@@ -212,7 +213,7 @@ def _of_pairs(chosen: list[float], rejected: list[float]) -> _Preferences:
 
 
 def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) -> float | None:
-    """Return the mean over the answers of their weighted rewards and the reward models' scores; None without any."""
+    """Return the mean of an answer's weighted rewards plus the reward models' scores; None without any of them."""
     if not answers or not (subject.functions or subject.reward_models):
         return None
     with doing(f"rewarding {len(answers):,} answers"):
@@ -231,11 +232,12 @@ def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) 
     return mean(rewards)
 
 
-def _from(start: int, length: int) -> np.ndarray:
+def _mask_from(start: int, length: int) -> np.ndarray:
+    """Return [length] bool: True from `start` on."""
     return np.arange(length) >= start
 
 
-def _spread(rows: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Return `number` of `rows` at even distances, so that every source has its share."""
+def _evenly_spaced(rows: pd.DataFrame, number: int) -> pd.DataFrame:
+    """Return `number` of `rows` at even distances, so that every source is represented."""
     chosen = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
     return rows.iloc[chosen]

@@ -44,9 +44,9 @@ def evaluate(
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> Evaluation:
-    """Score `model` on the held-out rows; the same task scores base, tuned and quantized models (`label`).
+    """Score `model` on the held-out rows. One task scores base, tuned and quantized models; `label` names them.
 
-    `rewards_version` is not read: it makes a cached result depend on the project's reward functions.
+    `rewards_version` is read by nothing: it makes the cached result depend on the project's reward functions.
     """
     import pandas as pd
 
@@ -70,8 +70,9 @@ def evaluate(
             config, loading, directory, rows, local_path(tokenizer), end_token_ids, rewards, scorers
         )
     Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
-    for name, scores in [("", evaluation.scores), *((f" on {each.name}", each.scores) for each in evaluation.others)]:
-        print(f"evaluate {label}{name}: {metrics.score_line(scores)}", flush=True)
+    print(f"evaluate {label}: {metrics.score_line(evaluation.scores)}", flush=True)
+    for other in evaluation.others:
+        print(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}", flush=True)
     return evaluation
 
 
@@ -84,7 +85,7 @@ def evaluate(
     deck_fields=DECK_FIELDS,
 )
 def compare(config: EvaluateConfig, objective: Objective, base: Evaluation, tuned: Evaluation) -> bool:
-    """Show base and tuned side by side; return whether the tuned model is better by the measure of `objective`."""
+    """Show base and tuned model side by side; return whether the tuned one is better by the measure of `objective`."""
     from tasks.decks import html
     from tasks.decks.scores import render_scores
     from tasks.decks.verdict import is_better, verdict

@@ -1,7 +1,7 @@
-"""The embedded base model: a small Llama that knows the demo's languages and not its task, made in seconds on a CPU.
+"""The embedded base model: a small Llama, pretrained in seconds on a CPU, that knows the demo's text but not its task.
 
-It is pretrained on unlabelled questions and statements, never on a question with its answer, so that the demo shows
-fine-tuning and not memory: before it the exact match is zero.
+It sees unlabelled questions and SQL statements, never a question with its answer. Before fine-tuning its exact match is
+zero, so the demo's scores come from fine-tuning alone.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from tasks.models.quiet import quiet_libraries
 END, PAD = "<|endoftext|>", "<|pad|>"
 _VOCABULARY = 1024
 _POSITIONS = 1024
-# in tokens; a block holds a few related lines, so that the model learns to copy names and numbers from further up
+# a block holds a few related lines, so that the model learns to copy names and numbers from earlier lines
 _BLOCK_TOKENS = 128
 _LINES_PER_DOCUMENT = 4
 _BLOCKS_PER_STEP = 8
 _STEPS = 100
-# found by trial: higher rates diverge at this size, lower ones learn too little in the time
+# by trial: higher rates diverge at this size, lower ones learn too little in 100 steps
 _LEARNING_RATE = 3e-3
 _WEIGHT_DECAY = 0.1
 
@@ -32,10 +32,10 @@ def make_base_model(lines: list[str], directory: Path, seed: int, num_steps: int
     """Write a tokenizer and a pretrained model of about 0.7 million parameters to `directory`.
 
     Args:
-        lines: unlabelled text, one sentence or statement each; neighbours may be related.
-        directory: receives safetensors, configuration and tokenizer.
-        seed: of the initial weights and the order of the blocks; equal seeds give equal weights on one machine.
-        num_steps: optimizer steps of 8 blocks of 128 tokens.
+        lines: Unlabelled text, one sentence or statement a line; neighbouring lines may be related.
+        directory: Where safetensors, configuration and tokenizer are written.
+        seed: Of the initial weights and of the order of blocks; equal seeds give equal weights on one machine.
+        num_steps: Optimizer steps, each of 8 blocks of 128 tokens.
     """
     quiet_libraries()
     tokenizer = make_tokenizer(lines)
@@ -54,7 +54,7 @@ def make_tokenizer(lines: list[str]) -> PreTrainedTokenizerFast:
     trainer = trainers.BpeTrainer(
         vocab_size=_VOCABULARY,
         special_tokens=[PAD, END],
-        # all 256 bytes, also those that the lines do not have
+        # all 256 bytes, also those that the lines lack
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
@@ -78,7 +78,7 @@ def _architecture(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
         num_attention_heads=4,
         max_position_embeddings=_POSITIONS,
         tie_word_embeddings=True,
-        # wider than the usual 0.02, which suits hidden sizes of thousands
+        # the usual 0.02 suits hidden sizes of thousands
         initializer_range=0.06,
         bos_token_id=None,
         eos_token_id=tokenizer.eos_token_id,
@@ -87,7 +87,7 @@ def _architecture(tokenizer: PreTrainedTokenizerFast) -> LlamaConfig:
 
 
 def _blocks(lines: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tensor:
-    """Return [blocks, 128] token ids: documents of a few lines, end to end; the last, incomplete block is left out."""
+    """Return [blocks, 128] token ids: documents of a few lines, concatenated; an incomplete last block is left out."""
     documents = [
         "\n".join(lines[start : start + _LINES_PER_DOCUMENT]) + END
         for start in range(0, len(lines), _LINES_PER_DOCUMENT)
@@ -98,7 +98,7 @@ def _blocks(lines: list[str], tokenizer: PreTrainedTokenizerFast) -> torch.Tenso
 
 
 def _pretrain(model: LlamaForCausalLM, blocks: torch.Tensor, seed: int, num_steps: int) -> None:
-    """Train on blocks in a random order, every token counted, with AdamW and a cosine schedule."""
+    """Train on the blocks in random order, on every token, with AdamW and a cosine schedule."""
     generator = torch.Generator().manual_seed(seed)
     epochs = -(-num_steps * _BLOCKS_PER_STEP // len(blocks))
     order = torch.cat([torch.randperm(len(blocks), generator=generator) for _ in range(epochs)])

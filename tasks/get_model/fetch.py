@@ -1,4 +1,4 @@
-"""Bring the base model to a directory: linked from a local one, from a store or the hub, or the embedded one."""
+"""Put the base model into a directory: from a local one (linked), a store, the hub, or made (the embedded one)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tasks.files.model_files import PICKLED_PATTERNS, UNUSED_PATTERNS, needed_fi
 from tasks.files.stored_folder import folder_revision, stored_files
 from tasks.files.streams import is_remote, redacted
 
-# another seed than that of the rows, so that the text is not the rows' own
+# differs from the seed of the embedded rows, so that the text is not that of the rows
 _TEXT_SEED = 1_000
 _TEXT_LINES = 8_000
 _MODEL_SEED = 0
@@ -27,12 +27,16 @@ def fetch_model(
     """Fill `directory` with the base model at `revision`; local files are linked, not copied.
 
     Args:
-        download: brings one file of a store, by its address, to a path: Flyte's own access.
+        config: The model section of the config.
+        revision: Commit of the hub, or hash of a stored folder's files.
+        directory: The directory to fill.
+        token: Hub token; None for public models.
+        download: Copies one file of a store, given by its address, to a path.
 
     Raises:
         HubError: the download fails.
-        ModelError: a folder of a store that has changed since the run was planned.
-        DataError: a store that cannot be read.
+        ModelError: a store's folder has changed since the run was planned.
+        DataError: a store cannot be read.
     """
     if config.name == EMBEDDED_MODEL:
         from tasks.get_model.embedded import make_base_model
@@ -66,7 +70,7 @@ def _download(config: ModelConfig, revision: str, directory: Path, token: str | 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
-    # where both kinds of weights are published, the pickled ones are not even downloaded
+    # pickled weights that must not be loaded are not downloaded either
     ignored = list(UNUSED_PATTERNS if config.allow_pickled_weights else UNUSED_PATTERNS + PICKLED_PATTERNS)
     try:
         snapshot_download(
@@ -78,7 +82,7 @@ def _download(config: ModelConfig, revision: str, directory: Path, token: str | 
 
 
 def copy_tokenizer(model: Path, directory: Path) -> None:
-    """Copy all but the weights, so that steps which only need the tokenizer do not download the model."""
+    """Copy all files but the weights, for stages that need no weights."""
     for file in model.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHT_ENDINGS):
             shutil.copyfile(file, directory / file.name)

@@ -1,4 +1,4 @@
-"""Flyte task: bring the base model into the run, once; all later steps read this copy."""
+"""Flyte task: fetch the base model once; all later stages read this copy."""
 
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
             config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
         )
     fetch.copy_tokenizer(model, tokenizer)
-    # a laptop's model directory is used where it lies; copying tens of gigabytes would gain nothing
     print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
+    # a laptop's model directory is used in place: a copy of tens of gigabytes would gain nothing
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

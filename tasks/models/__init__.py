@@ -1,1 +1,1 @@
-"""How a model directory is loaded and measured. Not a stage: several stages read models."""
+"""How a model directory is loaded and measured, and how long work shows its progress. A shared room of all stages."""

@@ -1,4 +1,4 @@
-"""Load a language model or a reward model, and its tokenizer, from a directory, in the type the config asks for."""
+"""Load a language model or a reward model, and its tokenizer, from a directory, in the configured dtype."""
 
 from __future__ import annotations
 
@@ -25,22 +25,22 @@ from tasks.models.this_device import this_device
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEAD_WEIGHTS = ("score.weight", "score.bias")
 ADAPTER_FOLDER = "adapter"
-"""Where a model directory keeps virtual tokens, which cannot be merged into weights."""
+"""Folder of a model directory for virtual tokens, which cannot be merged into weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
 
 
 def device() -> torch.device:
-    """Return this process's device: its local rank's GPU, or the CPU."""
+    """Return this process's device: its current GPU, or the CPU."""
     return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def weight_dtype(config: ModelConfig) -> torch.dtype:
-    """Return the type in which weights are loaded on this device."""
+    """Return the dtype in which weights are loaded on this device."""
     return DTYPES[loaded_format(config, this_device())]
 
 
 def checkpoint_dtype(directory: Path) -> torch.dtype:
-    """Return the type that the model in `directory` was published in; float32 where its config does not say."""
+    """Return the dtype in which the model in `directory` was published; float32 where its config does not say."""
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
 
@@ -48,10 +48,10 @@ def checkpoint_dtype(directory: Path) -> torch.dtype:
 def load_model(
     config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the causal language model in `directory`, with its virtual tokens where a folder `adapter` has some.
+    """Return the causal language model in `directory`, with the virtual tokens of its folder `adapter`, if any.
 
-    `dtype` overrides the config's, and `kwargs`, which go to transformers, its attention. Quantized models keep their
-    own types.
+    `dtype` overrides the config's; `kwargs` go to transformers, and may override the config's attention. Quantized
+    models keep their own dtypes.
 
     Raises:
         ModelError: weights are missing or do not fit the configuration.
@@ -64,17 +64,16 @@ def load_model(
 def load_reward_model(
     config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, new_head: bool = False, **kwargs: Any
 ) -> PreTrainedModel:
-    """Return the model in `directory` with a head that yields one score a sequence, [batch, 1].
+    """Return the model in `directory` with a head that yields one score per sequence, [batch, 1].
 
-    A folder `adapter` has the head and what prefix tuning trained. The score is read at the last token that is not
-    padding. `new_head` allows a model that has no such head yet: it
-    then has random weights, N(0, initializer_range), of PyTorch's own random numbers. `dtype` and `kwargs` are as for
-    `load_model`.
+    The score is read at the last token that is not padding. Where the directory has a folder `adapter`, that holds the
+    head and the trained prefix. With `new_head` the model may lack a head: it then gets random weights,
+    N(0, initializer_range), from PyTorch's global generator. `dtype` and `kwargs` are those of `load_model`.
 
     Raises:
         ModelError: weights other than those of a new head are missing, or the model has no such variant.
     """
-    # a head that comes with an adapter is read after the base
+    # a head in an adapter is loaded after the base
     is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
     model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
     _refuse_missing(config, [name for name in missing if not (is_headless and name in _HEAD_WEIGHTS)])
@@ -82,10 +81,10 @@ def load_reward_model(
 
 
 def is_reward_model(directory: Path) -> bool:
-    """Return whether the model in `directory` yields a score, and not the next token."""
+    """Return whether the model in `directory` yields a score instead of a next token."""
     adapter = directory / ADAPTER_FOLDER / "adapter_config.json"
     if adapter.is_file():
-        # the files beside it are those of a base that has no head yet
+        # config.json is that of the base, which has no head yet
         return json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_CLS"
     settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     return any(name.endswith("ForSequenceClassification") for name in (settings.get("architectures") or [])[:1])
@@ -94,7 +93,7 @@ def is_reward_model(directory: Path) -> bool:
 def _load(
     kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model and the names of the weights that its files lack."""
+    """Return the model and the names of weights that its files lack."""
     if config.attn_implementation != "auto":
         kwargs.setdefault("attn_implementation", _attention_here(config.attn_implementation))
     try:
@@ -111,32 +110,32 @@ def _load(
     return model, sorted(info["missing_keys"])
 
 
-def _attention_here(wanted: str) -> str:
-    """Return the kernel that was asked for, or PyTorch's own where flash-attn is not; training says so in its log."""
+def _attention_here(configured: str) -> str:
+    """Return the configured kernel, or sdpa where flash-attn is not installed; training logs that choice."""
     has_flash = torch.cuda.is_available() and importlib.util.find_spec("flash_attn") is not None
-    return "sdpa" if wanted == "flash_attention_2" and not has_flash else wanted
+    return "sdpa" if configured == "flash_attention_2" and not has_flash else configured
 
 
 def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:
     if missing:
-        # transformers fills them with random numbers and only warns
+        # transformers would only warn, and fill them with random numbers
         raise ModelError(
             f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}"
         )
 
 
 def _with_adapter(model: PreTrainedModel, directory: Path) -> Any:
-    """Return `model`, wrapped in what prompt or prefix tuning trained, if there is any."""
+    """Return `model` with the virtual tokens of prompt or prefix tuning, where the directory has some."""
     adapter = directory / ADAPTER_FOLDER
     return PeftModel.from_pretrained(model, adapter) if adapter.is_dir() else model
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool = False) -> PreTrainedTokenizerBase:
     """Return the tokenizer that the tokenize stage wrote."""
-    # False, not the default None, with which transformers asks on the terminal and waits
+    # with the default None, transformers would ask on the terminal and wait
     return AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
 
 
 def weights_size(directory: Path) -> int:
-    """Return the bytes of the weight files in `directory`."""
+    """Return the size of the weight files in `directory`, in bytes."""
     return sum(file.stat().st_size for file in directory.iterdir() if file.name.endswith(WEIGHT_ENDINGS))

@@ -1,4 +1,4 @@
-"""Counts the weights that transformers loads, or quantizes as it loads them: minutes for a large model."""
+"""Progress of loading a model, which takes minutes for a large one: weights loaded of all."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from transformers.utils.logging import set_tqdm_hook
 
 from tasks.models.pace import counting
 
-# what transformers calls its bar over the weights
+# the description of transformers' own progress bar
 _LOADING = "Loading weights"
 
 
 @contextmanager
 def counted_loading(what: str) -> Iterator[None]:
-    """Within the block, weights that are loaded count as `what` is done; a terminal keeps transformers' own bar."""
+    """Within the block, count the weights that are loaded under the name `what`; a terminal keeps transformers' bar."""
 
     def hook(bar: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if sys.stderr.isatty() or kwargs.get("desc") != _LOADING or not args:
             return bar(*args, **kwargs)
         return _counted(what, args[0])
 
-    before = set_tqdm_hook(hook)
+    previous = set_tqdm_hook(hook)
     try:
         yield
     finally:
-        set_tqdm_hook(before)
+        set_tqdm_hook(previous)
 
 
 def _counted(what: str, weights: Iterable[Any]) -> Iterator[Any]:
-    each = list(weights)
-    with counting(what, len(each), "weights") as count:
-        for weight in each:
+    all_weights = list(weights)
+    with counting(what, len(all_weights), "weights") as count:
+        for weight in all_weights:
             yield weight
             count.add(1)

@@ -1,8 +1,8 @@
-"""Signs of life of long work: a bar in a terminal, in a pod's log a line at a steady pace.
+"""Progress of long work: a bar in a terminal, a line now and then in a pod's log.
 
-A pod has no terminal, and a step, a pass or an upload may take minutes. Work says here what it does (`doing`) and how
-much of it is done (`counting`); a thread says it again when nothing was printed for a while. Without a `heartbeat`
-around it, work is silent outside of a terminal.
+A pod has no terminal, and a step, a forward pass or an upload may take minutes. Work declares what it is doing
+(`doing`) and how much of it is done (`counting`). A thread prints that again when nothing was printed for a while.
+Outside of a `heartbeat` and of a terminal, work is silent.
 """
 
 from __future__ import annotations
@@ -19,14 +19,16 @@ from tqdm import tqdm
 
 _DEFAULT_SECONDS = 30.0
 _VARIABLE = "PROGRESS_SECONDS"
-# so many lines as fast as they come, and one more for each so many seconds
+# of lines that may be left out, this many are printed at once, and then one in so many seconds
 _BURST_LINES = 50
 _SECONDS_PER_LINE = 2.0
 
 
 def every_seconds() -> float:
-    """Return the seconds between two signs of life: $PROGRESS_SECONDS, or 30. At 0 there are none but the work's own
-    lines, each of which is then printed."""
+    """Return the seconds of silence after which progress is printed: $PROGRESS_SECONDS, or 30.
+
+    At 0, the thread prints nothing, and all lines of the work itself are printed.
+    """
     text = os.environ.get(_VARIABLE, "")
     try:
         return max(0.0, float(text))
@@ -45,18 +47,18 @@ def duration(seconds: float) -> str:
 
 
 class Count:
-    """How much of a known amount is done. `work` is what takes the time, such as tokens, where it is not the number."""
+    """How much of a known amount is done. `work` is what takes time, such as tokens, where that is not the amount."""
 
     def __init__(self, what: str, total: int, unit: str, total_work: int = 0) -> None:
         self.what, self.total, self.unit = what, total, unit
         self.total_work = total_work
         self.num_done, self.work_done, self.num_tokens = 0, 0, 0
         self.facts: dict[str, str] = {}
-        """What is known so far, such as a loss; for the log, so that it holds nothing of a row."""
+        """Results so far, such as a loss. They go to the log, so they hold nothing of a row."""
         self.samples: list[tuple[str, str, str]] = []
-        """(prompt, expected, given) of some of the last rows, for Decks alone."""
+        """(prompt, expected, answer) of some of the last rows, for Decks only."""
         self.num_right = 0
-        """Of the rows that are done, those that were answered as expected."""
+        """Rows answered as expected so far."""
         self._began = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
@@ -72,19 +74,19 @@ class Count:
 
     @property
     def share(self) -> float:
-        """The share of the work that is done, 0 to 1."""
+        """Share of the work that is done, 0 to 1."""
         done, total = (self.work_done, self.total_work) if self.total_work else (self.num_done, self.total)
         return min(1.0, done / total) if total else 1.0
 
     @property
     def seconds_left(self) -> float | None:
-        """Seconds until all is done, at the pace so far; None before anything is."""
+        """Seconds until all is done, at the pace so far; None before anything is done."""
         share = self.share
         return (time.monotonic() - self._began) * (1 - share) / share if share else None
 
     @property
     def speed(self) -> str:
-        """Tokens for each second where they are counted, else what is counted."""
+        """Tokens per second where tokens are counted, else units per second."""
         seconds = max(1e-9, time.monotonic() - self._began)
         if self.num_tokens:
             return f"{self.num_tokens / seconds:,.0f} tokens/s"
@@ -92,7 +94,7 @@ class Count:
         return f"{rate:,.0f} {self.unit}/s" if rate >= 10 else f"{rate:.2g} {self.unit}/s"
 
     def line(self) -> str:
-        """Return what is done, how fast, and how long it will take; at the end, how long it took."""
+        """Return how much is done, how fast, and the time left; at the end, the time it took."""
         facts = "".join(f"  {name} {value}" for name, value in self.facts.items())
         if self.num_done >= self.total:
             took = duration(time.monotonic() - self._began)
@@ -103,18 +105,18 @@ class Count:
         return f"{self.what} {self.num_done:,}/{self.total:,} {self.unit}  {self.speed}{facts}  {duration(left)} left"
 
     def close(self) -> None:
-        """End the bar."""
+        """Close the bar."""
         if self._bar is not None:
             self._bar.close()
 
 
 class Heartbeat:
-    """Says what `stage` is doing whenever nothing was printed for `every_seconds`. Made by `heartbeat`."""
+    """Prints what `stage` is doing when nothing was printed for `every_seconds`. Made by `heartbeat`."""
 
     def __init__(self, stage: str) -> None:
         self.stage = stage
         self.counts: list[Count] = []
-        """What was counted, in order; the last may be under way."""
+        """All counts so far, in order; the last may be in progress."""
         self._every = every_seconds()
         self._doing: list[Callable[[], str]] = []
         self._printed_at = self._refilled_at = time.monotonic()
@@ -123,7 +125,7 @@ class Heartbeat:
         self._lock = threading.Lock()
 
     def say(self, line: str, always: bool = True) -> None:
-        """Print a line. One that may be left out is, where 50 were printed and more come than one in 2 seconds."""
+        """Print a line. Without `always` it is left out after a burst of 50 lines, beyond one line in 2 seconds."""
         with self._lock:
             now = time.monotonic()
             self._lines = min(_BURST_LINES, self._lines + (now - self._refilled_at) / _SECONDS_PER_LINE)
@@ -135,21 +137,21 @@ class Heartbeat:
         print(f"{self.stage}: {line}", flush=True)
 
     def activity(self) -> str:
-        """Return what is being done, or nothing."""
-        # what is being done may end in between
+        """Return what is being done; empty where nothing is."""
+        # a copy: the work's thread may pop it meanwhile
         last = self._doing[-1:]
         return last[0]() if last else ""
 
     def push(self, describe: Callable[[], str]) -> None:
-        """Begin with something, within what is being done."""
+        """Declare what is being done from now on, within what was declared before."""
         self._doing.append(describe)
 
     def pop(self) -> None:
-        """End what was begun last."""
+        """End what was declared last."""
         self._doing.pop()
 
     def beat(self) -> None:
-        """Print what is being done, if that is due; called by the thread, again and again."""
+        """Print what is being done if nothing was printed for long enough. The thread calls it again and again."""
         silent = time.monotonic() - self._printed_at
         if silent >= self._every and not sys.stderr.isatty() and (text := self.activity()):
             self.say(text)
@@ -169,7 +171,7 @@ _hearts: list[Heartbeat] = []
 
 @contextmanager
 def heartbeat(stage: str) -> Iterator[Heartbeat]:
-    """Within the block, say what `stage` is doing at a steady pace."""
+    """Within the block, print what `stage` is doing whenever nothing else was printed for a while."""
     heart = Heartbeat(stage)
     _hearts.append(heart)
     thread = threading.Thread(target=heart.run, name=f"{stage}-heartbeat", daemon=True)
@@ -185,7 +187,7 @@ def heartbeat(stage: str) -> Iterator[Heartbeat]:
 
 
 def say(line: str, stage: str, always: bool = True) -> None:
-    """Print `<stage>: <line>`, as a sign of life where there is a heartbeat (see `Heartbeat.say`)."""
+    """Print `<stage>: <line>`, through the heartbeat where there is one (see `Heartbeat.say`)."""
     if _hearts:
         _hearts[-1].say(line, always)
     else:
@@ -194,8 +196,8 @@ def say(line: str, stage: str, always: bool = True) -> None:
 
 @contextmanager
 def doing(what: str | Callable[[], str]) -> Iterator[None]:
-    """Within the block, this is what is said to be done: a text, to which the time is added, or what a function
-    returns."""
+    """Within the block, declare what is being done: a text, to which the time so far is added, or a function of no
+    arguments that returns the whole text."""
     began = time.monotonic()
 
     def describe() -> str:
@@ -213,7 +215,7 @@ def doing(what: str | Callable[[], str]) -> Iterator[None]:
 
 @contextmanager
 def counting(what: str, total: int, unit: str, total_work: int = 0) -> Iterator[Count]:
-    """Within the block, count what is done of `total`; the end is a line of its own. An amount of 0 is silent."""
+    """Within the block, count what is done of `total`. The end is printed, unless `total` is 0."""
     count = Count(what, total, unit, total_work)
     heart = _hearts[-1] if _hearts and total else None
     if heart is not None:

@@ -1,4 +1,4 @@
-"""Keep the libraries' own chatter out of a run's log, so that what the log says is worth reading."""
+"""Keeps notes of the libraries that no user can act on out of a run's log."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import transformers
 
 
 def quiet_libraries() -> None:
-    """Silence notes that no user can act on; errors still come through. Progress bars stay in a terminal."""
+    """Silence notes that no user can act on. Errors still show, and progress bars stay in a terminal."""
     transformers.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         transformers.logging.disable_progress_bar()
@@ -19,5 +19,5 @@ def quiet_libraries() -> None:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
     warnings.filterwarnings("ignore", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*OMP_NUM_THREADS.*")
-    # virtual tokens stand before the others; the evaluation and the losses are made for that
+    # virtual tokens come first; evaluation and losses allow for that
     warnings.filterwarnings("ignore", message="Position ids are not supported.*")

@@ -1,4 +1,4 @@
-"""Embeddings of tokens that a tokenizer has and the model does not: new ones that training adds, or has added."""
+"""Embeddings of new tokens: those that the tokenizer has and the model lacks."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from tasks.models.load import load_tokenizer
 def fit_vocabulary(
     model: PreTrainedModel, model_config: ModelConfig, directory: Path, new_token_ids: list[int], vocabulary_size: int
 ) -> None:
-    """Give `model`, loaded from `directory`, the rows of those `new_token_ids` that its own tokenizer does not have.
+    """Add embeddings to `model`, loaded from `directory`, for those `new_token_ids` that its own tokenizer lacks.
 
     Raises:
         ModelError: the model has fewer embeddings than the tokenizer has tokens.
     """
     if new_token_ids or model.get_input_embeddings().num_embeddings < vocabulary_size:
         known = _vocabulary_size(directory, model_config.trust_remote_code)
-        # a token that the base knows keeps what it has learned
+        # a token that the base knows keeps its trained embedding
         add_tokens(model, [token for token in new_token_ids if token >= known], vocabulary_size)
 
 
 def make_room(model: PreTrainedModel, model_config: ModelConfig, directory: Path, vocabulary_size: int) -> None:
-    """Give `model` an embedding of each of `vocabulary_size` tokens, as training begins with: a base lacks new ones.
+    """Give `model` an embedding for each of `vocabulary_size` tokens, as training does at its start.
 
     Raises:
         ModelError: the model's own tokenizer has tokens for which it has no embedding.
@@ -44,12 +44,12 @@ def _vocabulary_size(directory: Path, trust_remote_code: bool) -> int:
 
 
 def add_tokens(model: PreTrainedModel, new_token_ids: list[int], vocabulary_size: int) -> None:
-    """Give `model` at least `vocabulary_size` embeddings; those of `new_token_ids` become the mean of the rows before.
+    """Give `model` at least `vocabulary_size` embeddings. New ones become the mean of all embeddings before them.
 
-    Spare rows, which many models have, are used first. A tied output head stays tied.
+    Spare embeddings, which many models have, are used first. A tied output head stays tied.
 
     Raises:
-        ModelError: tokens without an embedding that are not new: the tokenizer is another model's.
+        ModelError: a token that is not new has no embedding: the tokenizer belongs to another model.
     """
     num_rows = model.get_input_embeddings().num_embeddings
     unknown = sorted(set(range(num_rows, vocabulary_size)) - set(new_token_ids))
@@ -69,6 +69,6 @@ def add_tokens(model: PreTrainedModel, new_token_ids: list[int], vocabulary_size
 
 
 def token_layers(model: PreTrainedModel) -> dict[str, Any]:
-    """Return the input embedding and, where there is one, the output head, by name."""
+    """Return the input embedding and, where the model has one, the output head, by name."""
     layers = [model.get_input_embeddings(), model.get_output_embeddings()]
     return {name: module for name, module in model.named_modules() if any(module is layer for layer in layers)}

@@ -1,4 +1,4 @@
-"""The model card: what was trained from what, on which rows, with which scores. Equal inputs give equal bytes."""
+"""The model card: base, objective, method, rows and scores. Equal inputs give equal bytes."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ _ADAPTERS = {
 
 
 def public_config(config: FineTuneConfig) -> str:
-    """Return the resolved config as YAML, with local paths cut to their last part: folders are nobody's business."""
+    """Return the resolved config as YAML. Paths are cut to their last part: a machine's folders are private."""
     values = config.model_dump(mode="json")
     if "/" in values["model"]["name"] and not _is_hub_id(values["model"]["name"]):
         values["model"]["name"] = posixpath.basename(values["model"]["name"].rstrip("/"))
-    for source in [
-        source for section in ("sources", "evaluation", "contamination") for source in values["data"][section]
-    ]:
-        paths = source["path"]
-        if paths is not None:
-            source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
+    for section in ("sources", "evaluation", "contamination"):
+        for source in values["data"][section]:
+            paths = source["path"]
+            if paths is not None:
+                source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
     values["output_directory"] = posixpath.basename(values["output_directory"].rstrip("/"))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
@@ -103,10 +102,10 @@ def _what_it_is(config: FineTuneConfig, artifact: PushedArtifact) -> str:
 
 
 def _score_table(scores: Mapping[str, Scores]) -> str:
-    """Return a Markdown table; preferences and rewards only where some model has them."""
+    """Return a Markdown table of the measures that are always shown or that some model has."""
     columns = shown_measures(scores.values())
     lines = [["model", *(MEASURES[name].title for name in columns)], ["---"] * (len(columns) + 1)]
-    # a map has any order when it comes over the wire, and another try must write the same bytes
+    # a map arrives in any order, and a second attempt must write the same bytes
     for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
         lines.append([name, *(formatted(column, scores[name]) for column in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -128,7 +127,7 @@ def _what_was_scored(own: Scores) -> str:
 
 
 def _last_part(path: str) -> str:
-    """Return a file's name, without its folder and without the query of an address, which may hold a key."""
+    """Return a file's name without its folder, and without an address's query, which may hold a key."""
     name = posixpath.basename(path.rstrip("/"))
     return name.partition("?")[0] if "://" in path else name
 

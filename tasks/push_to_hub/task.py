@@ -27,7 +27,10 @@ def push_to_hub(
     data: DataReport,
     scores: dict[str, Scores],
 ) -> Published:
-    """Upload `directory` with a model card; not cached, since repeating it makes no second commit."""
+    """Upload `directory` with a model card, or return why not.
+
+    Not cached: uploading the same files again makes no second commit.
+    """
     if config.push_to_hub.repository is None:
         note = "not pushed: push_to_hub.repository is not set"
         print(note)
@@ -40,7 +43,7 @@ def push_to_hub(
     if config.push_to_hub.only_if_better and not is_better:
         note = (
             f"not pushed to {repository}: {why_not_better(config.train.objective, scores['base'], scores['tuned'])}; "
-            "push_to_hub.only_if_better=false publishes it all the same"
+            "set push_to_hub.only_if_better=false to push it anyway"
         )
         print(note)
         return Published(artifact=artifact, repository=repository, commit_url=None, note=note)
@@ -50,6 +53,6 @@ def push_to_hub(
     text = card.model_card(config, artifact, data, scores)
     path = local_path(directory)
     commit = upload.publish(path, repository, config.push_to_hub.private, token, text, card.public_config(config))
-    note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} is there already: {commit.url}"
+    note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
     print(note)
     return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)

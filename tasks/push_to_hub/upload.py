@@ -1,4 +1,4 @@
-"""Upload one artifact in one commit; the same artifact again makes no other."""
+"""Upload one artifact as one commit. The same artifact again makes no second commit."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ CONFIG_FILE = "fine_tune_config.yaml"
 
 @dataclass(frozen=True)
 class Commit:
-    """Where an artifact lies. `is_new` is false when the repository held the same files already."""
+    """Where an artifact is. `is_new` is false where the repository held the same files before."""
 
     url: str
     is_new: bool
 
 
 def publish(directory: Path, repository: str, private: bool, token: str, card: str, config: str) -> Commit:
-    """Make `repository` if it is not there, and upload `directory` with its card and config as one commit.
+    """Create `repository` if need be, and upload `directory` with its card and config as one commit.
 
     Raises:
-        HubError: the hub refuses or cannot be reached; the artifact stays where it is, for the next run.
+        HubError: the hub refuses or cannot be reached. The artifact stays where it is, for the next run.
     """
     api = HfApi(token=token)
     try:
         api.create_repo(repository, private=private, exist_ok=True)
         before = api.repo_info(repository).sha
         with tempfile.TemporaryDirectory() as folder:
-            stage = Path(folder)
+            upload = Path(folder)
             for file in sorted(directory.iterdir()):
                 if file.is_file() and file.name not in ("README.md", CONFIG_FILE):
-                    (stage / file.name).symlink_to(file.resolve())
-            (stage / "README.md").write_text(card, encoding="utf-8")
-            (stage / CONFIG_FILE).write_text(config, encoding="utf-8")
+                    (upload / file.name).symlink_to(file.resolve())
+            (upload / "README.md").write_text(card, encoding="utf-8")
+            (upload / CONFIG_FILE).write_text(config, encoding="utf-8")
             commit = api.upload_folder(
-                repo_id=repository, folder_path=stage, commit_message="Upload fine-tuned model with its evidence"
+                repo_id=repository, folder_path=upload, commit_message="Upload fine-tuned model with its evidence"
             )
     except (httpx2.HTTPError, OSError, RuntimeError) as error:
         raise HubError(_failure(error, repository, directory)) from None
@@ -49,7 +49,7 @@ def publish(directory: Path, repository: str, private: bool, token: str, card: s
 
 
 def _failure(error: Exception, repository: str, directory: Path) -> str:
-    # the client wraps what a storage server answers to a file in a RuntimeError
+    # the client raises a RuntimeError for the answer of a storage server, which is its cause
     answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
     fix = "run the same command again"
     if isinstance(answer, HfHubHTTPError):

@@ -17,7 +17,7 @@ from tasks.models.loading import counted_loading
 from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
 
-# what a model that yields one score calls its head; a language model's head is found by transformers
+# name of a reward model's head, which transformers would quantize; it finds a language model's head by itself
 _REWARD_HEADS = ["score"]
 
 SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
@@ -31,12 +31,12 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
     """Write a quantized copy of `model`, with its tokenizer, to `output`.
 
     8bit is LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339). 4bit is NF4 with double quantization,
-    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized; embeddings, the output head
-    of a language model and the score head of a reward model keep their type, and so do virtual tokens in `adapter/`.
+    Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized. Embeddings, the head of a
+    language model or a reward model, and virtual tokens in `adapter/` keep their type.
 
     Raises:
         ConfigError: bitsandbytes is not installed.
-        ModelError: the model is quantized already.
+        ModelError: no layer was quantized, as in a model that is quantized already.
     """
     try:
         import bitsandbytes  # noqa: F401
@@ -50,7 +50,7 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
     settings = bitsandbytes_config(method, dtype)
     if is_reward:
         settings.llm_int8_skip_modules = _REWARD_HEADS
-    # weights are quantized as they are loaded
+    # loading quantizes
     with doing("loading the model"), counted_loading("quantize"):
         quantized = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
             model,
@@ -71,6 +71,6 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
 
 
 def bitsandbytes_config(method: BitsAndBytesMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return the settings of a method; `dtype` is that of the matrix products of 4-bit weights."""
+    """Return the settings of a method. `dtype` is the type in which 4-bit weights are multiplied."""
     of_4_bits = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in SETTINGS[method] else {}
     return BitsAndBytesConfig(**SETTINGS[method], **of_4_bits)

@@ -1,4 +1,4 @@
-"""Quantize a merged language model by GPTQ, on rows of its own training. Its packages have an image of their own."""
+"""Quantize a merged language model by GPTQ, calibrated on training rows, in an image with gptqmodel's packages."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
 
 BITS = 4
-# as most published models have it; the smaller ones are for small models
+# most published models have 128; small models need smaller groups
 _GROUP_SIZES = (128, 64, 32)
 _WORKERS = "GPTQMODEL_CPU_WORKERS"
 _TOKENS_FILE = "tokens.parquet"
 
 
 def quantize_model(model_config: ModelConfig, model: Path, tokens: Path, num_rows: int, output: Path) -> None:
-    """Write a 4-bit copy of `model`, with its tokenizer, to `output`; calibrated on `num_rows` rows of `tokens`.
+    """Write a 4-bit copy of `model`, with its tokenizer, to `output`, calibrated on `num_rows` rows of `tokens`.
 
-    GPTQ, Frantar et al. 2022 (https://arxiv.org/abs/2210.17323), by gptqmodel: weights are rounded one column after
-    the other, and what is left to round makes up for the error so far on the calibration rows. Linear layers are
-    quantized; embeddings, the output head and virtual tokens in `adapter/` keep their type.
+    GPTQ, Frantar et al. 2022 (https://arxiv.org/abs/2210.17323), by gptqmodel. It rounds weights column by column, and
+    adjusts the columns that remain so that they make up for the rounding error on the calibration rows. Linear layers
+    are quantized; embeddings, the output head and virtual tokens in `adapter/` keep their type.
 
     Raises:
         ConfigError: gptqmodel is not installed.
         ModelError: a reward model, or one whose matrices do not divide into groups.
     """
-    # gptqmodel takes half the cores, and cannot load a model with one worker
+    # gptqmodel's own default is half the cores, and it cannot load a model with one worker
     os.environ.setdefault(_WORKERS, str(min(12, max(2, (os.cpu_count() or 1) // 2))))
     try:
         from gptqmodel import GPTQModel, QuantizeConfig
@@ -68,7 +68,7 @@ def quantize_model(model_config: ModelConfig, model: Path, tokens: Path, num_row
 
 
 def calibration_rows(file: Path, num_rows: int) -> list[dict[str, list[int]]]:
-    """Return at most `num_rows` rows of a tokens file, evenly spread over it, each with `input_ids` of [tokens]."""
+    """Return at most `num_rows` rows of a tokens file at even distances, with `input_ids` and `attention_mask`."""
     parquet = pq.ParquetFile(file)
     total = parquet.metadata.num_rows
     chosen = np.unique(np.linspace(0, total - 1, min(num_rows, total)).round().astype(int))
@@ -78,18 +78,18 @@ def calibration_rows(file: Path, num_rows: int) -> list[dict[str, list[int]]]:
         size = parquet.metadata.row_group(group).num_rows
         here = chosen[(chosen >= start) & (chosen < start + size)] - start
         if len(here):
-            # one group at a time: a file of a million rows does not fit beside a model
-            ids = parquet.read_row_group(group, columns=["input_ids"])["input_ids"].take(here).to_pylist()
-            rows += [{"input_ids": each, "attention_mask": [1] * len(each)} for each in ids]
+            # one group at a time: a file of a million rows does not fit into memory beside a model
+            chosen_rows = parquet.read_row_group(group, columns=["input_ids"])["input_ids"].take(here).to_pylist()
+            rows += [{"input_ids": ids, "attention_mask": [1] * len(ids)} for ids in chosen_rows]
         start += size
     return rows
 
 
 def group_size(name: str, model: Path) -> int:
-    """Return how many weights of a row share a scale: the largest usual number that divides both of a layer's widths.
+    """Return how many weights of a row share a scale: the largest of 128, 64 and 32 that divides both layer widths.
 
     Raises:
-        ModelError: none does.
+        ModelError: none of them does.
     """
     settings = json.loads((model / "config.json").read_text(encoding="utf-8"))
     settings = settings.get("text_config") or settings

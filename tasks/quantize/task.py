@@ -20,7 +20,7 @@ _VERSION = source_version(
 
 @contextmanager
 def _shown(stage: str) -> Iterator[None]:
-    """Within the block, say what is going on in the log and in a Deck; the Deck stays."""
+    """Within the block, show progress in the log and in a Deck, which stays afterwards."""
     from tasks.decks import html
     from tasks.decks.progress import render_counts
     from tasks.models.pace import every_seconds, heartbeat
@@ -43,7 +43,7 @@ def _shown(stage: str) -> Iterator[None]:
     deck_fields=DECK_FIELDS,
 )
 def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
-    """Return a copy of `model` (full precision, merged), quantized to `method`: 8bit or 4bit."""
+    """Return a copy of `model` (full precision, merged), quantized by bitsandbytes to `method`."""
     from tasks.models.pace import doing
     from tasks.quantize import bitsandbytes
 
@@ -67,7 +67,7 @@ def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirec
 def quantize_gptq(
     calibration_rows: int, loading: ModelConfig, model: FlyteDirectory, tokens: FlyteDirectory
 ) -> FlyteDirectory:
-    """Return a 4-bit copy of `model` (full precision, merged) by GPTQ, calibrated on rows of `tokens`."""
+    """Return a 4-bit copy of `model` (full precision, merged), quantized by GPTQ and calibrated on rows of `tokens`."""
     from tasks.models.pace import doing
     from tasks.quantize import gptq
 

@@ -1,4 +1,4 @@
-"""The report of several trainings: scores after each stage first, then what each stage learned from, and how."""
+"""The report of an alignment: scores after each training first, then the rows, tokens and curves of each."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from tasks.decks.training import render_training
 from tasks.decks.verdict import is_better, verdict
 from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
 
-_TITLES = {"sft": "Stage: supervised fine-tuning", "reward": "Stage: reward model", "policy": "Stage: alignment"}
+_TITLES = {"sft": "Phase: supervised fine-tuning", "reward": "Phase: reward model", "policy": "Phase: alignment"}
 
 
 @dataclass(frozen=True)
 class AlignmentResults:
-    """What the stages reported. `evaluations` holds base, sft, tuned, and quantized_<method> for each method."""
+    """What was reported. `evaluations` holds base, sft, tuned, and quantized_<method> for each method."""
 
     config: AlignConfig
     plan: Plan
@@ -41,11 +41,11 @@ def render_alignment(results: AlignmentResults) -> str:
     config, objective = results.config, results.config.policy.train.objective
     sft, tuned = results.evaluations["sft"].scores, results.evaluations["tuned"].scores
     better = is_better(objective, sft, tuned)
-    reward = [each.scores.preference_accuracy for each in results.reward]
+    reward_accuracies = [evaluation.scores.preference_accuracy for evaluation in results.reward]
     return "".join(
         [
             html.heading(f"Alignment report: {config.name}", 1),
-            html.paragraph(f"{config.model.name}: {', then '.join(_words(results.stages))}.", "note"),
+            html.paragraph(f"{config.model.name}: {', then '.join(_trainings(results.stages))}.", "note"),
             html.paragraph(
                 ("Better than the SFT model. " if better else "Not better than the SFT model. ")
                 + verdict(objective, sft, tuned),
@@ -54,9 +54,9 @@ def render_alignment(results: AlignmentResults) -> str:
             held_out_warning(objective, results.stages[-1].tokens, results.evaluations["sft"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             *(
-                html.paragraph(f"The reward model scores {share:.1%} of its held-out pairs right.", "note")
-                for share in reward
-                if share is not None
+                html.paragraph(f"The reward model scores {accuracy:.1%} of its held-out pairs right.", "note")
+                for accuracy in reward_accuracies
+                if accuracy is not None
             ),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, config.evaluate.num_samples),
@@ -68,7 +68,7 @@ def render_alignment(results: AlignmentResults) -> str:
     )
 
 
-def _words(stages: Sequence[StageReport]) -> list[str]:
+def _trainings(stages: Sequence[StageReport]) -> list[str]:
     return [f"{report.objective} ({report.method})" for stage in stages for report in stage.training]
 
 

@@ -1,4 +1,4 @@
-"""Put what a run made where its user looks for it: models and quarantine beside the report, on a laptop."""
+"""Copies of a laptop run's results, beside its report: models, rows, quarantine."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _BATCH_ROWS = 5000
 
 
 def export_models(models: Mapping[str, Path], directory: Path) -> list[Path]:
-    """Make `directory`/<name> for each model, replacing what an earlier run left there; return the folders.
+    """Copy each model to `directory`/<name>, in place of an earlier run's; return the folders.
 
-    Weights are hard links where the file system allows it, so that gigabytes are neither copied nor kept twice.
+    Weights become hard links where the file system allows that, which takes neither time nor space.
     """
     folders = []
     for name, model in models.items():
@@ -29,7 +29,7 @@ def export_models(models: Mapping[str, Path], directory: Path) -> list[Path]:
 
 
 def export_quarantine(quarantine: Path, directory: Path) -> Path | None:
-    """Write the failure cases to `quarantine.jsonl`, one on each line; nothing, and None, when there are none."""
+    """Write the failure cases to `quarantine.jsonl`, one a line, and return its path; None where there are none."""
     path = directory / "quarantine.jsonl"
     path.unlink(missing_ok=True)
     if not pq.read_metadata(quarantine).num_rows:
@@ -39,7 +39,7 @@ def export_quarantine(quarantine: Path, directory: Path) -> Path | None:
 
 
 def export_rows(table: Path, path: Path) -> None:
-    """Write a Parquet file of rows as JSON Lines, batch by batch; texts that are empty are left out."""
+    """Write a Parquet file of rows as JSON Lines, batch by batch, without columns whose text is empty."""
     with pq.ParquetFile(table) as file, path.open("w", encoding="utf-8") as lines:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
             for row in batch.to_pylist():

@@ -1,4 +1,4 @@
-"""How many rows are behind a model and its scores: few, or fewer than were given, is worth a warning."""
+"""How many rows a model and its scores rest on, and a warning where these are few."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LARGE_SHARE = 0.1
 
 
 def training_rows(tokens: TokenReport) -> str:
-    """Return how many sequences trained, and how many rows were left out for their length where there are any."""
+    """Return how many sequences were trained on, and how many rows were left out as too long, if any."""
     count = f"{tokens.train_rows:,} training {'pairs of answers' if tokens.preference_rows else 'sequences'}"
     if not tokens.dropped_train_rows:
         return count
@@ -20,18 +20,18 @@ def training_rows(tokens: TokenReport) -> str:
 
 
 def are_many_left_out(tokens: TokenReport) -> bool:
-    """Return whether more than a tenth of the training rows were left out for their length."""
+    """Return whether more than a tenth of the training rows were left out as too long."""
     return tokens.dropped_train_rows > _LARGE_SHARE * (tokens.dropped_train_rows + tokens.train_rows)
 
 
 def held_out_warning(objective: Objective, tokens: TokenReport, base: Evaluation) -> str:
-    """Return a paragraph that says that the held-out scores are of few rows; empty where they are of 20 or more."""
+    """Return a paragraph that warns of fewer than 20 held-out rows; empty where there are more."""
     number = tokens.test_rows
     if objective in ONLINE:
-        # a mean reward is of the rows that were answered
+        # the mean reward is taken over answered rows alone
         number = base.scores.generated_rows or number
     elif base.others:
-        # the rows of further evaluation sets are among those of the token report
+        # the token report counts the rows of further evaluation sets too
         number = base.scores.loss_rows or number
     if number >= _FEW_HELD_OUT_ROWS:
         return ""

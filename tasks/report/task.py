@@ -18,7 +18,7 @@ from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, sc
 
 
 class FineTuneResult(BaseModel):
-    """What a run leaves behind. Printed, it is the before/after table and the paths of report and metrics."""
+    """The results of a run. Printed: the table of scores, and the paths of report and metrics."""
 
     table: str
     model: FlyteDirectory
@@ -64,14 +64,14 @@ def write_report(
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
     Deck("report", html.fragment(write.render_report(results)))
-    # a laptop keeps the two files where its user looks for them; a pod's are uploaded
+    # a laptop keeps report and metrics in the output folder; a pod uploads them
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = write.write_report(results, directory)
     if is_laptop_run():
         models = {"model": model, **dict(zip(names, quantized_models, strict=True))}
         if config.train.method != "full":
             models["adapter"] = adapter
-        folders = export.export_models({name: local_path(each) for name, each in models.items()}, directory)
+        folders = export.export_models({name: local_path(folder) for name, folder in models.items()}, directory)
         print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
         if rows := export.export_quarantine(table_path(quarantine), directory):
             print(f"quarantine: {rows}")
@@ -88,7 +88,7 @@ def write_report(
 
 
 class AlignResult(BaseModel):
-    """What an alignment leaves behind. Printed, it is the table of base, SFT and aligned model, and the paths."""
+    """The results of an alignment. Printed: the scores of base, SFT and aligned model, and the paths."""
 
     table: str
     model: FlyteDirectory
@@ -106,7 +106,7 @@ class AlignResult(BaseModel):
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
 def report_stage(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> StageReport:
-    """Put the reports of one stage together."""
+    """Return the reports of one training as one value."""
     return StageReport(name=name, data=data, tokens=tokens, training=training)
 
 
@@ -136,7 +136,7 @@ def write_alignment_report(
     published: list[Published],
     adapter: FlyteDirectory,
 ) -> AlignResult:
-    """Write `report.html` and `metrics.json` of all stages; not cached, so that every run ends with its table."""
+    """Write `report.html` and `metrics.json` of all trainings; not cached, so that every run ends with its table."""
     from tasks.decks import html
     from tasks.report import align, export, write
 
@@ -152,7 +152,7 @@ def write_alignment_report(
             models["reward_model"] = reward_models[0]
         if config.policy.train.method != "full":
             models["adapter"] = adapter
-        folders = export.export_models({name: local_path(each) for name, each in models.items()}, directory)
+        folders = export.export_models({name: local_path(folder) for name, folder in models.items()}, directory)
         print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
     upload = {"remote_path": False} if is_laptop_run() else {}
     return AlignResult(
@@ -168,7 +168,7 @@ def write_alignment_report(
 
 
 class PreparedData(BaseModel):
-    """Checked and split rows. Printed, it is the line of counts and the paths."""
+    """Checked and split rows. Printed: the line of counts, and the report's path."""
 
     counts: str
     train: StructuredDataset
@@ -195,7 +195,7 @@ def write_data_report(
     test: StructuredDataset,
     quarantine: StructuredDataset,
 ) -> PreparedData:
-    """Write `data.html`; on a laptop also the rows, as `train.jsonl` and `test.jsonl`, and the quarantine."""
+    """Write `data.html`; on a laptop also `train.jsonl`, `test.jsonl` and the quarantine."""
     from tasks.decks import html
     from tasks.decks.data import render_data
     from tasks.report import export

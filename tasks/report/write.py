@@ -1,4 +1,4 @@
-"""The one report of a run: an HTML page that needs nothing else, `metrics.json`, and the table for the terminal."""
+"""The report of a run: an HTML page that stands alone, `metrics.json`, and the table for the terminal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
 
 @dataclass(frozen=True)
 class RunResults:
-    """What the stages reported. `evaluations` holds base, tuned, and quantized_<method> for each method."""
+    """What was reported. `evaluations` holds base, tuned, and quantized_<method> for each method."""
 
     config: FineTuneConfig
     plan: Plan
@@ -37,7 +37,7 @@ class RunResults:
 
 
 def render_report(results: RunResults) -> str:
-    """Return the body of the report: verdict, scores and samples first, then how they came about."""
+    """Return the body of the report: verdict, scores and samples first, then training, plan, rows and config."""
     base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
     objective = results.config.train.objective
     better = is_better(objective, base, tuned)
@@ -56,7 +56,7 @@ def render_report(results: RunResults) -> str:
             ),
             held_out_warning(objective, results.tokens, results.evaluations["base"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
-            # the most important one; the section on training has all
+            # the most important finding; the section on training has all of them
             *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
@@ -71,10 +71,10 @@ def render_report(results: RunResults) -> str:
 
 
 def metrics(results: RunResults) -> dict[str, Any]:
-    """Return the content of `metrics.json`; a quantization that was not asked for is null."""
+    """Return the content of `metrics.json`; a quantization that was not configured is null."""
     scores = {
         name: evaluation.scores.model_dump()
-        | {"others": {each.name: each.scores.model_dump() for each in evaluation.others}}
+        | {"others": {other.name: other.scores.model_dump() for other in evaluation.others}}
         for name, evaluation in results.evaluations.items()
     }
     return {
@@ -112,7 +112,7 @@ def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:
 
 
 def text_table(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the scores as an aligned text table, and a second one for further evaluation sets."""
+    """Return the scores as an aligned table; further evaluation sets follow in a second one, with warnings."""
     table = _aligned([tuple(score_header(evaluations)), *score_rows(evaluations)])
     others = other_rows(evaluations)
     if not others:

@@ -1,4 +1,4 @@
-"""What an answer is worth: functions that verify it, and models that score it.
+"""Rewards of generated answers: by functions that verify them, and by models that score them.
 
-Not a stage: training and evaluation give the same rewards.
+A shared room: training and evaluation give the same rewards.
 """

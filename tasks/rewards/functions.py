@@ -1,5 +1,7 @@
-"""Rewards computed from the text of an answer, as `train.policy.rewards` names them. Imports no torch: the plan checks
-them before anything else runs."""
+"""Reward functions, which judge the text of an answer; `train.policy.rewards` names them.
+
+Imports no torch: the plan checks them before anything else runs.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +23,7 @@ from configs.versions import ROOT
 
 
 class RewardFunction(Protocol):
-    """Returns what each of `completions` is worth, as an answer to its prompt."""
+    """Returns one reward per completion, as an answer to its prompt."""
 
     __name__: str
 
@@ -29,20 +31,20 @@ class RewardFunction(Protocol):
 
 
 def reward_functions(configs: Sequence[RewardFunctionConfig]) -> list[RewardFunction]:
-    """Return one function for each of `configs`, called `f(prompts, completions, expected)` with texts.
+    """Return one function per config, to be called `f(prompts, completions, expected)` with lists of texts.
 
-    Each returns one finite float per answer, weights not applied, and has the name of its kind, or of the project's
-    function, as `__name__`.
+    A function returns one finite float per answer, without its weight. Its `__name__` is its kind, or the name of the
+    project's function.
 
     Raises:
-        ConfigError: a function that is not of this project, is not there, cannot be imported or takes other
-            arguments; when it is called, one that fails or returns other than one finite number per answer.
+        ConfigError: a function is not of this project, does not exist, cannot be imported or takes other arguments.
+            A call raises it where the function fails or returns anything but one finite number per answer.
     """
     return [_reward_function(number, config) for number, config in enumerate(configs)]
 
 
 def check_rewards(configs: Sequence[RewardFunctionConfig]) -> None:
-    """Import every function that `configs` names, and check that it takes what it will be given.
+    """Import every function that `configs` names, and check its arguments.
 
     Raises:
         ConfigError: as `reward_functions`.
@@ -57,10 +59,10 @@ def total_reward(
     completions: list[str],
     expected: list[str],
 ) -> list[float]:
-    """Return the weighted sum of the rewards of each answer; 0.0 where there are no functions.
+    """Return for each answer the weighted sum of its rewards; 0.0 without functions.
 
     Raises:
-        ConfigError: a function that fails or returns other than one finite number per answer.
+        ConfigError: a function fails or returns anything but one finite number per answer.
     """
     totals = [0.0] * len(completions)
     for config, function in zip(configs, functions, strict=True):
@@ -70,7 +72,7 @@ def total_reward(
 
 
 def rewards_hash(configs: Sequence[RewardFunctionConfig]) -> str:
-    """Return a hash of the files that hold the project's functions: what a cached result of them depends on."""
+    """Return a hash of the files that hold the project's functions, on which cached results depend."""
     digest = hashlib.sha256()
     for number, config in enumerate(configs):
         if config.kind == "python":
@@ -90,18 +92,18 @@ def _reward_function(number: int, config: RewardFunctionConfig) -> RewardFunctio
 
 
 def _setting(number: int, config: RewardFunctionConfig) -> str:
-    """Return how errors name a reward: its config path, and what the path holds."""
+    """Return how errors name a reward: its config path with the value."""
     if config.kind == "python":
         return f"train.policy.rewards[{number}].function={config.function}"
     return f"train.policy.rewards[{number}].kind={config.kind}"
 
 
 def _exact_match(pattern: str | None) -> RewardFunction:
-    """Return 1.0 where answer and expected text are the same, white space at the ends aside, else 0.0.
+    """Return a function that gives 1.0 where answer and expected text are equal, white space at the ends aside.
 
-    With `pattern`, what is compared is the first group of its last match in each, as in GSM8K's `#### 42`. An answer
-    without a match has 0.0; an expected text without one is compared as a whole, being the bare result already.
-    Nothing else is normalized: `1,000` is not `1000` (`tasks.rewards.numbers:last_number_matches` says it is).
+    With `pattern`, the first group of its last match in both texts is compared, as in GSM8K's `#### 42`. An answer
+    without a match gets 0.0. An expected text without a match is compared as a whole: it is the bare result. Nothing
+    else is normalized: `1,000` is not `1000` (but it is for `tasks.rewards.numbers:last_number_matches`).
     """
     compiled = re.compile(pattern) if pattern is not None else None
 
@@ -132,7 +134,7 @@ def _module_of(config: RewardFunctionConfig) -> str:
 
 
 def _project_file(setting: str, module: str) -> Path:
-    """Return the file of `module`, which is found by name alone: nothing is imported to find it."""
+    """Return the file of `module`, found by its name: nothing is imported."""
     base = ROOT.joinpath(*module.split("."))
     for path in (base / "__init__.py", base.with_name(base.name + ".py")):
         if path.is_file() and path.resolve().is_relative_to(ROOT.resolve()):
@@ -149,9 +151,10 @@ def _project_function(setting: str, path: str) -> RewardFunction:
     _make_importable(setting, module_name.partition(".")[0])
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # the user's code may raise anything
+    except Exception as error:  # a user's code may raise anything
         raise ConfigError(
-            f"{setting}: importing {module_name} failed with {type(error).__name__}: {str(error)[:200]}; mend the file"
+            f"{setting}: importing {module_name} failed with {type(error).__name__}: {str(error)[:200]}\n"
+            "correct the file"
         ) from None
     if Path(str(module.__file__)).resolve() != file:
         raise ConfigError(f"{setting}: {module_name} is another installed module; rename the project's")
@@ -165,14 +168,14 @@ def _project_function(setting: str, path: str) -> RewardFunction:
         inspect.signature(function).bind(prompts=[], completions=[], expected=[])
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{setting}: it is called with prompts=, completions= and expected=, and does not take them ({error}); "
+            f"{setting}: the function does not take prompts=, completions= and expected= ({error}); "
             f"define `def {name}(prompts, completions, expected)`"
         ) from None
     return cast(RewardFunction, function)
 
 
 def _make_importable(setting: str, top: str) -> None:
-    """See to it that importing the module or package `top` takes the project's; an editable install lists only some."""
+    """Make the project's own module or package `top` importable; an editable install knows only some of them."""
     if top in sys.modules:
         return
     found = importlib.util.find_spec(top)
@@ -188,23 +191,23 @@ def _is_of_project(spec: ModuleSpec) -> bool:
 
 
 def _checked(setting: str, function: RewardFunction) -> RewardFunction:
-    """Return `function` with its result made floats, or an error that tells what is wrong and no row."""
+    """Return `function` with its result checked and converted to floats; its errors hold nothing of a row."""
 
     def checked(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
         try:
             rewards = function(prompts=prompts, completions=completions, expected=expected)
-        except Exception as error:  # the user's code may raise anything, and its message may hold a row
-            lines = traceback.extract_tb(error.__traceback__)
-            line = ([each for each in lines if Path(each.filename).is_relative_to(ROOT)] or lines)[-1]
+        except Exception as error:  # a user's code may raise anything, with a message that holds a row
+            frames = traceback.extract_tb(error.__traceback__)
+            frame = ([frame for frame in frames if Path(frame.filename).is_relative_to(ROOT)] or frames)[-1]
             raise ConfigError(
-                f"{setting} failed with {type(error).__name__} in line {line.lineno} of {Path(line.filename).name}; "
+                f"{setting} failed with {type(error).__name__} in line {frame.lineno} of {Path(frame.filename).name}; "
                 "it must return a number for any answer, the empty one too"
             ) from None
         if isinstance(rewards, str | bytes | dict) or not hasattr(rewards, "__len__"):
             raise ConfigError(f"{setting} returned {type(rewards).__name__}; return a list of one number per answer")
         if len(rewards) != len(completions):
             raise ConfigError(
-                f"{setting} returned {len(rewards)} rewards for {len(completions)} answers; return one for each"
+                f"{setting} returned {len(rewards)} rewards for {len(completions)} answers; return one per answer"
             )
         return [_finite(setting, reward) for reward in rewards]
 

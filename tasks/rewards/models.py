@@ -1,4 +1,4 @@
-"""Rewards from a model that was trained on preferences: it reads a prompt and an answer, and yields one score."""
+"""Rewards from a model trained on preferences: it reads a prompt with an answer, and yields one score."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tasks.models.load import device, is_reward_model, load_reward_model, load_t
 
 @dataclass(frozen=True)
 class RewardModel:
-    """A sequence-classification model with one output, and the tokenizer of the token ids it is given."""
+    """A sequence-classification model with one output, and the tokenizer that made its token ids."""
 
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
@@ -26,13 +26,13 @@ class RewardModel:
 
     @torch.inference_mode()
     def score(self, prompt_ids: Sequence[list[int]], completion_ids: Sequence[list[int]]) -> list[float]:
-        """Return the score of each answer, unbounded, read at the sequence's last token that is not padding.
+        """Return one unbounded score per answer, read at the sequence's last token that is not padding.
 
-        An answer that is given with its end token, as reward models are trained, is read at that token. Rows are put
-        into batches of like length and padded right; a score does not depend on its batch.
+        Answers should hold their end token, as in the training of reward models: the score is then read there. Batches
+        have rows of similar length, padded on the right; a score does not depend on its batch.
 
         Raises:
-            ModelError: a sequence without a token, or a score that is not a number.
+            ModelError: a sequence has no token, or a score is not a number.
         """
         rows = [[*prompt, *completion] for prompt, completion in zip(prompt_ids, completion_ids, strict=True)]
         if not all(rows):
@@ -41,8 +41,8 @@ class RewardModel:
         was_training = self.model.training
         self.model.eval()
         for batch in self._batches(rows):
-            scores_of_batch = self._forward([rows[position] for position in batch])
-            for position, score in zip(batch, scores_of_batch, strict=True):
+            batch_scores = self._forward([rows[position] for position in batch])
+            for position, score in zip(batch, batch_scores, strict=True):
                 scores[position] = score
         self.model.train(was_training)
         if not all(map(math.isfinite, scores)):
@@ -50,18 +50,18 @@ class RewardModel:
         return scores
 
     def _batches(self, rows: list[list[int]]) -> list[list[int]]:
-        """Return positions of rows in batches of like length, or of one length where padding would be read."""
+        """Return positions of rows in batches of similar length, or of one length where padding would be scored."""
         by_length = sorted(range(len(rows)), key=lambda position: len(rows[position]))
         if self._pad_token_id() is None:
-            # without a padding token the model takes one row at a time, and reads its last
+            # without a padding token the model takes one row at a time, and scores its last token
             return [[position] for position in by_length]
         batches: list[list[int]] = []
-        # behind virtual tokens the model is given embeddings, and reads the last one, padding or not
+        # with virtual tokens the model gets embeddings, and scores the last one even if it is padding
         one_length = isinstance(self.model, PeftModel) and self.model.active_peft_config.is_prompt_learning
         for position in by_length:
             last = batches[-1] if batches else []
-            is_alike = bool(last) and (not one_length or len(rows[last[0]]) == len(rows[position]))
-            if is_alike and len(last) < self.batch_size:
+            may_join = bool(last) and (not one_length or len(rows[last[0]]) == len(rows[position]))
+            if may_join and len(last) < self.batch_size:
                 last.append(position)
             else:
                 batches.append([position])
@@ -69,14 +69,14 @@ class RewardModel:
 
     def _forward(self, rows: list[list[int]]) -> list[float]:
         width = max(map(len, rows))
-        # the model looks for its own padding token to find where a sequence ends
+        # the model finds the end of a sequence by its own padding token
         ids = torch.full((len(rows), width), self._pad_token_id() or 0, dtype=torch.long)
         mask = torch.zeros((len(rows), width), dtype=torch.long)
         for number, row in enumerate(rows):
             ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[number, : len(row)] = 1
-        place = self.model.device
-        logits = self.model(input_ids=ids.to(place), attention_mask=mask.to(place)).logits
+        device = self.model.device
+        logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         return [float(score) for score in logits[:, 0].float().cpu()]
 
     def _pad_token_id(self) -> int | None:
@@ -86,7 +86,7 @@ class RewardModel:
 def load_reward_models(
     config: ModelConfig, directories: Sequence[Path], tokenizer: PreTrainedTokenizerBase
 ) -> list[RewardModel]:
-    """Return the reward models in `directories`, in evaluation mode on this process's device, for `tokenizer`'s ids.
+    """Return the reward models in `directories`, on this process's device, to score ids of `tokenizer`.
 
     Raises:
         ModelError: a directory holds another kind of model, or one with another vocabulary or chat template.
@@ -98,8 +98,8 @@ def load_reward_models(
         own = load_tokenizer(directory, config.trust_remote_code)
         if own.get_vocab() != tokenizer.get_vocab():
             raise ModelError(
-                f"the reward model in {directory} has another vocabulary than the model it scores: token ids would "
-                "be other text\ntrain both from base models with one tokenizer, and with the same "
+                f"the reward model in {directory} has another vocabulary than the model it scores: the same token ids "
+                "would mean different text\ntrain both from base models with one tokenizer, and with the same "
                 "tokenize.new_special_tokens"
             )
         if own.chat_template and tokenizer.chat_template and own.chat_template != tokenizer.chat_template:

@@ -96,7 +96,7 @@ def test_sft_then_a_reward_model_then_rloo(pyflyte: PyFlyte, tiny_model: Path, f
     # the reward model scores the answers of the SFT model and of the aligned one alike
     assert isinstance(metrics["sft"]["mean_reward"], float) and isinstance(metrics["tuned"]["mean_reward"], float)
     assert (directory / "reward_model" / "config.json").exists()
-    assert re.search(r"Stage: reward model", (directory / "report.html").read_text())
+    assert re.search(r"Phase: reward model", (directory / "report.html").read_text())
 
 
 def test_rows_of_a_later_stage_are_refused_before_the_first_trains(

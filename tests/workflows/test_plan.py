@@ -52,7 +52,7 @@ def test_every_preset_is_planned_offline_and_without_torch(preset: Path, tmp_pat
     result = planned(preset, tmp_path / "home")
     assert result.returncode == 0, result.stdout + result.stderr
     text = result.stdout
-    for words in ("parameters", "GB of each GPU", "fits: ", "assumed, and not measured here:", "check  ", "A100-80GB"):
+    for words in ("parameters", "GB per GPU", "fits: ", "assumed, and not measured here:", "check  ", "A100-80GB"):
         assert words in text, text
     assert "does not fit" not in text
     assert text.rstrip().splitlines()[-1].startswith("plan.html: ")
@@ -135,7 +135,7 @@ def test_a_gpu_type_of_ones_own_is_planned_for(tmp_path: Path) -> None:
 def test_this_machine_is_planned_for_on_request(tmp_path: Path) -> None:
     result = planned(PRESETS / "demo.yaml", tmp_path / "home", "--machines", "here")
     assert result.returncode == 0, result.stderr
-    assert "GB of each process" in result.stdout and "on CPU of" in result.stdout
+    assert "GB per process" in result.stdout and "on CPU of" in result.stdout
     assert "GPU type" not in result.stdout
 
 

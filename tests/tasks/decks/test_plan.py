@@ -104,10 +104,10 @@ def test_the_text_has_every_number_in_its_unit() -> None:
     for words in (
         "1,000,000,000 parameters (250,000,000 of them for a token, 8 experts), tied embeddings",
         "sft, lora: 5,000,000 parameters (0.5 %)",
-        "16 rows of up to 2,048 tokens: 4 a pass x 2 passes x 2 processes",
+        "16 rows of up to 2,048 tokens: micro-batch of 4 x 2 forward passes x 2 processes",
         "1 machine with 2 x L4, 16 cores, 56 GiB memory, 4 GiB /dev/shm, 60 GiB disk each",
-        "about 1.0 hours, $8.00 for training steps alone: 1,800 steps, 2 s a step, 5,000 tokens/s",
-        "train fits: training takes 25.1 GB of each GPU, on L4 of 24 GB",
+        "about 1.0 hours, $8.00 for training steps alone: 1,800 steps, 2 s per step, 5,000 tokens/s",
+        "train fits: training takes 25.1 GB per GPU, on L4 of 24 GB",
         "- rows are long",
     ):
         assert words in text, text
@@ -128,7 +128,7 @@ def test_a_misfit_shows_what_would_fit() -> None:
     [
         (
             {"steps": None, "hours": None, "cost": None},
-            "2 s a step, 5,000 tokens/s, $8.00 an hour; the number of steps ",
+            "2 s per step, 5,000 tokens/s, $8.00 an hour; the number of steps ",
         ),
         ({"step_seconds": None, "hours": None, "cost": None}, "about 1,800 steps; not estimated"),
         ({"step_seconds": None, "steps": None, "hours": None, "cost": None}, "not estimated"),

@@ -140,7 +140,7 @@ def test_a_function_that_cannot_be_used_is_refused_before_any_work(body: str, wo
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ("[1.0]", "returned 1 rewards for 2 answers; return one for each"),
+        ("[1.0]", "returned 1 rewards for 2 answers; return one per answer"),
         ("None", "returned NoneType; return a list"),
         ("3.0", "returned float; return a list"),
         ("'12'", "returned str; return a list"),
