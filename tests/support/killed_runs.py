@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import errno
 import itertools
+import json
 import multiprocessing
 import os
 import signal
@@ -33,7 +34,7 @@ from tasks.train.watch.observers import Observer, told_the_end
 
 Moment = Literal["step", "pass", "upload", "manifest", "download"]
 _SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["killed_runs"])
+_SERVER.set_forkserver_preload(["killed_runs", "preloaded"])
 # the server finds modules by this alone
 os.environ["PYTHONPATH"] = os.pathsep.join(
     filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
@@ -42,13 +43,13 @@ _GRACE_SECONDS = 10
 
 
 INTERVAL = 3
-# dropout and held-out loss: random numbers, the best weights and the patience of early stopping are part of a state
+# eleven rows: three steps an epoch. Dropout and held-out loss: random numbers, the best weights and the patience of early stopping are part of a state
 SETTINGS: dict[str, Any] = {
     "batch_size": 4,
     "micro_batch_size": 2,
     "logging_steps": 2,
     "learning_rate": 3e-3,
-    "epochs": 10,
+    "epochs": 8,
     "checkpoint": {"every_steps": INTERVAL},
     "watch": {"evaluations": 5, "early_stopping": 4},
 }
@@ -154,6 +155,23 @@ class Run:
         made = Try([job.exitcode for job in jobs], min(steps, default=None), max(steps, default=None))
         self.tries.append(made)
         return made
+
+
+class Undisturbed:
+    """Runs that nothing disturbs: each is made once, and every killed run of the same settings is compared with it."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._runs: dict[str, Run] = {}
+
+    def __call__(self, settings: dict[str, Any], inputs: dict[str, Any], processes: int = 1) -> Run:
+        """Return the run of these settings, which has ended."""
+        key = json.dumps([settings, inputs, processes], sort_keys=True, default=str)
+        if key not in self._runs:
+            run = Run(self._directory / str(len(self._runs)), settings, inputs, processes)
+            assert run.start().exit_codes == [0] * processes, run.log()
+            self._runs[key] = run
+        return self._runs[key]
 
 
 class _Moments(TrainerCallback):
