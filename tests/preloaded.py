@@ -1,7 +1,4 @@
-"""Loads, before a fork server forks, what every training process would otherwise load after it.
-
-The last module of a server's preload list: what is loaded when it ends is frozen.
-"""
+"""Loads, before the fork server forks, what each training process would otherwise load after it."""
 
 from __future__ import annotations
 
@@ -11,6 +8,9 @@ import importlib.util
 import torch.utils.cpp_extension  # noqa: F401
 import transformers.models.llama.modeling_llama  # noqa: F401
 from transformers.conversion_mapping import get_checkpoint_conversion_mapping
+
+import tasks.train.attempt
+import tasks.train.objectives  # noqa: F401
 
 if importlib.util.find_spec("deepspeed"):
     import deepspeed  # noqa: F401

@@ -1,6 +1,6 @@
 """Real training processes that are killed at chosen moments, and started again as Flyte would: tries of one run.
 
-Processes are forked from a server that has imported everything, so that a try takes seconds.
+Processes are forked from a server that has imported everything, so that a try takes a second or two.
 """
 
 from __future__ import annotations
@@ -8,10 +8,8 @@ from __future__ import annotations
 import errno
 import itertools
 import json
-import multiprocessing
 import os
 import signal
-import socket
 import sys
 import time
 from collections.abc import Callable
@@ -20,6 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
+from forked import FORKING, be_rank, free_port
 from fsspec.implementations.local import LocalFileSystem
 from transformers import TrainerCallback
 
@@ -29,21 +28,15 @@ from tasks.train import fit as fit_module
 from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, filesystem_of, name_previous
 from tasks.train.fit import FitInputs, fit
-from tasks.train.objectives import trainer_class  # noqa: F401 - loaded before processes are forked
 from tasks.train.watch.observers import Observer, told_the_end
 
 Moment = Literal["step", "pass", "upload", "manifest", "download"]
-_SERVER = multiprocessing.get_context("forkserver")
-_SERVER.set_forkserver_preload(["killed_runs", "preloaded"])
-# the server finds modules by this alone
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-)
 _GRACE_SECONDS = 10
 
 
 INTERVAL = 3
-# eleven rows: three steps an epoch. Dropout and held-out loss: random numbers, the best weights and the patience of early stopping are part of a state
+# eleven rows: three steps an epoch; dropout and held-out loss: random numbers, the best weights and the patience of
+# early stopping are part of a state
 SETTINGS: dict[str, Any] = {
     "batch_size": 4,
     "micro_batch_size": 2,
@@ -122,13 +115,11 @@ class Run:
     def start(self, kill: Kill | None = None, seconds: float | None = None, processes: int | None = None) -> Try:
         """Make one try; `kill` ends a process at its moment, `seconds` ends a random one after so long."""
         number, world = len(self.tries), processes or self.processes
-        with socket.socket() as free:
-            free.bind(("localhost", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         # the launcher does this before it starts any process
         name_previous(self.places(number))
         jobs = [
-            _SERVER.Process(target=_train, args=(self, number, rank, world, port, kill), daemon=True)
+            FORKING.Process(target=_train, args=(self, number, rank, world, port, kill), daemon=True)
             for rank in range(world)
         ]
         for job in jobs:
@@ -196,8 +187,7 @@ def _train(run: Run, number: int, rank: int, world: int, port: int, kill: Kill |
     log = (run.directory / f"log-{number}-{rank}").open("w", buffering=1)
     os.dup2(log.fileno(), 1)
     os.dup2(log.fileno(), 2)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
-    os.environ |= {"LOCAL_WORLD_SIZE": str(world), "MASTER_ADDR": "localhost"}
+    be_rank(rank, world, port)
     counts: dict[str, int] = {}
 
     def strike(moment: str, count: int | None = None) -> None:

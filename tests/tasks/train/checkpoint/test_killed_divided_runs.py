@@ -1,4 +1,4 @@
-"""Killed runs of a sharded model: resumed by as many processes to the same bytes, by another number to the same loss."""
+"""Killed runs of a sharded model: as many processes resume to the same bytes, another number to the same loss."""
 
 from __future__ import annotations
 
