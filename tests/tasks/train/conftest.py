@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 import pytest
@@ -13,6 +13,9 @@ from configs.schema import ModelConfig, TrainConfig
 from configs.wire import TrainReport
 from tasks.models.load import load_tokenizer
 from tasks.train.fit import FitInputs, fit
+
+if TYPE_CHECKING:
+    from support.killed_runs import Undisturbed
 
 LOADING = ModelConfig(name="tiny")
 # of uneven length, so that passes are padded: question, answer, rejected answer
@@ -99,3 +102,22 @@ def inputs(tiny_model: Path, answers: Path) -> dict[str, Any]:
         "tokenizer": tiny_model,
         "end_token_ids": [1],
     }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    """Returns the run of given settings that nothing disturbs."""
+    from support.killed_runs import Undisturbed
+
+    return Undisturbed(tmp_path_factory.mktemp("undisturbed"))
+
+
+@pytest.fixture(scope="session")
+def strange(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Held-out rows that nobody could learn of the eleven: their loss only rises."""
+    rows = answer_rows(tiny_model)
+    for row in rows:
+        length = len(row["input_ids"])
+        row["input_ids"] = [2 + 128 + (row["prompt_length"] + 5 * place) % 120 for place in range(length)]
+        row["labels"] = row["input_ids"]
+    return written(tmp_path_factory.mktemp("strange"), rows)

@@ -89,18 +89,20 @@ ELSEWHERE: dict[str, str] = {
     "micro_batch_size": "tasks/train/test_batch_equality.py",
     # compiling takes longer than all others together
     "efficiency.compile": "tasks/train/test_choices.py",
-    "watch.spike_threshold": "tasks/train/test_watch.py",
+    "watch.spike_threshold": "tasks/train/watch/test_watch.py",
     **dict.fromkeys(("sharding", "processes_per_node"), "workflows/test_sharding.py"),
     **dict.fromkeys(("deepspeed.offload", "deepspeed.config"), "tasks/train/test_sharding.py"),
     **dict.fromkeys(("fsdp.wrap", "fsdp.min_parameters"), "tasks/train/test_sharding.py"),
     "nodes": "workflows/test_elastic.py",
-    **dict.fromkeys(("checkpoint.every_minutes", "checkpoint.every_steps"), "tasks/train/test_killed_runs.py"),
-    "checkpoint.keep": "tasks/train/test_checkpoints.py",
+    **dict.fromkeys(
+        ("checkpoint.every_minutes", "checkpoint.every_steps"), "tasks/train/checkpoint/test_killed_runs.py"
+    ),
+    "checkpoint.keep": "tasks/train/checkpoint/test_checkpoints.py",
     **{f"cluster.{name}": "workflows/test_elastic.py" for name in PODS},
-    **dict.fromkeys(("cluster.max_restarts", "cluster.join_timeout_seconds"), "images/test_elastic.py"),
+    **dict.fromkeys(("cluster.max_restarts", "cluster.join_timeout_seconds"), "tasks/runtime/test_elastic.py"),
     "cluster.collective_timeout_seconds": "tasks/train/test_sharding_words.py",
     **{
-        f"tracking.{name}": "tasks/train/test_tracking.py"
+        f"tracking.{name}": "tasks/train/watch/test_tracking.py"
         for name in ("tracker", "project", "run_name", "tags", "address", "entity", "folder")
     },
     "cluster.gpus_per_process": "tasks/train/test_sharding_words.py",

@@ -14,6 +14,7 @@ from support.killed_runs import (
     SETTINGS,
     Kill,
     Run,
+    Undisturbed,
     assert_little_is_repeated,
     every_third_call_fails,
     full_now,
@@ -40,34 +41,39 @@ def kills(chance: random.Random, processes: int) -> list[Kill]:
 @pytest.mark.parametrize("processes", [1, 2])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_a_killed_run_ends_with_the_same_weights(
-    method: str, processes: int, inputs: dict[str, Any], tmp_path: Path
+    method: str, processes: int, inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     settings = SETTINGS | METHODS[method]
     chance = random.Random(f"{method} {processes}")
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, processes)
-    assert undisturbed.start().exit_codes == [0] * processes, undisturbed.log()
-    unsaved = Run(tmp_path / "unsaved", settings, inputs, processes, saves=False)
-    assert unsaved.start().exit_codes == [0] * processes, unsaved.log()
-    assert unsaved.weights == undisturbed.weights
-
+    expected = undisturbed(settings, inputs, processes)
     killed = Run(tmp_path / "killed", settings, inputs, processes)
     reached = 0
     for kill in kills(chance, processes):
         made = killed.start(kill)
         assert made.exit_codes[kill.rank] == -signal.SIGKILL, killed.log(kill.rank)
         reached = assert_little_is_repeated(killed, reached)
-    made = killed.start(seconds=chance.uniform(0.5, 1.5))
+    made = killed.start(seconds=chance.uniform(0.3, 1.0))
     assert -signal.SIGKILL in made.exit_codes or made.exit_codes == [0] * processes
     reached = assert_little_is_repeated(killed, reached)
     if made.exit_codes != [0] * processes:
         assert killed.start().exit_codes == [0] * processes, killed.log()
         assert_little_is_repeated(killed, reached)
-    assert killed.weights == undisturbed.weights
-    mine, theirs = killed.report, undisturbed.report
+    assert killed.weights == expected.weights
+    mine, theirs = killed.report, expected.report
     assert (mine.curve, mine.steps) == (theirs.curve, theirs.steps)
     assert {each.name: each for each in mine.series} == {each.name: each for each in theirs.series}
     assert mine.best_step == theirs.best_step is not None
     assert any(line.name == "resumed" for line in mine.choices)
+
+
+@pytest.mark.parametrize(("method", "processes"), [("full", 1), ("lora", 2)])
+def test_a_run_that_saves_nothing_ends_with_the_same_weights(
+    method: str, processes: int, inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    settings = SETTINGS | METHODS[method]
+    unsaved = Run(tmp_path / "unsaved", settings, inputs, processes, saves=False)
+    assert unsaved.start().exit_codes == [0] * processes, unsaved.log()
+    assert unsaved.weights == undisturbed(settings, inputs, processes).weights
 
 
 OTHERS: dict[str, dict[str, Any]] = {
@@ -105,7 +111,7 @@ OTHERS: dict[str, dict[str, Any]] = {
 def test_every_objective_and_method_goes_on_where_it_was(
     case: str, inputs: dict[str, Any], texts: Path, tmp_path: Path
 ) -> None:
-    settings = SETTINGS | OTHERS[case] | {"watch": {"evaluations": 0}}
+    settings = SETTINGS | {"epochs": 4} | OTHERS[case] | {"watch": {"evaluations": 0}}
     if settings.get("objective") == "cpt":
         inputs |= {"train_tokens": texts, "test_tokens": texts}
     undisturbed = Run(tmp_path / "undisturbed", settings, inputs)
@@ -139,12 +145,11 @@ def test_checkpoints_come_by_the_clock(inputs: dict[str, Any], tmp_path: Path) -
 
 @pytest.mark.parametrize("processes", [1, 2])
 def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
-    processes: int, inputs: dict[str, Any], tmp_path: Path
+    processes: int, inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
-    settings = SETTINGS | {"method": "full", "checkpoint": {"every_steps": 100}}
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, processes)
-    assert undisturbed.start().exit_codes == [0] * processes
-    stopped = Run(tmp_path / "stopped", settings, inputs, processes)
+    settings = SETTINGS | METHODS["full"]
+    expected = undisturbed(settings, inputs, processes)
+    stopped = Run(tmp_path / "stopped", settings | {"checkpoint": {"every_steps": 100}}, inputs, processes)
     asked = Kill(processes - 1, "pass", 8, signal.SIGTERM)
     assert stopped.start(asked).exit_codes == [1] * processes
     # every process ends after the same step, and none of them loses anything
@@ -152,43 +157,46 @@ def test_a_run_that_is_asked_to_stop_saves_the_step_it_is_in(
         assert "asked to stop (SIGTERM) after step 8; its checkpoint is saved" in stopped.log(rank)
     made = stopped.start()
     assert (made.first_step, made.exit_codes) == (9, [0] * processes), stopped.log()
-    assert stopped.weights == undisturbed.weights
+    assert stopped.weights == expected.weights
 
 
 @pytest.mark.parametrize(("before", "after"), [(1, 2), (2, 1)])
 @pytest.mark.parametrize("method", list(METHODS))
 def test_another_number_of_processes_reaches_the_same_loss(
-    method: str, before: int, after: int, inputs: dict[str, Any], tmp_path: Path
+    method: str, before: int, after: int, inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
 ) -> None:
     # without dropout: its random numbers are each process's own
-    settings = SETTINGS | METHODS[method] | {"lora": {"rank": 4}, "logging_steps": 1}
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs, before)
-    assert undisturbed.start().exit_codes == [0] * before
+    settings = SETTINGS | METHODS[method] | ({"lora": {"rank": 4}} if method == "lora" else {})
     moved = Run(tmp_path / "moved", settings, inputs, before)
     moved.start(Kill(before - 1, "step", 8))
     made = moved.start(processes=after)
     assert (made.first_step, made.exit_codes) == (7, [0] * after), moved.log()
-    losses, wanted = ([point.loss for point in run.report.curve] for run in (moved, undisturbed))
-    assert len(losses) == 30
-    # sums in another order: a few units in the last place of 32 bits at each step
-    assert losses == pytest.approx(wanted, rel=1e-4)
+    assert_same_losses(moved, undisturbed(settings, inputs, before))
 
 
-def test_half_the_micro_batch_goes_on_at_the_same_row(inputs: dict[str, Any], tmp_path: Path) -> None:
-    settings = SETTINGS | {"method": "full", "logging_steps": 1}
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs)
-    assert undisturbed.start().exit_codes == [0]
+def test_half_the_micro_batch_goes_on_at_the_same_row(
+    inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    settings = SETTINGS | METHODS["full"]
     halved = Run(tmp_path / "halved", settings, inputs)
     halved.start(Kill(0, "step", 5))
     halved.settings = settings | {"micro_batch_size": 1}
     made = halved.start()
     assert (made.first_step, made.exit_codes) == (4, [0]), halved.log()
-    losses, wanted = ([point.loss for point in run.report.curve] for run in (halved, undisturbed))
-    assert losses == pytest.approx(wanted, rel=1e-4)
+    assert_same_losses(halved, undisturbed(settings, inputs))
+
+
+def assert_same_losses(run: Run, expected: Run) -> None:
+    """Compare the curves: sums in another order differ by a few units in the last place of 32 bits at each step."""
+    found, wanted = ([(point.step, point.loss) for point in each.report.curve] for each in (run, expected))
+    assert [step for step, _ in found] == [step for step, _ in wanted]
+    # one or two steps a point
+    assert len(found) >= 16 and found[-1][0] == 24
+    assert [loss for _, loss in found] == pytest.approx([loss for _, loss in wanted], rel=1e-4)
 
 
 def test_a_run_with_other_settings_does_not_go_on(inputs: dict[str, Any], tmp_path: Path) -> None:
-    settings = SETTINGS | {"method": "full"}
+    settings = SETTINGS | {"method": "full", "epochs": 2, "watch": {"evaluations": 0}}
     run = Run(tmp_path / "run", settings, inputs)
     run.start(Kill(0, "step", 5))
     run.settings = settings | {"learning_rate": 1e-4}
@@ -197,15 +205,15 @@ def test_a_run_with_other_settings_does_not_go_on(inputs: dict[str, Any], tmp_pa
     assert "not used" in run.log() and "foreign: it is of another model, other rows or other settings" in run.log()
 
 
-def test_a_store_that_fails_every_third_call_is_survived(inputs: dict[str, Any], tmp_path: Path) -> None:
-    settings = SETTINGS | {"method": "lora"}
-    undisturbed = Run(tmp_path / "undisturbed", settings, inputs)
-    assert undisturbed.start().exit_codes == [0]
+def test_a_store_that_fails_every_third_call_is_survived(
+    inputs: dict[str, Any], undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    settings = SETTINGS | METHODS["lora"]
     run = Run(tmp_path / "run", settings, inputs, filesystem=every_third_call_fails)
     assert run.start(Kill(0, "step", 8)).exit_codes == [-signal.SIGKILL], run.log()
     made = run.start()
     assert (made.first_step, made.exit_codes) == (7, [0]), run.log()
-    assert run.weights == undisturbed.weights
+    assert run.weights == undisturbed(settings, inputs).weights
     assert "could not be saved" not in run.log()
 
 
@@ -213,7 +221,7 @@ def test_a_store_that_fails_every_third_call_is_survived(inputs: dict[str, Any],
 def test_a_disk_that_is_full_for_long_ends_the_run_in_words(
     processes: int, inputs: dict[str, Any], tmp_path: Path
 ) -> None:
-    settings = SETTINGS | {"method": "full", "watch": {"evaluations": 0}}
+    settings = SETTINGS | {"method": "full", "epochs": 5, "watch": {"evaluations": 0}}
     run = Run(tmp_path / "run", settings, inputs, processes, filesystem=full_now)
     run.start(Kill(0, "step", 5))
     (run.directory / "full").touch()
@@ -228,5 +236,5 @@ def test_a_disk_that_is_full_for_long_ends_the_run_in_words(
     made = run.start()
     assert (made.first_step, made.exit_codes) == (4, [0] * processes)
     saved = next(line for line in run.report.choices if line.name == "checkpoints")
-    # of steps 3, and 6 to 27
-    assert saved.value == "9, every 3 steps"
+    # of steps 3, and 6 to 12
+    assert saved.value == "4, every 3 steps"
