@@ -36,13 +36,13 @@ def rows(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_wrong_key(pyflyte: PyFlyte, tiny_model: Path, rows: Path) -> None:
-    message = refused(pyflyte.fine_tune(config(tiny_model, rows, trian={})))
+def test_a_wrong_key(started_pyflyte: PyFlyte, tiny_model: Path, rows: Path) -> None:
+    message = refused(started_pyflyte.fine_tune(config(tiny_model, rows, trian={})))
     assert "trian is not a setting (did you mean train?)" in message
 
 
-def test_a_missing_config(pyflyte: PyFlyte) -> None:
-    assert "config file none.yaml does not exist" in refused(pyflyte.fine_tune("none.yaml"))
+def test_a_missing_config(started_pyflyte: PyFlyte) -> None:
+    assert "config file none.yaml does not exist" in refused(started_pyflyte.fine_tune("none.yaml"))
 
 
 def test_a_missing_file(pyflyte: PyFlyte, tiny_model: Path) -> None:

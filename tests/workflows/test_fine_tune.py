@@ -1,4 +1,4 @@
-"""The whole workflow, as a user starts it: `pyflyte run` in a process of its own, with a hub on loopback."""
+"""The whole workflow as `pyflyte run` runs it, in a process of its own, with a hub on loopback."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first_run(shared_home: Path, tiny_model: Path, rows_file: Path):
     """A run with both quantizations and a push that fails, and then the same command again."""
-    flyte = PyFlyte(shared_home)
+    flyte = PyFlyte(shared_home, is_forked=True)
     config = {
         "name": "first",
         "model": {"name": str(tiny_model)},
@@ -250,7 +250,7 @@ def test_a_model_that_is_not_better_is_not_pushed(
 
 
 def test_a_model_with_code_of_its_own_runs_when_allowed_and_asks_nothing(
-    pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
+    started_pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "own"))
     (model / "configuration_own.py").write_text(
@@ -267,7 +267,7 @@ def test_a_model_with_code_of_its_own_runs_when_allowed_and_asks_nothing(
         "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
     }
     (model / "config.json").write_text(json.dumps(settings))
-    result = pyflyte.fine_tune(
+    result = started_pyflyte.fine_tune(
         {
             "model": {"name": str(model), "trust_remote_code": True},
             "data": {"sources": [{"path": str(rows_file)}]},
