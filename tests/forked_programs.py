@@ -26,16 +26,15 @@ from unittest.mock import patch
 # elsewhere a process that has loaded such libraries is not to be forked
 IS_SUPPORTED = sys.platform == "linux"
 _HERE = Path(__file__).parent
-_LIBRARIES = {
-    # in the order in which they are imported
-    "training": ["bitsandbytes", "deepspeed", "peft", "trl.trainer.dpo_trainer", "trl.trainer.sft_trainer"],
-    "data": ["datasets", "matplotlib.backends.backend_svg", "pandera.pandas", "rapidfuzz"],
-    # what flytekit imports
-    "flyte": ["aiohttp", "docker", "flyteidl.admin.task_pb2", "grpc", "keyring", "kubernetes", "markdown_it"]
-    + ["marshmallow", "mashumaro.mixins.json", "rich_click"],
-}
+_TRAINING = ("bitsandbytes", "deepspeed", "peft", "trl.trainer.dpo_trainer", "trl.trainer.sft_trainer")
+_DATA = ("datasets", "matplotlib.backends.backend_svg", "rapidfuzz")
+_PLAN = ("huggingface_hub.hf_api", "jinja2.sandbox", "pandera.pandas", "pyarrow.parquet", "tokenizers")
+# what flytekit imports
+_FLYTE = ("aiohttp", "docker", "flyteidl.admin.task_pb2", "grpc", "keyring", "kubernetes", "markdown_it")
+_FLYTE += ("marshmallow", "mashumaro.mixins.json", "rich_click")
 # they keep what the environment said when they were imported
 _READ_AGAIN = ("huggingface_hub.constants", "datasets.config")
+_KNOW_THE_FOLDER_OF_CODE = ("transformers.utils.hub", "transformers.utils", "transformers.dynamic_module_utils")
 
 
 class Place(NamedTuple):
@@ -75,7 +74,8 @@ class _ParentServer:
             return server.connect_to_new_process(streams)
 
 
-WITH_LIBRARIES = Server([name for names in _LIBRARIES.values() for name in names])
+WITH_LIBRARIES = Server([*_TRAINING, *_DATA, *_PLAN, *_FLYTE])
+WITHOUT_TORCH = Server(["without_torch", *_PLAN, *_FLYTE])
 
 
 class _Popen(popen_forkserver.Popen):
@@ -124,9 +124,7 @@ class _Forked(BaseProcess):
         tempfile.tempdir = None
         # the launcher of a worker, by which folders are named, and not the server
         os.getppid = lambda: self._parent_pid
-        for name in _READ_AGAIN:
-            if name in sys.modules:
-                importlib.reload(sys.modules[name])
+        _read_environment_again()
         # torch elastic starts a fresh interpreter for each worker
         context._concrete_contexts["spawn"] = _ForkingContext()
         # it may start others, though it ends with the tests
@@ -143,6 +141,18 @@ class _Forked(BaseProcess):
 
 class _ForkingContext(context.SpawnContext):
     Process = _Forked
+
+
+def _read_environment_again() -> None:
+    for name in _READ_AGAIN:
+        if name in sys.modules:
+            importlib.reload(sys.modules[name])
+    hub = sys.modules.get("huggingface_hub.constants")
+    if hub is not None:
+        own_code = os.environ.get("HF_MODULES_CACHE") or f"{hub.HF_HOME}/modules"
+        for name in _KNOW_THE_FOLDER_OF_CODE:
+            if name in sys.modules:
+                sys.modules[name].HF_MODULES_CACHE = own_code
 
 
 def _run_call(call: bytes) -> None:

@@ -250,7 +250,7 @@ def test_a_model_that_is_not_better_is_not_pushed(
 
 
 def test_a_model_with_code_of_its_own_runs_when_allowed_and_asks_nothing(
-    started_pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
+    pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:
     model = Path(shutil.copytree(tiny_model, tmp_path / "own"))
     (model / "configuration_own.py").write_text(
@@ -267,7 +267,7 @@ def test_a_model_with_code_of_its_own_runs_when_allowed_and_asks_nothing(
         "AutoModelForCausalLM": "modeling_own.OwnForCausalLM",
     }
     (model / "config.json").write_text(json.dumps(settings))
-    result = started_pyflyte.fine_tune(
+    result = pyflyte.fine_tune(
         {
             "model": {"name": str(model), "trust_remote_code": True},
             "data": {"sources": [{"path": str(rows_file)}]},
