@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from support import forked_programs
 
 # set before torch is loaded: on two cores, two test processes with two threads each would slow each other down
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -58,10 +59,13 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class PyFlyte:
-    """Runs `pyflyte` in a process of its own, with a home and a cache of its own."""
+    """Runs `pyflyte` in a process of its own, with a home and a cache of its own.
 
-    def __init__(self, home: Path) -> None:
-        self.home = home
+    With `is_forked` the process has the large libraries at once (tests/support/forked_programs.py), and ends seconds earlier.
+    """
+
+    def __init__(self, home: Path, is_forked: bool = False) -> None:
+        self.home, self.is_forked = home, is_forked and forked_programs.IS_SUPPORTED
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         (self.home / "tmp").mkdir(parents=True, exist_ok=True)
@@ -69,10 +73,13 @@ class PyFlyte:
         hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
         environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
         environment |= {"HOME": str(self.home), "TMPDIR": str(self.home / "tmp"), "HF_HUB_DISABLE_TELEMETRY": "1"}
+        environment |= env or {}
+        if self.is_forked:
+            return forked_programs.run_program(["pyflyte", *arguments], ROOT, environment, timeout=540)
         return subprocess.run(
             [str(Path(sys.executable).parent / "pyflyte"), *arguments],
             cwd=ROOT,
-            env=environment | (env or {}),
+            env=environment,
             capture_output=True,
             text=True,
             timeout=540,
@@ -91,7 +98,13 @@ class PyFlyte:
 
 @pytest.fixture
 def pyflyte(tmp_path: Path) -> PyFlyte:
-    """A `pyflyte` whose local cache is empty."""
+    """A `pyflyte` whose local cache is empty, forked: for what it does and says."""
+    return PyFlyte(tmp_path / "home", is_forked=True)
+
+
+@pytest.fixture
+def started_pyflyte(tmp_path: Path) -> PyFlyte:
+    """A `pyflyte` whose local cache is empty, started as a user starts it: for what a start of its own may change."""
     return PyFlyte(tmp_path / "home")
 
 

@@ -52,7 +52,9 @@ def test_each_make_target_exists() -> None:
 
 
 def test_each_link_and_each_place_in_the_tree_exists() -> None:
-    for link in re.findall(r"\]\(([^)#]+)\)", README):
+    links = re.findall(r"\]\(([^)#]+)\)", README)
+    assert links
+    for link in links:
         assert (ROOT / link).exists(), link
     [tree] = [text for text in blocks("") if text.startswith("configs/")]
     folder = ""

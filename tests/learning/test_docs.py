@@ -49,5 +49,7 @@ def test_each_objective_and_method_is_explained() -> None:
 
 
 def test_each_file_it_names_exists() -> None:
-    for name in re.findall(r"\b(?:workflows|configs)/[\w./-]+\.(?:py|yaml)", DOCS):
+    names = re.findall(r"\b(?:workflows|configs)/[\w./-]+\.(?:py|yaml)", DOCS)
+    assert names
+    for name in names:
         assert (ROOT / name).is_file(), name

@@ -10,7 +10,7 @@ import subprocess
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from conftest import ROOT
 from flyteidl.core.errors_pb2 import ErrorDocument
@@ -18,7 +18,9 @@ from flyteidl.core.literals_pb2 import LiteralMap
 from flytekit import PythonFunctionTask
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.core.type_engine import TypeEngine
+from support import forked_programs
 
+Process = subprocess.Popen[bytes] | forked_programs.Program
 RESOLVER = "flytekit.core.python_auto_container.default_task_resolver"
 
 
@@ -32,6 +34,8 @@ class Pod:
     number: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     machine: int = 0
+    # with the large libraries loaded at once, in the pod and in the workers that it starts
+    is_forked: bool = True
 
     @property
     def output(self) -> Path:
@@ -56,25 +60,31 @@ class Pod:
         command += ["task-module", module, "task-name", name]
         temporary = self.home / f"tmp-{self.number}-{self.machine}"
         temporary.mkdir(parents=True, exist_ok=True)
+        environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.home),
+            "TMPDIR": str(temporary),
+            "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
+            "OMP_NUM_THREADS": "1",
+            "FLYTE_INTERNAL_EXECUTION_ID": "f0",
+            **self.task.environment,
+            **self.environment,
+        }
         with (self.home / f"log-{self.number}-{self.machine}").open("w") as log:
-            self.process = subprocess.Popen(
-                [Path(sys.executable).parent / command[0], *command[1:]],
-                cwd=ROOT,
-                env={
-                    "PATH": os.environ["PATH"],
-                    "HOME": str(self.home),
-                    "TMPDIR": str(temporary),
-                    "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
-                    "OMP_NUM_THREADS": "1",
-                    "FLYTE_INTERNAL_EXECUTION_ID": "f0",
-                    **self.task.environment,
-                    **self.environment,
-                },
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
+            self.process = self._start(list(map(str, command)), environment, log)
         return self
+
+    def _start(self, command: list[str], environment: dict[str, str], log: TextIO) -> Process:
+        if self.is_forked and forked_programs.IS_SUPPORTED:
+            return forked_programs.Program(command, ROOT, environment, (log.fileno(), log.fileno()))
+        return subprocess.Popen(
+            [Path(sys.executable).parent / command[0], *command[1:]],
+            cwd=ROOT,
+            env=environment,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
 
     def wait(self, seconds: float = 240) -> Pod:
         """Wait until the pod has ended, at most `seconds`; then kill all its processes. Return the pod."""

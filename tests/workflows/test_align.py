@@ -100,11 +100,11 @@ def test_sft_then_a_reward_model_then_rloo(pyflyte: PyFlyte, tiny_model: Path, f
 
 
 def test_rows_of_a_later_stage_are_refused_before_the_first_trains(
-    pyflyte: PyFlyte, tiny_model: Path, files: dict
+    started_pyflyte: PyFlyte, tiny_model: Path, files: dict
 ) -> None:
     settings = config(tiny_model, files)
     settings["policy"]["data"] = {"sources": [{"path": files["pairs"]}]}
-    result = run(pyflyte, settings)
+    result = run(started_pyflyte, settings)
     assert result.returncode == 1
     lines = error_lines(result)
     assert len(lines) <= 3 and "train.objective=dpo" in lines[0], result.stderr

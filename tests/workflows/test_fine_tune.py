@@ -1,4 +1,4 @@
-"""The whole workflow, as a user starts it: `pyflyte run` in a process of its own, with a hub on loopback."""
+"""The whole workflow as `pyflyte run` runs it, in a process of its own, with a hub on loopback."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def shared_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def first_run(shared_home: Path, tiny_model: Path, rows_file: Path):
     """A run with both quantizations and a push that fails, and then the same command again."""
-    flyte = PyFlyte(shared_home)
+    flyte = PyFlyte(shared_home, is_forked=True)
     config = {
         "name": "first",
         "model": {"name": str(tiny_model)},

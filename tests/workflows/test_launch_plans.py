@@ -30,7 +30,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def pyflyte(tmp_path_factory: pytest.TempPathFactory) -> PyFlyte:
-    return PyFlyte(tmp_path_factory.mktemp("home"))
+    return PyFlyte(tmp_path_factory.mktemp("home"), is_forked=True)
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +38,8 @@ def admin(pyflyte: PyFlyte) -> Iterator[Admin]:
     """A cluster on which this project is registered as version v1."""
     with Store() as store, Admin(store) as admin:
         env = admin.environment | {"FINE_TUNE_NOTIFY": "a@example.com, b@example.com,slack:team@example.com"}
-        result = pyflyte("register", *PLACE, "--version", "v1", "--destination-dir", ".", "workflows", env=env)
+        started = PyFlyte(pyflyte.home)
+        result = started("register", *PLACE, "--version", "v1", "--destination-dir", ".", "workflows", env=env)
         assert result.returncode == 0, result.stdout + result.stderr
         yield admin
 

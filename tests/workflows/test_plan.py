@@ -11,17 +11,14 @@ from typing import Any
 
 import pytest
 from conftest import ROOT, PyFlyte, error_lines
+from support import forked_programs
 from support.hub_server import HubServer
 
 from configs.load import PRESETS
 
-_SCRIPT = """
-import sys
-class Refusing:
-    def find_spec(self, name, path=None, target=None):
-        if name.partition(".")[0] == "torch":
-            raise ImportError(f"{name} is not to be loaded by a plan")
-sys.meta_path.insert(0, Refusing())
+_SCRIPT = f"""
+import runpy, sys
+runpy.run_path({str(ROOT / "tests" / "support" / "without_torch.py")!r})
 from flytekit.clis.sdk_in_container.pyflyte import main
 sys.argv[0] = "pyflyte"
 main()
@@ -30,26 +27,28 @@ main()
 _OFFLINE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
 
 
-def planned(config: Path, home: Path, *options: str) -> subprocess.CompletedProcess[str]:
+def planned(
+    config: Path, home: Path, *options: str, workflow: str = "", is_forked: bool = forked_programs.IS_SUPPORTED
+) -> subprocess.CompletedProcess[str]:
     """Run what `make plan` runs, where torch cannot be loaded and no server answers."""
-    workflow = "plan_align" if "\nsft:" in config.read_text(encoding="utf-8") else "plan"
-    words = ["run", "workflows/plan.py", workflow, "--config", str(config), *options]
+    plan = "plan_align" if "\nsft:" in config.read_text(encoding="utf-8") else "plan"
+    words = ["run", f"workflows/{workflow or 'plan'}.py", workflow or plan, "--config", str(config), *options]
     home.mkdir(exist_ok=True)
     hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    return subprocess.run(
-        [sys.executable, "-c", _SCRIPT, *words],
-        cwd=ROOT,
-        env=environment | {"HOME": str(home), "TMPDIR": str(home), **_OFFLINE},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    environment |= {"HOME": str(home), "TMPDIR": str(home), **_OFFLINE}
+    if is_forked:
+        server = forked_programs.WITHOUT_TORCH
+        return forked_programs.run_program(["pyflyte", *words], ROOT, environment, 300, server)
+    command = [sys.executable, "-c", _SCRIPT, *words]
+    return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 
 
 @pytest.mark.parametrize("preset", sorted(PRESETS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_preset_is_planned_offline_and_without_torch(preset: Path, tmp_path: Path) -> None:
-    result = planned(preset, tmp_path / "home")
+    # one as a user starts it
+    started = {"is_forked": False} if preset.stem == "demo" else {}
+    result = planned(preset, tmp_path / "home", **started)
     assert result.returncode == 0, result.stdout + result.stderr
     text = result.stdout
     for words in ("parameters", "GB per GPU", "fits: ", "assumed, and not measured here:", "check  ", "A100-80GB"):
@@ -58,6 +57,13 @@ def test_every_preset_is_planned_offline_and_without_torch(preset: Path, tmp_pat
     assert text.rstrip().splitlines()[-1].startswith("plan.html: ")
     is_embedded = "embedded:" in preset.read_text(encoding="utf-8").partition("data:")[0]
     assert ("not checked: no network" in text) == (not is_embedded)
+
+
+@pytest.mark.parametrize("is_forked", [True, False] if forked_programs.IS_SUPPORTED else [False])
+def test_torch_cannot_be_loaded_there(is_forked: bool, tmp_path: Path) -> None:
+    # the launcher of trainings loads it
+    result = planned(PRESETS / "demo.yaml", tmp_path, workflow="fine_tune", is_forked=is_forked)
+    assert result.returncode == 1 and "torch is not to be loaded here" in result.stdout + result.stderr
 
 
 def write(path: Path, **sections: Any) -> Path:
@@ -80,7 +86,7 @@ def write(path: Path, **sections: Any) -> Path:
 
 def test_a_plan_that_does_not_fit_names_three_that_would(tmp_path: Path) -> None:
     train = {"method": "full", "micro_batch_size": 1, "cluster": {"gpu": "nvidia-a100-80gb"}}
-    result = planned(write(tmp_path, train=train), tmp_path / "home")
+    result = planned(write(tmp_path, train=train), tmp_path / "home", is_forked=False)
     assert result.returncode == 1
     first, second, third = error_lines(result)
     assert first.startswith("Error: train: training needs 1") and "and A100-80GB has 80 GB" in first

@@ -20,12 +20,12 @@ def lines_of(path: Path) -> list[dict]:
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
-def test_a_config_with_nothing_but_a_file_is_enough(pyflyte: PyFlyte, rows_file: Path) -> None:
-    result = prepare(pyflyte, {"data": {"sources": [{"path": str(rows_file)}]}})
+def test_a_config_with_nothing_but_a_file_is_enough(started_pyflyte: PyFlyte, rows_file: Path) -> None:
+    result = prepare(started_pyflyte, {"data": {"sources": [{"path": str(rows_file)}]}})
     assert result.returncode == 0, result.stderr
     last = result.stdout.strip().splitlines()[-1]
     assert last == "data: 60 rows read = 60 kept (54 train, 6 test) + 0 quarantined + 0 deduplicated"
-    directory = pyflyte.home / "outputs" / "fine-tune"
+    directory = started_pyflyte.home / "outputs" / "fine-tune"
     rows = [*lines_of(directory / "train.jsonl"), *lines_of(directory / "test.jsonl")]
     assert sorted(row["row_id"] for row in rows) == sorted(f"rows.jsonl:{n}" for n in range(1, 61))
     assert set(rows[0]) == {"row_id", "kind", "prompt", "completion"}
@@ -83,6 +83,6 @@ def test_preferences_are_prepared_and_refused_for_supervised_fine_tuning(
     assert "20 rows of preferences.jsonl are of kind preference" in lines[0]
 
 
-def test_no_config_is_one_line(pyflyte: PyFlyte) -> None:
-    result = pyflyte("run", "workflows/prepare_data.py", "prepare_data")
+def test_no_config_is_one_line(started_pyflyte: PyFlyte) -> None:
+    result = started_pyflyte("run", "workflows/prepare_data.py", "prepare_data")
     assert (result.returncode, len(error_lines(result))) == (1, 1)

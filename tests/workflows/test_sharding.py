@@ -17,7 +17,7 @@ Curve = list[float]
 
 @pytest.fixture(scope="module")
 def flyte(tmp_path_factory: pytest.TempPathFactory) -> PyFlyte:
-    return PyFlyte(tmp_path_factory.mktemp("sharding"))
+    return PyFlyte(tmp_path_factory.mktemp("sharding"), is_forked=True)
 
 
 def config(model: Path, rows: Path, **train: object) -> dict:

@@ -130,7 +130,7 @@ def test_a_preset_fits_the_gpu_that_the_readme_names(preset: str) -> None:
     assert plan.fits
     sizes = {24: 23.6e9, 40: 40e9, 80: 80e9}
     large_enough = [candidate for candidate in plan.gpus if candidate.memory_bytes >= sizes[int(RUNS_ON[preset])]]
-    assert all(candidate.fits for candidate in large_enough), preset
+    assert large_enough and all(candidate.fits for candidate in large_enough), preset
 
 
 def test_the_readme_names_presets_of_one_gpu() -> None:

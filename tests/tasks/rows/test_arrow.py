@@ -42,7 +42,9 @@ def test_lists_and_structs_of_any_type_become_lists_and_dicts(kind: str, tmp_pat
 def test_row_numbers_continue_across_batches(tmp_path: Path) -> None:
     table = pa.table({"text": [str(n) for n in range(10_000)]})
     (tmp_path / "rows.parquet").write_bytes(encode_table(".parquet", table))
-    assert all(row.record["text"] == str(row.row - 1) for row in read(tmp_path / "rows.parquet").rows)
+    rows = list(read(tmp_path / "rows.parquet").rows)
+    assert [row.row for row in rows] == list(range(1, 10_001))
+    assert all(row.record["text"] == str(row.row - 1) for row in rows)
 
 
 @pytest.mark.parametrize("kind", [".parquet", ".arrow", "stream"])

@@ -51,6 +51,7 @@ def steps_of(train: Any, name: str, **settings: Any) -> Steps:
 @pytest.mark.parametrize("case", CASES)
 def test_accumulated_passes_make_the_step_of_one_pass(case: str, train: Any) -> None:
     whole = steps_of(train, "whole", **CASES[case])
+    assert whole.steps
     assert all(max(gradient.abs().max() for gradient in step.gradients.values()) > 1e-4 for step in whole.steps)
     for micro in (2, 1):
         found = steps_of(train, f"by-{micro}", micro_batch_size=micro, **CASES[case])
