@@ -61,7 +61,7 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class PyFlyte:
     """Runs `pyflyte` in a process of its own, with a home and a cache of its own.
 
-    With `is_forked` the process has the large libraries at once (tests/support/forked_programs.py), which saves seconds.
+    With `is_forked` the process has the large libraries at once (tests/support/forked_programs.py).
     """
 
     def __init__(self, home: Path, is_forked: bool = False) -> None:
