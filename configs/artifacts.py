@@ -1,7 +1,7 @@
 """The table of artifacts: what a run makes that can be published, and how each quantization is made and named.
 
 A new method of bitsandbytes is its name in `BitsAndBytesMethod`, an entry in `QUANTIZATIONS`, and its settings in
-tasks/quantize/bitsandbytes.py. One of another library needs a task with an image of its own too, as gptq has.
+tasks/quantize/bitsandbytes.py. A method of another library also needs a task with its own image, as gptq has.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ PushedArtifact = Literal["model", "adapter", QuantizationMethod]
 
 @dataclass(frozen=True)
 class Quantization:
-    """What the project knows of one method of quantization."""
+    """What the project knows about one quantization method."""
 
     meaning: str
-    """What the method is, as the config's schema says it."""
+    """Description of the method, for the config's schema."""
     on_card: str
-    """What the model is, as a card says it."""
+    """Description of the quantized model, for its card."""
     library: Literal["bitsandbytes", "gptqmodel"]
     compute_capability: tuple[int, int] = (0, 0)
-    """The least that a GPU needs for it (README of bitsandbytes, features by hardware); CPUs have none."""
+    """Lowest compute capability of a GPU for it (README of bitsandbytes, features by hardware); CPUs have none."""
     takes_reward_models: bool = True
 
 
@@ -56,7 +56,7 @@ def methods_of(library: str) -> list[QuantizationMethod]:
 
 
 def described_quantizations() -> str:
-    """Return what all methods are, as the config's schema says it."""
+    """Return a description of all methods, for the config's schema."""
 
     def meanings(library: str) -> str:
         return ", ".join(f"{name} is {QUANTIZATIONS[name].meaning}" for name in methods_of(library))

@@ -37,7 +37,7 @@ class Measure:
     chart_unit: str | None = None
     """Axis of its bar chart. A measure without one has no chart, and verdicts and logs leave it out."""
     reward_model_unit: str | None = None
-    """Axis of the chart of reward models, where they have it in another unit."""
+    """Axis of the chart of reward models, if their unit differs."""
 
     @property
     def name_in_sentences(self) -> str:

@@ -11,7 +11,7 @@ from typing import Literal, cast
 
 Objective = Literal["sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"]
 Phase = Literal["sft", "reward", "policy"]
-"""The trainings of an alignment, in order."""
+"""The phases of an alignment, in order."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class CurveChart:
 
 @dataclass(frozen=True)
 class ObjectiveRules:
-    """What the project knows of one objective."""
+    """What the project knows about one objective."""
 
     title: str
     """Full name, for model cards."""
     learns_from: str
-    """What it learns from, as the config's schema says it."""
+    """What it learns from, for the config's schema."""
     row_kinds: tuple[str, ...]
     """Kinds of canonical rows that it takes, in any mixture."""
     judged_by: tuple[str, ...]
@@ -192,12 +192,12 @@ SCORING: tuple[Objective, ...] = tuple(name for name, rules in OBJECTIVES.items(
 
 
 def objectives_of(phase: Phase) -> tuple[Objective, ...]:
-    """Return the objectives that a training of an alignment may have."""
+    """Return the objectives that a phase of an alignment may have."""
     return tuple(name for name, rules in OBJECTIVES.items() if rules.phase == phase)
 
 
 def described_objectives() -> str:
-    """Return what all objectives learn from, as the config's schema says it; those that learn from one thing as one."""
+    """Return what all objectives learn from, for the config's schema; those that learn from the same share an entry."""
     names: dict[str, list[str]] = {}
     for name, rules in OBJECTIVES.items():
         names.setdefault(rules.learns_from, []).append(name)

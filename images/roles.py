@@ -62,11 +62,11 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
 INDIRECT: dict[Role, dict[str, str]] = {
     "cpu": {},
     "gpu": {
-        "mlflow-skinny": "a tracker, which transformers imports",
+        "mlflow-skinny": "a tracker, imported if the config names it",
         "ninja": "DeepSpeed and PyTorch compile with it",
-        "tensorboard": "a tracker, which transformers imports",
-        "wandb": "a tracker, which transformers imports",
+        "tensorboard": "a tracker, imported if the config names it",
+        "wandb": "a tracker, imported if the config names it",
     },
     "gptq": {"optimum": "transformers loads GPTQ weights with it"},
 }
-"""Packages that are needed although no file of the project imports them, each with the reason."""
+"""Packages that are needed although no task imports them by itself, each with the reason."""

@@ -1,4 +1,4 @@
-"""SFT, then preferences or rewards. Each phase trains the model of the phase before.
+"""SFT, then preferences or rewards. Every later phase starts from the SFT model.
 
 pyflyte run workflows/align.py align --config configs/presets/align-demo.yaml
 
@@ -119,7 +119,7 @@ def train_reward_models(
 def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
 
-    Each phase trains the model of the phase before. The rows of all phases are checked and tokenized before the first
+    Every later phase starts from the SFT model. The rows of all phases are checked and tokenized before the first
     one trains. Base, SFT and aligned model are scored on the same held-out rows.
 
     Args:

@@ -83,28 +83,16 @@ def _plan_name(preset: str) -> str:
     return preset.replace(".", "-")
 
 
-def _preset(name: str) -> Path:
-    return PRESETS / f"{name}.yaml"
+def _plan_of_preset(path: Path) -> LaunchPlan:
+    # an alignment's config begins a phase with `sft:`; it is no config of `fine_tune`
+    is_alignment = any(line.startswith("sft:") for line in path.read_text(encoding="utf-8").splitlines())
+    name = _plan_name(path.stem)
+    return _plan(name, align, load_align_config(path)) if is_alignment else _plan(name, fine_tune, load_config(path))
 
 
-def _fine_tune(preset: str) -> LaunchPlan:
-    return _plan(_plan_name(preset), fine_tune, load_config(_preset(preset)))
-
-
-def _align(preset: str) -> LaunchPlan:
-    return _plan(_plan_name(preset), align, load_align_config(_preset(preset)))
-
-
-_DEMO = load_config(_preset("demo"))
+_DEMO = load_config(PRESETS / "demo.yaml")
 PLANS = [
-    _fine_tune("demo"),
-    _fine_tune("smollm2-135m-lora"),
-    _fine_tune("llama-3.1-8b-lora"),
-    _fine_tune("llama-3.1-8b-qlora"),
-    _fine_tune("llama-2-13b-full-5x8"),
-    _fine_tune("qwen2.5-1.5b-grpo-gsm8k"),
-    _align("align-demo"),
-    _align("align-rloo-demo"),
+    *map(_plan_of_preset, sorted(PRESETS.glob("*.yaml"))),
     _plan("prepare-demo-data", prepare_data, _DEMO),
     _plan("smoke-test", fine_tune, _DEMO, is_fixed=True),
     # at 03:00 UTC, the time zone of Flyte's scheduler

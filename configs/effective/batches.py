@@ -10,13 +10,13 @@ if TYPE_CHECKING:
     from configs.schema.train import TrainConfig
 
 MOST_ROWS = 8
-"""The largest micro-batch that is chosen where the config names none: larger passes are hardly faster."""
+"""Largest micro-batch that is chosen if the config sets none: larger forward passes are hardly faster."""
 MOST_EVALUATION_ROWS = 32
-"""The same for a forward pass of the evaluation."""
+"""Most rows in a forward pass of the evaluation, if the config sets none."""
 
 
 def data_parallel_size(train: TrainConfig, num_processes: int) -> int:
-    """Return how many of `num_processes`, or how many groups of them, see rows of their own.
+    """Return how many of `num_processes`, or how many groups of them, work on different rows.
 
     Under tensor parallelism the processes of a machine are one model, and work on the same rows.
     """
@@ -26,8 +26,8 @@ def data_parallel_size(train: TrainConfig, num_processes: int) -> int:
 
 
 def compares_rows(train: TrainConfig) -> bool:
-    """Return whether each row is scored a second time with the answer of another row of the same pass: KTO's own loss
-    estimates the KL divergence by these."""
+    """Return whether each row is scored a second time with the answer of another row of the forward pass. KTO's
+    own loss estimates the KL divergence from these scores."""
     return train.objective == "kto" and train.kto.loss == "kto"
 
 
@@ -37,12 +37,12 @@ def fewest_rows(train: TrainConfig) -> int:
 
 
 def divides_batch(train: TrainConfig, rows: int, num_processes: int) -> bool:
-    """Return whether passes of so many rows make up the batch evenly, and are enough for the objective."""
+    """Return whether forward passes of `rows` rows make up the batch exactly, and are enough for the objective."""
     return rows >= fewest_rows(train) and train.batch_size % (rows * data_parallel_size(train, num_processes)) == 0
 
 
 def default_micro_batch(train: TrainConfig, num_processes: int) -> int:
-    """Return the micro-batch where neither the user nor a plan has set one: the most rows, up to 8, that divide."""
+    """Return the micro-batch if neither the user nor a plan sets one: the most rows, up to 8, that divide the batch."""
     dividing = (rows for rows in range(MOST_ROWS, 0, -1) if divides_batch(train, rows, num_processes))
     return next(dividing, MOST_ROWS)
 
@@ -50,10 +50,10 @@ def default_micro_batch(train: TrainConfig, num_processes: int) -> int:
 def fitting_micro_batch(train: TrainConfig, num_groups: int) -> int:
     """Return the largest micro-batch, of at most `train.micro_batch` rows, that divides the batch evenly.
 
-    `num_groups` is that of `data_parallel_size`.
+    `num_groups` is the result of `data_parallel_size`.
 
     Raises:
-        ConfigError: the batch does not divide among so many processes.
+        ConfigError: the batch does not divide evenly among so many processes.
     """
     for rows in range(train.micro_batch, fewest_rows(train) - 1, -1):
         if train.batch_size % (rows * num_groups) == 0:
@@ -67,10 +67,10 @@ def fitting_micro_batch(train: TrainConfig, num_groups: int) -> int:
 def accumulation(train: TrainConfig, num_groups: int) -> int:
     """Return the forward passes per optimizer step and process: batch / (micro-batch x processes).
 
-    `num_groups` is that of `data_parallel_size`.
+    `num_groups` is the result of `data_parallel_size`.
 
     Raises:
-        ConfigError: the batch does not divide evenly, as when the number of processes is not the planned one.
+        ConfigError: the batch does not divide evenly, for example with another number of processes than planned.
     """
     rows_per_pass = train.micro_batch * num_groups
     if train.batch_size % rows_per_pass:

@@ -1,4 +1,4 @@
-"""What an effective setting depends on beside the config, and what it looks like."""
+"""What an effective setting depends on besides the config, and the type that holds one."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from typing import Generic, Literal, NamedTuple, TypeVar
 Value = TypeVar("Value")
 
 NOT_HERE = "not here: "
-"""Begins the reason of a setting that was asked for by name, and that the device or the run cannot have."""
+"""Begins the reason of a setting that the config asks for by name, but the device or the run does not support."""
 
 
 class Setting(NamedTuple, Generic[Value]):
-    """A value in effect, and why. The reason begins with `auto: ` where the config left the choice open, and with
-    `NOT_HERE` where the config asked for something else; it is empty where the config has what it asked for."""
+    """A value in effect, and why. The reason begins with `auto: ` if the config left the choice open, and with
+    `NOT_HERE` if the config asked for something else; it is empty if the config got what it asked for."""
 
     value: Value
     reason: str = ""
@@ -37,11 +37,11 @@ class Device:
     liger_model_types: frozenset[str] = frozenset()
     """Architectures that the installed Liger has kernels for; empty without Liger."""
     has_compiler: bool = False
-    """What torch.compile builds kernels with: Triton for a GPU, a C++ compiler for a CPU."""
+    """Whether torch.compile can build kernels: with Triton for a GPU, with a C++ compiler for a CPU."""
 
     @property
     def is_gpu(self) -> bool:
-        """Whether it is a GPU."""
+        """Whether the device is a GPU."""
         return self.kind == "gpu"
 
 
@@ -51,10 +51,10 @@ PLAIN_CPU = Device("cpu", "CPU", has_bfloat16=False)
 
 @dataclass(frozen=True)
 class Architecture:
-    """What transformers' class of a model supports. `is_known` is False for a model with code of its own."""
+    """What transformers' class for a model supports. `is_known` is False for a model with its own code."""
 
     model_type: str
-    """The one in the model's config.json, such as `llama`."""
+    """`model_type` in the model's config.json, such as `llama`."""
     is_known: bool = True
     has_sdpa: bool = True
     has_flash_attention: bool = True

@@ -1,4 +1,4 @@
-"""Which kernels training runs: attention, Liger's, compiled ones; and where activations wait for the backward pass."""
+"""Which kernels training runs: attention, Liger's, compiled ones; and whether activations wait in host memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 def attention(
     model: ModelConfig, device: Device, architecture: Architecture, computes_in_16_bits: bool
 ) -> Setting[str | None]:
-    """Return the attention kernel for `from_pretrained`; None leaves it to a model with code of its own."""
+    """Return the attention kernel for `from_pretrained`; None leaves the choice to a model with its own code."""
     wish, reason = model.attn_implementation, ""
     if wish in ("auto", "flash_attention_2"):
         lacking = _why_no_flash_attention(device, architecture, computes_in_16_bits)
@@ -23,7 +23,7 @@ def attention(
             return Setting("flash_attention_2", "" if wish != "auto" else "auto: flash-attn is here")
         reason = f"auto: flash-attn {lacking}" if wish == "auto" else f"{NOT_HERE}flash-attn {lacking}"
     if not architecture.is_known:
-        # a model with code of its own knows its kernels
+        # a model with its own code chooses its own kernels
         return Setting(wish if wish in ("eager", "sdpa") else None, reason)
     if wish == "sdpa" and not architecture.has_sdpa:
         reason = f"{NOT_HERE}{architecture.model_type} has no sdpa"
@@ -43,7 +43,7 @@ def _why_no_flash_attention(device: Device, architecture: Architecture, computes
 
 
 def liger(train: TrainConfig, device: Device, model_type: str) -> Setting[bool]:
-    """Return whether Liger's fused norm, rotary and MLP kernels take the place of the model's."""
+    """Return whether Liger's fused norm, rotary and MLP kernels replace the model's own."""
     if train.efficiency.kernels == "off":
         return Setting(False)
     if not device.is_gpu:

@@ -1,4 +1,4 @@
-"""The number formats of a model: those in which it is loaded, and those in which it is computed."""
+"""The number formats in which a model's weights are loaded, and in which its layers compute."""
 
 from __future__ import annotations
 
@@ -48,6 +48,6 @@ def trained_base_format(train: TrainConfig, model: ModelConfig, device: Device) 
 
 
 def computes_in_16_bits(train: TrainConfig, model: ModelConfig, device: Device) -> bool:
-    """Return whether layers compute in 16 bits: under autocast, or because their weights have so many."""
+    """Return whether layers compute in 16 bits: under autocast, or because their weights have 16 bits."""
     is_16_bit_base = trained_base_format(train, model, device) != "float32"
     return is_16_bit_base or precision(train, device).value == "bfloat16"

@@ -1,4 +1,4 @@
-"""How training runs where the config leaves it open, or asks for what the run cannot have."""
+"""How training runs if the config leaves a choice open, or asks for something that the run does not support."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EIGHT_BIT: tuple[Optimizer, ...] = ("adamw_8bit", "paged_adamw_8bit")
 
 
 def sharding(train: TrainConfig, num_processes: int) -> Setting[Sharding]:
-    """Return how the model is sharded among `num_processes`: `none` where the wanted way has nothing to shard."""
+    """Return how the model is sharded among `num_processes`: `none` if there are no processes to shard over."""
     wish = train.sharding
     if wish == "fsdp_no_shard":
         reason = "fsdp_no_shard: an unsharded model is DDP, and PyTorch's FSDP has no strategy of that name any more"
@@ -34,26 +34,26 @@ def sharding(train: TrainConfig, num_processes: int) -> Setting[Sharding]:
 
 
 def num_devices(train: TrainConfig, num_processes: int, device: Device) -> int:
-    """Return over how many devices the model, or its copies, lie: `layers` has several GPUs to a process."""
+    """Return how many devices hold the model or its copies: with `layers` a process has several GPUs."""
     return num_processes * (train.cluster.gpus_per_process if device.is_gpu else 1)
 
 
 def gradient_checkpointing(train: TrainConfig, device: Device) -> Setting[bool]:
-    """Return whether activations are computed again in the backward pass."""
+    """Return whether activations are recomputed in the backward pass."""
     wish = train.efficiency.gradient_checkpointing
     if wish == "off":
         return Setting(False)
     if wish == "auto" and not device.is_gpu:
         return Setting(False, "auto: slower, and a CPU has memory")
     if train.method == "prefix_tuning":
-        # the layers drop past_key_values when they are to be computed again, and the prefix with them
+        # layers that are recomputed drop past_key_values, and with them the prefix
         why = "a prefix is lost where layers are computed again"
         return Setting(False, f"auto: {why}" if wish == "auto" else f"{NOT_HERE}{why}")
     return Setting(True, "" if wish == "on" else "auto: saves memory on a GPU")
 
 
 def optimizer(train: TrainConfig, device: Device, num_processes: int) -> Setting[Optimizer]:
-    """Return the optimizer in the config's words; AdamW in 32 bits where 8-bit states cannot be had."""
+    """Return the optimizer in the config's words; AdamW in 32 bits if 8-bit states are not possible."""
     wish = train.efficiency.optimizer
     if wish == "auto" or wish == "adamw":
         return Setting("adamw")
@@ -82,7 +82,7 @@ def has_reference(train: TrainConfig) -> bool:
 
 
 def kept_weights(train: TrainConfig, has_held_out: bool, num_processes: int) -> Setting[Literal["best", "last"]]:
-    """Return which weights a run keeps, and why, where it is not what `train.watch.keep` says."""
+    """Return which weights a run keeps, and the reason if `train.watch.keep` cannot be followed."""
     if train.watch.keep == "last":
         return Setting("last")
     if not has_held_out:
@@ -99,14 +99,14 @@ def kept_weights(train: TrainConfig, has_held_out: bool, num_processes: int) -> 
 
 
 def saves_whole_state(train: TrainConfig, num_processes: int) -> bool:
-    """Return whether the best weights are saved with the optimizer: DeepSpeed and FSDP load nothing less back."""
+    """Return whether the best weights are saved with the optimizer: DeepSpeed and FSDP cannot load weights alone."""
     return sharding(train, num_processes).value in (*DEEPSPEED, *FSDP)
 
 
 def optimizer_steps(train: TrainConfig, num_rows: int) -> int:
-    """Return the optimizer steps of the run: `max_steps`, or `epochs` passes of rows / batch size, rounded up.
+    """Return the optimizer steps of the run: `max_steps`, or `epochs` x rows / batch size, rounded up.
 
-    For rloo and grpo a row is a prompt with `num_generations` answers, of which a batch that is not full is left out,
+    For rloo and grpo a row is a prompt with `num_generations` answers; an incomplete batch is left out,
     and each batch of answers is trained `num_iterations` times.
     """
     if train.max_steps is not None:

@@ -78,7 +78,7 @@ def lines(
 
 
 def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:
-    """Return a bar chart of `values`, one bar a name, each labelled in the format `text` (such as `{:.1%}`)."""
+    """Return a bar chart of `values`, one bar per name, each labelled in the format `text` (such as `{:.1%}`)."""
     figure, axes = _axes(title, "", y_label, (3.6, 2.6))
     drawn = axes.bar(
         [label.replace("_", "\n") for label in names],

@@ -67,7 +67,7 @@ def marked(spans: Sequence[tuple[str, bool]]) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Return a table by Flyte's standard TableRenderer; `none` instead of a table without rows."""
+    """Return a table by Flyte's standard TableRenderer, or the word `none` if there are no rows."""
     if not rows:
         return paragraph("none", "note")
     with warnings.catch_warnings(), pd.option_context("display.max_colwidth", None):
@@ -97,7 +97,7 @@ def stacked(label: str, parts: Sequence[tuple[str, float]], capacity: float) -> 
 
 
 def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
-    """Return one card an item. An item is lines of (label, text, CSS class); lines without text are left out."""
+    """Return one card per item. An item is lines of (label, text, CSS class); lines without text are left out."""
     return "".join(
         '<div class="card">'
         + "".join(

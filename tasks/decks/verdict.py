@@ -1,4 +1,4 @@
-"""Whether a tuned model is better than its base, by the measure of its objective, and that in words."""
+"""Decides whether a tuned model is better than its base, by the measure of its objective, and says so in words."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ _DECIDING = {name for rules in OBJECTIVES.values() for name in rules.judged_by}
 
 
 def is_against_chance(objective: Objective, base: Scores) -> bool:
-    """Return whether a reward model is compared with chance, as it was made of a language model.
+    """Return whether a reward model is compared with chance, because its base is a language model.
 
     A language model scores no answers. Its preferences are by log-likelihood: all of them may be right, which says
-    nothing of the reward model.
+    nothing about the reward model.
     """
     return OBJECTIVES[objective].scores_answers and not base.is_of_reward_model
 
 
 def deciding_measure(objective: Objective, base: Scores, tuned: Scores) -> str:
-    """Return what decides between two models: of the objective's `judged_by` the first on which they differ, else the
-    last. A reward model that is compared with chance (`is_against_chance`) has the first."""
+    """Return the measure that decides between two models: the first in `judged_by` on which they differ, else the
+    last. For a reward model that is compared with chance (`is_against_chance`) it is the first."""
     measures = OBJECTIVES[objective].judged_by
     if is_against_chance(objective, base):
         return measures[0]

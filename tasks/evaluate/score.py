@@ -14,6 +14,7 @@ import pandas as pd
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import DataError, ModelError
+from configs.measures import MEASURES
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
@@ -142,13 +143,9 @@ def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Predic
 
 
 def _reward_model_scores(subject: _Subject, preferences: _Preferences) -> Scores:
+    measured = {"preference_accuracy": preferences.accuracy, "preference_margin": preferences.margin}
     return Scores(
-        eval_loss=None,
-        perplexity=None,
-        exact_match=None,
-        rouge_l=None,
-        preference_accuracy=preferences.accuracy,
-        preference_margin=preferences.margin,
+        **{**dict.fromkeys(MEASURES), **measured},
         loss_rows=0,
         loss_tokens=0,
         generated_rows=0,

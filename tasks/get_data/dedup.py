@@ -83,8 +83,8 @@ def near_clusters(minhashes: NDArray[np.uint32], text_at: Callable[[int], str], 
     verified on its true shingle sets, so none is joined by chance.
 
     Buckets of up to 32 texts are compared pair by pair. In a larger one each text is compared with up to 32
-    representatives, the first texts near none of those before them: a cluster of m texts costs m comparisons, not m^2,
-    and a pair in such a bucket that is near to one another but to no representative is left to the other bands. A pair
+    representatives, texts that are near no earlier representative: a cluster of m texts costs m comparisons, not m^2,
+    and two texts in it that are near each other but no representative are left to the other bands. A pair
     is verified only when its signatures agree within 5 standard deviations of `threshold`, which misses fewer than 1
     in 10^4 of the pairs exactly at it.
 

@@ -215,7 +215,7 @@ _SHARDINGS: list[Changes] = [
 
 
 def _not_in_effect(changes: Changes, config: FineTuneConfig) -> Changes:
-    """Return the changes without those that `config` has already."""
+    """Drop changes that are in effect already, and return the others."""
     content = config.model_dump(mode="json")
 
     def current(path: str) -> Any:

@@ -76,7 +76,7 @@ def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> T
 def _accumulation(train: TrainConfig, num_groups: int) -> int:
     """Return the micro-batches per optimizer step.
 
-    In a range of machines, the fewest may not divide the batch by the given micro-batch; training then lowers it. If no
+    With a range's fewest machines the given micro-batch may not divide the batch; training then lowers it. If no
     micro-batch divides the batch, which another check reports, the result is at least 1.
     """
     try:
@@ -150,7 +150,7 @@ def with_evaluation_rows(config: FineTuneConfig, rows: int) -> FineTuneConfig:
 
 
 def with_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> FineTuneConfig:
-    """Return the config with the evaluate task's rows that the user set, or else with the most that fit."""
+    """Return the config with the rows per forward pass of evaluation that the user set, or else the most that fit."""
     if config.evaluate.batch_size is not None:
         return config
     powers = range(MOST_EVALUATION_ROWS.bit_length() - 1, -1, -1)

@@ -11,9 +11,9 @@ from configs.errors import DataError
 from configs.schema import RowFormat, SourceConfig
 from tasks.rows.sources import RawRow
 
-# required columns of each format, in the order in which detection tries them: the most specific first
 CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label"]
 """The columns of a canonical row, whatever format it came in."""
+# required columns of each format, in the order in which detection tries them: the most specific first
 FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "preference_sharegpt": ("conversations", "chosen", "rejected"),
     "preference": ("prompt", "chosen", "rejected"),

@@ -16,7 +16,7 @@ import pandas as pd
 import pandera.pandas as pa
 from pandera.errors import SchemaErrors
 
-from tasks.rows.formats import SHAREGPT_ROLES, join_text_parts
+from tasks.rows.formats import OPTIONAL_COLUMNS, SHAREGPT_ROLES, join_text_parts
 
 _TYPE_NAMES: dict[type, str] = {
     str: "text",
@@ -214,7 +214,6 @@ _FAULTS: dict[str, dict[str, _Fault]] = {
     "preference_implicit": {"chosen": _fault_of_conversation, "rejected": _fault_of_conversation},
     "kto": {"prompt": _fault_of_prompt, "completion": _fault_of_answer, "label": _fault_of_label},
 }
-_OPTIONAL = {"instruction": ("input",), "sharegpt": ("system",)}
 # checks of all columns of a row together; a failure is reported for the last column
 _ROW_CHECK = "row"
 _ROW_FAULTS: dict[str, Callable[..., str | None]] = {"preference_implicit": _fault_of_comparison}
@@ -242,7 +241,7 @@ def _row_check(row_format: str) -> pa.Check:
 
 def _schema(row_format: str) -> pa.DataFrameSchema:
     columns = {column: _column(fault) for column, fault in _FAULTS[row_format].items()}
-    optional = {column: _optional_column() for column in _OPTIONAL.get(row_format, ())}
+    optional = {column: _optional_column() for column in OPTIONAL_COLUMNS.get(row_format, ())}
     return pa.DataFrameSchema(columns | optional, checks=[_row_check(row_format)] if row_format in _ROW_FAULTS else [])
 
 

@@ -26,7 +26,7 @@ _DELETED_OUTPUT = (
     "clear the cache with `pyflyte local-cache clear` and run again"
 )
 _GRACE_SECONDS = 120
-# Flyte's own Decks beside those of tasks: that of dependencies runs pip, which images may lack, and that of inputs
+# Flyte's own Decks, besides those of tasks: the dependencies Deck runs pip, which images may lack, and the inputs Deck
 # repeats whole configs
 DECK_FIELDS = (DeckField.TIMELINE,)
 _IS_SMALL = PODS == "small"
@@ -84,7 +84,7 @@ def scratch_directory(name: str) -> Path:
 
 
 def node_directory(name: str) -> Path:
-    """Return a folder that all processes of this task on this node share; a `scratch_directory` belongs to one.
+    """Return a folder that all processes of this task on this node share; a `scratch_directory` belongs to one process.
 
     All processes write the checkpoint of a sharded model, and read it back from one folder. Folders of the processes
     before a restart are deleted, together with folders beside them whose names begin the same.

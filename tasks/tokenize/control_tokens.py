@@ -28,7 +28,7 @@ class ControlTokens:
 
     `special` maps the text of each special token to its id. `guarded_ids` are the ids of special tokens, and of added
     tokens that the template writes, such as `<tool_call>`. `in_prompts` matches all of these, `in_answers` the special
-    tokens only, since an assistant does write `<tool_call>`: what they match is text in such a content. `opening_ids`
+    tokens only, since an assistant does write `<tool_call>`; a match in a content becomes plain text. `opening_ids`
     are the ids that the tokenizer itself puts before a text, such as BOS.
     """
 

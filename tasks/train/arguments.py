@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from transformers import TrainingArguments
 from configs.effective import training as effective
 from configs.effective.batches import accumulation
 from configs.errors import ConfigError
-from configs.objectives import OBJECTIVES, ONLINE
+from configs.objectives import OBJECTIVES, ONLINE, Objective
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 from tasks.train.choices import Choices
 from tasks.train.objectives import FORMS
@@ -77,7 +78,7 @@ def training_arguments(
     """
     steps = optimizer_steps(config, num_rows)
     on_gpu = torch.cuda.is_available()
-    specific = _OF_OBJECTIVE.get(config.objective, _nothing_more)(config)
+    specific = _OF_OBJECTIVE[config.objective](config)
     if config.objective not in ONLINE:
         # RLOO and GRPO have no such argument
         specific["activation_offloading"] = choices.activation_offloading
@@ -121,7 +122,7 @@ def training_arguments(
     )
 
 
-def _nothing_more(config: TrainConfig) -> dict[str, Any]:
+def _supervised(config: TrainConfig) -> dict[str, Any]:
     return {"packing": False, "dataset_kwargs": {"skip_prepare_dataset": True}}
 
 
@@ -161,4 +162,13 @@ def _policy(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-_OF_OBJECTIVE = {"dpo": _dpo, "kto": _kto, "reward": _reward, "rloo": _policy, "grpo": _policy}
+_OF_OBJECTIVE: dict[Objective, Callable[[TrainConfig], dict[str, Any]]] = {
+    "sft": _supervised,
+    "cpt": _supervised,
+    "dpo": _dpo,
+    "kto": _kto,
+    "reward": _reward,
+    "rloo": _policy,
+    "grpo": _policy,
+}
+"""The arguments that an objective has beside those of all trainings."""

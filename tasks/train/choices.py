@@ -1,7 +1,7 @@
-"""What training uses on this device, in the words of transformers' and TRL's arguments, and in words for people.
+"""Turns the effective settings into transformers' and TRL's arguments, and into lines for the log and the report.
 
-What is in effect is decided in `configs.effective`, for a plan as for a training. What a config asks for by name and
-the device lacks is left out, never an error, and its line begins with "not here: ".
+`configs.effective` decides the settings, for the plan and for training alike. If a config names something that the
+device lacks, training falls back and does not fail; the line of that setting begins with "not here: ".
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ class Hardware:
 
 @dataclass(frozen=True)
 class Choices:
-    """What is in effect, in the words of transformers' and TRL's arguments; `lines` says it for people."""
+    """The effective settings as arguments of transformers and TRL; `lines` describes them for people."""
 
     bf16: bool
     attn_implementation: str | None
-    """For `from_pretrained`; None leaves it to transformers, whose tables do not have the architecture."""
+    """For `from_pretrained`; None leaves the choice to a model whose architecture transformers does not know."""
     gradient_checkpointing: bool
     optim: str
     use_liger_kernel: bool
@@ -56,7 +56,7 @@ class Choices:
 
 
 def detect() -> Hardware:
-    """Return what this process has."""
+    """Return the hardware of this process."""
     device = this_device()
     if device.is_gpu and device.has_compiler:
         # Liger's kernels are written in Triton, which is a GPU's compiler
@@ -116,14 +116,14 @@ def choose(
 
 
 def log_lines(choices: Choices) -> list[str]:
-    """Return one line of all that is in effect, then one for each thing asked for that is not here."""
+    """Return one line with the effective settings, then one line per setting that fell back."""
     in_effect = ", ".join(f"{line.name} {line.value}" for line in choices.lines if line.value != "off")
     fallen_back = [line for line in choices.lines if line.reason.startswith(NOT_HERE)]
     return [f"training with {in_effect}", *(f"{line.name} {line.value}: {line.reason}" for line in fallen_back)]
 
 
 def architecture_of(model_type: str) -> Architecture:
-    """Return what transformers' class of the causal language model says that it supports."""
+    """Return what transformers' causal language model of this type says that it supports."""
     name = MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(model_type)
     model_class = getattr(transformers, name, None) if name else None
     if model_class is None:

@@ -1,4 +1,4 @@
-"""What training reads from earlier stages, and the held-out rows that it can take a loss or reward of."""
+"""What training reads from earlier stages, and the held-out rows whose loss or reward it can measure."""
 
 from __future__ import annotations
 

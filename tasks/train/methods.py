@@ -1,4 +1,4 @@
-"""The methods of training: how each loads the base, the adapter it puts on it, and the configs that do not fit it."""
+"""The methods of training: how each loads the base, which adapter it adds, and which configs it refuses."""
 
 from __future__ import annotations
 

@@ -134,8 +134,8 @@ def read_examples(
 ) -> datasets.Dataset:
     """Return the rows of a tokens file as `objective` needs them; they are read from the disk when used.
 
-    Every row has its `row_number` in the file. Packed rows keep `position_ids`. `rows` selects some of them. At the end
-    stand `num_fill` more rows, marked `is_fill`, which are not trained on.
+    Every row has its `row_number` in the file. Packed rows keep `position_ids`. `rows` selects some of them.
+    `num_fill` more rows, marked `is_fill` and not trained on, are added at the end.
     """
     form = FORMS[objective]
     present = pq.read_schema(tokens_file).names

@@ -99,7 +99,7 @@ class RowWeights:
         self._has_fill = False
 
     def count_step(self, trainer: Any, batches: list[Any]) -> None:
-        """Count the rows of one optimizer step, of which these are this process's batches, over all processes."""
+        """Count the rows of one optimizer step over all processes; `batches` are those of this process."""
         if not self._mean_over_rows or not batches:
             return
         processes = trainer.accelerator.num_processes
@@ -128,7 +128,7 @@ class RowWeights:
         return loss * (num_rows.sum() * passes / self._step_rows)
 
     def _held_out_share(self, model: Any, inputs: Any) -> Any:
-        """Return what makes the mean over rows that transformers takes of held-out batches one over tokens."""
+        """Return the factor that turns transformers' mean over held-out rows into a mean over tokens."""
         if model.training or self._held_out_tokens_per_row is None or "labels" not in inputs:
             return None
         labels = inputs["labels"]

@@ -96,7 +96,7 @@ class Watched(Base):
         return loss
 
     def prediction_step(self, model: Any, inputs: Any, *args: Any, **kwargs: Any) -> Any:
-        """Take the numbers off the rows of a held-out batch, which no model takes for an input."""
+        """Take the numbers off the rows of a held-out batch, since no model accepts them as input."""
         return super().prediction_step(model, without_row_numbers(inputs)[0], *args, **kwargs)
 
     def _get_grad_norm(self, model: Any, grad_norm: Any = None) -> Any:
@@ -130,7 +130,7 @@ class Sharded(Base):
 
 
 class Ordered(Base):
-    """For trainers of token ids that do not generate: our order of rows, each of which weighs the same.
+    """For trainers that do not generate: our order of rows, and the same weight for every row.
 
     `epoch_sampler` and `row_weights` are set before training.
     """

@@ -44,12 +44,12 @@ def world_size() -> int:
 
 
 def effective(config: TrainConfig, num_processes: int | None = None) -> Sharding:
-    """Return the word that is in effect on `num_processes`, by default those of this run."""
+    """Return the sharding in effect with `num_processes`, by default those of this run."""
     return in_effect.sharding(config, num_processes or world_size()).value
 
 
 def data_parallel_size(config: TrainConfig) -> int:
-    """Return how many processes of this run, or groups of them, see rows of their own."""
+    """Return how many processes of this run, or groups of them, work on different rows."""
     return batches.data_parallel_size(config, world_size())
 
 
@@ -185,7 +185,7 @@ def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
 
 
 def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> list[Choice]:
-    """Return what the report says of how the model is divided. `num_gpus` are those that one process sees."""
+    """Return the report's lines on how the model is sharded; `num_gpus` is how many GPUs one process sees."""
     word, reason = in_effect.sharding(config, num_processes)
     if word == "layers" and num_gpus < 2:
         reason = f"{NOT_HERE}{num_gpus} GPUs; the layers stay together"
@@ -207,7 +207,7 @@ def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> li
 
 
 def batch_line(config: TrainConfig, num_processes: int) -> Choice:
-    """Return how the rows of a step are divided: processes x rows of a pass x passes."""
+    """Return the report's line on processes, rows per optimizer step, and rows per forward pass of all processes."""
     rows = config.micro_batch * batches.data_parallel_size(config, num_processes)
     machines = num_processes // config.processes_per_node
     on = f" on {machines} machines" if machines > 1 else ""

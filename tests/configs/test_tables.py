@@ -21,15 +21,41 @@ from configs.errors import either
 from configs.measures import HEADLINES, MEASURES, Scores
 from configs.objectives import OBJECTIVES, Objective, Phase, objectives_of
 from configs.schema.data import RowFormat
+from configs.schema.tracking import TrackerName
 from tasks.evaluate.metrics import OF_ANSWERS
 from tasks.quantize.bitsandbytes import SETTINGS
+from tasks.rows.formats import FORMAT_COLUMNS
+from tasks.rows.schemas import SCHEMAS
+from tasks.runtime.secrets import tracker_sources
+from tasks.train import arguments
 from tasks.train.objectives import FORMS
+from tasks.train.watch.diagnose import series_of
+from tasks.train.watch.trackers import TRACKERS
 
 COUNTS = {"loss_rows", "loss_tokens", "generated_rows", "size_bytes"}
 
 
 def test_each_objective_has_rules_and_a_trainer() -> None:
-    assert get_args(Objective) == tuple(OBJECTIVES) == tuple(FORMS)
+    assert get_args(Objective) == tuple(OBJECTIVES) == tuple(FORMS) == tuple(arguments._OF_OBJECTIVE)
+
+
+def test_the_report_keeps_what_the_deck_charts() -> None:
+    charts = [chart for rules in OBJECTIVES.values() for chart in rules.charts]
+    assert len(charts) > 5
+    for chart in charts:
+        kept = series_of([{"step": 1, chart.series: 0.5}, {"step": 1, f"eval_{chart.series}": 0.5}])
+        assert [series.name for series in kept] == [chart.series, f"eval_{chart.series}"]
+
+
+def test_each_row_format_has_columns_and_a_schema() -> None:
+    assert set(get_args(RowFormat)) - {"auto"} == set(FORMAT_COLUMNS) == set(SCHEMAS)
+
+
+def test_each_tracker_can_be_opened_and_has_its_secrets() -> None:
+    names = set(get_args(TrackerName)) - {"none"}
+    assert names == set(TRACKERS)
+    # TensorBoard writes files, and has no account
+    assert {name for name in names if tracker_sources(name)} == {"wandb", "mlflow"}
 
 
 def test_each_objective_is_judged_by_measures_that_a_verdict_can_name() -> None:

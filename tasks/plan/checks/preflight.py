@@ -76,7 +76,7 @@ class Shared(Generic[T]):
         self._outcome: tuple[T | None, BaseException | None] | None = None
 
     def value(self) -> T:
-        """Return the value, or raise the error of computing it; for the question called `name`."""
+        """Return the value, or raise the error of computing it. Only the question called `name` calls this."""
         with self._lock:
             if self._outcome is None:
                 try:
@@ -89,7 +89,7 @@ class Shared(Generic[T]):
         return value  # type: ignore[return-value]
 
     def needed(self) -> T:
-        """Return the value; for all other questions.
+        """Return the value. All other questions call this.
 
         Raises:
             NotCheckedError: it could not be computed, which the question called `name` reports as its failure.

@@ -131,7 +131,7 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
 
     def heads() -> Finding:
         files = base.files.needed()
-        # of a model of several parts, those of the language model
+        # a model may have several parts: read the heads of its language model
         model = {} if files is None else text_settings(files.settings["config.json"])
         fault = fault_of_heads(train.processes_per_node, model)
         if fault is not None:

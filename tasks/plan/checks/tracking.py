@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import uuid
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, assert_never
 
 import httpx2
 
@@ -53,8 +53,11 @@ def check_tracking(
         _check_wandb(tracking, secrets.get("WANDB_API_KEY"), sources)
     elif tracking.tracker == "mlflow":
         _check_mlflow(tracking, secrets, sources)
-    elif tracking.folder is not None:
-        _check_folder(tracking.folder, filesystem_of, is_laptop)
+    elif tracking.tracker == "tensorboard":
+        if tracking.folder is not None:
+            _check_folder(tracking.folder, filesystem_of, is_laptop)
+    else:
+        assert_never(tracking.tracker)
 
 
 def _check_wandb(tracking: TrackingConfig, key: str | None, sources: str) -> None:

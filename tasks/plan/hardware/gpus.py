@@ -32,11 +32,11 @@ class GpuType:
     """FLOP/s in float32 without TF32, PyTorch's default; None if not known."""
     memory_bandwidth: float
     gpu_link_bandwidth: float
-    """To the other GPUs of the machine, over NVLink, or PCI Express without it."""
+    """Bandwidth to the other GPUs of the machine, over NVLink or else PCI Express."""
     network_bandwidth: float
-    """Of the machine's network, per GPU."""
+    """Bandwidth of the machine's network, per GPU."""
     host_bandwidth: float
-    """To the host's memory, over PCI Express."""
+    """Bandwidth to host memory, over PCI Express."""
     compute_utilization: float
     gpus_per_node: int
     has_bfloat16: bool

@@ -1,4 +1,4 @@
-"""Counts the bytes that a layer saves for its backward pass, and its temporary ones in either pass.
+"""Counts the bytes that a layer saves for its backward pass, and its temporary bytes in the forward and backward pass.
 
 The counts for a Llama follow transformers' code, with SDPA or flash attention, tensor by tensor; a test compares them
 with what autograd saves in the real model. Other architectures have their own counts in `ModelShape`. Fused kernels

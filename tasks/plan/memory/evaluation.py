@@ -59,7 +59,7 @@ def evaluation_moments(job: EvaluationJob) -> list[Moment]:
 def _layer_bytes(job: EvaluationJob, tokens: int, size: int) -> float:
     """Return the largest bytes of one layer's activations for `tokens`.
 
-    These are in the MLP the activated gate, up, and their product, or in attention the queries, keys and values before
+    In the MLP these are the activated gate, up, and their product; in attention, the queries, keys and values before
     and after rotation. Beside them there are the embeddings, the layer's input, the residual stream, the norm's output,
     and for each position two numbers per dimension of a head.
     """

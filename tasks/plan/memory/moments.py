@@ -238,7 +238,7 @@ def _backward_buffers(job: TrainingJob) -> float:
     if job.sharding in FSDP and job.sharding != "fsdp_no_shard":
         kept_head = 0 if shape.is_tied else shape.embedding_parameters
         gathered = shape.parameters if job.sharding == "fsdp_shard_grad_op" else 2 * largest + kept_head
-        # of this unit and of the previous one, which is being reduced; or of all, if accumulated unsharded
+        # gradients of this unit, and of the previous one, which is being reduced; or all, if accumulated unsharded
         unreduced = 2 * min(largest, shape.parameters) * share
         if job.accumulation > 1 and not job.reduces_each_micro_batch:
             unreduced = trained

@@ -115,10 +115,10 @@ def weight_bits(job: TrainingJob) -> Literal[16, 32]:
 
 
 def hidden_bytes(job: TrainingJob) -> int:
-    """Return the bytes of a number of the last hidden states, and of the loss that is taken of them.
+    """Return the bytes of one number in the last hidden states, and in the loss computed from them.
 
-    Under FSDP every part hands on float32, and nothing casts the loss: training has its mixed precision done by FSDP's
-    parts, and not by autocast.
+    Under FSDP every wrapped module returns float32, and nothing casts the loss: FSDP does the mixed precision, not
+    autocast.
     """
     if job.sharding in FSDP and job.precision == "bfloat16":
         return 4
@@ -126,7 +126,7 @@ def hidden_bytes(job: TrainingJob) -> int:
 
 
 def states_of(job: TrainingJob) -> BytesPerParameter:
-    """Return the bytes per GPU once all gradients exist, without offload: with a frozen base, without a reference."""
+    """Return the bytes per GPU once all gradients exist, without offload, with a frozen base but no reference."""
     trained = sharded_states(
         job.trained_parameters, bytes_per_trained(job), job.sharding, job.num_gpus, job.gpus_per_node
     )

@@ -65,7 +65,7 @@ def shape_of(settings: dict[str, Any], name: str) -> ModelShape:
     """Return the shape of the causal language model whose config.json holds `settings`; `name` is for messages.
 
     A repository's own code is never run, and quantized weights are planned as if they were not quantized; the shape's
-    notes state either.
+    notes say so.
 
     Raises:
         ModelError: transformers does not know the architecture, it needs its own code, or it does not write from left

@@ -89,8 +89,8 @@ def _refused(family: str, name: str, error: Exception) -> ModelError:
 
 
 def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfig, tuple[str, ...]]:
-    """Return the config that AutoModelForCausalLM loads, and notes; for some models of text and images it is a part of
-    theirs."""
+    """Return the config that AutoModelForCausalLM loads, and notes. For some models of text and images it is a part of
+    their config."""
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
@@ -254,7 +254,7 @@ def _activations(config: PreTrainedConfig, layer_sizes: list[int]) -> tuple[Laye
     text = config.get_text_config()
     types = getattr(text, "layer_types", None) or [""] * len(layer_sizes)
     layer_kinds = list(zip(layer_sizes, types, strict=False))
-    # a layer's bytes are those of a model that ends with it less those of one that ends before it, so not of layer 0:
+    # a layer's bytes are the difference of two models, one ending with it and one before it; not of layer 0, since
     # a model has at least one layer
     first_index = {kind: index for index, kind in reversed(list(enumerate(layer_kinds))) if index}
     kinds = {index: layer_kinds.count(kind) for kind, index in first_index.items()}

@@ -159,8 +159,8 @@ class ModelShape:
         """Return the linear maps that get an adapter from LoRA's `target_modules` `names`, as peft chooses them.
 
         `all-linear` is every linear layer and `Conv1D` except the output head, and in families such as Mixtral the
-        experts and routers too; any other name is the end of a module's name. Each of a returned map's `count` has one
-        adapter of LoRA's rank: where peft makes one of twice that rank, for two maps fused into one, it counts twice.
+        experts and routers too; any other name is the end of a module's name. Each of the `count` maps has an adapter
+        of LoRA's rank: if peft makes one of twice that rank, for two maps fused into one, `count` is doubled.
         Only the last part of a name with dots is compared, so more maps may be returned than are trained.
 
         Raises:

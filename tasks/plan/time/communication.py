@@ -1,8 +1,7 @@
 """Counts what each GPU sends to others in an optimizer step: the collectives of each sharding, and their bytes.
 
 In a ring of N GPUs, each sends (N-1)/N of a tensor to all-gather or to reduce-scatter it, and twice that to all-reduce
-it. With P parameters of which T are trained, b bytes in a number of the computation, and a step of several
-micro-batches:
+it. With P parameters of which T are trained, b bytes per computed number, and a step of several micro-batches:
 
 none, fsdp_no_shard   all-reduce 4 T, once a step (DDP reduces gradients in the type of the weights)
 zero1                 all-reduce b T and all-gather b T, once a step

@@ -69,7 +69,7 @@ def micro_batch_flops(job: TrainingJob) -> tuple[float, float]:
 
 
 def recomputed_flops(job: TrainingJob) -> float:
-    """Return the FLOPs of a pass that checkpointing adds: the layers' forward pass once more."""
+    """Return the FLOPs that checkpointing adds: one more forward pass of the layers."""
     if not job.has_checkpointing:
         return 0.0
     return 2.0 * job.shape.active_linear_parameters * job.tokens + _attention_flops(job)

@@ -27,7 +27,7 @@ Kind = Literal["checkpoint", "best"]
 FORMAT = 1
 _SAMPLE_BYTES = 2**20
 _MANIFEST = re.compile(r"(checkpoint|best)-(\d{8})/manifest-(\d{5})-of-(\d{5})\.json")
-# what may change between two attempts of one run: how rows are split over processes and forward passes, not which
+# what may change between two attempts of one run: how rows are split over processes and forward passes, not the rows
 _NOT_IDENTITY = (
     "cluster",
     "checkpoint",

@@ -132,7 +132,7 @@ class Saver:
     def save(self, trainer: Any) -> bool:
         """Save a checkpoint of the step just done; return whether that succeeded.
 
-        A failure is reported, and training goes on.
+        A failure is reported, and training continues.
 
         Raises:
             ArtifactError: the third in a row could not be written.

@@ -1,4 +1,4 @@
-"""Held-out loss during training: the steps and rows it is taken on, and the weights that are kept for it."""
+"""Held-out loss during training: when and on which rows it is measured, and which weights are kept for it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _ROWS_PER_TRAINED_ROW = 3.0
 
 
 def evaluation_steps(num_steps: int, evaluations: int) -> list[int]:
-    """Return the steps after which held-out loss is taken: `evaluations` of them, or all if there are fewer.
+    """Return the steps after which held-out loss is measured: `evaluations` of them, or all if there are fewer.
 
     They are evenly spaced, and the last one is `num_steps`.
     """
@@ -38,7 +38,7 @@ def kept_weights(config: TrainConfig, has_held_out: bool) -> Setting[Literal["be
 
 
 def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool) -> dict[str, Any]:
-    """Return transformers' arguments for taking held-out loss and keeping the best weights in a run of `num_steps`.
+    """Return transformers' arguments to measure held-out loss and keep the best weights in a run of `num_steps`.
 
     They work together with the callbacks of `watch_callbacks`. Weights are saved when they are the best so far, and
     replace those saved before; DeepSpeed and FSDP save a whole state, since they cannot load weights alone. For rloo
@@ -66,7 +66,7 @@ def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool
 
 
 class EvenEvaluations(TrainerCallback):
-    """Takes held-out loss at `evaluation_steps`, and logs the training loss at the same steps."""
+    """Measures held-out loss at `evaluation_steps`, and logs the training loss at the same steps."""
 
     def __init__(self, evaluations: int) -> None:
         self._evaluations = evaluations
@@ -85,7 +85,7 @@ class EarlyStopping(EarlyStoppingCallback):
     """transformers' early stopping, without its check of the arguments."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Check nothing: a run that takes no held-out loss never stops early, and its report says so."""
+        """Check nothing: a run that measures no held-out loss never stops early, and its report says so."""
 
     def resume_state(self) -> int:
         """Return how many evaluations in a row were no better than the best."""

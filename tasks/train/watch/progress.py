@@ -23,11 +23,11 @@ class Progress(TrainerCallback):
         self._first_step = 0
         # when tokens were last counted, how many there were, and the seconds since then spent on evaluation
         self._counted_at, self._num_tokens, self._other_seconds = 0.0, 0.0, 0.0
-        # of the current step: its begin and its forward passes so far; held-out batches so far, and of how many
+        # of the current step: when it began, and its forward passes so far; held-out batches so far, and their total
         self._since, self._num_passes, self._held_out = 0.0, 0, (0, 0)
         self._num_lines = 0
         self.tokens_per_second: float | None = None
-        """Of all processes, between the last two logged steps."""
+        """Speed of all processes between the last two logged steps."""
         self.seconds_left: float | None = None
 
     def resume_state(self) -> float:

@@ -75,8 +75,7 @@ class Tracker(Protocol):
 
 def open_tracker(setup: RunSetup) -> Tracker:
     """Begin or continue the run of `setup`, and return it."""
-    kinds: dict[str, Callable[[RunSetup], Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "tensorboard": TensorBoard}
-    return kinds[setup.config.tracker](setup)
+    return TRACKERS[setup.config.tracker](setup)
 
 
 class TensorBoard:
@@ -270,3 +269,6 @@ def flattened(values: dict[str, Any], prefix: str = "") -> dict[str, str]:
         elif value is not None and value != []:
             flat[f"{prefix}{name}"] = str(value)
     return flat
+
+
+TRACKERS: dict[str, Callable[[RunSetup], Tracker]] = {"wandb": Wandb, "mlflow": Mlflow, "tensorboard": TensorBoard}

@@ -1,4 +1,4 @@
-"""Sends the curves of a training to its tracker. Whatever the tracker does, training goes on.
+"""Sends the curves of a training to its tracker. Training continues whatever the tracker does.
 
 A thread of rank 0 opens the run, sends the points, and tries again if the tracker cannot be reached. Points that could
 not be sent are kept for later, and counted at the end.
