@@ -16,18 +16,18 @@ def attention(
     model: ModelConfig, device: Device, architecture: Architecture, computes_in_16_bits: bool
 ) -> Setting[str | None]:
     """Return the attention kernel for `from_pretrained`; None leaves the choice to a model with its own code."""
-    wish, reason = model.attn_implementation, ""
-    if wish in ("auto", "flash_attention_2"):
-        lacking = _why_no_flash_attention(device, architecture, computes_in_16_bits)
-        if lacking is None:
-            return Setting("flash_attention_2", "" if wish != "auto" else "auto: flash-attn is here")
-        reason = f"auto: flash-attn {lacking}" if wish == "auto" else f"{NOT_HERE}flash-attn {lacking}"
+    configured, reason = model.attn_implementation, ""
+    if configured in ("auto", "flash_attention_2"):
+        why_not = _why_no_flash_attention(device, architecture, computes_in_16_bits)
+        if why_not is None:
+            return Setting("flash_attention_2", "" if configured != "auto" else "auto: flash-attn is installed")
+        reason = f"auto: flash-attn {why_not}" if configured == "auto" else f"{NOT_HERE}flash-attn {why_not}"
     if not architecture.is_known:
         # a model with its own code chooses its own kernels
-        return Setting(wish if wish in ("eager", "sdpa") else None, reason)
-    if wish == "sdpa" and not architecture.has_sdpa:
+        return Setting(configured if configured in ("eager", "sdpa") else None, reason)
+    if configured == "sdpa" and not architecture.has_sdpa:
         reason = f"{NOT_HERE}{architecture.model_type} has no sdpa"
-    return Setting("eager" if wish == "eager" or not architecture.has_sdpa else "sdpa", reason)
+    return Setting("eager" if configured == "eager" or not architecture.has_sdpa else "sdpa", reason)
 
 
 def _why_no_flash_attention(device: Device, architecture: Architecture, computes_in_16_bits: bool) -> str | None:
@@ -38,7 +38,7 @@ def _why_no_flash_attention(device: Device, architecture: Architecture, computes
     if not computes_in_16_bits:
         return "computes in 16 bits, and training does not"
     if not (architecture.is_known and architecture.has_flash_attention):
-        return "is not known to the architecture"
+        return "is not supported by the architecture"
     return None
 
 
@@ -69,7 +69,7 @@ def activation_offload(train: TrainConfig, device: Device) -> Setting[bool]:
     if not train.efficiency.activation_offload:
         return Setting(False)
     if not device.is_gpu:
-        return Setting(False, f"{NOT_HERE}needs a GPU to spare the memory of")
+        return Setting(False, f"{NOT_HERE}needs a GPU")
     if train.objective in ONLINE:
         return Setting(False, f"{NOT_HERE}TRL's trainer of {train.objective} does not have it")
     return Setting(True)

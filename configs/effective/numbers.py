@@ -16,12 +16,12 @@ NumberFormat = Literal["float32", "bfloat16", "float16"]
 
 def precision(train: TrainConfig, device: Device) -> Setting[Precision]:
     """Return whether layers compute under autocast to bfloat16, or in the format of their weights."""
-    wish = train.efficiency.precision
-    if wish == "float32":
+    configured = train.efficiency.precision
+    if configured == "float32":
         return Setting("float32")
-    if wish == "bfloat16":
-        lacking = "" if device.has_bfloat16 else f"{NOT_HERE}{device.name} does not compute in bfloat16"
-        return Setting("bfloat16" if device.has_bfloat16 else "float32", lacking)
+    if configured == "bfloat16":
+        why_not = "" if device.has_bfloat16 else f"{NOT_HERE}{device.name} does not compute in bfloat16"
+        return Setting("bfloat16" if device.has_bfloat16 else "float32", why_not)
     if not device.is_gpu:
         return Setting("float32", "auto: bfloat16 is for GPUs")
     if device.has_bfloat16:

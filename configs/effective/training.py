@@ -19,18 +19,18 @@ EIGHT_BIT: tuple[Optimizer, ...] = ("adamw_8bit", "paged_adamw_8bit")
 
 def sharding(train: TrainConfig, num_processes: int) -> Setting[Sharding]:
     """Return how the model is sharded among `num_processes`: `none` if there are no processes to shard over."""
-    wish = train.sharding
-    if wish == "fsdp_no_shard":
-        reason = "fsdp_no_shard: an unsharded model is DDP, and PyTorch's FSDP has no strategy of that name any more"
+    configured = train.sharding
+    if configured == "fsdp_no_shard":
+        reason = "fsdp_no_shard shards nothing: DDP does the same, and PyTorch's FSDP has no such strategy any more"
         return Setting("none", reason)
-    if num_processes == 1 and wish in (*FSDP, "tensor_parallel"):
-        machine = "one process on each machine" if wish == "fsdp_hybrid_shard" else "one process"
-        return Setting("none", f"{NOT_HERE}{wish} has nothing to divide among: {machine}")
-    if wish == "fsdp_hybrid_shard" and train.processes_per_node == 1:
-        return Setting("none", f"{NOT_HERE}{wish} has nothing to divide among: one process on each machine")
-    if wish == "fsdp_hybrid_shard" and num_processes == train.processes_per_node:
-        return Setting("fsdp_full_shard", f"{wish} on one machine, where there is no second copy")
-    return Setting(wish)
+    if num_processes == 1 and configured in (*FSDP, "tensor_parallel"):
+        machine = "one process per machine" if configured == "fsdp_hybrid_shard" else "one process"
+        return Setting("none", f"{NOT_HERE}{configured} needs several processes to shard over: {machine}")
+    if configured == "fsdp_hybrid_shard" and train.processes_per_node == 1:
+        return Setting("none", f"{NOT_HERE}{configured} needs several processes to shard over: one process per machine")
+    if configured == "fsdp_hybrid_shard" and num_processes == train.processes_per_node:
+        return Setting("fsdp_full_shard", f"{configured} on one machine, where there is no second copy")
+    return Setting(configured)
 
 
 def num_devices(train: TrainConfig, num_processes: int, device: Device) -> int:
@@ -40,38 +40,38 @@ def num_devices(train: TrainConfig, num_processes: int, device: Device) -> int:
 
 def gradient_checkpointing(train: TrainConfig, device: Device) -> Setting[bool]:
     """Return whether activations are recomputed in the backward pass."""
-    wish = train.efficiency.gradient_checkpointing
-    if wish == "off":
+    configured = train.efficiency.gradient_checkpointing
+    if configured == "off":
         return Setting(False)
-    if wish == "auto" and not device.is_gpu:
-        return Setting(False, "auto: slower, and a CPU has memory")
+    if configured == "auto" and not device.is_gpu:
+        return Setting(False, "auto: off on a CPU, where it costs time and memory is seldom short")
     if train.method == "prefix_tuning":
         # layers that are recomputed drop past_key_values, and with them the prefix
         why = "a prefix is lost where layers are computed again"
-        return Setting(False, f"auto: {why}" if wish == "auto" else f"{NOT_HERE}{why}")
-    return Setting(True, "" if wish == "on" else "auto: saves memory on a GPU")
+        return Setting(False, f"auto: {why}" if configured == "auto" else f"{NOT_HERE}{why}")
+    return Setting(True, "" if configured == "on" else "auto: saves memory on a GPU")
 
 
 def optimizer(train: TrainConfig, device: Device, num_processes: int) -> Setting[Optimizer]:
     """Return the optimizer in the config's words; AdamW in 32 bits if 8-bit states are not possible."""
-    wish = train.efficiency.optimizer
-    if wish == "auto" or wish == "adamw":
+    configured = train.efficiency.optimizer
+    if configured == "auto" or configured == "adamw":
         return Setting("adamw")
-    lacking = _why_not_8_bit(train, device, sharding(train, num_processes).value)
-    if lacking:
-        return Setting("adamw", f"{NOT_HERE}{lacking}")
-    if wish == "paged_adamw_8bit" and not device.is_gpu:
+    why_not = _why_not_8_bit(train, device, sharding(train, num_processes).value)
+    if why_not:
+        return Setting("adamw", f"{NOT_HERE}{why_not}")
+    if configured == "paged_adamw_8bit" and not device.is_gpu:
         return Setting("adamw_8bit", f"{NOT_HERE}only GPU memory is paged; the states are in 8 bits all the same")
-    return Setting(wish)
+    return Setting(configured)
 
 
-def _why_not_8_bit(train: TrainConfig, device: Device, word: Sharding) -> str:
+def _why_not_8_bit(train: TrainConfig, device: Device, in_effect: Sharding) -> str:
     if not device.has_bitsandbytes:
         return "bitsandbytes is not installed"
-    if word in (*FSDP, "tensor_parallel"):
-        return f"bitsandbytes cannot step weights that {word} divides"
-    if word in DEEPSPEED and train.deepspeed.offload != "none":
-        return "DeepSpeed steps what is in host memory with its own AdamW"
+    if in_effect in (*FSDP, "tensor_parallel"):
+        return f"bitsandbytes cannot update weights that {in_effect} shards"
+    if in_effect in DEEPSPEED and train.deepspeed.offload != "none":
+        return "DeepSpeed updates offloaded weights with its own AdamW"
     return ""
 
 
@@ -89,11 +89,11 @@ def kept_weights(train: TrainConfig, has_held_out: bool, num_processes: int) -> 
         return Setting("last", "there are no held-out rows")
     if not train.watch.evaluations:
         return Setting("last", "train.watch.evaluations is 0")
-    word = sharding(train, num_processes).value
-    if word == "tensor_parallel":
-        return Setting("last", "transformers does not load weights back into layers that it has divided")
-    if word in (*DEEPSPEED, *FSDP) and train.most_nodes > 1:
-        why = "a checkpoint of a model divided over machines without a common disk cannot be loaded back"
+    in_effect = sharding(train, num_processes).value
+    if in_effect == "tensor_parallel":
+        return Setting("last", "transformers does not load weights back into layers that it has sharded")
+    if in_effect in (*DEEPSPEED, *FSDP) and train.most_nodes > 1:
+        why = "weights sharded over machines without a shared disk cannot be loaded back"
         return Setting("last", why)
     return Setting("best")
 

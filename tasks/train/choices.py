@@ -144,13 +144,14 @@ def _optimizer(config: TrainConfig, hardware: Hardware) -> Setting[str]:
     return Setting(name, why if config.efficiency.optimizer == "auto" else reason)
 
 
-def _adamw(config: TrainConfig, word: Sharding) -> Setting[str]:
-    if word in DEEPSPEED:
+def _adamw(config: TrainConfig, in_effect: Sharding) -> Setting[str]:
+    if in_effect in DEEPSPEED:
         offloaded = config.deepspeed.offload != "none"
-        why = "auto: DeepSpeed's own, on the CPU" if offloaded else "auto: DeepSpeed has the weights flat"
+        flat = "auto: DeepSpeed keeps the weights in one flat tensor"
+        why = "auto: DeepSpeed's own, on the CPU" if offloaded else flat
         return Setting("adamw_torch", why)
-    if word == "tensor_parallel":
-        return Setting("adamw_torch", "auto: divided and whole weights do not go into one kernel")
+    if in_effect == "tensor_parallel":
+        return Setting("adamw_torch", "auto: the fused kernel does not take sharded and whole weights together")
     return Setting("adamw_torch_fused", "auto: one kernel for all weights")
 
 

@@ -27,7 +27,7 @@ from transformers import AutoConfig, PreTrainedModel
 
 from configs.combinations import fault_of_heads
 from configs.effective import batches
-from configs.effective import training as in_effect
+from configs.effective import training as effective_training
 from configs.effective.device import NOT_HERE
 from configs.errors import ConfigError
 from configs.schema import ModelConfig
@@ -45,7 +45,7 @@ def world_size() -> int:
 
 def effective(config: TrainConfig, num_processes: int | None = None) -> Sharding:
     """Return the sharding in effect with `num_processes`, by default those of this run."""
-    return in_effect.sharding(config, num_processes or world_size()).value
+    return effective_training.sharding(config, num_processes or world_size()).value
 
 
 def data_parallel_size(config: TrainConfig) -> int:
@@ -79,23 +79,23 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
     `deepspeed_json` is the content of the user's own file, as `check_deepspeed` accepted it; it replaces the shipped
     one. FSDP's checkpoints are sharded like the model, and any number of processes can load them.
     """
-    word = effective(config)
+    in_effect = effective(config)
     arguments: dict[str, Any] = {"ddp_timeout": config.cluster.collective_timeout_seconds}
-    if word in DEEPSPEED:
+    if in_effect in DEEPSPEED:
         arguments["deepspeed"] = json.loads(deepspeed_json) if deepspeed_json else str(deepspeed_file(config))
-    if word in FSDP:
+    if in_effect in FSDP:
         arguments |= {
             "fsdp": True,
             "fsdp_config": {
                 "version": 2,
-                "reshard_after_forward": word != "fsdp_shard_grad_op",
+                "reshard_after_forward": in_effect != "fsdp_shard_grad_op",
                 "auto_wrap_policy": "TRANSFORMER_BASED_WRAP",
                 "state_dict_type": "SHARDED_STATE_DICT",
             },
             # gradients are reduced after each backward pass: whole ones would take the memory that sharding saves
             "accelerator_config": {"gradient_accumulation_kwargs": {"sync_each_batch": True}},
         }
-    if word == "fsdp_hybrid_shard":
+    if in_effect == "fsdp_hybrid_shard":
         shards = config.processes_per_node
         sizes = {"dp_replicate_size": world_size() // shards, "dp_shard_size": shards}
         arguments["parallelism_config"] = ParallelismConfig(**sizes)
@@ -104,12 +104,12 @@ def sharding_arguments(config: TrainConfig, deepspeed_json: str = "") -> dict[st
 
 def loading_arguments(config: TrainConfig) -> dict[str, Any]:
     """Return the arguments of `from_pretrained` that place layers or shard matrices while they are loaded."""
-    word = effective(config)
-    if word == "tensor_parallel":
+    in_effect = effective(config)
+    if in_effect == "tensor_parallel":
         from transformers.distributed import DistributedConfig
 
         return {"distributed_config": DistributedConfig(tp_size=config.processes_per_node)}
-    return {"device_map": "balanced"} if word == "layers" else {}
+    return {"device_map": "balanced"} if in_effect == "layers" else {}
 
 
 def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, new_token_ids: list[int]) -> None:
@@ -119,10 +119,11 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
         ConfigError: tensor parallelism of an unknown architecture, or of heads that do not divide evenly; new tokens
             whose embeddings would be sharded.
     """
-    word = effective(config)
-    if new_token_ids and (word == "tensor_parallel" or (config.method != "full" and word in (*FSDP, "zero3"))):
+    in_effect = effective(config)
+    shards_embeddings = in_effect == "tensor_parallel" or (config.method != "full" and in_effect in (*FSDP, "zero3"))
+    if new_token_ids and shards_embeddings:
         raise ConfigError(
-            f"tokenize.new_special_tokens: train.sharding={word} shards the embeddings, and "
+            f"tokenize.new_special_tokens: train.sharding={in_effect} shards the embeddings, and "
             + (
                 "no rows can be added to sharded ones"
                 if config.method == "full"
@@ -131,12 +132,12 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
             + "; use zero2"
             + (", fsdp_full_shard" if config.method == "full" else ", or train.method=full")
         )
-    if word != "tensor_parallel":
+    if in_effect != "tensor_parallel":
         return
     settings = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
     if not getattr(settings, "base_model_tp_plan", None):
         raise ConfigError(
-            f"train.sharding=tensor_parallel: transformers has no plan to divide the layers of {settings.model_type}; "
+            f"train.sharding=tensor_parallel: transformers has no plan to shard the layers of {settings.model_type}; "
             "use fsdp_full_shard or zero3"
         )
     fault = fault_of_heads(config.processes_per_node, settings.to_dict())
@@ -186,21 +187,21 @@ def parts_by_size(model: PreTrainedModel, min_parameters: int) -> list[str]:
 
 def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> list[Choice]:
     """Return the report's lines on how the model is sharded; `num_gpus` is how many GPUs one process sees."""
-    word, reason = in_effect.sharding(config, num_processes)
-    if word == "layers" and num_gpus < 2:
+    in_effect, reason = effective_training.sharding(config, num_processes)
+    if in_effect == "layers" and num_gpus < 2:
         reason = f"{NOT_HERE}{num_gpus} GPUs; the layers stay together"
-    lines = [Choice(name="sharding", value=word, reason=reason)]
-    if word in DEEPSPEED:
+    lines = [Choice(name="sharding", value=in_effect, reason=reason)]
+    if in_effect in DEEPSPEED:
         own = config.deepspeed.config
         reason = "the user's own file" if own else ""
         lines.append(Choice(name="DeepSpeed file", value=own or deepspeed_file(config).name, reason=reason))
         held = {"optimizer": "optimizer", "optimizer_and_parameters": "optimizer and parameters"}
         lines.append(Choice(name="in host memory", value=held.get(config.deepspeed.offload, "off")))
-    if word in FSDP:
+    if in_effect in FSDP:
         size = f"of at least {config.fsdp.min_parameters:,} parameters"
         value = "layer by layer" if config.fsdp.wrap == "layer" else size
         lines.append(Choice(name="gathered in parts", value=value))
-    if word == "fsdp_hybrid_shard":
+    if in_effect == "fsdp_hybrid_shard":
         copies = num_processes // config.processes_per_node
         lines.append(Choice(name="mesh", value=f"{copies} copies x {config.processes_per_node} parts"))
     return lines
@@ -211,5 +212,5 @@ def batch_line(config: TrainConfig, num_processes: int) -> Choice:
     rows = config.micro_batch * batches.data_parallel_size(config, num_processes)
     machines = num_processes // config.processes_per_node
     on = f" on {machines} machines" if machines > 1 else ""
-    each = f"{config.batch_size} rows a step, {rows} at a time"
-    return Choice(name="processes", value=f"{num_processes}{on}", reason=each)
+    rows_line = f"{config.batch_size} rows a step, {rows} at a time"
+    return Choice(name="processes", value=f"{num_processes}{on}", reason=rows_line)

@@ -155,7 +155,7 @@ class Store:
                         )
                     ) from error
                 time.sleep(_FIRST_WAIT_SECONDS * 2 ** (number - 1))
-        raise AssertionError("the last try returned or raised")
+        raise AssertionError("the last attempt returned or raised")
 
 
 def _is_full(error: OSError) -> bool:

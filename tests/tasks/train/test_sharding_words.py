@@ -109,7 +109,7 @@ def test_an_architecture_without_a_plan_is_refused(tmp_path: Path, monkeypatch: 
     (tmp_path / "config.json").write_text('{"model_type": "gpt2"}')
     monkeypatch.setenv("WORLD_SIZE", "2")
     config = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
-    with pytest.raises(ConfigError, match="no plan to divide the layers of gpt2"):
+    with pytest.raises(ConfigError, match="no plan to shard the layers of gpt2"):
         check_divisible(config, ModelConfig(name="tiny"), tmp_path, [])
 
 

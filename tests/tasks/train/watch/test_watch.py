@@ -164,7 +164,7 @@ def test_without_held_out_rows_or_evaluations_the_last_weights_are_kept_and_that
     assert evaluation_arguments(TrainConfig(sharding="fsdp_full_shard"), 100, True)["save_only_model"] is False
     within_layers = TrainConfig(sharding="tensor_parallel", method="full", processes_per_node=2)
     assert evaluation_arguments(within_layers, 100, True)["save_strategy"] == "no"
-    assert "divided" in kept_weights(within_layers, True)[1]
+    assert "sharded" in kept_weights(within_layers, True)[1]
 
 
 @pytest.mark.parametrize("objective", ["rloo", "grpo"])
