@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, Literal
 
-from forked import FORKING, be_rank, free_port
+from forked import FORKING, be_rank, free_port, write_output_to
 from fsspec.implementations.local import LocalFileSystem
 from transformers import TrainerCallback
 
@@ -184,9 +184,7 @@ class _Moments(TrainerCallback):
 
 
 def _train(run: Run, number: int, rank: int, world: int, port: int, kill: Kill | None) -> None:
-    log = (run.directory / f"log-{number}-{rank}").open("w", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    write_output_to(run.directory / f"log-{number}-{rank}")
     be_rank(rank, world, port)
     counts: dict[str, int] = {}
 
