@@ -5,7 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["support.preloaded"])
@@ -26,3 +29,34 @@ def be_rank(rank: int, world: int, port: int) -> None:
     """Make this process one of `world` on this machine, as torch elastic does: by the environment."""
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
     os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+
+
+def write_output_to(log: Path) -> None:
+    """Let this process print into `log`, errors too."""
+    file = log.open("w", buffering=1)
+    os.dup2(file.fileno(), 1)
+    os.dup2(file.fileno(), 2)
+
+
+def run_in_ranks(world: int, logs: Path, timeout: float, function: Callable[..., Any], *arguments: Any) -> None:
+    """Call `function` in new processes, in one that is alone or in the ranks of `world`; they print into `logs`."""
+    port = free_port()
+    jobs = [FORKING.Process(target=_call, args=(rank, world, port, logs, function, arguments)) for rank in range(world)]
+    for job in jobs:
+        job.start()
+    deadline = time.monotonic() + timeout
+    for job in jobs:
+        job.join(deadline - time.monotonic())
+    statuses = [job.exitcode for job in jobs]
+    for job in jobs:
+        job.kill()
+    assert statuses == [0] * world, "".join((logs / f"log-{rank}").read_text()[-3000:] for rank in range(world))
+
+
+def _call(
+    rank: int, world: int, port: int, logs: Path, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> None:
+    write_output_to(logs / f"log-{rank}")
+    if world > 1:
+        be_rank(rank, world, port)
+    function(*arguments)

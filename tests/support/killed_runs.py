@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsspec.implementations.local import LocalFileSystem
-from support.forked import FORKING, be_rank, free_port
+from support.forked import FORKING, be_rank, free_port, write_output_to
 from transformers import TrainerCallback
 
 from configs.schema import ModelConfig, TrainConfig
@@ -185,9 +185,7 @@ class _Moments(TrainerCallback):
 
 
 def _train(run: Run, number: int, rank: int, world: int, port: int, kill: Kill | None) -> None:
-    log = (run.directory / f"log-{number}-{rank}").open("w", buffering=1)
-    os.dup2(log.fileno(), 1)
-    os.dup2(log.fileno(), 2)
+    write_output_to(run.directory / f"log-{number}-{rank}")
     be_rank(rank, world, port)
     counts: dict[str, int] = {}
 

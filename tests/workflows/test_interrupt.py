@@ -31,7 +31,7 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
         "data": {"sources": [{"path": str(rows_file)}]},
         "train": {
             "method": "full",
-            "max_steps": 300,
+            "max_steps": 120,
             "logging_steps": 1,
             "processes_per_node": 2,
             "watch": {"evaluations": 0},
@@ -55,8 +55,8 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
         command(path), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=400
     )
     assert again.returncode == 0, again.stderr
-    steps = [int(step) for step in re.findall(r"train: step (\d+)/300", again.stdout)]
-    assert steps == list(range(int(found[1]) + 1, 301))
+    steps = [int(step) for step in re.findall(r"train: step (\d+)/120", again.stdout)]
+    assert steps == list(range(int(found[1]) + 1, 121))
     # nothing is kept of a run that has ended
     assert not list((tmp_path / "fine-tune-checkpoints").iterdir())
 
@@ -80,7 +80,7 @@ def interrupted_after(line: str, path: Path, home: Path) -> tuple[int, str]:
             deadline = time.monotonic() + 240
             while line not in (home / "out").read_text():
                 assert run.poll() is None and time.monotonic() < deadline, (home / "err").read_text()
-                time.sleep(0.2)
+                time.sleep(0.05)
             # as a terminal does it: to every process of the group
             os.killpg(run.pid, signal.SIGINT)
             status = run.wait(timeout=120)

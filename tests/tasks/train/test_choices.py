@@ -124,7 +124,12 @@ def test_each_device_gets_what_it_has(hardware: Hardware, by_default: tuple, wit
             "attention",
             "flash-attn computes in 16 bits",
         ),
-        (A100, {"attention": "flash_attention_2", "model_type": "mamba"}, "attention", "not supported by the architecture"),
+        (
+            A100,
+            {"attention": "flash_attention_2", "model_type": "mamba"},
+            "attention",
+            "not supported by the architecture",
+        ),
         (A100, {"attention": "sdpa", "model_type": "bloom"}, "attention", "bloom has no sdpa"),
         (
             A100,
@@ -224,7 +229,11 @@ def test_deepspeed_is_given_an_optimizer_that_is_not_fused() -> None:
     [
         ({"sharding": "fsdp_full_shard", "processes_per_node": 8}, "adamw_torch_fused", "weights that fsdp_full_shard"),
         ({"sharding": "tensor_parallel", "method": "full", "processes_per_node": 8}, "adamw_torch", "tensor_parallel"),
-        ({"sharding": "zero2", "deepspeed": {"offload": "optimizer"}}, "adamw_torch", "offloaded weights with its own AdamW"),
+        (
+            {"sharding": "zero2", "deepspeed": {"offload": "optimizer"}},
+            "adamw_torch",
+            "offloaded weights with its own AdamW",
+        ),
     ],
 )
 def test_8_bit_states_of_divided_or_offloaded_weights_are_said_not_to_be(
