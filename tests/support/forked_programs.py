@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from multiprocessing import context, forkserver, popen_forkserver, reduction, spawn
 from multiprocessing.process import BaseProcess
@@ -169,25 +169,31 @@ def _scripts() -> Path:
     return Path(sys.executable).parent
 
 
-def _run_script(name: str, arguments: list[str]) -> None:
+def _run_script(name: str, *arguments: str) -> None:
     sys.argv[:] = [str(_scripts() / name), *arguments]
     [script] = entry_points(group="console_scripts", name=name)
     sys.exit(script.load()())
 
 
+def _run_function(name: str, *arguments: Any) -> None:
+    module, _, function = name.partition(":")
+    getattr(importlib.import_module(module), function)(*arguments)
+
+
 class Program:
-    """A console script of the environment in a process group of its own: of `subprocess.Popen` what tests use."""
+    """A process in a process group of its own: of `subprocess.Popen` what tests use."""
 
     def __init__(
         self,
-        command: Sequence[str],
+        call: Callable[..., None],
+        arguments: Sequence[Any],
         folder: Path,
         environment: Mapping[str, str],
         streams: tuple[int, int],
-        server: Server = WITH_LIBRARIES,
+        server: Server,
     ) -> None:
-        self.args = command
-        self._process = _Forked(target=_run_script, args=(command[0], list(command[1:])), daemon=True)
+        self._name = " ".join(map(str, arguments))
+        self._process = _Forked(target=call, args=tuple(arguments), daemon=True)
         self._process.server = server
         self._process.place = Place(str(folder), dict(environment), streams=streams)
         self._process.start()
@@ -206,11 +212,29 @@ class Program:
         self._process.join(timeout)
         status = self.poll()
         if status is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+            raise subprocess.TimeoutExpired(self._name, timeout or 0.0)
         return status
 
 
-def run_program(
+def start_script(
+    command: Sequence[str],
+    folder: Path,
+    environment: Mapping[str, str],
+    streams: tuple[int, int],
+    server: Server = WITH_LIBRARIES,
+) -> Program:
+    """Start a console script of the environment."""
+    return Program(_run_script, command, folder, environment, streams, server)
+
+
+def start_function(
+    name: str, arguments: Sequence[Any], folder: Path, environment: Mapping[str, str], streams: tuple[int, int]
+) -> Program:
+    """Start a function, named `module:function`, that the environment's PYTHONPATH leads to."""
+    return Program(_run_function, [name, *arguments], folder, environment, streams, WITH_LIBRARIES)
+
+
+def run_script(
     command: Sequence[str],
     folder: Path,
     environment: Mapping[str, str],
@@ -219,7 +243,7 @@ def run_program(
 ) -> subprocess.CompletedProcess[str]:
     """Return what a console script of the environment did, when it has ended."""
     with tempfile.TemporaryFile("w+") as output, tempfile.TemporaryFile("w+") as errors:
-        program = Program(command, folder, environment, (output.fileno(), errors.fileno()), server)
+        program = start_script(command, folder, environment, (output.fileno(), errors.fileno()), server)
         try:
             status = program.wait(timeout)
         except subprocess.TimeoutExpired:

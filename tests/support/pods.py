@@ -66,6 +66,7 @@ class Pod:
             "TMPDIR": str(temporary),
             "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}",
             "OMP_NUM_THREADS": "1",
+            "TORCH_EXTENSIONS_DIR": os.environ["TORCH_EXTENSIONS_DIR"],
             "FLYTE_INTERNAL_EXECUTION_ID": "f0",
             **self.task.environment,
             **self.environment,
@@ -76,7 +77,7 @@ class Pod:
 
     def _start(self, command: list[str], environment: dict[str, str], log: TextIO) -> Process:
         if self.is_forked and forked_programs.IS_SUPPORTED:
-            return forked_programs.Program(command, ROOT, environment, (log.fileno(), log.fileno()))
+            return forked_programs.start_script(command, ROOT, environment, (log.fileno(), log.fileno()))
         return subprocess.Popen(
             [Path(sys.executable).parent / command[0], *command[1:]],
             cwd=ROOT,

@@ -10,7 +10,6 @@ import dataclasses
 import gc
 import json
 import os
-import sys
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -117,7 +116,7 @@ def run(name: str, settings: dict[str, Any], model: Path, tokens: Path, output: 
     (output / f"{name}.{os.environ['RANK']}.json").write_text(json.dumps(record), encoding="utf-8")
 
 
-if __name__ == "__main__":
-    cases, *places = sys.argv[1:]
-    for case, its_settings in json.loads(cases).items():
-        run(case, its_settings, *map(Path, places))
+def run_all(cases: dict[str, dict[str, Any]], model: str, tokens: str, output: str) -> None:
+    """Train all cases."""
+    for case, its_settings in cases.items():
+        run(case, its_settings, Path(model), Path(tokens), Path(output))

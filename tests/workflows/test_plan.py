@@ -39,7 +39,7 @@ def planned(
     environment |= {"HOME": str(home), "TMPDIR": str(home), **_OFFLINE}
     if is_forked:
         server = forked_programs.WITHOUT_TORCH
-        return forked_programs.run_program(["pyflyte", *words], ROOT, environment, 300, server)
+        return forked_programs.run_script(["pyflyte", *words], ROOT, environment, 300, server)
     command = [sys.executable, "-c", _SCRIPT, *words]
     return subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300)
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import signal
+import socket
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import peft
 import pytest
 import torch
 from conftest import ROOT
+from forked_programs import start_function
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 
@@ -95,15 +97,28 @@ OFFLOADED: dict[str, Record] = {
 
 
 def launch(num_processes: int, cases: dict[str, Record], model: Path, tokens: Path, output: Path) -> Path:
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", str(num_processes)]
-    result = subprocess.run(
-        [*command, str(ROOT / "tests/support/sharded_runs.py"), json.dumps(cases), *map(str, (model, tokens, output))],
-        env={**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=900,
-    )
-    assert result.returncode == 0, result.stdout[-1000:] + result.stderr[-4000:]
+    """Train the cases in processes that are started once for all of them."""
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = free.getsockname()[1]
+    environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    environment |= {"WORLD_SIZE": str(num_processes), "MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    environment |= {"LOCAL_WORLD_SIZE": str(num_processes)}
+    processes = []
+    for rank in range(num_processes):
+        with (output / f"log-{rank}").open("w") as log:
+            streams = (log.fileno(), log.fileno())
+            arguments = [cases, *map(str, (model, tokens, output))]
+            own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+            processes.append(start_function("sharded_runs:run_all", arguments, ROOT, own, streams))
+    # one that has failed leaves the others waiting for it
+    while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
+        time.sleep(0.2)
+    for rank, process in enumerate(processes):
+        if process.poll() is None:
+            os.killpg(process.pid, signal.SIGKILL)
+        assert process.poll() in (0, None), (output / f"log-{rank}").read_text()[-4000:]
+    assert [process.poll() for process in processes] == [0] * num_processes
     return output
 
 
