@@ -7,15 +7,23 @@ import os
 import socket
 import time
 from collections.abc import Callable
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 FORKING = multiprocessing.get_context("forkserver")
 FORKING.set_forkserver_preload(["support.preloaded"])
-# the server finds modules by this alone
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
-)
+
+
+class ForkedProcess(FORKING.Process):
+    """A process of the server, which starts with the first of them."""
+
+    def start(self) -> None:
+        """Start it; with tests/ on everyone's PYTHONPATH, tests/tasks would hide the package tasks."""
+        with patch.dict(os.environ, {"PYTHONPATH": str(Path(__file__).parents[1])}):
+            forkserver.ensure_running()
+        super().start()
 
 
 def free_port() -> int:
@@ -41,7 +49,7 @@ def write_output_to(log: Path) -> None:
 def run_in_ranks(world: int, logs: Path, timeout: float, function: Callable[..., Any], *arguments: Any) -> None:
     """Call `function` in new processes, in one that is alone or in the ranks of `world`; they print into `logs`."""
     port = free_port()
-    jobs = [FORKING.Process(target=_call, args=(rank, world, port, logs, function, arguments)) for rank in range(world)]
+    jobs = [ForkedProcess(target=_call, args=(rank, world, port, logs, function, arguments)) for rank in range(world)]
     for job in jobs:
         job.start()
     deadline = time.monotonic() + timeout

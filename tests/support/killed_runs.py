@@ -5,6 +5,7 @@ Processes are forked from a server that has imported everything, so that a try t
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from fsspec.implementations.local import LocalFileSystem
-from support.forked import FORKING, be_rank, free_port, write_output_to
+from support.forked import ForkedProcess, be_rank, free_port, write_output_to
 from transformers import TrainerCallback
 
 from configs.schema import ModelConfig, TrainConfig
@@ -120,7 +121,7 @@ class Run:
         # the launcher does this before it starts any process
         name_previous(self.places(number))
         jobs = [
-            FORKING.Process(target=_train, args=(self, number, rank, world, port, kill), daemon=True)
+            ForkedProcess(target=_train, args=(self, number, rank, world, port, kill), daemon=True)
             for rank in range(world)
         ]
         for job in jobs:
@@ -129,7 +130,9 @@ class Run:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline and all(job.is_alive() for job in jobs):
                 time.sleep(0.02)
-            os.kill(jobs[number % world].pid, signal.SIGKILL)
+            # it may have ended by itself
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(jobs[number % world].pid, signal.SIGKILL)
         living = [job.sentinel for job in jobs]
         wait(living, timeout=300)
         failed = [job for job in jobs if job.exitcode not in (None, 0)]

@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from safetensors.torch import load_file
-from support.forked import FORKING
+from support.forked import FORKING, ForkedProcess
 
 from configs.effective.batches import fitting_micro_batch
 from configs.errors import ConfigError, RetryError
@@ -145,7 +145,7 @@ def test_a_run_that_ran_out_of_memory_ends_as_if_it_had_not(tiny_model: Path, tm
     def run(home: str, number: int, rows: int, limit_bytes: int | None = None) -> tuple[Any, Any]:
         (tmp_path / home).mkdir(exist_ok=True)
         ours, theirs = FORKING.Pipe()
-        process = FORKING.Process(
+        process = ForkedProcess(
             target=one_try, args=(model, tokens, tmp_path / home, number, rows, limit_bytes, theirs)
         )
         process.start()

@@ -14,8 +14,8 @@ import peft
 import pytest
 import torch
 from conftest import ROOT
-from forked_programs import start_function
 from safetensors.torch import load_file
+from support.forked_programs import start_function
 from transformers import AutoModelForCausalLM
 
 pytest.importorskip("deepspeed")
@@ -110,7 +110,7 @@ def launch(num_processes: int, cases: dict[str, Record], model: Path, tokens: Pa
             streams = (log.fileno(), log.fileno())
             arguments = [cases, *map(str, (model, tokens, output))]
             own = environment | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-            processes.append(start_function("sharded_runs:run_all", arguments, ROOT, own, streams))
+            processes.append(start_function("support.sharded_runs:run_all", arguments, ROOT, own, streams))
     # one that has failed leaves the others waiting for it
     while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
         time.sleep(0.2)
