@@ -112,7 +112,7 @@ def test_the_text_has_every_number_in_its_unit() -> None:
     ):
         assert words in text, text
     # parts, what is spare, the sum, and what there is
-    assert "training        16.00    1.00       2.00       4.00         0.00    0.050    2.00   25.05  24.00" in text
+    assert "training    16.00    1.00       2.00       4.00         0.00    0.050    2.00   25.05  24.00" in text
 
 
 def test_a_misfit_shows_what_would_fit() -> None:
