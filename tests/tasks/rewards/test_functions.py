@@ -124,8 +124,8 @@ def test_a_name_that_an_installed_package_has_is_refused(project) -> None:
     [
         ("def other(): ...", "has no reward; define `def reward(prompts, completions, expected)`"),
         ("reward = 3", "has a value, not a function, named reward"),
-        ("def reward(completions): ...", "is called with prompts=, completions= and expected="),
-        ("def reward(a, b, c): ...", "is called with prompts=, completions= and expected="),
+        ("def reward(completions): ...", "does not take prompts=, completions= and expected="),
+        ("def reward(a, b, c): ...", "does not take prompts=, completions= and expected="),
         ("import not_installed_anywhere", "failed with ModuleNotFoundError: No module named 'not_installed_anywhere'"),
         ("def reward(:", "failed with SyntaxError"),
     ],
