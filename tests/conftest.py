@@ -73,6 +73,13 @@ def rows_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
+def clean_environment() -> dict[str, str]:
+    """Return this process's variables without what configures Flyte and the hub's client."""
+    # with tests/ on it, tests/images would be taken for the package of that name
+    hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
+    return {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
+
+
 class PyFlyte:
     """Runs `pyflyte` in a process of its own, with a home and a cache of its own.
 
@@ -84,11 +91,8 @@ class PyFlyte:
 
     def __call__(self, *arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
         (self.home / "tmp").mkdir(parents=True, exist_ok=True)
-        # PYTHONPATH too: with tests/ on it, tests/images would hide the package images
-        hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
-        environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-        environment |= {"HOME": str(self.home), "TMPDIR": str(self.home / "tmp"), "HF_HUB_DISABLE_TELEMETRY": "1"}
-        environment |= env or {}
+        environment = clean_environment() | {"HOME": str(self.home), "TMPDIR": str(self.home / "tmp")}
+        environment |= {"HF_HUB_DISABLE_TELEMETRY": "1", **(env or {})}
         if self.is_forked:
             return forked_programs.run_script(["pyflyte", *arguments], ROOT, environment, timeout=540)
         return subprocess.run(

@@ -6,11 +6,10 @@ import re
 import subprocess
 import sys
 import tarfile
-import tempfile
-from pathlib import Path
+from typing import NamedTuple
 
 import pytest
-from conftest import ROOT, PyFlyte
+from conftest import ROOT, clean_environment
 from flyteidl.admin.task_pb2 import TaskSpec
 
 from configs.topologies import TOPOLOGIES, task_name
@@ -49,13 +48,32 @@ SECRET = {
 }
 
 
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSpec]:
+class Packaged(NamedTuple):
+    specs: dict[str, TaskSpec]
     """The serialized tasks by their short names."""
+    has_workflow: bool
+    loaded: str
+
+
+@pytest.fixture(scope="module")
+def packaged(tmp_path_factory: pytest.TempPathFactory) -> Packaged:
+    """What `pyflyte package` writes, and which of the heavy libraries it has loaded at its end."""
     home = tmp_path_factory.mktemp("package")
     archive = home / "package.tgz"
-    result = PyFlyte(home)(
-        "--pkgs", "workflows", "package", "--image", "localhost/x:1", "--output", str(archive), "--force"
+    script = (
+        "import sys; from flytekit.clis.sdk_in_container.pyflyte import main\n"
+        "package = ['--pkgs', 'workflows', 'package', '--image', 'localhost/x:1', '--force', '--output', sys.argv[1]]\n"
+        "sys.argv = ['pyflyte', *package]\n"
+        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
+        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, str(archive)],
+        cwd=ROOT,
+        env=clean_environment() | {"HOME": str(home), "TMPDIR": str(home)},
+        capture_output=True,
+        text=True,
+        timeout=300,
     )
     assert result.returncode == 0, result.stdout + result.stderr
     found = {}
@@ -64,8 +82,13 @@ def specs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, TaskSpec]:
             if member.name.endswith("_1.pb"):
                 spec = TaskSpec.FromString(package.extractfile(member).read())
                 found[re.sub(r"_[0-9a-f]{32}-arraynode$", "", spec.template.id.name.rsplit(".", 1)[-1])] = spec
-        assert any(member.name.endswith("_2.pb") for member in package.getmembers())
-    return found
+        has_workflow = any(member.name.endswith("_2.pb") for member in package.getmembers())
+    return Packaged(found, has_workflow, result.stdout.splitlines()[-1])
+
+
+@pytest.fixture
+def specs(packaged: Packaged) -> dict[str, TaskSpec]:
+    return packaged.specs
 
 
 def container(spec: TaskSpec):
@@ -73,21 +96,12 @@ def container(spec: TaskSpec):
     return template.container if template.HasField("container") else None
 
 
-def test_packaging_imports_none_of_the_heavy_libraries() -> None:
-    script = (
-        "import sys; from flytekit.clis.sdk_in_container.pyflyte import main\n"
-        "package = ['--pkgs', 'workflows', 'package', '--image', 'localhost/x:1', '--force', '--output', sys.argv[1]]\n"
-        "sys.argv = ['pyflyte', *package]\n"
-        "try:\n    main()\nexcept SystemExit as stop:\n    assert not stop.code, stop.code\n"
-        f"print('LOADED', [name for name in {HEAVY!r} if name in sys.modules])\n"
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        archive = str(Path(folder) / "p.tgz")
-        result = subprocess.run([sys.executable, "-c", script, archive], cwd=ROOT, capture_output=True, text=True)
-    assert "LOADED []" in result.stdout, result.stdout[-2000:] + result.stderr[-2000:]
+def test_packaging_imports_none_of_the_heavy_libraries(packaged: Packaged) -> None:
+    assert packaged.loaded == "LOADED []"
 
 
-def test_every_stage_is_packaged(specs: dict[str, TaskSpec]) -> None:
+def test_every_stage_is_packaged(packaged: Packaged, specs: dict[str, TaskSpec]) -> None:
+    assert packaged.has_workflow
     stages = {"make_plan", "get_model", "get_data", "tokenize", "train", "merge", "evaluate", "compare", "quantize"}
     assert stages | {"push_to_hub", "write_report", "train_1", "train_2", "train_5", "train_1_to_5"} <= set(specs)
 

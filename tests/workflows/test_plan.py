@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import ROOT, PyFlyte, error_lines
+from conftest import ROOT, PyFlyte, clean_environment, error_lines
 from support import forked_programs
 from support.hub_server import HubServer
 
@@ -34,9 +33,7 @@ def planned(
     plan = "plan_align" if "\nsft:" in config.read_text(encoding="utf-8") else "plan"
     words = ["run", f"workflows/{workflow or 'plan'}.py", workflow or plan, "--config", str(config), *options]
     home.mkdir(exist_ok=True)
-    hidden = ("HF_", "HUGGING", "FLYTE", "_FSEC", "PYTHONPATH")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(hidden)}
-    environment |= {"HOME": str(home), "TMPDIR": str(home), **_OFFLINE}
+    environment = clean_environment() | {"HOME": str(home), "TMPDIR": str(home), **_OFFLINE}
     if is_forked:
         server = forked_programs.WITHOUT_TORCH
         return forked_programs.run_script(["pyflyte", *words], ROOT, environment, 300, server)
