@@ -182,7 +182,10 @@ def measure_training(cell: Cell, directory: Path) -> int:
         watch={"evaluations": 0},
         logging_steps=100,
     )
-    rows = write_rows(directory, cell)
+    # each rank has its own copy: one would read what another is writing
+    own = directory / f"rank-{os.environ.get('RANK', '0')}"
+    own.mkdir(exist_ok=True)
+    rows = write_rows(own, cell)
     inputs = FitInputs(
         model, rows, model, end_token_ids=[1], deepspeed_json=deepspeed_file(cell), observers=[watching(meter)]
     )

@@ -211,7 +211,9 @@ def test_of_a_range_the_machines_that_are_left_go_on_with_the_same_batch(
     inputs = training(tiny_model, tokens, config)
     environments = machine_environments(2, 1)
     pods = [
-        Pod(train_task.train_1_to_2, tmp_path, inputs, environment=e, machine=n) for n, e in enumerate(environments)
+        # started, not forked: a kill of the second one must end its workers at once, as a lost machine does
+        Pod(train_task.train_1_to_2, tmp_path, inputs, environment=e, machine=n, is_forked=False)
+        for n, e in enumerate(environments)
     ]
     for each in pods:
         each.start()
