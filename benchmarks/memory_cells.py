@@ -42,6 +42,8 @@ class Cell:
     """`train.efficiency.precision` on a CPU; on a GPU it is bfloat16."""
     dtype: str = "auto"
     """`model.dtype`: the type of the weights when loaded."""
+    attention: str = "auto"
+    """`model.attn_implementation`; `eager` keeps all scores."""
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
@@ -49,6 +51,7 @@ class Cell:
         size = f"{self.micro_batch} x {self.length}"
         where = f"{self.sharding} /{self.processes}"
         types = "" if (self.precision, self.dtype) == ("float32", "auto") else f"{self.precision} over {self.dtype}"
+        types += " eager" if self.attention == "eager" else ""
         line = f"{self.objective:<6} {self.method:<13} {where:<21} {size:>8} x{self.accumulation} {recomputed:<10}"
         return f"{line} {types}".rstrip() if types else line
 
@@ -61,12 +64,14 @@ class EvaluationCell:
     length: int = 128
     new_tokens: int = 0
     dtype: str = "auto"
+    attention: str = "auto"
 
     def __str__(self) -> str:
         """Return the cell in one line of a table."""
         kind = f"generation of {self.new_tokens}" if self.new_tokens else "held-out loss"
         size = f"{self.batch_size} x {self.length}"
-        return f"{'evaluate':<8} {kind:<33} {size:>8} {'' if self.dtype == 'auto' else self.dtype:<13}"
+        types = [name for name in (self.dtype, self.attention) if name != "auto"]
+        return f"{'evaluate':<8} {kind:<33} {size:>8} {' '.join(types):<13}"
 
 
 def full_grid() -> list[Cell]:
@@ -135,6 +140,7 @@ def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
             cell.new_tokens,
             precision=cell.dtype if cell.dtype != "auto" else "bfloat16" if on_gpu else "float32",  # type: ignore[arg-type]
             prompt_length=cell.length,
+            has_scores=cell.attention == "eager",
         )
     is_cast = on_gpu or (cell.precision == "bfloat16" and cpu_has_bfloat16())
     return TrainingJob(
@@ -151,6 +157,7 @@ def job_of(cell: Cell | EvaluationCell, on_gpu: bool = False) -> Any:
         num_gpus=cell.processes,
         has_reference=cell.objective in ("dpo", "kto"),
         has_padding=cell.has_padding,
+        has_scores=cell.attention == "eager",
         reduce_bucket=cell.bucket,
         device="cuda" if on_gpu else "cpu",
     )

@@ -189,8 +189,9 @@ def measure_training(cell: Cell, directory: Path) -> int:
     inputs = FitInputs(
         model, rows, model, end_token_ids=[1], deepspeed_json=deepspeed_file(cell), observers=[watching(meter)]
     )
+    loading = ModelConfig(name="random weights", dtype=cell.dtype, attn_implementation=cell.attention)  # type: ignore[arg-type]
     with tempfile.TemporaryDirectory(dir=directory) as output:
-        fit(config, ModelConfig(name="random weights", dtype=cell.dtype), inputs, Path(output) / "out")
+        fit(config, loading, inputs, Path(output) / "out")
     return meter.peak
 
 
@@ -205,7 +206,8 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
     from tasks.models.load import device, load_model, load_tokenizer
 
     folder = directory / "model"
-    model: Any = load_model(ModelConfig(name="random weights", dtype=cell.dtype), folder).to(device()).eval()  # type: ignore[arg-type]
+    loading = ModelConfig(name="random weights", dtype=cell.dtype, attn_implementation=cell.attention)  # type: ignore[arg-type]
+    model: Any = load_model(loading, folder).to(device()).eval()  # type: ignore[arg-type]
     rows = np.random.default_rng(0).integers(2, SHAPE.vocab, (cell.batch_size, cell.length)).tolist()
     meter = Meter()
     meter.start()

@@ -18,11 +18,6 @@ class Setting(NamedTuple, Generic[Value]):
     value: Value
     reason: str = ""
 
-    @property
-    def is_fallback(self) -> bool:
-        """Whether the config asked for something else."""
-        return self.reason.startswith(NOT_HERE)
-
 
 @dataclass(frozen=True)
 class Device:

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from configs.effective import kernels
 from configs.effective import training as effective
 from configs.effective.batches import MOST_EVALUATION_ROWS, MOST_ROWS, data_parallel_size, fitting_micro_batch
+from configs.effective.device import Architecture
 from configs.effective.lengths import LONGEST_ANSWER, longest_row
-from configs.effective.numbers import loaded_format, precision, trained_base_format
+from configs.effective.numbers import computes_in_16_bits, loaded_format, precision, trained_base_format
 from configs.errors import ConfigError
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
@@ -68,6 +70,7 @@ def training_job(config: FineTuneConfig, shape: ModelShape, target: Target) -> T
         num_generations=train.policy.num_generations,
         max_new_tokens=train.policy.max_new_tokens,
         has_reference=effective.has_reference(train),
+        has_scores=_has_scores(config, target),
         device="cuda" if device.is_gpu else "cpu",
     )
     return replace(job, has_padding=_has_padding(job))
@@ -84,6 +87,13 @@ def _accumulation(train: TrainConfig, num_groups: int) -> int:
     except ConfigError:
         rows = train.micro_batch
     return max(1, train.batch_size // (rows * num_groups))
+
+
+def _has_scores(config: FineTuneConfig, target: Target) -> bool:
+    """Return whether attention is eager where the architecture has other kernels too; where it has none, the count of
+    its activations has the scores."""
+    in_16_bits = computes_in_16_bits(config.train, config.model, target.device)
+    return kernels.attention(config.model, target.device, Architecture("any"), in_16_bits).value == "eager"
 
 
 def _has_padding(job: TrainingJob) -> bool:
@@ -107,6 +117,7 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
         length=longest_rows(config, shape),
         new_tokens=(config.evaluate.max_new_tokens or LONGEST_ANSWER) if config.evaluate.generate_rows else 0,
         precision=loaded_format(config.model, target.device),
+        has_scores=_has_scores(config, target),
     )
 
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 import json
 
 from configs.effective.batches import fewest_rows, fitting_micro_batch
+from configs.effective.training import gradient_checkpointing
 from configs.errors import ConfigError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
+from tasks.models.this_device import this_device
 from tasks.train.checkpoint.store import Store
 
 NOTE_FILE = "out-of-memory.json"
@@ -78,12 +80,20 @@ def _smaller(config: TrainConfig, data_parallel_size: int) -> int | None:
         return None
 
 
+def _could_recompute(config: TrainConfig) -> bool:
+    """Return whether gradient checkpointing is off, and would be on if it were asked for."""
+    asked = config.efficiency.model_copy(update={"gradient_checkpointing": "on"})
+    device = this_device()
+    is_possible = gradient_checkpointing(config.model_copy(update={"efficiency": asked}), device).value
+    return is_possible and not gradient_checkpointing(config, device).value
+
+
 def _advice(config: TrainConfig, smaller: int | None) -> str:
     """Return settings that take less memory than the config's, the most effective first."""
     ideas = []
     if smaller is not None:
         ideas.append(f"train.micro_batch_size={smaller}")
-    if config.efficiency.gradient_checkpointing != "on":
+    if _could_recompute(config):
         ideas.append("train.efficiency.gradient_checkpointing=on")
     if config.method == "full":
         ideas.append("train.method=lora or qlora")

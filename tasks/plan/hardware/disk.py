@@ -43,13 +43,10 @@ def checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: 
     Each takes 12 bytes, a 32-bit weight and the two 32-bit moments of AdamW; an 8-bit optimizer keeps both moments in 2
     bytes. DeepSpeed also saves the weights in the format it computes in.
     """
-    count = parameters if train.method == "full" else trained
-    num_processes = train.fewest_nodes * train.processes_per_node
-    is_8bit = effective.optimizer(train, device, num_processes).value in effective.EIGHT_BIT
-    compute_copy = 0
-    if train.sharding in DEEPSPEED:
-        compute_copy = 2 if precision(train, device).value == "bfloat16" else 4
-    return count * (_WEIGHT_BYTES + (_EIGHT_BIT_MOMENTS if is_8bit else _MOMENTS) + compute_copy) + _STATE_BYTES
+    is_8bit = effective.optimizer(train, device, _num_processes(train)).value in effective.EIGHT_BIT
+    moments = _EIGHT_BIT_MOMENTS if is_8bit else _MOMENTS
+    per_parameter = _WEIGHT_BYTES + moments + _deepspeed_bytes(train, device)
+    return _num_saved(parameters, trained, train) * per_parameter + _STATE_BYTES
 
 
 def kept_checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, device: Device) -> int:
@@ -57,16 +54,31 @@ def kept_checkpoint_bytes(parameters: int, trained: int, train: TrainConfig, dev
 
     There are `checkpoint.keep` checkpoints, and one more while it is written. If the best weights are kept, there are
     as many copies of them, because each checkpoint may name another best step. DeepSpeed and FSDP keep the optimizer
-    with the best weights.
+    with the best weights, and DeepSpeed also a file with the weights alone.
     """
     copies = train.checkpoint.keep + 1
-    count = parameters if train.method == "full" else trained
     checkpoint = checkpoint_bytes(parameters, trained, train, device)
-    num_processes = train.fewest_nodes * train.processes_per_node
-    best = 0
-    if effective.kept_weights(train, True, num_processes).value == "best":
-        best = checkpoint if effective.saves_whole_state(train, num_processes) else count * _WEIGHT_BYTES
-    return copies * (checkpoint + best)
+    if effective.kept_weights(train, True, _num_processes(train)).value == "last":
+        return copies * checkpoint
+    count = _num_saved(parameters, trained, train)
+    if effective.saves_whole_state(train, _num_processes(train)):
+        return copies * (2 * checkpoint + count * _deepspeed_bytes(train, device))
+    return copies * (checkpoint + count * _WEIGHT_BYTES)
+
+
+def _num_saved(parameters: int, trained: int, train: TrainConfig) -> int:
+    return parameters if train.method == "full" else trained
+
+
+def _num_processes(train: TrainConfig) -> int:
+    return train.fewest_nodes * train.processes_per_node
+
+
+def _deepspeed_bytes(train: TrainConfig, device: Device) -> int:
+    """Return the bytes per parameter in the format that DeepSpeed computes in; 0 without DeepSpeed."""
+    if train.sharding not in DEEPSPEED:
+        return 0
+    return 2 if precision(train, device).value == "bfloat16" else 4
 
 
 def required_disk_bytes(weight_bytes: int, config: FineTuneConfig, checkpoints: int = 0) -> int:

@@ -28,10 +28,20 @@ def layer_activation_bytes(job: TrainingJob) -> float:
         scores = 0.0 if shape.score_bytes is None else shape.score_bytes[_computation_index(job)] * job.key_length
         per_token = shape.saved_bytes[_computation_index(job)] + scores
         # the counts include a mask, but do not say which part tensor parallelism shards
-        return tokens * (per_token + _adapter_bytes(job))
+        return tokens * (per_token + _adapter_bytes(job)) + eager_score_bytes(job)
     norms, attention_and_mlp = _llama_bytes_per_token(job)
-    mask = _mask_bytes(job) + _repeated_key_value_bytes(job) / split
+    mask = 0.0 if job.has_scores else _mask_bytes(job)
+    mask += (_repeated_key_value_bytes(job) + eager_score_bytes(job)) / split
     return tokens * (norms + attention_and_mlp / split + _adapter_bytes(job)) + mask
+
+
+def eager_score_bytes(job: TrainingJob) -> float:
+    """Return the bytes of the scores that eager attention saves in a layer: their softmax in 32 bits, and a copy in the
+    type of the computation if that is another."""
+    if not job.has_scores:
+        return 0.0
+    size = compute_bytes(job)
+    return float(job.sequence_tokens * job.key_length * job.shape.heads * (4 if size == 4 else 4 + size))
 
 
 def _llama_bytes_per_token(job: TrainingJob) -> tuple[float, float]:
@@ -78,7 +88,7 @@ def _mask_bytes(job: TrainingJob) -> float:
 
 def _repeated_key_value_bytes(job: TrainingJob) -> float:
     """Return the bytes that keys and values repeated for each head take beyond the unrepeated ones."""
-    if not has_mask(job):
+    if not (has_mask(job) or job.has_scores):
         return 0.0
     shape = job.shape
     positions = job.num_sequences * job.key_length

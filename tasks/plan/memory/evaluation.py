@@ -22,7 +22,7 @@ ANSWERS = "the end of the generated answers, with all keys and values"
 
 def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     """Return the moments of held-out loss and generation that may be the peak."""
-    shape, size = job.shape, 4 if job.precision == "float32" else 2
+    shape, size = job.shape, _number_bytes(job)
     weights = float(size * shape.parameters)
     tokens = job.batch_size * job.length
     # a single row may exceed the limit; several rows together may not
@@ -34,7 +34,7 @@ def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     # a chunk's log-probabilities, and its logits cast to 32 bits unless they have 32 already
     log_probabilities = chunk * (4.0 if size == 4 else 8.0)
     moments = [
-        Moment(LAYER, weights, 0.0, 0.0, activations=_layer_bytes(job, tokens, size)),
+        Moment(LAYER, weights, 0.0, 0.0, activations=_layer_bytes(job, job.length)),
         Moment(HEAD, weights, 0.0, 0.0, activations=hidden, logits=logits),
         Moment(LOGITS, weights, 0.0, 0.0, logits=logits + log_probabilities),
     ]
@@ -48,7 +48,7 @@ def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     copied = full_cache / (2 * shape.layers)
     # logits of the last position only, in the model's type and in 32 bits
     last_logits = float(rows * shape.vocabulary * (size + 4))
-    prompts = prompt_cache + _layer_bytes(job, rows * prompt, size)
+    prompts = prompt_cache + _layer_bytes(job, prompt)
     return [
         *moments,
         Moment(PROMPTS, weights, 0.0, 0.0, activations=prompts),
@@ -56,15 +56,22 @@ def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     ]
 
 
-def _layer_bytes(job: EvaluationJob, tokens: int, size: int) -> float:
-    """Return the largest bytes of one layer's activations for `tokens`.
+def _layer_bytes(job: EvaluationJob, length: int) -> float:
+    """Return the largest bytes of one layer's activations for rows of `length` tokens.
 
     In the MLP these are the activated gate, up, and their product; in attention, the queries, keys and values before
     and after rotation. Beside them there are the embeddings, the layer's input, the residual stream, the norm's output,
-    and for each position two numbers per dimension of a head.
+    and for each position two numbers per dimension of a head. Eager attention also repeats keys and values for each
+    head, and holds the scores and their softmax in 32 bits, for which it first casts scores of 16 bits.
     """
-    shape = job.shape
-    mlp = 3 * shape.intermediate
-    attention = 4 * shape.query_width + 2 * shape.key_value_width
-    always = 4 * shape.hidden + 2 * shape.query_width // shape.heads
-    return float(tokens * size * (always + max(mlp, attention)))
+    shape, size = job.shape, _number_bytes(job)
+    mlp = 3.0 * size * shape.intermediate
+    attention = size * (4.0 * shape.query_width + 2 * shape.key_value_width)
+    if job.has_scores:
+        attention += size * 2 * shape.query_width + length * shape.heads * (8 if size == 4 else 10)
+    always = size * (4 * shape.hidden + 2 * shape.query_width // shape.heads)
+    return job.batch_size * length * (always + max(mlp, attention))
+
+
+def _number_bytes(job: EvaluationJob) -> int:
+    return 4 if job.precision == "float32" else 2

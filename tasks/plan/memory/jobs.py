@@ -25,8 +25,9 @@ class TrainingJob:
     weights are trained or the precision is float32, else bfloat16.
     `micro_batch` is the largest number of rows in a forward pass, and `accumulation` the micro-batches per optimizer
     step. `length` is the tokens per row: prompt, answer (rloo and grpo: the prompt only) and virtual tokens.
-    `has_padding`: the sequences of a micro-batch differ in length, so attention gets a mask. With `tensor_parallel` and
-    `layers` all GPUs work on the same rows.
+    `has_padding`: the sequences of a micro-batch differ in length, so attention gets a mask. `has_scores`: attention is
+    eager, and keeps a score for each pair of positions. With `tensor_parallel` and `layers` all GPUs work on the same
+    rows.
     `has_reference`: the objective compares with the model that training began with. Only rloo and grpo read
     `num_generations` and `max_new_tokens`.
     `reduces_each_micro_batch` is accelerate's `sync_each_batch`, which training sets for fsdp_*: without it a GPU keeps
@@ -56,6 +57,7 @@ class TrainingJob:
     num_generations: int = 4
     max_new_tokens: int = 256
     has_padding: bool = False
+    has_scores: bool = False
     reduce_bucket: int = 200_000_000
     device: Device = "cuda"
 
@@ -129,6 +131,7 @@ class EvaluationJob:
 
     `length` is the tokens of the longest row; `new_tokens` those of the longest generated answer, 0 if none is
     generated; `prompt_length` those of the longest prompt for generation, by default `length`.
+    `has_scores`: attention is eager.
     """
 
     shape: ModelShape
@@ -137,3 +140,4 @@ class EvaluationJob:
     new_tokens: int = 512
     precision: NumberFormat = "bfloat16"
     prompt_length: int | None = None
+    has_scores: bool = False

@@ -33,7 +33,6 @@ from tasks.plan.memory.peak import compute_bytes, weight_bits
 Kind = Literal["all_reduce", "all_gather", "reduce_scatter", "send"]
 Phase = Literal["forward", "backward", "step"]
 _DDP_BUCKET_BYTES = 25 * 2**20  # PyTorch's default of bucket_cap_mb
-_ZERO_BUCKET = 200_000_000  # reduce_bucket_size of configs/deepspeed, in numbers
 _ZERO_GATHER_BUCKET = 500_000_000  # DeepSpeed's default of allgather_bucket_size, in numbers
 _ZERO_REUSE_DISTANCE = 10**9  # DeepSpeed's default of stage3_max_reuse_distance, in numbers
 
@@ -113,7 +112,9 @@ def _zero_collectives(job: TrainingJob, on_paper: bool) -> list[Collectives]:
     reductions = job.accumulation if job.sharding == "zero2" else 1
     kind: Kind = "reduce_scatter" if on_paper else "all_reduce"
     return [
-        _among_all_gpus(job, kind, "backward", reductions * num_bytes, reductions * math.ceil(trained / _ZERO_BUCKET)),
+        _among_all_gpus(
+            job, kind, "backward", reductions * num_bytes, reductions * math.ceil(trained / job.reduce_bucket)
+        ),
         # every GPU has updated its shard, and the next forward pass needs all weights
         _among_all_gpus(job, "all_gather", "step", num_bytes, math.ceil(trained / _ZERO_GATHER_BUCKET), False),
     ]

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from support.forked import FORKING, ForkedProcess
 
 from configs.effective.batches import fitting_micro_batch
+from configs.effective.device import PLAIN_CPU, Device
 from configs.errors import ConfigError, RetryError
 from configs.schema import ModelConfig, TrainConfig
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, name_previous
@@ -70,6 +71,26 @@ def test_the_second_time_says_what_to_do(rows: int, noted: int | None, words: st
     for idea in ("gradient_checkpointing=on", "train.method=lora or qlora", "train.sharding=zero3", "max_length"):
         assert idea in str(error)
     assert not (tmp_path / NOTE_FILE).exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "device", "is_offered"),
+    [
+        ({}, PLAIN_CPU, True),
+        ({"efficiency": {"gradient_checkpointing": "on"}}, PLAIN_CPU, False),
+        # it is on already
+        ({}, Device("gpu", "A100", has_bfloat16=True), False),
+        ({"efficiency": {"gradient_checkpointing": "off"}}, Device("gpu", "A100", has_bfloat16=True), True),
+        # and cannot be on
+        ({"method": "prefix_tuning"}, PLAIN_CPU, False),
+    ],
+)
+def test_checkpointing_is_offered_where_it_would_change_something(
+    settings: dict[str, Any], device: Device, is_offered: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tasks.train.out_of_memory.this_device", lambda: device)
+    error = out_of_memory(TrainConfig(batch_size=1, micro_batch_size=1, **settings), 1, None, None)
+    assert ("train.efficiency.gradient_checkpointing=on" in str(error)) == is_offered
 
 
 def wide_model(tiny_model: Path, directory: Path) -> Path:

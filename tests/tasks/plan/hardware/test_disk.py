@@ -41,7 +41,8 @@ def test_the_best_weights_are_kept_beside_the_checkpoints() -> None:
 
 
 def test_what_deepspeed_and_fsdp_load_back_is_a_whole_state() -> None:
-    assert kept(sharding="zero2") == 2 * 3 * (1400 * MEGA + STATE)
+    # measured: 14 bytes a parameter in a checkpoint, 16 with the best weights; under FSDP 12 in both
+    assert kept(sharding="zero2") == 3 * (1400 * MEGA + STATE) + 3 * (1600 * MEGA + STATE)
     assert kept(sharding="fsdp_full_shard", processes_per_node=2) == 2 * 3 * (1200 * MEGA + STATE)
     # one process has nothing to shard among, and saves weights alone
     assert kept(sharding="fsdp_full_shard") == kept()

@@ -39,9 +39,15 @@ CELLS = [
     (Cell("lora", precision="bfloat16", checkpointing=True), LOSS),
     (Cell(dtype="bfloat16"), LOSS),
     (Cell("lora", dtype="bfloat16"), LOSS),
+    (Cell(length=256, attention="eager"), LOSS),
 ]
 
-EVALUATIONS = [EvaluationCell(32, 128), EvaluationCell(16, 256, 16), EvaluationCell(32, 128, dtype="bfloat16")]
+EVALUATIONS = [
+    EvaluationCell(32, 128),
+    EvaluationCell(16, 256, 16),
+    EvaluationCell(32, 128, dtype="bfloat16"),
+    EvaluationCell(8, 512, 8, "bfloat16", "eager"),
+]
 
 DIVIDED = [
     (Cell(sharding="zero1", processes=2, length=16, accumulation=2), STEP),
