@@ -229,7 +229,7 @@ class TrainReport(WireType):
     )
 
 
-class StageReport(WireType):
+class PhaseReport(WireType):
     """The reports of one phase of an alignment."""
 
     name: str

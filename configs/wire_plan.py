@@ -113,7 +113,7 @@ class GpuFit(WireType):
     cost: float | None
 
 
-class StagePlan(WireType):
+class PhasePlan(WireType):
     """The plan of one training phase."""
 
     name: str = Field(description="`train`, or the name of the phase in an alignment.")
@@ -146,5 +146,5 @@ class Plan(WireType):
     model: ModelFacts | None = None
     data_revisions: list[str] = Field([], description="`<source>: <commit or hash>` of each source of rows.")
     checks: list[Check] = Field([], description="All checks.")
-    stages: list[StagePlan] = Field([], description="One training phase, or all of an alignment.")
+    stages: list[PhasePlan] = Field([], description="One training phase, or all of an alignment.")
     assumptions: list[str] = Field([], description="Assumptions behind the numbers that nobody has measured here.")

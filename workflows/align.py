@@ -13,12 +13,12 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from configs.wire import Evaluation, Part, Shard, StageReport, TokenReport
+from configs.wire import Evaluation, Part, PhaseReport, Shard, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import compare, evaluate
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_alignment
-from tasks.report.task import AlignResult, report_stage, write_alignment_report
+from tasks.report.task import AlignResult, report_phase, write_alignment_report
 from tasks.runtime.pods import SMALL
 from tasks.tokenize.task import check_same_tokenizer
 from tasks.train.task import merge, train
@@ -33,7 +33,7 @@ class RewardTokens(NamedTuple):
     train: list[FlyteDirectory]
     test: list[FlyteDirectory]
     reports: list[TokenReport]
-    stages: list[StageReport]
+    phases: list[PhaseReport]
 
 
 class RewardModels(NamedTuple):
@@ -41,7 +41,7 @@ class RewardModels(NamedTuple):
 
     models: list[FlyteDirectory]
     evaluations: list[Evaluation]
-    stages: list[StageReport]
+    phases: list[PhaseReport]
 
 
 @dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
@@ -72,8 +72,8 @@ def prepare_reward_tokens(
         train=[tokens.train for tokens in prepared],
         test=[tokens.test for tokens in prepared],
         reports=[tokens.report for tokens in prepared],
-        stages=[
-            report_stage(name="reward", data=tokens.data, tokens=tokens.report, training=[]) for tokens in prepared
+        phases=[
+            report_phase(name="reward", data=tokens.data, tokens=tokens.report, training=[]) for tokens in prepared
         ],
     )
 
@@ -86,12 +86,12 @@ def train_reward_models(
     held_out: list[FlyteDirectory],
     tokenizer: FlyteDirectory,
     token_reports: list[TokenReport],
-    stages: list[StageReport],
+    phases: list[PhaseReport],
     deepspeed_json: str,
 ) -> RewardModels:
     """Train the reward model from the SFT model, and score it on its held-out preferences."""
     models, evaluations, reports = [], [], []
-    for config, rows, test, report, stage in zip(configs, tokens, held_out, token_reports, stages, strict=True):
+    for config, rows, test, report, phase in zip(configs, tokens, held_out, token_reports, phases, strict=True):
         tuned = train_and_evaluate(
             label="reward_model",
             train_config=config.train,
@@ -111,8 +111,8 @@ def train_reward_models(
         )
         models.append(tuned.model)
         evaluations.append(tuned.evaluation)
-        reports.append(report_stage(name="reward", data=stage.data, tokens=report, training=[tuned.report]))
-    return RewardModels(models=models, evaluations=evaluations, stages=reports)
+        reports.append(report_phase(name="reward", data=phase.data, tokens=report, training=[tuned.report]))
+    return RewardModels(models=models, evaluations=evaluations, phases=reports)
 
 
 @workflow
@@ -190,7 +190,7 @@ def align(config: AlignConfig) -> AlignResult:
         held_out=reward_tokens.test,
         tokenizer=tokens.tokenizer,
         token_reports=reward_tokens.reports,
-        stages=reward_tokens.stages,
+        phases=reward_tokens.phases,
         deepspeed_json=plan.reward_deepspeed_json,
     )
     after_sft = evaluate(
@@ -247,9 +247,9 @@ def align(config: AlignConfig) -> AlignResult:
     return write_alignment_report(
         config=plan.config,
         plan=plan.plan,
-        sft=report_stage(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
-        reward=reward.stages,
-        policy=report_stage(name="policy", data=tokens.data, tokens=token_report, training=[tuned.report]),
+        sft=report_phase(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
+        reward=reward.phases,
+        policy=report_phase(name="policy", data=tokens.data, tokens=token_report, training=[tuned.report]),
         base=before,
         sft_evaluation=after_sft,
         reward_evaluations=reward.evaluations,

@@ -169,7 +169,7 @@ class DataConfig(Section):
         ge=1,
         le=1000,
         description="Number of pods that read, check and tokenize the rows in parallel (Flyte map tasks); any number "
-        "gives the same result. JSONL and text files are divided by bytes, other files are not divided.",
+        "gives the same result. JSONL and text files are split by bytes; other files stay whole.",
     )
     seed: int = Field(
         0, description="Seed of the split, which depends on it and on the rows' content, not on their order."

@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 
 from configs.wire import TrainReport
-from configs.wire_plan import Check, Expectation, MemoryUse, Plan, StagePlan
+from configs.wire_plan import Check, Expectation, MemoryUse, PhasePlan, Plan
 from tasks.decks import html
 
 GB = 10**9
@@ -22,18 +22,18 @@ def render_plan(plan: Plan, name: str) -> str:
         if check.result == "failed":
             sentences = [f"{check.name}: {_one_line(check.found)}", _one_line(check.fix)]
             parts.append(html.paragraph(". ".join(filter(None, sentences)), "bad"))
-    for stage in plan.stages:
-        parts.append(html.paragraph(verdict(stage), "good" if stage.fits else "bad"))
-        if stage.alternatives:
-            parts += [html.heading("What would fit"), html.table(alternative_rows(stage), _ALTERNATIVES)]
-        parts += [html.heading(f"Memory of one {_unit(stage)}, in GB"), html.table(memory_rows(stage), _MEMORY)]
-        for use in stage.memory:
+    for phase in plan.stages:
+        parts.append(html.paragraph(verdict(phase), "good" if phase.fits else "bad"))
+        if phase.alternatives:
+            parts += [html.heading("What would fit"), html.table(alternative_rows(phase), _ALTERNATIVES)]
+        parts += [html.heading(f"Memory of one {_unit(phase)}, in GB"), html.table(memory_rows(phase), _MEMORY)]
+        for use in phase.memory:
             sizes = [(part, getattr(use, part) / GB) for part in PARTS]
             label = f"{use.moment}, at its peak in {use.fullest}"
-            parts.append(html.stacked(label, sizes, stage.machines.memory_bytes / GB))
-        parts += [html.heading(f"What {stage.name} asks for"), html.table(facts(plan, stage), ["what", "how much"])]
-        if stage.gpus:
-            parts += [html.heading("The same on other GPU types"), html.table(gpu_rows(stage), _GPUS)]
+            parts.append(html.stacked(label, sizes, phase.machines.memory_bytes / GB))
+        parts += [html.heading(f"What {phase.name} asks for"), html.table(facts(plan, phase), ["what", "how much"])]
+        if phase.gpus:
+            parts += [html.heading("The same on other GPU types"), html.table(gpu_rows(phase), _GPUS)]
     if plan.assumptions:
         parts.append(html.heading("Assumed, and not measured here"))
         parts += [html.paragraph(assumption, "note") for assumption in plan.assumptions]
@@ -45,21 +45,21 @@ def render_planned(plan: Plan, reports: Sequence[TrainReport]) -> str:
     """Return a table of what was planned for each training and what it took; empty where nothing was planned."""
     if not plan.stages:
         return ""
-    rows = [planned_row(stage, report) for stage, report in zip(plan.stages, reports, strict=False)]
+    rows = [planned_row(phase, report) for phase, report in zip(plan.stages, reports, strict=False)]
     return html.heading("Planned, and what it took") + html.table(rows, _PLANNED)
 
 
-def planned_row(stage: StagePlan, report: TrainReport) -> list[str]:
+def planned_row(phase: PhasePlan, report: TrainReport) -> list[str]:
     """Return a training's steps, seconds per step, and GB per GPU, each as planned and as measured.
 
     Measured seconds are those of the whole training over its steps: they include evaluations and checkpoints, which the
     plan leaves out. Measured memory is what the allocator held, so the plan's allowances are left out.
     """
-    expected, use = stage.expectation, stage.memory[0]
+    expected, use = phase.expectation, phase.memory[0]
     tensors = use.total - use.fragmentation - use.context
     unknown = "not estimated"
     return [
-        stage.name,
+        phase.name,
         f"{expected.steps:,}" if expected.steps is not None else unknown,
         f"{report.steps:,}",
         f"{expected.step_seconds:.3g}" if expected.step_seconds is not None else unknown,
@@ -84,8 +84,8 @@ def _one_line(text: str) -> str:
     return "; ".join(text.splitlines())
 
 
-def _unit(stage: StagePlan) -> str:
-    return "GPU" if stage.machines.gpus else "process"
+def _unit(phase: PhasePlan) -> str:
+    return "GPU" if phase.machines.gpus else "process"
 
 
 def _share(part: int, whole: int) -> str:
@@ -93,15 +93,15 @@ def _share(part: int, whole: int) -> str:
     return f"{100 * part / whole:.3g} %"
 
 
-def verdict(stage: StagePlan) -> str:
+def verdict(phase: PhasePlan) -> str:
     """Return in one line whether the training fits, and how much it needs where."""
-    asked, use = stage.machines, max(stage.memory, key=lambda moment: moment.total)
+    asked, use = phase.machines, max(phase.memory, key=lambda moment: moment.total)
     where = f"{asked.gpu} of {short_gb(asked.memory_bytes)} GB"
-    answer = "fits" if stage.fits else "does not fit"
-    takes = f"{short_gb(use.total)} GB per {_unit(stage)}"
+    answer = "fits" if phase.fits else "does not fit"
+    takes = f"{short_gb(use.total)} GB per {_unit(phase)}"
     if asked.gpus == 0 and asked.processes > 1 and use.moment == "training":
         takes += f", {short_gb(use.total * asked.processes)} GB in {asked.processes} processes"
-    return f"{stage.name} {answer}: {use.moment} takes {takes}, on {where}"
+    return f"{phase.name} {answer}: {use.moment} takes {takes}, on {where}"
 
 
 def short_gb(size: int) -> str:
@@ -109,9 +109,9 @@ def short_gb(size: int) -> str:
     return f"{size / GB:,.0f}" if size >= 100 * GB else f"{size / GB:.3g}"
 
 
-def facts(plan: Plan, stage: StagePlan) -> Rows:
+def facts(plan: Plan, phase: PhasePlan) -> Rows:
     """Return lines of (what, value): model, batch, evaluation, machines, time."""
-    asked, rows = stage.machines, []
+    asked, rows = phase.machines, []
     if plan.model is not None:
         model = plan.model
         experts = (
@@ -120,26 +120,26 @@ def facts(plan: Plan, stage: StagePlan) -> Rows:
         tied = ", tied embeddings" if model.is_tied else ""
         rows.append(["model", f"{model.name} ({model.family}), {model.parameters:,} parameters{experts}{tied}"])
         rows.append(["license", f"{model.license}; shape from {model.source}"])
-        share = _share(stage.trainable_parameters, model.parameters)
+        share = _share(phase.trainable_parameters, model.parameters)
         rows.append(
-            ["trains", f"{stage.objective}, {stage.method}: {stage.trainable_parameters:,} parameters ({share})"]
+            ["trains", f"{phase.objective}, {phase.method}: {phase.trainable_parameters:,} parameters ({share})"]
         )
     processes = asked.nodes * asked.processes
-    passes = _count(stage.accumulation, "forward pass", "forward passes")
-    factors = f"micro-batch of {stage.micro_batch_size} x {passes} x {_count(processes, 'process', 'processes')}"
-    rows.append(["batch", f"{stage.batch_size} rows of up to {stage.max_length:,} tokens: {factors}"])
+    passes = _count(phase.accumulation, "forward pass", "forward passes")
+    factors = f"micro-batch of {phase.micro_batch_size} x {passes} x {_count(processes, 'process', 'processes')}"
+    rows.append(["batch", f"{phase.batch_size} rows of up to {phase.max_length:,} tokens: {factors}"])
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
     machines = _count(asked.nodes, "machine", "machines")
-    rows_per_pass = _count(stage.evaluation_rows, "row", "rows")
-    rows.append(["evaluation", f"{rows_per_pass} per forward pass, the whole model on one {_unit(stage)}"])
+    rows_per_pass = _count(phase.evaluation_rows, "row", "rows")
+    rows.append(["evaluation", f"{rows_per_pass} per forward pass, the whole model on one {_unit(phase)}"])
     asks = (
         f", {asked.cpus} cores, {asked.memory_gib} GiB memory, {asked.shared_memory_gib} GiB /dev/shm, "
         f"{asked.disk_gib} GiB disk each"
     )
     # without other GPU types to compare, the plan is for machines that are there: it asks for nothing
-    rows.append(["machines", f"{machines} with {gpus}{asks if stage.gpus else ''}"])
-    took = time_and_cost(stage.expectation)
-    rows.append(["time", took if stage.fits else f"if it fitted, {took}"])
+    rows.append(["machines", f"{machines} with {gpus}{asks if phase.gpus else ''}"])
+    took = time_and_cost(phase.expectation)
+    rows.append(["time", took if phase.fits else f"if it fitted, {took}"])
     return rows
 
 
@@ -182,12 +182,12 @@ def _count(number: int, one: str, many: str) -> str:
     return f"{number:,} {one if number == 1 else many}"
 
 
-def memory_rows(stage: StagePlan) -> Rows:
+def memory_rows(phase: PhasePlan) -> Rows:
     """Return a row for training and one for evaluation: each part, their total, and the memory there is, in GB."""
     rows = []
-    for use in stage.memory:
+    for use in phase.memory:
         parts = [_gb(getattr(use, part)) for part in PARTS]
-        rows.append([use.moment, *parts, _gb(use.total), _gb(stage.machines.memory_bytes)])
+        rows.append([use.moment, *parts, _gb(use.total), _gb(phase.machines.memory_bytes)])
     return rows
 
 
@@ -197,7 +197,7 @@ def _gb(size: int) -> str:
     return f"{size / GB:.2f}" if size < 100 * GB else f"{size / GB:,.0f}"
 
 
-def gpu_rows(stage: StagePlan) -> Rows:
+def gpu_rows(phase: PhasePlan) -> Rows:
     """Return a row for each GPU type of the table."""
     return [
         [
@@ -210,11 +210,11 @@ def gpu_rows(stage: StagePlan) -> Rows:
             "" if fit.hours is None else duration(fit.hours),
             "" if fit.cost is None else dollars(fit.cost),
         ]
-        for fit in stage.gpus
+        for fit in phase.gpus
     ]
 
 
-def alternative_rows(stage: StagePlan) -> Rows:
+def alternative_rows(phase: PhasePlan) -> Rows:
     """Return a row for each config that would fit."""
     return [
         [
@@ -225,34 +225,34 @@ def alternative_rows(stage: StagePlan) -> Rows:
             "" if offer.expectation.step_seconds is None else f"{offer.expectation.step_seconds:.3g}",
             price(offer.expectation),
         ]
-        for offer in stage.alternatives
+        for offer in phase.alternatives
     ]
 
 
 def plan_text(plan: Plan, name: str) -> str:
     """Return the plan for a terminal, without its checks: each training, then the assumptions."""
     blocks = [f"plan: {name}"]
-    for stage in plan.stages:
-        blocks.append(f"{stage.name}\n" + aligned(facts(plan, stage), indent="  "))
-        header = [f"GB per {_unit(stage)}", *PARTS[:-2], "spare", "total", "of"]
-        table = aligned([header, *(_short_memory_row(use, stage) for use in stage.memory)])
-        moments = "; ".join(f"{use.moment} in {use.fullest}" for use in stage.memory)
+    for phase in plan.stages:
+        blocks.append(f"{phase.name}\n" + aligned(facts(plan, phase), indent="  "))
+        header = [f"GB per {_unit(phase)}", *PARTS[:-2], "spare", "total", "of"]
+        table = aligned([header, *(_short_memory_row(use, phase) for use in phase.memory)])
+        moments = "; ".join(f"{use.moment} in {use.fullest}" for use in phase.memory)
         blocks.append(table + "\n" + textwrap.fill(f"at the peak: {moments}", _WIDTH))
-        if stage.gpus:
-            blocks.append(aligned([_GPUS, *gpu_rows(stage)]))
-        blocks.append(verdict(stage))
-        if stage.alternatives:
-            blocks.append("what would fit:\n" + aligned([_ALTERNATIVES, *alternative_rows(stage)], indent="  "))
+        if phase.gpus:
+            blocks.append(aligned([_GPUS, *gpu_rows(phase)]))
+        blocks.append(verdict(phase))
+        if phase.alternatives:
+            blocks.append("what would fit:\n" + aligned([_ALTERNATIVES, *alternative_rows(phase)], indent="  "))
     if plan.assumptions:
         lines = [textwrap.fill(f"- {text}", _WIDTH, subsequent_indent="  ") for text in plan.assumptions]
         blocks.append("\n".join(["assumed, and not measured here:", *lines]))
     return "\n\n".join(blocks)
 
 
-def _short_memory_row(use: MemoryUse, stage: StagePlan) -> list[str]:
+def _short_memory_row(use: MemoryUse, phase: PhasePlan) -> list[str]:
     """Return a row of `memory_rows` with fragmentation and context as one part."""
     parts = [_gb(getattr(use, part)) for part in PARTS[:-2]]
-    return [use.moment, *parts, _gb(use.fragmentation + use.context), _gb(use.total), _gb(stage.machines.memory_bytes)]
+    return [use.moment, *parts, _gb(use.fragmentation + use.context), _gb(use.total), _gb(phase.machines.memory_bytes)]
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:

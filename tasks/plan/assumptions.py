@@ -9,7 +9,7 @@ from configs.effective.numbers import computes_in_16_bits
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
-from configs.wire_plan import StagePlan
+from configs.wire_plan import PhasePlan
 from tasks.plan.checks.preflight import Answer
 from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.hardware.gpus import gpu_types
@@ -52,7 +52,7 @@ def row_facts_of(config: FineTuneConfig, first_rows: Sequence[Any]) -> RowFacts:
 
 def assumptions(
     phases: Mapping[str, FineTuneConfig],
-    plans: Sequence[StagePlan],
+    plans: Sequence[PhasePlan],
     shape: ModelShape | None,
     local: Target | None,
     answers: Sequence[Answer],
@@ -90,7 +90,7 @@ def _cpu_assumptions() -> list[str]:
     ]
 
 
-def _gpu_assumptions(config: FineTuneConfig, plan: StagePlan, local: Target | None) -> list[str]:
+def _gpu_assumptions(config: FineTuneConfig, plan: PhasePlan, local: Target | None) -> list[str]:
     found = [
         f"the allocator loses {FRAGMENTATION:.0%}; CUDA's context and libraries take {GPU_CONTEXT_BYTES / 1e9:g} GB",
         f"host memory: {PROCESS_BYTES / _GIB:g} GiB and the whole model per process, and {HOST_SPARE - 1:.0%} spare; "

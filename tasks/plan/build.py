@@ -10,18 +10,18 @@ from configs.errors import ConfigError, FineTuneError
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
 from configs.wire import Shard
-from configs.wire_plan import Check, ModelFacts, Plan, StagePlan
+from configs.wire_plan import Check, ModelFacts, PhasePlan, Plan
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
 from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
 from tasks.plan.hardware.target import Target
+from tasks.plan.phases import Training, misfit_message, plan_phase
 from tasks.plan.resolve.models import ResolvedModel
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import training_job
-from tasks.plan.stages import Training, misfit_message, plan_stage
 
 MEMORY_CHECK = "memory"
 TIGHT_SHARE = 0.95
@@ -62,7 +62,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
     model = value_of(answers, "model files")
     all_answers = list(answers)
     found_shape = _find_shape(last, model, answers, all_answers)
-    plans: list[StagePlan] = []
+    plans: list[PhasePlan] = []
     configs = dict(phases)
     for name, config in phases.items() if found_shape.shape is not None else ():
         assert found_shape.shape is not None
@@ -70,7 +70,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         facts = row_facts_of(config, _first_rows(answers, prefix))
         size = model.weight_bytes if model is not None else 0
         valid, faults = _without_faults(config, found_shape.shape, prefix)
-        plan, settled = plan_stage(Training(name, valid, found_shape.shape, local, facts, size))
+        plan, settled = plan_phase(Training(name, valid, found_shape.shape, local, facts, size))
         # a faulty config is kept as it is: it stops the run
         configs[name] = config if faults else settled
         plans.append(plan)
@@ -147,7 +147,7 @@ def _without_faults(config: FineTuneConfig, shape: ModelShape, prefix: str) -> t
     return config.model_copy(update={"train": train}), faults
 
 
-def _host_warnings(prefix: str, plan: StagePlan) -> list[Answer]:
+def _host_warnings(prefix: str, plan: PhasePlan) -> list[Answer]:
     """Return a warning if the plan requests more host memory than common machines have."""
     machines = plan.machines
     if machines.gpus == 0 or machines.memory_gib <= LARGEST_HOST_GIB:
@@ -180,7 +180,7 @@ def _failed(name: str, error: FineTuneError) -> Answer:
     return Answer(Check(name=name, result="failed", found="\n".join(lines[:-1] or lines), fix=fix), error=error)
 
 
-def _memory_answer(name: str, plan: StagePlan, config: FineTuneConfig) -> Answer:
+def _memory_answer(name: str, plan: PhasePlan, config: FineTuneConfig) -> Answer:
     if plan.fits:
         use = max(plan.memory, key=lambda use: use.total)
         found = f"{use.total / 1e9:.3g} of {plan.machines.memory_bytes / 1e9:.3g} GB ({plan.machines.gpu})"

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.load import dump_config
 from configs.schema.align import AlignConfig
-from configs.wire import Evaluation, Published, StageReport
+from configs.wire import Evaluation, PhaseReport, Published
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
@@ -30,7 +30,7 @@ class AlignmentResults:
 
     config: AlignConfig
     plan: Plan
-    stages: Sequence[StageReport]
+    stages: Sequence[PhaseReport]
     evaluations: Mapping[str, Evaluation]
     reward: Sequence[Evaluation]
     published: Sequence[Published]
@@ -60,26 +60,26 @@ def render_alignment(results: AlignmentResults) -> str:
             ),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, config.evaluate.num_samples),
-            *(_render_stage(stage) for stage in results.stages),
-            render_planned(results.plan, [stage.training[0] for stage in results.stages]),
+            *(_render_stage(phase) for phase in results.stages),
+            render_planned(results.plan, [phase.training[0] for phase in results.stages]),
             html.heading("Resolved configuration"),
             html.preformatted(dump_config(config)),
         ]
     )
 
 
-def _trainings(stages: Sequence[StageReport]) -> list[str]:
-    return [f"{report.objective} ({report.method})" for stage in stages for report in stage.training]
+def _trainings(stages: Sequence[PhaseReport]) -> list[str]:
+    return [f"{report.objective} ({report.method})" for phase in stages for report in phase.training]
 
 
-def _render_stage(stage: StageReport) -> str:
+def _render_stage(phase: PhaseReport) -> str:
     return "".join(
         [
-            html.heading(_TITLES[stage.name], 1),
-            html.paragraph(f"{training_rows(stage.tokens)}.", "warn" if are_many_left_out(stage.tokens) else "note"),
-            *(render_training(report) for report in stage.training),
-            render_data(stage.data),
-            render_tokens(stage.tokens),
+            html.heading(_TITLES[phase.name], 1),
+            html.paragraph(f"{training_rows(phase.tokens)}.", "warn" if are_many_left_out(phase.tokens) else "note"),
+            *(render_training(report) for report in phase.training),
+            render_data(phase.data),
+            render_tokens(phase.tokens),
         ]
     )
 
@@ -91,20 +91,20 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
         **{name: evaluation.scores.model_dump() for name, evaluation in results.evaluations.items()},
         "reward_model": results.reward[0].scores.model_dump() if results.reward else None,
         "stages": {
-            stage.name: {
-                "objective": stage.training[0].objective,
-                "method": stage.training[0].method,
-                "steps": stage.training[0].steps,
-                "findings": stage.training[0].findings,
-                "train_rows": stage.data.train_rows,
-                "test_rows": stage.data.test_rows,
-                "train_sequences": stage.tokens.train_rows,
-                "test_sequences": stage.tokens.test_rows,
-                "quarantined_rows": stage.data.quarantined_rows,
-                "deduplicated_rows": stage.data.deduplicated_rows,
-                "dropped_rows": stage.tokens.dropped_train_rows + stage.tokens.dropped_test_rows,
+            phase.name: {
+                "objective": phase.training[0].objective,
+                "method": phase.training[0].method,
+                "steps": phase.training[0].steps,
+                "findings": phase.training[0].findings,
+                "train_rows": phase.data.train_rows,
+                "test_rows": phase.data.test_rows,
+                "train_sequences": phase.tokens.train_rows,
+                "test_sequences": phase.tokens.test_rows,
+                "quarantined_rows": phase.data.quarantined_rows,
+                "deduplicated_rows": phase.data.deduplicated_rows,
+                "dropped_rows": phase.tokens.dropped_train_rows + phase.tokens.dropped_test_rows,
             }
-            for stage in results.stages
+            for phase in results.stages
         },
         "published": [item.model_dump() for item in results.published],
     }

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from configs.artifacts import scores_name
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from configs.wire import DataReport, Evaluation, Published, StageReport, TokenReport, TrainReport
+from configs.wire import DataReport, Evaluation, PhaseReport, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
@@ -105,9 +105,9 @@ class AlignResult(BaseModel):
 
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
-def report_stage(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> StageReport:
+def report_phase(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> PhaseReport:
     """Return the reports of one training as one value."""
-    return StageReport(name=name, data=data, tokens=tokens, training=training)
+    return PhaseReport(name=name, data=data, tokens=tokens, training=training)
 
 
 @task(
@@ -121,9 +121,9 @@ def report_stage(name: str, data: DataReport, tokens: TokenReport, training: lis
 def write_alignment_report(
     config: AlignConfig,
     plan: Plan,
-    sft: StageReport,
-    reward: list[StageReport],
-    policy: StageReport,
+    sft: PhaseReport,
+    reward: list[PhaseReport],
+    policy: PhaseReport,
     base: Evaluation,
     sft_evaluation: Evaluation,
     reward_evaluations: list[Evaluation],

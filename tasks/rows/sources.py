@@ -96,7 +96,7 @@ def source_label(source: SourceConfig) -> str:
 
 
 def _shown_source(path: str | list[str], files: list[DataFile]) -> str:
-    return redacted(path) if isinstance(path, str) else f"{redacted(files[0].path)} with all others of the list"
+    return redacted(path) if isinstance(path, str) else f"{redacted(files[0].path)} and the other files of the list"
 
 
 def _read_data_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:

@@ -200,7 +200,7 @@ def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> li
     if in_effect in FSDP:
         size = f"of at least {config.fsdp.min_parameters:,} parameters"
         value = "layer by layer" if config.fsdp.wrap == "layer" else size
-        lines.append(Choice(name="gathered in parts", value=value))
+        lines.append(Choice(name="gathered at once", value=value))
     if in_effect == "fsdp_hybrid_shard":
         copies = num_processes // config.processes_per_node
         lines.append(Choice(name="mesh", value=f"{copies} copies x {config.processes_per_node} parts"))

@@ -146,7 +146,7 @@ def test_a_policy_raises_the_mean_reward_of_a_function(
     run, tokens = policy_run(objective, copier, tmp_path, [reward])
     functions = [RewardFunctionConfig(**reward)]
     before, after = (evaluate(model, tokens, functions).scores.mean_reward for model in (copier, run.model))
-    rates = [sampled(model, tokens) for model in (copier, run.model)]
+    rates = [sampled(policy, tokens) for policy in (copier, run.model)]
     show(f"{objective}, mean reward of greedy answers", before=before, after=after)
     show(f"{objective}, sampled answers in capitals", before=rates[0][0], after=rates[1][0], right_word=rates[1][1])
     assert after > max(0.9, before)
@@ -158,8 +158,8 @@ def test_a_policy_raises_the_mean_reward_of_a_function(
 def test_rloo_raises_the_mean_score_of_a_reward_model(copier: Path, judge: tuple[Run, Tokens], tmp_path: Path) -> None:
     model = judge[0].model
     run, tokens = policy_run("rloo", copier, tmp_path, [], [model])
-    before, after = (evaluate(each, tokens, [], [model]).scores.mean_reward for each in (copier, run.model))
-    rates = [sampled(each, tokens) for each in (copier, run.model)]
+    before, after = (evaluate(policy, tokens, [], [model]).scores.mean_reward for policy in (copier, run.model))
+    rates = [sampled(policy, tokens) for policy in (copier, run.model)]
     show("rloo, mean score of greedy answers", before=before, after=after)
     show("rloo, sampled answers in capitals", before=rates[0][0], after=rates[1][0])
     assert after > before + 0.3

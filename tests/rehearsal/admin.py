@@ -191,7 +191,7 @@ class _AdminService(admin_pb2_grpc.AdminServiceServicer):
         spec = self.admin.workflows.get(_key(request.id))
         if spec is None:
             admin_rules.missing("WORKFLOW", request.id)
-        tasks = {_key(each): each for each in admin_rules.needed_entities(spec) if each.resource_type == TASK}
+        tasks = {_key(entity): entity for entity in admin_rules.needed_entities(spec) if entity.resource_type == TASK}
         compiled = CompiledWorkflowClosure(
             primary=CompiledWorkflow(template=spec.template),
             sub_workflows=[CompiledWorkflow(template=template) for template in spec.sub_workflows],
@@ -229,12 +229,12 @@ class _AdminService(admin_pb2_grpc.AdminServiceServicer):
     @_answered
     def ListWorkflows(self, request: common_pb2.ResourceListRequest) -> workflow_pb2.WorkflowList:
         found = [self.admin.workflows[key].template.id for key in _newest(self.admin.workflows, request)]
-        return workflow_pb2.WorkflowList(workflows=[workflow_pb2.Workflow(id=each) for each in found])
+        return workflow_pb2.WorkflowList(workflows=[workflow_pb2.Workflow(id=version) for version in found])
 
     @_answered
     def ListLaunchPlans(self, request: common_pb2.ResourceListRequest) -> launch_plan_pb2.LaunchPlanList:
         found = [_identifier(request.id, key, LAUNCH_PLAN) for key in _newest(self.admin.launch_plans, request)]
-        return launch_plan_pb2.LaunchPlanList(launch_plans=[self._launch_plan(each) for each in found])
+        return launch_plan_pb2.LaunchPlanList(launch_plans=[self._launch_plan(version) for version in found])
 
     @_answered
     def ListLaunchPlanIds(
@@ -247,7 +247,9 @@ class _AdminService(admin_pb2_grpc.AdminServiceServicer):
 
     @_answered
     def ListProjects(self, request: project_pb2.ProjectListRequest) -> project_pb2.Projects:
-        return project_pb2.Projects(projects=[project_pb2.Project(id=each, name=each) for each in self.admin.projects])
+        return project_pb2.Projects(
+            projects=[project_pb2.Project(id=project, name=project) for project in self.admin.projects]
+        )
 
     # executions
 

@@ -116,7 +116,7 @@ class Cluster:
 
     def tries_of(self, task: str) -> list[Try]:
         """Return all attempts at the task with this short name, in their order."""
-        return [each for each in self.tries if each.task == task]
+        return [attempt for attempt in self.tries if attempt.task == task]
 
     def _workflow(
         self,
@@ -157,7 +157,7 @@ class Cluster:
     ) -> dict[str, Literal]:
         if node.HasField("workflow_node"):
             name = node.workflow_node.sub_workflow_ref.name
-            [workflow] = [each for each in subs if each.id.name == name]
+            [workflow] = [node for node in subs if node.id.name == name]
             return self._workflow(workflow, inputs, templates, subs, prefix)
         if node.HasField("array_node"):
             return self._array(node, inputs, templates, prefix)
@@ -289,7 +289,7 @@ class Cluster:
         names = [key for key in self.store.keys(f"metadata/{attempt.prefix}/") if key.rpartition("/")[2][:5] == "error"]
         documents = [ErrorDocument.FromString(self.store.read(self.store.uri(name)) or b"") for name in names]
         if documents:
-            return min((each.error for each in documents), key=lambda error: error.timestamp.ToMilliseconds())
+            return min((document.error for document in documents), key=lambda error: error.timestamp.ToMilliseconds())
         written = [f"{self.output(attempt)}/{name}" for name in ("outputs.pb", "futures.pb")]
         if any(self.store.read(name) is not None for name in written):
             return None

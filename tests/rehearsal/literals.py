@@ -38,7 +38,7 @@ def resolve(binding: BindingData, values: Values) -> Literal:
     if kind == "scalar":
         return Literal(scalar=binding.scalar)
     if kind == "collection":
-        items = [resolve(each, values) for each in binding.collection.bindings]
+        items = [resolve(binding_, values) for binding_ in binding.collection.bindings]
         return Literal(collection=LiteralCollection(literals=items))
     if kind == "map":
         return Literal(map=LiteralMap(literals={k: resolve(v, values) for k, v in binding.map.bindings.items()}))
@@ -51,7 +51,7 @@ def resolve(binding: BindingData, values: Values) -> Literal:
 def resolve_all(bindings: Any, values: Values) -> dict[str, Literal]:
     """Return the values of all inputs of a node, or outputs of a workflow."""
     typed: list[Binding] = list(bindings)
-    return {each.var: resolve(each.binding, values) for each in typed}
+    return {literal.var: resolve(literal.binding, values) for literal in typed}
 
 
 def _attribute(literal: Literal, path: list[Any]) -> Literal:
@@ -83,8 +83,8 @@ def _walk(value: Any, path: list[Any]) -> Any:
 def _other_order(value: Any) -> Any:
     """Return the same mappings with their keys the other way round: Go's maps have no order."""
     if isinstance(value, dict):
-        return {key: _other_order(each) for key, each in reversed(value.items())}
-    return [_other_order(each) for each in value] if isinstance(value, list) else value
+        return {key: _other_order(item) for key, item in reversed(value.items())}
+    return [_other_order(item) for item in value] if isinstance(value, list) else value
 
 
 def _plain(value: Any) -> Literal:
@@ -92,7 +92,7 @@ def _plain(value: Any) -> Literal:
     if isinstance(value, dict):
         return Literal(scalar=Scalar(generic=json_format.ParseDict(value, Struct())))
     if isinstance(value, list):
-        return Literal(collection=LiteralCollection(literals=[_plain(each) for each in value]))
+        return Literal(collection=LiteralCollection(literals=[_plain(item) for item in value]))
     if value is None:
         return Literal()
     if isinstance(value, bool):
@@ -111,9 +111,9 @@ def uris(literal: Literal) -> list[str]:
     """Return every address of a file, folder or table in a literal, those within typed values included."""
     kind = literal.WhichOneof("value")
     if kind == "collection":
-        return [uri for each in literal.collection.literals for uri in uris(each)]
+        return [uri for item in literal.collection.literals for uri in uris(item)]
     if kind == "map":
-        return [uri for each in literal.map.literals.values() for uri in uris(each)]
+        return [uri for item in literal.map.literals.values() for uri in uris(item)]
     scalar = literal.scalar
     inner = scalar.WhichOneof("value")
     if inner in ("blob", "structured_dataset"):
@@ -127,7 +127,7 @@ def uris(literal: Literal) -> list[str]:
 
 def _paths(value: Any) -> list[str]:
     if isinstance(value, dict):
-        return [path for key, each in value.items() for path in ([each] if key == "uri" else _paths(each))]
+        return [path for key, item in value.items() for path in ([item] if key == "uri" else _paths(item))]
     if isinstance(value, list):
-        return [path for each in value for path in _paths(each)]
+        return [path for item in value for path in _paths(item)]
     return [value] if isinstance(value, str) and value.startswith(("/", "file:", "s3:")) else []

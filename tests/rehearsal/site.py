@@ -56,7 +56,11 @@ def build(packages: list[str], folder: Path) -> Path:
     venv.create(folder, symlinks=True, with_pip=False)
     [site] = (folder / "lib").glob("python*/site-packages")
     programs, home = folder / "bin", Path(str(metadata.distribution("flytekit").locate_file("")))
-    owners = Counter(top for each in metadata.distributions() for top in {name.split("/")[0] for name in _files(each)})
+    owners = Counter(
+        top
+        for distribution in metadata.distributions()
+        for top in {name.split("/")[0] for name in _files(distribution)}
+    )
     for distribution in installed(packages).values():
         names = _files(distribution)
         # a folder of one package is linked as a whole, one of several (a namespace) file by file

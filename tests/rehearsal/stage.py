@@ -77,7 +77,9 @@ class Stage:
         return self._execute(name, version, LiteralMap(literals={"config": as_form(config)}))
 
     def _execute(self, name: str, version: str, inputs: LiteralMap) -> dict[str, Any]:
-        self.cluster.register({known: spec for (known, each), spec in self.admin.tasks.items() if each == version})
+        self.cluster.register(
+            {known: spec for (known, version_), spec in self.admin.tasks.items() if version_ == version}
+        )
         spec = self.admin.workflows[name, version]
         [output] = self.cluster.execute(spec.template, inputs, spec.sub_workflows)[""].values()
         result: dict[str, Any] = msgpack.loads(output.scalar.binary.value, strict_map_key=False)

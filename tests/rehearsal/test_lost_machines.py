@@ -124,5 +124,5 @@ def test_an_error_that_would_come_again_is_not_tried_again(losses: Losses, tmp_p
         stage.execute_last()
     assert "rows.jsonl" in failed.value.error, failed.value.error
     tries = stage.cluster.tries[before:]
-    assert [each.number for each in tries] == [0] * len(tries)
-    assert "no answer" not in "".join(each.log for each in tries)
+    assert [attempt.number for attempt in tries] == [0] * len(tries)
+    assert "no answer" not in "".join(attempt.log for attempt in tries)

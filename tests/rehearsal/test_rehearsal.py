@@ -62,12 +62,12 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows_f
 
 
 def test_every_task_of_the_workflow_ran_from_its_spec(rehearsal: Rehearsal) -> None:
-    ran = {each.task for each in rehearsal.stage.cluster.tries}
+    ran = {attempt.task for attempt in rehearsal.stage.cluster.tries}
     stages = {"make_plan", "get_model", "map_scan_shard", "get_data", "map_tokenize_part", "tokenize", "evaluate"}
     assert ran == stages | {
         *("train", "train_2", "merge", "compare", "quantize_all", "quantize", "push_all", "push_to_hub", "write_report")
     }
-    assert [each.error for each in rehearsal.stage.cluster.tries if each.error] == []
+    assert [attempt.error for attempt in rehearsal.stage.cluster.tries if attempt.error] == []
     [training] = rehearsal.stage.cluster.tries_of("train_2")
     assert len(training.pods) == 2
     # one GPU, and so on, for each of the processes of a machine; the declared shape has eight
@@ -94,21 +94,21 @@ def test_laptop_and_cluster_report_the_same_scores(rehearsal: Rehearsal) -> None
 
 
 def test_no_pod_reads_a_path_of_another_machine(rehearsal: Rehearsal) -> None:
-    found = {each.task: pod.foreign_paths for each in rehearsal.stage.cluster.tries for pod in each.pods}
+    found = {attempt.task: pod.foreign_paths for attempt in rehearsal.stage.cluster.tries for pod in attempt.pods}
     assert {task: paths for task, paths in found.items() if paths} == {}
 
 
 def test_no_pod_takes_more_memory_than_it_asks_for(rehearsal: Rehearsal) -> None:
     # the next size after what it took would not be asked for in vain
-    for each in rehearsal.stage.cluster.tries:
-        requests = {entry.name: entry.value for entry in each.template.container.resources.requests}
+    for attempt in rehearsal.stage.cluster.tries:
+        requests = {entry.name: entry.value for entry in attempt.template.container.resources.requests}
         # Resources.ResourceName: MEMORY 3
         asked = int(requests[3].removesuffix("Gi")) * GIB
-        assert 0 < max(pod.peak_bytes for pod in each.pods) < asked, each.task
+        assert 0 < max(pod.peak_bytes for pod in attempt.pods) < asked, attempt.task
 
 
 def test_a_job_whose_first_pod_has_ended_has_all_its_outputs(rehearsal: Rehearsal) -> None:
-    assert [each.task for each in rehearsal.stage.cluster.tries if not each.complete_at_first_exit] == []
+    assert [attempt.task for attempt in rehearsal.stage.cluster.tries if not attempt.complete_at_first_exit] == []
 
 
 def test_both_runs_publish_the_same_weights(rehearsal: Rehearsal) -> None:
@@ -145,7 +145,7 @@ def test_a_tracker_has_the_curve_in_the_store(rehearsal: Rehearsal, tmp_path: Pa
 
 
 def test_the_token_is_in_no_log(rehearsal: Rehearsal) -> None:
-    assert [each.task for each in rehearsal.stage.cluster.tries if "hf_write_secret" in each.log] == []
+    assert [attempt.task for attempt in rehearsal.stage.cluster.tries if "hf_write_secret" in attempt.log] == []
 
 
 def test_a_form_of_the_console_that_leaves_defaults_out_finds_the_cached_steps(rehearsal: Rehearsal) -> None:
@@ -158,4 +158,4 @@ def test_a_form_of_the_console_that_leaves_defaults_out_finds_the_cached_steps(r
     assert stage.folder(result["model"]["path"]) == stage.folder(rehearsal.cluster["model"]["path"])
     cacheable = {"get_model", "map_scan_shard", "get_data", "map_tokenize_part", "tokenize", "evaluate", "train_2"}
     assert set(stage.cluster.cached[cached:]) == cacheable | {"merge", "quantize"}
-    assert not {each.task for each in stage.cluster.tries[before:]} & cacheable
+    assert not {attempt.task for attempt in stage.cluster.tries[before:]} & cacheable

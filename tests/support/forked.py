@@ -8,6 +8,7 @@ import socket
 import time
 from collections.abc import Callable
 from multiprocessing import forkserver
+from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -47,14 +48,19 @@ def write_output_to(log: Path) -> None:
 
 
 def run_in_ranks(world: int, logs: Path, timeout: float, function: Callable[..., Any], *arguments: Any) -> None:
-    """Call `function` in new processes, in one that is alone or in the ranks of `world`; they print into `logs`."""
+    """Call `function` in new processes, in one that is alone or in the ranks of `world`; they print into `logs`.
+
+    When one fails, the others are ended: they would wait for it.
+    """
     port = free_port()
     jobs = [ForkedProcess(target=_call, args=(rank, world, port, logs, function, arguments)) for rank in range(world)]
     for job in jobs:
         job.start()
     deadline = time.monotonic() + timeout
-    for job in jobs:
-        job.join(deadline - time.monotonic())
+    while (living := [job.sentinel for job in jobs if job.is_alive()]) and time.monotonic() < deadline:
+        if any(job.exitcode for job in jobs):
+            break
+        wait(living, deadline - time.monotonic())
     statuses = [job.exitcode for job in jobs]
     for job in jobs:
         job.kill()

@@ -111,7 +111,7 @@ class Run:
 
     def places(self, number: int) -> CheckpointPlaces:
         """Return where a try saves, and where the one before it did."""
-        destination, previous = (str(self.directory / "cp" / str(each)) for each in (number, number - 1))
+        destination, previous = (str(self.directory / "cp" / str(attempt)) for attempt in (number, number - 1))
         return CheckpointPlaces(destination, previous if number else None, self.filesystem)
 
     def start(self, kill: Kill | None = None, seconds: float | None = None, processes: int | None = None) -> Try:

@@ -105,10 +105,10 @@ def communication() -> str:
             job = job_of(shape, choice, 64) or job_of(shape, choice, PER_NODE)
             assert job is not None
             collectives = step_collectives(job)
-            cells.append(number(sum(each.sent_bytes for each in collectives) / 1e9))
+            cells.append(number(sum(collective.sent_bytes for collective in collectives) / 1e9))
             if shape is LLAMA_2_7B:
                 several = step_collectives(replace(job, accumulation=8))
-        cells.append(number(sum(each.sent_bytes for each in several) / 1e9))
+        cells.append(number(sum(collective.sent_bytes for collective in several) / 1e9))
         rows.append(cells)
     head = ["GB sent per GPU and step", *(shape.name for shape in MODELS), "7B, 8 passes"]
     return table(head, [row[1:] for row in joined(rows)])

@@ -84,7 +84,7 @@ def trained(pod: Pod) -> Path:
 def asked_of(train_pod: Pod) -> tuple[Any, dict[int, str]]:
     """Return the training node that the dynamic task has made, and its requests by Flyte's number of the resource."""
     spec = DynamicJobSpec.FromString((train_pod.output / "futures.pb").read_bytes())
-    [node] = [each for each in spec.nodes if each.HasField("task_node")]
+    [node] = [node for node in spec.nodes if node.HasField("task_node")]
     # CPU 1, GPU 2, MEMORY 3, EPHEMERAL_STORAGE 5
     return node, {entry.name: entry.value for entry in node.task_node.overrides.resources.requests}
 
@@ -166,16 +166,18 @@ def test_two_machines_train_what_one_does(tiny_model: Path, tokens: Path, tmp_pa
         train_task.train_1, tmp_path / "one", training(tiny_model, tokens, settings(processes_per_node=2))
     ).run()
     inputs = training(tiny_model, tokens, settings(nodes=2))
-    pods = [Pod(train_task.train_2, tmp_path / "two", inputs, environment=each) for each in machine_environments(2, 1)]
-    for number, each in enumerate(pods):
-        each.machine = number
-        each.start()
-    while all(each.process.poll() is None for each in pods):
+    pods = [
+        Pod(train_task.train_2, tmp_path / "two", inputs, environment=machine) for machine in machine_environments(2, 1)
+    ]
+    for number, pod in enumerate(pods):
+        pod.machine = number
+        pod.start()
+    while all(pod.process.poll() is None for pod in pods):
         time.sleep(0.01)
     # a job counts as done when its first pod ends: the model and the outputs are there
     weights = load_file(trained(pods[0]) / "model.safetensors")
-    for each in pods:
-        each.wait()
+    for pod in pods:
+        pod.wait()
     expected = load_file(trained(alone) / "model.safetensors")
     assert weights.keys() == expected.keys()
     assert max(float((weights[name] - expected[name]).abs().max()) for name in weights) < 1e-6
@@ -215,8 +217,8 @@ def test_of_a_range_the_machines_that_are_left_go_on_with_the_same_batch(
         Pod(train_task.train_1_to_2, tmp_path, inputs, environment=e, machine=n, is_forked=False)
         for n, e in enumerate(environments)
     ]
-    for each in pods:
-        each.start()
+    for pod in pods:
+        pod.start()
         # the first is where they meet, and the one that stays
         time.sleep(5)
     deadline = time.monotonic() + 180

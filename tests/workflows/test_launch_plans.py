@@ -86,7 +86,7 @@ def test_a_smoke_test_is_always_the_same_and_never_from_the_cache(name: str, adm
 
 def test_one_runs_by_the_clock(admin: Admin) -> None:
     schedules = {name: plan.entity_metadata.schedule for (name, _), plan in admin.launch_plans.items()}
-    assert {name: each.cron_schedule.schedule for name, each in schedules.items() if each.ByteSize()} == {
+    assert {name: schedule.cron_schedule.schedule for name, schedule in schedules.items() if schedule.ByteSize()} == {
         "nightly-smoke-test": "0 3 * * *"
     }
 

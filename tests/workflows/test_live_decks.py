@@ -70,7 +70,7 @@ def seen_while_running(pods: Sequence[Pod], is_enough: Callable[[str], bool]) ->
     """Return the first Deck that is enough, before any of the pods has ended."""
     deck, deadline = pods[0].output / "deck.html", time.monotonic() + 200
     while time.monotonic() < deadline:
-        assert all(each.process.poll() is None for each in pods), "\n".join(each.log[-3000:] for each in pods)
+        assert all(pod.process.poll() is None for pod in pods), "\n".join(pod.log[-3000:] for pod in pods)
         text = deck.read_text(encoding="utf-8") if deck.exists() else ""
         if is_enough(text):
             assert not (pods[0].output / "outputs.pb").exists()
@@ -88,19 +88,19 @@ def test_the_loss_of_a_training_is_shown_before_it_ends(
     inputs = training(tiny_model, tokens, nodes=num_machines, max_steps=400 // num_machines)
     environments = [{}] if num_machines == 1 else machine_environments(2, 1)
     pods = [
-        Pod(task, tmp_path, inputs, environment={**FAST, **each}, machine=number).start()
-        for number, each in enumerate(environments)
+        Pod(task, tmp_path, inputs, environment={**FAST, **machine}, machine=number).start()
+        for number, machine in enumerate(environments)
     ]
     found = seen_while_running(pods, lambda deck: re.search(r"Step [\d,]+ of ", deck) is not None)
     step, of, loss = re.search(r"Step (\d+) of (\d+) \(\d+%\), loss (\d+\.\d{4})", found).groups()
     assert 0 < int(step) < int(of) == 400 // num_machines
     # the same point of the curve is in the log
-    assert f"train: step {step}/{of}  loss {loss}" in "".join(each.log for each in pods)
+    assert f"train: step {step}/{of}  loss {loss}" in "".join(pod.log for pod in pods)
     # a newer one takes its place
     later = seen_while_running(pods, lambda deck: deck not in ("", found))
     assert int(re.search(r"Step (\d+) of", later)[1]) > int(step)
-    for each in pods:
-        each.wait()
+    for pod in pods:
+        pod.wait()
     final = (tmp_path / "out-0" / "deck.html").read_text(encoding="utf-8")
     # the Deck of the whole run, which also says how it ran
     assert "Step " not in final and "How it ran" in final and "<svg" in final
@@ -112,11 +112,11 @@ def test_the_curve_of_a_run_that_failed_remains(tiny_model: Path, tokens: Path, 
     # without any limit a rate far too high ruins the model
     inputs = training(tiny_model, tokens, nodes=2, max_steps=200, learning_rate=30.0, max_grad_norm=1e9)
     pods = [
-        Pod(train_task.train_2, tmp_path, inputs, environment={**FAST, **each}, machine=number).start()
-        for number, each in enumerate(machine_environments(2, 1))
+        Pod(train_task.train_2, tmp_path, inputs, environment={**FAST, **machine}, machine=number).start()
+        for number, machine in enumerate(machine_environments(2, 1))
     ]
-    for each in pods:
-        each.wait()
+    for pod in pods:
+        pod.wait()
     assert pods[0].error.kind == NON_RECOVERABLE
     deck = (tmp_path / "out-0" / "deck.html").read_text(encoding="utf-8")
     assert "Training ended: " in deck and "train.learning_rate (now 30)" in deck, pods[0].log[-2000:]

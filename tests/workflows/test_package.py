@@ -32,7 +32,7 @@ UNCACHED = {
     "prepare_reward_tokens",
     "train_reward_models",
     "check_same_tokenizer",
-    "report_stage",
+    "report_phase",
     "write_alignment_report",
 }
 SECRET = {

@@ -97,7 +97,7 @@ def in_the_guide() -> list[str]:
     """Return what docs/cluster.md says that a user may see, as patterns: capitals and `...` stand for anything."""
     page = (ROOT / "docs" / "cluster.md").read_text(encoding="utf-8")
     seen = re.findall(r"^\| (?:[^`|]*)`([^`]+)`", page, re.M)
-    return [re.sub(r"\b(?:NAME|HOST|P|D)\b", r"\\S+", re.escape(each.removesuffix("..."))) for each in seen]
+    return [re.sub(r"\b(?:NAME|HOST|P|D)\b", r"\\S+", re.escape(entity.removesuffix("..."))) for entity in seen]
 
 
 def refused(result: subprocess.CompletedProcess[str]) -> str:

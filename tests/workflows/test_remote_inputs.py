@@ -112,7 +112,7 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
     # but for what the plan settles
     assert outputs["config"].model_copy(update={"train": found.train, "evaluate": found.evaluate}) == found
     assert outputs["plan"].chat_template == TEMPLATE
-    names = [each.name for shard in outputs["shards"] for each in shard.ranges]
+    names = [part.name for shard in outputs["shards"] for part in shard.ranges]
     assert names == ["my rows.jsonl", "a.jsonl", "b.jsonl"]
     scan = Pod(
         scan_shard,

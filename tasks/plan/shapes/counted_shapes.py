@@ -98,7 +98,7 @@ def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfi
             f"load as a causal language model\n{_FIX}"
         )
     if kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        reason = "reads one text and writes another" if config.is_encoder_decoder else "reads text from both sides"
+        reason = "is an encoder-decoder model" if config.is_encoder_decoder else "reads text in both directions"
         raise ModelError(
             f"model.name={name}: config.json is of architecture '{config.model_type}', which {reason}\n{_FIX}"
         )

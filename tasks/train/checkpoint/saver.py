@@ -157,7 +157,7 @@ class Saver:
             raise ArtifactError(
                 f"{_MOST_FAILURES} checkpoints in a row could not be saved, the last at step {step}\n{fault}"
             )
-        _say(f"train: the checkpoint of step {step} could not be saved, and training goes on: {fault}")
+        _say(f"train: the checkpoint of step {step} could not be saved, and training continues: {fault}")
         return False
 
     def lines(self) -> list[Choice]:

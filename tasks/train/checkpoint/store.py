@@ -145,8 +145,9 @@ class Store:
                 raise
             except OSError as error:
                 if number == _TRIES_PER_CALL or _is_full(error):
+                    attempts = "1 attempt" if number == 1 else f"{number} attempts"
                     raise ArtifactError(
-                        f"checkpoint {self.uri}/{name}: {type(error).__name__} in {number} tries: "
+                        f"checkpoint {self.uri}/{name}: {type(error).__name__} after {attempts}: "
                         f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"

@@ -116,7 +116,7 @@ class Tracking(Observer):
             self._num_failures += 1
             if self._num_failures == 1:
                 say(
-                    f"warning: {self._config.tracking.tracker} cannot be reached, and training goes on: "
+                    f"warning: {self._config.tracking.tracker} cannot be reached, and training continues: "
                     f"{self._without_secrets(error)}",
                     "train",
                 )

@@ -202,7 +202,10 @@ class _StopsBadSteps(TrainerCallback):
             return
         self._stop_at_bad_weights(args, state)
         if state.is_world_process_zero:
-            print(f"train: held-out loss is {loss} at step {state.global_step}, and chooses no weights", flush=True)
+            print(
+                f"train: held-out loss is {loss} at step {state.global_step}; its weights cannot be the best",
+                flush=True,
+            )
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_at_bad_weights(args, state)

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from configs.wire import TrainReport
-from configs.wire_plan import Alternative, Check, Expectation, GpuFit, Machines, MemoryUse, ModelFacts, Plan, StagePlan
+from configs.wire_plan import Alternative, Check, Expectation, GpuFit, Machines, MemoryUse, ModelFacts, PhasePlan, Plan
 from tasks.decks.plan import plan_text, planned_row, render_plan, render_planned, time_and_cost
 
 GB = 10**9
@@ -27,8 +27,8 @@ TRAINING = MemoryUse(
 KNOWN = Expectation(step_seconds=2.0, steps=1800, hours=1.0, tokens_per_second=5000.0, price_per_hour=8.0, cost=8.0)
 
 
-def stage(fits: bool = True, expectation: Expectation = KNOWN) -> StagePlan:
-    return StagePlan(
+def stage(fits: bool = True, expectation: Expectation = KNOWN) -> PhasePlan:
+    return PhasePlan(
         name="train",
         objective="sft",
         method="lora",
@@ -77,7 +77,7 @@ def stage(fits: bool = True, expectation: Expectation = KNOWN) -> StagePlan:
     )
 
 
-def plan(*stages: StagePlan, checks: list[Check] | None = None) -> Plan:
+def plan(*stages: PhasePlan, checks: list[Check] | None = None) -> Plan:
     return Plan(
         model_revision="r",
         chat_template=None,

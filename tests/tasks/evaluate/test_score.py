@@ -173,7 +173,7 @@ def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
 
     together = scores(rows.assign(dataset=["held-out", "held-out", "books", "news"]))
     assert together.scores == scores(rows[:2]).scores
-    assert [each.name for each in together.others] == ["books", "news"]
+    assert [other.name for other in together.others] == ["books", "news"]
     assert together.others[0].scores == scores(rows[2:3].reset_index(drop=True)).scores
     with pytest.raises(DataError, match="no held-out row is left"):
         scores(rows.assign(dataset="books"))

@@ -109,7 +109,7 @@ def test_a_model_is_quantized_loaded_again_and_scored(tiny_model: Path, tmp_path
         for model in (tiny_model, tmp_path / "small")
     ]
     # random weights: both are as far from the answers, nearly
-    losses = [each.scores.eval_loss for each in evaluations]
+    losses = [evaluation.scores.eval_loss for evaluation in evaluations]
     assert losses[0] != losses[1] and abs(losses[0] - losses[1]) < 0.1
     assert load_tokenizer(tmp_path / "small").get_vocab() == load_tokenizer(tiny_model).get_vocab()
 

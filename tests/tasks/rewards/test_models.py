@@ -64,11 +64,11 @@ def test_virtual_tokens_do_not_make_padding_the_last_token(model, tokenizer) -> 
     tuned.eval()
     together = RewardModel(tuned, tokenizer, 8).score(PROMPTS, ANSWERS)
     with torch.no_grad():
-        each = [
+        separately = [
             tuned(torch.tensor([prompt + answer])).logits.item()
             for prompt, answer in zip(PROMPTS, ANSWERS, strict=True)
         ]
-    assert together == pytest.approx(each, abs=1e-5)
+    assert together == pytest.approx(separately, abs=1e-5)
 
 
 def test_scoring_leaves_a_training_model_in_training(model, tokenizer) -> None:

@@ -257,11 +257,11 @@ def test_how_the_model_is_divided_is_in_the_report() -> None:
     assert divided() == {"sharding": "none"}
     assert divided(sharding="fsdp_hybrid_shard") == {
         "sharding": "fsdp_hybrid_shard",
-        "gathered in parts": "layer by layer",
+        "gathered at once": "layer by layer",
         "mesh": "2 copies x 8 parts",
     }
     by_size = divided(sharding="fsdp_full_shard", fsdp={"wrap": "size"})
-    assert by_size["gathered in parts"] == "of at least 100,000,000 parameters"
+    assert by_size["gathered at once"] == "of at least 100,000,000 parameters"
     assert divided(sharding="zero3", deepspeed={"offload": "optimizer_and_parameters"}) == {
         "sharding": "zero3",
         "DeepSpeed file": "zero3_offload_optimizer_and_parameters.json",

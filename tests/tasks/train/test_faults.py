@@ -49,7 +49,10 @@ class EndpointConnectionError(Exception):
         torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered", 214),
         FlyteUploadDataException("upload failed"),
         EndpointConnectionError("could not connect to the endpoint"),
-        raised(ArtifactError("checkpoint s3://b/c/x: ClientError in 5 tries: slow down"), ConnectionError("slow down")),
+        raised(
+            ArtifactError("checkpoint s3://b/c/x: ClientError after 5 attempts: slow down"),
+            ConnectionError("slow down"),
+        ),
     ],
     ids=lambda error: type(error).__name__,
 )

@@ -63,7 +63,7 @@ def with_weights(model: Any, seen: Steps) -> Any:
 
 
 def series_at_first_step(report: TrainReport) -> dict[str, float]:
-    return {each.name: each.values[0] for each in report.series if each.steps[0] == 1}
+    return {series.name: series.values[0] for series in report.series if series.steps[0] == 1}
 
 
 def sigmoid(x: float) -> float:

@@ -43,7 +43,7 @@ def test_the_curves_of_a_fixed_seed_are_those_of_before(objective: str, train: A
     if objective != "rloo":
         # RLOO's loss is the sum of its advantages: 0 but for rounding
         curves["loss"] = [point.loss for point in report.curve]
-    curves |= {each.name: each.values for each in report.series if each.name in names}
+    curves |= {series.name: series.values for series in report.series if series.name in names}
     assert set(names) <= curves.keys()
     stored = json.loads(GOLDEN.read_text(encoding="utf-8")) if GOLDEN.exists() else {}
     if os.environ.get("GOLDEN") == "write":

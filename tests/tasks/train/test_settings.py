@@ -139,8 +139,8 @@ class Outcome:
             "trainable": lambda: report.trainable_parameters,
             "points": lambda: [point.step for point in report.curve],
             "choices": lambda: {line.name: (line.value, line.reason) for line in report.choices},
-            "evaluations": lambda: [each.steps for each in report.series if each.name == "eval_loss"],
-            "lengths": lambda: [each.values for each in report.series if each.name == "completions/mean_length"],
+            "evaluations": lambda: [series.steps for series in report.series if series.name == "eval_loss"],
+            "lengths": lambda: [series.values for series in report.series if series.name == "completions/mean_length"],
         }
         return parts[name]()
 

@@ -282,10 +282,10 @@ def test_a_saved_model_loads_by_itself_and_has_tied_weights_once(name: str, two:
 def test_a_saved_adapter_fits_its_base(name: str, two: Path, tiny_model: Path) -> None:
     asked = torch.tensor([[40, 41, 42, 43]])
     logits = []
-    for each in (name, like(name)):
+    for case in (name, like(name)):
         model = AutoModelForCausalLM.from_pretrained(tiny_model)
         base = model(asked).logits.detach()
-        adapted = peft.PeftModel.from_pretrained(model, two / each)
+        adapted = peft.PeftModel.from_pretrained(model, two / case)
         logits.append(adapted(asked).logits.detach())
         assert not torch.allclose(logits[-1][:, -4:], base, atol=1e-4)
     torch.testing.assert_close(*logits, atol=1e-4, rtol=0)

@@ -40,7 +40,7 @@ def test_every_word_and_offload_has_a_file_that_says_so() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "processes", "each", "in_effect"),
+    ("sharding", "processes", "per_machine", "in_effect"),
     [
         ("fsdp_full_shard", 1, 1, "none"),
         ("fsdp_full_shard", 2, 2, "fsdp_full_shard"),
@@ -53,16 +53,16 @@ def test_every_word_and_offload_has_a_file_that_says_so() -> None:
         ("zero3", 1, 1, "zero3"),
     ],
 )
-def test_what_has_nothing_to_divide_falls_back_and_says_so(
-    word: str, processes: int, each: int, in_effect: str
+def test_a_sharding_without_anything_to_shard_falls_back_and_says_so(
+    sharding: str, processes: int, per_machine: int, in_effect: str
 ) -> None:
-    nodes = 1 if word == "tensor_parallel" else "1:2"
-    config = TrainConfig(sharding=word, method="full", processes_per_node=each, nodes=nodes)
+    nodes = 1 if sharding == "tensor_parallel" else "1:2"
+    config = TrainConfig(sharding=sharding, method="full", processes_per_node=per_machine, nodes=nodes)
     assert effective(config, processes) == in_effect
     line = sharding_lines(config, processes, num_gpus=1)[0]
     assert line.value == in_effect
-    assert (line.reason == "") == (word == in_effect)
-    assert word == in_effect or word in line.reason
+    assert (line.reason == "") == (sharding == in_effect)
+    assert sharding == in_effect or sharding in line.reason
 
 
 def test_layers_without_several_gpus_are_said_to_stay_together() -> None:

@@ -45,7 +45,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 
 
 def usable(store: Store) -> list[int]:
-    return [each.step for each in whole_checkpoints(store, "checkpoint", RUN)[0]]
+    return [checkpoint.step for checkpoint in whole_checkpoints(store, "checkpoint", RUN)[0]]
 
 
 def reason(store: Store) -> str:
@@ -187,7 +187,7 @@ def test_a_full_disk_is_said_at_once_and_leaves_nothing_half(tmp_path: Path) -> 
     with pytest.raises(ArtifactError) as raised:
         save(full, tmp_path, 3)
     lines = str(raised.value).splitlines()
-    assert len(lines) == 2 and "OSError in 1 tries" in lines[0] and "No space left on device" in lines[0]
+    assert len(lines) == 2 and "OSError after 1 attempt: " in lines[0] and "No space left on device" in lines[0]
     assert lines[1] == "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
     assert full.names() == []
 

@@ -61,7 +61,7 @@ def test_a_killed_run_ends_with_the_same_weights(
     assert killed.weights == expected.weights
     mine, theirs = killed.report, expected.report
     assert (mine.curve, mine.steps) == (theirs.curve, theirs.steps)
-    assert {each.name: each for each in mine.series} == {each.name: each for each in theirs.series}
+    assert {series.name: series for series in mine.series} == {series.name: series for series in theirs.series}
     assert mine.best_step == theirs.best_step is not None
     assert any(line.name == "resumed" for line in mine.choices)
 
@@ -188,7 +188,7 @@ def test_half_the_micro_batch_goes_on_at_the_same_row(
 
 def assert_same_losses(run: Run, expected: Run) -> None:
     """Compare the curves: sums in another order differ by a few units in the last place of 32 bits at each step."""
-    found, wanted = ([(point.step, point.loss) for point in each.report.curve] for each in (run, expected))
+    found, wanted = ([(point.step, point.loss) for point in finished.report.curve] for finished in (run, expected))
     assert [step for step, _ in found] == [step for step, _ in wanted]
     # one or two steps a point
     assert len(found) >= 16 and found[-1][0] == 24
@@ -226,7 +226,7 @@ def test_a_disk_that_is_full_for_long_ends_the_run_in_words(
     run.start(Kill(0, "step", 5))
     (run.directory / "full").touch()
     assert run.start().exit_codes == [1] * processes
-    failed = [line for line in run.log().splitlines() if "could not be saved, and training goes on" in line]
+    failed = [line for line in run.log().splitlines() if "could not be saved, and training continues" in line]
     assert [line.split(" of step ")[1].split()[0] for line in failed] == ["6", "9"]
     assert "No space left on device" in failed[0]
     assert "ArtifactError: 3 checkpoints in a row could not be saved, the last at step 12" in run.log()

@@ -24,8 +24,8 @@ def curve(losses: list[float], every: int = 10) -> list[CurvePoint]:
 def series(**values: list[float]) -> list[Series]:
     """Series over the steps 10, 20, ...; `__` in a name stands for `/`."""
     return [
-        Series(name=name.replace("__", "/"), steps=[10 * (n + 1) for n in range(len(each))], values=each)
-        for name, each in values.items()
+        Series(name=name.replace("__", "/"), steps=[10 * (n + 1) for n in range(len(points))], values=points)
+        for name, points in values.items()
     ]
 
 
@@ -85,7 +85,7 @@ def test_a_rate_too_low_is_given_three_to_ten_times_as_much_and_one_too_high_a_t
     assert "Try train.learning_rate=0.001 (now 0.003)" in unstable[0]
     # single steps have harder rows than others: the held-out ones are the same each time
     falls = findings(losses=[2.0] * 9 + [3.0], eval_loss=[2.0] * 9 + [1.9])
-    assert not [each for each in falls if each.startswith("Unstable")]
+    assert not [fall for fall in falls if fall.startswith("Unstable")]
 
 
 def test_a_rate_that_was_not_set_is_read_off_the_curve() -> None:

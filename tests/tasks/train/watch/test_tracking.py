@@ -59,7 +59,7 @@ def killed_and_resumed(tmp_path: Path, inputs: Any, tracking: dict[str, Any], se
 
 def expected(run: Run) -> tuple[list[tuple[int, float]], list[tuple[int, float]]]:
     """Return the training and the held-out loss that the run itself reports, as (step, value)."""
-    [held_out] = [each for each in run.report.series if each.name == "eval_loss"]
+    [held_out] = [series for series in run.report.series if series.name == "eval_loss"]
     return [(point.step, point.loss) for point in run.report.curve], list(
         zip(held_out.steps, held_out.values, strict=True)
     )
@@ -82,9 +82,9 @@ def test_tensorboard_shows_one_curve_of_a_killed_run(inputs: Any, tmp_path: Path
     training, held_out = expected(run)
     # the first, every second, and those of the checkpoints
     assert [step for step, _ in training] == [1, 2, 3, 4, 6, 8, 9, 10, 12]
-    assert_same([(each.step, each.value) for each in read.Scalars("train/loss")], training)
-    assert_same([(each.step, each.value) for each in read.Scalars("eval/loss")], held_out)
-    assert all(each.value > 0 for each in read.Scalars("train/tokens_per_second"))
+    assert_same([(point.step, point.value) for point in read.Scalars("train/loss")], training)
+    assert_same([(point.step, point.value) for point in read.Scalars("eval/loss")], held_out)
+    assert all(point.value > 0 for point in read.Scalars("train/tokens_per_second"))
     parameters = read.Tensors("parameters/text_summary")[0].tensor_proto.string_val[0].decode()
     assert "| train.objective | sft |" in parameters and "| model.name | tiny |" in parameters
     assert read.Tensors("tags/text_summary")[0].tensor_proto.string_val == [b"a, b"]
@@ -114,7 +114,7 @@ def test_tensorboard_files_outlive_the_machine_in_a_store(tmp_path: Path) -> Non
     store.get(first.run_id.removeprefix("memory://") + "/", str(tmp_path), recursive=True)
     read = EventAccumulator(str(tmp_path)).Reload()
     assert len(list(tmp_path.iterdir())) == 2
-    assert [(each.step, each.value) for each in read.Scalars("train/loss")] == [(n, 10.0 - n) for n in range(1, 9)]
+    assert [(point.step, point.value) for point in read.Scalars("train/loss")] == [(n, 10.0 - n) for n in range(1, 9)]
 
 
 def test_mlflow_shows_one_curve_of_a_killed_run(inputs: Any, tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_mlflow_shows_one_curve_of_a_killed_run(inputs: Any, tmp_path: Path) -> 
     training, held_out = expected(run)
     assert_same(known.points(run_id, "train/loss"), training)
     assert_same(known.points(run_id, "eval/loss"), held_out)
-    parameters = {each["key"]: each["value"] for each in made["params"]}
+    parameters = {parameter["key"]: parameter["value"] for parameter in made["params"]}
     assert (parameters["train.batch_size"], parameters["model.name"], parameters["processes"]) == ("4", "tiny", "1")
     # the settings of tracker and pods are none of the training, and no secret is anywhere
     assert not [name for name in parameters if name.startswith(("train.tracking", "train.cluster"))]
@@ -184,7 +184,7 @@ def test_a_tracker_that_is_away_for_a_while_has_all_points_in_the_end(
     [run_id] = known.runs
     assert_same(known.points(run_id, "train/loss"), [(point.step, point.loss) for point in report.curve])
     printed = capsys.readouterr().out
-    assert printed.count("mlflow cannot be reached, and training goes on") == 1
+    assert printed.count("mlflow cannot be reached, and training continues") == 1
     assert "did not take" not in printed
 
 
@@ -234,7 +234,7 @@ def test_the_end_of_a_run_is_told(error: Exception | None, status: str, tmp_path
     # another try goes on with a run that was preempted
     assert made["status"] == status
     assert known.points(run_id, "train/loss") == [(5, 2.0)]
-    assert [each["key"] for each in made["metrics"]] == ["train/loss"]
+    assert [metric["key"] for metric in made["metrics"]] == ["train/loss"]
 
 
 def test_files_go_to_the_executions_own_store_by_default(train: Any, tmp_path: Path) -> None:
@@ -243,7 +243,7 @@ def test_files_go_to_the_executions_own_store_by_default(train: Any, tmp_path: P
     report, _ = fitted(train, tmp_path, Tracking(config, LOADING, access, None))
     [folder] = (tmp_path / "execution").iterdir()
     read = EventAccumulator(str(folder)).Reload()
-    assert [each.step for each in read.Scalars("train/loss")] == [point.step for point in report.curve]
+    assert [point.step for point in read.Scalars("train/loss")] == [point.step for point in report.curve]
 
 
 def test_other_ranks_send_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from configs.schema import FineTuneConfig
-from configs.wire_plan import GpuFit, MemoryUse, StagePlan
+from configs.wire_plan import GpuFit, MemoryUse, PhasePlan
 from tasks.plan.alternatives import Search
 from tasks.plan.hardware.gpus import GpuType, find_gpu, gpu_types
 from tasks.plan.hardware.target import Target, gpu_target
@@ -44,7 +44,7 @@ class Training:
     model_bytes: int = 0
 
 
-def plan_stage(training: Training) -> tuple[StagePlan, FineTuneConfig]:
+def plan_phase(training: Training) -> tuple[PhasePlan, FineTuneConfig]:
     """Return the plan, and the config with the settings that the user left open: micro-batch, memory, disk.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_stage(training: Training) -> tuple[StagePlan, FineTuneConfig]:
     stored = stored_bytes(config.train, job, training.model_bytes, target.device)
     machines = plan_machines(config.train, job, target, stored)
     fits = fits_training(config, training.shape, target) and fits_evaluation(config, training.shape, target)
-    plan = StagePlan(
+    plan = PhasePlan(
         name=training.name,
         objective=config.train.objective,
         method=config.train.method,
@@ -108,7 +108,7 @@ def _gpu_fit(training: Training, gpu: GpuType) -> GpuFit:
     )
 
 
-def misfit_message(plan: StagePlan, only_warns: bool = False) -> str:
+def misfit_message(plan: PhasePlan, only_warns: bool = False) -> str:
     """Return why a training does not fit, the nearest configs that would, and how to run it anyway, in three lines.
 
     With `only_warns` the config runs it anyway, and the third line is left out.

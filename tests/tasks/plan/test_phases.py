@@ -16,10 +16,10 @@ from configs.schema import FineTuneConfig
 from tasks.plan.assumptions import row_facts_of
 from tasks.plan.checks.first_rows import FirstRows
 from tasks.plan.hardware.target import Target, gpu_target
+from tasks.plan.phases import Training, misfit_message, plan_phase
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import training_job, training_memory
-from tasks.plan.stages import Training, misfit_message, plan_stage
 from tasks.plan.time.duration import RowFacts
 
 LLAMA_65B = ModelShape("Llama-65B", 8192, 80, 64, 64, 22016, 32000)
@@ -38,7 +38,7 @@ def config(max_length: int = 512, **train: Any) -> FineTuneConfig:
 
 
 def test_full_fine_tuning_of_7b_with_adam_does_not_fit_in_80_gb() -> None:
-    plan, _ = plan_stage(Training("train", config(method="full", cluster={"gpu": "A100-80GB"}), LLAMA_2_7B, None))
+    plan, _ = plan_phase(Training("train", config(method="full", cluster={"gpu": "A100-80GB"}), LLAMA_2_7B, None))
     use = plan.memory[0]
     # 16 bytes for each of 6,738,415,616 parameters, without activations and buffers
     assert use.weights + use.gradients + use.optimizer == 16 * 6_738_415_616
@@ -51,7 +51,7 @@ def test_full_fine_tuning_of_7b_with_adam_does_not_fit_in_80_gb() -> None:
 
 def test_lora_of_rank_8_takes_about_14_gb_and_fits_in_24() -> None:
     subject = config(method="lora", lora={"rank": 8}, cluster={"gpu": "nvidia-a10g"})
-    plan, _ = plan_stage(Training("train", subject, LLAMA_2_7B, None))
+    plan, _ = plan_phase(Training("train", subject, LLAMA_2_7B, None))
     use = plan.memory[0]
     assert plan.trainable_parameters == 19_988_480
     assert (use.weights + use.gradients + use.optimizer) / 1e9 == pytest.approx(14, abs=0.3)
@@ -66,7 +66,7 @@ def test_qlora_of_65b_trains_in_48_gb() -> None:
 
 def test_open_settings_are_filled_in_and_fixed_ones_stay() -> None:
     subject = config(method="lora", micro_batch_size=None, cluster={"disk_gib": 77, "gpu": "H200"})
-    plan, settled = plan_stage(Training("train", subject, LLAMA_2_7B, None))
+    plan, settled = plan_phase(Training("train", subject, LLAMA_2_7B, None))
     assert settled.train.micro_batch_size == plan.micro_batch_size == 8
     assert plan.accumulation == 2
     cluster = settled.train.cluster
@@ -79,34 +79,34 @@ def test_the_batch_size_of_the_evaluation_is_filled_in_too() -> None:
     subject = config(max_length=4096, method="lora", cluster={"gpu": "A100-40GB"})
     for given, rows in ((None, 8), (2, 2)):
         evaluate = subject.evaluate.model_copy(update={"batch_size": given})
-        plan, settled = plan_stage(
+        plan, settled = plan_phase(
             Training("train", subject.model_copy(update={"evaluate": evaluate}), LLAMA_2_7B, None)
         )
         assert (plan.fits, plan.evaluation_rows, settled.evaluate.batch_size) == (True, rows, rows)
     # with twice the rows it would not fit
     more = subject.model_copy(update={"evaluate": subject.evaluate.model_copy(update={"batch_size": 16})})
-    plan, _ = plan_stage(Training("train", more, LLAMA_2_7B, None))
+    plan, _ = plan_phase(Training("train", more, LLAMA_2_7B, None))
     assert not plan.fits and plan.alternatives[0].changes == ["evaluate.batch_size: 8"]
 
 
 def test_a_model_that_no_gpu_can_score_says_so() -> None:
     big = ModelShape("big", 16384, 126, 128, 8, 53248, 128256)
-    plan, _ = plan_stage(Training("train", config(method="qlora", cluster={"gpu": "H200"}), big, None))
+    plan, _ = plan_phase(Training("train", config(method="qlora", cluster={"gpu": "H200"}), big, None))
     assert "take a smaller model" in misfit_message(plan).splitlines()[1]
     tried = misfit_message(plan, only_warns=True).splitlines()
     assert len(tried) == 2 and "if_too_large" not in tried[1]
 
 
 def test_a_plan_for_this_machine_has_no_table_of_gpu_types() -> None:
-    plan, _ = plan_stage(Training("train", config(), LLAMA_2_7B, Target("CPU", 64e9)))
+    plan, _ = plan_phase(Training("train", config(), LLAMA_2_7B, Target("CPU", 64e9)))
     assert plan.gpus == [] and plan.machines.gpus == 0
     assert plan.expectation.hours is None
-    there, _ = plan_stage(Training("train", config(), LLAMA_2_7B, None))
+    there, _ = plan_phase(Training("train", config(), LLAMA_2_7B, None))
     assert {candidate.gpu for candidate in there.gpus} == set(GPU_TYPES)
 
 
 def test_a_misfit_of_several_processes_states_the_memory_of_all() -> None:
-    plan, _ = plan_stage(
+    plan, _ = plan_phase(
         Training("train", config(method="full", processes_per_node=2), LLAMA_2_7B, Target("CPU", 64e9))
     )
     assert re.match(r"train: training needs \d+ GB per process, \d+ GB in 2 processes \(", misfit_message(plan))
@@ -114,7 +114,7 @@ def test_a_misfit_of_several_processes_states_the_memory_of_all() -> None:
 
 def test_adapter_targets_that_no_layer_has_are_refused() -> None:
     with pytest.raises(ConfigError, match="no_such_proj"):
-        plan_stage(Training("train", config(lora={"target_modules": ["no_such_proj"]}), LLAMA_2_7B, None))
+        plan_phase(Training("train", config(lora={"target_modules": ["no_such_proj"]}), LLAMA_2_7B, None))
 
 
 RUNS_ON = dict(re.findall(r"^\| `([\w.-]+)` \|.*\| one (\d+) GB GPU \|$", (ROOT / "README.md").read_text(), re.M))
@@ -126,7 +126,7 @@ def test_a_preset_fits_the_gpu_that_the_readme_names(preset: str) -> None:
     known = known_shape(subject.model.name)
     assert known is not None
     shape = shape_of(known.settings, known.name)
-    plan, _ = plan_stage(Training("train", subject, shape, None))
+    plan, _ = plan_phase(Training("train", subject, shape, None))
     assert plan.fits
     sizes = {24: 23.6e9, 40: 40e9, 80: 80e9}
     large_enough = [candidate for candidate in plan.gpus if candidate.memory_bytes >= sizes[int(RUNS_ON[preset])]]
