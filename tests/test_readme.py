@@ -71,6 +71,7 @@ def test_each_preset_is_in_the_table() -> None:
     assert named == {path.stem for path in (ROOT / "configs" / "presets").glob("*.yaml")}
 
 
+@pytest.mark.slow
 def test_the_smallest_config_runs_with_the_command_given(tiny_model: Path, rows_file: Path, tmp_path: Path) -> None:
     smallest = yaml.safe_load(blocks("yaml")[0])
     smallest["model"]["name"] = str(tiny_model)

@@ -90,6 +90,7 @@ def test_an_image_lists_exactly_what_its_tasks_import(role: Role) -> None:
     assert not named & indirect
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("role", ROLES)
 def test_every_module_of_a_role_imports_with_only_the_roles_packages(role: Role, tmp_path: Path) -> None:
     modules, _ = imports_of(role)

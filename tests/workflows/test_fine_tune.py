@@ -161,6 +161,7 @@ def test_steps_whose_outputs_were_deleted_run_again(first_run) -> None:
     assert "train: step" in result.stdout
 
 
+@pytest.mark.slow
 def test_two_processes_train_to_the_loss_of_one(pyflyte: PyFlyte, tiny_model: Path, rows_file: Path) -> None:
     losses = []
     for processes in (1, 2):
@@ -189,6 +190,7 @@ def test_two_processes_train_to_the_loss_of_one(pyflyte: PyFlyte, tiny_model: Pa
     assert losses[1] == pytest.approx(losses[0], abs=2e-3)
 
 
+@pytest.mark.slow
 def test_map_tasks_train_the_model_of_one_machine_and_a_further_set_is_scored(
     pyflyte: PyFlyte, tiny_model: Path, rows_file: Path, tmp_path: Path
 ) -> None:

@@ -16,6 +16,8 @@ from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
 from tasks.runtime.elastic import launch_config
 
+pytestmark = pytest.mark.slow
+
 
 def pod(task: Any, home: Path, fault: str, environment: dict[str, str] | None = None, **settings: Any) -> Pod:
     inputs = {
@@ -97,7 +99,6 @@ def test_waiting_for_a_machine_ends_after_the_configured_timeout(tmp_path: Path)
     assert not (tmp_path / "starts").exists()
 
 
-@pytest.mark.slow
 def test_no_machine_ends_before_the_outputs_are_there(tmp_path: Path) -> None:
     pods = [
         pod(on_two, tmp_path, "none", environment, nodes=2, processes=1) for environment in machine_environments(2, 1)
@@ -114,7 +115,6 @@ def test_no_machine_ends_before_the_outputs_are_there(tmp_path: Path) -> None:
     assert not (tmp_path / "out-0" / "error.pb").exists()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("max_restarts", [0, 1])
 def test_the_other_machine_ends_too_and_the_first_error_is_reported(max_restarts: int, tmp_path: Path) -> None:
     settings = {"nodes": 2, "processes": 1, "max_restarts": max_restarts}

@@ -17,6 +17,8 @@ from throughput_shapes import write_model
 
 from tasks.plan.memory.moments import EMBEDDING, FIRST_LAYER, LAST_LAYER, LOSS, STEP
 
+pytestmark = pytest.mark.slow
+
 ALLOWED = 0.10
 
 # with the moment of the peak: for every moment there is a cell that has its peak there
@@ -92,7 +94,6 @@ def test_an_evaluation_takes_what_the_plan_says(cell: EvaluationCell, measured: 
     assert predicted(cell).total / measured[str(cell)] == pytest.approx(1, abs=ALLOWED)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(("cell", "moment"), DIVIDED, ids=[str(cell) for cell, _ in DIVIDED])
 def test_a_step_of_two_processes_takes_what_the_plan_says(cell: Cell, moment: str, directory: Path) -> None:
     plan = predicted(cell)

@@ -20,6 +20,8 @@ from support.killed_runs import (
     full_now,
 )
 
+pytestmark = pytest.mark.slow
+
 
 def kills(chance: random.Random, processes: int) -> list[Kill]:
     """Moments of every kind, of any process, in the order of the tries that they end."""
