@@ -28,7 +28,7 @@ from typing import Any, cast
 from urllib.parse import parse_qs, quote, unquote, urlsplit
 
 from support.hub_http import HttpServer, Response
-from support.hub_protocol import ROUTE_NAMES, ROUTES, Call, HubError, Request, Role
+from support.hub_protocol import ROUTE_NAMES, ROUTES, Call, HubError, Request, Role, Route
 from support.hub_storage import Commit, LargeFiles, Repository, RepoType, StoredFile
 
 
@@ -61,6 +61,8 @@ class HubServer:
         self._cas = f"cas-{secrets.token_hex(8)}"
         # Injected answers by route; None lets a request pass.
         self._failures: dict[str, deque[Response | None]] = {}
+        self._held: set[str] = set()
+        self._release = threading.Event()
         self._lock = threading.Lock()
         self._httpd = HttpServer(self.answer)
         self._thread = threading.Thread(target=self._httpd.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
@@ -71,6 +73,7 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._release.set()
         self._httpd.shutdown()
         self._httpd.server_close()
         self._thread.join()
@@ -127,21 +130,41 @@ class HubServer:
             queue.extend([None] * after)
             queue.extend([Response(b'{"error": "injected by the test"}', status, dict(headers or {}))] * times)
 
+    def hold_next_answer(self, route: str) -> None:
+        """Carry out the next request of a route, but send no answer to it before the server closes."""
+        if route not in ROUTE_NAMES:
+            raise ValueError(f"no route {route!r}, only {sorted(ROUTE_NAMES)}")
+        with self._lock:
+            self._held.add(route)
+
     def answer(self, method: str, target: str, headers: Message, body: bytes) -> Response:
         url = urlsplit(target)
+        found = ((route, route.path.fullmatch(url.path)) for route in ROUTES if method in route.methods)
+        route, match = next((pair for pair in found if pair[1]), (None, None))
         with self._lock:
             self.requests.append(Request(method, url.path))
             try:
-                return self._dispatch(method, url.path, parse_qs(url.query), headers, body)
+                response = self._dispatch(route, match, parse_qs(url.query), headers, body)
             except HubError as error:
-                return Response(json.dumps({"error": error.message}).encode(), error.status, error.headers)
+                response = Response(json.dumps({"error": error.message}).encode(), error.status, error.headers)
             except Exception as error:
                 # Not 500 for a fault of this server: the client would retry for minutes.
-                return Response(json.dumps({"error": f"test server: {error!r}"}).encode(), 400)
+                response = Response(json.dumps({"error": f"test server: {error!r}"}).encode(), 400)
+            held = route is not None and route.name in self._held
+            if held:
+                self._held.discard(route.name)
+        if held:
+            self._release.wait()
+        return response
 
-    def _dispatch(self, method: str, path: str, query: dict[str, list[str]], headers: Message, body: bytes) -> Response:
-        found = ((route, route.path.fullmatch(path)) for route in ROUTES if method in route.methods)
-        route, match = next((pair for pair in found if pair[1]), (None, None))
+    def _dispatch(
+        self,
+        route: Route | None,
+        match: re.Match[str] | None,
+        query: dict[str, list[str]],
+        headers: Message,
+        body: bytes,
+    ) -> Response:
         if route is None or match is None:
             raise HubError(404, "Sorry, we can't find the page you are looking for.")
         access = route.access
