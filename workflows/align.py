@@ -22,6 +22,7 @@ from tasks.report.task import AlignResult, report_phase, write_alignment_report
 from tasks.runtime.pods import SMALL
 from tasks.tokenize.task import check_same_tokenizer
 from tasks.train.task import merge, train
+from workflows.forms import ALIGN_DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import push_all, quantize_all
 from workflows.train_and_evaluate import train_and_evaluate
@@ -262,3 +263,6 @@ def align(config: AlignConfig) -> AlignResult:
         published=published,
         adapter=tuned.adapter,
     )
+
+
+open_form_with(align, config=ALIGN_DEMO)

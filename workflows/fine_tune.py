@@ -10,6 +10,7 @@ from tasks.evaluate.task import compare, evaluate
 from tasks.get_model.task import get_model
 from tasks.plan.task import make_plan
 from tasks.report.task import FineTuneResult, write_report
+from workflows.forms import DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import push_all, quantize_all
 from workflows.train_and_evaluate import train_and_evaluate
@@ -106,3 +107,6 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         published=published,
         adapter=tuned.adapter,
     )
+
+
+open_form_with(fine_tune, config=DEMO)

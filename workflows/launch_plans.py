@@ -3,10 +3,11 @@
 pyflyte run --remote workflows/launch_plans.py demo
 pyflyte run remote-launchplan llama-3-1-8b-lora
 
-A launch plan has the name of its preset, with dashes for dots, which pyflyte would take for a module's. The preset's
-config fills the console's form, where it can be changed. The config of a smoke test is fixed. The nightly smoke test
-runs on a schedule once it is activated (docs/cluster.md). With FINE_TUNE_NOTIFY set at registration, all launch plans
-send a message when a run fails, times out, or is aborted.
+A launch plan has the name of its preset, with dashes for dots, which pyflyte would take for a module's. With `plan-`
+before the name it plans the preset without running it. The preset's config fills the console's form, where it can be
+changed. The config of a smoke test is fixed. The nightly smoke test runs on a schedule once it is activated
+(docs/cluster.md). With FINE_TUNE_NOTIFY set at registration, all launch plans send a message when a run fails, times
+out, or is aborted.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from flytekit import CronSchedule, Email, LaunchPlan, PagerDuty, Slack
 from flytekit.core.notification import Notification
 from flytekit.core.workflow import WorkflowBase
 from flytekit.models.core.execution import WorkflowExecutionPhase
-from flytekit.models.interface import Parameter
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_align_config, load_config
@@ -27,6 +27,8 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from workflows.align import align
 from workflows.fine_tune import fine_tune
+from workflows.forms import DEMO, launch_plan
+from workflows.plan import plan, plan_align
 from workflows.prepare_data import prepare_data
 
 NOTIFY_VARIABLE = "FINE_TUNE_NOTIFY"
@@ -62,9 +64,9 @@ def _plan(
     is_fixed: bool = False,
     schedule: CronSchedule | None = None,
 ) -> LaunchPlan:
-    plan = LaunchPlan.get_or_create(
-        workflow=workflow,
-        name=name,
+    return launch_plan(
+        workflow,
+        name,
         default_inputs={} if is_fixed else {"config": config},
         fixed_inputs={"config": config} if is_fixed else {},
         schedule=schedule,
@@ -72,31 +74,24 @@ def _plan(
         # a smoke test must run every stage
         overwrite_cache=True if is_fixed else None,
     )
-    # flytekit drops the inputs' descriptions from a launch plan with default inputs
-    parameters = plan.parameters.parameters
-    for key, parameter in parameters.items():
-        parameters[key] = Parameter(var=workflow.interface.inputs[key], default=parameter.default, required=False)
-    return plan
 
 
-def _plan_name(preset: str) -> str:
-    return preset.replace(".", "-")
-
-
-def _plan_of_preset(path: Path) -> LaunchPlan:
+def _plans_of_preset(path: Path) -> list[LaunchPlan]:
+    """Return two launch plans of a preset: one runs it, and one only plans it."""
     # an alignment's config begins a phase with `sft:`; it is no config of `fine_tune`
     is_alignment = any(line.startswith("sft:") for line in path.read_text(encoding="utf-8").splitlines())
-    name = _plan_name(path.stem)
-    return _plan(name, align, load_align_config(path)) if is_alignment else _plan(name, fine_tune, load_config(path))
+    config: FineTuneConfig | AlignConfig = load_align_config(path) if is_alignment else load_config(path)
+    name = path.stem.replace(".", "-")
+    run, only_plan = (align, plan_align) if is_alignment else (fine_tune, plan)
+    return [_plan(name, run, config), _plan(f"plan-{name}", only_plan, config)]
 
 
-_DEMO = load_config(PRESETS / "demo.yaml")
 PLANS = [
-    *map(_plan_of_preset, sorted(PRESETS.glob("*.yaml"))),
-    _plan("prepare-demo-data", prepare_data, _DEMO),
-    _plan("smoke-test", fine_tune, _DEMO, is_fixed=True),
+    *(launch for path in sorted(PRESETS.glob("*.yaml")) for launch in _plans_of_preset(path)),
+    _plan("prepare-demo-data", prepare_data, DEMO),
+    _plan("smoke-test", fine_tune, DEMO, is_fixed=True),
     # at 03:00 UTC, the time zone of Flyte's scheduler
-    _plan("nightly-smoke-test", fine_tune, _DEMO, is_fixed=True, schedule=CronSchedule(schedule="0 3 * * *")),
+    _plan("nightly-smoke-test", fine_tune, DEMO, is_fixed=True, schedule=CronSchedule(schedule="0 3 * * *")),
 ]
 # `pyflyte run workflows/launch_plans.py NAME` looks for a variable called NAME
-globals().update({plan.name: plan for plan in PLANS})
+globals().update({launch.name: launch for launch in PLANS})

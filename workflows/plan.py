@@ -10,6 +10,7 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from configs.wire_plan import PlanFor
 from tasks.plan.task import PlanResult, show_alignment_plan, show_plan
+from workflows.forms import ALIGN_DEMO, DEMO, open_form_with
 
 
 @workflow
@@ -35,3 +36,7 @@ def plan_align(config: AlignConfig, machines: PlanFor = PlanFor.CLUSTER) -> Plan
         machines: Plan for a cluster's GPUs, or `here` for the machine on which this runs.
     """
     return show_alignment_plan(config=config, machines=machines)
+
+
+open_form_with(plan, config=DEMO, machines=PlanFor.CLUSTER)
+open_form_with(plan_align, config=ALIGN_DEMO, machines=PlanFor.CLUSTER)

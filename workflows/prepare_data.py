@@ -11,6 +11,7 @@ from configs.schema import FineTuneConfig
 from tasks.get_data.task import get_data, scan_shard
 from tasks.plan.task import resolve_data
 from tasks.report.task import PreparedData, write_data_report
+from workflows.forms import DEMO, open_form_with
 
 
 @workflow
@@ -28,3 +29,6 @@ def prepare_data(config: FineTuneConfig) -> PreparedData:
     return write_data_report(
         config=resolved.config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
     )
+
+
+open_form_with(prepare_data, config=DEMO)

@@ -61,19 +61,33 @@ def preset_config(preset: str) -> FineTuneConfig | AlignConfig:
 def test_each_preset_has_a_launch_plan_and_nothing_is_active(admin: Admin) -> None:
     presets = {path.stem for path in PRESETS.glob("*.yaml")}
     named = {name for name, _ in admin.launch_plans if not name.startswith("workflows.")}
-    assert named == {preset.replace(".", "-") for preset in presets} | {*SMOKE_TESTS, "prepare-demo-data"}
+    of_presets = {f"{start}{preset.replace('.', '-')}" for preset in presets for start in ("", "plan-")}
+    assert named == of_presets | {*SMOKE_TESTS, "prepare-demo-data"}
     assert not admin.active
 
 
 @pytest.mark.parametrize("preset", sorted(path.stem for path in PRESETS.glob("*.yaml")))
 def test_a_preset_fills_the_form(preset: str, admin: Admin) -> None:
-    plan, config = spec(admin, preset.replace(".", "-")), preset_config(preset)
-    workflow = "align" if preset.startswith("align") else "fine_tune"
-    assert plan.workflow_id.name == f"workflows.{workflow}.{workflow}"
-    assert not plan.fixed_inputs.literals
-    [(name, parameter)] = plan.default_inputs.parameters.items()
-    assert name == "config"
-    assert parsed(parameter.default, type(config)) == config
+    config = preset_config(preset)
+    run, only_plan = (
+        ("align.align", "plan.plan_align") if preset.startswith("align") else ("fine_tune.fine_tune", "plan.plan")
+    )
+    for start, workflow in (("", run), ("plan-", only_plan)):
+        launch = spec(admin, start + preset.replace(".", "-"))
+        assert launch.workflow_id.name == f"workflows.{workflow}"
+        assert not launch.fixed_inputs.literals
+        assert parsed(launch.default_inputs.parameters["config"].default, type(config)) == config
+
+
+@pytest.mark.parametrize(
+    "name", ["fine_tune.fine_tune", "prepare_data.prepare_data", "plan.plan", "align.align", "plan.plan_align"]
+)
+def test_a_form_opens_with_a_whole_config(name: str, admin: Admin) -> None:
+    # the console keeps what the workflow's own plan says when another plan is chosen
+    parameters = spec(admin, f"workflows.{name}").default_inputs.parameters
+    assert not any(parameter.required for parameter in parameters.values())
+    config = preset_config("align-demo" if "align" in name else "demo")
+    assert parsed(parameters["config"].default, type(config)) == config
 
 
 @pytest.mark.parametrize("name", SMOKE_TESTS)
