@@ -229,15 +229,6 @@ class TrainReport(WireType):
     )
 
 
-class PhaseReport(WireType):
-    """The reports of one phase of an alignment."""
-
-    name: str
-    data: DataReport
-    tokens: TokenReport
-    training: list[TrainReport] = Field([], description="One report, or none before the phase was trained.")
-
-
 class Prediction(WireType):
     """A model's answer to one held-out row."""
 

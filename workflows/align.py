@@ -6,263 +6,121 @@ The rows of all phases are checked and tokenized before the first one trains, so
 within minutes, and not after the SFT.
 """
 
-from typing import NamedTuple, Optional
+from flytekit import workflow
 
-from flytekit import dynamic, workflow
-from flytekit.types.directory import FlyteDirectory
-
-from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from configs.wire import Evaluation, Part, PhaseReport, Shard, TokenReport
-from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.evaluate.task import compare, evaluate
+from tasks.evaluate.task import evaluate
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_alignment
-from tasks.report.task import AlignResult, report_phase, write_alignment_report
-from tasks.runtime.pods import SMALL
-from tasks.tokenize.task import check_same_tokenizer
-from tasks.train.task import merge, train
+from tasks.report.task import AlignResult, write_alignment_report
 from workflows.forms import ALIGN_DEMO, open_form_with
+from workflows.phases import train_phases
 from workflows.prepare_tokens import prepare_tokens
-from workflows.publish import push_all, quantize_all
-from workflows.train_and_evaluate import train_and_evaluate
-
-
-class RewardTokens(NamedTuple):
-    """What a reward model learns from. Lists of one item; empty where the run trains no reward model."""
-
-    train: list[FlyteDirectory]
-    test: list[FlyteDirectory]
-    reports: list[TokenReport]
-    phases: list[PhaseReport]
-
-
-class RewardModels(NamedTuple):
-    """The reward model with its scores and reports. Lists of one item; empty where the run trains none."""
-
-    models: list[FlyteDirectory]
-    evaluations: list[Evaluation]
-    phases: list[PhaseReport]
-
-
-@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
-def prepare_reward_tokens(
-    configs: list[FineTuneConfig],
-    chat_template: Optional[str],
-    contamination: list[str],
-    shards: list[Shard],
-    parts: list[Part],
-    tokenizer: FlyteDirectory,
-) -> RewardTokens:
-    """Check and tokenize the rows of the reward model, if the run trains one."""
-    prepared = [
-        prepare_tokens(
-            data=config.data,
-            tokenize=config.tokenize,
-            objective=config.train.objective,
-            trust_remote_code=config.model.trust_remote_code,
-            chat_template=chat_template,
-            contamination=contamination,
-            shards=shards,
-            parts=parts,
-            tokenizer=tokenizer,
-        )
-        for config in configs
-    ]
-    return RewardTokens(
-        train=[tokens.train for tokens in prepared],
-        test=[tokens.test for tokens in prepared],
-        reports=[tokens.report for tokens in prepared],
-        phases=[
-            report_phase(name="reward", data=tokens.data, tokens=tokens.report, training=[]) for tokens in prepared
-        ],
-    )
-
-
-@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
-def train_reward_models(
-    configs: list[FineTuneConfig],
-    model: FlyteDirectory,
-    tokens: list[FlyteDirectory],
-    held_out: list[FlyteDirectory],
-    tokenizer: FlyteDirectory,
-    token_reports: list[TokenReport],
-    phases: list[PhaseReport],
-    deepspeed_json: str,
-) -> RewardModels:
-    """Train the reward model from the SFT model, and score it on its held-out preferences."""
-    models, evaluations, reports = [], [], []
-    for config, rows, test, report, phase in zip(configs, tokens, held_out, token_reports, phases, strict=True):
-        tuned = train_and_evaluate(
-            label="reward_model",
-            train_config=config.train,
-            method=config.train.method,
-            evaluate_config=config.evaluate,
-            deepspeed_json=deepspeed_json,
-            loading=config.model,
-            base=model,
-            tokens=rows,
-            held_out=test,
-            tokenizer=tokenizer,
-            token_report=report,
-            end_token_ids=report.end_token_ids,
-            rewards=[],
-            reward_models=[],
-            rewards_version="",
-        )
-        models.append(tuned.model)
-        evaluations.append(tuned.evaluation)
-        reports.append(report_phase(name="reward", data=phase.data, tokens=report, training=[tuned.report]))
-    return RewardModels(models=models, evaluations=evaluations, phases=reports)
+from workflows.publish import publish
 
 
 @workflow
 def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
 
-    Every later phase starts from the SFT model. The rows of all phases are checked and tokenized before the first
-    one trains. Base, SFT and aligned model are scored on the same held-out rows.
+    Supervised fine-tuning, then preferences or rewards: every later phase starts from the SFT model. The rows of all
+    phases are checked and tokenized before the first one trains. Base, SFT and aligned model are scored on the same
+    held-out rows; one that is better than the SFT model is published where a repository is named.
 
     Args:
         config: The base model, and rows and settings of the phases `sft`, `policy` and, where needed, `reward`.
     """
-    plan = plan_alignment(config=config)
-    base = get_model(config=plan.model, revision=plan.plan.model_revision)
+    planned = plan_alignment(config=config).with_overrides(node_name="plan")
+    plan = planned.plan
+    base = get_model(config=planned.model, revision=plan.model_revision).with_overrides(node_name="model")
     sft_tokens = prepare_tokens(
-        data=plan.sft_data,
-        tokenize=plan.sft_tokenize,
-        objective=plan.sft_objective,
-        trust_remote_code=plan.trust_remote_code,
-        chat_template=plan.plan.chat_template,
-        contamination=plan.sft_contamination,
-        shards=plan.sft_shards,
-        parts=plan.sft_parts,
+        data=planned.sft_data,
+        tokenize=planned.sft_tokenize,
+        objective=planned.sft_objective,
+        trust_remote_code=planned.trust_remote_code,
+        chat_template=plan.chat_template,
+        contamination=planned.sft_contamination,
+        shards=planned.sft_shards,
+        mapped_shards=planned.sft_mapped_shards,
+        mapped_parts=planned.sft_mapped_parts,
         tokenizer=base.tokenizer,
-    )
+    ).with_overrides(node_name="sft-data")
     tokens = prepare_tokens(
-        data=plan.policy_data,
-        tokenize=plan.policy_tokenize,
-        objective=plan.policy_objective,
-        trust_remote_code=plan.trust_remote_code,
-        chat_template=plan.plan.chat_template,
-        contamination=plan.policy_contamination,
-        shards=plan.policy_shards,
-        parts=plan.policy_parts,
+        data=planned.policy_data,
+        tokenize=planned.policy_tokenize,
+        objective=planned.policy_objective,
+        trust_remote_code=planned.trust_remote_code,
+        chat_template=plan.chat_template,
+        contamination=planned.policy_contamination,
+        shards=planned.policy_shards,
+        mapped_shards=planned.policy_mapped_shards,
+        mapped_parts=planned.policy_mapped_parts,
         tokenizer=sft_tokens.tokenizer,
-    )
-    reward_tokens = prepare_reward_tokens(
-        configs=plan.reward,
-        chat_template=plan.plan.chat_template,
-        contamination=plan.reward_contamination,
-        shards=plan.reward_shards,
-        parts=plan.reward_parts,
-        tokenizer=sft_tokens.tokenizer,
-    )
-    token_report = check_same_tokenizer(first=sft_tokens.report, others=reward_tokens.reports, last=tokens.report)
+    ).with_overrides(node_name="policy-data")
     before = evaluate(
         label="base",
-        config=plan.evaluate,
-        loading=plan.model,
+        config=planned.evaluate,
+        loading=planned.model,
         model=base.model,
         tokens=tokens.test,
         tokenizer=tokens.tokenizer,
-        end_token_ids=token_report.end_token_ids,
-        rewards=plan.rewards,
+        end_token_ids=tokens.report.end_token_ids,
+        rewards=planned.rewards,
         reward_models=[],
-        rewards_version=plan.plan.rewards_version,
-    )
-    sft_trained = train(
-        config=plan.sft_train,
-        deepspeed_json=plan.sft_deepspeed_json,
-        loading=plan.model,
-        model=base.model,
-        tokens=sft_tokens.train,
-        held_out=sft_tokens.test,
-        tokenizer=sft_tokens.tokenizer,
-        token_report=sft_tokens.report,
-        reward_models=[],
-        rewards_version=plan.plan.rewards_version,
-    )
-    sft_model = merge(method=plan.sft_method, loading=plan.model, base=base.model, trained=sft_trained.model)
-    reward = train_reward_models(
-        configs=plan.reward,
-        model=sft_model,
-        tokens=reward_tokens.train,
-        held_out=reward_tokens.test,
-        tokenizer=tokens.tokenizer,
-        token_reports=reward_tokens.reports,
-        phases=reward_tokens.phases,
-        deepspeed_json=plan.reward_deepspeed_json,
-    )
-    after_sft = evaluate(
-        label="sft",
-        config=plan.evaluate,
-        loading=plan.model,
-        model=sft_model,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
-        end_token_ids=token_report.end_token_ids,
-        rewards=plan.rewards,
-        reward_models=reward.models,
-        rewards_version=plan.plan.rewards_version,
-    )
-    tuned = train_and_evaluate(
-        label="tuned",
-        train_config=plan.policy_train,
-        method=plan.policy_method,
-        evaluate_config=plan.evaluate,
-        deepspeed_json=plan.plan.deepspeed_json,
-        loading=plan.model,
-        base=sft_model,
-        tokens=tokens.train,
-        held_out=tokens.test,
-        tokenizer=tokens.tokenizer,
-        token_report=token_report,
-        end_token_ids=token_report.end_token_ids,
-        rewards=plan.rewards,
-        reward_models=reward.models,
-        rewards_version=plan.plan.rewards_version,
-    )
-    is_better = compare(config=plan.evaluate, objective=plan.policy_objective, base=after_sft, tuned=tuned.evaluation)
-    quantized = quantize_all(
-        config=plan.policy,
-        model=tuned.model,
-        train_tokens=tokens.train,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
-        token_report=token_report,
-        reward_models=reward.models,
-        rewards_version=plan.plan.rewards_version,
-    )
-    published = push_all(
-        config=plan.policy,
-        model=tuned.model,
-        trained=tuned.adapter,
-        quantized_models=quantized.models,
+        rewards_version=plan.rewards_version,
+    ).with_overrides(node_name="evaluate-base")
+    trained = train_phases(
+        sft=planned.sft,
+        sft_deepspeed_json=planned.sft_deepspeed_json,
+        sft_train_tokens=sft_tokens.train,
+        sft_test_tokens=sft_tokens.test,
+        sft_tokenizer=sft_tokens.tokenizer,
+        sft_token_report=sft_tokens.report,
+        reward=planned.reward,
+        reward_deepspeed_json=planned.reward_deepspeed_json,
+        reward_contamination=planned.reward_contamination,
+        reward_shards=planned.reward_shards,
+        chat_template=plan.chat_template,
+        policy=planned.policy,
+        policy_deepspeed_json=plan.deepspeed_json,
+        policy_train_tokens=tokens.train,
+        policy_test_tokens=tokens.test,
+        policy_tokenizer=tokens.tokenizer,
+        policy_token_report=tokens.report,
+        base=base.model,
+        rewards_version=plan.rewards_version,
+    ).with_overrides(node_name="phases")
+    published = publish(
+        config=planned.policy,
+        artifacts=planned.artifacts,
+        directories=trained.artifacts,
         data=tokens.data,
-        is_better=is_better,
-        base=after_sft,
-        tuned=tuned.evaluation,
-        quantized=quantized.evaluations,
+        base=trained.sft_evaluation,
+        tuned=trained.evaluation,
+        quantized=trained.quantized,
     )
     return write_alignment_report(
-        config=plan.config,
-        plan=plan.plan,
-        sft=report_phase(name="sft", data=sft_tokens.data, tokens=sft_tokens.report, training=[sft_trained.report]),
-        reward=reward.phases,
-        policy=report_phase(name="policy", data=tokens.data, tokens=token_report, training=[tuned.report]),
+        config=planned.config,
+        plan=plan,
+        sft_data=sft_tokens.data,
+        sft_tokens=sft_tokens.report,
+        reward_data=trained.reward_data,
+        reward_tokens=trained.reward_tokens,
+        policy_data=tokens.data,
+        policy_tokens=tokens.report,
+        training=trained.reports,
         base=before,
-        sft_evaluation=after_sft,
-        reward_evaluations=reward.evaluations,
-        tuned=tuned.evaluation,
-        quantized=quantized.evaluations,
-        model=tuned.model,
-        sft_model=sft_model,
-        reward_models=reward.models,
-        quantized_models=quantized.models,
+        sft_evaluation=trained.sft_evaluation,
+        reward_evaluations=trained.reward_evaluations,
+        tuned=trained.evaluation,
+        quantized=trained.quantized,
+        model=trained.model,
+        sft_model=trained.sft_model,
+        reward_models=trained.reward_models,
+        quantized_models=trained.quantized_models,
         published=published,
-        adapter=tuned.adapter,
-    )
+        adapter=trained.adapter,
+    ).with_overrides(node_name="report")
 
 
 open_form_with(align, config=ALIGN_DEMO)

@@ -23,12 +23,15 @@ def prepare_data(config: FineTuneConfig) -> PreparedData:
     Args:
         config: Where the rows are and how they are checked; only `data` is required.
     """
-    resolved = resolve_data(config=config)
+    resolved = resolve_data(config=config).with_overrides(node_name="plan")
     scan = partial(scan_shard, config=resolved.data, contamination=resolved.contamination)
-    rows = get_data(config=resolved.data, shards=map_task(scan)(shard=resolved.shards))
+    scanned = map_task(scan)(shard=resolved.mapped_shards).with_overrides(node_name="scan-shards")
+    rows = get_data(
+        config=resolved.data, contamination=resolved.contamination, shards=resolved.shards, scanned=scanned
+    ).with_overrides(node_name="rows")
     return write_data_report(
         config=resolved.config, data=rows.report, train=rows.train, test=rows.test, quarantine=rows.quarantine
-    )
+    ).with_overrides(node_name="report")
 
 
 open_form_with(prepare_data, config=DEMO)

@@ -35,10 +35,14 @@ def prepare_tokens(
     chat_template: Optional[str],
     contamination: list[str],
     shards: list[Shard],
-    parts: list[Part],
+    mapped_shards: list[Shard],
+    mapped_parts: list[Part],
     tokenizer: FlyteDirectory,
 ) -> PreparedTokens:
-    """Read, check and split rows, and tokenize them for `objective`: what every training needs first.
+    """Rows to tokens: what every training needs first.
+
+    Reads, checks, deduplicates and splits the rows, and tokenizes them for `objective`. A pod each for rows and tokens,
+    or with `data.shards` several in parallel.
 
     Args:
         data: Where the rows are and how they are checked.
@@ -47,12 +51,16 @@ def prepare_tokens(
         trust_remote_code: Whether code from the tokenizer's repository may run.
         chat_template: The chat template's text; the tokenizer's own template when not set.
         contamination: Revisions of the evaluation sets whose texts must not be trained on.
-        shards: Parts of the files, read in parallel.
-        parts: Parts of the rows, tokenized in parallel.
+        shards: The part of the files that the pod of the rows reads itself; empty if pods read in parallel.
+        mapped_shards: Parts of the files, each read by a pod of its own.
+        mapped_parts: Parts of the rows, each tokenized by a pod of its own; empty for a single part.
         tokenizer: The tokenizer's files.
     """
     scan = partial(scan_shard, config=data, contamination=contamination)
-    rows = get_data(config=data, shards=map_task(scan)(shard=shards))
+    scanned = map_task(scan)(shard=mapped_shards).with_overrides(node_name="scan-shards")
+    rows = get_data(config=data, contamination=contamination, shards=shards, scanned=scanned).with_overrides(
+        node_name="rows"
+    )
     tokenize_rows = partial(
         tokenize_part,
         config=tokenize,
@@ -69,8 +77,10 @@ def prepare_tokens(
         chat_template=chat_template,
         tokenizer=tokenizer,
         trust_remote_code=trust_remote_code,
-        parts=map_task(tokenize_rows)(part=parts),
-    )
+        train=rows.train,
+        test=rows.test,
+        parts=map_task(tokenize_rows)(part=mapped_parts).with_overrides(node_name="tokenize-parts"),
+    ).with_overrides(node_name="tokens")
     return PreparedTokens(
         train=tokens.train,
         test=tokens.test,

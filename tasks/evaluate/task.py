@@ -1,16 +1,15 @@
-"""Flyte tasks: score one model on the held-out rows, and compare base and tuned."""
+"""Flyte task: score one model on the held-out rows."""
 
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
-from configs.objectives import Objective
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
-from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from images.specs import GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path
 
 
 @task(
@@ -74,22 +73,3 @@ def evaluate(
     for other in evaluation.others:
         print(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}", flush=True)
     return evaluation
-
-
-@task(
-    container_image=CPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
-def compare(config: EvaluateConfig, objective: Objective, base: Evaluation, tuned: Evaluation) -> bool:
-    """Show base and tuned model side by side; return whether the tuned one is better by the measure of `objective`."""
-    from tasks.decks import html
-    from tasks.decks.scores import render_scores
-    from tasks.decks.verdict import is_better, verdict
-
-    print(f"compare: {verdict(objective, base.scores, tuned.scores)}", flush=True)
-    Deck("evaluation", html.fragment(render_scores({"base": base, "tuned": tuned}, config.num_samples)))
-    return is_better(objective, base.scores, tuned.scores)

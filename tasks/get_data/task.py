@@ -1,4 +1,7 @@
-"""Flyte tasks: scan the shards of the data in parallel, then merge them: compare, split and count their rows."""
+"""Flyte tasks: scan the shards of the data, then merge them: compare, split and count their rows.
+
+Several shards are scanned in parallel, by a map of `scan_shard`. The pod that merges scans a single shard itself.
+"""
 
 from typing import Annotated, NamedTuple
 
@@ -51,20 +54,28 @@ def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> Fl
     requests=CPU,
     retries=2,
     cache=Cache(version=_VERSION, serialize=True),
+    secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
-def get_data(config: DataConfig, shards: list[FlyteDirectory]) -> Rows:
-    """Remove invalid and repeated rows of all shards, and split off a held-out test set; the Deck shows the counts."""
+def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], scanned: list[FlyteDirectory]) -> Rows:
+    """Remove invalid and repeated rows of all shards, and split off a held-out test set; the Deck shows the counts.
+
+    Reads `shards` itself, and `scanned` from the pods that read the others: one of the two is empty.
+    """
     from tasks.decks import html
     from tasks.decks.data import render_data, render_failures
-    from tasks.get_data import merge
+    from tasks.get_data import merge, scan
     from tasks.rows.invalid import InvalidRowsError
 
     output = scratch_directory("rows")
+    folders = [local_path(folder) for folder in scanned]
+    for shard in shards:
+        folders.append(scratch_directory("shard"))
+        scan.scan_shard(config, shard, contamination, read_hub_token(), folders[-1])
     try:
-        report = merge.merge_shards(config, [local_path(shard) for shard in shards], output)
+        report = merge.merge_shards(config, folders, output)
     except InvalidRowsError as error:
         failures = render_failures(error.failures)
         Deck("data", html.fragment(failures))

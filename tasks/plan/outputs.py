@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from configs.artifacts import PushedArtifact
 from configs.objectives import Objective
 from configs.schema import (
     DataConfig,
@@ -10,10 +11,8 @@ from configs.schema import (
     ModelConfig,
     RewardFunctionConfig,
     TokenizeConfig,
-    TrainConfig,
 )
 from configs.schema.align import AlignConfig
-from configs.schema.train import Method
 from configs.wire import Part, Shard
 from configs.wire_plan import Plan
 
@@ -24,6 +23,9 @@ class Planned(NamedTuple):
     A workflow could read these parts from its own input. But then, on a cluster, a field that a form leaves out would
     be missing instead of having its default, and a part that Flyte extracts would have its keys in any order: Flyte
     versions that hash the bytes would not find cached steps again.
+
+    Lists called `mapped_` become one pod per item. They are empty where a single pod does all the work beside its own,
+    and `artifacts` is empty if nothing is to be published.
     """
 
     plan: Plan
@@ -31,15 +33,15 @@ class Planned(NamedTuple):
     model: ModelConfig
     data: DataConfig
     tokenize: TokenizeConfig
-    train: TrainConfig
     evaluate: EvaluateConfig
     objective: Objective
-    method: Method
     trust_remote_code: bool
     contamination: list[str]
     shards: list[Shard]
-    parts: list[Part]
+    mapped_shards: list[Shard]
+    mapped_parts: list[Part]
     rewards: list[RewardFunctionConfig]
+    artifacts: list[PushedArtifact]
 
 
 class PlannedAlignment(NamedTuple):
@@ -53,34 +55,51 @@ class PlannedAlignment(NamedTuple):
     model: ModelConfig
     evaluate: EvaluateConfig
     trust_remote_code: bool
+    sft: FineTuneConfig
     sft_data: DataConfig
     sft_tokenize: TokenizeConfig
-    sft_train: TrainConfig
     sft_objective: Objective
-    sft_method: Method
     sft_contamination: list[str]
     sft_shards: list[Shard]
-    sft_parts: list[Part]
+    sft_mapped_shards: list[Shard]
+    sft_mapped_parts: list[Part]
     sft_deepspeed_json: str
     reward: list[FineTuneConfig]
     reward_contamination: list[str]
     reward_shards: list[Shard]
-    reward_parts: list[Part]
     reward_deepspeed_json: str
     policy: FineTuneConfig
     policy_data: DataConfig
     policy_tokenize: TokenizeConfig
-    policy_train: TrainConfig
     policy_objective: Objective
-    policy_method: Method
     policy_contamination: list[str]
     policy_shards: list[Shard]
-    policy_parts: list[Part]
+    policy_mapped_shards: list[Shard]
+    policy_mapped_parts: list[Part]
     rewards: list[RewardFunctionConfig]
+    artifacts: list[PushedArtifact]
 
 
 class Resolved(NamedTuple):
+    """A config whose data exists, with the shards that its pod of rows reads and those that have pods of their own."""
+
     config: FineTuneConfig
     data: DataConfig
     contamination: list[str]
     shards: list[Shard]
+    mapped_shards: list[Shard]
+
+
+class Work(NamedTuple):
+    """The rows' work, divided: shards that one pod reads itself, and shards and parts with a pod each."""
+
+    shards: list[Shard]
+    mapped_shards: list[Shard]
+    mapped_parts: list[Part]
+
+
+def divide(shards: list[Shard], num_parts: int) -> Work:
+    """Return which shards and parts get a pod of their own: all of them, or none where there is a single one."""
+    is_mapped = len(shards) > 1
+    parts = [Part(number=number, of=num_parts) for number in range(num_parts)] if num_parts > 1 else []
+    return Work([] if is_mapped else shards, shards if is_mapped else [], parts)

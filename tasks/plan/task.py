@@ -10,15 +10,13 @@ import flytekit
 from flytekit import Deck, task
 from pydantic import BaseModel
 
+from configs.artifacts import PushedArtifact
 from configs.effective.device import PLAIN_CPU
-from configs.schema import (
-    FineTuneConfig,
-)
+from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from configs.wire import Part
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.plan.outputs import Planned, PlannedAlignment, Resolved
+from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
 from tasks.runtime.local_cache import forget_lost_outputs
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.secrets import (
@@ -63,7 +61,14 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
         settings.check_output_directory(config)
         forget_lost_outputs()
     resolved = data.resolve_data(config.data, read_hub_token())
-    return Resolved(config=config, data=config.data, contamination=resolved.contamination, shards=resolved.shards)
+    work = divide(resolved.shards, 1)
+    return Resolved(
+        config=config,
+        data=config.data,
+        contamination=resolved.contamination,
+        shards=work.shards,
+        mapped_shards=work.mapped_shards,
+    )
 
 
 class PlanResult(BaseModel):
@@ -87,21 +92,22 @@ def make_plan(config: FineTuneConfig) -> Planned:
     _show_and_verify(built, config.name, config.output_directory)
     resolved = built.value("data sources")
     settled = _with_run_name(built.configs["train"])
+    work = divide(resolved.shards, settled.data.shards)
     return Planned(
         plan=built.plan,
         config=settled,
         model=settled.model,
         data=settled.data,
         tokenize=settled.tokenize,
-        train=settled.train,
         evaluate=settled.evaluate,
         objective=settled.train.objective,
-        method=settled.train.method,
         trust_remote_code=settled.model.trust_remote_code,
         contamination=resolved.contamination,
-        shards=resolved.shards,
-        parts=_parts(settled),
+        shards=work.shards,
+        mapped_shards=work.mapped_shards,
+        mapped_parts=work.mapped_parts,
         rewards=settled.train.policy.rewards,
+        artifacts=_artifacts(settled),
     )
 
 
@@ -115,36 +121,36 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     resolved = {name: built.value(f"{name}: data sources") for name in phases}
     settled = {name: getattr(config, name).model_copy(update={"train": phase.train}) for name, phase in phases.items()}
     reward = [phases["reward"]] if "reward" in phases else []
+    sft, policy = (divide(resolved[name].shards, phases[name].data.shards) for name in ("sft", "policy"))
     return PlannedAlignment(
         plan=built.plan,
         config=config.model_copy(update=settled),
         model=config.model,
         evaluate=phases["policy"].evaluate,
         trust_remote_code=config.model.trust_remote_code,
+        sft=phases["sft"],
         sft_data=phases["sft"].data,
         sft_tokenize=phases["sft"].tokenize,
-        sft_train=phases["sft"].train,
         sft_objective=phases["sft"].train.objective,
-        sft_method=phases["sft"].train.method,
         sft_contamination=resolved["sft"].contamination,
-        sft_shards=resolved["sft"].shards,
-        sft_parts=_parts(phases["sft"]),
+        sft_shards=sft.shards,
+        sft_mapped_shards=sft.mapped_shards,
+        sft_mapped_parts=sft.mapped_parts,
         sft_deepspeed_json=built.value("sft: deepspeed file", ""),
         reward=reward,
         reward_contamination=resolved["reward"].contamination if reward else [],
         reward_shards=resolved["reward"].shards if reward else [],
-        reward_parts=_parts(reward[0]) if reward else [],
         reward_deepspeed_json=built.value("reward: deepspeed file", ""),
         policy=phases["policy"],
         policy_data=phases["policy"].data,
         policy_tokenize=phases["policy"].tokenize,
-        policy_train=phases["policy"].train,
         policy_objective=phases["policy"].train.objective,
-        policy_method=phases["policy"].train.method,
         policy_contamination=resolved["policy"].contamination,
-        policy_shards=resolved["policy"].shards,
-        policy_parts=_parts(phases["policy"]),
+        policy_shards=policy.shards,
+        policy_mapped_shards=policy.mapped_shards,
+        policy_mapped_parts=policy.mapped_parts,
         rewards=phases["policy"].train.policy.rewards,
+        artifacts=_artifacts(phases["policy"]),
     )
 
 
@@ -272,5 +278,5 @@ def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
     return config.model_copy(update={"train": tracking.with_run_name(config.train, config.name, execution)})
 
 
-def _parts(config: FineTuneConfig) -> list[Part]:
-    return [Part(number=number, of=config.data.shards) for number in range(config.data.shards)]
+def _artifacts(config: FineTuneConfig) -> list[PushedArtifact]:
+    return config.push_to_hub.artifacts if config.push_to_hub.repository else []

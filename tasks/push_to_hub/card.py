@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from configs.artifacts import QUANTIZATIONS, PushedArtifact, repository_of, scores_name
+from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
-from configs.wire import DataReport
+from configs.wire import DataReport, Evaluation
 
 _ADAPTERS = {
     "lora": "The LoRA adapter alone",
@@ -35,6 +35,17 @@ def public_config(config: FineTuneConfig) -> str:
                 source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
     values["output_directory"] = posixpath.basename(values["output_directory"].rstrip("/"))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def all_scores(
+    methods: Sequence[QuantizationMethod], base: Evaluation, tuned: Evaluation, quantized: Sequence[Evaluation]
+) -> dict[str, Scores]:
+    """Return the scores of a card by name: base and tuned, also on further sets, and the copies made by `methods`."""
+    scores = {"base": base.scores, "tuned": tuned.scores}
+    scores |= {scores_name(method): copy.scores for method, copy in zip(methods, quantized, strict=True)}
+    for name, evaluation in (("base", base), ("tuned", tuned)):
+        scores |= {f"{name}, on {other.name}": other.scores for other in evaluation.others}
+    return scores
 
 
 def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataReport, scores: Mapping[str, Scores]) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from configs.load import dump_config
 from configs.schema.align import AlignConfig
-from configs.wire import Evaluation, PhaseReport, Published
+from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
@@ -22,6 +22,16 @@ from tasks.decks.verdict import is_better, verdict
 from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
 
 _TITLES = {"sft": "Phase: supervised fine-tuning", "reward": "Phase: reward model", "policy": "Phase: alignment"}
+
+
+@dataclass(frozen=True)
+class PhaseReport:
+    """The reports of one phase of an alignment."""
+
+    name: str
+    data: DataReport
+    tokens: TokenReport
+    training: TrainReport
 
 
 @dataclass(frozen=True)
@@ -61,7 +71,7 @@ def render_alignment(results: AlignmentResults) -> str:
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, config.evaluate.num_samples),
             *(_render_stage(phase) for phase in results.stages),
-            render_planned(results.plan, [phase.training[0] for phase in results.stages]),
+            render_planned(results.plan, [phase.training for phase in results.stages]),
             html.heading("Resolved configuration"),
             html.preformatted(dump_config(config)),
         ]
@@ -69,7 +79,7 @@ def render_alignment(results: AlignmentResults) -> str:
 
 
 def _trainings(stages: Sequence[PhaseReport]) -> list[str]:
-    return [f"{report.objective} ({report.method})" for phase in stages for report in phase.training]
+    return [f"{phase.training.objective} ({phase.training.method})" for phase in stages]
 
 
 def _render_stage(phase: PhaseReport) -> str:
@@ -77,7 +87,7 @@ def _render_stage(phase: PhaseReport) -> str:
         [
             html.heading(_TITLES[phase.name], 1),
             html.paragraph(f"{training_rows(phase.tokens)}.", "warn" if are_many_left_out(phase.tokens) else "note"),
-            *(render_training(report) for report in phase.training),
+            render_training(phase.training),
             render_data(phase.data),
             render_tokens(phase.tokens),
         ]
@@ -92,10 +102,10 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
         "reward_model": results.reward[0].scores.model_dump() if results.reward else None,
         "stages": {
             phase.name: {
-                "objective": phase.training[0].objective,
-                "method": phase.training[0].method,
-                "steps": phase.training[0].steps,
-                "findings": phase.training[0].findings,
+                "objective": phase.training.objective,
+                "method": phase.training.method,
+                "steps": phase.training.steps,
+                "findings": phase.training.findings,
                 "train_rows": phase.data.train_rows,
                 "test_rows": phase.data.test_rows,
                 "train_sequences": phase.tokens.train_rows,

@@ -11,7 +11,7 @@ from pydantic import BaseModel
 from configs.artifacts import scores_name
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from configs.wire import DataReport, Evaluation, PhaseReport, Published, TokenReport, TrainReport
+from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
@@ -58,11 +58,13 @@ def write_report(
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
+    from tasks.decks.verdict import verdict
     from tasks.report import export, write
 
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
+    print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(write.render_report(results)))
     # a laptop keeps report and metrics in the output folder; a pod uploads them
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
@@ -104,12 +106,6 @@ class AlignResult(BaseModel):
         return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
-def report_phase(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> PhaseReport:
-    """Return the reports of one training as one value."""
-    return PhaseReport(name=name, data=data, tokens=tokens, training=training)
-
-
 @task(
     container_image=CPU_IMAGE,
     requests=SMALL,
@@ -121,9 +117,13 @@ def report_phase(name: str, data: DataReport, tokens: TokenReport, training: lis
 def write_alignment_report(
     config: AlignConfig,
     plan: Plan,
-    sft: PhaseReport,
-    reward: list[PhaseReport],
-    policy: PhaseReport,
+    sft_data: DataReport,
+    sft_tokens: TokenReport,
+    reward_data: list[DataReport],
+    reward_tokens: list[TokenReport],
+    policy_data: DataReport,
+    policy_tokens: TokenReport,
+    training: list[TrainReport],
     base: Evaluation,
     sft_evaluation: Evaluation,
     reward_evaluations: list[Evaluation],
@@ -136,13 +136,23 @@ def write_alignment_report(
     published: list[Published],
     adapter: FlyteDirectory,
 ) -> AlignResult:
-    """Write `report.html` and `metrics.json` of all trainings; not cached, so that every run ends with its table."""
+    """Write `report.html` and `metrics.json` of all phases, whose `training` reports are in their order.
+
+    Not cached, so that every run ends with its table.
+    """
     from tasks.decks import html
+    from tasks.decks.verdict import verdict
     from tasks.report import align, export, write
 
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
-    results = align.AlignmentResults(config, plan, [sft, *reward, policy], evaluations, reward_evaluations, published)
+    data, tokens = [sft_data, *reward_data, policy_data], [sft_tokens, *reward_tokens, policy_tokens]
+    phases = [
+        align.PhaseReport(name, rows, counts, trained)
+        for name, rows, counts, trained in zip(config.phases(), data, tokens, training, strict=True)
+    ]
+    results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published)
+    print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(align.render_alignment(results)))
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = align.write_alignment(results, directory)

@@ -1,5 +1,8 @@
-"""Flyte tasks: tokenize the rows in parallel parts, and join the parts. All nodes and attempts of training read the
-result, so no row is tokenized twice."""
+"""Flyte tasks: tokenize the rows, and join the parts in which they were tokenized in parallel.
+
+All nodes and attempts of training read the result, so no row is tokenized twice. With a single part, the pod that joins
+tokenizes the rows itself.
+"""
 
 from typing import NamedTuple, Optional
 
@@ -67,18 +70,26 @@ def tokenize(
     chat_template: Optional[str],
     tokenizer: FlyteDirectory,
     trust_remote_code: bool,
+    train: StructuredDataset,
+    test: StructuredDataset,
     parts: list[FlyteDirectory],
 ) -> Tokens:
-    """Check the tokens of all parts, join and pack them. The Deck shows counts, and samples with the trained tokens."""
+    """Check the tokens of all parts, join and pack them. The Deck shows counts, and samples with the trained tokens.
+
+    Without `parts`, tokenizes all rows of `train` and `test` first.
+    """
     from tasks.decks import html
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize import prepare
 
     outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
-    part_folders = [local_path(part) for part in parts]
-    report = prepare.join_parts(
-        config, objective, chat_template, local_path(tokenizer), trust_remote_code, part_folders, outputs
-    )
+    settings = (config, objective, chat_template, local_path(tokenizer), trust_remote_code)
+    folders = [local_path(part) for part in parts]
+    if not folders:
+        folders = [scratch_directory("part")]
+        splits = {"train": table_path(train), "test": table_path(test)}
+        prepare.tokenize_part(*settings, splits, 0, 1, folders[0])
+    report = prepare.join_parts(*settings, folders, outputs)
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)
@@ -90,10 +101,26 @@ def tokenize(
     )
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
-def check_same_tokenizer(first: TokenReport, others: list[TokenReport], last: TokenReport) -> TokenReport:
-    """Return the last phase's report, after a check that all phases of the run share tokenizer and chat template."""
+def require_same_tokenizer(reports: list[TokenReport]) -> None:
+    """Check that all phases of a run, in their order, share tokenizer and chat template.
+
+    Raises:
+        ConfigError: they do not.
+    """
     from tasks.tokenize import checks
 
-    checks.check_same_tokenizer([first, *others, last])
-    return last
+    checks.check_same_tokenizer(reports)
+
+
+class CheckedTokens(NamedTuple):
+    """The reports of the first and last phase, once the reports of all phases are known to fit together."""
+
+    sft: TokenReport
+    policy: TokenReport
+
+
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def check_same_tokenizer(sft: TokenReport, reward: list[TokenReport], policy: TokenReport) -> CheckedTokens:
+    """Return the reports of SFT and policy, after a check that all phases share tokenizer and chat template."""
+    require_same_tokenizer([sft, *reward, policy])
+    return CheckedTokens(sft=sft, policy=policy)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import flytekit
-from flytekit import Cache, Deck, PythonFunctionTask, dynamic, task
+from flytekit import Cache, Deck, PythonFunctionTask, task
 from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.extras.accelerators import GPUAccelerator
 from flytekit.types.directory import FlyteDirectory
@@ -17,7 +17,7 @@ from configs.errors import ArtifactError, RetryError
 from configs.schema import ModelConfig
 from configs.schema.cluster import CheckpointConfig, ClusterConfig
 from configs.schema.tracking import TrackingConfig
-from configs.schema.train import Method, TrainConfig
+from configs.schema.train import TrainConfig
 from configs.topologies import TOPOLOGIES, task_name, topology
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
@@ -27,7 +27,6 @@ from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import (
     BIG_CPU,
     DECK_FIELDS,
-    SMALL,
     checkpoint_uris,
     delete_finished_checkpoints,
     download_once,
@@ -215,8 +214,8 @@ ELASTIC_TASKS = {nodes: _declare(nodes) for nodes in TOPOLOGIES}
 globals().update({task_name(nodes): elastic_task for nodes, elastic_task in ELASTIC_TASKS.items()})
 
 
-@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
 def train(
+    name: str,
     config: TrainConfig,
     deepspeed_json: str,
     loading: ModelConfig,
@@ -228,9 +227,10 @@ def train(
     reward_models: list[FlyteDirectory],
     rewards_version: str,
 ) -> Trained:
-    """Train on `train.nodes` machines of the kind that `train.cluster` names.
+    """Train on `train.nodes` machines of the kind that `train.cluster` names; `name` is that of the node.
 
-    `deepspeed_json` is the content of the file at `train.deepspeed.config`, or an empty text.
+    Call it in a dynamic task: machines and resources are chosen when the run's config is known, which a workflow cannot
+    do. `deepspeed_json` is the content of the file at `train.deepspeed.config`, or an empty text.
     """
     most = config.most_nodes
     if is_laptop_run():
@@ -242,7 +242,7 @@ def train(
             print(f"train: train.nodes={config.nodes}: a laptop is 1 machine", flush=True)
     cluster = config.cluster
     resources = node_resources(config.processes_per_node, cluster)
-    result = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
+    result: Trained = ELASTIC_TASKS[topology(config.fewest_nodes, most)](
         config=config.model_copy(update=_OWN_INPUTS),
         cluster=cluster,
         checkpoint=config.checkpoint,
@@ -258,6 +258,7 @@ def train(
         reward_models=reward_models,
         rewards_version=rewards_version,
     ).with_overrides(
+        node_name=name,
         requests=resources,
         # without limits of its own, an override is held to those of the declared resources
         limits=resources,
@@ -270,7 +271,7 @@ def train(
     if is_laptop_run():
         # not earlier: until the result is returned, a stopped run must find its checkpoints
         delete_finished_checkpoints()
-    return Trained(model=result.model, report=result.report)
+    return result
 
 
 @task(
@@ -280,10 +281,8 @@ def train(
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
 )
-def merge(method: Method, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
+def merge(loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
     """Return a model that loads by itself: an adapter merged into the unquantized base, or virtual tokens beside it."""
-    if method == "full":
-        return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
     from tasks.train import merge as merging
 
     output = scratch_directory("merged")

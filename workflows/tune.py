@@ -1,0 +1,177 @@
+"""From tokens to a tuned model, its scores and its quantized copies: what `fine_tune` and every phase of `align` share.
+
+The functions call tasks, and are called in a dynamic task: machines, merges and quantizations depend on the config. One
+dynamic task does for all of them, because each costs a pod.
+"""
+
+from typing import NamedTuple
+
+from flytekit import dynamic
+from flytekit.types.directory import FlyteDirectory
+
+from configs.artifacts import QUANTIZATIONS, scores_name
+from configs.schema import FineTuneConfig
+from configs.wire import Evaluation, TokenReport, TrainReport
+from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
+from tasks.evaluate.task import evaluate
+from tasks.quantize.task import quantize, quantize_gptq
+from tasks.runtime.pods import SMALL, is_laptop_run
+from tasks.train.task import merge, train
+
+
+class Tokens(NamedTuple):
+    """Training and held-out rows as token ids, the tokenizer, and what tokenizing found."""
+
+    train: FlyteDirectory
+    test: FlyteDirectory
+    tokenizer: FlyteDirectory
+    report: TokenReport
+
+
+class TrainedModel(NamedTuple):
+    """A trained model, merged. `adapter` is what training wrote: the model itself for method full."""
+
+    model: FlyteDirectory
+    adapter: FlyteDirectory
+    report: TrainReport
+
+
+class QuantizedModels(NamedTuple):
+    """Quantized copies and their scores, in the order of `quantize.methods`."""
+
+    models: list[FlyteDirectory]
+    evaluations: list[Evaluation]
+
+
+class Tuned(NamedTuple):
+    """The tuned model and its copies, with their scores. `artifacts` are to be published, in the order of
+    `push_to_hub.artifacts`; empty if nothing is."""
+
+    model: FlyteDirectory
+    adapter: FlyteDirectory
+    report: TrainReport
+    evaluation: Evaluation
+    quantized_models: list[FlyteDirectory]
+    quantized: list[Evaluation]
+    artifacts: list[FlyteDirectory]
+
+
+def train_and_merge(
+    config: FineTuneConfig,
+    deepspeed_json: str,
+    base: FlyteDirectory,
+    tokens: Tokens,
+    reward_models: list[FlyteDirectory],
+    rewards_version: str,
+    phase: str = "",
+) -> TrainedModel:
+    """Train `base`, and merge an adapter into it; `phase` begins the names of the nodes."""
+    trained = train(
+        name=f"{phase}train",
+        config=config.train,
+        deepspeed_json=deepspeed_json,
+        loading=config.model,
+        model=base,
+        tokens=tokens.train,
+        held_out=tokens.test,
+        tokenizer=tokens.tokenizer,
+        token_report=tokens.report,
+        reward_models=reward_models,
+        rewards_version=rewards_version,
+    )
+    model = trained.model
+    if config.train.method != "full":
+        model = merge(loading=config.model, base=base, trained=trained.model).with_overrides(node_name=f"{phase}merge")
+    return TrainedModel(model=model, adapter=trained.model, report=trained.report)
+
+
+def score(
+    label: str,
+    config: FineTuneConfig,
+    model: FlyteDirectory,
+    tokens: Tokens,
+    reward_models: list[FlyteDirectory],
+    rewards_version: str,
+) -> Evaluation:
+    """Score a model on the held-out rows; `label` names it in logs and Decks, and its node."""
+    evaluation: Evaluation = evaluate(
+        label=label,
+        config=config.evaluate,
+        loading=config.model,
+        model=model,
+        tokens=tokens.test,
+        tokenizer=tokens.tokenizer,
+        end_token_ids=tokens.report.end_token_ids,
+        rewards=config.train.policy.rewards,
+        reward_models=reward_models,
+        rewards_version=rewards_version,
+    ).with_overrides(node_name=f"evaluate-{label.replace('_', '-')}")
+    return evaluation
+
+
+def quantize_and_score(
+    config: FineTuneConfig,
+    model: FlyteDirectory,
+    tokens: Tokens,
+    reward_models: list[FlyteDirectory],
+    rewards_version: str,
+) -> QuantizedModels:
+    """Quantize the tuned model by all `quantize.methods`, and score every copy on the held-out rows.
+
+    Only gptqmodel's methods read training rows, for calibration.
+    """
+    models, evaluations = [], []
+    for method in config.quantize.methods:
+        is_gptq = QUANTIZATIONS[method].library == "gptqmodel"
+        if is_gptq:
+            rows = config.quantize.calibration_rows
+            copy = quantize_gptq(calibration_rows=rows, loading=config.model, model=model, tokens=tokens.train)
+        else:
+            copy = quantize(method=method, loading=config.model, model=model)
+        copy = copy.with_overrides(node_name=f"quantize-{method}")
+        evaluation = score(scores_name(method), config, copy, tokens, reward_models, rewards_version)
+        if is_gptq and not is_laptop_run():
+            # only gptqmodel unpacks the weights that it packed
+            evaluation = evaluation.with_overrides(container_image=GPTQ_IMAGE.image_name())  # type: ignore[attr-defined]
+        evaluations.append(evaluation)
+        models.append(copy)
+    return QuantizedModels(models=models, evaluations=evaluations)
+
+
+def published_artifacts(
+    config: FineTuneConfig, trained: TrainedModel, quantized: list[FlyteDirectory]
+) -> list[FlyteDirectory]:
+    """Return the folders of all `push_to_hub.artifacts`; none without a repository."""
+    if config.push_to_hub.repository is None:
+        return []
+    folders = dict(zip(config.quantize.methods, quantized, strict=True))
+    return [
+        {"model": trained.model, "adapter": trained.adapter, **folders}[name] for name in config.push_to_hub.artifacts
+    ]
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def tune(
+    config: FineTuneConfig,
+    deepspeed_json: str,
+    base: FlyteDirectory,
+    train_tokens: FlyteDirectory,
+    test_tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    token_report: TokenReport,
+    rewards_version: str,
+) -> Tuned:
+    """Train, merge, score, quantize, and score the quantized copies."""
+    tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
+    trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
+    evaluation = score("tuned", config, trained.model, tokens, [], rewards_version)
+    quantized = quantize_and_score(config, trained.model, tokens, [], rewards_version)
+    return Tuned(
+        model=trained.model,
+        adapter=trained.adapter,
+        report=trained.report,
+        evaluation=evaluation,
+        quantized_models=quantized.models,
+        quantized=quantized.evaluations,
+        artifacts=published_artifacts(config, trained, quantized.models),
+    )
