@@ -105,7 +105,7 @@ def score(
         rewards=config.train.policy.rewards,
         reward_models=reward_models,
         rewards_version=rewards_version,
-    ).with_overrides(node_name=f"evaluate-{label.replace('_', '-')}")
+    ).with_overrides(node_name=f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}")
     return evaluation
 
 

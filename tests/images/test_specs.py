@@ -28,7 +28,7 @@ from configs.wire import TokenReport
 from images.lock import read_pins
 from images.roles import Role
 from images.specs import _BASES, GPTQ_IMAGE, GPU_IMAGE, IMAGES
-from workflows.publish import quantize_all
+from workflows.tune import tune
 
 ROLES: list[Role] = ["cpu", "gpu", "gptq"]
 APT = {"cpu": [], "gpu": ["build-essential"], "gptq": ["build-essential", "libpcre2-dev"]}
@@ -180,23 +180,17 @@ def test_gptq_is_quantized_and_scored_in_its_own_image(tmp_path: Path) -> None:
             "quantize": {"methods": ["4bit", "gptq"]},
         }
     )
-    inputs = dict.fromkeys(("model", "train_tokens", "tokens", "tokenizer"), folder)
-    inputs |= {"config": config, "reward_models": [], "rewards_version": ""}
-    pod = Pod(quantize_all, tmp_path / "pod", inputs | {"token_report": token_report()}).run()
+    inputs = dict.fromkeys(("base", "train_tokens", "test_tokens", "tokenizer"), folder)
+    inputs |= {"config": config, "deepspeed_json": "", "rewards_version": ""}
+    pod = Pod(tune, tmp_path / "pod", inputs | {"token_report": token_report()}).run()
     job = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes())
     images = {
         task.id.name.rsplit(".", 1)[-1]: task.container.image or task.k8s_pod.pod_spec["containers"]
         for task in job.tasks
     }
     assert images["quantize_gptq"] == GPTQ_IMAGE.image_name() and images["quantize"] == GPU_IMAGE.image_name()
-    overrides = [
-        (node.task_node.reference_id.name.rsplit(".", 1)[-1], node.task_node.overrides.container_image)
-        for node in job.nodes
-        if node.HasField("task_node")
-    ]
-    assert sorted(overrides) == [
-        ("evaluate", ""),
-        ("evaluate", GPTQ_IMAGE.image_name()),
-        ("quantize", ""),
-        ("quantize_gptq", ""),
-    ]
+    overrides = {node.id: node.task_node.overrides.container_image for node in job.nodes if node.HasField("task_node")}
+    assert {name: image for name, image in overrides.items() if image} == {
+        "evaluate-gptq": GPTQ_IMAGE.image_name()
+    }
+    assert {"quantize-4bit", "evaluate-4bit", "quantize-gptq"} < set(overrides)

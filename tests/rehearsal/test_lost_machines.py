@@ -83,7 +83,7 @@ def test_a_lost_node_and_pods_lost_in_other_stages_change_no_weight(losses: Loss
         Fault("train_2", logs("checkpoint of step 20 saved"), machine=1),
         Fault("evaluate", logs("evaluate")),
         # the hub has the commit, and Flyte does not know of it
-        Fault("push_to_hub", lambda attempt: has_commit(stage, "me/lost")),
+        Fault("map_push_to_hub", lambda attempt: has_commit(stage, "me/lost")),
     ]
     result = stage.execute_last()
     assert [fault.task for fault in stage.cluster.faults if not fault.done] == []
@@ -94,7 +94,7 @@ def test_a_lost_node_and_pods_lost_in_other_stages_change_no_weight(losses: Loss
     assert steps(second)[0] >= 20, steps(second)
     # the second try has found the first one's commit
     assert len(stage.hub.commits("me/lost")) == 2
-    for task in ("get_data", "push_to_hub"):
+    for task in ("get_data", "map_push_to_hub"):
         assert len(stage.cluster.tries_of(task)) == 2, task
 
 

@@ -28,6 +28,7 @@ from configs.schema.tracking import TrackingConfig
 from configs.schema.train import TrainConfig
 from configs.wire import TokenReport
 from configs.wire_plan import Plan
+from workflows.tune import tune
 
 
 @pytest.fixture(scope="module")
@@ -84,22 +85,24 @@ def trained(pod: Pod) -> Path:
 def asked_of(train_pod: Pod) -> tuple[Any, dict[int, str]]:
     """Return the training node that the dynamic task has made, and its requests by Flyte's number of the resource."""
     spec = DynamicJobSpec.FromString((train_pod.output / "futures.pb").read_bytes())
-    [node] = [node for node in spec.nodes if node.HasField("task_node")]
+    [node] = [node for node in spec.nodes if node.id == "train"]
     # CPU 1, GPU 2, MEMORY 3, EPHEMERAL_STORAGE 5
     return node, {entry.name: entry.value for entry in node.task_node.overrides.resources.requests}
 
 
-def wired(model: Path, tokens: Path, config: TrainConfig) -> dict[str, Any]:
+def wired(model: Path, tokens: Path, train: TrainConfig) -> dict[str, Any]:
     """Return the inputs of the dynamic task that chooses the elastic one."""
-    inputs = training(model, tokens, config)
     counts = {name: 1 for name, field in TokenReport.model_fields.items() if field.annotation is int}
     lists = {"end_token_ids": [1], "lengths": [], "length_counts": [], "samples": []}
-    for name in ("cluster", "checkpoint", "tracking", "end_token_ids", "new_token_ids"):
-        del inputs[name]
+    data = {"sources": [{"path": "rows.jsonl"}]}
+    config = {"model": {"name": "tiny"}, "data": data, "train": train.model_dump(), "quantize": {"methods": []}}
+    places = {"base": model, "train_tokens": tokens, "test_tokens": tokens, "tokenizer": model}
     return {
-        **inputs,
-        "config": config,
+        "config": FineTuneConfig.model_validate(config),
+        "deepspeed_json": "",
         "token_report": TokenReport(template="none", template_hash="", **counts, **lists),
+        "rewards_version": "",
+        **{name: FlyteDirectory(str(place), remote_directory=False) for name, place in places.items()},
     }
 
 
@@ -117,14 +120,14 @@ def test_what_the_plan_found_is_what_the_training_pods_ask_for(
     context = FlyteContextManager.current_context()
     plan, planned = (
         TypeEngine.to_python_value(context, Literal.from_flyte_idl(planning.outputs[name]), kind)
-        for name, kind in (("plan", Plan), ("train", TrainConfig))
+        for name, kind in (("plan", Plan), ("config", FineTuneConfig))
     )
     [stage] = plan.stages
     assert (stage.fits, stage.machines.gpu, stage.micro_batch_size, stage.accumulation) == (True, "L4", 4, 1)
     # 1.2 x (6 GiB and a model of a few hundred kB), in steps of 4; 20 GiB and the same, in steps of 10
     assert (stage.machines.memory_gib, stage.machines.shared_memory_gib, stage.machines.disk_gib) == (16, 4, 30)
-    assert planned.micro_batch_size == 4
-    node, asked = asked_of(Pod(train_task.train, tmp_path / "train", wired(tiny_model, tokens, planned)).run())
+    assert planned.train.micro_batch_size == 4
+    node, asked = asked_of(Pod(tune, tmp_path / "tune", wired(tiny_model, tokens, planned.train)).run())
     assert asked == {1: "16", 2: "2", 3: "16Gi", 5: "30Gi"}
     assert node.task_node.overrides.extended_resources.shared_memory.size_limit == "4Gi"
     assert node.task_node.overrides.extended_resources.gpu_accelerator.device == "nvidia-l4"
@@ -142,7 +145,7 @@ def test_a_run_overrides_what_the_pods_are_asked_for(tiny_model: Path, tokens: P
         "retries": 7,
     }
     config = settings(nodes=5, processes_per_node=4, batch_size=160, cluster=cluster)
-    node, asked = asked_of(Pod(train_task.train, tmp_path, wired(tiny_model, tokens, config)).run())
+    node, asked = asked_of(Pod(tune, tmp_path, wired(tiny_model, tokens, config)).run())
     assert node.task_node.reference_id.name == "tasks.train.task.train_5"
     overrides = node.task_node.overrides
     # for 4 processes

@@ -22,7 +22,7 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
 PLACE = ["--project", "flytesnacks", "--domain", "development"]
-WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "train_and_evaluate")
+WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens")
 SMOKE_TESTS = ("nightly-smoke-test", "smoke-test")
 
 pytestmark = pytest.mark.slow

@@ -22,17 +22,13 @@ UNCACHED = {
     "make_plan",
     "show_plan",
     "show_alignment_plan",
-    "compare",
     "push_to_hub",
+    "map_push_to_hub",
     "write_report",
-    "train",
-    "quantize_all",
-    "push_all",
+    "tune",
     "plan_alignment",
-    "prepare_reward_tokens",
-    "train_reward_models",
+    "train_phases",
     "check_same_tokenizer",
-    "report_phase",
     "write_alignment_report",
 }
 SECRET = {
@@ -43,8 +39,10 @@ SECRET = {
     "resolve_data",
     "scan_shard",
     "map_scan_shard",
+    "get_data",
     "get_model",
     "push_to_hub",
+    "map_push_to_hub",
 }
 
 
@@ -102,7 +100,7 @@ def test_packaging_imports_none_of_the_heavy_libraries(packaged: Packaged) -> No
 
 def test_every_stage_is_packaged(packaged: Packaged, specs: dict[str, TaskSpec]) -> None:
     assert packaged.has_workflow
-    stages = {"make_plan", "get_model", "get_data", "tokenize", "train", "merge", "evaluate", "compare", "quantize"}
+    stages = {"make_plan", "get_model", "get_data", "tokenize", "tune", "merge", "evaluate", "quantize"}
     assert stages | {"push_to_hub", "write_report", "train_1", "train_2", "train_5", "train_1_to_5"} <= set(specs)
 
 
@@ -161,7 +159,7 @@ def test_gpus_and_shared_memory_are_declared(specs: dict[str, TaskSpec]) -> None
 
 def test_the_registry_reaches_the_pods(specs: dict[str, TaskSpec]) -> None:
     # a dynamic task names the images of its tasks from inside its pod
-    for name in ("train", "quantize_all", "push_all"):
+    for name in ("tune", "train_phases"):
         assert {entry.key: entry.value for entry in container(specs[name]).env}["IMAGE_REGISTRY"]
 
 

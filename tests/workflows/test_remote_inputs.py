@@ -108,16 +108,16 @@ def test_what_a_config_names_is_uploaded_and_read_by_the_pods(
     for place in (single, tmp_path / "parts", model, template):
         shutil.move(place, tmp_path / "elsewhere" / place.name) if place.is_dir() else place.unlink()
     plan = Pod(make_plan, tmp_path / "plan", {"config": found}, environment=store.environment).run()
-    outputs = {name: output(plan, name) for name in ("plan", "config", "shards")}
+    outputs = {name: output(plan, name) for name in ("plan", "config", "mapped_shards")}
     # but for what the plan settles
     assert outputs["config"].model_copy(update={"train": found.train, "evaluate": found.evaluate}) == found
     assert outputs["plan"].chat_template == TEMPLATE
-    names = [part.name for shard in outputs["shards"] for part in shard.ranges]
+    names = [part.name for shard in outputs["mapped_shards"] for part in shard.ranges]
     assert names == ["my rows.jsonl", "a.jsonl", "b.jsonl"]
     scan = Pod(
         scan_shard,
         tmp_path / "scan",
-        {"config": found.data, "contamination": [], "shard": outputs["shards"][1]},
+        {"config": found.data, "contamination": [], "shard": outputs["mapped_shards"][1]},
         environment=store.environment,
     ).run()
     assert scan.outputs, scan.log[-2000:]
