@@ -41,6 +41,11 @@ def load_align_config(path: str | Path) -> AlignConfig:
     return AlignConfig.model_validate_json(json.dumps(read_mapping(Path(path))))
 
 
+def is_alignment(preset: Path) -> bool:
+    """Return whether a preset is a config of `align`: one that begins a phase with `sft:`."""
+    return any(line.startswith("sft:") for line in preset.read_text(encoding="utf-8").splitlines())
+
+
 class _UniqueKeyLoader(yaml.SafeLoader):
     """YAML's safe loader, but a repeated key is an error; YAML itself would silently take its last value."""
 

@@ -23,8 +23,8 @@ from workflows.publish import publish
 def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
 
-    Supervised fine-tuning, then preferences or rewards: every later phase starts from the SFT model. The rows of all
-    phases are checked and tokenized before the first one trains. Base, SFT and aligned model are scored on the same
+    Aligns a language model: supervised fine-tuning, then preferences (DPO, KTO) or rewards (RLOO, GRPO). Every later
+    phase starts from the SFT model. The rows of all phases are checked and tokenized before the first one trains. Base, SFT and aligned model are scored on the same
     held-out rows; one that is better than the SFT model is published where a repository is named.
 
     Args:

@@ -22,7 +22,7 @@ from flytekit.core.workflow import WorkflowBase
 from flytekit.models.core.execution import WorkflowExecutionPhase
 
 from configs.errors import ConfigError
-from configs.load import PRESETS, load_align_config, load_config
+from configs.load import PRESETS, is_alignment, load_align_config, load_config
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from workflows.align import align
@@ -78,11 +78,9 @@ def _plan(
 
 def _plans_of_preset(path: Path) -> list[LaunchPlan]:
     """Return two launch plans of a preset: one runs it, and one only plans it."""
-    # an alignment's config begins a phase with `sft:`; it is no config of `fine_tune`
-    is_alignment = any(line.startswith("sft:") for line in path.read_text(encoding="utf-8").splitlines())
-    config: FineTuneConfig | AlignConfig = load_align_config(path) if is_alignment else load_config(path)
+    config: FineTuneConfig | AlignConfig = load_align_config(path) if is_alignment(path) else load_config(path)
     name = path.stem.replace(".", "-")
-    run, only_plan = (align, plan_align) if is_alignment else (fine_tune, plan)
+    run, only_plan = (align, plan_align) if is_alignment(path) else (fine_tune, plan)
     return [_plan(name, run, config), _plan(f"plan-{name}", only_plan, config)]
 
 

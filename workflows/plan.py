@@ -15,10 +15,10 @@ from workflows.forms import ALIGN_DEMO, DEMO, open_form_with
 
 @workflow
 def plan(config: FineTuneConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanResult:
-    """Plan a fine-tuning without running it: checks, memory, machines, time and cost, in seconds on a CPU.
+    """Plan a fine-tuning without running it.
 
-    Shows the results of all checks, and fails where one of them does. Without a network, checks that need one are
-    skipped.
+    Plans a fine-tuning without running it: checks, memory, machines, time and cost, in seconds on a CPU. Shows the
+    results of all checks, and fails where one of them does. Without a network, checks that need one are skipped.
 
     Args:
         config: The config of `fine_tune`.
@@ -29,7 +29,10 @@ def plan(config: FineTuneConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanRes
 
 @workflow
 def plan_align(config: AlignConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanResult:
-    """Plan an alignment without running it: all its phases at once.
+    """Plan an alignment without running it.
+
+    Plans all phases of an alignment without running it: checks, memory, machines, time and cost, in seconds on a CPU.
+    Shows the results of all checks, and fails where one of them does.
 
     Args:
         config: The config of `align`.

@@ -49,6 +49,10 @@ __all__ = [
 class RunConfig(Section):
     """The whole config of a run, as a file or a form gives it."""
 
+    def __repr__(self) -> str:
+        # a workflow that returns its config prints it beside the table of scores
+        return f"{type(self).__name__}(name={getattr(self, 'name', '')!r}, ...)"
+
     def __getstate__(self) -> dict[Any, Any]:
         # flytekit caches the literal of an input by a hash of the pickled value (TypeEngine._LITERAL_CACHE); without
         # the time, a second run in the same session would get the files as they were at the first

@@ -32,6 +32,8 @@ class FineTuneResult(BaseModel):
         paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
         return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
 
+    __repr__ = __str__
+
 
 @task(
     container_image=CPU_IMAGE,

@@ -190,7 +190,5 @@ def test_gptq_is_quantized_and_scored_in_its_own_image(tmp_path: Path) -> None:
     }
     assert images["quantize_gptq"] == GPTQ_IMAGE.image_name() and images["quantize"] == GPU_IMAGE.image_name()
     overrides = {node.id: node.task_node.overrides.container_image for node in job.nodes if node.HasField("task_node")}
-    assert {name: image for name, image in overrides.items() if image} == {
-        "evaluate-gptq": GPTQ_IMAGE.image_name()
-    }
+    assert {name: image for name, image in overrides.items() if image} == {"evaluate-gptq": GPTQ_IMAGE.image_name()}
     assert {"quantize-4bit", "evaluate-4bit", "quantize-gptq"} < set(overrides)

@@ -22,7 +22,7 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
 PLACE = ["--project", "flytesnacks", "--domain", "development"]
-WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens")
+WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "quick")
 SMOKE_TESTS = ("nightly-smoke-test", "smoke-test")
 
 pytestmark = pytest.mark.slow
@@ -105,6 +105,16 @@ def test_one_runs_by_the_clock(admin: Admin) -> None:
     }
 
 
+def test_the_short_form_asks_for_nothing(admin: Admin) -> None:
+    parameters = spec(admin, "workflows.quick.quick").default_inputs.parameters
+    assert not any(parameter.required for parameter in parameters.values())
+    assert parameters["preset"].default.scalar.primitive.string_value == "demo"
+    workflow = admin.workflows["workflows.quick.quick", "v1"]
+    inner = {node.id: node.workflow_node.sub_workflow_ref.name for node in workflow.template.nodes}
+    assert inner["fine-tune"] == "workflows.fine_tune.fine_tune"
+    assert set(workflow.template.interface.outputs.variables) == {"config", "result"}
+
+
 def test_failures_are_told(admin: Admin) -> None:
     email, slack = spec(admin, "nightly-smoke-test").entity_metadata.notifications
     assert list(email.email.recipients_email) == ["a@example.com", "b@example.com"]
@@ -125,18 +135,30 @@ def test_recipients_are_checked_and_not_repeated_in_the_error() -> None:
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_the_console_describes_each_workflow_and_its_inputs(name: str, admin: Admin) -> None:
-    # both plans are in one file
-    module = "plan" if name == "plan_align" else name
-    workflow = admin.workflows[f"workflows.{module}.{name}", "v1"]
+    workflow = admin.workflows[full_name(name), "v1"]
     assert len(workflow.description.short_description) > 20
     for key, variable in workflow.template.interface.inputs.variables.items():
         # flytekit puts the name where there is no description
         assert variable.description != key and len(variable.description) > 10, key
 
 
-@pytest.mark.parametrize("name", ["fine_tune", "align", "prepare_data"])
-def test_the_console_tells_more_of_what_is_started_there(name: str, admin: Admin) -> None:
-    assert len(admin.workflows[f"workflows.{name}.{name}", "v1"].description.long_description.value) > 60
+@pytest.mark.parametrize("name", WORKFLOWS)
+def test_the_paragraph_that_the_console_shows_says_what_a_workflow_does(name: str, admin: Admin) -> None:
+    # a workflow's page shows the second paragraph and not the first
+    shown = admin.workflows[full_name(name), "v1"].description.long_description.value
+    words = {
+        "plan": "plan",
+        "plan_align": "plan",
+        "align": "align",
+        "prepare_data": "split",
+        "prepare_tokens": "tokenizes",
+    }
+    assert words.get(name, "fine-tun") in shown.lower() and len(shown) > 100
+
+
+def full_name(workflow: str) -> str:
+    # both plans are in one file
+    return f"workflows.{'plan' if workflow == 'plan_align' else workflow}.{workflow}"
 
 
 def test_a_launch_plans_form_describes_its_input(admin: Admin) -> None:

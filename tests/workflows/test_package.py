@@ -17,6 +17,7 @@ from configs.topologies import TOPOLOGIES, task_name
 HEAVY = ("transformers", "datasets", "trl", "deepspeed", "peft", "bitsandbytes", "pandera", "matplotlib")
 # dynamic tasks only wire others, and plain ones that always run again need no cache
 UNCACHED = {
+    "choose_settings",
     "resolve_data",
     "write_data_report",
     "make_plan",
