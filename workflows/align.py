@@ -24,8 +24,9 @@ def align(config: AlignConfig) -> AlignResult:
     """Align a language model: SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO.
 
     Aligns a language model: supervised fine-tuning, then preferences (DPO, KTO) or rewards (RLOO, GRPO). Every later
-    phase starts from the SFT model. The rows of all phases are checked and tokenized before the first one trains. Base, SFT and aligned model are scored on the same
-    held-out rows; one that is better than the SFT model is published where a repository is named.
+    phase starts from the SFT model. The rows of all phases are checked and tokenized before the first one trains.
+    Base, SFT and aligned model are scored on the same held-out rows; one that is better than the SFT model is
+    published where a repository is named.
 
     Args:
         config: The base model, and rows and settings of the phases `sft`, `policy` and, where needed, `reward`.

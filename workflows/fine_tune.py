@@ -21,9 +21,9 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
     """Fine-tune a language model.
 
     Fine-tunes a language model: plan, data, tokens, training, evaluation, quantization, publication, report. All that
-    can be checked is checked first, on a CPU. Base, tuned and quantized models are scored on the same held-out rows. Where a repository
-    is named, a model that is better than its base is published. Stages whose inputs have not changed come from the
-    cache.
+    can be checked is checked first, on a CPU. Base, tuned and quantized models are scored on the same held-out
+    rows. Where a repository is named, a model that is better than its base is published. Stages whose inputs have
+    not changed come from the cache.
 
     Args:
         config: The base model, the rows, and the settings of every stage; only `model` and `data` are required.

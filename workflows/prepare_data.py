@@ -18,7 +18,8 @@ from workflows.forms import DEMO, open_form_with
 def prepare_data(config: FineTuneConfig) -> PreparedData:
     """Prepare the rows alone.
 
-    Checks, deduplicates and splits the rows of `data.sources`, without any training. The report accounts for every row: trained on, held out, set aside with the reason, or removed as a duplicate.
+    Checks, deduplicates and splits the rows of `data.sources`, without any training. The report accounts for every row:
+    trained on, held out, set aside with the reason, or removed as a duplicate.
 
     Args:
         config: Where the rows are and how they are checked; only `data` is required.
