@@ -24,7 +24,7 @@ def plan(config: FineTuneConfig, machines: PlanFor = PlanFor.CLUSTER) -> PlanRes
         config: The config of `fine_tune`.
         machines: Plan for a cluster's GPUs, or `here` for the machine on which this runs.
     """
-    return show_plan(config=config, machines=machines)
+    return show_plan(config=config, machines=machines).with_overrides(node_name="plan")
 
 
 @workflow
@@ -38,7 +38,7 @@ def plan_align(config: AlignConfig, machines: PlanFor = PlanFor.CLUSTER) -> Plan
         config: The config of `align`.
         machines: Plan for a cluster's GPUs, or `here` for the machine on which this runs.
     """
-    return show_alignment_plan(config=config, machines=machines)
+    return show_alignment_plan(config=config, machines=machines).with_overrides(node_name="plan")
 
 
 open_form_with(plan, config=DEMO, machines=PlanFor.CLUSTER)

@@ -201,3 +201,11 @@ def test_a_launch_plan_of_the_file_takes_another_config(admin: Admin, pyflyte: P
 def test_pods_do_not_read_the_launch_plans() -> None:
     for path in (ROOT / "tasks").rglob("*.py"):
         assert "launch_plans" not in path.read_text(encoding="utf-8"), path
+
+
+def test_every_node_has_a_name(admin: Admin) -> None:
+    for (name, _), spec in admin.workflows.items():
+        names = [node.id for node in spec.template.nodes if node.id not in ("start-node", "end-node")]
+        assert names and not [node for node in names if node.removeprefix("n").isdigit()], name
+        # Flyte puts the node's name into labels of pods, of at most 63 characters, behind those of the nodes around it
+        assert max(map(len, names)) <= 20, name
