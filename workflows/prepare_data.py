@@ -26,7 +26,7 @@ def prepare_data(config: FineTuneConfig) -> PreparedData:
     """
     resolved = resolve_data(config=config).with_overrides(node_name="plan")
     scan = partial(scan_shard, config=resolved.data, contamination=resolved.contamination)
-    scanned = map_task(scan)(shard=resolved.mapped_shards).with_overrides(node_name="scan-shards", name="scan_shard")
+    scanned = map_task(scan)(shard=resolved.mapped_shards).with_overrides(node_name="scan-shards")
     rows = get_data(
         config=resolved.data, contamination=resolved.contamination, shards=resolved.shards, scanned=scanned
     ).with_overrides(node_name="rows")

@@ -57,7 +57,7 @@ def prepare_tokens(
         tokenizer: The tokenizer's files.
     """
     scan = partial(scan_shard, config=data, contamination=contamination)
-    scanned = map_task(scan)(shard=mapped_shards).with_overrides(node_name="scan-shards", name="scan_shard")
+    scanned = map_task(scan)(shard=mapped_shards).with_overrides(node_name="scan-shards")
     rows = get_data(config=data, contamination=contamination, shards=shards, scanned=scanned).with_overrides(
         node_name="rows"
     )
@@ -79,9 +79,7 @@ def prepare_tokens(
         trust_remote_code=trust_remote_code,
         train=rows.train,
         test=rows.test,
-        parts=map_task(tokenize_rows)(part=mapped_parts).with_overrides(
-            node_name="tokenize-parts", name="tokenize_part"
-        ),
+        parts=map_task(tokenize_rows)(part=mapped_parts).with_overrides(node_name="tokenize-parts"),
     ).with_overrides(node_name="tokens")
     return PreparedTokens(
         train=tokens.train,

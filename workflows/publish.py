@@ -23,6 +23,6 @@ def publish(
     """Push artifacts, whose folders are `directories`, each to its own repository; call it in a workflow."""
     push = partial(push_to_hub, config=config, data=data, base=base, tuned=tuned, quantized=quantized)
     published: list[Published] = map_task(push)(artifact=artifacts, directory=directories).with_overrides(
-        node_name="push", name="push_to_hub"
+        node_name="push"
     )
     return published
