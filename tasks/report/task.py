@@ -9,7 +9,7 @@ from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
 from configs.artifacts import scores_name
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
@@ -63,6 +63,7 @@ def write_report(
     from tasks.decks.verdict import verdict
     from tasks.report import export, write
 
+    published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
@@ -89,6 +90,15 @@ def write_report(
         report=FlyteFile(str(report.absolute()), **upload),
         metrics=FlyteFile(str(metrics.absolute()), **upload),
     )
+
+
+def _publications(config: PushConfig, published: list[Published]) -> list[Published]:
+    """Return what became of each artifact; no pod has told where nothing is to be pushed."""
+    if config.repository is not None:
+        return published
+    note = "not pushed: push_to_hub.repository is not set"
+    print(note)
+    return [Published(artifact=name, repository="", commit_url=None, note=note) for name in config.artifacts]
 
 
 class AlignResult(BaseModel):
@@ -146,6 +156,7 @@ def write_alignment_report(
     from tasks.decks.verdict import verdict
     from tasks.report import align, export, write
 
+    published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     data, tokens = [sft_data, *reward_data, policy_data], [sft_tokens, *reward_tokens, policy_tokens]
