@@ -14,14 +14,14 @@ from typing import NamedTuple
 from click.exceptions import Exit
 
 
-class WithoutTrace(BaseException):
-    """An exception whose `__traceback__` reads as None, so that Flyte's error text begins with the message.
+class WithoutTrace:
+    """Base of exceptions whose `__traceback__` reads as None, so that Flyte's error text begins with the message.
 
     Python itself keeps the frames elsewhere: a debugger, pytest and `logging.exception` still show them.
     """
 
     @property
-    def __traceback__(self) -> TracebackType | None:  # type: ignore[override]
+    def __traceback__(self) -> TracebackType | None:
         return None
 
     @__traceback__.setter

@@ -11,6 +11,7 @@ from configs.wire import Evaluation
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
+from tasks.runtime.shown_errors import shows_errors
 
 
 @task(
@@ -32,6 +33,7 @@ from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, local_path
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def evaluate(
     label: str,
     config: EvaluateConfig,
@@ -84,6 +86,7 @@ def evaluate(
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def compare(config: EvaluateConfig, objective: Objective, base: Evaluation, tuned: Evaluation) -> bool:
     """Show base and tuned model side by side; return whether the tuned one is better by the measure of `objective`."""
     from tasks.decks import html

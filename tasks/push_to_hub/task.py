@@ -1,6 +1,6 @@
 """Flyte task: publish one artifact, full or quantized, or say why not."""
 
-from flytekit import task
+from flytekit import Deck, task
 from flytekit.types.directory import FlyteDirectory
 
 from configs.artifacts import PushedArtifact, repository_of
@@ -8,8 +8,9 @@ from configs.measures import Scores
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Published
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import CPU, local_path
+from tasks.runtime.pods import CPU, DECK_FIELDS, local_path
 from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
+from tasks.runtime.shown_errors import shows_errors
 
 
 @task(
@@ -18,7 +19,10 @@ from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
     retries=5,
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def push_to_hub(
     config: FineTuneConfig,
     artifact: PushedArtifact,
@@ -33,7 +37,7 @@ def push_to_hub(
     """
     if config.push_to_hub.repository is None:
         note = "not pushed: push_to_hub.repository is not set"
-        print(note)
+        _tell(note)
         return Published(artifact=artifact, repository="", commit_url=None, note=note)
     from configs.errors import HubError
     from tasks.decks.verdict import why_not_better
@@ -45,7 +49,7 @@ def push_to_hub(
             f"not pushed to {repository}: {why_not_better(config.train.objective, scores['base'], scores['tuned'])}; "
             "set push_to_hub.only_if_better=false to push it anyway"
         )
-        print(note)
+        _tell(note)
         return Published(artifact=artifact, repository=repository, commit_url=None, note=note)
     token = read_hub_token()
     if token is None:
@@ -54,5 +58,13 @@ def push_to_hub(
     path = local_path(directory)
     commit = upload.publish(path, repository, config.push_to_hub.private, token, text, card.public_config(config))
     note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
-    print(note)
+    _tell(note)
     return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)
+
+
+def _tell(note: str) -> None:
+    """Say what became of the artifact, in the log and in the Deck."""
+    from tasks.decks import html
+
+    Deck("push", html.fragment(html.heading("Publication") + html.paragraph(note)))
+    print(note)

@@ -15,6 +15,7 @@ from configs.wire import DataReport, Evaluation, PhaseReport, Published, TokenRe
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
+from tasks.runtime.shown_errors import shows_errors
 
 
 class FineTuneResult(BaseModel):
@@ -41,6 +42,7 @@ class FineTuneResult(BaseModel):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_report(
     config: FineTuneConfig,
     plan: Plan,
@@ -105,6 +107,7 @@ class AlignResult(BaseModel):
 
 
 @task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@shows_errors
 def report_phase(name: str, data: DataReport, tokens: TokenReport, training: list[TrainReport]) -> PhaseReport:
     """Return the reports of one training as one value."""
     return PhaseReport(name=name, data=data, tokens=tokens, training=training)
@@ -118,6 +121,7 @@ def report_phase(name: str, data: DataReport, tokens: TokenReport, training: lis
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_alignment_report(
     config: AlignConfig,
     plan: Plan,
@@ -188,6 +192,7 @@ class PreparedData(BaseModel):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_data_report(
     config: FineTuneConfig,
     data: DataReport,

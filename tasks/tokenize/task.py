@@ -13,6 +13,7 @@ from configs.versions import source_version
 from configs.wire import Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
+from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version("tasks/tokenize", "tasks/decks", "configs/effective", "configs/objectives.py")
 
@@ -31,6 +32,7 @@ class Tokens(NamedTuple):
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
 )
+@shows_errors
 def tokenize_part(
     config: TokenizeConfig,
     objective: Objective,
@@ -61,6 +63,7 @@ def tokenize_part(
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def tokenize(
     config: TokenizeConfig,
     objective: Objective,
@@ -90,10 +93,20 @@ def tokenize(
     )
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
 def check_same_tokenizer(first: TokenReport, others: list[TokenReport], last: TokenReport) -> TokenReport:
     """Return the last phase's report, after a check that all phases of the run share tokenizer and chat template."""
+    from tasks.decks import html
     from tasks.tokenize import checks
 
     checks.check_same_tokenizer([first, *others, last])
+    Deck("tokens", html.fragment(html.paragraph("All phases share the tokenizer and the chat template.", "good")))
     return last

@@ -40,6 +40,7 @@ from tasks.runtime.pods import (
     scratch_directory,
 )
 from tasks.runtime.secrets import TRACKER_SECRETS, read_tracker_secrets
+from tasks.runtime.shown_errors import shows_errors
 from tasks.runtime.worker_faults import launch_folder
 
 if TYPE_CHECKING:
@@ -178,7 +179,7 @@ def _name_previous() -> None:
     try:
         name_previous(CheckpointPlaces(*uris, filesystem_of))
     except ArtifactError as error:
-        raise FlyteRecoverableException(error.message) from error
+        raise RetryError(error.message) from error
 
 
 def _declare(nodes: str) -> PythonFunctionTask:
@@ -216,6 +217,7 @@ globals().update({task_name(nodes): elastic_task for nodes, elastic_task in ELAS
 
 
 @dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@shows_errors
 def train(
     config: TrainConfig,
     deepspeed_json: str,
@@ -279,9 +281,18 @@ def train(
     retries=2,
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def merge(method: Method, loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
     """Return a model that loads by itself: an adapter merged into the unquantized base, or virtual tokens beside it."""
+    from tasks.decks import html
+    from tasks.decks.short import render_facts
+
+    whole = "whole already: there is nothing to merge"
+    outcome = whole if method == "full" else "the base with what was trained, in full precision"
+    Deck("model", html.fragment(render_facts("Tuned model", [("method", method), ("model", outcome)])))
     if method == "full":
         return FlyteDirectory(str(trained.remote_source or trained.path), remote_directory=False)
     from tasks.train import merge as merging

@@ -30,7 +30,8 @@ class Pod:
 
     task: PythonFunctionTask
     home: Path
-    inputs: dict[str, Any]
+    # a LiteralMap is given to the pod as it is
+    inputs: dict[str, Any] | LiteralMap
     number: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     machine: int = 0
@@ -49,9 +50,7 @@ class Pod:
         """Start the pod without waiting for it; return it."""
         self.home.mkdir(parents=True, exist_ok=True)
         inputs = self.home / "inputs.pb"
-        context = FlyteContextManager.current_context()
-        literals = TypeEngine.dict_to_literal_map(context, self.inputs, self.task.python_interface.inputs)
-        inputs.write_bytes(literals.to_flyte_idl().SerializeToString())
+        inputs.write_bytes(self._literals().SerializeToString())
         module, _, name = self.task.name.rpartition(".")
         previous = f"{self.home}/checkpoints/{self.number - 1}" if self.number else '""'
         command = ["pyflyte-execute", "--inputs", inputs, "--output-prefix", self.output]
@@ -74,6 +73,12 @@ class Pod:
         with (self.home / f"log-{self.number}-{self.machine}").open("w") as log:
             self.process = self._start(list(map(str, command)), environment, log)
         return self
+
+    def _literals(self) -> LiteralMap:
+        if isinstance(self.inputs, LiteralMap):
+            return self.inputs
+        context, types = FlyteContextManager.current_context(), self.task.python_interface.inputs
+        return TypeEngine.dict_to_literal_map(context, self.inputs, types).to_flyte_idl()
 
     def _start(self, command: list[str], environment: dict[str, str], log: TextIO) -> Process:
         if self.is_forked and forked_programs.IS_SUPPORTED:
@@ -110,6 +115,11 @@ class Pod:
         """The task's outputs as literals, by name."""
         literals = LiteralMap.FromString((self.output / "outputs.pb").read_bytes()).literals
         return dict(literals)
+
+    @property
+    def deck(self) -> str:
+        """The page of the task's Decks."""
+        return (self.output / "deck.html").read_text(encoding="utf-8")
 
     @property
     def error(self) -> Any:

@@ -1,0 +1,29 @@
+"""Short Decks: of steps whose result is files, and of steps whose Deck is elsewhere."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from tasks.decks import html
+
+CACHED = (
+    "A step that Flyte took from its cache has no Deck in this run: its Deck is on the run that computed it. The "
+    "report at the end of this run repeats what it shows."
+)
+
+
+def render_facts(title: str, facts: Sequence[tuple[str, object]]) -> str:
+    """Return what a step has done as a table of (what, value)."""
+    return html.heading(title) + html.table(facts, ["what", "value"])
+
+
+def render_where(step: str, title: str) -> str:
+    """Return where the Deck called `title` of a step is, for the node that starts the step and has no Deck of its own.
+
+    It is for a dynamic node: the console shows the steps that it starts as nodes under it.
+    """
+    return (
+        html.heading(f"The Deck {title} is one level down")
+        + html.paragraph(f"Open this node in the console, choose {step} under it, then Flyte Deck.")
+        + html.paragraph(CACHED, "note")
+    )
