@@ -67,7 +67,7 @@ def test_the_deck_shows_all_faults_of_which_the_message_names_three(encoding: An
     phase, prefix = {"data": data, "train": FIVE_FAULTS}, ""
     config: dict[str, Any] = {"model": model, **phase}
     if task == "plan_alignment":
-        config, prefix = {"model": model, "sft": phase, "policy": {"data": data}}, "sft."
+        config, prefix = {"model": model, "sft": phase, "policy": {"data": data, "train": {"objective": "dpo"}}}, "sft."
     pod = refused(tmp_path, encoding(config), task)
     assert "(and 2 more)" in pod.error.message and "5 settings are wrong" in pod.deck
     for path in ("seed", "method", "batch_size", "epochs", "lora.rnak"):
