@@ -6,10 +6,7 @@ from collections.abc import Sequence
 
 from tasks.decks import html
 
-CACHED = (
-    "A step that Flyte took from its cache has no Deck in this run: its Deck is on the run that computed it. The "
-    "report at the end of this run repeats what it shows."
-)
+_CACHED = "A step that Flyte took from its cache has no Deck in this run: its Deck is on the run that computed it."
 
 
 def render_facts(title: str, facts: Sequence[tuple[str, object]]) -> str:
@@ -25,5 +22,10 @@ def render_where(step: str, title: str) -> str:
     return (
         html.heading(f"The Deck {title} is one level down")
         + html.paragraph(f"Open this node in the console, choose {step} under it, then Flyte Deck.")
-        + html.paragraph(CACHED, "note")
+        + html.paragraph(f"{_CACHED} The report at the end of this run repeats what it shows.", "note")
     )
+
+
+def render_cached_note() -> str:
+    """Return where the Decks of cached steps are, for the end of the report."""
+    return html.paragraph(f"{_CACHED} This report repeats what it shows.", "note")

@@ -60,12 +60,13 @@ def write_report(
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
+    from tasks.decks.short import render_cached_note
     from tasks.report import export, write
 
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
-    Deck("report", html.fragment(write.render_report(results)))
+    Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
     # a laptop keeps report and metrics in the output folder; a pod uploads them
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = write.write_report(results, directory)
@@ -142,12 +143,13 @@ def write_alignment_report(
 ) -> AlignResult:
     """Write `report.html` and `metrics.json` of all trainings; not cached, so that every run ends with its table."""
     from tasks.decks import html
+    from tasks.decks.short import render_cached_note
     from tasks.report import align, export, write
 
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = align.AlignmentResults(config, plan, [sft, *reward, policy], evaluations, reward_evaluations, published)
-    Deck("report", html.fragment(align.render_alignment(results)))
+    Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = align.write_alignment(results, directory)
     if is_laptop_run():

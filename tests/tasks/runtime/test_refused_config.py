@@ -71,7 +71,8 @@ def test_the_deck_shows_all_faults_of_which_the_message_names_three(encoding: An
     pod = refused(tmp_path, encoding(config), task)
     assert "(and 2 more)" in pod.error.message and "5 settings are wrong" in pod.deck
     for path in ("seed", "method", "batch_size", "epochs", "lora.rnak"):
-        assert f">{prefix}train.{path}</td>" in pod.deck
+        # lines may end within a long path
+        assert f">{prefix}train.{path}</td>" in pod.deck.replace("<wbr>", "")
 
 
 def test_reading_a_refused_config_raises_its_error() -> None:
