@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
 import pytest
+from conftest import ROOT
 from flytekit import PythonFunctionTask
 from support.failing_tasks import starting_others, unmarked, with_decks, without_decks
 from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod
 
 from configs.errors import DataError
+from tasks.runtime.elastic import ConfiguredElasticTask
 
 # the console's lists of runs show so many
 SHOWN_CHARACTERS = 100
+
+SHELLS = sorted(path.relative_to(ROOT) for path in (ROOT / "tasks").glob("*/task.py"))
+
+
+def is_task(value: object) -> bool:
+    return isinstance(value, PythonFunctionTask)
 
 
 def failed(task: PythonFunctionTask, home: Path, how: str) -> Pod:
@@ -76,3 +85,13 @@ def test_a_task_that_succeeds_shows_its_own_decks_only(tmp_path: Path) -> None:
 def test_on_a_laptop_an_error_stays_as_it_is() -> None:
     with pytest.raises(DataError, match="has no column prompt"):
         without_decks(how="caused")
+
+
+def test_every_task_shows_its_errors_and_none_opens_on_flytekits_own_decks() -> None:
+    modules = [importlib.import_module(".".join(path.with_suffix("").parts)) for path in SHELLS]
+    tasks = {entity.name: entity for module in modules for entity in vars(module).values() if is_task(entity)}
+    assert len(tasks) > 15
+    for name, entity in tasks.items():
+        shows = isinstance(entity, ConfiguredElasticTask) or hasattr(entity.task_function, "__wrapped__")
+        assert shows, f"{name} has no @shows_errors"
+        assert entity.deck_fields == [], name
