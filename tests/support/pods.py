@@ -22,6 +22,7 @@ from support import forked_programs
 
 Process = subprocess.Popen[bytes] | forked_programs.Program
 RESOLVER = "flytekit.core.python_auto_container.default_task_resolver"
+MAP = ["flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver", "--", "vars", "", "resolver", RESOLVER]
 
 
 @dataclass
@@ -37,6 +38,8 @@ class Pod:
     machine: int = 0
     # with the large libraries loaded at once, in the pod and in the workers that it starts
     is_forked: bool = True
+    # the first entry of a map over the task, whose inputs are lists
+    is_mapped: bool = False
 
     @property
     def output(self) -> Path:
@@ -53,9 +56,10 @@ class Pod:
         inputs.write_bytes(self._literals().SerializeToString())
         module, _, name = self.task.name.rpartition(".")
         previous = f"{self.home}/checkpoints/{self.number - 1}" if self.number else '""'
-        command = ["pyflyte-execute", "--inputs", inputs, "--output-prefix", self.output]
+        program, resolver = ("pyflyte-map-execute", MAP) if self.is_mapped else ("pyflyte-execute", [RESOLVER, "--"])
+        command = [program, "--inputs", inputs, "--output-prefix", self.output]
         command += ["--raw-output-data-prefix", self.home / "raw", "--prev-checkpoint", previous]
-        command += ["--checkpoint-path", f"{self.home}/checkpoints/{self.number}", "--resolver", RESOLVER, "--"]
+        command += ["--checkpoint-path", f"{self.home}/checkpoints/{self.number}", "--resolver", *resolver]
         command += ["task-module", module, "task-name", name]
         temporary = self.home / f"tmp-{self.number}-{self.machine}"
         temporary.mkdir(parents=True, exist_ok=True)
@@ -78,6 +82,8 @@ class Pod:
         if isinstance(self.inputs, LiteralMap):
             return self.inputs
         context, types = FlyteContextManager.current_context(), self.task.python_interface.inputs
+        if self.is_mapped:
+            types = {name: list[kind] for name, kind in types.items()}
         return TypeEngine.dict_to_literal_map(context, self.inputs, types).to_flyte_idl()
 
     def _start(self, command: list[str], environment: dict[str, str], log: TextIO) -> Process:

@@ -63,6 +63,12 @@ def test_the_deck_of_a_dynamic_task_says_what_failed(tmp_path: Path) -> None:
     assert tabs(pod.deck) == ["error"] and "ConfigError: train.batch_size=30" in pod.deck
 
 
+def test_an_entry_of_a_map_fails_with_the_same_words(tmp_path: Path) -> None:
+    first = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "INDEX", "INDEX": "0"}
+    pod = Pod(without_decks, tmp_path, {"how": ["caused", "not at all"]}, environment=first, is_mapped=True).run()
+    assert pod.error.message.startswith("Trace:\n\n    DataError: rows.jsonl has no column prompt\n")
+
+
 def test_another_attempt_follows_an_error_that_may_not_happen_again(tmp_path: Path) -> None:
     error = failed(without_decks, tmp_path, "retry").error
     assert error.kind == RECOVERABLE
