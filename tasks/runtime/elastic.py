@@ -21,7 +21,6 @@ from typing import Any, cast
 
 import flytekit
 from flytekit.core import constants
-from flytekit.core.context_manager import FlyteContextManager
 from flytekit.deck.deck import DECK_FILE_NAME
 from flytekit.exceptions.base import FlyteException
 from flytekit.exceptions.user import FlyteRecoverableException, FlyteUserRuntimeException
@@ -33,6 +32,7 @@ from configs import errors
 from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
+from tasks.runtime.other_machines import ERROR_FILES, first_error, written_files
 from tasks.runtime.pods import is_laptop_run
 from tasks.runtime.shown_errors import publish_error, shown_error, shows_errors
 from tasks.runtime.worker_faults import WorkerFault, earliest_fault, fault_of_worker, run_worker
@@ -113,12 +113,14 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
     def _publish_error(self, error: Exception) -> None:
         """Show the error as a Deck, unless this machine has no other Deck and a page of another machine is there.
 
-        All machines of a job write one page; that of rank 0's machine has the curves.
+        All machines of a job write one page; that of rank 0's machine has the curves. The error that another machine
+        has reported is shown in place of this one's, which follows from it.
         """
-        if not flytekit.current_context().decks and DECK_FILE_NAME in _written_files():
+        if not flytekit.current_context().decks and DECK_FILE_NAME in written_files():
             self._disable_deck = True
-        else:
-            publish_error(error)
+            return
+        first = first_error()
+        publish_error(shown_error(*first) if first else error)
 
 
 TaskPlugins.register_pythontask_plugin(ConfiguredElastic, ConfiguredElasticTask)
@@ -231,20 +233,8 @@ def _await_outputs() -> None:
     """
     if not flytekit.current_context().output_metadata_prefix:
         return
-    # the names of the files in which machines report their errors begin like this
-    error = Path(constants.ERROR_FILE_NAME).stem
     deadline = time.monotonic() + _OUTPUTS_WAIT_SECONDS
     while time.monotonic() < deadline:
-        if any(name == constants.OUTPUT_FILE_NAME or name.startswith(error) for name in _written_files()):
+        if any(name == constants.OUTPUT_FILE_NAME or name.startswith(ERROR_FILES) for name in written_files()):
             return
         time.sleep(1)
-
-
-def _written_files() -> list[str]:
-    """Return the names of the files that the machines of this task have written for Flyte so far."""
-    prefix = flytekit.current_context().output_metadata_prefix
-    if not prefix:
-        return []
-    files = FlyteContextManager.current_context().file_access.get_filesystem_for_path(prefix)
-    files.invalidate_cache()
-    return [Path(path).name for path in files.ls(prefix, detail=False)] if files.exists(prefix) else []

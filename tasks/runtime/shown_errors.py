@@ -80,7 +80,7 @@ def shows_errors(
             if is_laptop_run():
                 raise
             shown = _as_shown(error)
-            publish(shown or error)
+            _try_to_publish(publish, shown or error)
             if shown is None:
                 raise
             # at flytekit's level INFO the log has the frames
@@ -88,6 +88,14 @@ def shows_errors(
             raise shown from None
 
     return showing
+
+
+def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> None:
+    try:
+        publish(error)
+    # no error of the Deck may take the place of the task's
+    except Exception as fault:
+        print(f"warning: the Deck of the error below is not shown: {fault!r:.200}", flush=True)
 
 
 def _as_shown(error: Exception) -> ShownError | None:

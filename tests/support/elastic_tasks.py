@@ -59,7 +59,7 @@ def elastic(nodes: int | str) -> ConfiguredElastic:
     return ConfiguredElastic(nnodes=nodes, nproc_per_node=8, monitor_interval=1, increase_shared_mem=False)
 
 
-@task(task_config=elastic(1))
+@task(task_config=elastic(1), enable_deck=True, deck_fields=DECK_FIELDS)
 def on_one(config: TrainConfig, cluster: ClusterConfig, fault: str, starts: str) -> str:
     return run_with_fault(config, fault, starts)
 

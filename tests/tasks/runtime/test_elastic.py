@@ -9,12 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from flyteidl.core.errors_pb2 import ErrorDocument
+from flytekit.bin.entrypoint import get_traceback_str
+from flytekit.exceptions.user import FlyteUserRuntimeException
 from support.elastic_tasks import elastic, on_one, on_two
 from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod, machine_environments
 
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
-from tasks.runtime.elastic import launch_config
+from tasks.runtime.elastic import TrainingDefectError, launch_config
+from tasks.runtime.shown_errors import shown_error
 
 pytestmark = pytest.mark.slow
 
@@ -57,6 +61,28 @@ def test_a_refused_config_shows_its_own_message_and_is_not_restarted(tmp_path: P
     # each rank ran the task once, although torch elastic restarted both
     assert sorted(starts(tmp_path)) == ["0", "1"]
     assert began < error.timestamp.seconds < time.time() - 1
+
+
+@pytest.mark.parametrize(
+    ("reported", "shown"),
+    [
+        (shown_error("DataError", "rows.jsonl: not today\nsort it"), "DataError: rows.jsonl: not today</p><p class"),
+        (
+            TrainingDefectError('rank 9 failed: KeyError\n  File "x.py", line 1\nKeyError: a row'),
+            "rank 9 failed: KeyError<",
+        ),
+    ],
+)
+def test_the_deck_shows_the_first_error_that_a_machine_has_reported(
+    reported: Exception, shown: str, tmp_path: Path
+) -> None:
+    written = ErrorDocument(error={"message": get_traceback_str(FlyteUserRuntimeException(reported))})
+    path = tmp_path / "out-0" / "error-of-another-machine.pb"
+    path.parent.mkdir()
+    path.write_bytes(written.SerializeToString())
+    failed = pod(on_one, tmp_path, "refused").run()
+    assert shown in failed.deck and "train.seed=7" not in failed.deck and "a row" not in failed.deck
+    assert "train.seed=7: not today" in failed.error.message
 
 
 def test_a_defect_shows_the_traceback_of_its_process(tmp_path: Path) -> None:
