@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from flytekit import Deck, dynamic, task
 
 from configs.errors import ConfigError, DataError, RetryError
@@ -42,6 +44,17 @@ def with_decks(how: str) -> str:
 @task
 @shows_errors
 def without_decks(how: str) -> str:
+    fail(how)
+    return how
+
+
+def without_store(error: Exception) -> None:
+    raise OSError("the store cannot be reached")
+
+
+@task
+@partial(shows_errors, publish=without_store)
+def with_lost_deck(how: str) -> str:
     fail(how)
     return how
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 from flytekit import PythonFunctionTask
-from support.failing_tasks import starting_others, unmarked, with_decks, without_decks
+from support.failing_tasks import starting_others, unmarked, with_decks, with_lost_deck, without_decks
 from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod
 
 from configs.errors import DataError
@@ -67,6 +67,12 @@ def test_an_entry_of_a_map_fails_with_the_same_words(tmp_path: Path) -> None:
     first = {"BATCH_JOB_ARRAY_INDEX_VAR_NAME": "INDEX", "INDEX": "0"}
     pod = Pod(without_decks, tmp_path, {"how": ["caused", "not at all"]}, environment=first, is_mapped=True).run()
     assert pod.error.message.startswith("Trace:\n\n    DataError: rows.jsonl has no column prompt\n")
+
+
+def test_an_error_of_the_deck_does_not_hide_the_tasks(tmp_path: Path) -> None:
+    pod = failed(with_lost_deck, tmp_path, "caused")
+    assert pod.error.message.startswith("Trace:\n\n    DataError: rows.jsonl has no column prompt\n")
+    assert "the Deck of the error below is not shown: OSError('the store cannot be reached')" in pod.log
 
 
 def test_another_attempt_follows_an_error_that_may_not_happen_again(tmp_path: Path) -> None:
