@@ -7,12 +7,30 @@ exceptions, and Flyte records their message.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from types import TracebackType
+from typing import NamedTuple
 
 from click.exceptions import Exit
 
 
-class FineTuneError(Exit):
+class WithoutTrace:
+    """Base of exceptions whose `__traceback__` reads as None, so that Flyte's error text begins with the message.
+
+    Python itself keeps the frames elsewhere: a debugger, pytest and `logging.exception` still show them.
+    """
+
+    @property
+    def __traceback__(self) -> TracebackType | None:
+        return None
+
+    @__traceback__.setter
+    def __traceback__(self, trace: TracebackType | None) -> None:
+        # contextlib sets it; Python re-raises with the frames that it has kept
+        return
+
+
+class FineTuneError(WithoutTrace, Exit):
     """Base of all deliberate errors; `str(error)` is the whole message."""
 
     def __init__(self, message: str) -> None:
@@ -28,8 +46,23 @@ class FineTuneError(Exit):
         return type(self), (self.message,)
 
 
+class ConfigFault(NamedTuple):
+    """One wrong setting: its path, the value that was found (empty where there is none to show), and the rule."""
+
+    path: str
+    value: str
+    rule: str
+
+
 class ConfigError(FineTuneError, ValueError):
-    """A config names something that does not exist, or its values contradict one another or the model."""
+    """A config names something that does not exist, or its values contradict one another or the model.
+
+    `faults` holds all faults of a config that does not validate; the message names only the first of them.
+    """
+
+    def __init__(self, message: str, faults: Sequence[ConfigFault] = ()) -> None:
+        super().__init__(message)
+        self.faults = tuple(faults)
 
 
 class DataError(FineTuneError):

@@ -9,10 +9,11 @@ from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Shard, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import divide
-from tasks.runtime.pods import SMALL
+from tasks.runtime.pods import DECK_FIELDS, SMALL
+from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import check_same_tokenizer, require_same_tokenizer
 from workflows.prepare_tokens import PreparedTokens, prepare_tokens
-from workflows.tune import Tokens, published_artifacts, quantize_and_score, score, train_and_merge
+from workflows.tune import Tokens, published_artifacts, quantize_and_score, score, show_steps, train_and_merge
 
 
 class TrainedPhases(NamedTuple):
@@ -59,7 +60,15 @@ def _prepare_reward(
     return prepared
 
 
-@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@dynamic(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
 def train_phases(
     sft: FineTuneConfig,
     sft_deepspeed_json: str,
@@ -82,6 +91,7 @@ def train_phases(
     rewards_version: str,
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
+    show_steps(policy, [("sft-", sft), *(("reward-", config) for config in reward), ("policy-", policy)])
     sft_tokens = Tokens(sft_train_tokens, sft_test_tokens, sft_tokenizer, sft_token_report)
     tokens = Tokens(policy_train_tokens, policy_test_tokens, policy_tokenizer, policy_token_report)
     prepared = [

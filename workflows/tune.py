@@ -4,9 +4,10 @@ The functions call tasks, and are called in a dynamic task: machines, merges and
 dynamic task does for all of them, because each costs a pod.
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from flytekit import dynamic
+from flytekit import Deck, dynamic
 from flytekit.types.directory import FlyteDirectory
 
 from configs.artifacts import QUANTIZATIONS, scores_name
@@ -15,7 +16,8 @@ from configs.wire import Evaluation, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import evaluate
 from tasks.quantize.task import quantize, quantize_gptq
-from tasks.runtime.pods import SMALL, is_laptop_run
+from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
+from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
 
 
@@ -150,7 +152,30 @@ def published_artifacts(
     ]
 
 
-@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+def show_steps(config: FineTuneConfig, phases: Sequence[tuple[str, FineTuneConfig]]) -> None:
+    """Show in the dynamic task's Deck which steps it starts: those have the Decks that a user looks for.
+
+    `phases` are (start of the nodes' names, config) of each training; `config` is that of the last one.
+    """
+    from tasks.decks import html
+    from tasks.decks.short import render_where
+
+    steps = []
+    for phase, settings in phases:
+        steps += [f"{phase}train", *([f"{phase}merge"] if settings.train.method != "full" else [])]
+    copies = [f"{step}-{method}" for method in config.quantize.methods for step in ("quantize", "evaluate")]
+    Deck("steps", html.fragment(render_where([*steps, "evaluate-tuned", *copies])))
+
+
+@dynamic(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
 def tune(
     config: FineTuneConfig,
     deepspeed_json: str,
@@ -162,6 +187,7 @@ def tune(
     rewards_version: str,
 ) -> Tuned:
     """Train, merge, score, quantize, and score the quantized copies."""
+    show_steps(config, [("", config)])
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
     evaluation = score("tuned", config, trained.model, tokens, [], rewards_version)

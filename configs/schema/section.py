@@ -7,11 +7,12 @@ refused where an integer is wanted, and never rounded.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, ConfigFault
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
@@ -49,12 +50,13 @@ class Section(BaseModel):
         """Parse and validate; flytekit calls this for every value of the class, from every source.
 
         Raises:
-            ConfigError: in at most three lines, one for each wrong setting.
+            ConfigError: in at most three lines, one for each wrong setting; its `faults` are all of them.
         """
         try:
             return super().model_validate_json(json_data, **kwargs)
         except ValidationError as error:
-            raise ConfigError(describe_faults(error, cls)) from None
+            faults = faults_of(error, cls)
+            raise ConfigError(describe_faults(faults), faults) from None
 
 
 def _types_in(annotation: Any) -> set[Any]:
@@ -70,33 +72,52 @@ _PATTERNS_IN_WORDS = {
 }
 
 
-def describe_faults(error: ValidationError, root: type[Section], limit: int = 3) -> str:
-    """Return one line for each of the first `limit` faults of a config of class `root`: path, value and rule."""
-    faults = error.errors()
-    lines = [_describe_fault(fault, root) for fault in faults[:limit]]
+def faults_of(error: ValidationError, root: type[Section]) -> list[ConfigFault]:
+    """Return every fault of a config of class `root`."""
+    return [_fault(fault, root) for fault in error.errors()]
+
+
+def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:
+    """Return one line for each of the first `limit` faults: path, value and rule."""
+    lines = [_line(fault) for fault in faults[:limit]]
     if len(faults) > limit:
         lines[-1] += f"  (and {len(faults) - limit} more)"
     return "\n".join(lines)
 
 
-def _describe_fault(fault: Any, root: type[Section]) -> str:
+def _line(fault: ConfigFault) -> str:
+    place = fault.path + (f"={fault.value}" if fault.value else "")
+    # a rule that begins with a verb continues the path as a sentence
+    joint = " " if fault.rule.startswith("is ") else ": "
+    return f"config: {place}{joint}{fault.rule}" if place else f"config: {fault.rule}"
+
+
+def _fault(fault: Any, root: type[Section]) -> ConfigFault:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    value = repr(_as_written(fault["input"]))
     if fault["type"] == "extra_forbidden":
         suggestion = _suggestion(fault["loc"], root)
-        return f"config: {path} is not a setting{suggestion}; see configs/schema for all of them"
+        return ConfigFault(path, "", f"is not a setting{suggestion}; see configs/schema for all of them")
     if fault["type"] == "missing":
-        return f"config: {path} is missing; it has no default"
+        return ConfigFault(path, "", "is missing; it has no default")
+    if fault["input"] is None and fault["loc"] and isinstance(fault["loc"][-1], int):
+        return ConfigFault(path, "", "is an empty entry; fill it in, or remove it from the list")
     if fault["input"] is None:
-        return f"config: {path} is empty; write its settings under it, or remove the line"
+        return ConfigFault(path, "", "is empty; write its settings under it, or remove the line")
     if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
-        return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
+        return ConfigFault(path, value, f"is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}")
     message = fault["msg"].removeprefix("Value error, ")
     if path and message.startswith(f"{path}."):
         # a rule on several settings of a section gives their paths itself
-        return f"config: {message}"
+        return ConfigFault("", "", message)
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
-        return f"config: {path + ': ' if path else ''}{message}"
-    return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
+        return ConfigFault(path, "", message)
+    return ConfigFault(path, value, f"{message[0].lower()}{message[1:]}")
+
+
+def _as_written(value: Any) -> Any:
+    """Return a whole number without the fraction that a form gives it: -1 for -1.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _suggestion(location: tuple[Any, ...], root: type[Section]) -> str:

@@ -4,23 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.wire import Balance, DataReport, FailureCase
+from configs.wire import Balance, DataReport, FailureCase, SourceCount
 from tasks.decks import html
 
 
 def render_data(report: DataReport) -> str:
     """Return the section on the rows: what became of them, what checks found, what they look like."""
     counts = [
-        (
-            count.source,
-            count.role,
-            count.format,
-            count.read,
-            count.kept,
-            count.quarantined,
-            count.deduplicated,
-            count.weight,
-        )
+        (_source(count), count.format, count.read, count.kept, count.quarantined, count.deduplicated)
         for count in report.sources
     ]
     checks = [(found.check, found.policy, found.rows, ", ".join(found.first_rows)) for found in report.checks]
@@ -33,7 +24,7 @@ def render_data(report: DataReport) -> str:
                 + (f"{report.evaluation_rows:,} for evaluation only, " if report.evaluation_rows else "")
                 + f"{report.quarantined_rows:,} quarantined, {report.deduplicated_rows:,} removed as duplicates."
             ),
-            html.table(counts, ["source", "role", "format", "read", "kept", "quarantined", "deduplicated", "weight"]),
+            html.table(counts, ["source", "format", "read", "kept", "quarantined", "deduplicated"]),
             html.heading("Checks that found something", 3),
             html.table(checks, ["check", "policy", "rows", "such as"]),
             *_balance(report.balance),
@@ -51,6 +42,13 @@ def render_data(report: DataReport) -> str:
             render_failures(report.failures, report.failure_cases) if report.failures else "",
         ]
     )
+
+
+def _source(count: SourceCount) -> str:
+    """Return a source's name with its role and weight, where they are not the default: a column each is too wide."""
+    role = [] if count.role == "auto" else [count.role]
+    weight = [] if count.weight == 1 else [f"weight {count.weight:g}"]
+    return f"{count.source} ({', '.join(role + weight)})" if role + weight else count.source
 
 
 def _balance(balance: Balance) -> list[str]:

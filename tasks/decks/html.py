@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Sequence
 from html import escape
@@ -14,8 +15,9 @@ margin:0 auto;padding:8px 16px}
 .ft h1{font-size:26px;margin:16px 0 4px}.ft h2{font-size:19px;margin:30px 0 8px;border-bottom:1px solid #d8dee6}
 .ft p{margin:6px 0}.ft .note{color:#5b6b7c}.ft .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:6px 10px}
 .ft table{border-collapse:collapse;font-family:inherit!important;margin:8px 0}
-.ft td,.ft th{text-align:left!important;vertical-align:top;white-space:pre-wrap;
-overflow-wrap:break-word;max-width:560px;padding:5px 10px!important}
+.ft .wide{overflow-x:auto}
+.ft td,.ft th{text-align:left!important;vertical-align:top;max-width:560px;padding:5px 8px!important}
+.ft td{white-space:pre-wrap;overflow-wrap:break-word}.ft th{white-space:normal}
 .ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
 .ft .card{border:1px solid #d8dee6;border-radius:6px;padding:8px 12px;margin:10px 0}
 .ft .card b{color:#5b6b7c;font-weight:600}.ft .card span{white-space:pre-wrap;overflow-wrap:anywhere}
@@ -67,15 +69,31 @@ def marked(spans: Sequence[tuple[str, bool]]) -> str:
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
-    """Return a table by Flyte's standard TableRenderer, or the word `none` if there are no rows."""
+    """Return a table by Flyte's standard TableRenderer, or the word `none` if there are no rows.
+
+    Lines of a cell end between words, and within long ones such as paths, so that tables fit the console's dialog.
+    """
     if not rows:
         return paragraph("none", "note")
     with warnings.catch_warnings(), pd.option_context("display.max_colwidth", None):
         warnings.simplefilter("ignore", FutureWarning)
         from flytekitplugins.deck.renderer import TableRenderer
 
-        frame = pd.DataFrame([[str(cell) for cell in row] for row in rows], columns=list(header), dtype=object)
-        return str(TableRenderer().to_html(frame))
+        frame = pd.DataFrame(
+            [[_breakable(str(cell)) for cell in row] for row in rows], columns=list(header), dtype=object
+        )
+        # a browser ends lines at <wbr>, and text copied from the page does not have it
+        return f'<div class="wide">{TableRenderer().to_html(frame).replace(_BREAK, "<wbr>")}</div>'
+
+
+def _breakable(text: str) -> str:
+    """Return `text` with marks within words of more than 16 characters where a line may end."""
+    return re.sub(r"\S{17,}", lambda word: _PIECE.sub(rf"\g<0>{_BREAK}", word[0]), text.replace(_BREAK, ""))
+
+
+# up to 12 characters that end, if possible, with one that separates parts of a path, a setting or a name
+_PIECE = re.compile(r"[^\s/._:=,-]{0,11}[/._:=,-]|[^\s/._:=,-]{12}")
+_BREAK = "\ue000"  # of Unicode's private use area: no text has it
 
 
 _COLOURS = ("#3b6fb6", "#5fa463", "#d08c2f", "#8a63b3", "#c2555a", "#4aa3a8", "#9aa5b1", "#c9d1d9")

@@ -23,10 +23,14 @@ def render_plan(plan: Plan, name: str) -> str:
             sentences = [f"{check.name}: {_one_line(check.found)}", _one_line(check.fix)]
             parts.append(html.paragraph(". ".join(filter(None, sentences)), "bad"))
     for phase in plan.stages:
+        moments = [use.moment for use in phase.memory]
         parts.append(html.paragraph(verdict(phase), "good" if phase.fits else "bad"))
         if phase.alternatives:
             parts += [html.heading("What would fit"), html.table(alternative_rows(phase), _ALTERNATIVES)]
-        parts += [html.heading(f"Memory of one {_unit(phase)}, in GB"), html.table(memory_rows(phase), _MEMORY)]
+        parts += [
+            html.heading(f"Memory of one {_unit(phase)}, in GB"),
+            html.table(memory_rows(phase), ["part", *moments]),
+        ]
         for use in phase.memory:
             sizes = [(part, getattr(use, part) / GB) for part in PARTS]
             label = f"{use.moment}, at its peak in {use.fullest}"
@@ -70,7 +74,6 @@ def planned_row(phase: PhasePlan, report: TrainReport) -> list[str]:
 
 
 _PLANNED = ["training", "steps planned", "taken", "s per step planned", "taken", "GB of tensors planned", "at the peak"]
-_MEMORY = ["", *PARTS, "total", "of"]
 _GPUS = ["GPU type", "GB", "needs", "fits", "rows per pass", "s per step", "time", "cost"]
 _ALTERNATIVES = ["change", "GB each", "on", "trains the same", "s per step", "cost"]
 _CHECKS = ["check", "result", "found", "fix"]
@@ -183,12 +186,12 @@ def _count(number: int, one: str, many: str) -> str:
 
 
 def memory_rows(phase: PhasePlan) -> Rows:
-    """Return a row for training and one for evaluation: each part, their total, and the memory there is, in GB."""
-    rows = []
-    for use in phase.memory:
-        parts = [_gb(getattr(use, part)) for part in PARTS]
-        rows.append([use.moment, *parts, _gb(use.total), _gb(phase.machines.memory_bytes)])
-    return rows
+    """Return a row for each part of the memory, their total, and the memory there is, in GB; a column for each moment.
+
+    Eleven columns would be wider than the console's dialog.
+    """
+    rows = [[part, *(_gb(getattr(use, part)) for use in phase.memory)] for part in (*PARTS, "total")]
+    return [*rows, ["available", *(_gb(phase.machines.memory_bytes) for _ in phase.memory)]]
 
 
 def _gb(size: int) -> str:

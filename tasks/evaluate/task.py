@@ -10,6 +10,7 @@ from configs.wire import Evaluation
 from images.specs import GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path
+from tasks.runtime.shown_errors import shows_errors
 
 
 @task(
@@ -31,6 +32,7 @@ from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def evaluate(
     label: str,
     config: EvaluateConfig,

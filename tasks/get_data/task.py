@@ -15,6 +15,7 @@ from configs.wire import DataReport, Shard
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, local_path, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
+from tasks.runtime.shown_errors import shows_errors
 
 RowTable = Annotated[
     StructuredDataset,
@@ -40,6 +41,7 @@ class Rows(NamedTuple):
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
 )
+@shows_errors
 def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> FlyteDirectory:
     """Read one shard, recognise the format of its rows, validate them, and check their content."""
     from tasks.get_data import scan
@@ -59,6 +61,7 @@ def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> Fl
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], scanned: list[FlyteDirectory]) -> Rows:
     """Remove invalid and repeated rows of all shards, and split off a held-out test set; the Deck shows the counts.
 

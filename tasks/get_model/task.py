@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from flytekit import Cache, task
+from flytekit import Cache, Deck, task
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
@@ -10,8 +10,9 @@ from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.streams import redacted
-from tasks.runtime.pods import CPU, is_laptop_run, scratch_directory
+from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
+from tasks.runtime.shown_errors import shows_errors
 
 
 class BaseModel(NamedTuple):
@@ -26,9 +27,14 @@ class BaseModel(NamedTuple):
     cache=Cache(version=source_version("tasks/get_model", "configs/embedded"), serialize=True),
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def get_model(config: ModelConfig, revision: str) -> BaseModel:
     """Fetch the base model at `revision`, and its tokenizer and configuration apart from the weights."""
+    from tasks.decks import html
+    from tasks.decks.short import render_facts
     from tasks.get_model import fetch
     from tasks.models.pace import doing, heartbeat
 
@@ -39,6 +45,9 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
             config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
         )
     fetch.copy_tokenizer(model, tokenizer)
+    size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
+    facts = [("model", redacted(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
+    Deck("model", html.fragment(render_facts("Base model", facts)))
     print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
     # a laptop's model directory is used in place: a copy of tens of gigabytes would gain nothing
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))

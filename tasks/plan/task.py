@@ -19,6 +19,7 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
 from tasks.runtime.local_cache import forget_lost_outputs
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
+from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
     HUB_TOKEN,
     HUB_TOKEN_SOURCES,
@@ -27,6 +28,7 @@ from tasks.runtime.secrets import (
     read_tracker_secrets,
     tracker_sources,
 )
+from tasks.runtime.shown_errors import shows_errors
 
 if TYPE_CHECKING:
     from tasks.plan.build import BuiltPlan
@@ -51,16 +53,24 @@ _planning = partial(
     retries=2,
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def resolve_data(config: FineTuneConfig) -> Resolved:
     """Check that the config's data exists; return its shards, and the revisions of `data.contamination`."""
+    from tasks.decks import html
+    from tasks.decks.short import render_facts
     from tasks.plan.checks import settings
     from tasks.plan.resolve import data
 
+    config = accepted(config)
     if is_laptop_run():
         settings.check_output_directory(config)
         forget_lost_outputs()
     resolved = data.resolve_data(config.data, read_hub_token())
+    facts = [("sources", len(config.data.sources)), ("shards", len(resolved.shards))]
+    Deck("data", html.fragment(render_facts("Data found", facts)))
     work = divide(resolved.shards, 1)
     return Resolved(
         config=config,
@@ -82,11 +92,13 @@ class PlanResult(BaseModel):
 
 
 @_planning
+@shows_errors
 def make_plan(config: FineTuneConfig) -> Planned:
     """Check all that a CPU can, plan memory and machines, and settle what the config leaves open.
 
     Stops the run if a check fails or the training does not fit; all failures are reported together.
     """
+    config = accepted(config)
     _forget_lost_outputs()
     built = _check_and_plan({"train": config}, _target())
     _show_and_verify(built, config.name, config.output_directory)
@@ -112,8 +124,10 @@ def make_plan(config: FineTuneConfig) -> Planned:
 
 
 @_planning
+@shows_errors
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Do as `make_plan`, for all phases at once, before the first of them runs."""
+    config = accepted(config)
     _forget_lost_outputs()
     built = _check_and_plan({name: config.phase(name) for name in config.phases()}, _target())
     _show_and_verify(built, config.name, config.output_directory)
@@ -155,14 +169,18 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
 
 
 @_planning
+@shows_errors
 def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails if a check fails."""
+    config = accepted(config)
     return _plan_only({"train": config}, config.name, config.output_directory, machines is PlanFor.HERE)
 
 
 @_planning
+@shows_errors
 def show_alignment_plan(config: AlignConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of an alignment, all phases at once, as `show_plan` does."""
+    config = accepted(config)
     phases: dict[str, FineTuneConfig] = {name: config.phase(name) for name in config.phases()}
     return _plan_only(phases, config.name, config.output_directory, machines is PlanFor.HERE)
 

@@ -12,6 +12,7 @@ from configs.versions import source_version
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
+from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
     "tasks/quantize", "tasks/models", "configs/artifacts.py", "configs/effective", "configs/objectives.py"
@@ -42,6 +43,7 @@ def _shown(stage: str) -> Iterator[None]:
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
     """Return a copy of `model` (full precision, merged), quantized by bitsandbytes to `method`."""
     from tasks.models.pace import doing
@@ -64,6 +66,7 @@ def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirec
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def quantize_gptq(
     calibration_rows: int, loading: ModelConfig, model: FlyteDirectory, tokens: FlyteDirectory
 ) -> FlyteDirectory:

@@ -1,14 +1,24 @@
 """Flyte task: the config of the short form."""
 
-from flytekit import task
+from flytekit import Deck, task
 
+from configs.load import dump_config
 from configs.quick import Preset, quick_config
 from configs.schema import FineTuneConfig
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import SMALL
+from tasks.runtime.pods import DECK_FIELDS, SMALL
+from tasks.runtime.shown_errors import shows_errors
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
 def choose_settings(
     preset: Preset,
     model: str,
@@ -20,4 +30,9 @@ def choose_settings(
     repository: str,
 ) -> FineTuneConfig:
     """Return the config of a preset with the settings that are given; empty and 0 leave the preset's own."""
-    return quick_config(preset.value, model, data, prompt_column, completion_column, epochs, learning_rate, repository)
+    from tasks.decks import html
+
+    columns = (prompt_column, completion_column)
+    config = quick_config(preset.value, model, data, *columns, epochs, learning_rate, repository)
+    Deck("settings", html.fragment(html.heading("The config of this run") + html.preformatted(dump_config(config))))
+    return config

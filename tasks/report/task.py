@@ -15,6 +15,7 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainRe
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
+from tasks.runtime.shown_errors import shows_errors
 
 
 class FineTuneResult(BaseModel):
@@ -43,6 +44,7 @@ class FineTuneResult(BaseModel):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_report(
     config: FineTuneConfig,
     plan: Plan,
@@ -60,6 +62,7 @@ def write_report(
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
+    from tasks.decks.short import render_cached_note
     from tasks.decks.verdict import verdict
     from tasks.report import export, write
 
@@ -68,7 +71,7 @@ def write_report(
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
     print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
-    Deck("report", html.fragment(write.render_report(results)))
+    Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
     # a laptop keeps report and metrics in the output folder; a pod uploads them
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = write.write_report(results, directory)
@@ -126,6 +129,7 @@ class AlignResult(BaseModel):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_alignment_report(
     config: AlignConfig,
     plan: Plan,
@@ -153,6 +157,7 @@ def write_alignment_report(
     Not cached, so that every run ends with its table.
     """
     from tasks.decks import html
+    from tasks.decks.short import render_cached_note
     from tasks.decks.verdict import verdict
     from tasks.report import align, export, write
 
@@ -166,7 +171,7 @@ def write_alignment_report(
     ]
     results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published)
     print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
-    Deck("report", html.fragment(align.render_alignment(results)))
+    Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
     directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
     report, metrics = align.write_alignment(results, directory)
     if is_laptop_run():
@@ -211,6 +216,7 @@ class PreparedData(BaseModel):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def write_data_report(
     config: FineTuneConfig,
     data: DataReport,

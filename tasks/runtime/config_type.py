@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 import click
 from flytekit import FlyteContext
+from flytekit.core.context_manager import ExecutionState
 from flytekit.core.type_engine import TypeEngine, TypeTransformer
 from flytekit.extras.pydantic_transformer.transformer import PydanticTransformer
 from flytekit.models.literals import Literal, Scalar, Void
@@ -26,6 +27,7 @@ from configs.schema.align import AlignConfig
 from configs.schema.section import Section
 from configs.wire import WireType
 from tasks.files.local_files import local_settings, setting_name
+from tasks.runtime.refused_config import RefusedConfig
 
 Config = TypeVar("Config", bound=RunConfig)
 
@@ -86,15 +88,21 @@ class RunConfigTransformer(CachedTransformer):
             raise
         return Literal(scalar=Scalar(generic=json_format.Parse(python_val.model_dump_json(), Struct())))
 
-    def to_python_value(self, ctx: FlyteContext, lv: Literal, expected_python_type: type[BaseModel]) -> BaseModel:
+    def to_python_value(
+        self, ctx: FlyteContext, lv: Literal, expected_python_type: type[BaseModel]
+    ) -> BaseModel | RefusedConfig:
         """Return the config in a literal that the console or flytekit made.
 
+        In a pod, a config with wrong settings becomes a `RefusedConfig`, which the task refuses with a short error.
+
         Raises:
-            ConfigError: settings are wrong; one line for each.
+            ConfigError: not in a pod: settings are wrong; one line for each of the first three.
         """
         try:
             return super().to_python_value(ctx, lv, expected_python_type)
-        except ConfigError:
+        except ConfigError as error:
+            if ctx.execution_state is not None and ctx.execution_state.mode == ExecutionState.Mode.TASK_EXECUTION:
+                return RefusedConfig(error)
             # flytekit would print the whole literal before the error, hundreds of lines
             lv._scalar = Scalar(none_type=Void())
             raise

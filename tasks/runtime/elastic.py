@@ -21,8 +21,7 @@ from typing import Any, cast
 
 import flytekit
 from flytekit.core import constants
-from flytekit.core.context_manager import FlyteContextManager
-from flytekit.deck import DeckField
+from flytekit.deck.deck import DECK_FILE_NAME
 from flytekit.exceptions.base import FlyteException
 from flytekit.exceptions.user import FlyteRecoverableException, FlyteUserRuntimeException
 from flytekit.extend import IgnoreOutputs, TaskPlugins
@@ -30,10 +29,12 @@ from flytekitplugins.kfpytorch import Elastic
 from flytekitplugins.kfpytorch.task import PytorchElasticFunctionTask
 
 from configs import errors
-from configs.errors import FineTuneError, InterruptedRunError, RetryError
+from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
+from tasks.runtime.other_machines import ERROR_FILES, first_error, written_files
 from tasks.runtime.pods import is_laptop_run
+from tasks.runtime.shown_errors import publish_error, shown_error, shows_errors
 from tasks.runtime.worker_faults import WorkerFault, earliest_fault, fault_of_worker, run_worker
 
 _OUTPUTS_WAIT_SECONDS = 300
@@ -55,21 +56,10 @@ class ConfiguredElastic(Elastic):
     while_running: Callable[[Path], AbstractContextManager[None]] = field(default=_do_nothing)
 
 
-class TrainingError(FlyteException):
-    """The error of the first process that failed: `error` has a message for the user, or the traceback of a defect."""
+class TrainingDefectError(WithoutTrace, FlyteException):
+    """An error that nobody has foreseen, of the first process that failed; the message ends with its trace."""
 
     _ERROR_CODE = "USER:Training"
-
-    def __init__(self, error: Exception, timestamp: float | None = None) -> None:
-        super().__init__(str(error), timestamp=timestamp)
-        self.error = error
-
-    def __str__(self) -> str:
-        return str(self.error)
-
-
-class RecoverableTrainingError(FlyteRecoverableException):
-    """A fault after which Flyte starts another attempt, at most train.cluster.retries times."""
 
     def __str__(self) -> str:
         return str(self.args[0])
@@ -82,11 +72,15 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
         """Run the task function in `config.processes_per_node` processes; return rank 0's result.
 
         Raises:
-            TrainingError: a process failed, and would fail again.
-            RecoverableTrainingError: another attempt may succeed; on a laptop, RetryError instead.
+            ShownError: a process failed, and would fail again; on a laptop, the process's own error.
+            ShownRecoverableError: another attempt may succeed; on a laptop, RetryError.
+            TrainingDefectError: a process failed with an error that is not ours.
             InterruptedRunError: Ctrl-C on a laptop.
             IgnoreOutputs: rank 0 ran on another machine, which has written the outputs.
         """
+        return shows_errors(self._launch, self._publish_error)(**kwargs)
+
+    def _launch(self, **kwargs: Any) -> Any:
         config, cluster = cast(TrainConfig, kwargs["config"]), cast(ClusterConfig, kwargs["cluster"])
         declared, function = cast(ConfiguredElastic, self.task_config), cast(Callable[..., Any], self.task_function)
         if declared.before_launch is not None:
@@ -102,7 +96,6 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
                 with declared.while_running(Path(folder)):
                     return super().execute(**kwargs)
             except (FlyteRecoverableException, FlyteUserRuntimeException) as error:
-                self._leave_deck_to_rank_0()
                 failed = error.value if isinstance(error, FlyteUserRuntimeException) else error.__context__
                 if not hasattr(failed, "get_first_failure"):
                     raise
@@ -117,11 +110,17 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
             finally:
                 self._task_config, self._task_function = declared, function
 
-    def _leave_deck_to_rank_0(self) -> None:
-        """Write no Deck on a machine that has filled none: its empty page would replace rank 0's."""
-        filled_decks = {deck.name for deck in flytekit.current_context().decks} - {DeckField.TIMELINE.value}
-        if not filled_decks and not is_laptop_run():
+    def _publish_error(self, error: Exception) -> None:
+        """Show the error as a Deck, unless this machine has no other Deck and a page of another machine is there.
+
+        All machines of a job write one page; that of rank 0's machine has the curves. The error that another machine
+        has reported is shown in place of this one's, which follows from it.
+        """
+        if not flytekit.current_context().decks and DECK_FILE_NAME in written_files():
             self._disable_deck = True
+            return
+        first = first_error()
+        publish_error(shown_error(*first) if first else error)
 
 
 TaskPlugins.register_pythontask_plugin(ConfiguredElastic, ConfiguredElasticTask)
@@ -149,7 +148,7 @@ def _torch_errors() -> tuple[type[Exception], type[Exception]]:
 
 def _recoverable(message: str, timestamp: float | None = None) -> Exception:
     """Return the error that makes Flyte start another attempt; a laptop's run has no retries and only shows it."""
-    return RetryError(message) if is_laptop_run() else RecoverableTrainingError(message, timestamp=timestamp)
+    return RetryError(message) if is_laptop_run() else shown_error(RetryError.__name__, message, True, timestamp)
 
 
 def _first_failure(failed: Any, folder: Path, cluster: ClusterConfig) -> Exception:
@@ -161,21 +160,20 @@ def _first_failure(failed: Any, folder: Path, cluster: ClusterConfig) -> Excepti
         if first.exitcode < 0:
             return _recoverable(_kill_message(rank, -first.exitcode, cluster), first.timestamp)
         message = f"rank {rank} ended with exit status {first.exitcode}, and left no error"
-        return TrainingError(RuntimeError(message), timestamp=first.timestamp)
+        return shown_error("TrainingError", message, timestamp=first.timestamp)
     assert fault is not None
     if fault.is_recoverable:
         return _recoverable(fault.message, fault.seconds)
-    error = _error_of(fault)
-    if is_laptop_run() and isinstance(error, FineTuneError):
-        return error
-    return TrainingError(error, timestamp=fault.seconds)
+    return _error_of(fault)
 
 
 def _error_of(fault: WorkerFault) -> Exception:
     kind = getattr(errors, fault.kind, None)
-    if isinstance(kind, type) and issubclass(kind, FineTuneError):
-        return kind(fault.message)
-    return RuntimeError(f"rank {fault.rank} of machine {fault.node} failed\n{fault.traceback}")
+    if not (isinstance(kind, type) and issubclass(kind, FineTuneError)):
+        message = f"rank {fault.rank} of machine {fault.node} failed: {fault.kind}\n{fault.traceback}"
+        return TrainingDefectError(message, timestamp=fault.seconds)
+    # Flyte shows the error of the machine whose process failed first
+    return kind(fault.message) if is_laptop_run() else shown_error(fault.kind, fault.message, timestamp=fault.seconds)
 
 
 def _kill_message(rank: int, signal_number: int, cluster: ClusterConfig) -> str:
@@ -207,7 +205,7 @@ def _interruption(signal_error: BaseException, folder: Path) -> Exception:
         )
     name = signal.Signals(getattr(signal_error, "sigval", signal.SIGTERM)).name
     outcome = f"saved after {saved[1]}" if saved else "the next attempt resumes from the last checkpoint"
-    return RecoverableTrainingError(f"preempted: the machine was asked to stop ({name}); {outcome}")
+    return _recoverable(f"preempted: the machine was asked to stop ({name}); {outcome}")
 
 
 def _join_failure(error: Exception, config: TrainConfig, cluster: ClusterConfig) -> Exception:
@@ -233,17 +231,10 @@ def _await_outputs() -> None:
 
     After `_OUTPUTS_WAIT_SECONDS` this machine ends too: its work is done, and rank 0's machine reports its own error.
     """
-    context = FlyteContextManager.current_context()
-    prefix = flytekit.current_context().output_metadata_prefix
-    if not prefix:
+    if not flytekit.current_context().output_metadata_prefix:
         return
-    files = context.file_access.get_filesystem_for_path(prefix)
-    # the names of the files in which machines report their errors begin like this
-    error = Path(constants.ERROR_FILE_NAME).stem
     deadline = time.monotonic() + _OUTPUTS_WAIT_SECONDS
     while time.monotonic() < deadline:
-        files.invalidate_cache()
-        written = [Path(path).name for path in files.ls(prefix, detail=False)] if files.exists(prefix) else []
-        if any(name == constants.OUTPUT_FILE_NAME or name.startswith(error) for name in written):
+        if any(name == constants.OUTPUT_FILE_NAME or name.startswith(ERROR_FILES) for name in written_files()):
             return
         time.sleep(1)

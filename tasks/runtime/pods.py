@@ -12,7 +12,6 @@ from typing import Any
 import flytekit
 from flytekit import PodTemplate, Resources
 from flytekit.core.context_manager import FlyteContextManager
-from flytekit.deck import DeckField
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
@@ -26,9 +25,9 @@ _DELETED_OUTPUT = (
     "clear the cache with `pyflyte local-cache clear` and run again"
 )
 _GRACE_SECONDS = 120
-# Flyte's own Decks, besides those of tasks: the dependencies Deck runs pip, which images may lack, and the inputs Deck
-# repeats whole configs
-DECK_FIELDS = (DeckField.TIMELINE,)
+# none of Flyte's own Decks: the console would open on Timeline, the dependencies Deck runs pip, which images may lack,
+# and the inputs Deck repeats whole configs
+DECK_FIELDS = ()
 _IS_SMALL = PODS == "small"
 # a sandbox on a laptop has no GPU and few cores; the demo's training takes 1.0 GiB in one process beside its launcher
 _LAPTOP = Resources(cpu="1", mem="3Gi", ephemeral_storage="5Gi")

@@ -16,6 +16,7 @@ from configs.versions import source_version
 from configs.wire import Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
+from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version("tasks/tokenize", "tasks/decks", "configs/effective", "configs/objectives.py")
 
@@ -34,6 +35,7 @@ class Tokens(NamedTuple):
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
 )
+@shows_errors
 def tokenize_part(
     config: TokenizeConfig,
     objective: Objective,
@@ -64,6 +66,7 @@ def tokenize_part(
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def tokenize(
     config: TokenizeConfig,
     objective: Objective,
@@ -119,8 +122,19 @@ class CheckedTokens(NamedTuple):
     policy: TokenReport
 
 
-@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@task(
+    container_image=CPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
 def check_same_tokenizer(sft: TokenReport, reward: list[TokenReport], policy: TokenReport) -> CheckedTokens:
     """Return the reports of SFT and policy, after a check that all phases share tokenizer and chat template."""
+    from tasks.decks import html
+
     require_same_tokenizer([sft, *reward, policy])
+    Deck("tokens", html.fragment(html.paragraph("All phases share the tokenizer and the chat template.", "good")))
     return CheckedTokens(sft=sft, policy=policy)

@@ -39,6 +39,7 @@ from tasks.runtime.pods import (
     scratch_directory,
 )
 from tasks.runtime.secrets import TRACKER_SECRETS, read_tracker_secrets
+from tasks.runtime.shown_errors import shows_errors
 from tasks.runtime.worker_faults import launch_folder
 
 if TYPE_CHECKING:
@@ -177,7 +178,7 @@ def _name_previous() -> None:
     try:
         name_previous(CheckpointPlaces(*uris, filesystem_of))
     except ArtifactError as error:
-        raise FlyteRecoverableException(error.message) from error
+        raise RetryError(error.message) from error
 
 
 def _declare(nodes: str) -> PythonFunctionTask:
@@ -280,11 +281,18 @@ def train(
     retries=2,
     cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
 )
+@shows_errors
 def merge(loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -> FlyteDirectory:
     """Return a model that loads by itself: an adapter merged into the unquantized base, or virtual tokens beside it."""
+    from tasks.decks import html
+    from tasks.decks.short import render_facts
     from tasks.train import merge as merging
 
     output = scratch_directory("merged")
+    outcome = "the base with what was trained, in full precision"
+    Deck("model", html.fragment(render_facts("Tuned model", [("model", outcome)])))
     merging.merge_adapter(loading, local_path(base), local_path(trained), output)
     return FlyteDirectory(str(output))

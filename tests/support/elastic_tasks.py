@@ -14,6 +14,7 @@ from configs.errors import ConfigError, RetryError
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
 from tasks.runtime.elastic import ConfiguredElastic
+from tasks.runtime.pods import DECK_FIELDS
 
 
 def run_with_fault(config: TrainConfig, fault: str, starts: str) -> str:
@@ -58,11 +59,11 @@ def elastic(nodes: int | str) -> ConfiguredElastic:
     return ConfiguredElastic(nnodes=nodes, nproc_per_node=8, monitor_interval=1, increase_shared_mem=False)
 
 
-@task(task_config=elastic(1))
+@task(task_config=elastic(1), enable_deck=True, deck_fields=DECK_FIELDS)
 def on_one(config: TrainConfig, cluster: ClusterConfig, fault: str, starts: str) -> str:
     return run_with_fault(config, fault, starts)
 
 
-@task(task_config=elastic("2"))
+@task(task_config=elastic("2"), enable_deck=True, deck_fields=DECK_FIELDS)
 def on_two(config: TrainConfig, cluster: ClusterConfig, fault: str, starts: str) -> str:
     return run_with_fault(config, fault, starts)

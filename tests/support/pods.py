@@ -22,6 +22,7 @@ from support import forked_programs
 
 Process = subprocess.Popen[bytes] | forked_programs.Program
 RESOLVER = "flytekit.core.python_auto_container.default_task_resolver"
+MAP = ["flytekit.core.array_node_map_task.ArrayNodeMapTaskResolver", "--", "vars", "", "resolver", RESOLVER]
 
 
 @dataclass
@@ -30,12 +31,15 @@ class Pod:
 
     task: PythonFunctionTask
     home: Path
-    inputs: dict[str, Any]
+    # a LiteralMap is given to the pod as it is
+    inputs: dict[str, Any] | LiteralMap
     number: int = 0
     environment: dict[str, str] = field(default_factory=dict)
     machine: int = 0
     # with the large libraries loaded at once, in the pod and in the workers that it starts
     is_forked: bool = True
+    # the first entry of a map over the task, whose inputs are lists
+    is_mapped: bool = False
 
     @property
     def output(self) -> Path:
@@ -49,14 +53,13 @@ class Pod:
         """Start the pod without waiting for it; return it."""
         self.home.mkdir(parents=True, exist_ok=True)
         inputs = self.home / "inputs.pb"
-        context = FlyteContextManager.current_context()
-        literals = TypeEngine.dict_to_literal_map(context, self.inputs, self.task.python_interface.inputs)
-        inputs.write_bytes(literals.to_flyte_idl().SerializeToString())
+        inputs.write_bytes(self._literals().SerializeToString())
         module, _, name = self.task.name.rpartition(".")
         previous = f"{self.home}/checkpoints/{self.number - 1}" if self.number else '""'
-        command = ["pyflyte-execute", "--inputs", inputs, "--output-prefix", self.output]
+        program, resolver = ("pyflyte-map-execute", MAP) if self.is_mapped else ("pyflyte-execute", [RESOLVER, "--"])
+        command = [program, "--inputs", inputs, "--output-prefix", self.output]
         command += ["--raw-output-data-prefix", self.home / "raw", "--prev-checkpoint", previous]
-        command += ["--checkpoint-path", f"{self.home}/checkpoints/{self.number}", "--resolver", RESOLVER, "--"]
+        command += ["--checkpoint-path", f"{self.home}/checkpoints/{self.number}", "--resolver", *resolver]
         command += ["task-module", module, "task-name", name]
         temporary = self.home / f"tmp-{self.number}-{self.machine}"
         temporary.mkdir(parents=True, exist_ok=True)
@@ -74,6 +77,14 @@ class Pod:
         with (self.home / f"log-{self.number}-{self.machine}").open("w") as log:
             self.process = self._start(list(map(str, command)), environment, log)
         return self
+
+    def _literals(self) -> LiteralMap:
+        if isinstance(self.inputs, LiteralMap):
+            return self.inputs
+        context, types = FlyteContextManager.current_context(), self.task.python_interface.inputs
+        if self.is_mapped:
+            types = {name: list[kind] for name, kind in types.items()}
+        return TypeEngine.dict_to_literal_map(context, self.inputs, types).to_flyte_idl()
 
     def _start(self, command: list[str], environment: dict[str, str], log: TextIO) -> Process:
         if self.is_forked and forked_programs.IS_SUPPORTED:
@@ -110,6 +121,11 @@ class Pod:
         """The task's outputs as literals, by name."""
         literals = LiteralMap.FromString((self.output / "outputs.pb").read_bytes()).literals
         return dict(literals)
+
+    @property
+    def deck(self) -> str:
+        """The page of the task's Decks."""
+        return (self.output / "deck.html").read_text(encoding="utf-8")
 
     @property
     def error(self) -> Any:

@@ -121,6 +121,9 @@ def test_the_curve_of_a_run_that_failed_remains(tiny_model: Path, tokens: Path, 
     deck = (tmp_path / "out-0" / "deck.html").read_text(encoding="utf-8")
     assert "Training ended: " in deck and "train.learning_rate (now 30)" in deck, pods[0].log[-2000:]
     assert "<svg" in deck and re.search(r"Step \d+ of 200", deck)
+    # the console opens the first
+    assert re.findall(r"<li onclick[^>]*>([^<]*)</li>", deck) == ["error", "training"]
+    assert "DivergedError: " in deck
 
 
 @pytest.mark.slow

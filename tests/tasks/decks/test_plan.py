@@ -8,7 +8,7 @@ import pytest
 
 from configs.wire import TrainReport
 from configs.wire_plan import Alternative, Check, Expectation, GpuFit, Machines, MemoryUse, ModelFacts, PhasePlan, Plan
-from tasks.decks.plan import plan_text, planned_row, render_plan, render_planned, time_and_cost
+from tasks.decks.plan import memory_rows, plan_text, planned_row, render_plan, render_planned, time_and_cost
 
 GB = 10**9
 EVIL = "<script>alert(1)</script>"
@@ -113,6 +113,14 @@ def test_the_text_has_every_number_in_its_unit() -> None:
         assert words in text, text
     # parts, what is spare, the sum, and what there is
     assert "training    16.00    1.00       2.00       4.00         0.00    0.050    2.00   25.05  24.00" in text
+
+
+def test_the_deck_has_a_column_for_each_moment_and_a_row_for_each_part() -> None:
+    rows = memory_rows(stage())
+    assert rows[0] == ["weights", "16.00", "16.00"]
+    assert rows[3] == ["activations", "4.00", "0.00"]
+    # of training 16 + 1 + 2 + 4 + 0 + 0.05 + 1 + 1
+    assert rows[8:] == [["total", "25.05", "21.05"], ["available", "24.00", "24.00"]]
 
 
 def test_a_misfit_shows_what_would_fit() -> None:

@@ -36,7 +36,7 @@ def report(objective: str = "sft", **changes: object) -> TrainReport:
 
 
 def words(page: str) -> str:
-    return " ".join(markup.unescape(re.sub(r"<[^>]+>", " ", page)).split())
+    return " ".join(markup.unescape(re.sub(r"<[^>]+>", " ", page.replace("<wbr>", ""))).split())
 
 
 def series(*names: str) -> list[Series]:
