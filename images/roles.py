@@ -46,6 +46,7 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "bitsandbytes",
         "datasets",
         "deepspeed",
+        "flyteidl",
         "flytekitplugins-deck-standard",
         "flytekitplugins-kfpytorch",
         "fsspec",

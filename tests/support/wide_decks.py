@@ -13,7 +13,6 @@ from configs.wire import (
     DataReport,
     Evaluation,
     FailureCase,
-    PhaseReport,
     Prediction,
     Published,
     Sample,
@@ -35,7 +34,7 @@ from tasks.decks.scores import render_scores
 from tasks.decks.short import render_facts, render_where
 from tasks.decks.tokens import render_tokens
 from tasks.models.pace import Count
-from tasks.report.align import AlignmentResults, render_alignment
+from tasks.report.align import AlignmentResults, PhaseReport, render_alignment
 from tasks.report.write import RunResults, render_report
 
 GB = 10**9
@@ -223,7 +222,7 @@ def reports() -> dict[str, str]:
     made = {"base": evaluation(), "sft": evaluation(), "tuned": evaluation(), "quantized_8bit": evaluation()}
     tuned = {name: one for name, one in made.items() if name != "sft"}
     trained = [
-        PhaseReport(name=name, data=data(), tokens=tokens(), training=[training()]) for name in ("sft", "policy")
+        PhaseReport(name=name, data=data(), tokens=tokens(), training=training()) for name in ("sft", "policy")
     ]
     return {
         "report": render_report(RunResults(config, plan(), data(), tokens(), training(), tuned, published)),
