@@ -55,7 +55,6 @@ class SourceConfig(Section):
         None, description="Branch, tag or commit of the hub data set; when not set, the default branch."
     )
     format: RowFormat = Field("auto", description="Row format; `auto` detects it from the columns.")
-    columns: ColumnMap = Field(ColumnMap(), description="Column names of the data that differ from the format's own.")
     role: Literal["auto", "train", "test"] = Field(
         "auto",
         description="Which split the rows go to: all are trained on (`train`), or all are held out (`test`). `auto` "
@@ -67,6 +66,7 @@ class SourceConfig(Section):
         description="How often an epoch uses each training row of this source: 2 uses it twice, 0.5 leaves half of the "
         "rows out.",
     )
+    columns: ColumnMap = Field(ColumnMap(), description="Column names of the data that differ from the format's own.")
 
     @property
     def reads_files(self) -> bool:
@@ -143,7 +143,6 @@ class DataConfig(Section):
         description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
         "quarantine, with reasons.",
     )
-    checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
     deduplicate: Literal["none", "exact", "near"] = Field(
         "exact",
         description="Remove rows that equal an earlier row apart from case and white space; `near` also removes rows "
@@ -174,6 +173,7 @@ class DataConfig(Section):
     seed: int = Field(
         0, description="Seed of the split, which depends on it and on the rows' content, not on their order."
     )
+    checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
 
     @field_validator("sources", mode="before")
     @classmethod
