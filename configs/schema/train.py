@@ -93,10 +93,15 @@ class WatchConfig(Section):
     )
     spike_threshold: float | None = Field(
         20.0,
-        gt=0.0,
+        ge=0.0,
         description="Stop with an error at a step whose loss is this number of robust deviations above the median of "
-        "the last 50 steps; when empty (null), never. A loss that is not a number always stops the run.",
+        "the last 50 steps; 0 or null for never. A loss that is not a number always stops the run.",
     )
+
+    @property
+    def largest_deviation(self) -> float | None:
+        """Number of robust deviations at which a loss stops the run, or None for never: a threshold of 0 or null."""
+        return self.spike_threshold or None
 
     @model_validator(mode="after")
     def _patience_can_run_out(self) -> WatchConfig:
