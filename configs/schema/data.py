@@ -79,15 +79,19 @@ class SourceConfig(Section):
         """Reject other types here, with one error: pydantic would give one error for each type of the union."""
         entries = path if isinstance(path, list) else [path]
         if path is not None and not (entries and all(isinstance(entry, str) and entry.strip() for entry in entries)):
-            raise ValueError("write a file, glob, directory or address as text, or a list of these")
+            raise ValueError(
+                f"{path!r} names no file; write a file, glob, directory or address as text, or a list of these"
+            )
         if isinstance(path, list) and any(entry.startswith("embedded:") for entry in path):
             raise ValueError("an embedded data set must be a source of its own; take it out of the list")
         return path
 
     @model_validator(mode="after")
     def _exactly_one_place(self) -> SourceConfig:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` and `hub`")
+        if self.path is None and self.hub is None:
+            raise ValueError("names no rows; give exactly one of `path` and `hub`, or remove the entry")
+        if self.path is not None and self.hub is not None:
+            raise ValueError(f"path={self.path} and hub={self.hub} are both set; give exactly one of `path` and `hub`")
         if self.path is not None and (self.name or self.revision):
             raise ValueError("`name` and `revision` belong to `hub`, not to `path`; remove them")
         if self.role == "test" and self.weight != 1.0:

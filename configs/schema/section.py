@@ -12,6 +12,7 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from configs.errors import ConfigError
+from configs.schema.rules import joined, missing_in_words, rule_in_words
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
@@ -72,7 +73,7 @@ _PATTERNS_IN_WORDS = {
 
 def describe_faults(error: ValidationError, root: type[Section], limit: int = 3) -> str:
     """Return one line for each of the first `limit` faults of a config of class `root`: path, value and rule."""
-    faults = error.errors()
+    faults = joined(error.errors())
     lines = [_describe_fault(fault, root) for fault in faults[:limit]]
     if len(faults) > limit:
         lines[-1] += f"  (and {len(faults) - limit} more)"
@@ -85,11 +86,17 @@ def _describe_fault(fault: Any, root: type[Section]) -> str:
         suggestion = _suggestion(fault["loc"], root)
         return f"config: {path} is not a setting{suggestion}; see configs/schema for all of them"
     if fault["type"] == "missing":
-        return f"config: {path} is missing; it has no default"
+        return f"config: {path} {missing_in_words(fault['loc'][:-1], [path])}"
+    if fault["input"] is None and fault["loc"] and isinstance(fault["loc"][-1], int):
+        return f"config: {path} is an empty entry; fill it in, or remove it from the list"
     if fault["input"] is None:
         return f"config: {path} is empty; write its settings under it, or remove the line"
     if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
         return f"config: {path}={fault['input']!r} is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}"
+    rule = rule_in_words(fault)
+    if rule is not None:
+        is_list = isinstance(fault["input"], list)
+        return f"config: {path} {rule}" if is_list else f"config: {path}={_as_written(fault['input'])!r} {rule}"
     message = fault["msg"].removeprefix("Value error, ")
     if path and message.startswith(f"{path}."):
         # a rule on several settings of a section gives their paths itself
@@ -97,6 +104,11 @@ def _describe_fault(fault: Any, root: type[Section]) -> str:
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return f"config: {path + ': ' if path else ''}{message}"
     return f"config: {path}={fault['input']!r}: {message[0].lower()}{message[1:]}"
+
+
+def _as_written(value: Any) -> Any:
+    """Return a whole number without the fraction that a form gives it: -1 for -1.0."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def _suggestion(location: tuple[Any, ...], root: type[Section]) -> str:
