@@ -77,9 +77,15 @@ def _section(schema: dict[str, Any], fields: dict[str, Any], path: str) -> dict[
 
 
 def _merge_variants(variants: list[dict[str, Any]]) -> dict[str, Any]:
-    """Return the schema of a field that may be any of `variants`: one field if possible, else a choice between them."""
-    not_null = [variant for variant in variants if variant.get("type") != "null"]
-    if len(not_null) == 1 and "allOf" not in not_null[0]:
-        return {**not_null[0], "type": [variant["type"] for variant in variants]}
+    """Return the schema of a field that may be any of `variants`: one box if possible, else a choice and one box."""
+    kinds = [variant.get("type", "object") for variant in variants]
+    if "null" in kinds and "object" not in kinds:
+        # a box that is left empty means null, which needs no choice of its own
+        first, *others = [variant for variant in variants if variant["type"] != "null"]
+        variants = [{**first, "type": [first["type"], "null"]}, *others]
+        if not others:
+            return variants[0]
+        kinds.remove("null")
     # the form first lets the user choose a variant by its title; with a `type` beside it, it would draw a second box
-    return {"anyOf": [{**variant, "title": _TYPES_IN_WORDS[variant.get("type", "object")]} for variant in variants]}
+    titles = [_TYPES_IN_WORDS[kind] for kind in kinds]
+    return {"anyOf": [{**variant, "title": title} for variant, title in zip(variants, titles, strict=True)]}

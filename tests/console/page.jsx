@@ -70,38 +70,35 @@ function shown() {
           ? element.type
           : null;
     if (kind === null) continue;
-    const label = document.querySelector(`label[for="${element.id}"]`);
     const value = kind === 'checkbox' ? element.checked : (element.value ?? element.textContent);
-    entries.push({ id: element.id.replace('__title', ''), kind, label: label?.textContent ?? null, value });
+    entries.push({ id: element.id.replace('__title', ''), kind, value });
   }
   return entries;
 }
 
+// what is drawn; it stays until the next is
+let root;
+
 async function play(dialog) {
   const kept = {};
   const schema = drawnSchema(dialog.schema);
-  const results = [];
-  const place = document.getElementById('dialog');
-  let root;
-  for (const step of dialog.steps) {
-    const [action, ...values] = step;
-    const started = performance.now();
+  const results = {};
+  for (const [action, ...values] of dialog.steps) {
     if (action === 'open') {
+      const preset = dialog.plans[values[0]];
       // the console draws the inputs anew for each plan that is chosen
       root?.unmount();
-      root = createRoot(place);
-      flushSync(() => root.render(<LaunchPlanInputs schema={schema} preset={dialog.plans[values[0]]} kept={kept} />));
+      root = createRoot(document.getElementById('dialog'));
+      flushSync(() => root.render(<LaunchPlanInputs schema={schema} preset={preset} kept={kept} />));
       await settle();
     } else if (action === 'read') {
-      results.push({ sent: JSON.parse(kept.sent), reported: kept.text !== undefined, shown: shown() });
+      results[values[0]] = { sent: JSON.parse(kept.sent), is_kept: kept.text !== undefined, shown: shown() };
     } else {
       await actions[action](...values);
       await settle();
-      dialog.seconds = Math.max(dialog.seconds ?? 0, (performance.now() - started) / 1000);
     }
   }
-  if (!dialog.stays) root.unmount();
-  return { results, slowest_step_seconds: dialog.seconds };
+  return results;
 }
 
 async function playAll() {

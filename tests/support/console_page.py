@@ -18,7 +18,7 @@ from typing import Any
 
 ROOT = Path(__file__).parent.parent.parent
 SOURCE = ROOT / "tests" / "console"
-PACKAGES = Path(os.environ.get("RJSF", ROOT / "build" / "console")) / "node_modules"
+PACKAGES = ROOT / "build" / "console" / "node_modules"
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -40,12 +40,8 @@ def missing() -> str | None:
 
 def bundled() -> bytes:
     """Return the page's script with all packages in it."""
-    command = [
-        PACKAGES / ".bin" / "esbuild",
-        SOURCE / "page.jsx",
-        "--bundle",
-        '--define:process.env.NODE_ENV="production"',
-    ]
+    esbuild = PACKAGES / ".bin" / "esbuild"
+    command = [esbuild, SOURCE / "page.jsx", "--bundle", '--define:process.env.NODE_ENV="production"']
     env = os.environ | {"NODE_PATH": str(PACKAGES)}
     return subprocess.run(command, env=env, check=True, capture_output=True, timeout=60).stdout
 
