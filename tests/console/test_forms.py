@@ -86,6 +86,9 @@ def dialogs() -> dict[str, Any]:
     align = FORMS[ALIGN]
     played["reward"] = align.dialog(*REWARD)
     unset = {key: value for key, value in align.plans[ALIGN].items() if key != "reward"}
+    without = {key: value for key, value in FORMS[FINE_TUNE].plans[FINE_TUNE].items() if key != "train"}
+    incomplete = Form(FORMS[FINE_TUNE].schema, {**FORMS[FINE_TUNE].plans, "incomplete": without})
+    played["incomplete"] = incomplete.dialog(["open", "incomplete"], ["open", "llama-3-1-8b-lora"], ["read", "after"])
     played["unset"] = Form(align.schema, {"unset": unset}).dialog(["open", "unset"], ["read", "unset"])
     return played
 
@@ -174,6 +177,14 @@ def test_a_plan_fills_the_form_and_sends_its_preset(name: str, plan: str, answer
     if path.is_file():
         config = load_align_config(path) if plan.removeprefix("plan-").startswith("align") else load_config(path)
         assert received(answer["sent"], type(config)) == config
+
+
+def test_an_incomplete_default_would_be_kept_when_another_plan_is_chosen(answers: dict[str, Any]) -> None:
+    """So a workflow's own plan needs a whole config; here the page shows that it would notice."""
+    answer = answers["incomplete"]["after"]
+    assert answer["is_kept"] and answer["sent"]["name"] == "demo"
+    # not the demo's 2, nor the preset's
+    assert answer["sent"]["train"]["epochs"] == 1
 
 
 def in_order(kind: type[Section], id: str) -> Iterator[str]:
