@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -63,7 +64,10 @@ def fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, 
         place: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
             place = place[part]
-        schema = {**place, **{key: value for key, value in schema.items() if key != "$ref"}}
+        # a form is the definition alone: in it, references begin there
+        root = place if "definitions" in place else root
+        beside = {key: value for key, value in schema.items() if key not in ("$ref", "definitions")}
+        schema = {**place, **beside}
     if path:
         yield path, schema
     for name, field in fields_of(schema).items():
@@ -89,8 +93,10 @@ def test_the_console_draws_the_form_of_a_run(name: str) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     [(key, definition)] = schema["definitions"].items()
     assert schema["$ref"] == f"#/definitions/{key}"
-    # the console hands only the definition to the form
-    assert "$ref" not in json.dumps(definition) and "$defs" not in json.dumps(definition)
+    # the console hands only the definition to the form, whose validator knows it by this name
+    references = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(definition)))
+    assert references == {f"#/definitions/{path}" for path in definition["definitions"]}
+    assert definition["$id"] == "__rjsf_rootSchema" and "$defs" not in json.dumps(definition)
     Draft7Validator.check_schema(schema)
 
 
@@ -129,10 +135,16 @@ def check_type(path: str, type_name: str, variants: list[Schema]) -> None:
 @pytest.mark.parametrize(("kind", "content"), [(FineTuneConfig, SMALLEST), (AlignConfig, ALIGN)])
 def test_a_form_accepts_all_defaults(kind: type[RunConfig], content: dict[str, Any]) -> None:
     form = console_form(kind)
-    Draft7Validator(form).validate(kind.model_validate(content).model_dump(mode="json"))
+    [definition] = form["definitions"].values()
+    defaults = kind.model_validate(content).model_dump(mode="json")
+    for reader in (form, definition):
+        Draft7Validator(reader).validate(defaults)
+        # it is read to the end
+        wrong = {**defaults, "evaluate": {**defaults["evaluate"], "batch_size": "many"}}
+        assert not Draft7Validator(reader).is_valid(wrong)
     for path, field in fields(form, form):
         if "default" in field:
-            assert Draft7Validator(field).is_valid(field["default"]), path
+            assert Draft7Validator({"definitions": definition["definitions"], **field}).is_valid(field["default"]), path
 
 
 @pytest.mark.parametrize("kind", [FineTuneConfig, AlignConfig])
@@ -209,7 +221,7 @@ def test_a_choice_is_drawn_with_one_box() -> None:
 
 def test_plain_schemas_accept_their_defaults() -> None:
     for name, _, field in FIELDS:
-        if "default" in field:
+        if "default" in field and "definitions" not in SCHEMAS[name]:
             Draft202012Validator({**field, "$defs": SCHEMAS[name].get("$defs", {})}).validate(field["default"])
 
 
