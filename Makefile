@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq
+.PHONY: help setup run align plan register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -67,6 +67,13 @@ run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CON
 	@test -f workflows/$(WORKFLOW).py || { echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow; use fine_tune, align or prepare_data" >&2; exit 1; }
 	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
 		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
+
+# npm puts node_modules beside package.json, so a copy goes into the ignored build/
+console-form: ## Install what draws the console's form in tests: make console-form [RJSF=version of the form's library]
+	@command -v npm >/dev/null || { echo "Error: npm is not installed; install Node.js 18 or later, and npm"; exit 1; }
+	@mkdir -p build/console
+	@$(if $(RJSF),sed 's/\(@rjsf.*": "\)[0-9.]*/\1$(RJSF)/',cat) tests/console/package.json > build/console/package.json
+	cd build/console && npm install --no-package-lock --no-audit --no-fund --ignore-scripts --loglevel=error
 
 # in the order of the tree: by number of tests, which is xdist's, the files that take longest come last, one after another
 test: lint types ## Lint, check types, and run all tests

@@ -68,11 +68,11 @@ class FineTuneConfig(RunConfig):
     )
     model: ModelConfig = Field(ModelConfig(), description="The base model; only prepare_data works without one.")
     data: DataConfig = Field(description="Where rows come from, and how they are checked and split.")
-    tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Chat template, sequence length and masks.")
     train: TrainConfig = Field(TrainConfig(), description="Objective, method, schedule, and processes.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the tuned model.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the tuned model on a hub.")
+    tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Chat template, sequence length and masks.")
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
     output_directory: str = Field("outputs", description="Local folder for report and metrics of a run on a laptop.")
 

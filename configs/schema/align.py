@@ -40,16 +40,16 @@ class AlignConfig(RunConfig):
         "align", pattern=r"^[\w-][\w.-]*$", description="Name of the run, of its report, and of its output folder."
     )
     model: ModelConfig = Field(description="The base model of the SFT phase.")
-    tokenize: TokenizeConfig = Field(
-        TokenizeConfig(),
-        description="Chat template, sequence length and masks of all phases; only the first phase reads `packing`.",
-    )
     sft: PhaseConfig = Field(description="The first phase; its model is the reference of the last phase.")
     reward: PhaseConfig | None = Field(None, description="A phase that trains a reward model from the SFT model.")
     policy: PhaseConfig = Field(description=f"The last phase, with the objective {either(objectives_of('policy'))}.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last phase.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last phase's model.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last phase's model on a hub.")
+    tokenize: TokenizeConfig = Field(
+        TokenizeConfig(),
+        description="Chat template, sequence length and masks of all phases; only the first phase reads `packing`.",
+    )
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
     output_directory: str = Field("outputs", description="Local folder for report and metrics of a run on a laptop.")
 

@@ -74,12 +74,17 @@ class CheckpointConfig(Section):
     """What a killed run resumes from: weights, optimizer, schedule, random states and the position in the data."""
 
     every_minutes: float | None = Field(
-        10.0, gt=0.0, description="Minutes between checkpoints; when empty (null), none are saved by time."
+        10.0, ge=0.0, description="Minutes between checkpoints; 0 or null saves none by time."
     )
     every_steps: int | None = Field(
         None, ge=1, description="Optimizer steps between checkpoints; when set, `every_minutes` is not read."
     )
     keep: int = Field(2, ge=1, description="Number of complete checkpoints kept; older ones are deleted.")
+
+    @property
+    def minutes_between(self) -> float | None:
+        """Minutes between checkpoints, or None if none are saved by time: `every_minutes` is 0 or null."""
+        return self.every_minutes or None
 
 
 class NodeSelector(Section):

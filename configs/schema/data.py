@@ -55,7 +55,6 @@ class SourceConfig(Section):
         None, description="Branch, tag or commit of the hub data set; when not set, the default branch."
     )
     format: RowFormat = Field("auto", description="Row format; `auto` detects it from the columns.")
-    columns: ColumnMap = Field(ColumnMap(), description="Column names of the data that differ from the format's own.")
     role: Literal["auto", "train", "test"] = Field(
         "auto",
         description="Which split the rows go to: all are trained on (`train`), or all are held out (`test`). `auto` "
@@ -67,6 +66,7 @@ class SourceConfig(Section):
         description="How often an epoch uses each training row of this source: 2 uses it twice, 0.5 leaves half of the "
         "rows out.",
     )
+    columns: ColumnMap = Field(ColumnMap(), description="Column names of the data that differ from the format's own.")
 
     @property
     def reads_files(self) -> bool:
@@ -79,15 +79,19 @@ class SourceConfig(Section):
         """Reject other types here, with one error: pydantic would give one error for each type of the union."""
         entries = path if isinstance(path, list) else [path]
         if path is not None and not (entries and all(isinstance(entry, str) and entry.strip() for entry in entries)):
-            raise ValueError("write a file, glob, directory or address as text, or a list of these")
+            raise ValueError(
+                f"{path!r} names no file; write a file, glob, directory or address as text, or a list of these"
+            )
         if isinstance(path, list) and any(entry.startswith("embedded:") for entry in path):
             raise ValueError("an embedded data set must be a source of its own; take it out of the list")
         return path
 
     @model_validator(mode="after")
     def _exactly_one_place(self) -> SourceConfig:
-        if (self.path is None) == (self.hub is None):
-            raise ValueError("give exactly one of `path` and `hub`")
+        if self.path is None and self.hub is None:
+            raise ValueError("names no rows; give exactly one of `path` and `hub`, or remove the entry")
+        if self.path is not None and self.hub is not None:
+            raise ValueError(f"path={self.path} and hub={self.hub} are both set; give exactly one of `path` and `hub`")
         if self.path is not None and (self.name or self.revision):
             raise ValueError("`name` and `revision` belong to `hub`, not to `path`; remove them")
         if self.role == "test" and self.weight != 1.0:
@@ -143,7 +147,6 @@ class DataConfig(Section):
         description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
         "quarantine, with reasons.",
     )
-    checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
     deduplicate: Literal["none", "exact", "near"] = Field(
         "exact",
         description="Remove rows that equal an earlier row apart from case and white space; `near` also removes rows "
@@ -174,6 +177,7 @@ class DataConfig(Section):
     seed: int = Field(
         0, description="Seed of the split, which depends on it and on the rows' content, not on their order."
     )
+    checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
 
     @field_validator("sources", mode="before")
     @classmethod

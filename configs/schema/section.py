@@ -13,6 +13,7 @@ from typing import Any, Self, get_args
 from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from configs.errors import ConfigError, ConfigFault
+from configs.schema.rules import joined, missing_in_words, rule_in_words
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
@@ -74,7 +75,7 @@ _PATTERNS_IN_WORDS = {
 
 def faults_of(error: ValidationError, root: type[Section]) -> list[ConfigFault]:
     """Return every fault of a config of class `root`."""
-    return [_fault(fault, root) for fault in error.errors()]
+    return [_fault(fault, root) for fault in joined(error.errors())]
 
 
 def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:
@@ -88,7 +89,7 @@ def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:
 def _line(fault: ConfigFault) -> str:
     place = fault.path + (f"={fault.value}" if fault.value else "")
     # a rule that begins with a verb continues the path as a sentence
-    joint = " " if fault.rule.startswith("is ") else ": "
+    joint = " " if fault.rule.startswith(("is ", "are ")) else ": "
     return f"config: {place}{joint}{fault.rule}" if place else f"config: {fault.rule}"
 
 
@@ -99,13 +100,16 @@ def _fault(fault: Any, root: type[Section]) -> ConfigFault:
         suggestion = _suggestion(fault["loc"], root)
         return ConfigFault(path, "", f"is not a setting{suggestion}; see configs/schema for all of them")
     if fault["type"] == "missing":
-        return ConfigFault(path, "", "is missing; it has no default")
+        return ConfigFault(path, "", missing_in_words(fault["loc"][:-1], [path]))
     if fault["input"] is None and fault["loc"] and isinstance(fault["loc"][-1], int):
         return ConfigFault(path, "", "is an empty entry; fill it in, or remove it from the list")
     if fault["input"] is None:
         return ConfigFault(path, "", "is empty; write its settings under it, or remove the line")
     if fault["type"] == "string_pattern_mismatch" and fault["loc"][-1] in _PATTERNS_IN_WORDS:
         return ConfigFault(path, value, f"is not {_PATTERNS_IN_WORDS[fault['loc'][-1]]}")
+    rule = rule_in_words(fault)
+    if rule is not None:
+        return ConfigFault(path, "" if isinstance(fault["input"], list) else value, rule)
     message = fault["msg"].removeprefix("Value error, ")
     if path and message.startswith(f"{path}."):
         # a rule on several settings of a section gives their paths itself

@@ -93,10 +93,15 @@ class WatchConfig(Section):
     )
     spike_threshold: float | None = Field(
         20.0,
-        gt=0.0,
+        ge=0.0,
         description="Stop with an error at a step whose loss is this number of robust deviations above the median of "
-        "the last 50 steps; when empty (null), never. A loss that is not a number always stops the run.",
+        "the last 50 steps; 0 or null for never. A loss that is not a number always stops the run.",
     )
+
+    @property
+    def largest_deviation(self) -> float | None:
+        """Number of robust deviations at which a loss stops the run, or None for never: a threshold of 0 or null."""
+        return self.spike_threshold or None
 
     @model_validator(mode="after")
     def _patience_can_run_out(self) -> WatchConfig:
@@ -148,14 +153,10 @@ class TrainConfig(Section):
         description="What is trained: all weights (full); a low-rank adapter over the base as it is (lora), in 4 bits "
         "(qlora) or in 8 bits (lora_8bit); or virtual tokens (prompt_tuning, prefix_tuning).",
     )
-    lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora, qlora or lora_8bit.")
-    prompt: PromptConfig = Field(PromptConfig(), description="Read when `method` is prompt_tuning or prefix_tuning.")
-    dpo: DpoConfig = Field(DpoConfig(), description="Read when `objective` is dpo.")
-    kto: KtoConfig = Field(KtoConfig(), description="Read when `objective` is kto.")
-    reward: RewardModelConfig = Field(RewardModelConfig(), description="Read when `objective` is reward.")
-    policy: PolicyConfig = Field(PolicyConfig(), description="Read when `objective` is rloo or grpo.")
     epochs: float = Field(1.0, gt=0.0, description="Number of passes over the training rows.")
-    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps; when set, `epochs` is not read.")
+    learning_rate: float | None = Field(
+        None, gt=0.0, description="Peak learning rate; when not set, chosen by objective and method (docs/methods.md)."
+    )
     batch_size: int = Field(
         16,
         ge=1,
@@ -168,8 +169,18 @@ class TrainConfig(Section):
         description="Rows per forward pass of a process; gradients are accumulated over forward passes up to "
         f"`batch_size`. When not set, the most that fit by the plan, at most {batches.MOST_ROWS}.",
     )
-    learning_rate: float | None = Field(
-        None, gt=0.0, description="Peak learning rate; when not set, chosen by objective and method (docs/methods.md)."
+    max_steps: int | None = Field(None, ge=1, description="Number of optimizer steps; when set, `epochs` is not read.")
+    nodes: int | str = Field(
+        1,
+        description="Number of machines, or a range such as `1:5`: an attempt can start with the lower number, and "
+        "training resumes with the machines left after one is lost.",
+    )
+    processes_per_node: int = Field(1, ge=1, description="Number of worker processes on each machine, one per GPU.")
+    sharding: Sharding = Field(
+        "none",
+        description="How the model is sharded: not at all (none, which is DDP), over processes by DeepSpeed (zero1-3) "
+        "or PyTorch (fsdp_*), within each layer over processes (tensor_parallel), or by layers over the GPUs of one "
+        "process (layers).",
     )
     lr_scheduler: Literal["cosine", "linear", "constant"] = Field(
         "cosine", description="Course of the learning rate after warm-up."
@@ -184,31 +195,25 @@ class TrainConfig(Section):
     group_by_length: bool = Field(
         True, description="Batch rows of similar length, which saves padding; an epoch has the same rows either way."
     )
-    efficiency: EfficiencyConfig = Field(EfficiencyConfig(), description="Settings that save time or memory.")
-    watch: WatchConfig = Field(WatchConfig(), description="What is measured during training, and what stops it early.")
-    sharding: Sharding = Field(
-        "none",
-        description="How the model is sharded: not at all (none, which is DDP), over processes by DeepSpeed (zero1-3) "
-        "or PyTorch (fsdp_*), within each layer over processes (tensor_parallel), or by layers over the GPUs of one "
-        "process (layers).",
-    )
-    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="Read when `sharding` is zero1, zero2 or zero3.")
-    fsdp: FsdpConfig = Field(FsdpConfig(), description="Read when `sharding` is one of fsdp_*.")
-    nodes: int | str = Field(
-        1,
-        description="Number of machines, or a range such as `1:5`: an attempt can start with the lower number, and "
-        "training resumes with the machines left after one is lost.",
-    )
-    processes_per_node: int = Field(1, ge=1, description="Number of worker processes on each machine, one per GPU.")
-    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints, from which a retry resumes.")
-    cluster: ClusterConfig = Field(ClusterConfig(), description="The training pods; changes no result.")
-    tracking: TrackingConfig = Field(
-        TrackingConfig(), description="W&B, MLflow or TensorBoard, to follow training; changes no result."
-    )
     logging_steps: int | None = Field(
         None, ge=1, description="Optimizer steps between points of the loss curve; when not set, 1/50 of the run."
     )
     seed: int = Field(0, description="Seed of data order, adapter initialization, dropout and sampling.")
+    lora: LoraConfig = Field(LoraConfig(), description="Read when `method` is lora, qlora or lora_8bit.")
+    prompt: PromptConfig = Field(PromptConfig(), description="Read when `method` is prompt_tuning or prefix_tuning.")
+    dpo: DpoConfig = Field(DpoConfig(), description="Read when `objective` is dpo.")
+    kto: KtoConfig = Field(KtoConfig(), description="Read when `objective` is kto.")
+    reward: RewardModelConfig = Field(RewardModelConfig(), description="Read when `objective` is reward.")
+    policy: PolicyConfig = Field(PolicyConfig(), description="Read when `objective` is rloo or grpo.")
+    watch: WatchConfig = Field(WatchConfig(), description="What is measured during training, and what stops it early.")
+    checkpoint: CheckpointConfig = Field(CheckpointConfig(), description="Checkpoints, from which a retry resumes.")
+    efficiency: EfficiencyConfig = Field(EfficiencyConfig(), description="Settings that save time or memory.")
+    deepspeed: DeepSpeedConfig = Field(DeepSpeedConfig(), description="Read when `sharding` is zero1, zero2 or zero3.")
+    fsdp: FsdpConfig = Field(FsdpConfig(), description="Read when `sharding` is one of fsdp_*.")
+    cluster: ClusterConfig = Field(ClusterConfig(), description="The training pods; changes no result.")
+    tracking: TrackingConfig = Field(
+        TrackingConfig(), description="W&B, MLflow or TensorBoard, to follow training; changes no result."
+    )
 
     @model_validator(mode="after")
     def _objective_and_method_go_together(self) -> TrainConfig:

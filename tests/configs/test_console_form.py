@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any, get_args
 
@@ -51,16 +52,25 @@ def schemas() -> Iterator[tuple[str, Schema]]:
 SCHEMAS = dict(schemas())
 
 
+def fields_of(section: Schema) -> dict[str, Schema]:
+    """Return the fields of a section in their order, be they in a map or, as in a form, in a list."""
+    parts = [section, *section.get("allOf", [])]
+    return {name: field for part in parts for name, field in part.get("properties", {}).items()}
+
+
 def fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, Schema]]:
     """Yield (path, schema) of every field below `schema`, with references resolved."""
     if "$ref" in schema:
         place: Any = root
         for part in schema["$ref"].removeprefix("#/").split("/"):
             place = place[part]
-        schema = {**place, **{key: value for key, value in schema.items() if key != "$ref"}}
+        # a form is the definition alone: in it, references begin there
+        root = place if "definitions" in place else root
+        beside = {key: value for key, value in schema.items() if key not in ("$ref", "definitions")}
+        schema = {**place, **beside}
     if path:
         yield path, schema
-    for name, field in schema.get("properties", {}).items():
+    for name, field in fields_of(schema).items():
         yield from fields(field, root, f"{path}.{name}".lstrip("."))
     if isinstance(schema.get("items"), dict):
         yield from fields(schema["items"], root, f"{path}[]")
@@ -83,8 +93,10 @@ def test_the_console_draws_the_form_of_a_run(name: str) -> None:
     assert schema["$schema"] == "http://json-schema.org/draft-07/schema#"
     [(key, definition)] = schema["definitions"].items()
     assert schema["$ref"] == f"#/definitions/{key}"
-    # the console hands only the definition to the form
-    assert "$ref" not in json.dumps(definition) and "$defs" not in json.dumps(definition)
+    # the console hands only the definition to the form, whose validator knows it by this name
+    references = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(definition)))
+    assert references == {f"#/definitions/{path}" for path in definition["definitions"]}
+    assert definition["$id"] == "__rjsf_rootSchema" and "$defs" not in json.dumps(definition)
     Draft7Validator.check_schema(schema)
 
 
@@ -94,18 +106,24 @@ def test_every_field_is_described_and_typed(name: str) -> None:
         assert path.endswith("]") or field.get("description"), f"{path} is not described"
         for ending, unit in UNITS.items():
             assert not path.endswith(ending) or unit in field["description"].lower(), f"{path} does not say its unit"
-        types = field.get("type") or [variant.get("type", "object") for variant in field["anyOf"]]
+        types = [name for variant in field.get("anyOf", [field]) for name in types_of(variant)]
         if "enum" in field:
-            assert types == "string" and all(isinstance(value, str) for value in field["enum"]), path
-        for type_name in [types] if isinstance(types, str) else types:
+            assert types == ["string"] and all(isinstance(value, str) for value in field["enum"]), path
+        for type_name in types:
             check_type(path, type_name, [field, *field.get("anyOf", [])])
+
+
+def types_of(schema: Schema) -> list[str]:
+    """Return the types that a field's schema names; a section names none."""
+    types = schema.get("type", "object")
+    return [types] if isinstance(types, str) else types
 
 
 def check_type(path: str, type_name: str, variants: list[Schema]) -> None:
     """Check one type of a field; `variants` are the field's own schema and those of its `anyOf`."""
     assert type_name in ("string", "integer", "number", "boolean", "array", "object", "null"), path
     if type_name == "object":
-        has_fields = any(variant.get("properties") or "$ref" in variant for variant in variants)
+        has_fields = any(fields_of(variant) or "$ref" in variant for variant in variants)
         assert has_fields, f"{path} is a free dictionary"
         assert all(variant.get("additionalProperties", False) is False for variant in variants), path
     if type_name == "array":
@@ -115,22 +133,95 @@ def check_type(path: str, type_name: str, variants: list[Schema]) -> None:
 
 
 @pytest.mark.parametrize(("kind", "content"), [(FineTuneConfig, SMALLEST), (AlignConfig, ALIGN)])
-def test_a_form_accepts_all_defaults_and_titles_are_keys(kind: type[RunConfig], content: dict[str, Any]) -> None:
+def test_a_form_accepts_all_defaults(kind: type[RunConfig], content: dict[str, Any]) -> None:
     form = console_form(kind)
+    [definition] = form["definitions"].values()
     defaults = kind.model_validate(content).model_dump(mode="json")
-    Draft7Validator(form).validate(defaults)
+    for reader in (form, definition):
+        Draft7Validator(reader).validate(defaults)
+        # it is read to the end
+        wrong = {**defaults, "evaluate": {**defaults["evaluate"], "batch_size": "many"}}
+        assert not Draft7Validator(reader).is_valid(wrong)
     for path, field in fields(form, form):
-        if not path.endswith("]"):
-            assert field["title"] == path.rpartition(".")[2]
         if "default" in field:
-            Draft7Validator(field).validate(field["default"])
-            # the console's formatJson would break the default of a section
-            assert field["default"] is None or "properties" not in field
+            assert Draft7Validator({"definitions": definition["definitions"], **field}).is_valid(field["default"]), path
+
+
+@pytest.mark.parametrize("kind", [FineTuneConfig, AlignConfig])
+def test_titles_are_keys_and_headings_are_paths(kind: type[RunConfig]) -> None:
+    form = console_form(kind)
+    titles = {path: field["title"] for path, field in fields(form, form)}
+    headings = {path for path, field in fields(form, form) if "items" in field or "allOf" in field}
+    for path, title in titles.items():
+        if path in headings:
+            assert title == path
+        elif not path.endswith("]"):
+            assert title == path.rpartition(".")[2]
+    data = "data" if kind is FineTuneConfig else "sft.data"
+    assert {"model", f"{data}.sources", f"{data}.sources[]", f"{data}.checks"} <= headings
+
+
+@pytest.mark.parametrize("kind", [FineTuneConfig, AlignConfig])
+def test_a_form_has_the_order_of_the_classes_in_lists(kind: type[RunConfig]) -> None:
+    """A Struct's maps lose their order, so no map may hold two fields."""
+    form = console_form(kind)
+    [definition] = form["definitions"].values()
+    assert list(fields_of(definition)) == list(kind.model_fields)
+    for section in [definition, *(field for _, field in fields(form, form))]:
+        assert "properties" not in section
+        for part in section.get("allOf", []):
+            assert list(part) == ["properties"] and len(part["properties"]) == 1
+        if "allOf" in section:
+            # rjsf would take all fields out, and would not read the section's default
+            assert "additionalProperties" not in section and (section is definition) == ("type" in section)
+    # the console stops changing a schema at a part with a title; the rest of the form stays as it is
+    assert "title" in definition
+
+
+def sections(kind: type[Section], path: str = "") -> Iterator[tuple[str, type[Section]]]:
+    """Yield (path, class) of a config class and of every section below it."""
+    yield path, kind
+    for name, field in kind.model_fields.items():
+        for found in {field.annotation, *get_args(field.annotation)}:
+            if isinstance(found, type) and issubclass(found, Section):
+                yield from sections(found, f"{path}.{name}".lstrip("."))
+
+
+def test_what_is_changed_first_comes_first() -> None:
+    fine_tune = ["name", "model", "data", "train", "evaluate", "quantize", "push_to_hub", "tokenize"]
+    assert list(FineTuneConfig.model_fields)[:8] == fine_tune
+    align = ["name", "model", "sft", "reward", "policy", "evaluate", "quantize", "push_to_hub", "tokenize"]
+    assert list(AlignConfig.model_fields)[:9] == align
+    train = ["objective", "method", "epochs", "learning_rate", "batch_size"]
+    assert list(dict(sections(FineTuneConfig))["train"].model_fields)[:5] == train
+
+
+def test_no_field_follows_a_section_to_which_it_would_seem_to_belong() -> None:
+    """The form does not indent a section: what follows one is read as its part."""
+    for path, kind in [*sections(FineTuneConfig), *sections(AlignConfig)]:
+        is_section = [
+            isinstance(field.annotation, type) and issubclass(field.annotation, Section)
+            for field in kind.model_fields.values()
+        ]
+        assert issubclass(kind, RunConfig) or is_section == sorted(is_section), path
+
+
+def test_a_choice_is_drawn_with_one_box() -> None:
+    choices = {path: field for name, path, field in FIELDS if name == "align.config" and "anyOf" in field}
+    assert {"reward", "sft.train.nodes", "sft.data.sources[].path"} <= set(choices)
+    for path, field in choices.items():
+        assert "type" not in field, path
+    titles = {path: [variant["title"] for variant in field["anyOf"]] for path, field in choices.items()}
+    assert titles["reward"] == ["settings", "nothing"]
+    assert titles["sft.train.nodes"] == ["number", "text"]
+    assert titles["sft.data.sources[].path"] == ["text", "list"]
+    text = choices["sft.data.sources[].path"]["anyOf"][0]
+    assert text["type"] == ["string", "null"]
 
 
 def test_plain_schemas_accept_their_defaults() -> None:
     for name, _, field in FIELDS:
-        if "default" in field:
+        if "default" in field and "definitions" not in SCHEMAS[name]:
             Draft202012Validator({**field, "$defs": SCHEMAS[name].get("$defs", {})}).validate(field["default"])
 
 

@@ -90,8 +90,8 @@ def test_hub_data_sets_and_files_are_told_apart(tmp_path: Path, monkeypatch: pyt
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        ({"epochs": -1}, "config: train.epochs=-1: input should be greater than 0"),
-        ({"learning_rate": -0.1}, "config: train.learning_rate=-0.1: input should be greater than 0"),
+        ({"epochs": -1}, "config: train.epochs=-1 is not above 0; raise it"),
+        ({"learning_rate": -0.1}, "config: train.learning_rate=-0.1 is not above 0; raise it"),
         ({"repository": "mine"}, "config: push_to_hub.repository='mine' is not of the form owner/name"),
     ],
 )

@@ -221,9 +221,7 @@ def reports() -> dict[str, str]:
     published = [Published(artifact="model", repository=MODEL, commit_url=None, note=f"pushed model: {ADDRESS}")]
     made = {"base": evaluation(), "sft": evaluation(), "tuned": evaluation(), "quantized_8bit": evaluation()}
     tuned = {name: one for name, one in made.items() if name != "sft"}
-    trained = [
-        PhaseReport(name=name, data=data(), tokens=tokens(), training=training()) for name in ("sft", "policy")
-    ]
+    trained = [PhaseReport(name=name, data=data(), tokens=tokens(), training=training()) for name in ("sft", "policy")]
     return {
         "report": render_report(RunResults(config, plan(), data(), tokens(), training(), tuned, published)),
         "alignment": render_alignment(AlignmentResults(align, plan(), trained, made, [], published)),

@@ -81,7 +81,9 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
         HubError: the hub cannot be reached or refuses access.
     """
     if not config.name:
-        raise ConfigError("config: model.name is missing; it has no default (only prepare_data works without a model)")
+        raise ConfigError(
+            "config: model.name is missing; it has no default: set it (only prepare_data works without a model)"
+        )
     if config.name.startswith("embedded:") and config.name != EMBEDDED_MODEL:
         raise ModelError(f"model.name={config.name} is not an embedded model; the only one is {EMBEDDED_MODEL}")
     directory = Path(config.name).expanduser()

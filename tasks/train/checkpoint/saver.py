@@ -75,7 +75,8 @@ class Saver:
         settings = self.config.checkpoint
         if settings.every_steps is not None:
             return f"every {settings.every_steps} steps"
-        return f"every {settings.every_minutes:g} min" if settings.every_minutes else "when asked to stop"
+        minutes = settings.minutes_between
+        return f"every {minutes:g} min" if minutes is not None else "when asked to stop"
 
     @property
     def seconds(self) -> float:
@@ -115,9 +116,9 @@ class Saver:
         if settings.every_steps is not None:
             is_due = step % settings.every_steps == 0
         else:
-            seconds = time.monotonic() - self._last_at
+            seconds, minutes = time.monotonic() - self._last_at, settings.minutes_between
             # rank 0's clock decides for all
-            is_due = rank() == 0 and settings.every_minutes is not None and seconds >= 60 * settings.every_minutes
+            is_due = rank() == 0 and minutes is not None and seconds >= 60 * minutes
         asked = self.stop_signal()
         if num_processes() > 1:
             number = float(signal.Signals[asked]) if asked else 0.0

@@ -54,12 +54,12 @@ class LossWatch:
     `climb`: all of the last 10 losses are above 1.5 x the mean of the first 3, + 1: a learning rate so high that the
     model unlearns, without a leap. Their mean is not used: in small batches a single row can lift it that far.
 
-    With a `spike_threshold` of None, or `has_scale` False, only `not a number` is looked for: a policy gradient's loss
+    With a threshold of None, or `has_scale` False, only `not a number` is looked for: a policy gradient's loss
     is about 0 whatever the model does.
     """
 
-    def __init__(self, spike_threshold: float | None, has_scale: bool = True) -> None:
-        self._threshold = spike_threshold if has_scale else None
+    def __init__(self, threshold: float | None, has_scale: bool = True) -> None:
+        self._threshold = threshold if has_scale else None
         self._recent: deque[float] = deque(maxlen=_WINDOW)
         self._first: list[float] = []
         self._highest: float | None = None
@@ -153,8 +153,8 @@ class _StopsBadSteps(TrainerCallback):
     def __init__(self, trainer: Any, config: TrainConfig, row_ids: RowIds) -> None:
         self._trainer, self._row_ids = trainer, row_ids
         self._is_online = config.objective in ONLINE
-        self._watch = LossWatch(config.watch.spike_threshold, has_scale=not self._is_online)
-        self._threshold = config.watch.spike_threshold
+        self._watch = LossWatch(config.watch.largest_deviation, has_scale=not self._is_online)
+        self._threshold = config.watch.largest_deviation
 
     def resume_state(self) -> dict[str, Any]:
         """Return what a resumed run must know."""

@@ -82,7 +82,7 @@ def test_the_smallest_config_has_only_model_and_data() -> None:
         ({"train": {"learning_rat": 1}}, ["train.learning_rat", "did you mean learning_rate"]),
         ({"train": {"nodes": 3.7}}, ["train.nodes=3.7", "neither a number of machines", "1:5"]),
         ({"train": {"nodes": "5:2"}}, ["train.nodes=5:2", "neither a number of machines"]),
-        ({"train": {"processes_per_node": 1.5}}, ["train.processes_per_node=1.5", "integer"]),
+        ({"train": {"processes_per_node": 1.5}}, ["train.processes_per_node=1.5", "whole number"]),
         ({"train": {"epochs": "many"}}, ["train.epochs='many'"]),
         ({"train": {"method": "lroa"}}, ["train.method='lroa'", "'lora'"]),
         ({"data": {"sources": []}}, ["data.sources", "at least one source"]),

@@ -75,12 +75,12 @@ def test_a_form_may_leave_out_fields_with_defaults() -> None:
 @pytest.mark.parametrize(
     ("train", "message"),
     [
-        ({"batch_size": 3.7}, "config: train.batch_size=3.7: input should be a valid integer, got a number with a"),
+        ({"batch_size": 3.7}, "config: train.batch_size=3.7 is not a whole number; write one, such as 16"),
         ({"nodes": 2.5}, "config: train.nodes=2.5 is neither a number of machines, such as 5, nor a range"),
         ({"seed": 2.0**53}, "config: train.seed: 9007199254740992 is beyond 9007199254740991, the largest integer"),
         ({"lora": {"rank": True}}, "config: train.lora.rank: true is not a number"),
         ({"batch_size": None}, "config: train.batch_size is empty; write its settings under it, or remove the line"),
-        ({"method": "lroa"}, "config: train.method='lroa': input should be 'full', 'lora'"),
+        ({"method": "lroa"}, "config: train.method='lroa' is not a choice; write 'full', 'lora'"),
         ({"lora": {"rnak": 1.0}}, "config: train.lora.rnak is not a setting (did you mean rank?)"),
     ],
 )
@@ -92,7 +92,7 @@ def test_a_wrong_value_in_a_form_is_refused_in_one_line(train: dict[str, Any], m
 
 def test_a_single_section_is_read_and_refused_with_the_same_messages() -> None:
     assert from_form({"batch_size": 32.0, "nodes": "1:5"}, TrainConfig).batch_size == 32
-    with pytest.raises(ConfigError, match=r"^config: batch_size=3\.7: input should be a valid integer"):
+    with pytest.raises(ConfigError, match=r"^config: batch_size=3\.7 is not a whole number"):
         from_form({"batch_size": 3.7}, EvaluateConfig)
 
 

@@ -30,9 +30,13 @@ def refused(home: Path, config: Literal, task: str = "make_plan") -> Pod:
 
 
 BAD = [
-    ({"train": {"epochs": -1}}, "train.epochs=-1: input should be greater than 0", "train.epochs"),
-    ({"train": {"batch_size": "many"}}, "train.batch_size='many': input should be a valid integer", "train.batch_size"),
-    ({"data": {"sources": [{}]}}, "data.sources[0]: give exactly one of `path` and `hub`", "data.sources[0]"),
+    ({"train": {"epochs": -1}}, "train.epochs=-1 is not above 0; raise it", "train.epochs"),
+    ({"train": {"batch_size": "many"}}, "train.batch_size='many' is not a whole number; write one", "train.batch_size"),
+    (
+        {"data": {"sources": [{}]}},
+        "data.sources[0]: names no rows; give exactly one of `path` and `hub`",
+        "data.sources[0]",
+    ),
     ({"data": {"sources": [None]}}, "data.sources[0] is an empty entry; fill it in, or", "data.sources[0]"),
     ({"trian": {"epochs": 1}}, "trian is not a setting (did you mean train?); see configs/schema", "trian"),
 ]

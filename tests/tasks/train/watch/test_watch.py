@@ -271,6 +271,21 @@ def test_a_climb_names_the_mean_of_the_first_losses(tokenizer: Any, tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize("threshold", [20, 0, None])
+def test_a_leap_ends_no_run_without_a_threshold(threshold: float | None, tokenizer: Any, tmp_path: Path) -> None:
+    watch = {"spike_threshold": threshold}
+    config = TrainConfig(method="full", batch_size=1, micro_batch_size=1, max_steps=21, watch=watch)
+    rows = [{"input_ids": [10, 20, 30], "labels": [-100, 20, 30], "row_number": n} for n in range(21)]
+    trainer = watched_trainer(untied_model(), datasets.Dataset.from_list(rows), config, tmp_path, tokenizer)
+    losses = iter([1.0] * 20 + [8.0])
+    trainer.compute_loss = lambda model, inputs, **_: model(inputs["input_ids"]).logits.sum() * 0 + next(losses)
+    if threshold:
+        with pytest.raises(DivergedError, match="training loss leapt from about 1 to 8 at step 21"):
+            trainer.train()
+    else:
+        assert trainer.train().global_step == 21
+
+
 def test_weights_that_the_last_step_broke_are_found_without_another_step(tokenizer: Any, tmp_path: Path) -> None:
     config = TrainConfig(method="full", batch_size=2, micro_batch_size=2, max_steps=1, learning_rate=1e39)
     with pytest.raises(DivergedError, match=r"trained weights are not numbers after step 1; lower train.learning_rate"):
