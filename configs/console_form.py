@@ -27,6 +27,8 @@ _TYPES_IN_WORDS = {"string": "text", "array": "list", "integer": "number", "obje
 # the name under which react-jsonschema-form's validator looks for references in the form's schema; as the `$id` of the
 # single definition, it makes references in it begin there for all other readers too
 _BASE = "__rjsf_rootSchema"
+# not `definitions`, which would be copied too
+_SECTIONS = "sections"
 _REWRITTEN = ("$defs", "anyOf", "items", "properties", "additionalProperties")
 
 
@@ -39,7 +41,7 @@ def console_form(config: type[Section]) -> dict[str, Any]:
     """
     form = _Form(config.model_json_schema())
     # the console writes this type into the title; every launch plan has a whole config, so a default is not needed
-    definition = {**form.whole, "$id": _BASE, "title": "config", "type": "object", "definitions": form.sections}
+    definition = {**form.whole, "$id": _BASE, "title": "config", "type": "object", _SECTIONS: form.sections}
     del definition["default"]
     name = config.__name__
     return {"$schema": _DRAFT, "$ref": f"#/definitions/{name}", "definitions": {name: definition}}
@@ -84,7 +86,7 @@ class _Form:
             if "allOf" in field:
                 key = field_path.replace("[]", "")
                 self.sections[key] = field
-                field = {"$ref": f"#/definitions/{key}"}
+                field = {"$ref": f"#/{_SECTIONS}/{key}"}
             in_order.append({"properties": {name: field}})
         kept = {name: value for name, value in schema.items() if name != "type"}
         return {"default": default, **kept, "title": path, "allOf": in_order}

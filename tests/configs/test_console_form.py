@@ -65,7 +65,7 @@ def fields(schema: Schema, root: Schema, path: str = "") -> Iterator[tuple[str, 
         for part in schema["$ref"].removeprefix("#/").split("/"):
             place = place[part]
         # a form is the definition alone: in it, references begin there
-        root = place if "definitions" in place else root
+        root = place if "sections" in place else root
         beside = {key: value for key, value in schema.items() if key not in ("$ref", "definitions")}
         schema = {**place, **beside}
     if path:
@@ -95,7 +95,7 @@ def test_the_console_draws_the_form_of_a_run(name: str) -> None:
     assert schema["$ref"] == f"#/definitions/{key}"
     # the console hands only the definition to the form, whose validator knows it by this name
     references = set(re.findall(r'"\$ref": "([^"]*)"', json.dumps(definition)))
-    assert references == {f"#/definitions/{path}" for path in definition["definitions"]}
+    assert references == {f"#/sections/{path}" for path in definition["sections"]}
     assert definition["$id"] == "__rjsf_rootSchema" and "$defs" not in json.dumps(definition)
     Draft7Validator.check_schema(schema)
 
@@ -144,7 +144,7 @@ def test_a_form_accepts_all_defaults(kind: type[RunConfig], content: dict[str, A
         assert not Draft7Validator(reader).is_valid(wrong)
     for path, field in fields(form, form):
         if "default" in field:
-            assert Draft7Validator({"definitions": definition["definitions"], **field}).is_valid(field["default"]), path
+            assert Draft7Validator({"sections": definition["sections"], **field}).is_valid(field["default"]), path
 
 
 @pytest.mark.parametrize("kind", [FineTuneConfig, AlignConfig])
