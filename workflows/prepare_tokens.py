@@ -13,6 +13,7 @@ from configs.wire import DataReport, Part, Shard, TokenReport
 from tasks.get_data.task import get_data, scan_shard
 from tasks.tokenize.task import tokenize as join_tokens
 from tasks.tokenize.task import tokenize_part
+from workflows.forms import DEMO, open_form_with
 
 
 class PreparedTokens(NamedTuple):
@@ -89,3 +90,9 @@ def prepare_tokens(
         data=rows.report,
         quarantine=rows.quarantine,
     )
+
+
+# rows, shards and tokenizer come from earlier steps, and have no default
+open_form_with(
+    prepare_tokens, data=DEMO.data, tokenize=DEMO.tokenize, objective=DEMO.train.objective, trust_remote_code=False
+)

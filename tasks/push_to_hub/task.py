@@ -1,13 +1,16 @@
-"""Flyte task: publish one artifact, full or quantized, or say why not."""
+"""Flyte task: publish one artifact, full or quantized, or say why not.
 
-from flytekit import Deck, task
+It has no Deck: it runs as the entry of a map, which the console shows without one; the report has its outcome.
+"""
+
+from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
 from configs.artifacts import PushedArtifact, repository_of
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import CPU, DECK_FIELDS, local_path
+from tasks.runtime.pods import CPU, local_path
 from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 from tasks.runtime.shown_errors import shows_errors
 
@@ -18,8 +21,6 @@ from tasks.runtime.shown_errors import shows_errors
     retries=5,
     secret_requests=[HUB_TOKEN],
     environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
 )
 @shows_errors
 def push_to_hub(
@@ -48,7 +49,7 @@ def push_to_hub(
             f"not pushed to {repository}: {why_not_better(objective, base.scores, tuned.scores)}; "
             "set push_to_hub.only_if_better=false to push it anyway"
         )
-        _tell(note)
+        print(note)
         return Published(artifact=artifact, repository=repository, commit_url=None, note=note)
     token = read_hub_token()
     if token is None:
@@ -57,13 +58,5 @@ def push_to_hub(
     path = local_path(directory)
     commit = upload.publish(path, repository, config.push_to_hub.private, token, text, card.public_config(config))
     note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
-    _tell(note)
-    return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)
-
-
-def _tell(note: str) -> None:
-    """Say what became of the artifact, in the log and in the Deck."""
-    from tasks.decks import html
-
-    Deck("push", html.fragment(html.heading("Publication") + html.paragraph(note)))
     print(note)
+    return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)

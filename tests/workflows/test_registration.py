@@ -278,8 +278,9 @@ def test_a_cluster_that_is_not_there(make: Run, store: Store) -> None:
 
 def test_a_launch_plan_without_its_input(shell: Run, admin: Admin, commit: str) -> None:
     pyflyte = [str(VENV / "bin" / "pyflyte"), "run", "--project", "flytesnacks", "--domain", "development"]
+    tokens = "workflows.prepare_tokens.prepare_tokens"
     for plan, said in (
-        (f"workflows.fine_tune.fine_tune:{commit}", "launch plan workflows.fine_tune.fine_tune needs --config"),
+        (f"{tokens}:{commit}", f"launch plan {tokens} needs --"),
         (
             f"no-such-plan:{commit}",
             "launch plan no-such-plan is not registered (project flytesnacks, domain development",
