@@ -19,7 +19,19 @@ from tasks.runtime.shown_errors import shows_errors
 
 RowTable = Annotated[
     StructuredDataset,
-    kwtypes(row_id=str, kind=str, prompt=str, completion=str, messages=str, rejected=str, label=str, dataset=str),
+    kwtypes(
+        row_id=str,
+        kind=str,
+        prompt=str,
+        completion=str,
+        messages=str,
+        rejected=str,
+        label=str,
+        tools=str,
+        answer=str,
+        rejected_answer=str,
+        dataset=str,
+    ),
 ]
 QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]
 

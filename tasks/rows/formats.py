@@ -11,7 +11,8 @@ from configs.errors import DataError
 from configs.schema import RowFormat, SourceConfig
 from tasks.rows.sources import RawRow
 
-CANONICAL_COLUMNS = ["row_id", "kind", "prompt", "completion", "messages", "rejected", "label"]
+_TEXT_COLUMNS = ["kind", "prompt", "completion", "messages", "rejected", "label", "tools", "answer", "rejected_answer"]
+CANONICAL_COLUMNS = ["row_id", *_TEXT_COLUMNS]
 """The columns of a canonical row, whatever format it came in."""
 # required columns of each format, in the order in which detection tries them: the most specific first
 FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
@@ -140,14 +141,16 @@ def canonical_entries(
 
 
 def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
-    """Return {kind, prompt, completion, messages, rejected, label} of a valid record; all text, empty where unused.
+    """Return the canonical columns of a valid record, but for its id; all text, empty where unused.
 
     `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For kind `messages`, column `messages` holds the JSON
     of [{role, content}, ...], and prompt and completion are the last user and assistant turns, for display. A
     preference has the turns before the answers in `messages`, and the chosen answer in `completion`. The `label` of a
-    KTO row is `true` or `false`.
+    KTO row is `true` or `false`. `tools` is the JSON of OpenAI's list of tool definitions. `answer` and
+    `rejected_answer` are the JSON of a preference's or KTO row's answers, as turns of the assistant, where these are
+    more than text: a tool call, or reasoning.
     """
-    row = {"kind": "pair", "prompt": "", "completion": "", "messages": "", "rejected": "", "label": ""}
+    row = {**dict.fromkeys(_TEXT_COLUMNS, ""), "kind": "pair"}
     if row_format in ("messages", "sharegpt"):
         messages = _openai_messages(record["messages"] if row_format == "messages" else record["conversations"])
         if row_format == "sharegpt" and record.get("system"):

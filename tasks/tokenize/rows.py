@@ -19,7 +19,9 @@ class Row(NamedTuple):
 
     `messages` is JSON: the whole conversation of a `messages` row, or the turns before the answer of a `preference` or
     `kto` row. `completion` is the answer, the chosen one in a `preference` row. `label` is `true` or `false` in a `kto`
-    row. `dataset` is empty for training rows.
+    row. `dataset` is empty for training rows. `tools` is the JSON of the tool definitions. `answer` and
+    `rejected_answer` are the JSON of the answers' turns, where these are more than the text in `completion` and
+    `rejected`.
     """
 
     row_id: str
@@ -30,6 +32,9 @@ class Row(NamedTuple):
     dataset: str = ""
     rejected: str = ""
     label: str = ""
+    tools: str = ""
+    answer: str = ""
+    rejected_answer: str = ""
 
 
 @dataclass(frozen=True)
