@@ -27,6 +27,8 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "text": ("text",),
 }
 OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
+TURN_KEYS = frozenset({"role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "weight"})
+"""The keys of a turn that are read; a turn with `function_call`, OpenAI's old form, is refused."""
 NESTED_INSTANCES = "instances"
 SHAREGPT_ROLES = {
     "human": "user",
@@ -78,6 +80,11 @@ def columns_of(records: list[dict[str, Any]]) -> list[str]:
     return list(dict.fromkeys(column for record in records for column in record))
 
 
+def columns_read(row_format: str) -> tuple[str, ...]:
+    """Return the names of the columns that a format reads, the required ones first."""
+    return FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
+
+
 def shown_columns(columns: Iterable[str]) -> str:
     """Return up to 12 column names for a message. A name that is not a plain word is shown as its number.
 
@@ -126,7 +133,7 @@ def canonical_entries(
     `mapping` comes from `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
     """
     assert isinstance(row.record, dict)
-    columns = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
+    columns = columns_read(row_format)
     group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
     renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
     instances = row.record.get(NESTED_INSTANCES)

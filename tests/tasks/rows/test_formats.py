@@ -10,6 +10,7 @@ from conftest import SHARED_DATA
 from support.loading import LoadedData, load_data
 
 from configs.schema import DataConfig
+from tasks.rows.formats import columns_read
 from tasks.rows.invalid import InvalidRowsError
 
 
@@ -34,6 +35,12 @@ CALL = json.dumps({"name": "weather", "arguments": {"city": "Oslo"}})
 def sharegpt(n: int) -> dict:
     turns = [("human", f"weather {n}?"), ("function_call", CALL), ("observation", "rain"), ("gpt", "It rains.")]
     return {"conversations": [{"from": who, "value": text} for who, text in turns], "system": "Be brief."}
+
+
+def test_the_columns_that_a_format_reads_are_the_required_and_the_optional_ones() -> None:
+    assert columns_read("instruction")[:2] == ("instruction", "output")
+    assert "input" in columns_read("instruction")
+    assert columns_read("text") == ("text",)
 
 
 def test_sharegpt_becomes_messages_with_tool_calls(tmp_path: Path) -> None:
