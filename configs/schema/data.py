@@ -18,7 +18,13 @@ RowFormat = Literal[
     "preference",
     "preference_implicit",
     "preference_sharegpt",
+    "preference_openai",
+    "preference_messages",
     "kto",
+    "kto_messages",
+    "kto_sharegpt",
+    "kto_instruction",
+    "xlam",
 ]
 CheckPolicy = Literal["fail", "quarantine", "warn"]
 
@@ -37,6 +43,11 @@ class ColumnMap(Section):
     chosen: str | None = Field(None, description="Column read as `chosen`, the preferred answer.")
     rejected: str | None = Field(None, description="Column read as `rejected`, the other answer.")
     label: str | None = Field(None, description="Column read as `label`: true for a wanted completion.")
+    tools: str | None = Field(None, description="Column read as `tools`: a list of tool definitions, or its JSON.")
+    system: str | None = Field(None, description="Column read as `system`, the optional text of the system turn.")
+    history: str | None = Field(
+        None, description="Column read as `history`, the optional earlier turns of an instruction: [question, answer]."
+    )
 
 
 class SourceConfig(Section):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
 import pandera.pandas as pa
+from numpy.typing import NDArray
 from pandera.errors import SchemaErrors
 
 from configs.schema import DataConfig
@@ -43,8 +45,8 @@ def conflicts(rows: AllRows, candidates: Mask) -> Positions:
 def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
     """Return the rows that repeat an earlier row, or a row of a given held-out set, wherever it stands.
 
-    Rows are compared by their whole text and their label. Rows of `test` sources and of evaluation sets are never
-    removed: scores are comparable only on a whole set.
+    Rows are compared by their whole text, their label and their tools. Rows of `test` sources and of evaluation sets
+    are never removed: scores are comparable only on a whole set.
     """
     if config.deduplicate == "none":
         return []
@@ -55,9 +57,28 @@ def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
         distinct = order[firsts == order]
         minhashes = rows.signatures(distinct)
         distinct, minhashes = distinct[has_shingles(minhashes)], minhashes[has_shingles(minhashes)]
-        clusters = near_clusters(minhashes, lambda index: rows.text(int(distinct[index])), config.near_threshold)
-        found += _duplicates_and_leaks(rows, "is nearly the same as", distinct, distinct[clusters])
+        originals = _near_originals(rows, distinct, minhashes, config.near_threshold)
+        found += _duplicates_and_leaks(rows, "is nearly the same as", distinct, originals)
     return [repeats for repeats in found if len(repeats.positions)]
+
+
+def _near_originals(rows: AllRows, positions: Positions, minhashes: NDArray[np.uint32], threshold: float) -> Positions:
+    """Return for each row the first one that it nearly repeats, or itself; only rows with the same tools are compared.
+
+    The definitions are no part of the compared texts: many different rows share one long list of tools.
+    """
+    originals = positions.copy()
+    firsts = firsts_of_equals(rows.digests["tools"][positions])
+    order = np.argsort(firsts, kind="stable")
+    for members in np.split(order, np.flatnonzero(np.diff(firsts[order])) + 1):
+        if len(members) > 1:
+            clusters = near_clusters(minhashes[members], partial(_text_of, rows, positions[members]), threshold)
+            originals[members] = positions[members][clusters]
+    return originals
+
+
+def _text_of(rows: AllRows, positions: Positions, index: int) -> str:
+    return rows.text(int(positions[index]))
 
 
 def _duplicates_and_leaks(rows: AllRows, reason: str, positions: Positions, originals: Positions) -> list[Repeats]:

@@ -17,12 +17,12 @@ from tasks.get_data.contamination import EvaluationTexts
 from tasks.get_data.dedup import signatures
 from tasks.get_data.fingerprints import fingerprints
 from tasks.get_data.shard_files import ShardWriter
+from tasks.rows.canonical import canonical_row
 from tasks.rows.checks import check_rows, whole_texts
 from tasks.rows.formats import (
     CANONICAL_COLUMNS,
     Entry,
     canonical_entries,
-    canonical_row,
     column_mapping,
     columns_of,
     detect_format,
@@ -43,7 +43,7 @@ def scan_shard(
 ) -> None:
     """Write the valid rows of `shard` and all failure cases to `directory`; see `ShardWriter`.
 
-    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 80 bytes a row.
+    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 96 bytes a row.
 
     Raises:
         DataError: a file cannot be read or has changed, or the columns fit no format.

@@ -13,6 +13,7 @@ from typing import Any
 from configs.errors import DataError
 from tasks.files.streams import compression, is_remote, open_bytes, open_raw, open_seekable, redacted, user_error
 from tasks.rows.rows import Row, bad_row, fault_of_characters
+from tasks.rows.values import without_padding
 
 _IPC_FILE_START = b"ARROW1"
 _STREAM_END = b"\xff\xff\xff\xff\0\0\0\0"
@@ -24,6 +25,7 @@ _BUFFER_BYTES = 2**20
 def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
     """Yield (number, row) for each row of a Parquet file, an Arrow file or an Arrow stream, as Python values.
 
+    A null in a struct is left out, since a table also has one for each key that a row does not have.
     Memory is bounded by 4,096 rows or about 8 MiB of a Parquet file, by the sizes in its metadata, and by one batch of
     an Arrow file. A local Arrow file is memory-mapped. A compressed file, or a file on a web server that does not serve
     ranges, is first copied to a temporary file.
@@ -57,7 +59,7 @@ def _records(batch: Any) -> Iterator[dict[str, Any]]:
     """Yield the rows of a batch, converting a bounded number of them to Python objects at a time."""
     step = _rows_at_a_time(batch.num_rows, batch.get_total_buffer_size())
     for start in range(0, batch.num_rows, step):
-        yield from batch.slice(start, step).to_pylist()
+        yield from map(without_padding, batch.slice(start, step).to_pylist())
 
 
 def _rows_at_a_time(num_rows: int, num_bytes: int) -> int:

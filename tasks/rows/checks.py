@@ -56,10 +56,15 @@ def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
 
 
 def whole_texts(rows: pd.DataFrame) -> pd.Series:
-    """Return the whole text of each row: its conversation or prompt, then its answers."""
+    """Return the whole text of each row: its conversation or prompt, then its answers; without tool definitions."""
     prompts = rows.messages.where((rows.messages != "") & (rows.kind != "pair"), rows.prompt)
-    answers = rows.completion.where(rows.kind != "messages", "")
-    return prompts + "\n" + answers + "\n" + rows.rejected
+    answers = _whole_answers(rows.completion, rows.answer).where(rows.kind != "messages", "")
+    return prompts + "\n" + answers + "\n" + _whole_answers(rows.rejected, rows.rejected_answer)
+
+
+def _whole_answers(texts: pd.Series, turns: pd.Series) -> pd.Series:
+    """Return answers as text, or as the JSON of a turn where they are more than text."""
+    return texts.where(turns == "", turns)
 
 
 def _without_placeholder(rows: pd.DataFrame) -> pd.Series:
@@ -72,7 +77,8 @@ def _without_replacement(rows: pd.DataFrame) -> pd.Series:
 
 def _within_bounds(rows: pd.DataFrame, config: CheckConfig) -> pd.Series:
     # the last answer of a conversation may be a tool call, which has no text
-    answer_lengths = rows.completion.map(len).where(rows.kind != "messages", config.min_characters)
+    answers = _whole_answers(rows.completion, rows.answer)
+    answer_lengths = answers.map(len).where(rows.kind != "messages", config.min_characters)
     is_long_enough = answer_lengths >= config.min_characters
     if config.max_characters is None:
         return is_long_enough
@@ -92,4 +98,6 @@ def _does_not_repeat(rows: pd.DataFrame) -> pd.Series:
 
 
 def _answers_differ(rows: pd.DataFrame) -> pd.Series:
-    return (rows.kind != "preference") | (rows.completion.str.strip() != rows.rejected.str.strip())
+    chosen = _whole_answers(rows.completion, rows.answer)
+    rejected = _whole_answers(rows.rejected, rows.rejected_answer)
+    return (rows.kind != "preference") | (chosen.str.strip() != rejected.str.strip())

@@ -1,8 +1,7 @@
-"""Recognise the format of a source's rows, and turn a valid row of any format into a canonical row."""
+"""Recognise the format of a source's rows, and name the columns that it reads."""
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, NamedTuple
 from configs.errors import DataError
 from configs.schema import RowFormat, SourceConfig
 from tasks.rows.sources import RawRow
+from tasks.rows.turns import TURN_KEYS as TURN_KEYS
 
 _TEXT_COLUMNS = ["kind", "prompt", "completion", "messages", "rejected", "label", "tools", "answer", "rejected_answer"]
 CANONICAL_COLUMNS = ["row_id", *_TEXT_COLUMNS]
@@ -17,29 +17,35 @@ CANONICAL_COLUMNS = ["row_id", *_TEXT_COLUMNS]
 # required columns of each format, in the order in which detection tries them: the most specific first
 FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "preference_sharegpt": ("conversations", "chosen", "rejected"),
+    "preference_openai": ("input", "preferred_output", "non_preferred_output"),
+    "preference_messages": ("chosen_messages", "rejected_messages"),
     "preference": ("prompt", "chosen", "rejected"),
     "preference_implicit": ("chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
+    "kto_messages": ("messages", "label"),
+    "kto_sharegpt": ("conversations", "label"),
+    "kto_instruction": ("instruction", "output", "label"),
+    "xlam": ("query", "tools", "answers"),
     "messages": ("messages",),
     "sharegpt": ("conversations",),
     "prompt_completion": ("prompt", "completion"),
     "instruction": ("instruction", "output"),
     "text": ("text",),
 }
-OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
-TURN_KEYS = frozenset({"role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "weight"})
-"""The keys of a turn that are read; a turn with `function_call`, OpenAI's old form, is refused."""
-NESTED_INSTANCES = "instances"
-SHAREGPT_ROLES = {
-    "human": "user",
-    "user": "user",
-    "gpt": "assistant",
-    "assistant": "assistant",
-    "system": "system",
-    "function_call": "assistant",
-    "observation": "tool",
-    "tool": "tool",
+_CHAT = ("system", "tools")
+_ALPACA = ("input", "context", "system", "history", "tools")
+OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
+    **dict.fromkeys(("preference_sharegpt", "preference_messages", "preference", "preference_implicit"), _CHAT),
+    **dict.fromkeys(("kto", "kto_messages", "kto_sharegpt", "messages", "sharegpt", "prompt_completion"), _CHAT),
+    "preference_openai": ("system",),
+    "xlam": ("system",),
+    "kto_instruction": _ALPACA,
+    "instruction": _ALPACA,
 }
+# Here a label may also be the class of a text: it is a judgement only if it is true or false.
+_JUDGED = frozenset({"kto_messages", "kto_sharegpt", "kto_instruction"})
+_JUDGEMENTS = frozenset({True, False, "true", "false", "True", "False"})
+NESTED_INSTANCES = "instances"
 _SHOWN_COLUMNS = 12
 _NAME = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 
@@ -66,13 +72,21 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
         names.add("output")
     candidates = FORMAT_COLUMNS if source.format == "auto" else {source.format: FORMAT_COLUMNS[source.format]}
     for name, columns in candidates.items():
-        if set(columns) <= names:
+        if set(columns) <= names and (source.format != "auto" or _is_judged(name, records, mapping)):
             return name  # type: ignore[return-value]
     needed = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
         f"{where}: {label} has the columns {shown_columns(found)}, but needs {needed}\n"
         + _mapping_advice(found, source.format)
     )
+
+
+def _is_judged(row_format: str, records: list[dict[str, Any]], mapping: dict[str, str]) -> bool:
+    """Return whether rows have judgements in `label`, if the format is one in which a label may be something else."""
+    if row_format not in _JUDGED:
+        return True
+    labels = [record.get(mapping.get("label", "label")) for record in records]
+    return any(isinstance(label, bool | str) and label in _JUDGEMENTS for label in labels)
 
 
 def columns_of(records: list[dict[str, Any]]) -> list[str]:
@@ -145,100 +159,3 @@ def canonical_entries(
             yield Entry(f"{row_id}.{number}", row.file, row.row, group, record)
     else:
         yield Entry(row_id, row.file, row.row, group, renamed)
-
-
-def canonical_row(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
-    """Return the canonical columns of a valid record, but for its id; all text, empty where unused.
-
-    `kind` is `pair`, `messages`, `text`, `preference` or `kto`. For kind `messages`, column `messages` holds the JSON
-    of [{role, content}, ...], and prompt and completion are the last user and assistant turns, for display. A
-    preference has the turns before the answers in `messages`, and the chosen answer in `completion`. The `label` of a
-    KTO row is `true` or `false`. `tools` is the JSON of OpenAI's list of tool definitions. `answer` and
-    `rejected_answer` are the JSON of a preference's or KTO row's answers, as turns of the assistant, where these are
-    more than text: a tool call, or reasoning.
-    """
-    row = {**dict.fromkeys(_TEXT_COLUMNS, ""), "kind": "pair"}
-    if row_format in ("messages", "sharegpt"):
-        messages = _openai_messages(record["messages"] if row_format == "messages" else record["conversations"])
-        if row_format == "sharegpt" and record.get("system"):
-            messages.insert(0, {"role": "system", "content": record["system"]})
-        return row | {
-            "kind": "messages",
-            "prompt": last_user_turn(messages[:-1]),
-            "completion": messages[-1].get("content") or "",
-            "messages": json.dumps(messages, ensure_ascii=False),
-        }
-    if row_format in ("preference", "preference_sharegpt", "preference_implicit"):
-        return row | _preference(row_format, record)
-    if row_format == "kto":
-        prompt, history = _prompt(record["prompt"])
-        answer = _answer(record["completion"])
-        label = "true" if record["label"] in (True, 1, "true", "True") else "false"
-        return row | {"kind": "kto", "prompt": prompt, "completion": answer, "messages": history, "label": label}
-    if row_format == "text":
-        return row | {"kind": "text", "completion": record["text"]}
-    if row_format == "instruction":
-        context = record.get("input") or ""
-        prompt = f"{record['instruction']}\n\n{context}" if context.strip() else record["instruction"]
-        return row | {"prompt": prompt, "completion": record["output"]}
-    return row | {"prompt": record["prompt"], "completion": record["completion"]}
-
-
-def last_user_turn(messages: list[dict[str, Any]]) -> str:
-    """Return the content of the last user turn, or an empty text."""
-    return next((str(turn["content"]) for turn in reversed(messages) if turn["role"] == "user"), "")
-
-
-def _preference(row_format: RowFormat, record: dict[str, Any]) -> dict[str, str]:
-    if row_format != "preference":
-        history = _openai_messages(
-            record["conversations"] if row_format == "preference_sharegpt" else record["chosen"][:-1]
-        )
-        prompt, messages = last_user_turn(history), json.dumps(history, ensure_ascii=False)
-    else:
-        prompt, messages = _prompt(record["prompt"])
-    chosen, rejected = _answer(record["chosen"]), _answer(record["rejected"])
-    return {"kind": "preference", "prompt": prompt, "completion": chosen, "rejected": rejected, "messages": messages}
-
-
-def _openai_messages(turns: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Return turns as {role, content, ...}; ShareGPT's from/value and its function calls become OpenAI's."""
-    messages: list[dict[str, Any]] = []
-    for turn in turns:
-        if "from" not in turn:
-            kept = {"role": turn["role"], "content": join_text_parts(turn.get("content")) or ""}
-            kept |= {key: turn[key] for key in ("tool_calls", "tool_call_id", "name") if turn.get(key)}
-            # OpenAI's mark for an answer that is not trained
-            messages.append(kept | ({"weight": 0} if turn.get("weight") == 0 else {}))
-        elif turn["from"] == "function_call":
-            call = json.loads(turn["value"])
-            function = {"name": call["name"], "arguments": call.get("arguments", {})}
-            messages.append(
-                {"role": "assistant", "content": "", "tool_calls": [{"type": "function", "function": function}]}
-            )
-        else:
-            messages.append({"role": SHAREGPT_ROLES[turn["from"]], "content": turn["value"]})
-    return messages
-
-
-def join_text_parts(content: Any) -> Any:
-    """Return OpenAI's list of text parts as one text; return any other content as it is."""
-    if not isinstance(content, list) or not content:
-        return content
-    parts = [part.get("text") if isinstance(part, dict) and part.get("type") == "text" else None for part in content]
-    return content if any(not isinstance(part, str) for part in parts) else "".join(map(str, parts))
-
-
-def _prompt(value: str | list[dict[str, Any]]) -> tuple[str, str]:
-    """Return (last user turn, JSON of all turns or nothing) of a prompt that is a text or a list of messages."""
-    if isinstance(value, str):
-        return value, ""
-    messages = _openai_messages(value)
-    return last_user_turn(messages), json.dumps(messages, ensure_ascii=False)
-
-
-def _answer(value: str | dict[str, Any] | list[dict[str, Any]]) -> str:
-    """Return the text of an answer that is a text, one turn, or a list of turns that ends with it."""
-    if isinstance(value, str):
-        return value
-    return str(_openai_messages(value if isinstance(value, list) else [value])[-1]["content"])

@@ -16,6 +16,7 @@ from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, find_files
 from tasks.files.streams import range_digest, redacted
 from tasks.rows.readers import BadRow, Row, read_rows
+from tasks.rows.values import without_padding
 
 # fixed seeds: a seed is part of an embedded data set, as content is part of a file
 _EMBEDDED_SEEDS = {EMBEDDED_DATA: 0, EMBEDDED_PREFERENCES: 1}
@@ -117,6 +118,8 @@ def hub_records(
 ) -> Iterator[dict[str, Any]]:
     """Return the rows of a hub data set; `streaming` fetches rows as they are read, not all of them first.
 
+    Nulls in structs are left out, as in a Parquet file.
+
     Raises:
         DataError: the data set has no such configuration or split.
         HubError: the data set cannot be loaded.
@@ -138,4 +141,4 @@ def hub_records(
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"
         ) from None
-    return (dict(record) for record in dataset)
+    return (without_padding(dict(record)) for record in dataset)

@@ -14,8 +14,9 @@ from configs.objectives import OBJECTIVES, Objective
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FailureCase
 from tasks.files.places import file_size, find_files, is_splittable
+from tasks.rows.canonical import canonical_row
 from tasks.rows.checks import check_rows, whole_texts
-from tasks.rows.formats import CANONICAL_COLUMNS, Entry, canonical_entries, canonical_row, column_mapping, detect_format
+from tasks.rows.formats import CANONICAL_COLUMNS, Entry, canonical_entries, column_mapping, detect_format
 from tasks.rows.invalid import InvalidRowsError, describe_invalid
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults

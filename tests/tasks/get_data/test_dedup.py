@@ -17,6 +17,7 @@ from tasks.get_data import dedup
 from tasks.get_data.dedup import NUM_PERM, band_shape, has_shingles, near_clusters, normalized, shingles, signatures
 from tasks.get_data.fingerprints import fingerprints
 from tasks.get_data.hashed_texts import HashedTexts, firsts_of_equals
+from tasks.rows.formats import CANONICAL_COLUMNS
 
 FEW_WORDS = st.lists(st.sampled_from("abc"), max_size=8).map(" ".join)
 ANY_TEXTS = st.lists(st.one_of(FEW_WORDS, st.text(max_size=12)), max_size=12)
@@ -30,10 +31,7 @@ def jaccard(one: str, other: str) -> float:
 
 def exact_duplicates(texts: Sequence[str]) -> list[int]:
     """Return for each text the index of the first one with the same fingerprint, as the stage finds them."""
-    rows = pd.DataFrame(
-        {"completion": texts, **dict.fromkeys(("prompt", "rejected", "messages", "label"), "")}, dtype=object
-    )
-    rows["kind"] = "text"
+    rows = pd.DataFrame({**dict.fromkeys(CANONICAL_COLUMNS, ""), "completion": texts, "kind": "text"}, dtype=object)
     return firsts_of_equals(fingerprints(rows, [None] * len(rows), 0)["content"]).tolist()
 
 

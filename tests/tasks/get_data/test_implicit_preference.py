@@ -91,12 +91,8 @@ def test_earlier_tool_calls_must_be_the_same() -> None:
         (None, "is missing"),
         (7, "is a number, not a list of messages"),
         (turns("q", " "), "turn 2 content is empty"),
-        (
-            [{"role": "user", "content": "q"}, {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}],
-            "ends with a tool call, but the answer must be text",
-        ),
     ],
-    ids=["ends", "no_question", "empty", "missing", "number", "blank", "call"],
+    ids=["ends", "no_question", "empty", "missing", "number", "blank"],
 )
 def test_each_conversation_is_checked_turn_by_turn(chosen: object, reason: str) -> None:
     assert faults((chosen, turns("q", "bad"))) == [(0, "chosen", reason)]
@@ -118,20 +114,6 @@ def test_texts_are_refused_with_advice() -> None:
         reason == "is text, which does not show where the prompt ends; write lists of messages, or map a prompt column"
         for _, _, reason in found
     )
-
-
-@pytest.mark.parametrize("row_format", ["preference", "kto"])
-def test_an_answer_that_is_only_a_tool_call_is_refused(row_format: str) -> None:
-    """A canonical row would hold nothing of such an answer."""
-    call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f"}}]}
-    sharegpt = {"from": "function_call", "value": '{"name": "f"}'}
-    names = {"preference": ["chosen", "rejected"], "kto": ["completion"]}[row_format]
-    rest = {"preference": {"prompt": "q"}, "kto": {"prompt": "q", "label": True}}[row_format]
-    for answer in (call, [call], sharegpt):
-        table = pd.DataFrame([rest | dict.fromkeys(names, answer)], dtype=object)
-        found = find_faults(row_format, table)
-        assert list(found["column"]) == names
-        assert set(found["reason"]) == {"is a tool call, but the answer must be text"}
 
 
 def test_failures_keep_the_index_and_the_value_of_their_row() -> None:

@@ -122,7 +122,8 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
     formats: dict[str, dict[str, object]] = {
         "prompt_completion": {"prompt": "question", "completion": "answer"},
         "instruction": {"instruction": "question", "input": "context", "output": "answer"},
-        "messages": {"messages": CHAT},
+        "messages": {"messages": CHAT, "tools": [{"name": "f"}], "system": "Be brief."},
+        "kto_instruction": {"instruction": "q", "output": "a", "label": True, "history": [["u", "a"]]},
         "sharegpt": {"conversations": SHAREGPT},
         "preference": {"prompt": "question", "chosen": "good", "rejected": "bad"},
         "kto": {"prompt": "question", "completion": "answer", "label": True},
@@ -139,8 +140,13 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
         # every row was read and is valid
         load_data(config)
     path.write_text(path.read_text() + json.dumps({**row, "other_name": None}) + "\n")
-    if column == "input":
-        # the only column that may be empty
+    if column in ("tools", "system"):
+        # these may be empty, and are no part of the question
+        with pytest.raises(DataError, match="all rows ask the same question"):
+            load_data(config)
+        return
+    if column in ("input", "history"):
+        # these may be empty too, which makes another question
         assert load_data(config).report.sources[0].kept == 13
         return
     with pytest.raises(InvalidRowsError, match=rf"rows.jsonl row 13, column {column}: is missing"):

@@ -74,7 +74,8 @@ def test_messages_keep_their_tool_calls(tmp_path: Path) -> None:
         }
 
     messages = json.loads(canonical_row(load(tmp_path / "m.jsonl", [row(n) for n in range(12)])).messages)
-    assert messages[1] == {"role": "assistant", "content": "", "tool_calls": [call]}
+    called = {**call, "function": {"name": "f", "arguments": {}}}
+    assert messages[1] == {"role": "assistant", "content": "", "tool_calls": [called]}
     assert messages[2] == {"role": "tool", "content": "t", "tool_call_id": "1"}
 
 
@@ -117,19 +118,21 @@ def test_real_preferences_in_sharegpt_form_load_whole() -> None:
 
 
 def turns(*roles: str) -> list[dict]:
-    return [{"role": role, "content": "x"} for role in roles]
+    call = {"role": "assistant", "tool_calls": [{"function": {"name": "f"}}]}
+    return [call if role == "call" else {"role": role, "content": "x"} for role in roles]
 
 
 @pytest.mark.parametrize(
     ("row", "reason"),
     [
-        ({"messages": turns("user", "assistant", "tool")}, "does not end with an assistant turn"),
+        ({"messages": turns("user", "call", "tool")}, "does not end with an assistant turn"),
+        ({"messages": turns("user", "assistant", "tool", "assistant")}, "turn 3 is from a tool that no assistant turn"),
         ({"messages": turns("user", "tool", "assistant")}, "turn 2 is from a tool that no assistant turn"),
         (
             {"messages": [*turns("user"), {"role": "assistant", "tool_calls": [{}]}]},
             "tool calls without function names",
         ),
-        ({"messages": turns("user", "assistant", "tool", "user", "assistant")}, "the assistant should answer the tool"),
+        ({"messages": turns("user", "call", "tool", "user", "assistant")}, "the assistant should answer the tool"),
         ({"conversations": [{"from": "robot", "value": "x"}]}, "turn 1 has a `from` that is none of"),
         ({"conversations": [{"from": "human", "value": ""}]}, "turn 1 value is empty"),
         (

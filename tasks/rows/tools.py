@@ -1,0 +1,138 @@
+"""Read tool definitions and tool calls, in the forms that data sets have, as OpenAI's.
+
+OpenAI's form of a definition is {"type": "function", "function": {"name", "description", "parameters"}}, and that of a
+call {"type": "function", "function": {"name", "arguments"}}. The arguments become an object in every case.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from tasks.rows.values import Fault, is_json, is_missing, parse_json, read_text, type_name
+
+Tool = dict[str, Any]
+Call = dict[str, Any]
+
+
+def read_tools(value: Any) -> list[Tool]:
+    """Return tool definitions: a list, or the JSON text of one; nothing for a missing or empty one.
+
+    A bare function (`name`, `description`, `parameters`) is wrapped into OpenAI's form.
+
+    Raises:
+        Fault: the text is not JSON, or an entry is no function with a name.
+    """
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, str):
+        value = _parsed(value, "is text that is not JSON")
+    if isinstance(value, dict):
+        value = [value]
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise Fault(f"is {type_name(value)}, not a list of tool definitions")
+    return [_tool(entry, number) for number, entry in enumerate(value, 1)]
+
+
+def _tool(entry: Any, number: int) -> Tool:
+    if isinstance(entry, str):
+        entry = _parsed(entry, f"tool {number} is text that is not JSON")
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+        raise Fault(f"tool {number} is not a function with a name")
+    if not is_json(entry):
+        raise Fault(f"tool {number} holds a value that JSON does not have")
+    if function is not entry:
+        return {"type": "function", **entry}
+    # the newer form of OpenAI's API has `type` beside the name
+    function = {key: item for key, item in function.items() if key != "type" or item != "function"}
+    if "parameters" in function:
+        function["parameters"] = _schema(function["parameters"])
+    return {"type": "function", "function": function}
+
+
+def _schema(parameters: Any) -> Any:
+    """Return parameters as a JSON schema; xLAM's rows list the properties alone."""
+    is_bare = (
+        isinstance(parameters, dict)
+        and bool(parameters)
+        and not {"type", "properties", "$ref", "anyOf"} & set(parameters)
+        and all(isinstance(item, dict) for item in parameters.values())
+    )
+    return {"type": "object", "properties": parameters} if is_bare else parameters
+
+
+def read_calls(value: Any) -> list[Call]:
+    """Return tool calls: a list of OpenAI's or of {"name", "arguments"}, or the JSON text of one.
+
+    Raises:
+        Fault: a call has no name, or its arguments are not a JSON object.
+    """
+    if is_missing(value) or (isinstance(value, str) and not value.strip()):
+        return []
+    if isinstance(value, str):
+        value = _parsed(value, "has tool calls that are not JSON")
+    return [_call(entry) for entry in (value if isinstance(value, list) else [value])]
+
+
+def read_call_text(text: Any) -> list[Call]:
+    """Return the calls of a ShareGPT turn `function_call`: the JSON of one call, or of a list of parallel ones.
+
+    Raises:
+        Fault: the text is not JSON, or is not such a call.
+    """
+    try:
+        read_text(text)
+    except Fault as fault:
+        raise Fault(f"value {fault}") from None
+    calls = _parsed(text, "is a function call that is not JSON")
+    calls = calls if isinstance(calls, list) and calls else [calls]
+    if not all(isinstance(call, dict) and isinstance(call.get("name"), str) for call in calls):
+        raise Fault("is a function call without a name")
+    return [_call(call) for call in calls]
+
+
+def _call(entry: Any) -> Call:
+    function = entry.get("function", entry) if isinstance(entry, dict) else None
+    if not isinstance(function, dict) or not isinstance(function.get("name"), str) or not function["name"].strip():
+        raise Fault("has tool calls without function names")
+    call: Call = {"type": "function", "function": {"name": function["name"], "arguments": _arguments(function)}}
+    if function is entry or is_missing(entry.get("id")) or entry["id"] == "":
+        return call
+    if not isinstance(entry["id"], str | int):
+        raise Fault("has a tool call whose id is not text")
+    return {"id": str(entry["id"]), **call}
+
+
+def _arguments(function: dict[str, Any]) -> dict[str, Any]:
+    arguments = function.get("arguments")
+    if is_missing(arguments) or (isinstance(arguments, str) and not arguments.strip()):
+        return {}
+    fault = "has a tool call whose arguments are not a JSON object"
+    if isinstance(arguments, str):
+        arguments = _parsed(arguments, fault)
+    if not isinstance(arguments, dict) or not is_json(arguments):
+        raise Fault(fault)
+    return arguments
+
+
+def check_calls(turns: Sequence[dict[str, Any]], tools: list[Tool], column: str) -> None:
+    """Check that `tools`, where there are any, define every tool that the turns of a column call.
+
+    Raises:
+        Fault: a call is to another tool.
+    """
+    defined = {tool["function"]["name"] for tool in tools}
+    for number, turn in enumerate(turns, 1):
+        names = {call["function"]["name"] for call in turn.get("tool_calls", ())}
+        if defined and not names <= defined:
+            raise Fault(f"turn {number} calls a tool that `tools` does not define", column)
+
+
+def _parsed(text: str, fault: str) -> Any:
+    try:
+        return parse_json(text)
+    except ValueError:
+        raise Fault(fault) from None
