@@ -81,7 +81,7 @@ class SourceCount(WireType):
 
 
 class CheckCount(WireType):
-    """How many rows a check found, and its policy: `fail`, `quarantine` or `warn`."""
+    """How many rows a check found, and its policy: `fail`, `quarantine` or `warn`; `mend` for `data.tolerate`."""
 
     check: str
     policy: str

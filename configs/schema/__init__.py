@@ -15,7 +15,15 @@ from pydantic import Field, model_validator
 from configs.artifacts import QUANTIZATIONS, methods_of
 from configs.errors import either
 from configs.objectives import SCORING
-from configs.schema.data import CheckConfig, CheckPolicy, ColumnMap, DataConfig, RowFormat, SourceConfig
+from configs.schema.data import (
+    CheckConfig,
+    CheckPolicy,
+    ColumnMap,
+    DataConfig,
+    RowFormat,
+    SourceConfig,
+    ToleranceConfig,
+)
 from configs.schema.evaluate import EvaluateConfig
 from configs.schema.model import ModelConfig
 from configs.schema.plan import PlanConfig
@@ -41,6 +49,7 @@ __all__ = [
     "RunConfig",
     "SourceConfig",
     "TokenizeConfig",
+    "ToleranceConfig",
     "TrainConfig",
     "fault_of_tokenize",
 ]

@@ -140,6 +140,25 @@ class CheckConfig(Section):
     )
 
 
+class ToleranceConfig(Section):
+    """Which conversations are mended and not refused. The report counts the mended rows of each setting."""
+
+    merge_consecutive_turns: bool = Field(
+        False, description="Join neighbouring turns of one role, with a blank line between them."
+    )
+    drop_leading_assistant_turn: bool = Field(
+        False, description="Drop an assistant's turn that comes before the first user's."
+    )
+    drop_trailing_user_turn: bool = Field(
+        False, description="Drop a user's turn that no answer follows, at the end of a conversation."
+    )
+    fold_system_turn: bool = Field(
+        False,
+        description="Put the text of the system turn at the beginning of the first user turn, for chat templates that "
+        "have no place for a system turn.",
+    )
+
+
 class DataConfig(Section):
     """Where rows come from, how they are checked, and how they are split."""
 
@@ -189,6 +208,9 @@ class DataConfig(Section):
         0, description="Seed of the split, which depends on it and on the rows' content, not on their order."
     )
     checks: CheckConfig = Field(CheckConfig(), description="Checks of the rows' content.")
+    tolerate: ToleranceConfig = Field(
+        ToleranceConfig(), description="Conversations that break a rule and are mended instead of refused."
+    )
 
     @field_validator("sources", mode="before")
     @classmethod

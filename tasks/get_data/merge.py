@@ -162,12 +162,14 @@ def summary_lines(report: DataReport) -> list[str]:
     ]
 
 
-_POLICY_LABELS = {"warn": "warning", "quarantine": "quarantined", "fail": "quarantined"}
+_POLICY_LABELS = {"mend": "mended", "warn": "warning", "quarantine": "quarantined", "fail": "quarantined"}
 
 
 def _describe_check(count: CheckCount) -> str:
     examples = f", such as {', '.join(count.first_rows[:3])}"
     if count.check == "leak":
         return f"repeat a row of a given held-out set, or have its prompt or group{examples}"
+    if count.policy == "mend":
+        return f"by data.tolerate.{count.check}{examples}"
     setting = "data.contamination" if count.check == "contamination" else f"data.checks.{count.check}"
     return f"fail {setting}{examples}"

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from configs.schema import DataConfig
+from configs.schema import DataConfig, ToleranceConfig
 from configs.wire import CheckCount, FailureCase, SourceCount
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import Repeats
@@ -43,6 +43,7 @@ class RemovedRows:
     def __post_init__(self) -> None:
         checks = self.config.checks
         self.policies = checks.model_dump() | {"contamination": self.config.contamination_policy, "format": "fail"}
+        self.policies |= dict.fromkeys(ToleranceConfig.model_fields, "mend")
         self.quarantined = np.zeros(len(self.rows), dtype=bool)
         self.repeated = np.zeros(len(self.rows), dtype=bool)
         self._invalid = np.zeros(len(self.rows), dtype=bool)

@@ -11,13 +11,12 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from configs.schema import DataConfig, RowFormat, SourceConfig
+from configs.schema import DataConfig, RowFormat, SourceConfig, ToleranceConfig
 from configs.wire import Shard
 from tasks.get_data.contamination import EvaluationTexts
 from tasks.get_data.dedup import signatures
 from tasks.get_data.fingerprints import fingerprints
 from tasks.get_data.shard_files import ShardWriter
-from tasks.rows.canonical import canonical_row
 from tasks.rows.checks import check_rows, whole_texts
 from tasks.rows.formats import (
     CANONICAL_COLUMNS,
@@ -30,6 +29,7 @@ from tasks.rows.formats import (
 from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
+from tasks.rows.tolerance import mended_entry, mended_row
 
 # a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
@@ -125,7 +125,7 @@ class _ShardScan:
                 self.num_invalid += 1
                 continue
             for entry in canonical_entries(self.mapping, self.row_format, row, self.config.group_by):
-                entries.append((self.num_read, entry))
+                entries.append((self.num_read, mended_entry(self.row_format, entry, self.config.tolerate)))
                 self.has_group = self.has_group or self.config.group_by in row.record
                 self.num_read += 1
         rows, groups = self._valid_rows(entries, failures)
@@ -151,16 +151,13 @@ class _ShardScan:
                 failures.append(_failure(read_index, -1, entry, fault.column, "format", fault.reason, fault.value))
         self.num_invalid += len(invalid)
         valid = [numbered_entry for index, numbered_entry in enumerate(entries) if index not in invalid]
-        rows = [
-            {
-                "read_index": read_index,
-                "file": entry.file,
-                "row": entry.row,
-                "row_id": entry.row_id,
-                **canonical_row(self.row_format, entry.record),
-            }
-            for read_index, entry in valid
-        ]
+        rows = []
+        for read_index, entry in valid:
+            row, changes = mended_row(self.row_format, entry, self.config.tolerate)
+            identity = {"read_index": read_index, "file": entry.file, "row": entry.row, "row_id": entry.row_id}
+            rows.append({**identity, **row})
+            for name in changes:
+                self._count(name, entry.row_id)
         columns = ["read_index", "file", "row", *CANONICAL_COLUMNS]
         return pd.DataFrame(rows, columns=columns, dtype=object), [entry.group for _, entry in valid]
 
@@ -173,12 +170,15 @@ class _ShardScan:
             faults.append((hit.row, "contamination", "(row)", reason))
         for index, check, column, reason in faults:
             row = rows.iloc[index]
-            self.num_failed[check] += 1
-            if self.num_failed[check] <= _NAMED_ROWS:
-                self.first_rows.setdefault(check, []).append(row.row_id)
+            self._count(check, row.row_id)
             if policies[check] != "warn":
                 position = self.writer.num_rows + index
                 failures.append(_failure(row["read_index"], position, row, column, check, reason, texts.iloc[index]))
+
+    def _count(self, check: str, row_id: str) -> None:
+        self.num_failed[check] += 1
+        if self.num_failed[check] <= _NAMED_ROWS:
+            self.first_rows.setdefault(check, []).append(row_id)
 
 
 def _failure(
@@ -203,24 +203,32 @@ def _evaluation_texts(config: DataConfig, revisions: list[str], token: str | Non
         (
             identified_text
             for number, (source, revision) in enumerate(zip(config.contamination, revisions, strict=True))
-            for identified_text in _texts_with_ids(source, revision, token, f"data.contamination[{number}]")
+            for identified_text in _texts_with_ids(
+                source, revision, token, f"data.contamination[{number}]", config.tolerate
+            )
         ),
         config.contamination_ngram,
     )
 
 
-def _texts_with_ids(source: SourceConfig, revision: str, token: str | None, where: str) -> Iterator[tuple[str, str]]:
+def _texts_with_ids(
+    source: SourceConfig, revision: str, token: str | None, where: str, tolerate: ToleranceConfig
+) -> Iterator[tuple[str, str]]:
     """Yield (row id, whole text) for each valid row of a source."""
     first = first_records(source, revision, token)
     row_format = detect_format(source, source_label(source), first, where)
     for batch in _batches(read_source(source, revision, token)):
         usable = [row for row in batch if not isinstance(row.record, BadRow)]
-        entries = [entry for row in usable for entry in canonical_entries(column_mapping(source), row_format, row)]
+        entries = [
+            mended_entry(row_format, entry, tolerate)
+            for row in usable
+            for entry in canonical_entries(column_mapping(source), row_format, row)
+        ]
         if not entries:
             continue
         invalid = set(find_faults(row_format, pd.DataFrame([entry.record for entry in entries], dtype=object))["index"])
         rows = [
-            {"row_id": entry.row_id, **canonical_row(row_format, entry.record)}
+            {"row_id": entry.row_id, **mended_row(row_format, entry, tolerate)[0]}
             for index, entry in enumerate(entries)
             if index not in invalid
         ]

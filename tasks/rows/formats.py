@@ -130,13 +130,17 @@ def column_mapping(source: SourceConfig) -> dict[str, str]:
 
 
 class Entry(NamedTuple):
-    """A row to validate: its id, file and number, its value of `data.group_by`, and its canonical columns."""
+    """A row to validate: its id, file and number, its value of `data.group_by`, and its columns under canonical names.
+
+    `mended` are the settings of `data.tolerate` that changed it.
+    """
 
     row_id: str
     file: str
     row: int
     group: str | None
     record: dict[str, Any]
+    mended: tuple[str, ...] = ()
 
 
 def canonical_entries(

@@ -11,16 +11,16 @@ import pandas as pd
 
 from configs.errors import DataError, HubError
 from configs.objectives import OBJECTIVES, Objective
-from configs.schema import DataConfig, SourceConfig
+from configs.schema import DataConfig, SourceConfig, ToleranceConfig
 from configs.wire import FailureCase
 from tasks.files.places import file_size, find_files, is_splittable
-from tasks.rows.canonical import canonical_row
 from tasks.rows.checks import check_rows, whole_texts
 from tasks.rows.formats import CANONICAL_COLUMNS, Entry, canonical_entries, column_mapping, detect_format
 from tasks.rows.invalid import InvalidRowsError, describe_invalid
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
+from tasks.rows.tolerance import mended_entry, mended_row
 from tasks.tokenize.checks import wrong_kind_error
 
 NUM_ROWS = 20
@@ -77,13 +77,14 @@ def read_first_rows(
         if isinstance(row.record, BadRow):
             failures.append(_failure(row, "format", "(row)", row.record.reason, row.record.value))
         else:
-            entries += list(canonical_entries(mapping, row_format, row, config.group_by))
+            for entry in canonical_entries(mapping, row_format, row, config.group_by):
+                entries.append(mended_entry(row_format, entry, config.tolerate))
     faulty: set[int] = set()
     for fault in find_faults(row_format, _table(entries)).itertuples() if entries else ():
         faulty.add(fault.index)
         failures.append(_failure(entries[fault.index], "format", fault.column, fault.reason, fault.value))
     valid = [entry for position, entry in enumerate(entries) if position not in faulty]
-    rows = _canonical_rows(row_format, valid)
+    rows = _canonical_rows(row_format, valid, config.tolerate)
     invalid = {(failure.file, failure.row) for failure in failures}
     texts = whole_texts(rows) if valid else pd.Series([], dtype=object)
     policies = config.checks.model_dump()
@@ -165,8 +166,8 @@ def _table(entries: Sequence[Entry]) -> pd.DataFrame:
     return pd.DataFrame([entry.record for entry in entries], dtype=object)
 
 
-def _canonical_rows(row_format: Any, entries: Sequence[Entry]) -> pd.DataFrame:
-    rows = [{"row_id": entry.row_id, **canonical_row(row_format, entry.record)} for entry in entries]
+def _canonical_rows(row_format: Any, entries: Sequence[Entry], tolerate: ToleranceConfig) -> pd.DataFrame:
+    rows = [{"row_id": entry.row_id, **mended_row(row_format, entry, tolerate)[0]} for entry in entries]
     return pd.DataFrame(rows, columns=CANONICAL_COLUMNS, dtype=object)
 
 
