@@ -70,6 +70,13 @@ def test_arguments_as_an_object_and_as_text_give_the_same_row(arguments: object)
     assert (row["kind"], row["prompt"], row["completion"]) == ("messages", "Weather in Paris?", "12 C.")
 
 
+@pytest.mark.parametrize("content", [None, "", " \n", []])
+def test_a_call_without_text_has_an_empty_content(content: object) -> None:
+    assert read_record(chat(USER, {**CALLED, "content": content}))["messages"] == [USER, CALLED]
+    beside = {**CALLED, "content": "I look it up."}
+    assert read_record(chat(USER, beside))["messages"] == [USER, beside]
+
+
 def test_parallel_calls_have_several_results() -> None:
     calls = [{"id": name, **PARIS} for name in ("a", "b")]
     turns = [USER, {"role": "assistant", "content": "", "tool_calls": calls}]
