@@ -230,7 +230,9 @@ def _prompt_of_answers(
 ) -> dict[str, str]:
     for column, answer in found.items():
         check_calls([*turns, answer], values["tools"], column)
-    return {**answers.prompt_columns(prompt, _with_system(turns, values["system"], "prompt")), **_tools(values)}
+    # the first column of every format holds the turns before the answer
+    turns = _with_system(turns, values["system"], next(iter(values)))
+    return {**answers.prompt_columns(prompt, turns), **_tools(values)}
 
 
 def _shared_prompt(values: Values, chosen: str, rejected: str) -> dict[str, str]:

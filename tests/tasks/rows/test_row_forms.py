@@ -53,6 +53,8 @@ def test_a_system_text_becomes_the_system_turn(record: dict[str, Any]) -> None:
 def test_two_different_systems_are_refused() -> None:
     record = {"messages": [SYSTEM, USER, ANSWER], "system": "Be verbose."}
     assert faults(record) == [("system", "contradicts the system turn in messages")]
+    judged = {**record, "label": True}
+    assert faults(judged) == [("system", "contradicts the system turn in messages")]
     assert faults({**record, "system": 7}) == [("system", "is a number, not text; quote it or map another column")]
 
 
