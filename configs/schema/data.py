@@ -117,7 +117,11 @@ class CheckConfig(Section):
         "warn", description="For rows whose completion is, or begins with, the whole prompt."
     )
     same_answers: CheckPolicy = Field("fail", description="For preferences whose chosen and rejected answer are equal.")
-    conflict: CheckPolicy = Field("warn", description="For rows with the same prompt but different completions.")
+    conflict: CheckPolicy = Field(
+        "warn",
+        description="For rows with the same prompt but different completions; prompts are compared as `deduplicate` "
+        "says.",
+    )
     system_prompts: Literal["warn", "off"] = Field(
         "warn",
         description="Warn if some conversations have a system turn and others none, or if there are 2 to 10 different "
@@ -147,10 +151,11 @@ class DataConfig(Section):
         description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
         "quarantine, with reasons.",
     )
-    deduplicate: Literal["none", "exact", "near"] = Field(
+    deduplicate: Literal["none", "exact", "normalized", "near"] = Field(
         "exact",
-        description="Remove rows that equal an earlier row apart from case and white space; `near` also removes rows "
-        "whose MinHash similarity reaches `near_threshold`.",
+        description="Remove rows that repeat an earlier row: `exact` compares every character (in Unicode form NFC), "
+        "`normalized` ignores case and white space, and `near` also removes rows whose MinHash similarity reaches "
+        "`near_threshold`.",
     )
     near_threshold: float = Field(
         0.8, gt=0.0, le=1.0, description="Jaccard similarity of word 3-grams; read when `deduplicate` is near."

@@ -24,7 +24,7 @@ FEW_ROWS = 50
 def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) -> DataReport:
     """Write `train.parquet`, `test.parquet` and `quarantine.parquet` to `output`; return the counts.
 
-    The result depends on the rows and their order, not on their division into shards. Memory: 80 bytes a row, 1 kB a
+    The result depends on the rows and their order, not on their division into shards. Memory: 96 bytes a row, 1 kB a
     row more to find near duplicates, and the pages of the mapped texts that the operating system keeps.
 
     Raises:
@@ -40,7 +40,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     for repeats in leaks(rows, ~removed.quarantined & ~removed.repeated):
         removed.add_repeats(repeats)
     # conflicts come last: a row that was removed conflicts with nothing
-    removed.add_conflicts(conflicts(rows, ~removed.quarantined & ~removed.repeated))
+    removed.add_conflicts(conflicts(rows, ~removed.quarantined & ~removed.repeated, config))
     removed.check_invalid_rows()
     kept = ~removed.quarantined & ~removed.repeated
     num_repeated = int((removed.repeated & (rows.roles != "evaluation")).sum())

@@ -43,7 +43,7 @@ def scan_shard(
 ) -> None:
     """Write the valid rows of `shard` and all failure cases to `directory`; see `ShardWriter`.
 
-    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 80 bytes a row.
+    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 96 bytes a row.
 
     Raises:
         DataError: a file cannot be read or has changed, or the columns fit no format.
@@ -131,7 +131,7 @@ class _ShardScan:
         rows, groups = self._valid_rows(entries, failures)
         if len(rows):
             self._check(rows, failures)
-            self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed))
+            self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed, self.config.deduplicate))
             if self.config.deduplicate == "near":
                 texts = whole_texts(rows) + rows.label
                 self.writer.add_signatures(signatures(texts, len(texts)))

@@ -53,7 +53,11 @@ def write_data(
 
 def split_rows(rows: pd.DataFrame, test_fraction: float, seed: int) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Split canonical rows that have a column `group`; return (train, test)."""
-    digests = fingerprints(rows.assign(rejected="", label=""), list(rows.group), seed)
+    digests = fingerprints(
+        rows.assign(**dict.fromkeys(("rejected", "label", "tools", "answer", "rejected_answer"), "")),
+        list(rows.group),
+        seed,
+    )
     everywhere = np.ones(len(rows), dtype=bool)
     is_test = choose_test_rows(digests["question"], digests["group"], everywhere, test_fraction)
     return rows[~is_test], rows[is_test]
