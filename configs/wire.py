@@ -80,6 +80,19 @@ class SourceCount(WireType):
     role: str = Field("auto", description="`auto`, `train`, `test`, or `evaluation` for a further evaluation set.")
 
 
+class ColumnUse(WireType):
+    """What became of a column of a source, or of a key of its turns."""
+
+    source: str
+    place: Literal["column", "turn"]
+    name: str = Field(description="The name, or the column's number where the name is no plain word.")
+    rows: int = Field(description="Rows that have a value for it.")
+    use: str = Field(
+        description="`trained`, `prompt`, `decides what is trained`, `metadata, not trained`, `unknown: not read`, or "
+        "`carries meaning, not read`."
+    )
+
+
 class CheckCount(WireType):
     """How many rows a check found, and its policy: `fail`, `quarantine` or `warn`."""
 
@@ -115,6 +128,7 @@ class DataReport(WireType):
     quarantined_rows: int
     deduplicated_rows: int = 0
     checks: list[CheckCount] = Field([])
+    columns: list[ColumnUse] = Field([], description="At most 50 columns and keys of turns of each source.")
     failures: list[FailureCase] = Field(description="The first 1,000 failure cases; the quarantine table has all.")
     failure_cases: int = Field(0, description="Number of all failure cases.")
     samples: list[Sample]

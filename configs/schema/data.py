@@ -127,6 +127,11 @@ class CheckConfig(Section):
         description="Warn if some conversations have a system turn and others none, or if there are 2 to 10 different "
         "system turns.",
     )
+    unread_column: Literal["fail", "warn"] = Field(
+        "fail",
+        description="For columns and keys of turns that are known to carry meaning, such as `tools` or `images`, and "
+        "that the rows' format does not read: stop, or train without them and say so.",
+    )
     min_characters: int = Field(1, ge=1, description="Fewest characters of a completion or text.")
     max_characters: int | None = Field(
         None, ge=1, description="Most characters of a whole row, a conversation as JSON; when not set, no bound."

@@ -30,6 +30,7 @@ from tasks.rows.formats import (
 from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
+from tasks.rows.used_columns import ColumnCounts, fault_of_media
 
 # a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
@@ -53,7 +54,11 @@ def scan_shard(
     label = source_label(source)
     first = first_records(source, shard.revision, token)
     row_format = detect_format(source, label, first, f"data.{shard.section}[{shard.number}]")
-    scan = _ShardScan(config, column_mapping(source), row_format, ShardWriter(directory, config.deduplicate == "near"))
+    writer = ShardWriter(directory, config.deduplicate == "near")
+    columns = columns_of(first)
+    mapping = column_mapping(source)
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns)
+    scan = _ShardScan(config, mapping, row_format, writer, counts)
     if shard.section == "sources" and config.contamination:
         scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
     rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
@@ -65,7 +70,8 @@ def scan_shard(
             "number": shard.number,
             "label": label,
             "format": row_format,
-            "columns": columns_of(first),
+            "columns": columns,
+            "used_columns": counts.as_json(),
             "has_group": scan.has_group,
             "read": scan.num_read,
             "invalid": scan.num_invalid,
@@ -105,6 +111,7 @@ class _ShardScan:
     mapping: dict[str, str]
     row_format: RowFormat
     writer: ShardWriter
+    column_counts: ColumnCounts
     evaluation_texts: EvaluationTexts | None = None
     has_group: bool = False
     num_read: int = 0
@@ -121,6 +128,13 @@ class _ShardScan:
                 failures.append(
                     _failure(self.num_read, -1, row, "(row)", "format", row.record.reason, row.record.value)
                 )
+                self.num_read += 1
+                self.num_invalid += 1
+                continue
+            self.column_counts.add(row.record)
+            media = fault_of_media(row.record, self.mapping, self.config.checks.unread_column)
+            if media is not None:
+                failures.append(_failure(self.num_read, -1, row, media[0], "format", media[1], ""))
                 self.num_read += 1
                 self.num_invalid += 1
                 continue

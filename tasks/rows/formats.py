@@ -28,6 +28,8 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 OPTIONAL_COLUMNS = {"instruction": ("input",), "sharegpt": ("system",)}
 NESTED_INSTANCES = "instances"
+TURN_KEYS = frozenset({"role", "content", "from", "value", "tool_calls", "tool_call_id", "name", "weight"})
+"""The keys of a turn that canonical rows are made from, in OpenAI's or ShareGPT's form."""
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
@@ -89,7 +91,12 @@ def shown_columns(columns: Iterable[str]) -> str:
 
 
 def _shown_name(column: str, number: int) -> str:
-    return column if _NAME.fullmatch(column) else f"(column {number})"
+    return column if is_plain_name(column) else f"(column {number})"
+
+
+def is_plain_name(column: str) -> bool:
+    """Return whether the name of a column is a plain word, which a message may show."""
+    return _NAME.fullmatch(column) is not None
 
 
 def _mapping_advice(found: list[str], row_format: str) -> str:

@@ -15,11 +15,20 @@ from configs.schema import DataConfig, SourceConfig
 from configs.wire import FailureCase
 from tasks.files.places import file_size, find_files, is_splittable
 from tasks.rows.checks import check_rows, whole_texts
-from tasks.rows.formats import CANONICAL_COLUMNS, Entry, canonical_entries, canonical_row, column_mapping, detect_format
+from tasks.rows.formats import (
+    CANONICAL_COLUMNS,
+    Entry,
+    canonical_entries,
+    canonical_row,
+    column_mapping,
+    columns_of,
+    detect_format,
+)
 from tasks.rows.invalid import InvalidRowsError, describe_invalid
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
+from tasks.rows.used_columns import ColumnCounts, check_unread, fault_of_media
 from tasks.tokenize.checks import wrong_kind_error
 
 NUM_ROWS = 20
@@ -34,8 +43,8 @@ class FirstRows:
 
     `mean_characters` is the mean length of a valid row, with all of its turns and answers. `rows` is the approximate
     number of rows in the source: exact for embedded data, estimated from the bytes of the first rows for lines of text,
-    None otherwise. `failures` make a row invalid; `others` are those that the config's checks only warn about or set
-    aside.
+    None otherwise. `unread` is a warning about columns that carry meaning and are not read. `failures` make a row
+    invalid; `others` are those that the config's checks only warn about or set aside.
     """
 
     where: str
@@ -47,6 +56,7 @@ class FirstRows:
     mean_characters: float | None
     rows: float | None
     num_invalid: int = 0
+    unread: str = ""
     failures: list[FailureCase] = field(default_factory=list)
     others: list[FailureCase] = field(default_factory=list)
 
@@ -61,7 +71,8 @@ def read_first_rows(
     """Return the properties and faults of the first 20 rows of a source; `revision` is that of a hub data set.
 
     Raises:
-        DataError: a file cannot be read or has no rows, or its columns fit no format.
+        DataError: a file cannot be read or has no rows, or its columns fit no format, or columns or keys of turns that
+            carry meaning are not read.
         HubError: a hub data set cannot be loaded.
     """
     source: SourceConfig = getattr(config, section)[number]
@@ -71,10 +82,17 @@ def read_first_rows(
     records = [row.record for row in read if not isinstance(row.record, BadRow)]
     row_format = detect_format(source, label, records, where)
     mapping = column_mapping(source)
+    policy = config.checks.unread_column
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns_of(records))
+    for record in records:
+        counts.add(record)
+    unread = check_unread(where, label, counts, policy)
     failures, entries, others = [], [], []
     for row in read[:NUM_ROWS]:
         if isinstance(row.record, BadRow):
             failures.append(_failure(row, "format", "(row)", row.record.reason, row.record.value))
+        elif media := fault_of_media(row.record, mapping, policy):
+            failures.append(_failure(row, "format", *media, ""))
         else:
             entries += list(canonical_entries(mapping, row_format, row, config.group_by))
     faulty: set[int] = set()
@@ -103,6 +121,7 @@ def read_first_rows(
         mean_characters=float(texts.map(len).mean()) if valid else None,
         rows=_estimated_rows(source, read, texts),
         num_invalid=len(invalid),
+        unread=unread,
         failures=sorted(failures, key=lambda case: case.row),
         others=others,
     )
@@ -119,9 +138,10 @@ def check_validity(rows: FirstRows, tolerated: int) -> str:
         raise InvalidRowsError(describe_invalid(rows.failures, rows.num_invalid, tolerated, among), rows.failures)
     cases = rows.failures or rows.others
     if not cases:
-        return ""
+        return rows.unread
     first, number = cases[0], len({(case.file, case.row) for case in cases})
-    return f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
+    found = f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
+    return f"{found}; {rows.unread}" if rows.unread else found
 
 
 def check_kinds(sources: Sequence[FirstRows], objective: Objective) -> str:
