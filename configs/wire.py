@@ -36,6 +36,9 @@ class Shard(WireType):
     number: int = Field(description="Index of the source in its section.")
     revision: str = Field(description="Hub commit, or name of the embedded data set; empty for files.")
     ranges: list[FileRange] = Field([], description="Lines of files; none for a hub or embedded data set.")
+    role: Literal["auto", "train", "test"] = Field(
+        "auto", description="Role of its rows: that of the source, or the split that the names of its files say."
+    )
 
 
 class Part(WireType):
@@ -77,7 +80,11 @@ class SourceCount(WireType):
     quarantined: int
     deduplicated: int = 0
     weight: float = 1.0
-    role: str = Field("auto", description="`auto`, `train`, `test`, or `evaluation` for a further evaluation set.")
+    role: str = Field(
+        "auto",
+        description="`auto`, `train`, `test`, `train and test` if the names of the files say so, or `evaluation` for a "
+        "further evaluation set.",
+    )
 
 
 class ColumnUse(WireType):

@@ -58,7 +58,8 @@ class SourceConfig(Section):
     role: Literal["auto", "train", "test"] = Field(
         "auto",
         description="Which split the rows go to: all are trained on (`train`), or all are held out (`test`). `auto` "
-        "splits them by `test_fraction`, or trains on all of them if another source is `test`.",
+        "follows the names of a folder's files, such as train and test; without these it splits rows by "
+        "`test_fraction`, or trains on all of them if another source is `test`.",
     )
     weight: float = Field(
         1.0,

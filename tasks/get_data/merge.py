@@ -11,6 +11,7 @@ import numpy as np
 from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import HELD_OUT, CheckCount, ColumnUse, DataReport
+from tasks.files.splits import held_out_warning
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
 from tasks.get_data.removed_rows import RemovedRows
@@ -51,6 +52,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     is_test, copies = _split_rows(config, rows, kept, num_repeated)
     dataset_names = [HELD_OUT] * len(config.sources) + labels[len(config.sources) :]
     splits = write_splits(rows, copies, is_test, dataset_names, output)
+    num_kept = int((kept & (rows.roles != "evaluation")).sum())
     quarantine = write_quarantine(removed.failures(), output)
     counts = removed.source_counts(labels, kept)
     return DataReport(
@@ -66,15 +68,19 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
         failure_cases=quarantine.num_cases,
         samples=splits.samples,
         balance=splits.balance,
-        warnings=[*column_warnings, *_warnings(config, int((kept & (rows.roles != "evaluation")).sum()), splits)],
+        warnings=[
+            *column_warnings,
+            *_split_warnings(config, rows, labels),
+            *_warnings(config, num_kept, splits),
+        ],
     )
 
 
 def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int) -> tuple[Mask, Positions]:
     """Return (mask of held-out rows, number of copies of each training row).
 
-    All rows of evaluation sets and of `test` sources are held out; without a `test` source, `test_fraction` of the
-    other rows is.
+    All rows of evaluation sets, and of sources and files with the role `test`, are held out; without such a role,
+    `test_fraction` of the other rows is.
     """
     from_sources = kept & (rows.roles != "evaluation")
     if from_sources.sum() < MIN_ROWS:
@@ -84,7 +90,7 @@ def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int
             "add rows or sources"
         )
     is_test = kept & ((rows.roles == "test") | (rows.roles == "evaluation"))
-    if not any(source.role == "test" for source in config.sources):
+    if not any(shard.summary["role"] == "test" for shard in rows.shards):
         candidates = np.flatnonzero(from_sources)
         is_test[candidates] = choose_test_rows(
             rows.digests["question"][candidates],
@@ -153,6 +159,16 @@ def _used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple
     return uses, [warning for warning in warnings if warning]
 
 
+def _split_warnings(config: DataConfig, rows: AllRows, labels: list[str]) -> list[str]:
+    """Return a warning for each source whose rows are trained on although its files are named as held out."""
+    warnings = []
+    for number, _ in enumerate(config.sources):
+        shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
+        files = dict.fromkeys(name for summary in shards if summary["role"] == "auto" for name in summary["files"])
+        warnings.append(held_out_warning(labels[number], list(files)))
+    return [warning for warning in warnings if warning]
+
+
 def _warnings(config: DataConfig, num_rows: int, splits: SplitSummary) -> list[str]:
     few_rows = f"only {num_rows} valid rows; scores on a handful of held-out rows say little"
     system_prompts = splits.system_warnings if config.checks.system_prompts == "warn" else []
@@ -163,6 +179,11 @@ def summary_lines(report: DataReport) -> list[str]:
     """Return lines for the log: one or two with the columns of each source, one for each check that rows fail, one for
     each warning, and one with the counts."""
     return [
+        *(
+            f"splits of {count.source}: files named train are trained on, files named test or validation are held out"
+            for count in report.sources
+            if count.role == "train and test"
+        ),
         *_column_lines(report),
         *(f"{_POLICY_LABELS[count.policy]}: {count.rows} rows {_describe_check(count)}" for count in report.checks),
         *(f"warning: {warning}" for warning in report.warnings),

@@ -68,6 +68,8 @@ def scan_shard(
         {
             "section": shard.section,
             "number": shard.number,
+            "role": shard.role,
+            "files": list(dict.fromkeys(part.name for part in shard.ranges)),
             "label": label,
             "format": row_format,
             "columns": columns,
