@@ -108,7 +108,9 @@ class CheckConfig(Section):
     """
 
     placeholder: CheckPolicy = Field(
-        "fail", description="For rows that hold a leftover template placeholder, such as `{{name}}`."
+        "fail",
+        description="For rows that hold a leftover template placeholder, such as `{{name}}`. Code blocks, markup and "
+        "rows about templates are left alone.",
     )
     replacement_character: CheckPolicy = Field(
         "fail", description="For rows that hold U+FFFD, which a wrong decoding leaves."

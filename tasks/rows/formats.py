@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
-from configs.schema import RowFormat, SourceConfig
+from configs.schema import ColumnMap, RowFormat, SourceConfig
+from tasks.rows.column_advice import suggested_columns
 from tasks.rows.sources import RawRow
 
 _TEXT_COLUMNS = ["kind", "prompt", "completion", "messages", "rejected", "label", "tools", "answer", "rejected_answer"]
@@ -71,7 +72,7 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     needed = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
         f"{where}: {label} has the columns {shown_columns(found)}, but needs {needed}\n"
-        + _mapping_advice(found, source.format)
+        + _mapping_advice(records, found, candidates)
     )
 
 
@@ -99,15 +100,15 @@ def is_plain_name(column: str) -> bool:
     return _NAME.fullmatch(column) is not None
 
 
-def _mapping_advice(found: list[str], row_format: str) -> str:
-    if not any(_NAME.fullmatch(column) for column in found):
+def _mapping_advice(records: list[dict[str, Any]], found: list[str], candidates: Mapping[Any, tuple[str, ...]]) -> str:
+    if not any(is_plain_name(column) for column in found):
         return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
-    found = [column if _NAME.fullmatch(column) else f"<column {number}>" for number, column in enumerate(found, 1)]
-    if row_format == "auto":
-        example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
-    else:
-        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[row_format])}
-    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in example.items()) + "}"
+    named = [{name: value for name, value in record.items() if is_plain_name(name)} for record in records]
+    advised = suggested_columns(named, candidates, OPTIONAL_COLUMNS)
+    fields = {field: column for field, column in advised.items() if field in ColumnMap.model_fields}
+    if not fields:
+        return "say with `columns` which of yours hold them"
+    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in fields.items()) + "}"
 
 
 def column_mapping(source: SourceConfig) -> dict[str, str]:

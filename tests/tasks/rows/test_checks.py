@@ -172,6 +172,44 @@ def test_near_duplicates_are_removed_only_if_configured(tmp_path: Path) -> None:
     assert load(tmp_path / "rows.jsonl", rows, {}, deduplicate="near", near_threshold=1.0).report.deduplicated_rows == 0
 
 
+def test_an_error_names_the_setting_of_its_check(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRowsError) as caught:
+        load(tmp_path / "rows.jsonl", [*GOOD, *BAD["placeholder"]], {})
+    assert str(caught.value).startswith(
+        "rows.jsonl row 21, column (row): holds a template placeholder such as {{name}}, outside of code "
+        "(data.checks.placeholder: warn keeps such rows)\n"
+    )
+    with pytest.raises(InvalidRowsError, match=r"column completion: is empty\n1 invalid row"):
+        load(tmp_path / "rows.jsonl", [*GOOD, {"prompt": "q", "completion": ""}], {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "is_forgotten"),
+    [
+        ("Dear {{name}}, hello", "yes", True),
+        ("Answer the question", "{{ answer }}", True),
+        ("{% if user %} hello", "yes", True),
+        ("Say hello", "Hello {{user.name}}, here is a list: `a`", True),
+        ("Write a Vue view of Oslo", "{{ Oslo }}", False),
+        ("Show the city", "<p>{{ city }}</p>", False),
+        ("Show the city", '<city-view :name="city" />{{ city }}', False),
+        ("Show the city", "Write `{{ city }}` there", False),
+        ("Show the city", "So:\n```html\n{{ city }}\n```\n", False),
+        ("Show the cities", "{% for city in cities %}{{ city }}{% endfor %}", False),
+        ("Show the cities", "{{#each cities}}{{ this }}{{/each}}", False),
+        ("What does {{ x }} mean in Jinja2?", "It prints x", False),
+        ("Write an email template", "Dear {{name}},", False),
+        ("A set in LaTeX", "${{1, 2}}$ and {{{ }", False),
+    ],
+)
+def test_code_with_templates_is_no_forgotten_placeholder(
+    prompt: str, completion: str, is_forgotten: bool, tmp_path: Path
+) -> None:
+    rows = [*GOOD, {"prompt": prompt, "completion": completion}]
+    data = load(tmp_path / "rows.jsonl", rows, {"placeholder": "warn"})
+    assert [count.check for count in data.report.checks] == (["placeholder"] if is_forgotten else [])
+
+
 @pytest.mark.parametrize(("policy", "kept"), [("warn", 21), ("quarantine", 20)])
 def test_rows_with_text_of_an_evaluation_set_are_found(policy: str, kept: int, tmp_path: Path) -> None:
     evaluation = tmp_path / "evaluation.jsonl"
