@@ -29,8 +29,9 @@ _WITH_MEANING = {
     "column": _MEDIA
     | {"tools", "functions", "function_call", "system", "system_prompt", "history", "weight", "loss_weight", "train"}
     | {"reasoning_content", "reasoning", "thinking"},
+    # not function_call, which `tasks.rows.schemas` refuses row by row
     "turn": _MEDIA
-    | {"tools", "tool_calls", "functions", "function_call", "weight", "loss_weight", "loss", "train"}
+    | {"tools", "tool_calls", "functions", "weight", "loss_weight", "loss", "train"}
     | {"reasoning_content", "reasoning", "thinking"},
 }
 # names that carry meaning beside the columns of these formats only
