@@ -44,8 +44,9 @@ class SourceConfig(Section):
 
     path: str | list[str] | None = Field(
         None,
-        description="A JSONL, JSON, CSV, TSV, Parquet, Arrow or .txt file, each also .gz or .zst; a glob, a directory, "
-        "or a list of these; local, or at s3://, gs:// or https://. Or a data set that the project makes itself: "
+        description="A JSONL (.jsonl, .ndjson, .jsonlines), JSON, CSV, TSV, Parquet, Arrow or .txt file, each also "
+        ".gz or .zst; a glob, a directory, also one of `save_to_disk`, or a list of these; local, or at s3://, gs:// "
+        "or https://. Or a data set that the project makes itself: "
         "`embedded:english-to-sql[:rows]` or `embedded:english-to-sql-preferences[:rows]`.",
     )
     hub: str | None = Field(None, description="Hub data set, `owner/name`.")
