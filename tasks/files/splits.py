@@ -46,6 +46,11 @@ def file_roles(files: Sequence[DataFile]) -> list[Role]:
     return ["test" if held_out else "train" for held_out in is_held_out]
 
 
+def names_held_out(files: Sequence[DataFile]) -> set[str]:
+    """Return the names of the files of a source that `file_roles` holds out."""
+    return {file.name for file, role in zip(files, file_roles(files), strict=True) if role == "test"}
+
+
 def held_out_warning(source: str, names: Sequence[str]) -> str:
     """Return a warning if files of the role `auto` are named as held out; `names` are those of all such files."""
     held_out = [name for name in names if _named(name).split == "test"]

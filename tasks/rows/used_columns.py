@@ -196,7 +196,7 @@ def check_unread(where: str, label: str, counts: ColumnCounts, policy: str) -> s
     message = _unread_message(lost, counts.num_rows, counts.row_format)
     if policy == "fail":
         raise DataError(
-            f"{where} ({label}): {message}, so that what it says would be lost\n"
+            f"{where} ({label}): {message}, whose content would be lost\n"
             "map or rename it, or take it out; data.checks.unread_column: warn trains without it"
         )
     return f"{label}: {message}; rows are trained without it (data.checks.unread_column: warn)"

@@ -11,11 +11,13 @@ import pytest
 from support.loading import load_data
 
 from configs.errors import DataError
-from configs.schema import DataConfig
+from configs.schema import DataConfig, FineTuneConfig
 from configs.wire import DataReport
 from tasks.files.places import DataFile
 from tasks.files.splits import file_roles, held_out_warning
 from tasks.get_data.merge import summary_lines
+from tasks.plan.assumptions import row_facts_of
+from tasks.plan.checks.first_rows import read_first_rows
 from tasks.plan.resolve.data import resolve_data, shown_splits, split_warning
 
 POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -81,6 +83,19 @@ def test_a_cloned_data_set_keeps_its_splits(place: str, cloned: Path) -> None:
     assert any(line.startswith("splits of ") for line in summary_lines(found.report))
     shown = shown_splits(resolve_data(config, None).shards)
     assert "train-00000-of-00001.parquet, and holds out" in shown and shown.endswith("as the files are named")
+
+
+@pytest.mark.parametrize("number", [30, 3000])
+def test_the_plan_does_not_count_held_out_rows_as_training_rows(number: int, tmp_path: Path) -> None:
+    for name, rows_of_file in (("train", rows("learn", number)), ("test", rows("asks!", number // 3))):
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows_of_file))
+    config = FineTuneConfig.model_validate(
+        {"name": "a", "model": {"name": "embedded:english-to-sql"}, "data": {"sources": [{"path": str(tmp_path)}]}}
+    )
+    found = read_first_rows(config.data, "sources", 0, "", None)
+    assert found.held_out == {"test.jsonl"} and found.rows == pytest.approx(number, rel=0.1)
+    # nothing is taken off for a test set of `test_fraction`
+    assert row_facts_of(config, [found]).rows == found.rows
 
 
 def test_the_splits_do_not_depend_on_the_shards(tmp_path: Path) -> None:

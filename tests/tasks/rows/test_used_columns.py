@@ -114,7 +114,7 @@ def test_what_carries_meaning_and_is_not_read_stops_the_run(
         read_first_rows(stopped, "sources", 0, "", None)
     assert str(caught.value) == str(planned.value)
     assert str(caught.value).startswith("data.sources[0] (rows.jsonl): format ")
-    assert f" does not read {named} (12 of 12 rows), so that what it says would be lost\n" in str(caught.value)
+    assert f" does not read {named} (12 of 12 rows), whose content would be lost\n" in str(caught.value)
     assert "data.checks.unread_column: warn trains without it" in str(caught.value)
     warned = config(path, rows, checks={"unread_column": "warn"})
     found = load_data(warned).report
