@@ -47,7 +47,8 @@ def suggested_columns(
         if mapping and (not best or len(mapping) < len(best)):
             best = mapping
             for field in optional.get(name, ()):
-                left = [column for column in columns if column not in (*mapping.values(), *fields)]
+                own = (*mapping.values(), *fields, *optional[name])
+                left = [column for column in columns if column not in own]
                 found = None if field in columns else _like(field, left, records)
                 best = {**best, **({} if found is None else {field: found})}
     return best

@@ -6,8 +6,9 @@ that is known to carry meaning, such as tool definitions, stops the run unless `
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from configs.errors import DataError
@@ -21,6 +22,8 @@ MAX_NAMES = 50
 """Most columns and keys of one source that are counted; a file may have a new key in every row."""
 TRAINED, PROMPT, DECIDES = "trained", "prompt", "decides what is trained"
 METADATA, UNKNOWN, LOST = "metadata, not trained", "unknown: not read", "carries meaning, not read"
+# columns in which a conversation may be written as JSON text
+_CONVERSATIONS = frozenset({"messages", "conversations", "chosen_messages", "rejected_messages"})
 _OTHER_NAMES = "(other names)"
 _MAX_SHAPES = 1000
 _MEDIA = frozenset({"images", "videos", "audios", "image", "video", "audio"})
@@ -73,7 +76,7 @@ class ColumnCounts:
     ) -> None:
         """`columns` are the names in the source's first rows; a name that is no plain word is shown as its number."""
         self.row_format, self._group_by = row_format, group_by
-        self._canonical = columns_read(row_format, mapping)
+        self._canonical = canonical_names(row_format, mapping)
         self._numbers = {column: number for number, column in enumerate(columns, 1)}
         self._shapes: Counter[tuple[Place, tuple[str, ...]]] = Counter()
         self._rows: Counter[Key] = Counter()
@@ -85,14 +88,13 @@ class ColumnCounts:
         self.num_rows += 1
         self._shapes["column", tuple([name for name, value in record.items() if value or value == 0])] += 1
         keys: dict[str, None] = {}
-        for column in self._canonical:
+        for column, canonical in self._canonical.items():
             value = record.get(column)
-            if type(value) is dict:
-                value = [value]
-            if type(value) is list:
-                for turn in value:
-                    if type(turn) is dict and ("role" in turn or "from" in turn):
-                        keys.update(dict.fromkeys([name for name, item in turn.items() if item or item == 0]))
+            if type(value) is str and canonical in _CONVERSATIONS and value[:1] == "[":
+                value = _parsed(value)
+            if type(value) is list or type(value) is dict:
+                for turn in _turns(value):
+                    keys.update(dict.fromkeys([name for name, item in turn.items() if item or item == 0]))
         if keys:
             self._shapes["turn", tuple(keys)] += 1
         if len(self._shapes) > _MAX_SHAPES:
@@ -150,7 +152,27 @@ class ColumnCounts:
             self._rows = Counter({key: self._rows[key] for key in order[:MAX_NAMES]})
 
 
-def columns_read(row_format: RowFormat, mapping: dict[str, str]) -> dict[str, str]:
+def _turns(value: Any) -> Iterator[dict[str, Any]]:
+    """Yield the turns of a conversation, of one turn, or of an object that holds conversations."""
+    if isinstance(value, dict):
+        if "role" in value or "from" in value:
+            yield value
+            return
+        value = [turn for item in value.values() if isinstance(item, list) for turn in item]
+    for turn in value:
+        if isinstance(turn, dict) and ("role" in turn or "from" in turn):
+            yield turn
+
+
+def _parsed(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        # a fault of the row, which is found where it is read
+        return None
+
+
+def canonical_names(row_format: RowFormat, mapping: dict[str, str]) -> dict[str, str]:
     """Return {column of the data: canonical name} of the columns that `row_format` reads."""
     names = FORMAT_COLUMNS[row_format] + OPTIONAL_COLUMNS.get(row_format, ())
     read = {mapping.get(name, name): name for name in names}

@@ -33,7 +33,7 @@ def advice(record: dict[str, Any], **source: Any) -> str:
         ({"problem": "q", "solution": "a", "type": "algebra"}, "{prompt: problem, completion: solution}"),
         ({"prompt": "q", "response": "a"}, "{completion: response}"),
         # the format that needs the fewest new names
-        ({"instruction": "q", "context": "c", "response": "a"}, "{output: response, input: context}"),
+        ({"instruction": "q", "context": "c", "response": "a"}, "{output: response"),
         ({"chat": TURNS, "id": 1}, "{messages: chat}"),
         ({"dialogue": SHAREGPT, "id": 1}, "{conversations: dialogue}"),
         ({"prompt": "q", "chosen_response": "a", "rejected_response": "b"}, "{chosen: chosen_response, "),

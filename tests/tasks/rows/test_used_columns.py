@@ -93,6 +93,19 @@ def test_keys_of_turns_are_counted_once_a_row(tmp_path: Path) -> None:
     ]
 
 
+def test_keys_of_turns_are_found_in_every_form_of_a_conversation() -> None:
+    answer = {"role": "assistant", "content": "a", "mood": "glad"}
+    forms: list[Any] = [[answer], answer, {"messages": [answer], "tools": []}, json.dumps([answer])]
+    for form in forms:
+        counts = ColumnCounts("messages", {}, None, ["messages"])
+        counts.add({"messages": form})
+        assert [item.name for item in counts.found() if item.place == "turn"] == ["content", "role", "mood"]
+    for form in ("[not JSON", "[" * 100_000, "text", [1, None, {"mood": "glad"}], {"mood": "glad"}):
+        counts = ColumnCounts("messages", {}, None, ["messages"])
+        counts.add({"messages": form})
+        assert [item.place for item in counts.found()] == ["column"]
+
+
 @pytest.mark.parametrize(
     ("rows", "named"),
     [
