@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 
 from configs.errors import DataError
 from configs.schema import DataConfig
-from configs.wire import HELD_OUT, CheckCount, ColumnUse, DataReport
-from tasks.files.splits import held_out_warning
+from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
+from tasks.get_data.column_report import column_lines, role_warnings, split_lines, used_columns
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
 from tasks.get_data.removed_rows import RemovedRows
 from tasks.get_data.split import choose_test_rows, copies_by_weight
 from tasks.get_data.write_rows import SplitSummary, write_quarantine, write_splits
-from tasks.rows.formats import column_mapping, shown_columns
-from tasks.rows.used_columns import MAX_NAMES, ColumnCounts, check_unread
+from tasks.rows.formats import shown_columns
 
 MIN_ROWS = 10
 FEW_ROWS = 50
@@ -37,7 +35,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     rows = AllRows(config, directories)
     _check_group_column(config, rows)
     labels = _labels(config, rows)
-    columns, column_warnings = _used_columns(config, rows, labels)
+    columns, column_warnings = used_columns(config, rows, labels)
     removed = RemovedRows(config, rows)
     removed.check_invalid_rows()
     for repeats in duplicates(rows, ~removed.quarantined, config):
@@ -70,7 +68,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
         balance=splits.balance,
         warnings=[
             *column_warnings,
-            *_split_warnings(config, rows, labels),
+            *role_warnings(config, rows, labels),
             *_warnings(config, num_kept, splits),
         ],
     )
@@ -135,40 +133,6 @@ def _check_group_column(config: DataConfig, rows: AllRows) -> None:
             )
 
 
-def _used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[list[ColumnUse], list[str]]:
-    """Return what became of the columns and keys of each source, and warnings about those that carry meaning.
-
-    Raises:
-        DataError: some of them are not read, and `config.checks.unread_column` is `fail`.
-    """
-    uses, warnings = [], []
-    for number, source in enumerate([*config.sources, *config.evaluation]):
-        shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
-        first = shards[0]
-        counts = ColumnCounts(first["format"], column_mapping(source), config.group_by, first["columns"])
-        for summary in shards:
-            counts.add_counts(summary["used_columns"])
-        where = f"data.{first['section']}[{first['number']}]"
-        warnings.append(check_unread(where, labels[number], counts, config.checks.unread_column))
-        if counts.has_more:
-            warnings.append(f"{labels[number]} has more than {MAX_NAMES} columns and keys; the others are not listed")
-        uses += [
-            ColumnUse(source=labels[number], place=item.place, name=item.name, rows=item.rows, use=item.use)
-            for item in counts.found()
-        ]
-    return uses, [warning for warning in warnings if warning]
-
-
-def _split_warnings(config: DataConfig, rows: AllRows, labels: list[str]) -> list[str]:
-    """Return a warning for each source whose rows are trained on although its files are named as held out."""
-    warnings = []
-    for number, _ in enumerate(config.sources):
-        shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
-        files = dict.fromkeys(name for summary in shards if summary["role"] == "auto" for name in summary["files"])
-        warnings.append(held_out_warning(labels[number], list(files)))
-    return [warning for warning in warnings if warning]
-
-
 def _warnings(config: DataConfig, num_rows: int, splits: SplitSummary) -> list[str]:
     few_rows = f"only {num_rows} valid rows; scores on a handful of held-out rows say little"
     system_prompts = splits.system_warnings if config.checks.system_prompts == "warn" else []
@@ -179,33 +143,14 @@ def summary_lines(report: DataReport) -> list[str]:
     """Return lines for the log: one or two with the columns of each source, one for each check that rows fail, one for
     each warning, and one with the counts."""
     return [
-        *(
-            f"splits of {count.source}: files named train are trained on, files named test or validation are held out"
-            for count in report.sources
-            if count.role == "train and test"
-        ),
-        *_column_lines(report),
+        *split_lines(report),
+        *column_lines(report),
         *(f"{_POLICY_LABELS[count.policy]}: {count.rows} rows {_describe_check(count)}" for count in report.checks),
         *(f"warning: {warning}" for warning in report.warnings),
         report.counts_line(),
     ]
 
 
-def _column_lines(report: DataReport) -> list[str]:
-    read_rows = {count.source: count.read for count in report.sources}
-    lines = []
-    for (source, place), uses in groupby(report.columns, key=lambda use: (use.source, use.place)):
-        shown = [
-            f"{use.name}: {use.use}" + (f" ({use.rows} rows)" if use.rows != read_rows.get(source) else "")
-            for use in uses
-        ]
-        more = f"; and {len(shown) - _SHOWN_USES} more" if len(shown) > _SHOWN_USES else ""
-        what = "columns" if place == "column" else "keys of turns"
-        lines.append(f"{what} of {source}: {'; '.join(shown[:_SHOWN_USES])}{more}")
-    return lines
-
-
-_SHOWN_USES = 12
 _POLICY_LABELS = {"warn": "warning", "quarantine": "quarantined", "fail": "quarantined"}
 
 
