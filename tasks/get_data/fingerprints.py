@@ -63,7 +63,7 @@ def _contents(rows: pd.DataFrame, is_exact: bool) -> list[str]:
         return [_composed("\0".join(values)) for values in zip(*(rows[name] for name in _CONTENT_COLUMNS), strict=True)]
     texts = whole_texts(rows)
     for name in _FURTHER_COLUMNS:
-        texts = texts + rows[name]
+        texts = texts + "\0" + rows[name]
     return [normalized(text) for text in texts]
 
 

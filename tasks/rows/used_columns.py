@@ -48,7 +48,9 @@ _METADATA = frozenset(
     | {"author", "license", "model", "created", "created_at", "date", "timestamp", "version", "meta", "metadata"}
 )
 _READ_USES = {
-    **dict.fromkeys(("prompt", "instruction", "input", "system", "history", "context", "tools", "functions"), PROMPT),
+    **dict.fromkeys(
+        ("prompt", "query", "instruction", "input", "system", "history", "context", "tools", "functions"), PROMPT
+    ),
     **dict.fromkeys(("role", "from", "name", "tool_call_id"), PROMPT),
     **dict.fromkeys(("label", "weight", "loss_weight", "loss", "train"), DECIDES),
 }

@@ -15,6 +15,7 @@ from configs.wire import DataReport
 from tasks.decks.data import render_data
 from tasks.get_data.merge import summary_lines
 from tasks.plan.checks.first_rows import check_validity, read_first_rows
+from tasks.rows.formats import OPTIONAL_COLUMNS
 from tasks.rows.invalid import InvalidRowsError
 from tasks.rows.used_columns import MAX_NAMES, ColumnCounts
 
@@ -137,9 +138,10 @@ def test_what_carries_meaning_and_is_not_read_stops_the_run(
     assert named in check_validity(read_first_rows(warned, "sources", 0, "", None), 0)
 
 
-def test_a_column_that_another_format_reads_is_said_so(tmp_path: Path) -> None:
-    rows = [{**row, "system": "be brief"} for row in PAIRS]
-    with pytest.raises(DataError, match=r"does not read column system \(12 of 12 rows\) \(.*sharegpt reads system"):
+def test_a_column_that_another_format_reads_is_said_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(OPTIONAL_COLUMNS, "sharegpt", ("history",))
+    rows = [{**row, "history": [["q", "a"]]} for row in PAIRS]
+    with pytest.raises(DataError, match=r"does not read column history \(12 of 12 rows\) \(.*sharegpt reads history"):
         report(tmp_path / "rows.jsonl", rows)
 
 
