@@ -12,7 +12,7 @@ from configs.load import PRESETS, is_alignment, read_mapping
 from configs.schema import FineTuneConfig
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
-_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
+_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt", ".gz", ".zst")
 
 Preset = Enum(  # type: ignore[misc]
     "Preset",

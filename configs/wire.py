@@ -36,6 +36,9 @@ class Shard(WireType):
     number: int = Field(description="Index of the source in its section.")
     revision: str = Field(description="Hub commit, or name of the embedded data set; empty for files.")
     ranges: list[FileRange] = Field([], description="Lines of files; none for a hub or embedded data set.")
+    role: Literal["auto", "train", "test"] = Field(
+        "auto", description="Role of its rows: that of the source, or the split that the names of its files say."
+    )
 
 
 class Part(WireType):
@@ -77,7 +80,24 @@ class SourceCount(WireType):
     quarantined: int
     deduplicated: int = 0
     weight: float = 1.0
-    role: str = Field("auto", description="`auto`, `train`, `test`, or `evaluation` for a further evaluation set.")
+    role: str = Field(
+        "auto",
+        description="`auto`, `train`, `test`, `train and test` if the names of the files say so, or `evaluation` for a "
+        "further evaluation set.",
+    )
+
+
+class ColumnUse(WireType):
+    """What became of a column of a source, or of a key of its turns."""
+
+    source: str
+    place: Literal["column", "turn"]
+    name: str = Field(description="The name, or the column's number where the name is no plain word.")
+    rows: int = Field(description="Rows that have a value for it.")
+    use: str = Field(
+        description="`trained`, `prompt`, `decides what is trained`, `metadata, not trained`, `unknown: not read`, or "
+        "`carries meaning, not read`."
+    )
 
 
 class CheckCount(WireType):
@@ -115,6 +135,7 @@ class DataReport(WireType):
     quarantined_rows: int
     deduplicated_rows: int = 0
     checks: list[CheckCount] = Field([])
+    columns: list[ColumnUse] = Field([], description="At most 50 columns and keys of turns of each source.")
     failures: list[FailureCase] = Field(description="The first 1,000 failure cases; the quarantine table has all.")
     failure_cases: int = Field(0, description="Number of all failure cases.")
     samples: list[Sample]

@@ -55,8 +55,9 @@ class SourceConfig(Section):
 
     path: str | list[str] | None = Field(
         None,
-        description="A JSONL, JSON, CSV, TSV, Parquet, Arrow or .txt file, each also .gz or .zst; a glob, a directory, "
-        "or a list of these; local, or at s3://, gs:// or https://. Or a data set that the project makes itself: "
+        description="A JSONL (.jsonl, .ndjson, .jsonlines), JSON, CSV, TSV, Parquet, Arrow or .txt file, each also "
+        ".gz or .zst; a glob, a directory, also one of `save_to_disk`, or a list of these; local, or at s3://, gs:// "
+        "or https://. Or a data set that the project makes itself: "
         "`embedded:english-to-sql[:rows]` or `embedded:english-to-sql-preferences[:rows]`.",
     )
     hub: str | None = Field(None, description="Hub data set, `owner/name`.")
@@ -69,7 +70,8 @@ class SourceConfig(Section):
     role: Literal["auto", "train", "test"] = Field(
         "auto",
         description="Which split the rows go to: all are trained on (`train`), or all are held out (`test`). `auto` "
-        "splits them by `test_fraction`, or trains on all of them if another source is `test`.",
+        "follows the names of a folder's files, such as train and test; without these it splits rows by "
+        "`test_fraction`, or trains on all of them if another source is `test`.",
     )
     weight: float = Field(
         1.0,
@@ -118,7 +120,9 @@ class CheckConfig(Section):
     """
 
     placeholder: CheckPolicy = Field(
-        "fail", description="For rows that hold a leftover template placeholder, such as `{{name}}`."
+        "fail",
+        description="For rows that hold a leftover template placeholder, such as `{{name}}`. Code blocks, markup and "
+        "rows about templates are left alone.",
     )
     replacement_character: CheckPolicy = Field(
         "fail", description="For rows that hold U+FFFD, which a wrong decoding leaves."
@@ -128,11 +132,20 @@ class CheckConfig(Section):
         "warn", description="For rows whose completion is, or begins with, the whole prompt."
     )
     same_answers: CheckPolicy = Field("fail", description="For preferences whose chosen and rejected answer are equal.")
-    conflict: CheckPolicy = Field("warn", description="For rows with the same prompt but different completions.")
+    conflict: CheckPolicy = Field(
+        "warn",
+        description="For rows with the same prompt but different completions; prompts are compared as `deduplicate` "
+        "says.",
+    )
     system_prompts: Literal["warn", "off"] = Field(
         "warn",
         description="Warn if some conversations have a system turn and others none, or if there are 2 to 10 different "
         "system turns.",
+    )
+    unread_column: Literal["fail", "warn"] = Field(
+        "fail",
+        description="For columns and keys of turns that are known to carry meaning, such as `tools` or `images`, and "
+        "that the rows' format does not read: stop, or train without them and say so.",
     )
     min_characters: int = Field(1, ge=1, description="Fewest characters of a completion or text.")
     max_characters: int | None = Field(
@@ -177,10 +190,11 @@ class DataConfig(Section):
         description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
         "quarantine, with reasons.",
     )
-    deduplicate: Literal["none", "exact", "near"] = Field(
+    deduplicate: Literal["none", "exact", "normalized", "near"] = Field(
         "exact",
-        description="Remove rows that equal an earlier row apart from case and white space; `near` also removes rows "
-        "whose MinHash similarity reaches `near_threshold`.",
+        description="Remove rows that repeat an earlier row: `exact` compares every character (in Unicode form NFC), "
+        "`normalized` ignores case and white space, and `near` also removes rows whose MinHash similarity reaches "
+        "`near_threshold`.",
     )
     near_threshold: float = Field(
         0.8, gt=0.0, le=1.0, description="Jaccard similarity of word 3-grams; read when `deduplicate` is near."

@@ -1,10 +1,10 @@
-"""The data Deck: counts, checks, samples, and the first failure cases."""
+"""The data Deck: counts, columns, checks, samples, and the first failure cases."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.wire import Balance, DataReport, FailureCase, SourceCount
+from configs.wire import Balance, ColumnUse, DataReport, FailureCase, SourceCount
 from tasks.decks import html
 
 
@@ -25,6 +25,7 @@ def render_data(report: DataReport) -> str:
                 + f"{report.quarantined_rows:,} quarantined, {report.deduplicated_rows:,} removed as duplicates."
             ),
             html.table(counts, ["source", "format", "read", "kept", "quarantined", "deduplicated"]),
+            *_columns(report.columns),
             html.heading("Checks that found something", 3),
             html.table(checks, ["check", "policy", "rows", "such as"]),
             *_balance(report.balance),
@@ -49,6 +50,20 @@ def _source(count: SourceCount) -> str:
     role = [] if count.role == "auto" else [count.role]
     weight = [] if count.weight == 1 else [f"weight {count.weight:g}"]
     return f"{count.source} ({', '.join(role + weight)})" if role + weight else count.source
+
+
+def _columns(columns: Sequence[ColumnUse]) -> list[str]:
+    """Return a table of what became of each column, and of each key of the turns of conversations."""
+    rows = [
+        (use.source, use.name if use.place == "column" else f"{use.name} (in turns)", f"{use.rows:,}", use.use)
+        for use in columns
+    ]
+    if not rows:
+        return []
+    return [
+        html.heading("Columns", 3),
+        html.table(rows, ["source", "column or key of a turn", "rows that have it", "what became of it"]),
+    ]
 
 
 def _balance(balance: Balance) -> list[str]:

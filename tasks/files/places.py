@@ -25,7 +25,11 @@ from tasks.files.streams import (
     without_query,
 )
 
-FILE_ENDINGS = (".jsonl", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+FILE_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
+_SAME_KIND = {".ndjson": ".jsonl", ".jsonlines": ".jsonl"}
+# what `datasets` writes beside the rows: save_to_disk to its folders, and older versions to a repository
+_SAVED_FOLDER_NAMES = ("dataset_info.json", "state.json", "dataset_dict.json")
+_INFO_NAME = "dataset_infos.json"
 _WILDCARD = re.compile(r"[*?\[]")
 _UPLOAD_FIX = "put it into the store and name its address (s3://...), or name a hub data set"
 
@@ -73,6 +77,8 @@ def file_size(path: str) -> int | None:
 def file_kind(path: str) -> str:
     """Return the ending that decides how a file is read, such as `.jsonl`: in lower case, without .gz or .zst.
 
+    Other endings of JSON Lines, such as `.ndjson`, are given as `.jsonl`.
+
     Raises:
         DataError: the name ends in none of `FILE_ENDINGS`.
     """
@@ -80,7 +86,7 @@ def file_kind(path: str) -> str:
     kind = (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
     if kind not in FILE_ENDINGS:
         raise DataError(f"{redacted(path)} ends in none of {_known_endings()}; rename or convert it")
-    return kind
+    return _SAME_KIND.get(kind, kind)
 
 
 def is_pod() -> bool:
@@ -182,9 +188,31 @@ def _readable_files(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
         if name.lower().endswith(tuple(endings)) and not any(part.startswith(".") for part in parts):
             # reports cannot hold a name that is not UTF-8
             files.append(DataFile(path, name.encode("utf-8", "replace").decode()))
+    files = _without_descriptions(files)
     if not files:
         raise DataError(f"{redacted(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
     return files
+
+
+def _without_descriptions(files: list[DataFile]) -> list[DataFile]:
+    """Return the files without those that `datasets` writes to describe the others, and without its caches.
+
+    A folder of save_to_disk is known by the Arrow files in it, or below it.
+    """
+    arrow_folders = [PurePosixPath(file.name).parent for file in files if file.name.endswith(".arrow")]
+    saved = {folder for arrow in arrow_folders for folder in (arrow, *arrow.parents)}
+    described = {PurePosixPath(file.name).parent for file in files if base_name(file.name) in _SAVED_FOLDER_NAMES}
+
+    def holds_rows(file: DataFile) -> bool:
+        path = PurePosixPath(file.name)
+        if path.name in _SAVED_FOLDER_NAMES:
+            return path.parent not in saved
+        if path.name == _INFO_NAME:
+            return len(files) == 1
+        # a cache of `map` holds other rows than the folder was saved with
+        return not (path.parent in described and path.name.startswith("cache-") and path.name.endswith(".arrow"))
+
+    return [file for file in files if holds_rows(file)]
 
 
 def _with_distinct_names(files: list[DataFile]) -> list[DataFile]:

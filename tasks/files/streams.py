@@ -22,6 +22,9 @@ from configs.errors import DataError, FineTuneError, UnreachableStoreError
 
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
+POINTER_BYTES = 1024
+"""A Git LFS pointer is shorter: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md."""
+POINTER_START = b"version https://git-lfs.github.com/spec/v1"
 _CHUNK_BYTES = 2**20
 # a few bytes of zstd may decompress to megabytes: after a piece that did, smaller pieces are read
 _ZSTD_CHUNK_BYTES = 2**14
@@ -102,6 +105,23 @@ def open_lines(path: str, start: int = 0, end: int | None = None) -> io.Buffered
     # the byte before `start` tells whether a line begins there
     source = _open_at(path, max(start - 1, 0))
     return _buffered_stream(path, _line_chunks(source, start, end), source)
+
+
+def is_pointer(path: str) -> bool:
+    """Return whether a file is the pointer that Git keeps in place of a large file, and not the file itself.
+
+    Raises:
+        DataError: the file does not exist or cannot be read.
+    """
+    with closing(open_raw(path)) as stream:
+        return stream.read(len(POINTER_START)) == POINTER_START
+
+
+def pointer_error(path: str) -> DataError:
+    """Return the error for a file that `is_pointer`."""
+    return DataError(
+        f"{redacted(path)} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+    )
 
 
 def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str, int]:

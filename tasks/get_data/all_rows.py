@@ -23,7 +23,7 @@ Mask = NDArray[np.bool_]
 class AllRows:
     """The valid rows of all shards. Positions count through the shards: first sources, then evaluation sets.
 
-    `roles` holds the role of each row's source: `auto`, `train`, `test` or `evaluation`.
+    `roles` holds the role of each row's source, or of its file: `auto`, `train`, `test` or `evaluation`.
     `sources` holds the index of each row's source in `data.sources` followed by `data.evaluation`.
     """
 
@@ -35,10 +35,13 @@ class AllRows:
             name: np.concatenate([part[name] for part in parts]) for name in FINGERPRINTS
         }
         shard_sources = [source_index(config, shard.summary) for shard in self.shards]
-        roles = [source.role for source in config.sources] + ["evaluation"] * len(config.evaluation)
+        roles = [
+            "evaluation" if shard.summary["section"] == "evaluation" else str(shard.summary["role"])
+            for shard in self.shards
+        ]
         sizes = np.diff(self.starts)
         self.sources = np.repeat(np.array(shard_sources, dtype=np.int64), sizes)
-        self.roles = np.repeat(np.array([roles[source] for source in shard_sources]), sizes)
+        self.roles = np.repeat(np.array(roles), sizes)
 
     def __len__(self) -> int:
         return int(self.starts[-1])

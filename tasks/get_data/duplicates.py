@@ -16,6 +16,7 @@ from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.dedup import has_shingles, near_clusters
 from tasks.get_data.hashed_texts import firsts_of_equals
 
+_SAME_PROMPT = ("prompt", "has the same prompt, apart from case and white space, as")
 _ONE_ANSWER = pa.DataFrameSchema({"num_answers": pa.Column(int, pa.Check.equal_to(1, name="conflict"))})
 
 
@@ -28,10 +29,15 @@ class Repeats(NamedTuple):
     originals: Positions
 
 
-def conflicts(rows: AllRows, candidates: Mask) -> Positions:
-    """Return the pairs whose prompt has a different completion in another pair; in other kinds answers may differ."""
+def conflicts(rows: AllRows, candidates: Mask, config: DataConfig) -> Positions:
+    """Return the pairs whose prompt has a different completion in another pair; in other kinds answers may differ.
+
+    Prompts are compared as rows are: exactly, because indentation may be part of the question, or apart from case and
+    white space with `normalized` and `near`. Answers that differ in case or white space only do not conflict.
+    """
     pairs = np.flatnonzero(candidates & rows.digests["answer"].any(axis=1) & (rows.roles != "evaluation"))
-    prompts = firsts_of_equals(rows.digests["prompt"][pairs])
+    name = "prompt" if config.deduplicate in ("normalized", "near") else "exact_prompt"
+    prompts = firsts_of_equals(rows.digests[name][pairs])
     answers = firsts_of_equals(rows.digests["answer"][pairs])
     distinct = np.unique(np.column_stack([prompts, answers]), axis=0)[:, 0]
     num_answers = np.bincount(distinct, minlength=len(pairs))[prompts] if len(pairs) else prompts
@@ -45,14 +51,16 @@ def conflicts(rows: AllRows, candidates: Mask) -> Positions:
 def duplicates(rows: AllRows, valid: Mask, config: DataConfig) -> list[Repeats]:
     """Return the rows that repeat an earlier row, or a row of a given held-out set, wherever it stands.
 
-    Rows are compared by their whole text, their label and their tools. Rows of `test` sources and of evaluation sets
-    are never removed: scores are comparable only on a whole set.
+    Rows are compared by all their columns, as `config.deduplicate` says: `exact` in Unicode form NFC, `normalized` and
+    `near` apart from case and white space too, and `near` then by similarity. Rows of `test` sources and of evaluation
+    sets are never removed: scores are comparable only on a whole set.
     """
     if config.deduplicate == "none":
         return []
     order = _held_out_first(rows, np.flatnonzero(valid))
     firsts = order[firsts_of_equals(rows.digests["content"][order])]
-    found = _duplicates_and_leaks(rows, "is the same as", order, firsts)
+    same = "is the same as" if config.deduplicate == "exact" else "is the same, apart from case and white space, as"
+    found = _duplicates_and_leaks(rows, same, order, firsts)
     if config.deduplicate == "near":
         distinct = order[firsts == order]
         minhashes = rows.signatures(distinct)
@@ -94,11 +102,15 @@ def _duplicates_and_leaks(rows: AllRows, reason: str, positions: Positions, orig
 
 
 def leaks(rows: AllRows, valid: Mask) -> list[Repeats]:
-    """Return training rows that have the prompt or the `data.group_by` value of a row of a given held-out set."""
+    """Return training rows that have the prompt or the `data.group_by` value of a row of a given held-out set.
+
+    Prompts are compared apart from case and white space, whatever `data.deduplicate` is: a question that was trained in
+    other letters still raises the score.
+    """
     held_out = np.flatnonzero(valid & _is_held_out(rows))
     training = np.flatnonzero(valid & ~_is_held_out(rows))
     found = []
-    for name, reason in (("prompt", "has the same prompt as"), ("group", "is of the same group as")):
+    for name, reason in (_SAME_PROMPT, ("group", "is of the same group as")):
         both = np.concatenate([held_out, training])
         digests = rows.digests[name][both]
         firsts = both[firsts_of_equals(digests)]

@@ -11,6 +11,7 @@ from configs.errors import DataError
 from configs.schema import DataConfig
 from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
+from tasks.get_data.column_report import column_lines, role_warnings, split_lines, used_columns
 from tasks.get_data.duplicates import conflicts, duplicates, leaks
 from tasks.get_data.fingerprints import seeded
 from tasks.get_data.hashed_texts import Digests
@@ -26,7 +27,7 @@ FEW_ROWS = 50
 def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) -> DataReport:
     """Write `train.parquet`, `test.parquet` and `quarantine.parquet` to `output`; return the counts.
 
-    The result depends on the rows and their order, not on their division into shards. Memory: 96 bytes a row, 1 kB a
+    The result depends on the rows and their order, not on their division into shards. Memory: 112 bytes a row, 1 kB a
     row more to find near duplicates, and the pages of the mapped texts that the operating system keeps.
 
     Raises:
@@ -35,6 +36,8 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     """
     rows = AllRows(config, directories)
     _check_group_column(config, rows)
+    labels = _labels(config, rows)
+    columns, column_warnings = used_columns(config, rows, labels)
     removed = RemovedRows(config, rows)
     removed.check_invalid_rows()
     for repeats in duplicates(rows, ~removed.quarantined, config):
@@ -42,12 +45,11 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     for repeats in leaks(rows, ~removed.quarantined & ~removed.repeated):
         removed.add_repeats(repeats)
     # conflicts come last: a row that was removed conflicts with nothing
-    removed.add_conflicts(conflicts(rows, ~removed.quarantined & ~removed.repeated))
+    removed.add_conflicts(conflicts(rows, ~removed.quarantined & ~removed.repeated, config))
     removed.check_invalid_rows()
     kept = ~removed.quarantined & ~removed.repeated
     num_repeated = int((removed.repeated & (rows.roles != "evaluation")).sum())
     is_test, copies = _split_rows(config, rows, kept, num_repeated)
-    labels = _labels(config, rows)
     dataset_names = [HELD_OUT] * len(config.sources) + labels[len(config.sources) :]
     splits = write_splits(rows, copies, is_test, dataset_names, output)
     quarantine = write_quarantine(removed.failures(), output)
@@ -60,19 +62,25 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
         quarantined_rows=sum(count.quarantined for count in counts),
         deduplicated_rows=sum(count.deduplicated for count in counts),
         checks=removed.check_counts(),
+        columns=columns,
         failures=quarantine.first_cases,
         failure_cases=quarantine.num_cases,
         samples=splits.samples,
         balance=splits.balance,
-        warnings=[*_split_warnings(config, rows, kept), *_warnings(config, splits)],
+        warnings=[
+            *column_warnings,
+            *role_warnings(config, rows, labels),
+            *_split_warnings(rows, kept),
+            *_warnings(config, splits),
+        ],
     )
 
 
 def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int) -> tuple[Mask, Positions]:
     """Return (mask of held-out rows, number of copies of each training row).
 
-    All rows of evaluation sets and of `test` sources are held out; without a `test` source, `test_fraction` of the
-    other rows is.
+    All rows of evaluation sets, and of sources and files with the role `test`, are held out; without such a role,
+    `test_fraction` of the other rows is.
     """
     from_sources = kept & (rows.roles != "evaluation")
     if from_sources.sum() < MIN_ROWS:
@@ -82,7 +90,7 @@ def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int
             "add rows or sources"
         )
     is_test = kept & ((rows.roles == "test") | (rows.roles == "evaluation"))
-    if not any(source.role == "test" for source in config.sources):
+    if not any(shard.summary["role"] == "test" for shard in rows.shards):
         candidates = np.flatnonzero(from_sources)
         is_test[candidates] = choose_test_rows(
             _questions(rows, candidates, config.seed),
@@ -139,12 +147,12 @@ def _check_group_column(config: DataConfig, rows: AllRows) -> None:
             )
 
 
-def _split_warnings(config: DataConfig, rows: AllRows, kept: Mask) -> list[str]:
+def _split_warnings(rows: AllRows, kept: Mask) -> list[str]:
     from_sources = np.flatnonzero(kept & (rows.roles != "evaluation"))
     warnings = []
     if len(from_sources) < FEW_ROWS:
         warnings.append(f"only {len(from_sources)} valid rows; scores on a handful of held-out rows say little")
-    if _begin_alike(rows, from_sources) and not any(source.role == "test" for source in config.sources):
+    if _begin_alike(rows, from_sources) and not any(shard.summary["role"] == "test" for shard in rows.shards):
         warnings.append("all rows begin with the same question, so they were split by all turns before the answer")
     return warnings
 
@@ -154,8 +162,11 @@ def _warnings(config: DataConfig, splits: SplitSummary) -> list[str]:
 
 
 def summary_lines(report: DataReport) -> list[str]:
-    """Return lines for the log: one for each check that rows fail, one for each warning, and one with the counts."""
+    """Return lines for the log: one or two with the columns of each source, one for each check that rows fail, one for
+    each warning, and one with the counts."""
     return [
+        *split_lines(report),
+        *column_lines(report),
         *(f"{_POLICY_LABELS[count.policy]}: {count.rows} rows {_describe_check(count)}" for count in report.checks),
         *(f"warning: {warning}" for warning in report.warnings),
         report.counts_line(),

@@ -141,8 +141,14 @@ class RemovedRows:
                 quarantined=sum(summary["invalid"] for summary in shards) + int((from_source & quarantined).sum()),
                 deduplicated=int((from_source & self.repeated & ~quarantined).sum()),
                 weight=source.weight,
-                role=source.role if number < len(self.config.sources) else "evaluation",
+                role=_role(shards) if number < len(self.config.sources) else "evaluation",
             )
             assert count.read == count.kept + count.quarantined + count.deduplicated, count
             counts.append(count)
         return counts
+
+
+def _role(shards: list[dict[str, Any]]) -> str:
+    """Return the role of a source from those of its shards; files of one source may have two."""
+    roles = {str(summary["role"]) for summary in shards}
+    return roles.pop() if len(roles) == 1 else "train and test"

@@ -30,6 +30,7 @@ from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
 from tasks.rows.tolerance import mended_entry, mended_row
+from tasks.rows.used_columns import ColumnCounts, fault_of_media
 
 # a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
@@ -43,7 +44,7 @@ def scan_shard(
 ) -> None:
     """Write the valid rows of `shard` and all failure cases to `directory`; see `ShardWriter`.
 
-    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 96 bytes a row.
+    Memory is bounded by a batch of rows, the texts of `config.contamination`, and 112 bytes a row.
 
     Raises:
         DataError: a file cannot be read or has changed, or the columns fit no format.
@@ -53,7 +54,11 @@ def scan_shard(
     label = source_label(source)
     first = first_records(source, shard.revision, token)
     row_format = detect_format(source, label, first, f"data.{shard.section}[{shard.number}]")
-    scan = _ShardScan(config, column_mapping(source), row_format, ShardWriter(directory, config.deduplicate == "near"))
+    writer = ShardWriter(directory, config.deduplicate == "near")
+    columns = columns_of(first)
+    mapping = column_mapping(source)
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns)
+    scan = _ShardScan(config, mapping, row_format, writer, counts)
     if shard.section == "sources" and config.contamination:
         scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
     rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
@@ -63,9 +68,12 @@ def scan_shard(
         {
             "section": shard.section,
             "number": shard.number,
+            "role": shard.role,
+            "files": list(dict.fromkeys(part.name for part in shard.ranges)),
             "label": label,
             "format": row_format,
-            "columns": columns_of(first),
+            "columns": columns,
+            "used_columns": counts.as_json(),
             "has_group": scan.has_group,
             "read": scan.num_read,
             "invalid": scan.num_invalid,
@@ -105,6 +113,7 @@ class _ShardScan:
     mapping: dict[str, str]
     row_format: RowFormat
     writer: ShardWriter
+    column_counts: ColumnCounts
     evaluation_texts: EvaluationTexts | None = None
     has_group: bool = False
     num_read: int = 0
@@ -124,6 +133,13 @@ class _ShardScan:
                 self.num_read += 1
                 self.num_invalid += 1
                 continue
+            self.column_counts.add(row.record)
+            media = fault_of_media(row.record, self.mapping, self.config.checks.unread_column)
+            if media is not None:
+                failures.append(_failure(self.num_read, -1, row, media[0], "format", media[1], ""))
+                self.num_read += 1
+                self.num_invalid += 1
+                continue
             for entry in canonical_entries(self.mapping, self.row_format, row, self.config.group_by):
                 entries.append((self.num_read, mended_entry(self.row_format, entry, self.config.tolerate)))
                 self.has_group = self.has_group or self.config.group_by in row.record
@@ -131,7 +147,7 @@ class _ShardScan:
         rows, groups = self._valid_rows(entries, failures)
         if len(rows):
             self._check(rows, failures)
-            self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed))
+            self.writer.add_rows(rows, fingerprints(rows, groups, self.config.seed, self.config.deduplicate))
             if self.config.deduplicate == "near":
                 texts = whole_texts(rows) + rows.label
                 self.writer.add_signatures(signatures(texts, len(texts)))

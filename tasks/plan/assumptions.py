@@ -26,7 +26,9 @@ _GIB = 2**30
 def row_facts_of(config: FineTuneConfig, first_rows: Sequence[Any]) -> RowFacts:
     """Return the approximate number and length of training rows; `first_rows` are the `FirstRows` of all sources."""
     weighted = []
-    has_test = any(source.role == "test" for source in config.data.sources)
+    has_test = any(source.role == "test" for source in config.data.sources) or any(
+        source_rows.held_out for source_rows in first_rows
+    )
     for source_rows in first_rows:
         section, _, number = source_rows.where.removeprefix("data.").partition("[")
         if section != "sources":

@@ -11,7 +11,17 @@ from contextlib import closing
 from typing import Any
 
 from configs.errors import DataError
-from tasks.files.streams import compression, is_remote, open_bytes, open_raw, open_seekable, redacted, user_error
+from tasks.files.streams import (
+    compression,
+    is_pointer,
+    is_remote,
+    open_bytes,
+    open_raw,
+    open_seekable,
+    pointer_error,
+    redacted,
+    user_error,
+)
 from tasks.rows.rows import Row, bad_row, fault_of_characters
 from tasks.rows.values import without_padding
 
@@ -50,6 +60,8 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
                     fault = fault_of_characters(record)
                     yield number, bad_row(fault, _as_text(record)) if fault else record
     except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, RecursionError):
+        if is_pointer(path):
+            raise pointer_error(path) from None
         raise DataError(
             f"{redacted(path)} is not a whole {name} file, or has values that Python cannot hold; write it again"
         ) from None

@@ -13,6 +13,17 @@ from configs.schema import CheckConfig
 
 # {{name}}, {{ user.name }}, {% if ... %}; the tokenize stage looks for special tokens such as <|placeholder|>
 _PLACEHOLDER = re.compile(r"\{\{\s*[A-Za-z_][\w.\[\]'\" |]*\}\}|\{%.{1,80}?%\}")
+# A template in an answer about templates is what was asked for: it stands in a code block, between HTML tags, or in a
+# template's own blocks, or the row says that it is about one.
+_CODE = re.compile(r"```.*?(?:```|$)|`[^`\n]*`", re.DOTALL)
+_MARKUP = re.compile(
+    r"</[A-Za-z][\w:-]*\s*>|<[A-Za-z][\w:-]*(?:\s[^<>]*)?/>|\{%-?\s*end\w+|\{\{[#/]\s*\w|\s(?:v-|:|@|\*ng)[a-z-]+="
+)
+_ABOUT_TEMPLATES = re.compile(
+    r"\b(?:templates?|templating|placeholders?|jinja2?|vue(?:\.?js)?|handlebars|mustache|angular(?:js)?|liquid|twig|django"
+    r"|nunjucks|helm|ansible|dbt|cookiecutter|github actions|interpolat\w+)\b",
+    re.IGNORECASE,
+)
 _REPLACEMENT_CHARACTER = "\ufffd"
 # many good answers begin with a prompt of one word
 _MIN_REPEATED_CHARACTERS = 12
@@ -43,7 +54,11 @@ def _checks(config: CheckConfig) -> dict[str, tuple[_Check, str, str]]:
     """Return {name: (function that is True for good rows, column that a failure names, reason)}."""
     at_most = "" if config.max_characters is None else f", and at most {config.max_characters} characters in all"
     return {
-        "placeholder": (_without_placeholder, "(row)", "holds a template placeholder such as {{name}}"),
+        "placeholder": (
+            _without_placeholder,
+            "(row)",
+            "holds a template placeholder such as {{name}}, outside of code",
+        ),
         "replacement_character": (_without_replacement, "(row)", "holds U+FFFD, a character lost in decoding"),
         "length": (
             lambda rows: _within_bounds(rows, config),
@@ -68,7 +83,13 @@ def _whole_answers(texts: pd.Series, turns: pd.Series) -> pd.Series:
 
 
 def _without_placeholder(rows: pd.DataFrame) -> pd.Series:
-    return ~whole_texts(rows).map(lambda text: ("{{" in text or "{%" in text) and bool(_PLACEHOLDER.search(text)))
+    return ~whole_texts(rows).map(lambda text: ("{{" in text or "{%" in text) and _has_forgotten_placeholder(text))
+
+
+def _has_forgotten_placeholder(text: str) -> bool:
+    """Return whether a row of text holds a placeholder that is no part of code or of a text about templates."""
+    prose = _CODE.sub(" ", text)
+    return bool(_PLACEHOLDER.search(prose)) and not (_MARKUP.search(prose) or _ABOUT_TEMPLATES.search(prose))
 
 
 def _without_replacement(rows: pd.DataFrame) -> pd.Series:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
-from configs.schema import RowFormat, SourceConfig
+from configs.schema import ColumnMap, RowFormat, SourceConfig
+from tasks.rows.column_advice import suggested_columns
 from tasks.rows.sources import RawRow
 from tasks.rows.turns import TURN_KEYS as TURN_KEYS
 
@@ -77,7 +78,7 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     needed = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
         f"{where}: {label} has the columns {shown_columns(found)}, but needs {needed}\n"
-        + _mapping_advice(found, source.format)
+        + _mapping_advice(records, found, candidates)
     )
 
 
@@ -110,18 +111,23 @@ def shown_columns(columns: Iterable[str]) -> str:
 
 
 def _shown_name(column: str, number: int) -> str:
-    return column if _NAME.fullmatch(column) else f"(column {number})"
+    return column if is_plain_name(column) else f"(column {number})"
 
 
-def _mapping_advice(found: list[str], row_format: str) -> str:
-    if not any(_NAME.fullmatch(column) for column in found):
+def is_plain_name(column: str) -> bool:
+    """Return whether the name of a column is a plain word, which a message may show."""
+    return _NAME.fullmatch(column) is not None
+
+
+def _mapping_advice(records: list[dict[str, Any]], found: list[str], candidates: Mapping[Any, tuple[str, ...]]) -> str:
+    if not any(is_plain_name(column) for column in found):
         return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
-    found = [column if _NAME.fullmatch(column) else f"<column {number}>" for number, column in enumerate(found, 1)]
-    if row_format == "auto":
-        example = {"text": found[0]} if len(found) == 1 else {"prompt": found[0], "completion": found[-1]}
-    else:
-        example = {name: found[min(n, len(found) - 1)] for n, name in enumerate(FORMAT_COLUMNS[row_format])}
-    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in example.items()) + "}"
+    named = [{name: value for name, value in record.items() if is_plain_name(name)} for record in records]
+    advised = suggested_columns(named, candidates, OPTIONAL_COLUMNS)
+    fields = {field: column for field, column in advised.items() if field in ColumnMap.model_fields}
+    if not fields:
+        return "say with `columns` which of yours hold them"
+    return "name yours, for example: columns: {" + ", ".join(f"{k}: {v}" for k, v in fields.items()) + "}"
 
 
 def column_mapping(source: SourceConfig) -> dict[str, str]:

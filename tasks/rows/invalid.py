@@ -21,8 +21,9 @@ def describe_invalid(failures: list[FailureCase], num_invalid: int, tolerated: i
         f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]
     )
     more = f"; also {others}{', ...' if len(failures) > 5 else ''}" if others else ""
+    policy = "" if first.check in ("format", "contamination") else f" (data.checks.{first.check}: warn keeps such rows)"
     return (
-        f"{first.file} row {first.row}, column {first.column}: {first.reason}{more}\n"
+        f"{first.file} row {first.row}, column {first.column}: {first.reason}{policy}{more}\n"
         f"{num_invalid} invalid row{'s' if num_invalid > 1 else ''}{among}, data.max_invalid_rows={tolerated} "
         "tolerated; repair them or raise it (invalid rows go to the quarantine, never into training)"
     )

@@ -14,11 +14,15 @@ from tasks.rows.text_files import open_text
 
 # a cell is held in memory, and one longer than this is likely to have an unclosed quote
 _MAX_CELL_LENGTH = 64 * 2**20
+INDEX_COLUMN = "Unnamed: 0"
+"""The name that pandas gives to the first column if it has none; pandas writes its index so."""
 _QUOTES = re.compile('"+')
 
 
 def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
     """Yield (number, row) for each row below the header. All cells are text; memory is bounded by the longest row.
+
+    A first column without a name is an index that pandas wrote, and is named as pandas names it, `Unnamed: 0`.
 
     Raises:
         DataError: the file cannot be read, is not UTF-8, or its header or its quotes are broken.
@@ -30,6 +34,8 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
         reader = csv.reader(text, delimiter=separator, strict=True)
         try:
             header = next(reader, [])
+            if header[:1] == [""] and len(header) > 1:
+                header[0] = INDEX_COLUMN
             _check_header(name, header, separator)
             line = reader.line_num + 1
             for number, cells in enumerate(reader, 1):

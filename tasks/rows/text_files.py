@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
 from configs.errors import DataError
-from tasks.files.streams import compression, open_bytes, open_lines, open_raw, range_digest, redacted
+from tasks.files.streams import (
+    POINTER_START,
+    compression,
+    open_bytes,
+    open_lines,
+    open_raw,
+    pointer_error,
+    range_digest,
+    redacted,
+)
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 _COMPRESSED = {b"\x1f\x8b": ".gz", b"\x28\xb5\x2f\xfd": ".zst"}
@@ -62,6 +71,8 @@ def open_text(path: str) -> Iterator[io.TextIOWrapper]:
 
 def _refuse_other_encodings(path: str, stream: io.BufferedReader) -> None:
     first_bytes = stream.peek(_NUM_FIRST_BYTES)[:_NUM_FIRST_BYTES]
+    if first_bytes.startswith(POINTER_START):
+        raise pointer_error(path)
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if first_bytes.startswith(mark):
             raise DataError(f"{redacted(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")

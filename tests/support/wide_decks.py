@@ -9,6 +9,7 @@ from configs.wire import (
     Balance,
     CheckCount,
     Choice,
+    ColumnUse,
     CurvePoint,
     DataReport,
     Evaluation,
@@ -144,6 +145,9 @@ def data() -> DataReport:
         quarantined_rows=400_000,
         deduplicated_rows=56_789,
         checks=[CheckCount(check="contamination", policy="quarantine", rows=12, first_rows=[f"{ADDRESS}:123456"] * 5)],
+        columns=[
+            ColumnUse(source=ADDRESS, place="turn", name="a" * 40, rows=123_456_789, use="carries meaning, not read")
+        ],
         failures=[case],
         failure_cases=9,
         samples=[Sample(row_id=f"{ADDRESS}:1", prompt=SENTENCE * 4, completion=ADDRESS * 4)],

@@ -14,13 +14,22 @@ from configs.objectives import OBJECTIVES, Objective
 from configs.schema import DataConfig, SourceConfig, ToleranceConfig
 from configs.wire import FailureCase
 from tasks.files.places import file_size, find_files, is_splittable
+from tasks.files.splits import names_held_out
 from tasks.rows.checks import check_rows, whole_texts
-from tasks.rows.formats import CANONICAL_COLUMNS, Entry, canonical_entries, column_mapping, detect_format
+from tasks.rows.formats import (
+    CANONICAL_COLUMNS,
+    Entry,
+    canonical_entries,
+    column_mapping,
+    columns_of,
+    detect_format,
+)
 from tasks.rows.invalid import InvalidRowsError, describe_invalid
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
 from tasks.rows.tolerance import mended_entry, mended_row
+from tasks.rows.used_columns import ColumnCounts, check_unread, fault_of_media
 from tasks.tokenize.checks import wrong_kind_error
 
 NUM_ROWS = 20
@@ -33,10 +42,11 @@ _ROWS_READ = 100
 class FirstRows:
     """The properties and faults of the first rows of one source.
 
+    `held_out` holds the names of the files that are held out because they are named so; `rows` does not count theirs.
     `mean_characters` is the mean length of a valid row, with all of its turns and answers. `rows` is the approximate
     number of rows in the source: exact for embedded data, estimated from the bytes of the first rows for lines of text,
-    None otherwise. `failures` make a row invalid; `others` are those that the config's checks only warn about or set
-    aside.
+    None otherwise. `unread` is a warning about columns that carry meaning and are not read. `failures` make a row
+    invalid; `others` are those that the config's checks only warn about or set aside.
     """
 
     where: str
@@ -48,6 +58,8 @@ class FirstRows:
     mean_characters: float | None
     rows: float | None
     num_invalid: int = 0
+    unread: str = ""
+    held_out: frozenset[str] = frozenset()
     failures: list[FailureCase] = field(default_factory=list)
     others: list[FailureCase] = field(default_factory=list)
 
@@ -62,7 +74,8 @@ def read_first_rows(
     """Return the properties and faults of the first 20 rows of a source; `revision` is that of a hub data set.
 
     Raises:
-        DataError: a file cannot be read or has no rows, or its columns fit no format.
+        DataError: a file cannot be read or has no rows, or its columns fit no format, or columns or keys of turns that
+            carry meaning are not read.
         HubError: a hub data set cannot be loaded.
     """
     source: SourceConfig = getattr(config, section)[number]
@@ -72,10 +85,18 @@ def read_first_rows(
     records = [row.record for row in read if not isinstance(row.record, BadRow)]
     row_format = detect_format(source, label, records, where)
     mapping = column_mapping(source)
+    held_out = _files_held_out(source) if section == "sources" else frozenset()
+    policy = config.checks.unread_column
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns_of(records))
+    for record in records:
+        counts.add(record)
+    unread = check_unread(where, label, counts, policy)
     failures, entries, others = [], [], []
     for row in read[:NUM_ROWS]:
         if isinstance(row.record, BadRow):
             failures.append(_failure(row, "format", "(row)", row.record.reason, row.record.value))
+        elif media := fault_of_media(row.record, mapping, policy):
+            failures.append(_failure(row, "format", *media, ""))
         else:
             for entry in canonical_entries(mapping, row_format, row, config.group_by):
                 entries.append(mended_entry(row_format, entry, config.tolerate))
@@ -103,8 +124,10 @@ def read_first_rows(
         num_rows=min(len(read), NUM_ROWS),
         kinds=frozenset(rows.kind) if valid else frozenset(),
         mean_characters=float(texts.map(len).mean()) if valid else None,
-        rows=_estimated_rows(source, read, texts),
+        rows=_estimated_rows(source, read, held_out),
+        held_out=held_out,
         num_invalid=len(invalid),
+        unread=unread,
         failures=sorted(failures, key=lambda case: case.row),
         others=others,
     )
@@ -121,9 +144,10 @@ def check_validity(rows: FirstRows, tolerated: int) -> str:
         raise InvalidRowsError(describe_invalid(rows.failures, rows.num_invalid, tolerated, among), rows.failures)
     cases = rows.failures or rows.others
     if not cases:
-        return ""
+        return rows.unread
     first, number = cases[0], len({(case.file, case.row) for case in cases})
-    return f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
+    found = f"{number} of the first {rows.num_rows} rows: {first.file} row {first.row}, {first.column}: {first.reason}"
+    return f"{found}; {rows.unread}" if rows.unread else found
 
 
 def check_kinds(sources: Sequence[FirstRows], objective: Objective) -> str:
@@ -175,17 +199,23 @@ def _failure(row: RawRow | Entry, check: str, column: str, reason: str, value: s
     return FailureCase(file=row.file, row=row.row, check=check, column=column, reason=reason, value=value[:2000])
 
 
-def _estimated_rows(source: SourceConfig, read: Sequence[RawRow], texts: pd.Series) -> float | None:
+def _files_held_out(source: SourceConfig) -> frozenset[str]:
+    if not source.reads_files or source.path is None or source.role != "auto":
+        return frozenset()
+    return frozenset(names_held_out(find_files(source.path)))
+
+
+def _estimated_rows(source: SourceConfig, read: Sequence[RawRow], held_out: frozenset[str]) -> float | None:
     """Return the approximate number of rows of a source: its bytes divided by the mean bytes of its first lines."""
     from configs.embedded.names import parse_embedded_source
 
     if isinstance(source.path, str) and not source.reads_files:
         return float(parse_embedded_source(source.path)[1])
     if len(read) < _ROWS_READ and source.hub is None:
-        return float(len(read))
+        return float(sum(row.file not in held_out for row in read))
     if source.path is None:
         return None
-    files = find_files(source.path)
+    files = [file for file in find_files(source.path) if file.name not in held_out]
     sizes = [file_size(file.path) for file in files]
     if not all(is_splittable(file.path) for file in files) or None in sizes:
         return None

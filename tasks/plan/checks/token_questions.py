@@ -64,7 +64,10 @@ def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundin
 
     def sources() -> Finding:
         resolved = rows.resolved.value()
-        return Finding(f"sources: {len(config.data.sources)}, shards: {len(resolved.shards)}", resolved)
+        splits = data.shown_splits(resolved.shards)
+        found = f"sources: {len(config.data.sources)}, shards: {len(resolved.shards)}"
+        warning = data.split_warning(resolved.shards)
+        return Finding(f"{found}; {splits}" if splits else found, resolved, warning, "set the role of each source")
 
     def check_of(shared: Shared[Any]) -> Callable[[], Finding]:
         def check() -> Finding:

@@ -6,6 +6,7 @@ Later steps are cached by content, not by name, so a shard whose bytes are uncha
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from configs.embedded.names import parse_embedded_source
@@ -13,7 +14,8 @@ from configs.errors import DataError
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, file_size, find_files, is_splittable
-from tasks.files.streams import range_digest, redacted
+from tasks.files.splits import Role, file_roles, held_out_warning, shown_files
+from tasks.files.streams import POINTER_BYTES, is_pointer, pointer_error, range_digest, redacted
 
 
 class ResolvedData(NamedTuple):
@@ -28,7 +30,7 @@ def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
 
     `config.shards` is the wanted total number of shards. Uncompressed JSONL and text files are divided, unless they are
     read from the web. Other files stay whole, and a hub or embedded data set is one shard. No shard has rows of two
-    sources, so there are at least as many shards as sources.
+    sources, or files of two splits, so there are at least as many shards as sources.
 
     Raises:
         DataError: a file is missing, empty, unreadable, or has an ending that no reader knows; a directory or glob has
@@ -47,12 +49,13 @@ def resolve_data(config: DataConfig, token: str | None) -> ResolvedData:
     for (section, number, source), source_files in zip(places, files, strict=True):
         if source_files:
             lines_before: dict[str, int] = {}
-            for group in _divide(source_files, target):
-                ranges = _ranges(group, lines_before)
-                shards.append(Shard(section=section, number=number, revision="", ranges=ranges))
+            for role, files_of_role in _by_role(section, source, source_files):
+                for group in _divide(files_of_role, target):
+                    ranges = _ranges(group, lines_before)
+                    shards.append(Shard(section=section, number=number, revision="", ranges=ranges, role=role))
         else:
             revision = _revision(f"data.{section}[{number}]", source, token)
-            shards.append(Shard(section=section, number=number, revision=revision))
+            shards.append(Shard(section=section, number=number, revision=revision, role=source.role))
     return ResolvedData(contamination, shards)
 
 
@@ -66,11 +69,50 @@ def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
         for file, size in sizes:
             if size == 0:
                 raise DataError(f"{redacted(file.path)} is empty; it must hold at least one row")
+            if size is not None and size < POINTER_BYTES and is_pointer(file.path):
+                raise pointer_error(file.path)
     except DataError as error:
         # keep the class: callers treat an unreachable store differently from a missing file
         raise type(error)(f"{where}.path={error}") from None
     # a web server may not state a file's size
     return [(file, size or 0) for file, size in sizes]
+
+
+def _by_role(
+    section: str, source: SourceConfig, files: list[tuple[DataFile, int]]
+) -> list[tuple[Role, list[tuple[DataFile, int]]]]:
+    """Return (role, files) of a source: files for training before those that their names hold out."""
+    if section != "sources" or source.role != "auto":
+        return [(source.role, files)]
+    roles = file_roles([file for file, _ in files])
+    found: list[Role] = ["auto", "train", "test"]
+    by_role = [(role, [file for file, r in zip(files, roles, strict=True) if r == role]) for role in found]
+    return [(role, of_role) for role, of_role in by_role if of_role]
+
+
+def shown_splits(shards: Sequence[Shard]) -> str:
+    """Return which files are held out because their names say so, for a message; empty if there are none."""
+    roles: dict[int, dict[str, list[str]]] = {}
+    for shard in shards:
+        if shard.section == "sources" and shard.ranges:
+            names = roles.setdefault(shard.number, {}).setdefault(shard.role, [])
+            names += [part.name for part in shard.ranges if part.name not in names[-1:]]
+    shown = [
+        f"data.sources[{number}] trains on {shown_files(names['train'])}, and holds out {shown_files(names['test'])}"
+        for number, names in roles.items()
+        if len(names) > 1
+    ]
+    return "; ".join(shown) + ", as the files are named" if shown else ""
+
+
+def split_warning(shards: Sequence[Shard]) -> str:
+    """Return a warning about sources whose files are named as held out, but may be trained on; or an empty string."""
+    names: dict[int, list[str]] = {}
+    for shard in shards:
+        if shard.section == "sources" and shard.role == "auto":
+            names.setdefault(shard.number, []).extend(part.name for part in shard.ranges if part.start == 0)
+    warnings = [held_out_warning(f"data.sources[{number}]", files) for number, files in names.items()]
+    return "; ".join(warning for warning in warnings if warning)
 
 
 def _divide(files: list[tuple[DataFile, int]], target: int) -> list[list[tuple[DataFile, int, int | None]]]:

@@ -30,15 +30,25 @@ def jaccard(one: str, other: str) -> float:
 
 
 def exact_duplicates(texts: Sequence[str]) -> list[int]:
-    """Return for each text the index of the first one with the same fingerprint, as the stage finds them."""
-    rows = pd.DataFrame({**dict.fromkeys(CANONICAL_COLUMNS, ""), "completion": texts, "kind": "text"}, dtype=object)
-    return firsts_of_equals(fingerprints(rows, [None] * len(rows), 0)["content"]).tolist()
+    """Return for each text the index of the first one with the same fingerprint, as `exact` finds them."""
+    return _firsts(texts, "exact")
+
+
+def normalized_duplicates(texts: Sequence[str]) -> list[int]:
+    """Return for each text the index of the first one that is the same apart from case and white space."""
+    return _firsts(texts, "normalized")
+
+
+def _firsts(texts: Sequence[str], deduplicate: str) -> list[int]:
+    rows = pd.DataFrame({"completion": texts}, columns=CANONICAL_COLUMNS, dtype=object).fillna("")
+    rows["kind"] = "text"
+    return firsts_of_equals(fingerprints(rows, [None] * len(rows), 0, deduplicate)["content"]).tolist()
 
 
 def near_duplicates(texts: Iterable[str], threshold: float, seed: int = 0, num_perm: int = NUM_PERM) -> list[int]:
     """Return for each text the index of the earliest one of its cluster: among those that no exact one came before."""
     texts = list(texts)
-    result = np.array(exact_duplicates(texts), dtype=np.int64)
+    result = np.array(normalized_duplicates(texts), dtype=np.int64)
     firsts = np.flatnonzero(result == np.arange(len(result)))
     signed = signatures((texts[first] for first in firsts.tolist()), len(firsts), num_perm, seed)
     left, signed = firsts[has_shingles(signed)], signed[has_shingles(signed)]
@@ -78,9 +88,15 @@ def test_normalizing_twice_changes_nothing(text: str) -> None:
     assert normalized(normalized(text)) == normalized(text)
 
 
-def test_exact_duplicates_point_to_the_first_of_their_form() -> None:
-    assert exact_duplicates(["b", "a", " B", "", "A\n", "b.", "\t", "\ud800"]) == [0, 1, 0, 3, 1, 5, 3, 7]
-    assert exact_duplicates([]) == []
+def test_normalized_duplicates_point_to_the_first_of_their_form() -> None:
+    assert normalized_duplicates(["b", "a", " B", "", "A\n", "b.", "\t", "\ud800"]) == [0, 1, 0, 3, 1, 5, 3, 7]
+    assert normalized_duplicates([]) == []
+
+
+def test_exact_duplicates_have_the_same_characters() -> None:
+    assert exact_duplicates(["b", "a", " b", "B", "a", "a\n", "b", "\ud800"]) == [0, 1, 2, 3, 1, 5, 0, 7]
+    # an e with an accent: as one character, and as two; NFKC would also join the ligature and the exponent
+    assert exact_duplicates(["caf\u00e9", "cafe\u0301", "\ufb01ne", "fine", "x\u00b2", "x2"]) == [0, 0, 2, 3, 4, 5]
 
 
 def test_shingles_are_word_trigrams_from_five_words_on_and_character_five_grams_below() -> None:

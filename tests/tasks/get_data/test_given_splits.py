@@ -52,7 +52,7 @@ def test_training_rows_that_repeat_a_test_source_are_removed(tmp_path: Path) -> 
     assert list(data.train.row_id) == [f"train.jsonl:{n}" for n in range(2, 22)]
     reasons = {row.row: (row.check, row.reason) for row in data.quarantine.itertuples()}
     assert reasons == {
-        1: ("leak", "has the same prompt as test.jsonl:6"),
+        1: ("leak", "has the same prompt, apart from case and white space, as test.jsonl:6"),
         22: ("leak", "is the same as test.jsonl:1"),
     }
     [counts, _] = data.report.sources

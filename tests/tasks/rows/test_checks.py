@@ -19,7 +19,7 @@ BAD: dict[str, list[dict[str, str]]] = {
     "replacement_character": [{"prompt": "caf\ufffd", "completion": "a"}],
     "length": [{"prompt": "short", "completion": "ab" * 600}],
     "repeats_prompt": [{"prompt": "Tell me a story.", "completion": "Tell me a story. Once upon a time"}],
-    "conflict": [{"prompt": "one question", "completion": "yes"}, {"prompt": "One  question", "completion": "no"}],
+    "conflict": [{"prompt": "one question", "completion": "yes"}, {"prompt": "one question", "completion": "no"}],
 }
 PREFERENCES = [{"prompt": f"question number {n}", "chosen": "good", "rejected": "bad"} for n in range(20)]
 
@@ -128,18 +128,39 @@ def test_kinds_of_rows_that_no_objective_takes_together_give_a_warning(
 
 def test_the_first_of_exact_duplicates_is_kept(tmp_path: Path) -> None:
     rows = [*GOOD, {"prompt": " Question NUMBER 3", "completion": "answer  3"}, GOOD[5]]
-    data = load(tmp_path / "rows.jsonl", rows, {})
+    data = load(tmp_path / "rows.jsonl", rows, {}, deduplicate="normalized")
     assert_counts_add_up(data)
     assert (data.report.deduplicated_rows, data.report.sources[0].kept) == (2, 20)
     assert "rows.jsonl:21" not in [*data.train.row_id, *data.test.row_id]
     assert list(data.quarantine[["row", "check", "reason"]].itertuples(index=False, name=None)) == [
-        (21, "duplicate", "is the same as rows.jsonl:4"),
-        (22, "duplicate", "is the same as rows.jsonl:6"),
+        (21, "duplicate", "is the same, apart from case and white space, as rows.jsonl:4"),
+        (22, "duplicate", "is the same, apart from case and white space, as rows.jsonl:6"),
     ]
     assert load(tmp_path / "rows.jsonl", rows, {}, deduplicate="none").report.deduplicated_rows == 0
     assert data.report.counts_line().endswith(
         "22 rows read = 20 kept (18 train, 2 test) + 0 quarantined + 2 deduplicated"
     )
+
+
+def test_exact_duplicates_have_the_same_white_space(tmp_path: Path) -> None:
+    # a prompt and the same with a changed indentation; the last row repeats the first one
+    code = [
+        {"prompt": f"Mend the indentation of {n}:\nif x:\n  y\n{space}z", "completion": "done"}
+        for n in range(10)
+        for space in ("", "  ")
+    ]
+    data = load(tmp_path / "rows.jsonl", [*code, code[0]], {"conflict": "fail"}, deduplicate="exact")
+    assert (data.report.sources[0].kept, data.report.deduplicated_rows) == (20, 1)
+    assert list(data.quarantine.reason) == ["is the same as rows.jsonl:1"]
+    folded = load(tmp_path / "rows.jsonl", [*code, code[0]], {}, deduplicate="normalized")
+    assert (folded.report.sources[0].kept, folded.report.deduplicated_rows) == (10, 11)
+
+
+@pytest.mark.parametrize(("deduplicate", "conflicts"), [("exact", 0), ("normalized", 2), ("near", 2)])
+def test_prompts_of_conflicts_are_compared_as_rows_are(deduplicate: str, conflicts: int, tmp_path: Path) -> None:
+    rows = [*GOOD, {"prompt": "one question", "completion": "yes"}, {"prompt": "One  question", "completion": "no"}]
+    report = load(tmp_path / "rows.jsonl", rows, {}, deduplicate=deduplicate).report
+    assert sum(count.rows for count in report.checks if count.check == "conflict") == conflicts
 
 
 def test_near_duplicates_are_removed_only_if_configured(tmp_path: Path) -> None:
@@ -149,6 +170,44 @@ def test_near_duplicates_are_removed_only_if_configured(tmp_path: Path) -> None:
     assert data.report.deduplicated_rows == 1
     assert list(data.quarantine.reason) == ["is nearly the same as rows.jsonl:21"]
     assert load(tmp_path / "rows.jsonl", rows, {}, deduplicate="near", near_threshold=1.0).report.deduplicated_rows == 0
+
+
+def test_an_error_names_the_setting_of_its_check(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRowsError) as caught:
+        load(tmp_path / "rows.jsonl", [*GOOD, *BAD["placeholder"]], {})
+    assert str(caught.value).startswith(
+        "rows.jsonl row 21, column (row): holds a template placeholder such as {{name}}, outside of code "
+        "(data.checks.placeholder: warn keeps such rows)\n"
+    )
+    with pytest.raises(InvalidRowsError, match=r"column completion: is empty\n1 invalid row"):
+        load(tmp_path / "rows.jsonl", [*GOOD, {"prompt": "q", "completion": ""}], {})
+
+
+@pytest.mark.parametrize(
+    ("prompt", "completion", "is_forgotten"),
+    [
+        ("Dear {{name}}, hello", "yes", True),
+        ("Answer the question", "{{ answer }}", True),
+        ("{% if user %} hello", "yes", True),
+        ("Say hello", "Hello {{user.name}}, here is a list: `a`", True),
+        ("Write a Vue view of Oslo", "{{ Oslo }}", False),
+        ("Show the city", "<p>{{ city }}</p>", False),
+        ("Show the city", '<city-view :name="city" />{{ city }}', False),
+        ("Show the city", "Write `{{ city }}` there", False),
+        ("Show the city", "So:\n```html\n{{ city }}\n```\n", False),
+        ("Show the cities", "{% for city in cities %}{{ city }}{% endfor %}", False),
+        ("Show the cities", "{{#each cities}}{{ this }}{{/each}}", False),
+        ("What does {{ x }} mean in Jinja2?", "It prints x", False),
+        ("Write an email template", "Dear {{name}},", False),
+        ("A set in LaTeX", "${{1, 2}}$ and {{{ }", False),
+    ],
+)
+def test_code_with_templates_is_no_forgotten_placeholder(
+    prompt: str, completion: str, is_forgotten: bool, tmp_path: Path
+) -> None:
+    rows = [*GOOD, {"prompt": prompt, "completion": completion}]
+    data = load(tmp_path / "rows.jsonl", rows, {"placeholder": "warn"})
+    assert [count.check for count in data.report.checks] == (["placeholder"] if is_forgotten else [])
 
 
 @pytest.mark.parametrize(("policy", "kept"), [("warn", 21), ("quarantine", 20)])

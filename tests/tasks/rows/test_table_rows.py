@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import zstandard
 from support.data_files import numbered_rows, read, read_error, rows_and_error
@@ -23,12 +24,23 @@ from tasks.rows import table_rows
         (".tsv", "a,b\n1,2\n", "line 1: cells are separated by ','; save it with '\\t' between cells"),
         (".csv", "a\tb\n1\t2\n", "line 1: cells are separated by '\\t'; save it with ',' between cells"),
         (".csv", "a,\n1,2\n", "empty or repeated column name"),
+        (".csv", ",a,\n1,2,3\n", "empty or repeated column name"),
     ],
 )
 def test_a_broken_table_names_file_and_line(kind: str, content: str, message: str, tmp_path: Path) -> None:
     path = tmp_path / f"rows{kind}"
     path.write_text(content)
     assert read_error(path).startswith(f"{path} ") and message in read_error(path)
+
+
+def test_a_first_column_without_a_name_is_the_index_of_pandas(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    rows = pd.DataFrame({"prompt": ["q", "r"], "completion": ["a", "b"]})
+    rows.to_csv(path)
+    assert numbered_rows(path) == [
+        (1, {"Unnamed: 0": "0", "prompt": "q", "completion": "a"}),
+        (2, {"Unnamed: 0": "1", "prompt": "r", "completion": "b"}),
+    ]
 
 
 def test_rows_with_a_nul_or_too_many_cells_are_quarantined(tmp_path: Path) -> None:

@@ -90,7 +90,9 @@ def test_a_wrong_column_is_named(tmp_path: Path) -> None:
     path = write(tmp_path / "rows.jsonl", PAIRS)
     with pytest.raises(DataError, match=r"columns.prompt=question: rows.jsonl has no such column; it has prompt, comp"):
         first_rows(path, columns={"prompt": "question"})
-    with pytest.raises(DataError, match=r"has the columns a, b, but needs .*\nname yours"):
+    with pytest.raises(
+        DataError, match=r"has the columns a, b, but needs .*\nsay with `columns` which of yours hold them"
+    ):
         first_rows(write(tmp_path / "other.jsonl", [{"a": "1", "b": "2"}] * 20))
 
 
