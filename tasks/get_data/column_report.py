@@ -33,8 +33,12 @@ def used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[
         warnings.append(check_unread(where, labels[number], counts, config.checks.unread_column))
         if counts.has_more:
             warnings.append(f"{labels[number]} has more than {MAX_NAMES} columns and keys; the others are not listed")
+        # two files of one name are two sources
+        source_name = labels[number] if labels.count(labels[number]) == 1 else f"{labels[number]} ({where})"
         uses += [
-            ColumnUse(source=labels[number], place=item.place, name=item.name, rows=item.rows, use=item.use)
+            ColumnUse(
+                source=source_name, place=item.place, name=item.name, rows=item.rows, of=counts.num_rows, use=item.use
+            )
             for item in counts.found()
         ]
     return uses, [warning for warning in warnings if warning]
@@ -42,13 +46,9 @@ def used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[
 
 def column_lines(report: DataReport) -> list[str]:
     """Return lines for the log: the columns of each source, and the keys of its turns."""
-    read_rows = {count.source: count.read for count in report.sources}
     lines = []
     for (source, place), uses in groupby(report.columns, key=lambda use: (use.source, use.place)):
-        shown = [
-            f"{use.name}: {use.use}" + (f" ({use.rows} rows)" if use.rows != read_rows.get(source) else "")
-            for use in uses
-        ]
+        shown = [f"{use.name}: {use.use}" + (f" ({use.rows} rows)" if use.rows != use.of else "") for use in uses]
         more = f"; and {len(shown) - _SHOWN_USES} more" if len(shown) > _SHOWN_USES else ""
         what = "columns" if place == "column" else "keys of turns"
         lines.append(f"{what} of {source}: {'; '.join(shown[:_SHOWN_USES])}{more}")
