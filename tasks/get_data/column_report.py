@@ -6,7 +6,7 @@ from itertools import groupby
 
 from configs.schema import DataConfig
 from configs.wire import ColumnUse, DataReport
-from tasks.files.splits import held_out_warning
+from tasks.files.splits import held_out_warning, scored_training_warning
 from tasks.get_data.all_rows import AllRows, source_index
 from tasks.rows.formats import column_mapping
 from tasks.rows.used_columns import MAX_NAMES, ColumnCounts, check_unread
@@ -56,12 +56,14 @@ def column_lines(report: DataReport) -> list[str]:
 
 
 def role_warnings(config: DataConfig, rows: AllRows, labels: list[str]) -> list[str]:
-    """Return a warning for each source whose rows are trained on although its files are named as held out."""
+    """Return warnings about files that are named as held out but may be trained on, and about evaluation sets with
+    files named as training data."""
     warnings = []
-    for number, _ in enumerate(config.sources):
+    for number, label in enumerate(labels):
         shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
-        files = dict.fromkeys(name for summary in shards if summary["role"] == "auto" for name in summary["files"])
-        warnings.append(held_out_warning(labels[number], list(files)))
+        is_source = number < len(config.sources)
+        files = list(dict.fromkeys(name for s in shards if s["role"] == "auto" or not is_source for name in s["files"]))
+        warnings.append((held_out_warning if is_source else scored_training_warning)(label, files))
     return [warning for warning in warnings if warning]
 
 
