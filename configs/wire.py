@@ -94,6 +94,7 @@ class ColumnUse(WireType):
     place: Literal["column", "turn"]
     name: str = Field(description="The name, or the column's number where the name is no plain word.")
     rows: int = Field(description="Rows that have a value for it.")
+    of: int = Field(description="Rows of the source that could be read.")
     use: str = Field(
         description="`trained`, `prompt`, `decides what is trained`, `metadata, not trained`, `unknown: not read`, or "
         "`carries meaning, not read`."

@@ -55,7 +55,12 @@ def _source(count: SourceCount) -> str:
 def _columns(columns: Sequence[ColumnUse]) -> list[str]:
     """Return a table of what became of each column, and of each key of the turns of conversations."""
     rows = [
-        (use.source, use.name if use.place == "column" else f"{use.name} (in turns)", f"{use.rows:,}", use.use)
+        (
+            use.source,
+            use.name if use.place == "column" else f"{use.name} (in turns)",
+            f"{use.rows:,} of {use.of:,}",
+            use.use,
+        )
         for use in columns
     ]
     if not rows:

@@ -62,6 +62,17 @@ def held_out_warning(source: str, names: Sequence[str]) -> str:
     )
 
 
+def scored_training_warning(source: str, names: Sequence[str]) -> str:
+    """Return a warning if an evaluation set has files named train beside held-out ones; `names` are of all files."""
+    roles = file_roles([DataFile(name, name) for name in names])
+    training = [name for name, role in zip(names, roles, strict=True) if role == "train"]
+    if not training:
+        return ""
+    return (
+        f"{source}: {shown_files(training)} scored too, beside files named as held out; name the held-out files alone"
+    )
+
+
 def shown_files(names: Sequence[str]) -> str:
     """Return up to three names of files for a message."""
     more = f" and {len(names) - _SHOWN_FILES} more" if len(names) > _SHOWN_FILES else ""

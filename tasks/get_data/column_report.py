@@ -6,7 +6,7 @@ from itertools import groupby
 
 from configs.schema import DataConfig
 from configs.wire import ColumnUse, DataReport
-from tasks.files.splits import held_out_warning
+from tasks.files.splits import held_out_warning, scored_training_warning
 from tasks.get_data.all_rows import AllRows, source_index
 from tasks.rows.formats import column_mapping
 from tasks.rows.used_columns import MAX_NAMES, ColumnCounts, check_unread
@@ -33,8 +33,12 @@ def used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[
         warnings.append(check_unread(where, labels[number], counts, config.checks.unread_column))
         if counts.has_more:
             warnings.append(f"{labels[number]} has more than {MAX_NAMES} columns and keys; the others are not listed")
+        # two files of one name are two sources
+        source_name = labels[number] if labels.count(labels[number]) == 1 else f"{labels[number]} ({where})"
         uses += [
-            ColumnUse(source=labels[number], place=item.place, name=item.name, rows=item.rows, use=item.use)
+            ColumnUse(
+                source=source_name, place=item.place, name=item.name, rows=item.rows, of=counts.num_rows, use=item.use
+            )
             for item in counts.found()
         ]
     return uses, [warning for warning in warnings if warning]
@@ -42,13 +46,9 @@ def used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[
 
 def column_lines(report: DataReport) -> list[str]:
     """Return lines for the log: the columns of each source, and the keys of its turns."""
-    read_rows = {count.source: count.read for count in report.sources}
     lines = []
     for (source, place), uses in groupby(report.columns, key=lambda use: (use.source, use.place)):
-        shown = [
-            f"{use.name}: {use.use}" + (f" ({use.rows} rows)" if use.rows != read_rows.get(source) else "")
-            for use in uses
-        ]
+        shown = [f"{use.name}: {use.use}" + (f" ({use.rows} rows)" if use.rows != use.of else "") for use in uses]
         more = f"; and {len(shown) - _SHOWN_USES} more" if len(shown) > _SHOWN_USES else ""
         what = "columns" if place == "column" else "keys of turns"
         lines.append(f"{what} of {source}: {'; '.join(shown[:_SHOWN_USES])}{more}")
@@ -56,12 +56,14 @@ def column_lines(report: DataReport) -> list[str]:
 
 
 def role_warnings(config: DataConfig, rows: AllRows, labels: list[str]) -> list[str]:
-    """Return a warning for each source whose rows are trained on although its files are named as held out."""
+    """Return warnings about files that are named as held out but may be trained on, and about evaluation sets with
+    files named as training data."""
     warnings = []
-    for number, _ in enumerate(config.sources):
+    for number, label in enumerate(labels):
         shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
-        files = dict.fromkeys(name for summary in shards if summary["role"] == "auto" for name in summary["files"])
-        warnings.append(held_out_warning(labels[number], list(files)))
+        is_source = number < len(config.sources)
+        files = list(dict.fromkeys(name for s in shards if s["role"] == "auto" or not is_source for name in s["files"]))
+        warnings.append((held_out_warning if is_source else scored_training_warning)(label, files))
     return [warning for warning in warnings if warning]
 
 

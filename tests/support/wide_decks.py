@@ -146,7 +146,14 @@ def data() -> DataReport:
         deduplicated_rows=56_789,
         checks=[CheckCount(check="contamination", policy="quarantine", rows=12, first_rows=[f"{ADDRESS}:123456"] * 5)],
         columns=[
-            ColumnUse(source=ADDRESS, place="turn", name="a" * 40, rows=123_456_789, use="carries meaning, not read")
+            ColumnUse(
+                source=ADDRESS,
+                place="turn",
+                name="a" * 40,
+                rows=123_456_789,
+                of=123_456_789,
+                use="carries meaning, not read",
+            )
         ],
         failures=[case],
         failure_cases=9,

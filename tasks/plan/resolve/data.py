@@ -14,7 +14,7 @@ from configs.errors import DataError
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, file_size, find_files, is_splittable
-from tasks.files.splits import Role, file_roles, held_out_warning, shown_files
+from tasks.files.splits import Role, file_roles, held_out_warning, scored_training_warning, shown_files
 from tasks.files.streams import POINTER_BYTES, is_pointer, pointer_error, range_digest, redacted
 
 
@@ -106,12 +106,17 @@ def shown_splits(shards: Sequence[Shard]) -> str:
 
 
 def split_warning(shards: Sequence[Shard]) -> str:
-    """Return a warning about sources whose files are named as held out, but may be trained on; or an empty string."""
-    names: dict[int, list[str]] = {}
+    """Return a warning about files that are named as held out but may be trained on, and about evaluation sets with
+    files named as training data; or an empty string."""
+    names: dict[tuple[str, int], list[str]] = {}
     for shard in shards:
-        if shard.section == "sources" and shard.role == "auto":
-            names.setdefault(shard.number, []).extend(part.name for part in shard.ranges if part.start == 0)
-    warnings = [held_out_warning(f"data.sources[{number}]", files) for number, files in names.items()]
+        if shard.section == "evaluation" or shard.role == "auto":
+            of_source = names.setdefault((shard.section, shard.number), [])
+            of_source += [part.name for part in shard.ranges if part.start == 0]
+    warnings = [
+        (held_out_warning if section == "sources" else scored_training_warning)(f"data.{section}[{number}]", files)
+        for (section, number), files in names.items()
+    ]
     return "; ".join(warning for warning in warnings if warning)
 
 

@@ -138,6 +138,16 @@ def test_a_lone_file_named_test_is_trained_on_with_a_warning(tmp_path: Path) -> 
     assert planned == "" and not any("held out" in warning for warning in report.warnings)
 
 
+def test_an_evaluation_set_with_training_files_gives_a_warning(cloned: Path) -> None:
+    other = cloned.parent / "rows.jsonl"
+    other.write_text("".join(json.dumps(row) + "\n" for row in rows("other", 20)))
+    for path, expected in ((cloned, True), (cloned / "data/test-*", False)):
+        config = DataConfig(sources=[{"path": str(other)}], evaluation=[{"path": str(path)}])
+        warnings = [*load_data(config).report.warnings, split_warning(resolve_data(config, None).shards)]
+        found = [warning for warning in warnings if "scored too, beside files named as held out" in warning]
+        assert len(found) == (2 if expected else 0)
+
+
 @pytest.mark.parametrize("name", ["rows.parquet", "rows.jsonl", "rows.jsonl.gz", "rows.csv"])
 def test_a_pointer_of_git_lfs_is_named_as_such(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text(POINTER)

@@ -70,6 +70,25 @@ def test_every_column_is_named_with_its_rows_and_its_use(tmp_path: Path) -> None
     assert "what became of it" in render_data(found) and "metadata, not trained" in render_data(found)
 
 
+def test_files_of_one_name_are_two_sources(tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        (tmp_path / folder).mkdir()
+        config(tmp_path / folder / "rows.jsonl", [{**row, "prompt": f"{folder} {row['prompt']}"} for row in PAIRS])
+    sources = [{"path": str(tmp_path / folder / "rows.jsonl")} for folder in ("a", "b")]
+    assert summary_lines(load_data(DataConfig(sources=sources)).report)[:2] == [
+        f"columns of rows.jsonl (data.sources[{number}]): completion: trained; prompt: prompt" for number in (0, 1)
+    ]
+
+
+def test_rows_that_cannot_be_read_do_not_count(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    settings = config(path, PAIRS, max_invalid_rows=1)
+    path.write_text(path.read_text() + "{not JSON\n")
+    found = load_data(settings).report
+    assert [(use.rows, use.of) for use in found.columns] == [(12, 12), (12, 12)]
+    assert summary_lines(found)[0] == "columns of rows.jsonl: completion: trained; prompt: prompt"
+
+
 def test_mapped_columns_and_groups_are_known(tmp_path: Path) -> None:
     rows = [{"question": f"q {n}", "answer": f"a {n}", "prompt": "unused", "book": str(n)} for n in range(12)]
     source = {"columns": {"prompt": "question", "completion": "answer"}}
