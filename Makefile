@@ -10,7 +10,7 @@ INSTALLED := $(VENV)/.installed
 .PHONY: help setup run align plan register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(INSTALLED) ## Create .venv, or bring it up to date
 
@@ -64,7 +64,7 @@ register: $(INSTALLED) ## Register all workflows on a cluster, as the git commit
 		--destination-dir . $(if $(filter 1,$(ACTIVATE)),--activate-launchplans) workflows
 
 run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align | prepare_data]
-	@test -f workflows/$(WORKFLOW).py || { echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow; use fine_tune, align or prepare_data" >&2; exit 1; }
+	@case "$(WORKFLOW)" in fine_tune|align|prepare_data) ;; *) echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow that takes a config; use fine_tune, align or prepare_data" >&2; exit 1;; esac
 	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
 		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import sys
 from pathlib import Path
@@ -65,8 +66,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
         ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or not a mapping.
     """
     if not path.is_file():
-        presets = ", ".join(sorted(p.stem for p in PRESETS.glob("*.yaml")))
-        raise ConfigError(f"config file {path} does not exist; presets are configs/presets/{{{presets}}}.yaml")
+        presets = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
+        # launch plans have the presets' names, with dashes for dots
+        near = difflib.get_close_matches(path.stem, presets, n=1, cutoff=0.8)
+        meant = f" (did you mean {near[0]}?)" if near else ""
+        raise ConfigError(
+            f"config file {path} does not exist{meant}; presets are configs/presets/{{{', '.join(presets)}}}.yaml"
+        )
     try:
         # YAML is a superset of JSON
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)

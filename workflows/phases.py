@@ -13,7 +13,15 @@ from tasks.runtime.pods import DECK_FIELDS, SMALL
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import check_same_tokenizer, require_same_tokenizer
 from workflows.prepare_tokens import PreparedTokens, prepare_tokens
-from workflows.tune import Tokens, published_artifacts, quantize_and_score, score, show_steps, train_and_merge
+from workflows.tune import (
+    Tokens,
+    published_artifacts,
+    quantize_and_score,
+    score,
+    show_steps,
+    train_and_merge,
+    training_steps,
+)
 
 
 class TrainedPhases(NamedTuple):
@@ -60,6 +68,12 @@ def _prepare_reward(
     return prepared
 
 
+def _steps(sft: FineTuneConfig, reward: list[FineTuneConfig], policy: FineTuneConfig) -> list[str]:
+    rows = ["reward-data", "same-tokenizer"] if reward else []
+    scorers = [step for config in reward for step in (*training_steps(config, "reward-"), "evaluate-reward-model")]
+    return [*rows, *training_steps(sft, "sft-"), *scorers, "evaluate-sft", *training_steps(policy, "policy-")]
+
+
 @dynamic(
     container_image=CPU_IMAGE,
     requests=SMALL,
@@ -91,7 +105,7 @@ def train_phases(
     rewards_version: str,
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
-    show_steps(policy, [("sft-", sft), *(("reward-", config) for config in reward), ("policy-", policy)])
+    show_steps(policy, _steps(sft, reward, policy))
     sft_tokens = Tokens(sft_train_tokens, sft_test_tokens, sft_tokenizer, sft_token_report)
     tokens = Tokens(policy_train_tokens, policy_test_tokens, policy_tokenizer, policy_token_report)
     prepared = [

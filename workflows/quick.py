@@ -34,6 +34,7 @@ def quick(
     epochs: float = 0.0,
     learning_rate: float = 0.0,
     repository: str = "",
+    name: str = "",
 ) -> QuickResult:
     """Fine-tune a language model, from a short form.
 
@@ -43,12 +44,14 @@ def quick(
     Args:
         preset: The preset that all other settings come from.
         model: The base model: a hub id, or the address of a folder. Empty for the preset's own.
-        data: The rows: a hub data set (owner/name), or the address of a file or folder. Empty for the preset's own.
-        prompt_column: The column of the rows that holds the prompt. Empty for `prompt`, or the preset's own rows.
-        completion_column: The column of the rows that holds the answer. Empty for `completion`, or the preset's rows.
+        data: The rows: a hub data set (owner/name, or owner/name:subset), or the address of a file or folder. Empty for
+            the preset's own.
+        prompt_column: The column that holds the prompt. Empty if your rows call it `prompt`.
+        completion_column: The column that holds the answer. Empty if your rows call it `completion`.
         epochs: Number of passes over the training rows; 0 for the preset's own.
         learning_rate: Peak learning rate; 0 for the preset's own.
         repository: Hub repository to publish to (owner/name); empty for the preset's own.
+        name: Name of the run, of its report and of its output folder; empty for the preset's name.
     """
     config = choose_settings(
         preset=preset,
@@ -59,6 +62,7 @@ def quick(
         epochs=epochs,
         learning_rate=learning_rate,
         repository=repository,
+        name=name,
     ).with_overrides(node_name="settings")
     result = fine_tune(config=config).with_overrides(node_name="fine-tune")
     return QuickResult(config=config, result=result)

@@ -152,19 +152,21 @@ def published_artifacts(
     ]
 
 
-def show_steps(config: FineTuneConfig, phases: Sequence[tuple[str, FineTuneConfig]]) -> None:
+def training_steps(config: FineTuneConfig, phase: str = "") -> list[str]:
+    """Return the names of the nodes of `train_and_merge`."""
+    return [f"{phase}train", *([f"{phase}merge"] if config.train.method != "full" else [])]
+
+
+def show_steps(config: FineTuneConfig, before: Sequence[str]) -> None:
     """Show in the dynamic task's Deck which steps it starts: those have the Decks that a user looks for.
 
-    `phases` are (start of the nodes' names, config) of each training; `config` is that of the last one.
+    `before` are the steps before the tuned model of `config` is scored.
     """
     from tasks.decks import html
     from tasks.decks.short import render_where
 
-    steps = []
-    for phase, settings in phases:
-        steps += [f"{phase}train", *([f"{phase}merge"] if settings.train.method != "full" else [])]
     copies = [f"{step}-{method}" for method in config.quantize.methods for step in ("quantize", "evaluate")]
-    Deck("steps", html.fragment(render_where([*steps, "evaluate-tuned", *copies])))
+    Deck("steps", html.fragment(render_where([*before, "evaluate-tuned", *copies])))
 
 
 @dynamic(
@@ -187,7 +189,7 @@ def tune(
     rewards_version: str,
 ) -> Tuned:
     """Train, merge, score, quantize, and score the quantized copies."""
-    show_steps(config, [("", config)])
+    show_steps(config, training_steps(config))
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
     evaluation = score("tuned", config, trained.model, tokens, [], rewards_version)

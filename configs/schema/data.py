@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from configs.schema.section import Section
+from configs.schema.section import Name, Section, without_outer_blanks
 
 RowFormat = Literal[
     "auto",
@@ -60,7 +60,7 @@ class SourceConfig(Section):
         "or https://. Or a data set that the project makes itself: "
         "`embedded:english-to-sql[:rows]` or `embedded:english-to-sql-preferences[:rows]`.",
     )
-    hub: str | None = Field(None, description="Hub data set, `owner/name`.")
+    hub: Name | None = Field(None, description="Hub data set, `owner/name`.")
     name: str | None = Field(None, description="Configuration (subset) of the hub data set.")
     split: str = Field("train", description="Split of the hub data set.")
     revision: str | None = Field(
@@ -91,10 +91,15 @@ class SourceConfig(Section):
     def _path_is_text(cls, path: Any) -> Any:
         """Reject other types here, with one error: pydantic would give one error for each type of the union."""
         entries = path if isinstance(path, list) else [path]
+        for number, entry in enumerate(entries if isinstance(path, list) else []):
+            if entry is None or entry == "":
+                raise ValueError(f"entry {number + 1} is empty; fill it in, or remove it from the list")
         if path is not None and not (entries and all(isinstance(entry, str) and entry.strip() for entry in entries)):
             raise ValueError(
                 f"{path!r} names no file; write a file, glob, directory or address as text, or a list of these"
             )
+        for entry in entries if path is not None else []:
+            without_outer_blanks(entry)
         if isinstance(path, list) and any(entry.startswith("embedded:") for entry in path):
             raise ValueError("an embedded data set must be a source of its own; take it out of the list")
         return path

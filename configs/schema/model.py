@@ -6,18 +6,18 @@ from typing import Literal
 
 from pydantic import Field
 
-from configs.schema.section import Section
+from configs.schema.section import Name, Section
 
 
 class ModelConfig(Section):
     """The base model."""
 
-    name: str = Field(
+    name: Name = Field(
         "",
         description="The base model: a hub id, a directory, the address of a folder (s3://bucket/model), or "
         "`embedded:english-to-sql` for the small model that the project makes itself.",
     )
-    revision: str | None = Field(
+    revision: Name | None = Field(
         None, description="Branch, tag or commit of a hub model; when not set, the default branch."
     )
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(

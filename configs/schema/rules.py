@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
-_NUMBER = "is not a number; write one, such as 0.1"
+_NUMBER = "is not a number; write one with a point, such as 0.0001"
 _WHOLE_NUMBER = "is not a whole number; write one, such as 16"
 # by pydantic's type of an error; {names} are those of its context
 _RULES = {

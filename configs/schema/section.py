@@ -8,9 +8,9 @@ refused where an integer is wanted, and never rounded.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Self, get_args
+from typing import Annotated, Any, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
 from configs.errors import ConfigError, ConfigFault
 from configs.schema.rules import joined, missing_in_words, rule_in_words
@@ -58,6 +58,21 @@ class Section(BaseModel):
         except ValidationError as error:
             faults = faults_of(error, cls)
             raise ConfigError(describe_faults(faults), faults) from None
+
+
+def without_outer_blanks(value: str) -> str:
+    """Return the text.
+
+    Raises:
+        ValueError: it begins or ends with white space.
+    """
+    if value != value.strip():
+        raise ValueError(f"{value!r} begins or ends with white space; remove it")
+    return value
+
+
+Name = Annotated[str, AfterValidator(without_outer_blanks)]
+"""The text of a name or an address: a blank that was copied with it is refused, as nobody sees it in a message."""
 
 
 def _types_in(annotation: Any) -> set[Any]:

@@ -17,11 +17,11 @@ Rows = list[list[str]]
 
 def render_plan(plan: Plan, name: str) -> str:
     """Return the plan as HTML: failed checks first, then memory, machines and cost, then assumptions and all checks."""
-    parts = [html.heading(f"Plan: {name}", 1)]
-    for check in plan.checks:
-        if check.result == "failed":
-            sentences = [f"{check.name}: {_one_line(check.found)}", _one_line(check.fix)]
-            parts.append(html.paragraph(". ".join(filter(None, sentences)), "bad"))
+    failed = [check for check in plan.checks if check.result == "failed"]
+    parts = [html.heading(f"Plan: {name}{', which cannot run' if failed else ''}", 1)]
+    for check in failed:
+        clauses = [f"{check.name}: {_one_line(check.found)}", _one_line(check.fix)]
+        parts.append(html.paragraph("; ".join(filter(None, clauses)), "bad"))
     for phase in plan.stages:
         moments = [use.moment for use in phase.memory]
         parts.append(html.paragraph(verdict(phase), "good" if phase.fits else "bad"))
@@ -41,7 +41,7 @@ def render_plan(plan: Plan, name: str) -> str:
     if plan.assumptions:
         parts.append(html.heading("Assumed, and not measured here"))
         parts += [html.paragraph(assumption, "note") for assumption in plan.assumptions]
-    parts += [html.heading("Checks"), html.table([_check_row(check) for check in plan.checks], _CHECKS)]
+    parts += [html.heading("Checks"), html.table([_check_row(check) for check in _failed_first(plan.checks)], _CHECKS)]
     return "".join(parts)
 
 
@@ -79,8 +79,14 @@ _ALTERNATIVES = ["change", "GB each", "on", "trains the same", "s per step", "co
 _CHECKS = ["check", "result", "found", "fix"]
 
 
+def _failed_first(checks: Sequence[Check]) -> list[Check]:
+    return sorted(checks, key=lambda check: check.result != "failed")
+
+
 def _check_row(check: Check) -> list[str]:
-    return [check.name, check.result, _one_line(check.found), "" if check.result == "ok" else _one_line(check.fix)]
+    # the column before says it
+    found = _one_line(check.found).removeprefix(f"{check.result}: ")
+    return [check.name, check.result, found, "" if check.result == "ok" else _one_line(check.fix)]
 
 
 def _one_line(text: str) -> str:

@@ -28,11 +28,12 @@ def choose_settings(
     epochs: float,
     learning_rate: float,
     repository: str,
+    name: str,
 ) -> FineTuneConfig:
     """Return the config of a preset with the settings that are given; empty and 0 leave the preset's own."""
     from tasks.decks import html
 
     columns = (prompt_column, completion_column)
-    config = quick_config(preset.value, model, data, *columns, epochs, learning_rate, repository)
+    config = quick_config(preset.value, model, data, *columns, epochs, learning_rate, repository, name)
     Deck("settings", html.fragment(html.heading("The config of this run") + html.preformatted(dump_config(config))))
     return config

@@ -33,7 +33,9 @@ class FineTuneResult(BaseModel):
         paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
         return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
 
-    __repr__ = __str__
+    def __repr__(self) -> str:
+        # within another result, what follows must not touch the path
+        return f"{self}\n"
 
 
 @task(

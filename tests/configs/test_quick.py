@@ -8,7 +8,7 @@ import pytest
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, load_config
-from configs.quick import Preset, is_hub_id, quick_config
+from configs.quick import Preset, check_quick_arguments, place_of_rows, quick_config
 from configs.schema import FineTuneConfig
 
 
@@ -72,19 +72,31 @@ def test_epochs_count_where_the_preset_counts_steps(tmp_path: Path, monkeypatch:
 
 def test_hub_data_sets_and_files_are_told_apart(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "my").mkdir()
-    (tmp_path / "my" / "rows").mkdir()
-    assert is_hub_id("owner/name") and is_hub_id("owner/name.v2")
-    for place in (
-        "my/rows",
-        "data/rows.csv",
-        "data/rows.jsonl.gz",
-        "s3://b/rows",
-        "embedded:english-to-sql",
-        "/a/b",
-        "rows",
-    ):
-        assert not is_hub_id(place), place
+    (tmp_path / "my" / "rows").mkdir(parents=True)
+    assert place_of_rows("owner/name.v2") == {"hub": "owner/name.v2"}
+    assert place_of_rows("openai/gsm8k:main") == {"hub": "openai/gsm8k", "name": "main"}
+    assert place_of_rows("https://huggingface.co/datasets/openai/gsm8k") == {"hub": "openai/gsm8k"}
+    files = ("my/rows", "data/rows.csv", "data/rows.jsonl.gz", "/a/b", "rows")
+    for place in (*files, "s3://b/rows", "https://example.org/rows.csv", "embedded:english-to-sql"):
+        assert place_of_rows(place) == {"path": place}
+
+
+def test_blanks_that_were_copied_with_a_text_are_not_part_of_it() -> None:
+    config = quick_config("demo", model=" a/b ", data="\ts3://b/rows.csv", repository="me/mine ", name=" mine")
+    [source] = config.data.sources
+    assert (config.model.name, source.path) == ("a/b", "s3://b/rows.csv")
+    assert (config.push_to_hub.repository, config.name) == ("me/mine", "mine")
+    assert quick_config("demo", model="  ") == quick_config("demo")
+
+
+def test_a_file_of_this_machine_is_refused_for_a_cluster(tmp_path: Path) -> None:
+    rows = tmp_path / "rows.csv"
+    rows.touch()
+    command = ["/bin/pyflyte", "run", "--remote", "workflows/quick.py", "quick", "--data", str(rows)]
+    with pytest.raises(ConfigError, match=r"^--data .*rows.csv is on this machine, and the short form uploads nothing"):
+        check_quick_arguments(command)
+    check_quick_arguments([word for word in command if word != "--remote"])
+    check_quick_arguments([*command[:-1], "owner/name"])
 
 
 @pytest.mark.parametrize(

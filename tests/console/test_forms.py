@@ -288,7 +288,7 @@ def test_a_reward_of_settings_opens_a_form_with_defaults(answers: dict[str, Any]
     ("case", "message"),
     [
         ("epochs -1", "train.epochs=-1 is not above 0; raise it"),
-        ("text in a number", "train.learning_rate='fast' is not a number; write one, such as 0.1"),
+        ("text in a number", "train.learning_rate='fast' is not a number; write one with a point, such as 0.0001"),
         (
             "a blank text",
             "tokenize.new_special_tokens[0] is an empty entry; fill it in, or remove it from the list",

@@ -52,7 +52,7 @@ def test_no_log_ends_with_an_open_connection(store: Store, tmp_path: Path) -> No
     assert REPORT not in log
     # flytekit's own errors are still there
     assert "Exception when executing task tasks.plan.task.resolve_data" in log
-    assert "train.epochs=-1: input should be greater than 0" in log
+    assert "train.epochs=-1 is not above 0; raise it" in log
 
 
 def test_without_the_tasks_level_the_process_that_downloads_the_project_reports_it(

@@ -49,7 +49,7 @@ FAULTS = [
     ConfigFault(
         "policy.train.policy.rewards[0].function", "'a function'", "is not of the form package.module:function"
     ),
-    ConfigFault("train.epochs", "-1", "input should be greater than 0"),
+    ConfigFault("train.epochs", "-1", "is not above 0; raise it"),
     ConfigFault("data.sources[1]", "", "is an empty entry; fill it in, or remove it from the list"),
 ]
 

@@ -180,8 +180,8 @@ def fail_together(answers: Sequence[Answer], needs_network: bool) -> None:
     With `needs_network`, a server that could not be reached is a failure too.
 
     Raises:
-        FineTuneError: the only failure, unchanged; for several, a `ConfigError` with a line for each of the first three
-            and the number of the others.
+        FineTuneError: the only failure, unchanged; for several, a `ConfigError` with a line for each of the first
+            three, with its fix, and the number of all. The console's lists show the first 100 characters.
     """
     errors = [
         (answer.check.name, answer.error)
@@ -192,10 +192,9 @@ def fail_together(answers: Sequence[Answer], needs_network: bool) -> None:
         return
     if len(errors) == 1:
         raise errors[0][1]
-    lines = [f"{name}: {str(error).splitlines()[0]}" for name, error in errors[:_MAX_SHOWN]]
-    if len(errors) > _MAX_SHOWN:
-        lines.append(f"(and {len(errors) - _MAX_SHOWN} more)")
-    raise ConfigError("\n".join([f"{len(errors)} checks failed before anything was started", *lines]))
+    lines = [f"{name}: {'; '.join(str(error).splitlines())}" for name, error in errors[:_MAX_SHOWN]]
+    others = f" ({len(errors) - _MAX_SHOWN} more than these)" if len(errors) > _MAX_SHOWN else ""
+    raise ConfigError("\n".join([*lines, f"{len(errors)} checks failed before anything was started{others}"]))
 
 
 def text_table(checks: Sequence[Check]) -> str:

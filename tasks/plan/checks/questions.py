@@ -153,7 +153,8 @@ def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base:
 
     def local_processes() -> Finding:
         settings.check_local_processes(train)
-        return Finding(f"{train.processes_per_node} processes on this machine")
+        number = train.processes_per_node
+        return Finding(f"{number} process{'es' if number > 1 else ''} on this machine")
 
     def quantization() -> Finding:
         names = ", ".join(settings.quantization_settings(config))

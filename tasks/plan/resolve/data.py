@@ -161,7 +161,8 @@ def _revision(where: str, source: SourceConfig, token: str | None) -> str:
 
         from tasks.plan.resolve.hub import explain_hub_errors
 
-        with explain_hub_errors(f"{where}.hub={source.hub}", source.revision, "name a local file as `path`"):
+        instead = f"name a file or folder as `path` ({source.hub} is neither on this machine)"
+        with explain_hub_errors(f"{where}.hub={source.hub}", source.revision, instead):
             return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
     if isinstance(source.path, str) and source.path.startswith("embedded:"):
         name, num_rows = parse_embedded_source(source.path)

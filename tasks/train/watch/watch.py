@@ -267,4 +267,4 @@ def _last_good_weights(directory: str) -> str:
     checkpoint = get_last_checkpoint(directory) if Path(directory).is_dir() else None
     if checkpoint is None:
         return "no checkpoint was saved before"
-    return f"the last good weights are of step {checkpoint.rpartition('-')[2]}, in {checkpoint}"
+    return f"the last weights saved before it are of step {checkpoint.rpartition('-')[2]}, in {checkpoint}"

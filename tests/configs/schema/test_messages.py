@@ -15,6 +15,7 @@ SOURCES = {"sources": [{"path": "rows.jsonl"}]}
 SMALLEST: dict[str, Any] = {"model": {"name": "owner/name"}, "data": SOURCES}
 NO_ROWS = "names no rows; give exactly one of `path` and `hub`, or remove the entry"
 NO_FILE = "names no file; write a file, glob, directory or address as text, or a list of these"
+FIRST_ENTRY = "entry 1 is empty; fill it in, or remove it from the list"
 EMPTY = "is an empty entry; fill it in, or remove it from the list"
 
 
@@ -27,7 +28,7 @@ EMPTY = "is an empty entry; fill it in, or remove it from the list"
         ({"data": {**SOURCES, "shards": 1001}}, "data.shards=1001 is above 1000; lower it"),
         ({"train": {"batch_size": "many"}}, "train.batch_size='many' is not a whole number; write one, such as 16"),
         ({"train": {"batch_size": [8]}}, "train.batch_size is not a whole number; write one, such as 16"),
-        ({"train": {"epochs": {}}}, "train.epochs={} is not a number; write one, such as 0.1"),
+        ({"train": {"epochs": {}}}, "train.epochs={} is not a number; write one with a point, such as 0.0001"),
         ({"train": {"group_by_length": "on the whole"}},
          "train.group_by_length='on the whole' is neither true nor false; write one of them"),
         ({"train": {"watch": {"keep": "all"}}}, "train.watch.keep='all' is not a choice; write 'best' or 'last'"),
@@ -38,7 +39,12 @@ EMPTY = "is an empty entry; fill it in, or remove it from the list"
          "train.lora.target_modules is too short; name at least 1 entry"),
         ({"train": {"lora": {"target_modules": ["q_proj", None]}}}, f"train.lora.target_modules[1] {EMPTY}"),
         ({"data": {"sources": [{"path": "rows.jsonl"}, {}]}}, f"data.sources[1]: {NO_ROWS}"),
-        ({"data": {"sources": [{"path": [None]}]}}, f"data.sources[0].path: [None] {NO_FILE}"),
+        ({"data": {"sources": [{"path": [None]}]}}, f"data.sources[0].path: {FIRST_ENTRY}"),
+        ({"model": {"name": "a/b "}}, "model.name: 'a/b ' begins or ends with white space; remove it"),
+        (
+            {"data": {"sources": [{"path": ["a.csv", "b.csv\t"]}]}},
+            "data.sources[0].path: 'b.csv\\t' begins or ends with white space; remove it",
+        ),
         ({"data": {"sources": [{"path": " "}]}}, f"data.sources[0].path: ' ' {NO_FILE}"),
         ({"data": {"sources": [{"path": "a", "hub": "b/c"}]}},
          "data.sources[0]: path=a and hub=b/c are both set; give exactly one of `path` and `hub`"),

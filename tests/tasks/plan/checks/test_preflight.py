@@ -157,11 +157,10 @@ def test_one_failure_is_raised_as_it_is_and_several_in_one() -> None:
     with pytest.raises(ConfigError) as several:
         fail_together(answers_to(first, ConfigError("b\nfix"), HubError("c"), HubError("d"), HubError("e")), False)
     assert str(several.value).splitlines() == [
-        "5 checks failed before anything was started",
-        "check 0: a is empty",
-        "check 1: b",
+        "check 0: a is empty; add rows",
+        "check 1: b; fix",
         "check 2: c",
-        "(and 2 more)",
+        "5 checks failed before anything was started (2 more than these)",
     ]
 
 

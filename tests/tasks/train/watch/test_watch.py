@@ -242,7 +242,7 @@ def test_a_leap_names_the_step_the_rows_and_the_last_good_weights(tokenizer: Any
     assert first.startswith("training loss leapt from about 0.") and " at step 31; lower train.learning_rate" in first
     assert "train.watch.spike_threshold (now 20)" in first
     assert second == "rows of the step: d:30"
-    assert third == f"the last good weights are of step 16, in {tmp_path}/checkpoint-16"
+    assert third == f"the last weights saved before it are of step 16, in {tmp_path}/checkpoint-16"
 
 
 def test_a_rate_far_too_high_stops_the_run_within_a_few_steps(tokenizer: Any, tmp_path: Path) -> None:
