@@ -39,6 +39,12 @@ class TokenizeConfig(Section):
         description="Path or address of a file with a Jinja chat template; when not set, the model's own template, or "
         "a plain one for a base model.",
     )
+    max_refused_rows: int = Field(
+        0,
+        ge=0,
+        description="Number of rows that may be left out because the chat template refuses them, or leaves out a part "
+        "of them such as a call; one more stops the run.",
+    )
     prompt_separator: str = Field(
         "\n", description="Text between prompt and completion where no chat template is used, as with a base model."
     )

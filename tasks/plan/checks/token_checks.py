@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any, cast
 
 from configs.effective.lengths import FEWEST_TOKENS, positions_of
@@ -24,11 +25,19 @@ from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
 
 _ANY_LENGTH = 2**20
 UNKNOWN_POSITIONS = "an unknown number of positions"
-_TURNS = [
+_TURNS: list[dict[str, Any]] = [
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "And two and two?"},
     {"role": "assistant", "content": "Four."},
+]
+_CALL = {"type": "function", "function": {"name": "add", "arguments": {"first": 1, "second": 1}}}
+_TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]
+_TURNS_WITH_TOOLS = [
+    _TURNS[0],
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    {"role": "tool", "name": "add", "content": "2"},
+    _TURNS[1],
 ]
 
 
@@ -98,27 +107,39 @@ def check_template(
         tokenizer=cast(Any, tokenizer),
         control=find_control_tokens(cast(Any, tokenizer)),
         template=template,
-        config=config.model_copy(update={"over_length": "drop"}),
+        config=config.model_copy(update={"over_length": "drop", "max_refused_rows": 0}),
         max_length=_ANY_LENGTH,
         objective="sft",
         vocabulary_size=None,
     )
-    end_ids = _checked_end_ids("a question and its answer", _TURNS[:2], setup)
+    end_ids, _ = _checked_counts("a question and its answer", _TURNS[:2], setup)
     end_tokens = ", ".join(tokenizer.convert_ids_to_tokens(token_id) for token_id in end_ids)
     sources = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
     found = f"{sources[template.source]}; turns end with {end_tokens}"
     try:
-        _checked_end_ids("two questions and their answers", _TURNS, setup)
+        _checked_counts("a question, a call and its result", _TURNS_WITH_TOOLS, setup, _TOOLS)
+    except DataError:
+        found += "; rows with tools will be refused"
+    try:
+        _, counts = _checked_counts("two questions and their answers", _TURNS, setup)
     except DataError as error:
         return found, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
+    if counts.training_template.num_rows:
+        found += "; conversations of several answers are rendered by TRL's variant for training"
+    elif counts.one_answer_each.num_rows:
+        found += "; conversations of several answers become one sequence for each answer"
     return found, ""
 
 
-def _checked_end_ids(name: str, turns: list[dict[str, str]], setup: Setup) -> list[int]:
-    batch = tokenize_rows([Row(name, "messages", "", "", json.dumps(turns))], setup)
+def _checked_counts(
+    name: str, turns: Sequence[dict[str, Any]], setup: Setup, tools: Sequence[dict[str, Any]] = ()
+) -> tuple[list[int], SplitCounts]:
+    """Return the ids of the tokens that end the answers of a conversation, and its counts; raise what a check finds."""
+    row = Row(name, "messages", "", "", json.dumps(turns), tools=json.dumps(tools) if tools else "")
+    batch = tokenize_rows([row], setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
-    return check_tokens({"train": counts}, setup)
+    return check_tokens({"train": counts}, setup), counts
 
 
 def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[str, Any]) -> tuple[str, str]:

@@ -1,0 +1,137 @@
+"""Conversations in the forms that chat templates read, and what a rendering must hold of each turn.
+
+Templates differ in what they expect: the arguments of a call as an object or as JSON text, a content as a text or as a
+list of parts. A template that gets the wrong form fails, or leaves something out without a word. So a rendering is
+compared with the turns that it was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+Turn = dict[str, Any]
+
+# templates read a turn's reasoning under one of these names
+_REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
+_READS_PARTS = re.compile(r"""\[['"]text['"]\]|\.text\b""")
+_REASONING_IN_CONTENT = re.compile(r"(?:\s*<think>)?(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
+
+
+class Conversation(NamedTuple):
+    """The turns of a row, and its tool definitions; no definitions is an empty list."""
+
+    turns: list[Turn]
+    tools: list[Any]
+
+    def through(self, position: int) -> Conversation:
+        """Return the conversation that ends with the turn at `position`."""
+        return self._replace(turns=self.turns[: position + 1])
+
+
+class Form(NamedTuple):
+    """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content."""
+
+    arguments_as_text: bool = False
+    contents_as_parts: bool = False
+    reasoning_in_content: bool = False
+
+
+def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
+    """Yield the forms that `template` may read, the usual one first."""
+    has_calls = any(turn.get("tool_calls") for turn in conversation.turns)
+    has_reasoning = any(turn.get("reasoning_content") for turn in conversation.turns)
+    # any other template would write a list of parts as Python writes it
+    reads_parts = _READS_PARTS.search(template) is not None
+    for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
+        for as_parts in (False, True) if reads_parts else (False,):
+            yield Form(False, as_parts, in_content)
+            if has_calls:
+                yield Form(True, as_parts, in_content)
+
+
+def in_form(conversation: Conversation, form: Form) -> Conversation:
+    """Return the conversation as a template gets it: in `form`, and with the reasoning under all its names."""
+    return conversation._replace(turns=[_turn_in_form(turn, form) for turn in conversation.turns])
+
+
+def _turn_in_form(turn: Turn, form: Form) -> Turn:
+    given = dict(turn)
+    # an empty text would make some templates write an empty block
+    reasoning = given.pop("reasoning_content", "")
+    if reasoning and form.reasoning_in_content:
+        given["content"] = f"<think>\n{reasoning}\n</think>\n\n{turn['content']}"
+    elif reasoning:
+        given |= dict.fromkeys(_REASONING_NAMES, reasoning)
+    if form.contents_as_parts:
+        given["content"] = [{"type": "text", "text": given["content"]}]
+    if form.arguments_as_text and turn.get("tool_calls"):
+        given["tool_calls"] = [_with_arguments_as_text(call) for call in turn["tool_calls"]]
+    return given
+
+
+def _with_arguments_as_text(call: Turn) -> Turn:
+    function = call["function"]
+    arguments = json.dumps(function["arguments"], ensure_ascii=False)
+    return {**call, "function": {**function, "arguments": arguments}}
+
+
+def parts_of(turn: Turn) -> tuple[str, str]:
+    """Return (reasoning, content) of a turn, stripped; reasoning is also found in a content, before `</think>`."""
+    content = turn["content"]
+    reasoning = turn.get("reasoning_content", "")
+    if not reasoning and turn["role"] == "assistant" and (match := _REASONING_IN_CONTENT.match(content)):
+        reasoning, content = match["reasoning"], match["content"]
+    return reasoning.strip(), content.strip()
+
+
+def missing_part(turn: Turn, text: str) -> str | None:
+    """Return what `text`, the rendering of `turn`, lacks of it, in words and without content; None if it has all.
+
+    Reasoning is not looked for: templates leave it out on purpose.
+    """
+    _, content = parts_of(turn)
+    if not is_in(content, text):
+        return f"the content of a turn of role {turn['role']}"
+    for call in turn.get("tool_calls") or ():
+        function = call["function"]
+        if not is_in(function["name"], text):
+            return "the call of a function"
+        if not all(is_in(value, text) for value in _leaves(function["arguments"])):
+            return "the arguments of a call"
+    return None
+
+
+def missing_tool(tools: list[Any], text: str) -> bool:
+    """Return whether the name of a defined tool is not in `text`."""
+    definitions = (tool.get("function", tool) for tool in tools)
+    return not all(is_in(str(definition.get("name", "")), text) for definition in definitions)
+
+
+def is_in(part: Any, text: str) -> bool:
+    """Return whether `text` holds `part`: as it is, or escaped as in JSON, or with other white space."""
+    if part is None:
+        return True
+    if isinstance(part, bool):
+        return any(form in text for form in (str(part), str(part).lower()))
+    if not isinstance(part, str):
+        return json.dumps(part) in text or str(part) in text
+    if part.strip() in text:
+        return True
+    escaped = (json.dumps(part, ensure_ascii=ascii_only)[1:-1].strip() for ascii_only in (False, True))
+    return any(form in text for form in escaped) or " ".join(part.split()) in " ".join(text.split())
+
+
+def _leaves(value: Any) -> Iterator[Any]:
+    """Yield the names and the single values of a call's arguments."""
+    if isinstance(value, dict):
+        for name, part in value.items():
+            yield name
+            yield from _leaves(part)
+    elif isinstance(value, list):
+        for part in value:
+            yield from _leaves(part)
+    else:
+        yield value
