@@ -182,8 +182,24 @@ def _attempt(
                 "the chat template changes the text of a special token in this row's content",
                 f"remove that text from the row, or {OTHER_TEMPLATE}",
             )
+    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup):
+        raise RefusedRow(
+            row_id,
+            f"{setup.template.title} does not render the tool definitions",
+            f"put them into the system turn, or {OTHER_TEMPLATE}",
+        )
     lost = _check_rendering(row_id, conversation, rendering, text, trained, markers, setup)
     return _Attempt(rendering.text, rendering.spans, markers, lost)
+
+
+def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup) -> bool:
+    """Return whether `text`, a rendering, holds the tool definitions; calls hold the names of tools too."""
+    if missing_tool(conversation.tools, text):
+        return False
+    try:
+        return apply(conversation._replace(tools=[]), template, setup, "")[0] != text
+    except RefusedRow:
+        return True
 
 
 def _check_rendering(
@@ -198,11 +214,9 @@ def _check_rendering(
     """Return the positions of trained answers without their reasoning; `text` is the rendering without markers.
 
     Raises:
-        RefusedRow: a trained answer, a turn before it or a tool definition is not in the rendering.
+        RefusedRow: a part of a trained answer, or of another turn that is no answer, is not in the rendering.
     """
     title = setup.template.title
-    if missing_tool(conversation.tools, text):
-        raise RefusedRow(row_id, f"{title} does not render the tool definitions")
     lost = []
     for position, turn in enumerate(conversation.turns):
         shown = text
