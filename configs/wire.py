@@ -148,7 +148,8 @@ class TokenReport(WireType):
     objective: str = "sft"
     max_length: int = Field(description="Longest sequence allowed, in tokens.")
     template: str = Field(description="Source of the chat template, or `none`.")
-    template_hash: str = Field(description="SHA-256 of the chat template; empty without one.")
+    template_hash: str = Field(description="SHA-256 of the chat template and its arguments; empty without one.")
+    template_arguments: str = Field("", description="Variables that the chat template was given, as a JSON object.")
     train_rows: int
     test_rows: int
     dropped_train_rows: int

@@ -200,7 +200,7 @@ def check_same_tokenizer(reports: Sequence[TokenReport]) -> None:
         if report.template_hash != first.template_hash:
             raise ConfigError(
                 f"phase {number} has another chat template than the first phase: {report.template}, {first.template}\n"
-                "set tokenize.chat_template to one template for all phases"
+                "set tokenize.chat_template and tokenize.template_arguments to the same for all phases"
             )
 
 

@@ -13,6 +13,7 @@ from functools import partial
 from typing import Literal, NamedTuple
 
 from tasks.tokenize.control_tokens import ControlTokens, Markers, Piece, cut_at_markers, mark_messages, template_text
+from tasks.tokenize.reasoning import end_of_empty_block, end_of_reasoning
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.spans import (
     OTHER_TEMPLATE,
@@ -255,14 +256,16 @@ def _as_rows(
 def _as_row(row: Row, conversation: Conversation, attempt: _Attempt, setup: Setup, *notes: Note) -> RenderedRow:
     """Return a rendering as pieces. The prompt is everything before the last answer."""
     last = len(conversation.turns) - 1
+    spans = _spans_without_empty_blocks(row, conversation, attempt, setup)
     trained = [n for n in _trained_positions(conversation, setup) if n in attempt.spans]
     if "one_answer_each" in notes:
         trained = [last]
-    turns = _cut_at_answers(attempt.text, sorted(attempt.spans.items()), trained, setup.control, attempt.markers)
+    heads = {} if setup.config.train_on_reasoning else _reasoning_heads(conversation, attempt.text, spans)
+    turns = _cut_at_answers(attempt.text, spans, trained, heads, setup.control, attempt.markers)
     pieces = [part for piece in turns for part in cut_at_markers(piece, attempt.markers)]
-    num_prompt_pieces = sum(piece.start < attempt.spans[last][0] for piece in pieces)
+    num_prompt_pieces = sum(piece.start < spans[last][0] for piece in pieces)
     if conversation.turns[last].get("tool_calls"):
-        start, end = attempt.spans[last]
+        start, end = spans[last]
         answer = attempt.markers.removed_from(attempt.text[start:end]) if attempt.markers else attempt.text[start:end]
         row = row._replace(completion=setup.control.in_answers.sub("", answer).strip())
     if attempt.lost:
@@ -271,22 +274,51 @@ def _as_row(row: Row, conversation: Conversation, attempt: _Attempt, setup: Setu
     return RenderedRow(row, "conversation", pieces, num_prompt_pieces, has_control_text, notes=frozenset(notes))
 
 
+def _spans_without_empty_blocks(
+    row: Row, conversation: Conversation, attempt: _Attempt, setup: Setup
+) -> dict[int, Span]:
+    """Return the spans of answers; an empty block that the template writes for reasoning belongs to the prompt.
+
+    Two answers that are compared have one prompt, though only one of them may have reasoning: there the block stays.
+    """
+    spans = dict(sorted(attempt.spans.items()))
+    if setup.config.train_on_empty_reasoning or row.kind in ("preference", "kto"):
+        return spans
+    for position, span in spans.items():
+        turn = conversation.turns[position]
+        if turn["role"] == "assistant" and not parts_of(turn)[0]:
+            spans[position] = (end_of_empty_block(attempt.text, span), span[1])
+    return spans
+
+
+def _reasoning_heads(conversation: Conversation, text: str, spans: dict[int, Span]) -> dict[int, int]:
+    """Return, by the position of an answer, where its reasoning ends."""
+    return {position: end_of_reasoning(text, span, conversation.turns[position]) for position, span in spans.items()}
+
+
 def _cut_at_answers(
-    text: str, spans: list[tuple[int, Span]], trained: list[int], control: ControlTokens, markers: Markers | None
+    text: str,
+    spans: dict[int, Span],
+    trained: list[int],
+    heads: dict[int, int],
+    control: ControlTokens,
+    markers: Markers | None,
 ) -> list[Piece]:
     """Return `text` cut where answers begin and before their end tokens: prompt, answer, end token and next prompt, ...
 
-    `spans` are (position of the turn, span); only the answers at the positions in `trained` are trained.
+    Only the answers at the positions in `trained` are trained, each from where its reasoning ends if `heads` says so.
     """
     pieces: list[Piece] = []
     piece_start, trains_end_token = 0, False
-    for position, (start, end) in spans:
+    for position, (start, end) in spans.items():
         is_trained = position in trained
         pieces.append(Piece(piece_start, text[piece_start:start], "first" if trains_end_token else "none"))
         end_token_start = _find_end_token(text, start, end, control, markers)
         trains_end_token = is_trained and end_token_start is not None
         piece_start = end if end_token_start is None else end_token_start
-        pieces.append(Piece(start, text[start:piece_start], "all" if is_trained else "none"))
+        head = min(heads.get(position, start), piece_start)
+        pieces.append(Piece(start, text[start:head], "none"))
+        pieces.append(Piece(head, text[head:piece_start], "all" if is_trained else "none"))
     pieces.append(Piece(piece_start, text[piece_start:], "first" if trains_end_token else "none"))
     return [piece for piece in pieces if piece.text]
 

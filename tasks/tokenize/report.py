@@ -35,6 +35,7 @@ def make_report(
         max_length=setup.max_length,
         template=setup.template.source,
         template_hash=setup.template.sha256,
+        template_arguments=setup.config.template_arguments,
         train_rows=train.num_sequences,
         test_rows=test.num_sequences,
         dropped_train_rows=train.dropped,
@@ -87,6 +88,7 @@ def summary_lines(report: TokenReport) -> list[str]:
     lines = [
         f"tokens: {report.train_rows} training {sequences}, {report.train_tokens} tokens, "
         f"{report.trained_tokens} of them {counted}; max_length: {report.max_length}; template: {report.template}"
+        + (f" with {report.template_arguments}" if report.template_arguments else "")
     ]
     if report.unwanted_rows:
         lines[0] += f"; {report.unwanted_rows} answers unwanted"

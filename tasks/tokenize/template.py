@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -76,10 +77,16 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     return tokenizer
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_messages: bool) -> Template:
+def choose_template(
+    tokenizer: PreTrainedTokenizerBase,
+    given: str | None,
+    has_messages: bool,
+    arguments: Mapping[str, Any] | None = None,
+) -> Template:
     """Set the chat template on `tokenizer` and return which one it is: the given, the model's own, or the plain one.
 
     The plain template renders conversations only; a base model's prompts and completions are joined without one.
+    `arguments` are the variables that the template is given; the hash covers them.
 
     Raises:
         ModelError: the model has several templates, and none of them is the default.
@@ -106,12 +113,15 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_m
         )
     known = known_template(text["default"] if isinstance(text, dict) else text)
     whole = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
+    if arguments:
+        whole += json.dumps(arguments, sort_keys=True)
     return Template(
         source,
         source != "plain",
         hashlib.sha256(whole.encode()).hexdigest(),
         name=known.name if known else "",
         training=known.training if known else "",
+        arguments=dict(arguments or {}),
     )
 
 

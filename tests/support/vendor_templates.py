@@ -55,5 +55,5 @@ def vendor_setup(name: str, objective: Objective = "sft", **settings: Any) -> Se
     """Return what the tokenize stage knows of a model with the vendor's template `name`."""
     tokenizer = toy_tokenizer(vendor_template(name))
     config = TokenizeConfig(**settings)
-    template = choose_template(tokenizer, None, has_messages=True)
+    template = choose_template(tokenizer, None, has_messages=True, arguments=config.template_variables)
     return Setup(tokenizer, find_control_tokens(tokenizer), template, config, 2**20, objective)

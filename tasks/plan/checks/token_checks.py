@@ -102,7 +102,7 @@ def check_template(
     own = tokenizer.chat_template
     if given is None and isinstance(own, str) and (fault := template_fault(own)):
         raise ModelError(f"the model's chat template: {fault}\nrepair it, or name another with tokenize.chat_template")
-    template = choose_template(cast(Any, tokenizer), given, has_messages=True)
+    template = choose_template(cast(Any, tokenizer), given, has_messages=True, arguments=config.template_variables)
     setup = Setup(
         tokenizer=cast(Any, tokenizer),
         control=find_control_tokens(cast(Any, tokenizer)),

@@ -22,7 +22,14 @@ EXPECTED = {
     "prompt_separator": ("=", [PAIR.replace("\n", "="), CHAT]),
     "packing": ("best_fit", [PAIR + CHAT]),
 }
-TESTED_APART = ("chat_template", "new_special_tokens", "max_refused_rows")
+TESTED_APART = (
+    "chat_template",
+    "new_special_tokens",
+    "max_refused_rows",
+    "template_arguments",
+    "train_on_reasoning",
+    "train_on_empty_reasoning",
+)
 
 
 def test_the_defaults(prepare) -> None:

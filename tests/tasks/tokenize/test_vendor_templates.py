@@ -80,7 +80,7 @@ def tokenized(name: str, case: str) -> tuple[str, list[Record], Any]:
 
 
 def renderings(setup: Any, turns: list[dict[str, Any]], tools: Any) -> set[str]:
-    """Return what `apply_chat_template` makes of the turns, by the template or its variant, in the forms it may read."""
+    """Return what `apply_chat_template` makes of the turns, by the template or its variant, in each form."""
     from jinja2 import TemplateError
 
     texts = set()
@@ -129,7 +129,7 @@ def test_the_tokens_are_those_of_the_template_and_the_answers_are_trained(name: 
             others = [other["content"] for other in turns if other["content"] and other is not turn]
             assert not any(other in span for other in others)
             assert span.endswith(tuple(setup.control.special))
-        assert not record.input_ids[: record.prompt_length][-1:] == [setup.tokenizer.eos_token_id]
+        assert record.input_ids[: record.prompt_length][-1:] != [setup.tokenizer.eos_token_id]
 
 
 PREFIX = {
