@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,7 @@ PLAIN_TEMPLATE = (
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 MODEL_CONFIG = "config.json"
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 @dataclass(frozen=True)
@@ -57,12 +59,32 @@ class Template:
 _TITLES = {"config": "tokenize.chat_template", "model": "the model's own", "plain": "the plain one", "none": "none"}
 
 
+def sentencepiece_file(names: Iterable[str]) -> str | None:
+    """Return the SentencePiece model among the names of a model's files, if its tokenizer must be made from it.
+
+    Raises:
+        ModelError: there is one, and the package that reads it is not installed; transformers names another.
+    """
+    present = set(names)
+    file = next((name for name in _SENTENCEPIECE_FILES if name in present), None)
+    if file is None or "tokenizer.json" in present:
+        return None
+    if find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"the model has a SentencePiece model, {file}, and no tokenizer.json; the package sentencepiece reads it "
+            "and is not installed\ninstall it with pip install sentencepiece, or save the tokenizer with transformers, "
+            "which writes tokenizer.json"
+        )
+    return file
+
+
 def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
     """Return the tokenizer in `directory`, with a padding token.
 
     Raises:
         ModelError: it cannot be loaded or has no end-of-text token.
     """
+    sentencepiece_file(path.name for path in directory.iterdir())
     from transformers import AutoTokenizer
 
     try:

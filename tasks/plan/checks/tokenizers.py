@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from configs.errors import ModelError
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
+from tasks.tokenize.template import sentencepiece_file
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FILE = "tokenizer.json"
@@ -140,8 +141,12 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
 
     Raises:
         NotCheckedError: there is no tokenizer.json, or the tokenizer's class may define the end-of-text token.
-        ModelError: tokenizer.json cannot be read, or no end-of-text token is named.
+        ModelError: tokenizer.json cannot be read, no end-of-text token is named, or there is a SentencePiece model
+            alone, and the package that reads it is not installed.
     """
+    sentencepiece = sentencepiece_file(files.sizes)
+    if sentencepiece is not None:
+        raise NotCheckedError(f"the tokenize stage makes the tokenizer from a SentencePiece model, {sentencepiece}")
     if _FILE not in files.sizes:
         raise NotCheckedError("the model has no tokenizer.json, the only file read here; the tokenize stage checks it")
     try:

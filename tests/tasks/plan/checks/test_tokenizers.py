@@ -153,8 +153,24 @@ def test_files_that_cannot_be_read_are_refused_or_not_checked(model: Path) -> No
     (model / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(ModelError, match=r"the tokenizers package cannot read tokenizer.json"):
         read(model)
-    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    (model / "tokenizer.json").rename(model / "vocab.json")
     with pytest.raises(NotCheckedError, match=r"has no tokenizer.json"):
+        read(model)
+
+
+def test_a_sentencepiece_model_alone_needs_its_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.tokenize import template
+
+    (model / "tokenizer.model").write_bytes(b"model")
+    # beside a tokenizer.json it is not read
+    assert read(model).eos_token == "<eos>"
+    (model / "tokenizer.json").unlink()
+    monkeypatch.setattr(template, "find_spec", lambda name: None)
+    for reading in (read, lambda folder: load_tokenizer(folder, False)):
+        with pytest.raises(ModelError, match=r"tokenizer.model, and no tokenizer.json; the package sentencepiece"):
+            reading(model)
+    monkeypatch.setattr(template, "find_spec", lambda name: object())
+    with pytest.raises(NotCheckedError, match=r"makes the tokenizer from a SentencePiece model, tokenizer.model"):
         read(model)
 
 
