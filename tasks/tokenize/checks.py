@@ -86,7 +86,7 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
         if counts.error is not None:
             raise DataError(counts.error)
     total = reduce(SplitCounts.plus, splits.values())
-    _check_refused(total, setup)
+    check_refused(total, setup)
     for name, counts in splits.items():
         _check_rows_left(name, counts, setup)
     _check_embeddings(total.unknown_tokens, setup)
@@ -97,8 +97,12 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
     return total.end_token_ids
 
 
-def _check_refused(total: SplitCounts, setup: Setup) -> None:
-    """Refuse a run in which the template refuses more rows than `tokenize.max_refused_rows`."""
+def check_refused(total: SplitCounts, setup: Setup) -> None:
+    """Refuse a run in which the template refuses more rows than `tokenize.max_refused_rows`.
+
+    Raises:
+        DataError: names the first row for each reason, the numbers, and the fix.
+    """
     if total.num_refused <= setup.config.max_refused_rows:
         return
     lines = _refusal_lines(total)
@@ -230,10 +234,10 @@ def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
             f"{total.same_answers.num_rows} rows have a rejected answer with the same tokens as the chosen one "
             f"({_first_ids(total.same_answers)}); nothing is learned from them; remove or correct them"
         )
-    return lines + _rendering_warnings(total, setup) + _unseen_token_warnings(splits["train"], setup)
+    return lines + rendering_warnings(total, setup) + _unseen_token_warnings(splits["train"], setup)
 
 
-def _rendering_warnings(total: SplitCounts, setup: Setup) -> list[str]:
+def rendering_warnings(total: SplitCounts, setup: Setup) -> list[str]:
     """Return what is unusual about the renderings, and the rows that were left out."""
     lines = [f"left out, as tokenize.max_refused_rows allows: {line}" for line in _refusal_lines(total)]
     title = setup.template.title

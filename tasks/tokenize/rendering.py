@@ -5,8 +5,9 @@ The two answers of a preference share the pieces of their prompt, so both sequen
 
 from __future__ import annotations
 
+from tasks.tokenize.answer_pieces import RenderedRow
 from tasks.tokenize.control_tokens import Piece, cut_at_markers, mark, unused_markers
-from tasks.tokenize.conversations import RenderedRow, render_conversation
+from tasks.tokenize.conversations import render_conversation
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.spans import RefusedRow
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from threading import Lock
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
@@ -16,6 +17,8 @@ from tasks.tokenize.rows import Setup
 from tasks.tokenize.turns import Conversation
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
+# transformers keeps one compiled template, which notes the blocks of one rendering at a time; the plan has threads
+_RENDERING = Lock()
 OTHER_TEMPLATE = "set tokenize.chat_template to another template"
 Span = tuple[int, int]
 
@@ -61,14 +64,15 @@ def apply(
 
     variables = {**setup.tokenizer.special_tokens_map, **setup.template.arguments}
     try:
-        texts, found = render_jinja_template(
-            [conversation.turns],
-            tools=conversation.tools or None,
-            chat_template=template,
-            add_generation_prompt=asks,
-            return_assistant_tokens_mask=blocks,
-            **variables,
-        )
+        with _RENDERING:
+            texts, found = render_jinja_template(
+                [conversation.turns],
+                tools=conversation.tools or None,
+                chat_template=template,
+                add_generation_prompt=asks,
+                return_assistant_tokens_mask=blocks,
+                **variables,
+            )
     except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, UndefinedError) as error:
         # the error's text may hold content
         raise FailedTemplateError(row_id, f"{setup.template.title} fails on it with {type(error).__name__}") from None

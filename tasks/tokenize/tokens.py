@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from configs.errors import DataError
+from tasks.tokenize.answer_pieces import Note, RenderedRow
 from tasks.tokenize.control_tokens import Piece, encode_pieces
-from tasks.tokenize.conversations import Note, RenderedRow
 from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_far_too_long, over_length_error, resolved_policy
 from tasks.tokenize.rendering import render_row
 from tasks.tokenize.rows import Row, Setup, rows_to_train

@@ -82,7 +82,9 @@ def parts_of(turn: Turn) -> tuple[str, str]:
     """Return (reasoning, content) of a turn, stripped; reasoning is also found in a content, before `</think>`."""
     content = turn["content"]
     reasoning = turn.get("reasoning_content", "")
-    if not reasoning and turn["role"] == "assistant" and (match := _REASONING_IN_CONTENT.match(content)):
+    if not reasoning and turn["role"] == "assistant" and "</think>" in content:
+        match = _REASONING_IN_CONTENT.match(content)
+        assert match is not None
         reasoning, content = match["reasoning"], match["content"]
     return reasoning.strip(), content.strip()
 

@@ -34,8 +34,8 @@ class FirstRows:
 
     `mean_characters` is the mean length of a valid row, with all of its turns and answers. `rows` is the approximate
     number of rows in the source: exact for embedded data, estimated from the bytes of the first rows for lines of text,
-    None otherwise. `failures` make a row invalid; `others` are those that the config's checks only warn about or set
-    aside.
+    None otherwise. `canonical` are the valid rows as the data stage would write them. `failures` make a row invalid;
+    `others` are those that the config's checks only warn about or set aside.
     """
 
     where: str
@@ -47,6 +47,7 @@ class FirstRows:
     mean_characters: float | None
     rows: float | None
     num_invalid: int = 0
+    canonical: list[dict[str, Any]] = field(default_factory=list)
     failures: list[FailureCase] = field(default_factory=list)
     others: list[FailureCase] = field(default_factory=list)
 
@@ -103,6 +104,7 @@ def read_first_rows(
         mean_characters=float(texts.map(len).mean()) if valid else None,
         rows=_estimated_rows(source, read, texts),
         num_invalid=len(invalid),
+        canonical=rows.to_dict("records") if valid else [],
         failures=sorted(failures, key=lambda case: case.row),
         others=others,
     )

@@ -158,6 +158,21 @@ def test_files_that_cannot_be_read_are_refused_or_not_checked(model: Path) -> No
         read(model)
 
 
+def test_the_first_rows_are_rendered_with_their_tools(tiny_model: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    turns = [{"role": "user", "content": "SECRET"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    row = {"row_id": "f:1", "kind": "messages", "prompt": "", "completion": None, "messages": json.dumps(turns)}
+    arguments = (read(tiny_model), settings(tiny_model))
+    without_calls = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    # the plain template renders the call
+    assert check_template(*arguments, TokenizeConfig(), None, [row])[1] == ""
+    with pytest.raises(DataError, match=r"^f:1: .* does not render the call of a function \(1 such rows\)") as caught:
+        check_template(*arguments, TokenizeConfig(), without_calls, [row])
+    assert "SECRET" not in str(caught.value)
+    _, warning = check_template(*arguments, TokenizeConfig(max_refused_rows=1), without_calls, [row])
+    assert warning.startswith("left out, as tokenize.max_refused_rows allows: f:1: the chat template")
+
+
 def test_a_sentencepiece_model_alone_needs_its_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from tasks.tokenize import template
 
