@@ -77,7 +77,9 @@ def apply(
         # the error's text may hold content
         raise FailedTemplateError(row_id, f"{setup.template.title} fails on it with {type(error).__name__}") from None
     except TemplateError as error:
-        raise RefusedRow(row_id, f"{setup.template.title} refuses it ({error})") from None
+        words = str(error)
+        quotes_row = any(turn["content"] and str(turn["content"]) in words for turn in conversation.turns)
+        raise RefusedRow(row_id, f"{setup.template.title} refuses it" + ("" if quotes_row else f" ({words})")) from None
     return texts[0], found[0] if found else []
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
+from hashlib import sha256
 from typing import Any, NamedTuple
 
 Turn = dict[str, Any]
@@ -17,6 +18,8 @@ Turn = dict[str, Any]
 # templates read a turn's reasoning under one of these names
 _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _READS_PARTS = re.compile(r"""\[['"]text['"]\]|\.text\b""")
+_WANTS_SHORT_IDS = re.compile(r"length\s*!=\s*9\b")
+_SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
 _REASONING_IN_CONTENT = re.compile(r"(?:\s*<think>)?(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
 
 
@@ -37,6 +40,7 @@ class Form(NamedTuple):
     arguments_as_text: bool = False
     contents_as_parts: bool = False
     reasoning_in_content: bool = False
+    short_ids: bool = False
 
 
 def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
@@ -45,16 +49,41 @@ def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
     has_reasoning = any(turn.get("reasoning_content") for turn in conversation.turns)
     # any other template would write a list of parts as Python writes it
     reads_parts = _READS_PARTS.search(template) is not None
+    short_ids = has_calls and _WANTS_SHORT_IDS.search(template) is not None
     for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
         for as_parts in (False, True) if reads_parts else (False,):
-            yield Form(False, as_parts, in_content)
+            yield Form(False, as_parts, in_content, short_ids)
             if has_calls:
-                yield Form(True, as_parts, in_content)
+                yield Form(True, as_parts, in_content, short_ids)
 
 
 def in_form(conversation: Conversation, form: Form) -> Conversation:
     """Return the conversation as a template gets it: in `form`, and with the reasoning under all its names."""
-    return conversation._replace(turns=[_turn_in_form(turn, form) for turn in conversation.turns])
+    turns = _with_short_ids(conversation.turns) if form.short_ids else conversation.turns
+    return conversation._replace(turns=[_turn_in_form(turn, form) for turn in turns])
+
+
+def _with_short_ids(turns: list[Turn]) -> list[Turn]:
+    """Return turns in which each call and its result have an id of nine characters, as Mistral's templates want."""
+    given, short_by_id, unanswered = [], {}, []
+    for position, turn in enumerate(turns):
+        calls = []
+        for number, call in enumerate(turn.get("tool_calls") or ()):
+            own = str(call.get("id", ""))
+            short = own if _SHORT_ID.fullmatch(own) else sha256(f"{position}.{number}.{own}".encode()).hexdigest()[:9]
+            short_by_id[own] = short
+            unanswered.append(short)
+            calls.append({**call, "id": short})
+        if calls:
+            turn = {**turn, "tool_calls": calls}
+        elif turn["role"] == "tool":
+            own = str(turn.get("tool_call_id", ""))
+            short = short_by_id[own] if own and own in short_by_id else next(iter(unanswered), own)
+            # without ids, results come in the order of their calls
+            unanswered = [other for other in unanswered if other != short]
+            turn = {**turn, "tool_call_id": short}
+        given.append(turn)
+    return given
 
 
 def _turn_in_form(turn: Turn, form: Form) -> Turn:

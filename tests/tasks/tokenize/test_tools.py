@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 from typing import Any
 
 import pytest
 from support.vendor_templates import vendor_setup
 
+from configs.errors import DataError
 from tasks.tokenize.checks import check_kinds
 from tasks.tokenize.rows import Row, Setup, rows_to_train
 from tasks.tokenize.tokens import TokenBatch, tokenize_rows
@@ -16,6 +19,7 @@ from .conftest import marked
 
 TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 12, "b": "é"}}}
+OTHER_CALL = {"type": "function", "function": {"name": "sub", "arguments": {}}}
 ASKED = {"role": "user", "content": "Sum?"}
 CALLED = {"role": "assistant", "content": "", "tool_calls": [CALL]}
 RESULT = {"role": "tool", "name": "add", "content": "15"}
@@ -178,3 +182,30 @@ def test_rows_with_tools_only_bring_the_plain_template(tmp_path) -> None:
     assert not check_kinds({"train": path}, "sft")
     pd.DataFrame([{**pairs[0], "tools": json.dumps(TOOLS)}]).to_parquet(path)
     assert check_kinds({"train": path}, "sft")
+
+
+def test_ids_of_calls_have_the_length_that_mistrals_templates_want(prepare, families) -> None:
+    family = families["mistral"]
+    template = (Path(__file__).parent / "templates" / "mistral-tools.jinja").read_text(encoding="utf-8")
+    calls = [{**CALL, "id": "call_abc"}, {**OTHER_CALL, "id": "call_def"}]
+    results = [{**RESULT, "tool_call_id": "call_def"}, {**RESULT, "tool_call_id": "call_abc"}]
+    turns = [ASKED, {**CALLED, "tool_calls": calls}, *results, TURNS[-1]]
+    text = prepare([row(turns, TOOLS)], template, family.directory).marked(0)
+    ids = re.findall(r'"id": "(\w{9})"', text)
+    assert len(set(ids)) == 2
+    # the results come in the other order
+    assert re.findall(r'"call_id": "(\w{9})"', text) == ids[::-1]
+    assert text.endswith("[/TOOL_RESULTS]« It is 15.</s>»")
+    assert text.count("«") == 2 and '[/INST]«[TOOL_CALLS] [{"name": "add"' in text
+    # an id that fits stays, and calls without ids are answered in order
+    given = [ASKED, {**CALLED, "tool_calls": [{**CALL, "id": "abcdefghi"}, OTHER_CALL]}, RESULT, RESULT, TURNS[-1]]
+    text = prepare([row(given, TOOLS)], template, family.directory).marked(0)
+    ids = re.findall(r'"id": "(\w{9})"', text)
+    assert ids[0] == "abcdefghi" and re.findall(r'"call_id": "(\w{9})"', text) == ids
+
+
+def test_a_refusal_that_quotes_the_row_is_not_repeated(prepare) -> None:
+    template = "{% for m in messages %}{{ raise_exception('bad: ' + m['content']) }}{% endfor %}"
+    with pytest.raises(DataError) as error:
+        prepare([row([{"role": "user", "content": "SECRET"}, TURNS[-1]])], template)
+    assert str(error.value).startswith("f:1: the chat template (tokenize.chat_template) refuses it (2 such rows)")
