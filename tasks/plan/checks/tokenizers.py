@@ -97,40 +97,13 @@ class SmallTokenizer:
         ids = [encoding.ids for encoding in encoded]
         return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
-    def apply_chat_template(
-        self, messages: list[dict[str, Any]], tokenize: bool = False, add_generation_prompt: bool = False
-    ) -> str:
-        """Return the rendered conversation.
-
-        Raises:
-            jinja2.TemplateError: the template refuses the messages, or fails on them.
-        """
-        assert not tokenize
-        template = self.chat_template
-        text = template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template
-        assert text is not None
-        return render_conversations(text, [messages], add_generation_prompt=add_generation_prompt, **self.roles)[0]
-
-
-def render_conversations(template: str, conversations: list[list[dict[str, Any]]], **variables: Any) -> list[str]:
-    """Return the conversations as transformers renders them, without loading torch.
-
-    Raises:
-        jinja2.TemplateError: the template does not parse, refuses the messages, or fails on them.
-    """
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        texts, _ = render_jinja_template(conversations, chat_template=template, **variables)
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise jinja2.TemplateError(f"it fails with {type(error).__name__}") from None
-    return list(texts)
-
 
 def template_fault(template: str) -> str | None:
     """Return why a template does not parse, with the line, or None if it does."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     try:
-        render_conversations(template, [])
+        render_jinja_template([], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno} is not valid Jinja ({error.message})"
     return None
