@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
@@ -126,10 +127,11 @@ def missing_part(turn: Turn, text: str) -> str | None:
     _, content = parts_of(turn)
     if not is_in(content, text):
         return f"the content of a turn of role {turn['role']}"
-    for call in turn.get("tool_calls") or ():
-        function = call["function"]
-        if not is_in(function["name"], text):
+    functions = [call["function"] for call in turn.get("tool_calls") or ()]
+    for name, num_calls in Counter(function["name"] for function in functions).items():
+        if len(re.findall(rf"(?<!\w){re.escape(name)}(?!\w)", text)) < num_calls:
             return "the call of a function"
+    for function in functions:
         if not all(is_in(value, text) for value in _leaves(function["arguments"])):
             return "the arguments of a call"
     return None

@@ -140,6 +140,14 @@ def test_a_row_that_a_template_cannot_say_is_refused_by_the_templates_name(name,
     assert "Sum?" not in str(refusal) and "15" not in str(refusal)
 
 
+@pytest.mark.parametrize("content", ["", "An addition, I add."])
+def test_a_name_within_another_word_is_no_call(content: str) -> None:
+    """The template drops the call; the content has its letters, and once its name, though two calls are made."""
+    called = {**CALLED, "content": content or "Additional.", "tool_calls": [CALL] * (2 if content else 1)}
+    (refusal,) = tokens_of(vendor_setup("llama3"), [ASKED, called], None).refused
+    assert refusal.reason == "the chat template (llama3) does not render the call of a function"
+
+
 def test_a_call_that_is_not_trained_need_not_be_rendered() -> None:
     setup = vendor_setup("llama3")
     turns = [ASKED, {**CALLED, "weight": 0}, {"role": "user", "content": "And?"}, TURNS[-1]]
