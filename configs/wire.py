@@ -170,7 +170,8 @@ class TokenReport(WireType):
     objective: str = "sft"
     max_length: int = Field(description="Longest sequence allowed, in tokens.")
     template: str = Field(description="Source of the chat template, or `none`.")
-    template_hash: str = Field(description="SHA-256 of the chat template; empty without one.")
+    template_hash: str = Field(description="SHA-256 of the chat template and its arguments; empty without one.")
+    template_arguments: str = Field("", description="Variables that the chat template was given, as a JSON object.")
     train_rows: int
     test_rows: int
     dropped_train_rows: int
@@ -179,6 +180,10 @@ class TokenReport(WireType):
     split_rows: int = Field(description="Rows of both sets that were split at `max_length`.")
     split_pieces: int = Field(0, description="Sequences that the split rows became.")
     left_out_pieces: int = Field(0, description="Pieces of split rows left out because the loss counts none of them.")
+    refused_rows: int = Field(0, description="Rows of both sets left out because the chat template refuses them.")
+    training_template_rows: int = Field(0, description="Rows of both sets rendered by TRL's variant of the template.")
+    one_answer_each_rows: int = Field(0, description="Sequences of both sets that are one answer of a conversation.")
+    without_reasoning_rows: int = Field(0, description="Rows of both sets whose reasoning the template leaves out.")
     train_tokens: int = Field(description="All tokens of the training sequences.")
     trained_tokens: int = Field(
         description="Tokens that the loss counts; for rloo and grpo, tokens of the expected answers instead."

@@ -61,7 +61,10 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
 """Packages that the project's own source imports."""
 
 INDIRECT: dict[Role, dict[str, str]] = {
-    "cpu": {},
+    "cpu": {
+        "sentencepiece": "transformers reads the tokenizers with it that have no tokenizer.json",
+        "trl": "its chat templates for training are read as files",
+    },
     "gpu": {
         "mlflow-skinny": "a tracker, imported if the config names it",
         "ninja": "DeepSpeed and PyTorch compile with it",

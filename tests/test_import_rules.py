@@ -26,6 +26,7 @@ PURE_RULES = {
         "tasks.tokenize.vocabulary",
     },
     "tasks/plan/checks/token_questions.py": {"tasks.tokenize.template"},
+    "tasks/plan/checks/tokenizers.py": {"tasks.tokenize.template"},
 }
 # lowest first; the modules that lie in tasks/plan itself are the top
 PLAN_ROOMS = ("hardware", "shapes", "memory", "time", "resolve", "checks", "top")

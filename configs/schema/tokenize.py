@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from configs.effective.lengths import FEWEST_TOKENS, LONGEST_ROW
 from configs.objectives import WHOLE_TEXT, Objective
@@ -39,12 +40,63 @@ class TokenizeConfig(Section):
         description="Path or address of a file with a Jinja chat template; when not set, the model's own template, or "
         "a plain one for a base model.",
     )
+    template_arguments: str = Field(
+        "",
+        description='Variables for the chat template, as a JSON object such as {"enable_thinking": false}; the same in '
+        "training and evaluation, and named in the model card. Empty for none.",
+    )
+    train_on_reasoning: bool = Field(
+        True,
+        description="Whether the reasoning of an answer is trained where the chat template renders it; if not, only "
+        "what follows it is.",
+    )
+    train_on_empty_reasoning: bool = Field(
+        False,
+        description="Whether an empty block for reasoning, which some chat templates write for answers without any, is "
+        "trained; if not, it is part of the prompt.",
+    )
+    max_refused_rows: int = Field(
+        0,
+        ge=0,
+        description="Number of rows that may be left out because the chat template refuses them, or leaves out a part "
+        "of them such as a call; one more stops the run.",
+    )
     prompt_separator: str = Field(
         "\n", description="Text between prompt and completion where no chat template is used, as with a base model."
     )
     new_special_tokens: list[str] = Field(
         [], description="Tokens to add to the vocabulary, such as <|tool|>; their embeddings are trained and saved."
     )
+
+    @field_validator("template_arguments", mode="before")
+    @classmethod
+    def _template_arguments_are_an_object(cls, value: Any) -> Any:
+        """Check the JSON text; a file may hold the object itself, which a console's form cannot."""
+        if isinstance(value, dict):
+            value = json.dumps(value, ensure_ascii=False)
+        if not isinstance(value, str) or not value.strip():
+            return value
+        try:
+            arguments = json.loads(value)
+        except ValueError:
+            arguments = None
+        if not isinstance(arguments, dict):
+            raise ValueError('is not a JSON object; write one, such as {"enable_thinking": false}')
+        reserved = sorted(_RESERVED & arguments.keys())
+        if reserved:
+            raise ValueError(f"is not allowed to set {', '.join(reserved)}, which come from the rows; remove them")
+        return value
+
+    @property
+    def template_variables(self) -> dict[str, Any]:
+        """The variables in `template_arguments`, by name."""
+        return dict(json.loads(self.template_arguments)) if self.template_arguments.strip() else {}
+
+
+_RESERVED = {"messages", "tools", "documents", "conversations", "chat_template", "add_generation_prompt"} | {
+    "continue_final_message",
+    "return_assistant_tokens_mask",
+}
 
 
 def fault_of_tokenize(config: TokenizeConfig, objective: Objective) -> str | None:
@@ -57,6 +109,11 @@ def fault_of_tokenize(config: TokenizeConfig, objective: Objective) -> str | Non
             return f"tokenize.new_special_tokens names {token} twice; name each token once"
     if objective in WHOLE_TEXT:
         return None
+    if not config.train_on_reasoning:
+        return (
+            f"tokenize.train_on_reasoning=false is for train.objective sft; {objective} compares or scores whole "
+            "answers\nset it to true, or remove the reasoning from the rows"
+        )
     if config.packing != "none":
         return (
             f"tokenize.packing={config.packing} is for train.objective sft and cpt; {objective} needs each answer in a "

@@ -23,6 +23,7 @@ def render_tokens(report: TokenReport) -> str:
         ),
         ("longest allowed", f"{report.max_length:,} tokens"),
         ("chat template", report.template + (f", SHA-256 {report.template_hash[:12]}" if report.template_hash else "")),
+        *([("its arguments", report.template_arguments)] if report.template_arguments else []),
         ("training rows dropped as too long", f"{report.dropped_train_rows:,}"),
         ("held-out rows dropped as too long", f"{report.dropped_test_rows:,}"),
         ("rows cut as too long", f"{report.truncated_rows:,}"),

@@ -83,7 +83,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 - Method: {config.train.method}
 - Data: {sources}; {data.train_rows:,} rows to train on, {data.test_rows:,} held out,
   {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
-
+{_template_line(config)}
 ## Held-out scores
 
 {_score_table(scores)}
@@ -100,6 +100,16 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
 def _pipeline(config: FineTuneConfig) -> str:
     return "text-classification" if config.train.objective in SCORING else "text-generation"
+
+
+def _template_line(config: FineTuneConfig) -> str:
+    """Return the item on the chat template's arguments, with a line break; empty without any."""
+    given = config.tokenize.template_arguments.strip()
+    return (
+        f"- Chat template: given `{given}` in training and evaluation; pass the same to `apply_chat_template`\n"
+        if given
+        else ""
+    )
 
 
 def _what_it_is(config: FineTuneConfig, artifact: PushedArtifact) -> str:

@@ -59,7 +59,7 @@ def check_kinds(splits: dict[str, Path], objective: Objective) -> bool:
             raise wrong_kind_error(f"{total} rows of {row_id.rpartition(':')[0]}", kind, objective)
     if any("messages" in kinds for kinds in counts.values()):
         return True
-    may_have_turns = [name for name, kinds in counts.items() if {"preference", "kto"} & kinds.keys()]
+    may_have_turns = [name for name, kinds in counts.items() if {"pair", "preference", "kto"} & kinds.keys()]
     return any(has_turns(splits[name]) for name in may_have_turns)
 
 
@@ -78,22 +78,45 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
     """Run all checks on the counts of the splits, and return the ids of the special tokens that end answers, sorted.
 
     Raises:
-        DataError: of the first check that fails: a row could not be tokenized, no row of a split is left, a token has
-            no embedding, a row begins with two BOS, a row has no trained token, all kto rows have the same label, or a
-            row has no trained end-of-turn token.
+        DataError: of the first check that fails: a row is too long, the template refuses too many rows, no row of a
+            split is left, a token has no embedding, a row begins with two BOS, a row has no trained token, all kto rows
+            have the same label, or a row has no trained end-of-turn token.
     """
     for counts in splits.values():
         if counts.error is not None:
             raise DataError(counts.error)
+    total = reduce(SplitCounts.plus, splits.values())
+    check_refused(total, setup)
     for name, counts in splits.items():
         _check_rows_left(name, counts, setup)
-    total = reduce(SplitCounts.plus, splits.values())
     _check_embeddings(total.unknown_tokens, setup)
     _check_bos(total.two_bos, setup.tokenizer)
     _check_trained_tokens(total.untrained)
     _check_kto_labels(splits["train"], setup)
     _check_end_tokens(total, setup.max_length)
     return total.end_token_ids
+
+
+def check_refused(total: SplitCounts, setup: Setup) -> None:
+    """Refuse a run in which the template refuses more rows than `tokenize.max_refused_rows`.
+
+    Raises:
+        DataError: names the first row for each reason, the numbers, and the fix.
+    """
+    if total.num_refused <= setup.config.max_refused_rows:
+        return
+    lines = _refusal_lines(total)
+    fix = max(total.refused.values(), key=lambda refusals: refusals.rows.num_rows).fix
+    raise DataError(
+        f"{lines[0]}\n{fix}; or leave such rows out with tokenize.max_refused_rows, now "
+        f"{setup.config.max_refused_rows}" + "".join(f"\nalso {line}" for line in lines[1:3])
+    )
+
+
+def _refusal_lines(total: SplitCounts) -> list[str]:
+    """Return a line for each reason for which rows were refused, the most frequent first."""
+    by_count = sorted(total.refused.items(), key=lambda item: -item[1].rows.num_rows)
+    return [f"{found.rows.first_ids[0]}: {reason} ({found.rows.num_rows} such rows)" for reason, found in by_count]
 
 
 def _check_rows_left(name: str, counts: SplitCounts, setup: Setup) -> None:
@@ -104,6 +127,8 @@ def _check_rows_left(name: str, counts: SplitCounts, setup: Setup) -> None:
         if setup.config.over_length in ("auto", "drop")
         else "; cutting these rows would leave no answer or no prompt"
     )
+    if not counts.dropped:
+        raise DataError(f"no {name} row is left: the chat template refuses all {counts.num_refused}")
     raise DataError(
         f"all {counts.dropped} {name} rows are longer than tokenize.max_length={setup.max_length} tokens\nraise it{fix}"
     )
@@ -179,7 +204,7 @@ def check_same_tokenizer(reports: Sequence[TokenReport]) -> None:
         if report.template_hash != first.template_hash:
             raise ConfigError(
                 f"phase {number} has another chat template than the first phase: {report.template}, {first.template}\n"
-                "set tokenize.chat_template to one template for all phases"
+                "set tokenize.chat_template and tokenize.template_arguments to the same for all phases"
             )
 
 
@@ -209,7 +234,32 @@ def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
             f"{total.same_answers.num_rows} rows have a rejected answer with the same tokens as the chosen one "
             f"({_first_ids(total.same_answers)}); nothing is learned from them; remove or correct them"
         )
-    return lines + _unseen_token_warnings(splits["train"], setup)
+    return lines + rendering_warnings(total, setup) + _unseen_token_warnings(splits["train"], setup)
+
+
+def rendering_warnings(total: SplitCounts, setup: Setup) -> list[str]:
+    """Return what is unusual about the renderings, and the rows that were left out."""
+    lines = [f"left out, as tokenize.max_refused_rows allows: {line}" for line in _refusal_lines(total)]
+    title = setup.template.title
+    if total.training_template.num_rows:
+        lines.append(
+            f"{total.training_template.num_rows} rows ({_first_ids(total.training_template)}) are rendered by TRL's "
+            f"variant of {title} for training: the original does not show where answers begin and end in them; the "
+            "original is saved with the model"
+        )
+    if total.one_answer_each.num_rows:
+        lines.append(
+            f"{total.one_answer_each.num_rows} sequences ({_first_ids(total.one_answer_each)}) are parts of "
+            f"conversations with one answer each: {title} renders an answer in another way once a turn follows it, as "
+            "those do that leave out earlier reasoning"
+        )
+    if total.without_reasoning.num_rows:
+        lines.append(
+            f"{total.without_reasoning.num_rows} rows ({_first_ids(total.without_reasoning)}) lose reasoning: {title} "
+            "does not render it, so it is not trained; set tokenize.chat_template to a template that does, or put the "
+            "reasoning into the content"
+        )
+    return lines
 
 
 def _unseen_token_warnings(train: SplitCounts, setup: Setup) -> list[str]:

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 _NEW_LINE = "\n"
+# templates read these keys of tool definitions and calls, which must not change even where one is a new special token
+_KEYS_OF_TEMPLATES = {"arguments", "description", "function", "id", "name", "parameters", "properties", "type"}
 _PRIVATE_USE = range(0xF0000, 0xFFFFE)
 
 
@@ -111,16 +113,16 @@ def unused_markers(content: str) -> Markers:
 
 
 def mark_messages(
-    messages: list[dict[str, Any]], control: ControlTokens
-) -> tuple[list[dict[str, Any]], Markers | None]:
-    """Return the messages with the control tokens in their contents between markers, and the markers.
+    messages: list[dict[str, Any]], tools: list[Any], control: ControlTokens
+) -> tuple[list[dict[str, Any]], list[Any], Markers | None]:
+    """Return messages and tool definitions with the control tokens in them between markers, and the markers.
 
-    Where no content holds a control token, return the messages unchanged, and None.
+    Where nothing holds a control token, return both unchanged, and None.
     """
-    contents = [(value, message) for message in messages for key, value in message.items() if key != "role"]
-    if not any(_matches(value, _pattern_for(message, control)) for value, message in contents):
-        return messages, None
-    markers = unused_markers(json.dumps(messages, ensure_ascii=False))
+    contents = [(value, _pattern_for(message, control)) for message in messages for value in _contents(message)]
+    if not any(_matches(value, pattern) for value, pattern in [*contents, (tools, control.in_prompts)]):
+        return messages, tools, None
+    markers = unused_markers(json.dumps([messages, tools], ensure_ascii=False))
     marked = [
         {
             key: value if key == "role" else mark(value, _pattern_for(message, control), markers)
@@ -128,14 +130,18 @@ def mark_messages(
         }
         for message in messages
     ]
-    return marked, markers
+    return marked, mark(tools, control.in_prompts, markers), markers
+
+
+def _contents(message: dict[str, Any]) -> list[Any]:
+    return [value for key, value in message.items() if key != "role"]
 
 
 def _matches(value: Any, pattern: re.Pattern[str]) -> bool:
     """Return whether `pattern` matches anywhere in `value`, a text or a structure of texts."""
     if isinstance(value, str):
         return pattern.search(value) is not None
-    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    parts = [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list) else ()
     return any(_matches(part, pattern) for part in parts)
 
 
@@ -148,7 +154,11 @@ def mark(value: Any, pattern: re.Pattern[str], markers: Markers) -> Any:
     if isinstance(value, str):
         return pattern.sub(lambda match: f"{markers.opening}{match.group()}{markers.closing}", value)
     if isinstance(value, dict):
-        return {key: mark(part, pattern, markers) for key, part in value.items()}
+        # the keys too: a call may have an argument, and a tool a property, of any name
+        return {
+            key if key in _KEYS_OF_TEMPLATES else mark(key, pattern, markers): mark(part, pattern, markers)
+            for key, part in value.items()
+        }
     return [mark(part, pattern, markers) for part in value] if isinstance(value, list) else value
 
 

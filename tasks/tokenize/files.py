@@ -58,7 +58,7 @@ def read_rows(path: Path, part_number: int, num_parts: int) -> Iterator[list[Row
         for values in zip(*(columns.get(name, blank) for name in Row._fields), strict=True):
             row = Row(*(value or "" for value in values))
             batch.append(row)
-            num_characters += sum(map(len, (row.prompt, row.completion, row.messages, row.rejected)))
+            num_characters += sum(map(len, row)) - len(row.row_id + row.kind)
             if len(batch) == _BATCH_ROWS or num_characters >= _BATCH_CHARACTERS:
                 yield batch
                 batch, num_characters = [], 0
@@ -76,12 +76,11 @@ def count_kinds(path: Path) -> dict[str, int]:
 
 
 def has_turns(path: Path) -> bool:
-    """Return whether any row holds the turns of a conversation."""
-    tables = _read_range(path, 0, 1, ["messages"])
+    """Return whether any row holds turns or tool definitions, which only a template can render."""
     return any(
-        pc.any(pc.greater(pc.binary_length(table.column("messages")), 0)).as_py()
-        for table in tables
-        if table.num_columns
+        pc.any(pc.greater(pc.binary_length(column), 0)).as_py()
+        for table in _read_range(path, 0, 1, ["messages", "tools", "answer", "rejected_answer"])
+        for column in table.columns
     )
 
 

@@ -128,7 +128,7 @@ def _make_setup(
 ) -> Setup:
     tokenizer = load_tokenizer(directory, trust_remote_code)
     max_length = resolve_max_length(text_config(directory), config.max_length)
-    template = choose_template(tokenizer, chat_template, has_messages)
+    template = choose_template(tokenizer, chat_template, has_messages, config.template_variables)
     vocabulary_size = model_vocabulary_size(directory)
     check_vocabulary(tokenizer, vocabulary_size)
     new_token_ids = add_special_tokens(tokenizer, config.new_special_tokens)

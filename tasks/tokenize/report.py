@@ -35,6 +35,7 @@ def make_report(
         max_length=setup.max_length,
         template=setup.template.source,
         template_hash=setup.template.sha256,
+        template_arguments=setup.config.template_arguments,
         train_rows=train.num_sequences,
         test_rows=test.num_sequences,
         dropped_train_rows=train.dropped,
@@ -43,6 +44,10 @@ def make_report(
         split_rows=train.split + test.split,
         split_pieces=train.split_pieces + test.split_pieces,
         left_out_pieces=train.left_out_pieces + test.left_out_pieces,
+        refused_rows=train.num_refused + test.num_refused,
+        training_template_rows=train.training_template.num_rows + test.training_template.num_rows,
+        one_answer_each_rows=train.one_answer_each.num_rows + test.one_answer_each.num_rows,
+        without_reasoning_rows=train.without_reasoning.num_rows + test.without_reasoning.num_rows,
         train_tokens=train.num_tokens,
         trained_tokens=train.trained_tokens,
         packed_rows=pack_report.num_packed if pack_report else 0,
@@ -83,6 +88,7 @@ def summary_lines(report: TokenReport) -> list[str]:
     lines = [
         f"tokens: {report.train_rows} training {sequences}, {report.train_tokens} tokens, "
         f"{report.trained_tokens} of them {counted}; max_length: {report.max_length}; template: {report.template}"
+        + (f" with {report.template_arguments}" if report.template_arguments else "")
     ]
     if report.unwanted_rows:
         lines[0] += f"; {report.unwanted_rows} answers unwanted"

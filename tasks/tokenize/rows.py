@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from configs.objectives import OBJECTIVES, ONLINE, WHOLE_TEXT, Objective
@@ -36,6 +36,22 @@ class Row(NamedTuple):
     answer: str = ""
     rejected_answer: str = ""
 
+    @property
+    def has_rejected(self) -> bool:
+        return bool(self.rejected or self.rejected_answer)
+
+    @property
+    def has_turns(self) -> bool:
+        """Whether a template must render the row: it holds more than the texts of a prompt and an answer."""
+        return bool(self.messages or self.tools or self.answer or self.rejected_answer)
+
+    def without_rejected(self) -> Row:
+        return self._replace(rejected="", rejected_answer="")
+
+    def with_rejected_as_answer(self) -> Row:
+        """Return the row with its rejected answer in the place of the chosen one."""
+        return self._replace(completion=self.rejected, answer=self.rejected_answer).without_rejected()
+
 
 @dataclass(frozen=True)
 class Setup:
@@ -43,6 +59,7 @@ class Setup:
 
     `new_token_ids` are the ids of `tokenize.new_special_tokens`; training adds their embeddings to the model.
     `vocabulary_size` is the number of embeddings that the model has already, None where its config does not say.
+    `suffixes` remembers, for each template's text, what it writes after a last turn only.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -53,6 +70,7 @@ class Setup:
     objective: Objective
     new_token_ids: tuple[int, ...] = ()
     vocabulary_size: int | None = None
+    suffixes: dict[str, str] = field(default_factory=dict, compare=False)
 
     @property
     def train_on(self) -> Literal["all_answers", "last_answer"]:
@@ -75,9 +93,7 @@ def rows_to_train(row: Row, objective: Objective) -> list[Row]:
         return [row]
     if OBJECTIVES[objective].learns_from_labels:
         return [
-            row._replace(row_id=f"{row.row_id}#chosen", kind="kto", rejected="", label="true"),
-            row._replace(
-                row_id=f"{row.row_id}#rejected", kind="kto", completion=row.rejected, rejected="", label="false"
-            ),
+            row.without_rejected()._replace(row_id=f"{row.row_id}#chosen", kind="kto", label="true"),
+            row.with_rejected_as_answer()._replace(row_id=f"{row.row_id}#rejected", kind="kto", label="false"),
         ]
-    return [row._replace(rejected="")] if objective in ONLINE else [row]
+    return [row.without_rejected()] if objective in ONLINE else [row]

@@ -4,25 +4,34 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 from configs.effective.lengths import longest_row, positions_of
-from configs.errors import DataError, ModelError
-from tasks.tokenize.control_tokens import ControlTokens, Markers, mark_messages
+from configs.errors import ModelError
+from tasks.tokenize.known_templates import known_template
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 # for base models, which have no template: plain words and the tokenizer's own end-of-text token, so no token is new
 PLAIN_TEMPLATE = (
-    "{{ bos_token or '' }}{% for message in messages %}"
-    "{% if message['role'] == 'assistant' %}Assistant: {{ message['content'] }}{{ eos_token }}\n"
+    "{{ bos_token or '' }}{% if tools %}Tools:\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}{% endif %}"
+    "{% for message in messages %}{% if message['role'] == 'assistant' %}Assistant:"
+    "{% if message['reasoning_content'] %} <think>\n{{ message['reasoning_content'] }}\n</think>\n\n{% endif %}"
+    "{% if message['content'] or not message['tool_calls'] %}"
+    "{{ '' if message['reasoning_content'] else ' ' }}{{ message['content'] }}{% endif %}"
+    "{% for call in message['tool_calls'] or [] %}{{ '\\nCall: ' }}"
+    "{{ {'name': call['function']['name'], 'arguments': call['function']['arguments']} | tojson }}{% endfor %}"
+    "{{ eos_token }}\n"
     "{% else %}{{ message['role'] | capitalize }}: {{ message['content'] }}\n{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 MODEL_CONFIG = "config.json"
+_SENTENCEPIECE_FILES = ("tokenizer.model", "spiece.model", "sentencepiece.bpe.model", "spm.model")
 
 
 @dataclass(frozen=True)
@@ -30,11 +39,43 @@ class Template:
     """Which chat template is in use.
 
     `source` is `config`, `model`, `plain` or `none`. `is_for_pairs` says whether prompt/completion rows use it too.
+    `name` is TRL's name of a vendor's template, empty for others; `training` is the text of TRL's variant for training,
+    empty where there is none. `arguments` are the variables that the template is given.
     """
 
     source: str
     is_for_pairs: bool
     sha256: str
+    name: str = ""
+    training: str = ""
+    arguments: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def title(self) -> str:
+        """The template in an error or a warning."""
+        return f"the chat template ({self.name or _TITLES[self.source]})"
+
+
+_TITLES = {"config": "tokenize.chat_template", "model": "the model's own", "plain": "the plain one", "none": "none"}
+
+
+def sentencepiece_file(names: Iterable[str]) -> str | None:
+    """Return the SentencePiece model among the names of a model's files, if its tokenizer must be made from it.
+
+    Raises:
+        ModelError: there is one, and the package that reads it is not installed; transformers names another.
+    """
+    present = set(names)
+    file = next((name for name in _SENTENCEPIECE_FILES if name in present), None)
+    if file is None or "tokenizer.json" in present:
+        return None
+    if find_spec("sentencepiece") is None:
+        raise ModelError(
+            f"the model has a SentencePiece model, {file}, and no tokenizer.json; the package sentencepiece reads it "
+            "and is not installed\ninstall it with pip install sentencepiece, or save the tokenizer with transformers, "
+            "which writes tokenizer.json"
+        )
+    return file
 
 
 def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokenizerBase:
@@ -43,6 +84,7 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     Raises:
         ModelError: it cannot be loaded or has no end-of-text token.
     """
+    sentencepiece_file(path.name for path in directory.iterdir())
     from transformers import AutoTokenizer
 
     try:
@@ -57,10 +99,19 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     return tokenizer
 
 
-def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_messages: bool) -> Template:
+def choose_template(
+    tokenizer: PreTrainedTokenizerBase,
+    given: str | None,
+    has_messages: bool,
+    arguments: Mapping[str, Any] | None = None,
+) -> Template:
     """Set the chat template on `tokenizer` and return which one it is: the given, the model's own, or the plain one.
 
     The plain template renders conversations only; a base model's prompts and completions are joined without one.
+    `arguments` are the variables that the template is given; the hash covers them.
+
+    Raises:
+        ModelError: the model has several templates, and none of them is the default.
     """
     own = tokenizer.chat_template
     if given is not None:
@@ -77,82 +128,31 @@ def choose_template(tokenizer: PreTrainedTokenizerBase, given: str | None, has_m
         # a saved tokenizer is loaded with these line breaks; its template then has the same hash
         tokenizer.chat_template = tokenizer.chat_template.replace("\r\n", "\n")
     text = tokenizer.chat_template
-    text = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
-    return Template(source, source != "plain", hashlib.sha256(text.encode()).hexdigest())
-
-
-def render(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, Any]],
-    row_id: str,
-    train_on: Literal["all_answers", "last_answer"] = "all_answers",
-) -> tuple[str, list[tuple[int, int]]]:
-    """Return the rendered text and the spans [start, end) of the assistant's turns in it, in characters.
-
-    A span begins after the template's generation prompt and ends where the next turn begins. Both positions are the
-    lengths of renderings of the turns so far, which must be prefixes of the whole text. A template that drops the
-    reasoning of earlier turns breaks this for those turns. Under `last_answer` it must hold for the last answer only,
-    and where it fails for an earlier one, only the last span is returned.
-
-    Raises:
-        DataError: the template refuses the row, or changes earlier turns when later ones follow, so the spans are
-            unknown.
-    """
-    text = _apply(tokenizer, messages, row_id)
-    spans: list[tuple[int, int] | None] = []
-    for position, turn in enumerate(messages):
-        if turn["role"] != "assistant":
-            continue
-        before = _apply(tokenizer, messages[:position], row_id, add_generation_prompt=True)
-        is_last = position + 1 == len(messages)
-        through = text if is_last else _apply(tokenizer, messages[: position + 1], row_id)
-        are_prefixes = through.startswith(before) and text.startswith(through)
-        spans.append((len(before), len(through)) if are_prefixes else None)
-        if not are_prefixes and train_on == "all_answers":
-            break
-    if spans[-1] is None:
-        fix = ", or tokenize.train_on to last_answer" if train_on == "all_answers" else ""
-        raise DataError(
-            f"{row_id}: the chat template changes earlier turns when later ones follow; "
-            f"set tokenize.chat_template to another template{fix}"
+    if isinstance(text, dict) and "default" not in text:
+        raise ModelError(
+            f"the model has several chat templates ({', '.join(sorted(text))}), and none is named default\n"
+            "set tokenize.chat_template to a file with the one to use"
         )
-    known_spans = [span for span in spans if span is not None]
-    return text, known_spans if len(known_spans) == len(spans) else known_spans[-1:]
+    known = known_template(text["default"] if isinstance(text, dict) else text)
+    whole = text if isinstance(text, str) else json.dumps(text, sort_keys=True)
+    if arguments:
+        whole += json.dumps(arguments, sort_keys=True)
+    return Template(
+        source,
+        source != "plain",
+        hashlib.sha256(whole.encode()).hexdigest(),
+        name=known.name if known else "",
+        training=known.training if known else "",
+        arguments=dict(arguments or {}),
+    )
 
 
-def render_marked(
-    tokenizer: PreTrainedTokenizerBase,
-    messages: list[dict[str, Any]],
-    control: ControlTokens,
-    row_id: str,
-    train_on: Literal["all_answers", "last_answer"] = "all_answers",
-) -> tuple[str, list[tuple[int, int]], Markers | None]:
-    """Return text, spans and markers: as `render`, but each control token in a content stands between markers.
-
-    The markers are None where no content holds a control token.
-
-    Raises:
-        DataError: as `render`, or the template changes the marked text.
-    """
-    marked, markers = mark_messages(messages, control)
-    text, spans = render(tokenizer, marked, row_id, train_on)
-    if markers is not None and markers.removed_from(text) != _apply(tokenizer, messages, row_id):
-        raise DataError(
-            f"{row_id}: the chat template changes the text of a special token in this row's content\n"
-            "remove that text from the row, or set tokenize.chat_template to another template"
-        )
-    return text, spans, markers
-
-
-def _apply(tokenizer: PreTrainedTokenizerBase, messages: list[dict[str, Any]], row_id: str, **kwargs: Any) -> str:
-    from jinja2 import TemplateError
-
-    try:
-        return str(tokenizer.apply_chat_template(messages, tokenize=False, **kwargs))
-    except TemplateError as error:
-        raise DataError(
-            f"{row_id}: the chat template refuses this row ({error}); set tokenize.chat_template to another template"
-        ) from None
+def template_for(tokenizer: PreTrainedTokenizerBase, has_tools: bool) -> str:
+    """Return the template set on `tokenizer`; of several, the one for tools if the row has any, else the default."""
+    template = tokenizer.chat_template
+    if isinstance(template, dict):
+        return str(template["tool_use"] if has_tools and "tool_use" in template else template["default"])
+    return str(template)
 
 
 def text_config(directory: Path) -> dict[str, Any]:

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from configs.errors import DataError
+from tasks.tokenize.answer_pieces import Note, RenderedRow
 from tasks.tokenize.control_tokens import Piece, encode_pieces
 from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_far_too_long, over_length_error, resolved_policy
-from tasks.tokenize.rendering import RenderedRow, render_row
+from tasks.tokenize.rendering import render_row
 from tasks.tokenize.rows import Row, Setup, rows_to_train
+from tasks.tokenize.spans import RefusedRow
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -27,7 +29,8 @@ class TokenBatch:
     `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. Rows in `control_text` hold
     the text of a control token in their content. Rows in `without_bos` were rendered without the BOS that the tokenizer
     puts before a text. Rows in `same_answers` have two equal answers. Of split rows, `num_pieces` were kept and
-    `num_left_out` had no trained token.
+    `num_left_out` had no trained token. `refused` are the rows that the template cannot render, each with the error.
+    `noted` are the ids of rows by what is unusual about their rendering.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -39,6 +42,8 @@ class TokenBatch:
     same_answers: list[str] = field(default_factory=list)
     num_pieces: int = 0
     num_left_out: int = 0
+    refused: list[RefusedRow] = field(default_factory=list)
+    noted: dict[Note, list[str]] = field(default_factory=dict)
 
 
 def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
@@ -48,19 +53,22 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
     content they are text.
 
     Raises:
-        DataError: the first row that is too long under `over_length: error`, or that the template refuses.
+        DataError: the first row that is too long under `over_length: error`.
     """
     result = TokenBatch()
-    rendered, refusal = [], None
+    rendered: list[RenderedRow] = []
+    too_long = None
     for row in (learned for given in rows for learned in rows_to_train(given, setup.objective)):
         try:
             if _is_dropped_early(row, setup):
                 result.dropped.append(row.row_id)
             else:
-                rendered.append(render_row(row, setup))
+                rendered += render_row(row, setup)
+        except RefusedRow as refusal:
+            result.refused.append(refusal)
         except DataError as error:
             # raised after the earlier rows are encoded: one of them may be too long, and the first error counts
-            refusal = error
+            too_long = error
             break
     bos = setup.tokenizer.bos_token_id
     for rendered_row, record in zip(rendered, _encode(rendered, setup), strict=True):
@@ -77,8 +85,10 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
         if rendered_row.form == "conversation" and lacks_bos:
             result.without_bos.append(record.row_id)
         result.same_answers += [r.row_id for r in fitted.records if r.has_same_answers]
-    if refusal is not None:
-        raise refusal
+        for note in rendered_row.notes:
+            result.noted.setdefault(note, []).append(record.row_id)
+    if too_long is not None:
+        raise too_long
     return result
 
 
@@ -91,9 +101,9 @@ def _is_dropped_early(row: Row, setup: Setup) -> bool:
     policy = resolved_policy(setup.config, row.kind != "text")
     # JSON escapes the quotes in a content, so only turns are counted
     num_answers = row.messages.count('"role": "assistant"') + (row.kind != "messages")
-    num_characters = len(row.messages or row.prompt)
+    num_characters = len(row.messages or row.prompt) + len(row.tools)
     if row.kind != "messages":
-        num_characters += max(len(row.completion), len(row.rejected))
+        num_characters += max(map(len, (row.completion, row.rejected, row.answer, row.rejected_answer)))
     if policy not in ("drop", "error") or not is_far_too_long(num_characters, num_answers, setup.max_length):
         return False
     if policy == "error":

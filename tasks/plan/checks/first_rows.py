@@ -45,8 +45,9 @@ class FirstRows:
     `held_out` holds the names of the files that are held out because they are named so; `rows` does not count theirs.
     `mean_characters` is the mean length of a valid row, with all of its turns and answers. `rows` is the approximate
     number of rows in the source: exact for embedded data, estimated from the bytes of the first rows for lines of text,
-    None otherwise. `unread` is a warning about columns that carry meaning and are not read. `failures` make a row
-    invalid; `others` are those that the config's checks only warn about or set aside.
+    None otherwise. `unread` is a warning about columns that carry meaning and are not read. `canonical` are the valid
+    rows as the data stage would write them. `failures` make a row invalid; `others` are those that the config's checks
+    only warn about or set aside.
     """
 
     where: str
@@ -60,6 +61,7 @@ class FirstRows:
     num_invalid: int = 0
     unread: str = ""
     held_out: frozenset[str] = frozenset()
+    canonical: list[dict[str, Any]] = field(default_factory=list)
     failures: list[FailureCase] = field(default_factory=list)
     others: list[FailureCase] = field(default_factory=list)
 
@@ -128,6 +130,7 @@ def read_first_rows(
         held_out=held_out,
         num_invalid=len(invalid),
         unread=unread,
+        canonical=rows.to_dict("records") if valid else [],
         failures=sorted(failures, key=lambda case: case.row),
         others=others,
     )

@@ -3,32 +3,44 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, cast
 
 from configs.effective.lengths import FEWEST_TOKENS, positions_of
 from configs.errors import ConfigError, DataError, ModelError
-from configs.objectives import ONLINE
+from configs.objectives import ONLINE, Objective
 from configs.schema import TokenizeConfig, TrainConfig
 from configs.schema.train import PROMPT_METHODS
 from tasks.files.streams import redacted
 from tasks.plan.checks.settings import read_chat_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, template_fault
-from tasks.tokenize.checks import check_tokens
+from tasks.tokenize.checks import check_refused, check_tokens, rendering_warnings
 from tasks.tokenize.control_tokens import find_control_tokens
-from tasks.tokenize.counts import SplitCounts, add_batch
+from tasks.tokenize.counts import FoundRows, SplitCounts, add_batch
 from tasks.tokenize.files import token_table
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.template import choose_template, resolve_max_length
 from tasks.tokenize.tokens import tokenize_rows
 from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
 
+# described for all conversations, whatever the first rows hold
+_NOT_WARNED = {"training_template": FoundRows(), "one_answer_each": FoundRows()}
 _ANY_LENGTH = 2**20
 UNKNOWN_POSITIONS = "an unknown number of positions"
-_TURNS = [
+_TURNS: list[dict[str, Any]] = [
     {"role": "user", "content": "What is one and one?"},
     {"role": "assistant", "content": "Two."},
     {"role": "user", "content": "And two and two?"},
     {"role": "assistant", "content": "Four."},
+]
+_CALL = {"type": "function", "function": {"name": "add", "arguments": {"first": 1, "second": 1}}}
+_TOOLS = [{"type": "function", "function": {"name": "add", "description": "Adds.", "parameters": {"type": "object"}}}]
+_TURNS_WITH_TOOLS = [
+    _TURNS[0],
+    {"role": "assistant", "content": "", "tool_calls": [_CALL]},
+    {"role": "tool", "name": "add", "content": "2"},
+    _TURNS[1],
 ]
 
 
@@ -80,45 +92,80 @@ def check_tokenizer(tokenizer: SmallTokenizer, settings: dict[str, Any], config:
 
 
 def check_template(
-    tokenizer: SmallTokenizer, settings: dict[str, Any], config: TokenizeConfig, given: str | None
+    tokenizer: SmallTokenizer,
+    settings: dict[str, Any],
+    config: TokenizeConfig,
+    given: str | None,
+    rows: Sequence[dict[str, Any]] = (),
+    objective: Objective = "sft",
 ) -> tuple[str, str]:
-    """Render and check a conversation as the tokenize stage would; return (description, warning).
+    """Render and check conversations, and the canonical `rows`, as the tokenize stage would; (description, warning).
 
     `given` is the template file that the config names, or None.
 
     Raises:
         ModelError: the model's own template does not parse.
-        DataError: no end-of-turn token is trained, no answer is found, or the template refuses plain questions.
+        DataError: no end-of-turn token is trained, no answer is found, or the template refuses plain questions, or
+            more of the rows than the config allows.
     """
     own = tokenizer.chat_template
     if given is None and isinstance(own, str) and (fault := template_fault(own)):
         raise ModelError(f"the model's chat template: {fault}\nrepair it, or name another with tokenize.chat_template")
-    template = choose_template(cast(Any, tokenizer), given, has_messages=True)
+    template = choose_template(cast(Any, tokenizer), given, has_messages=True, arguments=config.template_variables)
     setup = Setup(
         tokenizer=cast(Any, tokenizer),
         control=find_control_tokens(cast(Any, tokenizer)),
         template=template,
-        config=config.model_copy(update={"over_length": "drop"}),
+        config=config.model_copy(update={"over_length": "drop", "max_refused_rows": 0}),
         max_length=_ANY_LENGTH,
         objective="sft",
         vocabulary_size=None,
     )
-    end_ids = _checked_end_ids("a question and its answer", _TURNS[:2], setup)
+    end_ids, _ = _checked_counts("a question and its answer", _TURNS[:2], setup)
     end_tokens = ", ".join(tokenizer.convert_ids_to_tokens(token_id) for token_id in end_ids)
     sources = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
     found = f"{sources[template.source]}; turns end with {end_tokens}"
     try:
-        _checked_end_ids("two questions and their answers", _TURNS, setup)
+        _checked_counts("a question, a call and its result", _TURNS_WITH_TOOLS, setup, _TOOLS)
+    except DataError:
+        found += "; rows with tools will be refused"
+    try:
+        _, counts = _checked_counts("two questions and their answers", _TURNS, setup)
     except DataError as error:
+        _refused_rows(rows, replace(setup, config=config, objective=objective))
         return found, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
-    return found, ""
+    refused = _refused_rows(rows, replace(setup, config=config, objective=objective))
+    if counts.training_template.num_rows:
+        found += "; conversations of several answers are rendered by TRL's variant for training"
+    elif counts.one_answer_each.num_rows:
+        found += "; conversations of several answers become one sequence for each answer"
+    return found, refused
 
 
-def _checked_end_ids(name: str, turns: list[dict[str, str]], setup: Setup) -> list[int]:
-    batch = tokenize_rows([Row(name, "messages", "", "", json.dumps(turns))], setup)
+def _refused_rows(rows: Sequence[dict[str, Any]], setup: Setup) -> str:
+    """Return a warning about those of the canonical `rows` that the template refuses, or loses reasoning of.
+
+    Raises:
+        DataError: there are more of them than `tokenize.max_refused_rows`.
+    """
+    known = [Row(**{name: row[name] or "" for name in Row._fields if name in row}) for row in rows]
+    dropping = setup.config.model_copy(update={"over_length": "drop"})
+    batch = tokenize_rows(known, replace(setup, config=dropping))
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
-    return check_tokens({"train": counts}, setup)
+    check_refused(counts, setup)
+    return "; ".join(rendering_warnings(counts.model_copy(update=_NOT_WARNED), setup))
+
+
+def _checked_counts(
+    name: str, turns: Sequence[dict[str, Any]], setup: Setup, tools: Sequence[dict[str, Any]] = ()
+) -> tuple[list[int], SplitCounts]:
+    """Return the ids of the tokens that end the answers of a conversation, and its counts; raise what a check finds."""
+    row = Row(name, "messages", "", "", json.dumps(turns), tools=json.dumps(tools) if tools else "")
+    batch = tokenize_rows([row], setup)
+    counts = SplitCounts()
+    add_batch(counts, batch, token_table(batch.records), setup)
+    return check_tokens({"train": counts}, setup), counts
 
 
 def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[str, Any]) -> tuple[str, str]:

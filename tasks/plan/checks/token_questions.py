@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,6 +35,14 @@ class _Rows:
         self.first_rows = {
             place: Shared(_first_rows_name(place, len(places)), self._reading_of(*place)) for place in places
         }
+
+    def known_rows(self) -> list[dict[str, Any]]:
+        """Return the valid ones of the first rows, of the sources that could be read."""
+        found: list[dict[str, Any]] = []
+        for shared in self.first_rows.values():
+            with suppress(NotCheckedError):
+                found += shared.needed().canonical
+        return found
 
     def _reading_of(self, section: Any, number: int) -> Callable[[], Any]:
         def read() -> Any:
@@ -88,10 +97,10 @@ def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundin
     questions = [Question("data sources", sources, limit)]
     questions += [Question(shared.name, check_of(shared), NETWORK_SECONDS) for shared in rows.first_rows.values()]
     questions.append(Question("objective and rows", objective))
-    return questions + _tokenizer_questions(config, base)
+    return questions + _tokenizer_questions(config, base, rows)
 
 
-def _tokenizer_questions(config: FineTuneConfig, base: Base) -> list[Question]:
+def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> list[Question]:
     template = Shared("chat template file", lambda: token_checks.read_checked_template(config.tokenize.chat_template))
 
     def read() -> Any:
@@ -118,7 +127,9 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base) -> list[Question]:
         if config.train.objective == "cpt":
             return Finding("not used: cpt trains on plain text")
         given = template.needed()
-        found, warning = token_checks.check_template(small_tokenizer, model_settings, config.tokenize, given)
+        found, warning = token_checks.check_template(
+            small_tokenizer, model_settings, config.tokenize, given, rows.known_rows(), config.train.objective
+        )
         return Finding(found, warning=warning, fix="name another with tokenize.chat_template")
 
     def check_length() -> Finding:
@@ -130,7 +141,11 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base) -> list[Question]:
     questions = [Question("tokenizer", check_tokenizer)]
     if config.tokenize.chat_template is not None:
         questions.append(Question("chat template file", lambda: Finding("read, and is Jinja", template.value())))
-    return [*questions, Question("chat template", check_template), Question("sequence length", check_length)]
+    return [
+        *questions,
+        Question("chat template", check_template),
+        Question("sequence length", check_length),
+    ]
 
 
 def first_rows_of(answers: Sequence[Any]) -> list[Any]:

@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from configs.errors import ModelError
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
+from tasks.tokenize.template import sentencepiece_file
 
 _ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FILE = "tokenizer.json"
@@ -96,40 +97,13 @@ class SmallTokenizer:
         ids = [encoding.ids for encoding in encoded]
         return {"input_ids": ids[0] if isinstance(text, str) else ids}
 
-    def apply_chat_template(
-        self, messages: list[dict[str, Any]], tokenize: bool = False, add_generation_prompt: bool = False
-    ) -> str:
-        """Return the rendered conversation.
-
-        Raises:
-            jinja2.TemplateError: the template refuses the messages, or fails on them.
-        """
-        assert not tokenize
-        template = self.chat_template
-        text = template.get("default", next(iter(template.values()))) if isinstance(template, dict) else template
-        assert text is not None
-        return render_conversations(text, [messages], add_generation_prompt=add_generation_prompt, **self.roles)[0]
-
-
-def render_conversations(template: str, conversations: list[list[dict[str, Any]]], **variables: Any) -> list[str]:
-    """Return the conversations as transformers renders them, without loading torch.
-
-    Raises:
-        jinja2.TemplateError: the template does not parse, refuses the messages, or fails on them.
-    """
-    from transformers.utils.chat_template_utils import render_jinja_template
-
-    try:
-        texts, _ = render_jinja_template(conversations, chat_template=template, **variables)
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
-        raise jinja2.TemplateError(f"it fails with {type(error).__name__}") from None
-    return list(texts)
-
 
 def template_fault(template: str) -> str | None:
     """Return why a template does not parse, with the line, or None if it does."""
+    from transformers.utils.chat_template_utils import render_jinja_template
+
     try:
-        render_conversations(template, [])
+        render_jinja_template([], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno} is not valid Jinja ({error.message})"
     return None
@@ -140,8 +114,12 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
 
     Raises:
         NotCheckedError: there is no tokenizer.json, or the tokenizer's class may define the end-of-text token.
-        ModelError: tokenizer.json cannot be read, or no end-of-text token is named.
+        ModelError: tokenizer.json cannot be read, no end-of-text token is named, or there is a SentencePiece model
+            alone, and the package that reads it is not installed.
     """
+    sentencepiece = sentencepiece_file(files.sizes)
+    if sentencepiece is not None:
+        raise NotCheckedError(f"the tokenize stage makes the tokenizer from a SentencePiece model, {sentencepiece}")
     if _FILE not in files.sizes:
         raise NotCheckedError("the model has no tokenizer.json, the only file read here; the tokenize stage checks it")
     try:

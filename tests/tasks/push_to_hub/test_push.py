@@ -143,6 +143,19 @@ def test_the_card_carries_evidence_and_no_folders(config: FineTuneConfig) -> Non
     assert text == model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.25)})
 
 
+def test_the_card_names_the_arguments_of_the_chat_template(config: FineTuneConfig) -> None:
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0)}
+    given = config.tokenize.model_copy(update={"template_arguments": '{"enable_thinking": false}'})
+    text = model_card(config.model_copy(update={"tokenize": given}), "model", DATA, all_scores)
+    line = (
+        '\n- Chat template: given `{"enable_thinking": false}` in training and evaluation; pass the same to '
+        "`apply_chat_template`\n\n"
+    )
+    assert line in text
+    plain = model_card(config, "model", DATA, all_scores)
+    assert "Chat template" not in plain and "removed as duplicates\n\n## Held-out scores" in plain
+
+
 def test_the_card_is_the_same_in_whatever_order_the_scores_come(config: FineTuneConfig) -> None:
     """A protobuf map has another order in another process, and a push that is tried again must not commit again."""
     all_scores = {

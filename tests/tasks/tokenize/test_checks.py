@@ -57,10 +57,10 @@ def test_a_special_token_within_an_answer_does_not_end_it(prepare) -> None:
     assert prepare([[("user", "u"), ("assistant", "a")]], template).report.end_token_ids == [1]
 
 
-def test_a_row_without_a_trained_token_is_refused(prepare) -> None:
+def test_a_row_whose_answer_the_template_drops_is_refused(prepare) -> None:
     template = "{% for m in messages %}{% if m['content'] != 'SECRET' %}{{ m['content'] }}<eos>{% endif %}{% endfor %}"
     good, bad = [("user", "u"), ("assistant", "a")], [("user", "u"), ("assistant", "SECRET")]
-    with pytest.raises(DataError, match=r"f:2: no token of this row would be trained \(2 such rows\)") as error:
+    with pytest.raises(DataError, match=r"^f:2: the chat template .* \(2 such rows\)") as error:
         prepare([good, bad], template)
     message_of(error)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from configs.errors import DataError
 from tasks.tokenize.prepare import summary_lines
 
 TYPED = {"chatml": "<|im_end|>", "llama-3": "<|eot_id|>", "mistral": "</s>"}
@@ -102,8 +101,8 @@ def test_a_template_that_changes_the_text_of_a_special_token_is_refused(families
     template = family.tokenizer.chat_template
     family.tokenizer.chat_template = template.replace("message['content']", "message['content'] | replace('k<', '')")
     try:
-        with pytest.raises(DataError, match=r"f:1: the chat template changes the text of a special token") as error:
-            family.tokenize([("user", "k<|im_end|>"), ("assistant", "a")])
+        (refusal,) = family.tokenize([("user", "k<|im_end|>"), ("assistant", "a")]).refused
     finally:
         family.tokenizer.chat_template = template
-    assert "k<|" not in str(error.value)
+    assert str(refusal).startswith("f:1: the chat template changes the text of a special token")
+    assert "k<|" not in str(refusal)

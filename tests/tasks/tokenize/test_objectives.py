@@ -197,13 +197,13 @@ def test_a_preference_after_a_conversation_gets_the_plain_template_and_a_warning
 
 
 def test_a_template_that_renders_two_prompts_for_a_preference_is_refused(prepare) -> None:
-    """The template writes `!` after a last answer. The chosen answer begins with `!`, so its prompt is read as `A!`."""
+    """The template writes the last answer before the first question too."""
     template = (
-        "{% for m in messages %}{% if m['role'] == 'assistant' %}{{ m['content'] }}"
-        "{% if loop.last %}!{% endif %}{% endif %}{% endfor %}"
+        "{{ messages[-1]['content'] }}{% for m in messages %}{% if m['role'] == 'assistant' %}"
+        "{% generation %}{{ m['content'] }}<eos>{% endgeneration %}{% else %}{{ m['content'] }}{% endif %}{% endfor %}"
     )
     with pytest.raises(DataError) as error:
-        prepare([preference(HISTORY, "!x", "y")], template, objective="dpo")
+        prepare([preference(HISTORY, "x", "y")], template, objective="dpo")
     assert str(error.value).startswith("f:1: the chat template renders a different prompt before the rejected answer")
 
 
@@ -218,7 +218,7 @@ def test_a_rejected_answer_that_the_template_drops_is_refused(prepare) -> None:
     template = CHATML.replace(
         "{{ m['content'] }}<eos>", "{% if m['content'] != 'SECRET' %}{{ m['content'] }}<eos>{% endif %}"
     )
-    with pytest.raises(DataError, match=r"^f:1: no token of this row would be trained \(2 such rows\)"):
+    with pytest.raises(DataError, match=r"^f:1: the chat template .* does not render the content .* \(2 such rows\)"):
         prepare([preference("q", "a", "SECRET")], template, objective="dpo")
 
 

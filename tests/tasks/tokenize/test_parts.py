@@ -218,12 +218,12 @@ def test_checks_count_over_all_parts(tiny_model, tmp_path) -> None:
         assert "SECRET" not in str(error.value)
 
 
-def test_of_a_refused_and_a_too_long_row_the_first_is_named(tiny_model, tmp_path) -> None:
+def test_a_too_long_row_is_named_before_refused_ones(tiny_model, tmp_path) -> None:
     template = CHATML + "{% if messages[0]['content'] == 'SECRET' %}{{ raise_exception('no') }}{% endif %}"
     config = TokenizeConfig(max_length=64, over_length="error")
     long, refused, good = ("q" * 99, "a"), ("SECRET", "a"), ("q", "a")
     for number, (rows, words) in enumerate(
-        [([good, long, refused], "^f.jsonl:2: .* tokens"), ([good, refused, long], "^f.jsonl:2: the chat template")]
+        [([good, long, refused], "^f.jsonl:2: .* tokens"), ([good, refused, long], "^f.jsonl:3: .* tokens")]
     ):
         frame = canonical(rows)
         for num_parts in (1, 3):

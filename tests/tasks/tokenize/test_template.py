@@ -8,6 +8,7 @@ import pytest
 from transformers import AutoTokenizer
 
 from configs.errors import DataError
+from tasks.tokenize.turns import Conversation
 
 # like Qwen3's template, it keeps reasoning only in the turns after the last question
 DROPS_REASONING = """{%- set last = namespace(question=0) -%}
@@ -32,13 +33,18 @@ TAGGED = (
 )
 
 
-def test_a_template_that_drops_earlier_reasoning_is_refused_with_the_fix(prepare, families) -> None:
-    with pytest.raises(DataError) as error:
-        prepare([THOUGHTS], DROPS_REASONING, families["chatml"].directory)
-    assert str(error.value) == (
-        "f:1: the chat template changes earlier turns when later ones follow; "
-        "set tokenize.chat_template to another template, or tokenize.train_on to last_answer"
+def test_a_template_that_drops_earlier_reasoning_trains_one_answer_at_a_time(prepare, families) -> None:
+    tokens = prepare([THOUGHTS], DROPS_REASONING, families["chatml"].directory)
+    assert list(tokens.rows.row_id) == ["f:1#answer1", "f:1#answer2"]
+    assert tokens.marked(0) == "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\n«x</think>A<|im_end|>»\n"
+    assert tokens.marked(1) == (
+        "<|im_start|>user\nU<|im_end|>\n<|im_start|>assistant\nA<|im_end|>\n<|im_start|>user\nV<|im_end|>\n"
+        "<|im_start|>assistant\n«y</think>B<|im_end|>»\n"
     )
+    assert list(tokens.rows.prompt) == ["U", "V"]
+    # both splits hold the row
+    assert tokens.report.one_answer_each_rows == 4
+    assert tokens.report.warnings[0].startswith("4 sequences (f:1#answer1, f:1#answer2, f:1#answer1, ...) are parts of")
 
 
 def test_a_template_that_drops_earlier_reasoning_can_train_the_last_answer(prepare, families) -> None:
@@ -57,7 +63,7 @@ def test_a_last_answer_whose_prompt_is_rewritten_is_refused(prepare) -> None:
     counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
     with pytest.raises(
         DataError,
-        match=r"f:1: the chat template changes earlier turns .* set tokenize.chat_template to another template$",
+        match=r"^f:1: the chat template .* changes earlier turns .*\nset tokenize.chat_template to another template; ",
     ):
         prepare([[("user", "U"), ("assistant", "A")]], counting, train_on="last_answer")
 
@@ -99,13 +105,17 @@ def test_no_warning_where_bos_is_written_or_the_tokenizer_has_none(name: str, ro
 
 def test_an_answer_needs_two_renderings(families, monkeypatch: pytest.MonkeyPatch) -> None:
     """Next to encoding, most of the time goes into rendering, so the whole conversation is rendered only once."""
-    from tasks.tokenize import template
+    from tasks.tokenize import spans
 
     calls = []
-    apply = template._apply
-    monkeypatch.setattr(template, "_apply", lambda *a, **kw: calls.append(json.dumps(a[1])) or apply(*a, **kw))
-    messages = [{"role": role, "content": "x"} for role in ("user", "assistant") * 3]
-    for num_answers in (1, 2, 3):
+    apply = spans.apply
+    monkeypatch.setattr(spans, "apply", lambda *a, **kw: calls.append(json.dumps(a[0])) or apply(*a, **kw))
+    family = families["chatml"]
+    setup = family.setup()
+    turns = [{"role": role, "content": "x"} for role in ("user", "assistant") * 3]
+    for num_answers in (0, 1, 2, 3):
         calls.clear()
-        template.render(families["chatml"].tokenizer, messages[: 2 * num_answers], "f:1")
-        assert len(calls) == 2 * num_answers
+        answers = list(range(1, 2 * num_answers, 2)) or [1]
+        spans.render(Conversation(turns[: answers[-1] + 1], []), family.template, setup, "f:1", answers)
+        # the first time, two more renderings tell what the template writes after a last turn only
+        assert len(calls) == (2 * num_answers or 4)

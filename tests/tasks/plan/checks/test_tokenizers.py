@@ -18,7 +18,11 @@ from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.checks.token_checks import check_length, check_template, check_tokenizer, read_checked_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, read_tokenizer
 from tasks.plan.resolve.models import find_model
-from tasks.tokenize.template import choose_template, load_tokenizer
+from tasks.tokenize.control_tokens import find_control_tokens
+from tasks.tokenize.rows import Setup
+from tasks.tokenize.spans import apply
+from tasks.tokenize.template import Template, choose_template, load_tokenizer
+from tasks.tokenize.turns import Conversation
 from tasks.tokenize.vocabulary import check_vocabulary
 
 TEMPLATES = Path(__file__).parents[2] / "tokenize" / "templates"
@@ -49,6 +53,13 @@ def checked(model: Path, given: str | None = None, **tokenize: Any) -> tuple[str
     return check_template(read(model), settings(model), TokenizeConfig(**tokenize), given)
 
 
+def rendered(tokenizer: Any, turns: list[dict[str, Any]], asks: bool = False) -> str:
+    """Return the turns as the tokenize stage renders them, by the template that is set on `tokenizer`."""
+    config, template = TokenizeConfig(), Template("config", True, "")
+    setup = Setup(tokenizer, find_control_tokens(tokenizer), template, config, 4096, "sft")
+    return apply(Conversation(turns, []), tokenizer.chat_template, setup, "f:1", asks=asks)[0]
+
+
 def test_the_small_tokenizer_equals_that_of_transformers(tiny_model: Path) -> None:
     small, whole = read(tiny_model), load_tokenizer(tiny_model, False)
     assert small.get_vocab() == whole.get_vocab()
@@ -68,10 +79,8 @@ def test_templates_render_as_transformers_renders_them(name: str, tiny_model: Pa
     for tokenizer in (small, whole):
         tokenizer.chat_template = template
     for has_prompt in (False, True):
-        mine, theirs = (
-            t.apply_chat_template(turns, tokenize=False, add_generation_prompt=has_prompt) for t in (small, whole)
-        )
-        assert mine == theirs
+        theirs = whole.apply_chat_template(turns, tokenize=False, add_generation_prompt=has_prompt)
+        assert rendered(small, turns, has_prompt) == theirs
 
 
 def test_a_template_sees_what_transformers_gives_it(tiny_model: Path) -> None:
@@ -82,15 +91,14 @@ def test_a_template_sees_what_transformers_gives_it(tiny_model: Path) -> None:
     )
     small.chat_template = whole.chat_template = template
     turns = [{"role": "user", "content": "hi"}]
-    mine, theirs = (t.apply_chat_template(turns, tokenize=False) for t in (small, whole))
-    assert mine == theirs == 'True True {"é":[1,"<"]} <eos>1 hi'
+    theirs = whole.apply_chat_template(turns, tokenize=False)
+    assert rendered(small, turns) == theirs == 'True True {"é":[1,"<"]} <eos>1 hi'
 
 
 def test_a_template_is_rendered_without_torch() -> None:
     program = (
-        "import sys; from tasks.plan.checks.tokenizers import render_conversations, template_fault\n"
+        "import sys; from tasks.plan.checks.token_checks import template_fault, tokenize_rows\n"
         "assert template_fault('{{ a }}') is None\n"
-        "assert render_conversations('{{ messages[0].a }}', [[{'a': 'b'}]]) == ['b']\n"
         "assert 'torch' not in sys.modules and 'transformers.modeling_utils' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, timeout=60)
@@ -153,8 +161,39 @@ def test_files_that_cannot_be_read_are_refused_or_not_checked(model: Path) -> No
     (model / "tokenizer.json").write_text('{"model": 1}')
     with pytest.raises(ModelError, match=r"the tokenizers package cannot read tokenizer.json"):
         read(model)
-    (model / "tokenizer.json").rename(model / "tokenizer.model")
+    (model / "tokenizer.json").rename(model / "vocab.json")
     with pytest.raises(NotCheckedError, match=r"has no tokenizer.json"):
+        read(model)
+
+
+def test_the_first_rows_are_rendered_with_their_tools(tiny_model: Path) -> None:
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    turns = [{"role": "user", "content": "SECRET"}, {"role": "assistant", "content": "", "tool_calls": [call]}]
+    row = {"row_id": "f:1", "kind": "messages", "prompt": "", "completion": None, "messages": json.dumps(turns)}
+    arguments = (read(tiny_model), settings(tiny_model))
+    without_calls = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    # the plain template renders the call
+    assert check_template(*arguments, TokenizeConfig(), None, [row])[1] == ""
+    with pytest.raises(DataError, match=r"^f:1: .* does not render the call of a function \(1 such rows\)") as caught:
+        check_template(*arguments, TokenizeConfig(), without_calls, [row])
+    assert "SECRET" not in str(caught.value)
+    _, warning = check_template(*arguments, TokenizeConfig(max_refused_rows=1), without_calls, [row])
+    assert warning.startswith("left out, as tokenize.max_refused_rows allows: f:1: the chat template")
+
+
+def test_a_sentencepiece_model_alone_needs_its_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from tasks.tokenize import template
+
+    (model / "tokenizer.model").write_bytes(b"model")
+    # beside a tokenizer.json it is not read
+    assert read(model).eos_token == "<eos>"
+    (model / "tokenizer.json").unlink()
+    monkeypatch.setattr(template, "find_spec", lambda name: None)
+    for reading in (read, lambda folder: load_tokenizer(folder, False)):
+        with pytest.raises(ModelError, match=r"tokenizer.model, and no tokenizer.json; the package sentencepiece"):
+            reading(model)
+    monkeypatch.setattr(template, "find_spec", lambda name: object())
+    with pytest.raises(NotCheckedError, match=r"makes the tokenizer from a SentencePiece model, tokenizer.model"):
         read(model)
 
 
@@ -190,21 +229,26 @@ def test_a_template_that_does_not_parse_is_named_with_its_line(model: Path, tmp_
     ],
 )
 def test_a_template_that_fails_on_a_conversation_is_refused(text: str, tiny_model: Path) -> None:
-    with pytest.raises(FineTuneError, match="a question and its answer: the chat template refuses this row") as caught:
+    with pytest.raises(
+        FineTuneError,
+        match=r"a question and its answer: the chat template \(tokenize.chat_template\) (refuses|fails on) it",
+    ) as caught:
         checked(tiny_model, text)
     assert len(str(caught.value).splitlines()) <= 3
 
 
-def test_a_template_that_rewrites_earlier_turns_is_a_warning(tiny_model: Path) -> None:
+def test_a_template_that_rewrites_earlier_turns_is_named(tiny_model: Path) -> None:
     # like templates that drop the reasoning of all answers but the last
     text = (
         "{% for m in messages %}{{ m['role'] }}: "
         "{% if m['role'] == 'assistant' and not loop.last %}...{% else %}{{ m['content'] }}{% endif %}"
         "{{ eos_token }}{% endfor %}{% if add_generation_prompt %}assistant: {% endif %}"
     )
-    _, warning = checked(tiny_model, text)
-    assert warning.startswith("conversations of several answers will be refused: two questions and their answers: ")
-    assert checked(tiny_model, text, train_on="last_answer")[1] == ""
+    assert checked(tiny_model, text) == (
+        "the config's; turns end with <eos>; rows with tools will be refused; conversations of several answers become "
+        "one sequence for each answer",
+        "",
+    )
 
 
 def test_generation_marks_and_loop_controls_are_supported(tiny_model: Path) -> None:
@@ -213,7 +257,7 @@ def test_generation_marks_and_loop_controls_are_supported(tiny_model: Path) -> N
         "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{{ eos_token }}{% endgeneration %}"
         "{% else %}{{ m['content'] | tojson }}{{ strftime_now('')}}{% endif %}{% endfor %}"
     )
-    assert checked(tiny_model, text)[0] == "the config's; turns end with <eos>"
+    assert checked(tiny_model, text)[0] == "the config's; turns end with <eos>; rows with tools will be refused"
 
 
 def test_lengths_are_those_that_the_stages_allow(tiny_model: Path) -> None:

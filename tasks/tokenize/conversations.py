@@ -1,0 +1,195 @@
+"""Conversations as pieces of text, rendered by the chat template, with the answers that are trained.
+
+Several renderings are tried, the model's own template first. A rendering is right if each trained answer is found in
+it, and holds what the row says: content, calls and reasoning.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import partial
+
+from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, trained_positions
+from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
+from tasks.tokenize.rows import Row, Setup
+from tasks.tokenize.spans import (
+    OTHER_TEMPLATE,
+    FailedTemplateError,
+    RefusedRow,
+    Rendering,
+    UnknownSpansError,
+    apply,
+    render,
+)
+from tasks.tokenize.template import template_for
+from tasks.tokenize.turns import Conversation, Turn, forms_of, in_form, is_in, missing_part, missing_tool, parts_of
+
+
+def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
+    """Return a row as the chat template renders it. Only answers are trained, each up to and including its end token.
+
+    Raises:
+        RefusedRow: no rendering is right. The error is the first that says what the template lacks.
+    """
+    conversation = Conversation(turns_of(row), json.loads(row.tools) if row.tools else [])
+    source = template_text(setup.tokenizer) + setup.template.training
+    incomplete: list[RenderedRow] = []
+    refusal: RefusedRow | None = None
+    for form in forms_of(conversation, source):
+        try:
+            rows = _render_whole_or_split(row, conversation, partial(in_form, form=form), setup)
+        except RefusedRow as error:
+            # a failure often comes from the form alone, and says less about the template
+            refusal = error if refusal is None or isinstance(refusal, FailedTemplateError) else refusal
+        else:
+            if not any("without_reasoning" in rendered.notes for rendered in rows):
+                return rows
+            incomplete = incomplete or rows
+    if incomplete:
+        return incomplete
+    assert refusal is not None
+    raise refusal
+
+
+def turns_of(row: Row) -> list[Turn]:
+    """Return the turns of a row; the last turn is the answer."""
+    if row.kind == "messages":
+        return list(json.loads(row.messages))
+    prompt = json.loads(row.messages) if row.messages else [{"role": "user", "content": row.prompt}]
+    answer = json.loads(row.answer) if row.answer else {"role": "assistant", "content": row.completion}
+    return [*prompt, answer]
+
+
+def _render_whole_or_split(
+    row: Row, conversation: Conversation, shape: Callable[[Conversation], Conversation], setup: Setup
+) -> list[RenderedRow]:
+    """Return the row in one rendering, or one for each trained answer where that renders more of the row.
+
+    The order: the model's template; one answer at a time, if the template leaves out the reasoning of earlier answers;
+    TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise.
+    """
+    template = template_for(setup.tokenizer, bool(conversation.tools))
+    trained = trained_positions(conversation, setup)
+    reasons = [n for n in trained if parts_of(conversation.turns[n])[0]]
+
+    def attempt(given: Conversation, text: str, positions: list[int]) -> Attempt:
+        return _attempt(row.row_id, given, shape, text, positions, setup)
+
+    whole, refusal = None, None
+    try:
+        whole = attempt(conversation, template, trained)
+    except RefusedRow as error:
+        refusal = error
+    if whole is not None and not (whole.lost and len(trained) > 1):
+        return [as_row(row, conversation, whole, setup)]
+    if reasons:
+        parts = _one_answer_each(conversation, trained, template, attempt)
+        num_lost = sum(len(part.lost) for _, part in parts)
+        if parts and num_lost < (len(whole.lost) if whole else len(reasons)):
+            return as_rows(row, conversation, parts, setup)
+    if whole is not None:
+        return [as_row(row, conversation, whole, setup)]
+    assert refusal is not None
+    if setup.template.training:
+        try:
+            variant = attempt(conversation, setup.template.training, trained)
+            return [as_row(row, conversation, variant, setup, "training_template")]
+        except RefusedRow as error:
+            refusal = error if isinstance(refusal, FailedTemplateError | UnknownSpansError) else refusal
+    parts = _one_answer_each(conversation, trained, template, attempt) if len(trained) > 1 else []
+    if not isinstance(refusal, UnknownSpansError) or not parts:
+        raise refusal
+    return as_rows(row, conversation, parts, setup)
+
+
+def _one_answer_each(
+    conversation: Conversation,
+    trained: list[int],
+    template: str,
+    attempt: Callable[[Conversation, str, list[int]], Attempt],
+) -> list[tuple[int, Attempt]]:
+    """Return a rendering that ends with each trained answer; empty where one of them cannot be rendered."""
+    try:
+        return [(n, attempt(conversation.through(n), template, [n])) for n in trained]
+    except RefusedRow:
+        return []
+
+
+def _attempt(
+    row_id: str,
+    conversation: Conversation,
+    shape: Callable[[Conversation], Conversation],
+    template: str,
+    trained: list[int],
+    setup: Setup,
+) -> Attempt:
+    """Return the conversation as `template` renders it, with the spans of the `trained` answers, and of the last one.
+
+    Raises:
+        RefusedRow: the template refuses it, an answer cannot be found, or the text lacks a part of the row.
+    """
+    positions = sorted({*trained, len(conversation.turns) - 1})
+    marked_turns, marked_tools, markers = mark_messages(conversation.turns, conversation.tools, setup.control)
+    rendering = render(shape(Conversation(marked_turns, marked_tools)), template, setup, row_id, positions)
+    text = rendering.text
+    if markers is not None:
+        text = markers.removed_from(text)
+        plain, _ = apply(shape(conversation), template, setup, row_id)
+        if text != plain:
+            raise RefusedRow(
+                row_id,
+                "the chat template changes the text of a special token in this row's content",
+                f"remove that text from the row, or {OTHER_TEMPLATE}",
+            )
+    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup):
+        raise RefusedRow(
+            row_id,
+            f"{setup.template.title} does not render the tool definitions",
+            f"put them into the system turn, or {OTHER_TEMPLATE}",
+        )
+    lost = _check_rendering(row_id, conversation, rendering, text, trained, markers, setup)
+    return Attempt(rendering.text, rendering.spans, markers, lost)
+
+
+def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup) -> bool:
+    """Return whether `text`, a rendering, holds the tool definitions; calls hold the names of tools too."""
+    if missing_tool(conversation.tools, text):
+        return False
+    try:
+        return apply(conversation._replace(tools=[]), template, setup, "")[0] != text
+    except RefusedRow:
+        return True
+
+
+def _check_rendering(
+    row_id: str,
+    conversation: Conversation,
+    rendering: Rendering,
+    text: str,
+    trained: list[int],
+    markers: Markers | None,
+    setup: Setup,
+) -> list[int]:
+    """Return the positions of trained answers without their reasoning; `text` is the rendering without markers.
+
+    Raises:
+        RefusedRow: a part of a trained answer, or of another turn that is no answer, is not in the rendering.
+    """
+    title = setup.template.title
+    lost = []
+    for position, turn in enumerate(conversation.turns):
+        shown = text
+        if position in trained:
+            start, end = rendering.spans[position]
+            shown = rendering.text[start:end]
+            shown = markers.removed_from(shown) if markers else shown
+        elif turn["role"] == "assistant":
+            # templates leave out the reasoning of earlier answers, and what is not trained need not be whole
+            continue
+        missing = missing_part(turn, shown)
+        if missing is not None:
+            raise RefusedRow(row_id, f"{title} does not render {missing}")
+        if position in trained and not is_in(parts_of(turn)[0], shown):
+            lost.append(position)
+    return lost

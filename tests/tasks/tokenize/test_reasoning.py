@@ -1,0 +1,146 @@
+"""Reasoning in the trained tokens, empty blocks for it, and the settings that change both."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from support.vendor_templates import vendor_setup
+
+from configs.errors import ConfigError
+from configs.schema import TokenizeConfig, fault_of_tokenize
+from tasks.tokenize.checks import check_same_tokenizer, warnings
+from tasks.tokenize.counts import SplitCounts, add_batch
+from tasks.tokenize.files import token_table
+from tasks.tokenize.rows import Row
+from tasks.tokenize.tokens import tokenize_rows
+
+from .conftest import marked
+
+ASKED = {"role": "user", "content": "Hi"}
+PLAIN = [ASKED, {"role": "assistant", "content": "Ho"}]
+THOUGHT = [ASKED, {"role": "assistant", "content": "Ho", "reasoning_content": "Greet back."}]
+QWEN = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
+
+
+def texts(name: str, turns: list[dict[str, Any]], **settings: Any) -> list[str]:
+    setup = vendor_setup(name, **settings)
+    batch = tokenize_rows([Row("f:1", "messages", "Hi", "Ho", json.dumps(turns))], setup)
+    assert not batch.refused
+    return [marked(record.input_ids, record.labels, setup.tokenizer) for record in batch.records]
+
+
+def prompt(name: str, turns: list[dict[str, Any]], **settings: Any) -> str:
+    setup = vendor_setup(name, **settings)
+    (record,) = tokenize_rows([Row("f:1", "messages", "Hi", "Ho", json.dumps(turns))], setup).records
+    return str(setup.tokenizer.decode(record.input_ids[: record.prompt_length]))
+
+
+def test_an_empty_block_that_the_template_writes_is_trained_only_if_set() -> None:
+    assert texts("qwen3", PLAIN) == [f"{QWEN}<think>\n\n</think>\n\n«Ho<|im_end|>»\n"]
+    assert texts("qwen3", PLAIN, train_on_empty_reasoning=True) == [f"{QWEN}«<think>\n\n</think>\n\nHo<|im_end|>»\n"]
+    # the prompt has opened the block
+    assert texts("qwen3_5_think", PLAIN) == [f"{QWEN}<think>\n\n</think>\n\n«Ho<|im_end|>»\n"]
+
+
+def test_a_model_is_asked_as_it_was_trained() -> None:
+    assert prompt("qwen3", PLAIN) == f"{QWEN}<think>\n\n</think>\n\n"
+    assert prompt("qwen3", THOUGHT) == QWEN
+
+
+@pytest.mark.parametrize(
+    ("name", "end"),
+    [
+        ("qwen3", "<think>\nGreet back.\n</think>\n\n«Ho<|im_end|>»\n"),
+        ("lfm2_2_5_v2", "<think>Greet back.</think>«Ho<|im_end|>»\n"),
+        ("gemma4_v5", "<|channel>thought\nGreet back.\n<channel|>«Ho<turn|>»\n"),
+        (
+            "gptoss",
+            "<|channel|>analysis<|message|>Greet back.<|end|>"
+            "«<|start|>assistant<|channel|>final<|message|>Ho<|return|>»",
+        ),
+        ("deepseek_r1_distill", "<think>\nGreet back.\n</think>\n\n«Ho<｜end▁of▁sentence｜>»"),
+    ],
+)
+def test_without_training_on_reasoning_only_what_follows_is_trained(name: str, end: str) -> None:
+    (text,) = texts(name, THOUGHT, train_on_reasoning=False)
+    assert text.endswith(end) and text.count("«") == 1
+    # the reasoning is no part of the prompt that a model answers
+    assert "Greet back." not in prompt(name, THOUGHT, train_on_reasoning=False)
+
+
+def test_reasoning_inside_a_content_is_reasoning_too() -> None:
+    inside = [ASKED, {"role": "assistant", "content": "<think>\nGreet back.\n</think>\n\nHo"}]
+    for settings in ({}, {"train_on_reasoning": False}):
+        assert texts("qwen3", inside, **settings) == texts("qwen3", THOUGHT, **settings)
+
+
+def test_the_plain_template_renders_reasoning(prepare) -> None:
+    row = {"kind": "messages", "prompt": "Hi", "completion": "Ho", "messages": json.dumps(THOUGHT)}
+    assert prepare([row]).marked(0) == "User: Hi\nAssistant:« <think>\nGreet back.\n</think>\n\nHo<eos>»\n"
+
+
+def test_rows_that_lose_their_reasoning_are_named_with_their_number() -> None:
+    setup = vendor_setup("llama3_1")
+    rows = [
+        Row(f"f:{n}", "messages", "", "", json.dumps(turns)) for n, turns in enumerate((THOUGHT, PLAIN, THOUGHT), 1)
+    ]
+    batch = tokenize_rows(rows, setup)
+    counts = SplitCounts()
+    add_batch(counts, batch, token_table(batch.records), setup)
+    (warning,) = [line for line in warnings({"train": counts}, setup) if "reasoning" in line]
+    assert warning.startswith("2 rows (f:1, f:3) lose reasoning: the chat template (llama3_1) does not render it")
+
+
+def test_template_arguments_reach_the_template(prepare) -> None:
+    template = "{{ mood | default('calm') }} {% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    assert prepare([("q", "a")], template).marked(0) == "calm q<eos>«a<eos>»"
+    tokens = prepare([("q", "a")], template, template_arguments='{"mood": "bold"}')
+    assert tokens.marked(0) == "bold q<eos>«a<eos>»"
+    assert tokens.prompt(0) == "bold q<eos>"
+    assert tokens.report.template_arguments == '{"mood": "bold"}'
+    plain = prepare([("q", "a")], template)
+    with pytest.raises(ConfigError, match="template_arguments to the same for all phases"):
+        check_same_tokenizer([plain.report, tokens.report])
+
+
+def test_thinking_is_turned_off_by_an_argument() -> None:
+    arguments = '{"enable_thinking": false}'
+    (text,) = texts("glm4moe", PLAIN, template_arguments=arguments)
+    assert text == "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>«\nHo»"
+
+
+def test_template_arguments_may_be_an_object_in_a_file() -> None:
+    config = TokenizeConfig.model_validate({"template_arguments": {"enable_thinking": False}})
+    assert config.template_arguments == '{"enable_thinking": false}'
+    assert config.template_variables == {"enable_thinking": False}
+    assert TokenizeConfig().template_variables == TokenizeConfig(template_arguments=" ").template_variables == {}
+    assert TokenizeConfig.model_validate_json(config.model_dump_json()) == config
+
+
+@pytest.mark.parametrize(
+    ("value", "rule"),
+    [
+        ("enable_thinking: false", "is not a JSON object; write one"),
+        ("[1]", "is not a JSON object; write one"),
+        ('{"tools": [], "messages": []}', "is not allowed to set messages, tools, which come from the rows"),
+    ],
+)
+def test_wrong_template_arguments_are_refused(value: str, rule: str) -> None:
+    with pytest.raises(ConfigError, match=rule):
+        TokenizeConfig.model_validate_json(json.dumps({"template_arguments": value}))
+
+
+def test_objectives_that_compare_answers_train_on_reasoning() -> None:
+    config = TokenizeConfig(train_on_reasoning=False)
+    assert fault_of_tokenize(config, "sft") is None
+    assert str(fault_of_tokenize(config, "dpo")).startswith("tokenize.train_on_reasoning=false is for")
+
+
+def test_two_answers_keep_one_prompt_though_only_one_has_reasoning() -> None:
+    setup = vendor_setup("qwen3", "dpo")
+    row = Row("f:1", "preference", "Hi", "Ho", "", rejected="Ha", answer=json.dumps(THOUGHT[1]))
+    (record,) = tokenize_rows([row], setup).records
+    assert setup.tokenizer.decode(record.input_ids[: record.prompt_length]) == QWEN
+    assert setup.tokenizer.decode(record.rejected_ids) == "<think>\n\n</think>\n\nHa<|im_end|>"
