@@ -167,3 +167,9 @@ def test_the_registry_reaches_the_pods(specs: dict[str, TaskSpec]) -> None:
 def test_no_path_of_this_machine_is_packaged(specs: dict[str, TaskSpec]) -> None:
     for name, spec in specs.items():
         assert str(ROOT) not in str(spec), name
+
+
+def test_a_task_is_small_enough_to_register(specs: dict[str, TaskSpec]) -> None:
+    # flyteadmin takes 4 MiB in one call; a task has several configs with their forms among its inputs and outputs
+    sizes = {name: spec.ByteSize() for name, spec in specs.items()}
+    assert max(sizes.values()) < 2 * 2**20, max(sizes, key=sizes.__getitem__)
