@@ -15,6 +15,8 @@ from tasks.rows.invalid import InvalidRowsError
 ANSWERS = {
     "llama3_1": "{}<|eot_id|>",
     "qwen2_5": "{}<|im_end|>",
+    # the empty block that it writes for reasoning is in the prompt
+    "qwen3": "{}<|im_end|>",
     "gemma3": "{}<end_of_turn>",
     "phi3_5": "{}<|end|>",
     "gptoss": "<|channel|>final<|message|>{}<|return|>",
