@@ -68,7 +68,7 @@ def as_rows(row: Row, conversation: Conversation, parts: list[tuple[int, Attempt
 def as_row(row: Row, conversation: Conversation, attempt: Attempt, setup: Setup, *notes: Note) -> RenderedRow:
     """Return a rendering as pieces. The prompt is everything before the last answer."""
     last = len(conversation.turns) - 1
-    spans = _spans_without_empty_blocks(row, conversation, attempt, setup)
+    spans = _spans_without_empty_blocks(conversation, attempt, setup)
     trained = [n for n in trained_positions(conversation, setup) if n in attempt.spans]
     if "one_answer_each" in notes:
         trained = [last]
@@ -86,15 +86,10 @@ def as_row(row: Row, conversation: Conversation, attempt: Attempt, setup: Setup,
     return RenderedRow(row, "conversation", pieces, num_prompt_pieces, has_control_text, notes=frozenset(notes))
 
 
-def _spans_without_empty_blocks(
-    row: Row, conversation: Conversation, attempt: Attempt, setup: Setup
-) -> dict[int, Span]:
-    """Return the spans of answers; an empty block that the template writes for reasoning belongs to the prompt.
-
-    Two answers that are compared have one prompt, though only one of them may have reasoning: there the block stays.
-    """
+def _spans_without_empty_blocks(conversation: Conversation, attempt: Attempt, setup: Setup) -> dict[int, Span]:
+    """Return the spans of answers; an empty block that the template writes for reasoning belongs to the prompt."""
     spans = dict(sorted(attempt.spans.items()))
-    if setup.config.train_on_empty_reasoning or row.kind in ("preference", "kto"):
+    if setup.config.train_on_empty_reasoning:
         return spans
     for position, span in spans.items():
         turn = conversation.turns[position]

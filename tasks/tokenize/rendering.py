@@ -5,6 +5,8 @@ The two answers of a preference share the pieces of their prompt, so both sequen
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from tasks.tokenize.answer_pieces import RenderedRow
 from tasks.tokenize.control_tokens import Piece, cut_at_markers, mark, unused_markers
 from tasks.tokenize.conversations import render_conversation
@@ -29,7 +31,17 @@ def render_row(row: Row, setup: Setup) -> list[RenderedRow]:
         chosen, render = render_conversation(row, setup), _render_one
     if not row.has_rejected:
         return chosen
-    return [_with_rejected(chosen[0], render(row.with_rejected_as_answer(), setup))]
+    rejected = render(row.with_rejected_as_answer(), setup)
+    if _prompt_of(chosen[0]) != _prompt_of(rejected):
+        # if only one answer has reasoning, an empty block for it before the other one cannot be in their prompt
+        keeping = replace(setup, config=setup.config.model_copy(update={"train_on_empty_reasoning": True}))
+        chosen, rejected = [render(row, keeping)], render(row.with_rejected_as_answer(), keeping)
+    return [_with_rejected(chosen[0], rejected)]
+
+
+def _prompt_of(rendered: RenderedRow) -> list[tuple[object, ...]]:
+    """Return the pieces before the answer, without where they begin."""
+    return [tuple(piece[1:]) for piece in rendered.pieces[: rendered.num_prompt_pieces]]
 
 
 def _render_one(row: Row, setup: Setup) -> RenderedRow:
@@ -37,9 +49,7 @@ def _render_one(row: Row, setup: Setup) -> RenderedRow:
 
 
 def _with_rejected(chosen: RenderedRow, rejected: RenderedRow) -> RenderedRow:
-    chosen_prompt = chosen.pieces[: chosen.num_prompt_pieces]
-    rejected_prompt = rejected.pieces[: rejected.num_prompt_pieces]
-    if [piece[1:] for piece in chosen_prompt] != [piece[1:] for piece in rejected_prompt]:
+    if _prompt_of(chosen) != _prompt_of(rejected):
         raise RefusedRow(
             chosen.row.row_id,
             "the chat template renders a different prompt before the rejected answer than before the chosen one",

@@ -144,3 +144,29 @@ def test_two_answers_keep_one_prompt_though_only_one_has_reasoning() -> None:
     (record,) = tokenize_rows([row], setup).records
     assert setup.tokenizer.decode(record.input_ids[: record.prompt_length]) == QWEN
     assert setup.tokenizer.decode(record.rejected_ids) == "<think>\n\n</think>\n\nHa<|im_end|>"
+
+
+QWEN_WITHOUT_REASONING = f"{QWEN}<think>\n\n</think>\n\n"
+
+
+def test_an_empty_block_before_compared_or_judged_answers_is_in_their_prompt() -> None:
+    compared = vendor_setup("qwen3", "dpo")
+    (record,) = tokenize_rows([Row("f:1", "preference", "Hi", "Ho", "", rejected="Ha")], compared).records
+    assert marked(record.input_ids, record.labels, compared.tokenizer) == f"{QWEN_WITHOUT_REASONING}«Ho<|im_end|>»"
+    assert compared.tokenizer.decode(record.rejected_ids) == "Ha<|im_end|>"
+    judged = vendor_setup("qwen3", "kto")
+    (record,) = tokenize_rows([Row("f:1", "kto", "Hi", "Ho", "", label="true")], judged).records
+    assert marked(record.input_ids, record.labels, judged.tokenizer) == f"{QWEN_WITHOUT_REASONING}«Ho<|im_end|>»"
+    asked = vendor_setup("qwen3", "dpo", train_on_empty_reasoning=True)
+    (record,) = tokenize_rows([Row("f:1", "preference", "Hi", "Ho", "", rejected="Ha")], asked).records
+    assert asked.tokenizer.decode(record.rejected_ids) == "<think>\n\n</think>\n\nHa<|im_end|>"
+
+
+def test_answers_whose_empty_blocks_differ_keep_them_and_share_their_prompt() -> None:
+    """Nemotron's template writes a line break after the block before a call, and none before a text."""
+    setup = vendor_setup("nemotron_3_nano", "dpo")
+    call = {"type": "function", "function": {"name": "add", "arguments": {"a": 1}}}
+    answer = json.dumps({"role": "assistant", "content": "", "tool_calls": [call]})
+    (record,) = tokenize_rows([Row("f:1", "preference", "Hi", "Ho", "", rejected_answer=answer)], setup).records
+    assert setup.tokenizer.decode(record.input_ids[record.prompt_length :]) == "<think></think>Ho<|im_end|>"
+    assert setup.tokenizer.decode(record.rejected_ids).startswith("<think></think>\n<tool_call>\n<function=add>")
