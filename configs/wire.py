@@ -261,8 +261,9 @@ class Prediction(WireType):
 
     row_id: str
     prompt: str
-    expected: str
-    answer: str
+    expected: str = Field(description="What the answer is compared with, without reasoning.")
+    answer: str = Field(description="Without the reasoning that the model wrote before it.")
+    reasoning: str = ""
 
 
 class SetScores(WireType):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -27,6 +28,11 @@ RowFormat = Literal[
     "xlam",
 ]
 CheckPolicy = Literal["fail", "quarantine", "warn"]
+_TOOLS_EXAMPLE = 'a list of definitions, such as [{"name": "add", "parameters": {}}]'
+
+
+def _refuse_constant(name: str) -> Any:
+    raise ValueError(f"{name} is no JSON")
 
 
 class ColumnMap(Section):
@@ -79,6 +85,11 @@ class SourceConfig(Section):
         description="How often an epoch uses each training row of this source: 2 uses it twice, 0.5 leaves half of the "
         "rows out.",
     )
+    tools: str = Field(
+        "",
+        description="Tool definitions for the rows that have no `tools` of their own, as the JSON of a list such as "
+        '[{"name": "add", "description": "Add.", "parameters": {}}]. Empty for none.',
+    )
     columns: ColumnMap = Field(ColumnMap(), description="Column names of the data that differ from the format's own.")
 
     @property
@@ -103,6 +114,28 @@ class SourceConfig(Section):
         if isinstance(path, list) and any(entry.startswith("embedded:") for entry in path):
             raise ValueError("an embedded data set must be a source of its own; take it out of the list")
         return path
+
+    @field_validator("tools", mode="before")
+    @classmethod
+    def _tools_are_definitions(cls, value: Any) -> Any:
+        """Check the JSON text; a file may hold the list itself, which a console's form cannot."""
+        if isinstance(value, list | dict):
+            try:
+                value = json.dumps(value, ensure_ascii=False)
+            except (TypeError, ValueError):
+                raise ValueError("holds a value that JSON does not have; write it as text") from None
+        if not isinstance(value, str) or not value.strip():
+            return value
+        try:
+            tools = json.loads(value, parse_constant=_refuse_constant)
+        except (ValueError, RecursionError):
+            raise ValueError(f"is not JSON; write {_TOOLS_EXAMPLE}") from None
+        for number, tool in enumerate(tools if isinstance(tools, list) else [tools], 1):
+            function = tool.get("function", tool) if isinstance(tool, dict) else None
+            name = function.get("name") if isinstance(function, dict) else None
+            if not isinstance(name, str) or not name.strip():
+                raise ValueError(f"tool {number} is not a function with a name; write {_TOOLS_EXAMPLE}")
+        return value
 
     @model_validator(mode="after")
     def _exactly_one_place(self) -> SourceConfig:

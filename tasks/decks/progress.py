@@ -76,7 +76,7 @@ def render_evaluation(label: str, evaluation: Evaluation, num_samples: int) -> s
     sets = {label: evaluation} | {
         f"{label} on {other.name}": Evaluation(scores=other.scores, predictions=[]) for other in evaluation.others
     }
-    cards = [_card(row.prompt, row.expected, row.answer) for row in evaluation.predictions[:num_samples]]
+    cards = [_card(row.prompt, row.expected, row.answer, row.reasoning) for row in evaluation.predictions[:num_samples]]
     return "".join(
         [
             html.heading(f"Held-out scores of {label}"),
@@ -94,10 +94,11 @@ def _left(count: Count) -> str:
     return "-" if count.seconds_left is None else duration(count.seconds_left)
 
 
-def _card(prompt: str, expected: str, answer: str) -> list[tuple[str, str, str]]:
+def _card(prompt: str, expected: str, answer: str, reasoning: str = "") -> list[tuple[str, str, str]]:
     is_right = answer.strip() == expected.strip()
     shown = ("answer", answer or "(nothing)", "good" if is_right else "")
-    return [("prompt", prompt, ""), ("expected", expected, ""), shown]
+    thoughts = [("reasoning", reasoning, "note")] if reasoning else []
+    return [("prompt", prompt, ""), ("expected", expected, ""), *thoughts, shown]
 
 
 def _as_of_now() -> str:

@@ -13,6 +13,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from configs.effective.lengths import LONGEST_ANSWER
 from configs.schema import EvaluateConfig
 from tasks.evaluate.batches import pad, prompt_batches
+from tasks.models.answer_text import AnswerReader
 from tasks.models.pace import Count, counting
 
 _SHOWN_SAMPLES = 4
@@ -20,10 +21,16 @@ _SHOWN_SAMPLES = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """A generated answer: its tokens, the end token included, and its text without special tokens."""
+    """A generated answer: its tokens, the end token included, and its text without special tokens.
+
+    `text` is what is compared with the expected text, and shown: without the reasoning. `whole_text` has it, as reward
+    functions get it in training too.
+    """
 
     ids: list[int]
     text: str
+    reasoning: str
+    whole_text: str
 
 
 @torch.inference_mode()
@@ -36,6 +43,8 @@ def generate_answers(
 ) -> list[Answer]:
     """Return the model's greedy answers to the prompts of `rows`, in their order, stripped of white space at the ends.
 
+    `tasks.models.answer_text` says what of an answer is its reasoning.
+
     An answer ends at one of `end_token_ids`, at the longest length allowed, or where the model has no more positions.
     """
     if rows.empty:
@@ -43,6 +52,7 @@ def generate_answers(
     expected_lengths = rows.input_ids.map(len) - rows.prompt_length
     longest = config.max_new_tokens or min(LONGEST_ANSWER, int(expected_lengths.max()))
     answers: dict[int, Answer] = {}
+    reader = AnswerReader(tokenizer)
     settings = model.active_peft_config if isinstance(model, PeftModel) else None
     virtual = settings.num_virtual_tokens if settings is not None and settings.is_prompt_learning else 0
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
@@ -64,7 +74,9 @@ def generate_answers(
             )
             new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            answers |= {row: Answer(tokens, text.strip()) for row, tokens, text in zip(index, new, texts, strict=True)}
+            for row, prompt, tokens, text in zip(index, prompts, new, texts, strict=True):
+                parts = reader.read(prompt, tokens)
+                answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip())
             _show(count, rows.loc[index], answers, sum(map(len, new)))
     return [answers[position] for position in rows.index]
 

@@ -124,8 +124,10 @@ def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Predic
     answers = generate_answers(subject.model, subject.tokenizer, asked, subject.config, subject.end_token_ids)
     texts, expected = [answer.text for answer in answers], list(asked.expected)
     predictions = [
-        Prediction(row_id=row.row_id, prompt=row.prompt, expected=row.expected, answer=text)
-        for row, text in zip(asked.itertuples(), texts, strict=True)
+        Prediction(
+            row_id=row.row_id, prompt=row.prompt, expected=row.expected, answer=answer.text, reasoning=answer.reasoning
+        )
+        for row, answer in zip(asked.itertuples(), answers, strict=True)
     ]
     scores = Scores(
         eval_loss=loss,
@@ -218,7 +220,7 @@ def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) 
             subject.rewards,
             subject.functions,
             list(asked.prompt),
-            [answer.text for answer in answers],
+            [answer.whole_text for answer in answers],
             list(asked.expected),
         )
     prompts = [list(ids)[:length] for ids, length in zip(asked.input_ids, asked.prompt_length, strict=True)]

@@ -26,7 +26,8 @@ def used_columns(config: DataConfig, rows: AllRows, labels: list[str]) -> tuple[
     for number, source in enumerate([*config.sources, *config.evaluation]):
         shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
         first = shards[0]
-        counts = ColumnCounts(first["format"], column_mapping(source), config.group_by, first["columns"])
+        mapping = column_mapping(source)
+        counts = ColumnCounts(first["format"], mapping, config.group_by, first["columns"], source.tools)
         for summary in shards:
             counts.add_counts(summary["used_columns"])
         where = f"data.{first['section']}[{first['number']}]"

@@ -57,8 +57,8 @@ def scan_shard(
     writer = ShardWriter(directory, config.deduplicate == "near")
     columns = columns_of(first)
     mapping = column_mapping(source)
-    counts = ColumnCounts(row_format, mapping, config.group_by, columns)
-    scan = _ShardScan(config, mapping, row_format, writer, counts)
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns, source.tools)
+    scan = _ShardScan(config, mapping, row_format, source.tools, writer, counts)
     if shard.section == "sources" and config.contamination:
         scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
     rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
@@ -112,6 +112,7 @@ class _ShardScan:
     config: DataConfig
     mapping: dict[str, str]
     row_format: RowFormat
+    tools: str
     writer: ShardWriter
     column_counts: ColumnCounts
     evaluation_texts: EvaluationTexts | None = None
@@ -140,7 +141,7 @@ class _ShardScan:
                 self.num_read += 1
                 self.num_invalid += 1
                 continue
-            for entry in canonical_entries(self.mapping, self.row_format, row, self.config.group_by):
+            for entry in canonical_entries(self.mapping, self.row_format, row, self.config.group_by, self.tools):
                 entries.append((self.num_read, mended_entry(self.row_format, entry, self.config.tolerate)))
                 self.has_group = self.has_group or self.config.group_by in row.record
                 self.num_read += 1
@@ -238,7 +239,7 @@ def _texts_with_ids(
         entries = [
             mended_entry(row_format, entry, tolerate)
             for row in usable
-            for entry in canonical_entries(column_mapping(source), row_format, row)
+            for entry in canonical_entries(column_mapping(source), row_format, row, tools=source.tools)
         ]
         if not entries:
             continue

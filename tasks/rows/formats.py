@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from configs.errors import DataError
 from configs.schema import ColumnMap, RowFormat, SourceConfig
 from tasks.rows.column_advice import suggested_columns
+from tasks.rows.source_tools import check_format_reads_tools, with_source_tools
 from tasks.rows.sources import RawRow
 from tasks.rows.turns import TURN_KEYS as TURN_KEYS
 
@@ -57,7 +58,8 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     `records` are a source's first rows, `label` names it in messages, and `where` is its path in the config.
 
     Raises:
-        DataError: no format fits, or a mapped column does not exist; the message names the columns found.
+        DataError: no format fits, or a mapped column does not exist, or the format does not read the tools that the
+            config gives; the message of the first two names the columns found.
     """
     found = columns_of(records)
     if not found:
@@ -71,9 +73,12 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     names = set(mapping) | (set(found) - set(mapping.values()))
     if NESTED_INSTANCES in names and "instruction" in names:
         names.add("output")
+    if source.tools.strip():
+        names.add("tools")
     candidates = FORMAT_COLUMNS if source.format == "auto" else {source.format: FORMAT_COLUMNS[source.format]}
     for name, columns in candidates.items():
         if set(columns) <= names and (source.format != "auto" or _is_judged(name, records, mapping)):
+            check_format_reads_tools(where, name, columns_read(name), source.tools)  # type: ignore[arg-type]
             return name  # type: ignore[return-value]
     needed = " or ".join("+".join(columns) for columns in candidates.values())
     raise DataError(
@@ -150,16 +155,18 @@ class Entry(NamedTuple):
 
 
 def canonical_entries(
-    mapping: dict[str, str], row_format: RowFormat, row: RawRow, group_by: str | None = None
+    mapping: dict[str, str], row_format: RowFormat, row: RawRow, group_by: str | None = None, tools: str = ""
 ) -> Iterator[Entry]:
     """Yield `row` under canonical column names: one entry, or one for each of its nested instances.
 
-    `mapping` comes from `column_mapping`. A row id is `file:row`, or `file:row.k` for the k-th instance, from 1.
+    `mapping` comes from `column_mapping`, and `tools` from the config: the definitions for rows without any. A row id
+    is `file:row`, or `file:row.k` for the k-th instance, from 1.
     """
     assert isinstance(row.record, dict)
     columns = columns_read(row_format)
     group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
     renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
+    renamed = with_source_tools(row_format, renamed, tools)
     instances = row.record.get(NESTED_INSTANCES)
     row_id = f"{row.file}:{row.row}"
     if row_format == "instruction" and "output" not in mapping and isinstance(instances, list) and instances:

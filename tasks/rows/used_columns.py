@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from configs.errors import DataError
 from configs.schema import RowFormat
 from tasks.rows.formats import FORMAT_COLUMNS, NESTED_INSTANCES, OPTIONAL_COLUMNS, TURN_KEYS, is_plain_name
+from tasks.rows.source_tools import SOURCE_TOOLS, takes_source_tools
 
 Place = Literal["column", "turn"]
 Key = tuple[Place, str]
@@ -74,10 +75,19 @@ class ColumnCounts:
     """
 
     def __init__(
-        self, row_format: RowFormat, mapping: dict[str, str], group_by: str | None, columns: Sequence[str]
+        self,
+        row_format: RowFormat,
+        mapping: dict[str, str],
+        group_by: str | None,
+        columns: Sequence[str],
+        tools: str = "",
     ) -> None:
-        """`columns` are the names in the source's first rows; a name that is no plain word is shown as its number."""
-        self.row_format, self._group_by = row_format, group_by
+        """`columns` are the names in the source's first rows; a name that is no plain word is shown as its number.
+
+        `tools` are the definitions of the source, for rows without any; the rows that take them are counted too.
+        """
+        self.row_format, self._group_by, self._tools = row_format, group_by, tools
+        self._tools_columns = {name: mapping.get(name, name) for name in ("tools", "input")}
         self._canonical = canonical_names(row_format, mapping)
         self._numbers = {column: number for number, column in enumerate(columns, 1)}
         self._shapes: Counter[tuple[Place, tuple[str, ...]]] = Counter()
@@ -89,6 +99,10 @@ class ColumnCounts:
         """Count one row."""
         self.num_rows += 1
         self._shapes["column", tuple([name for name, value in record.items() if value or value == 0])] += 1
+        if self._tools:
+            given = {name: record.get(column) for name, column in self._tools_columns.items()}
+            if takes_source_tools(self.row_format, given, self._tools):
+                self._rows["column", SOURCE_TOOLS] += 1
         keys: dict[str, None] = {}
         for column, canonical in self._canonical.items():
             value = record.get(column)
@@ -123,6 +137,8 @@ class ColumnCounts:
         return sorted(found, key=lambda item: (item.place, _ORDER.get(item.use, 0), item.name))
 
     def _use(self, place: Place, name: str) -> str:
+        if self._tools and name == SOURCE_TOOLS:
+            return PROMPT
         canonical = self._canonical.get(name) if place == "column" else (name if name in TURN_KEYS else None)
         if canonical is not None:
             return _READ_USES.get(canonical, TRAINED)

@@ -19,7 +19,8 @@ class RenderedRow(NamedTuple):
 
     A plain text has no pieces: it is encoded whole. `rejected` are the pieces of the rejected answer, which follows the
     same prompt pieces; None for a row without one. `has_control_text` says that a content holds the text of a control
-    token. `notes` say what is unusual about the rendering.
+    token. `notes` say what is unusual about the rendering. `is_more_than_content` says that the last answer has calls
+    or reasoning, so a generated answer is compared with what the template writes for it.
     """
 
     row: Row
@@ -29,6 +30,7 @@ class RenderedRow(NamedTuple):
     has_control_text: bool = False
     rejected: list[Piece] | None = None
     notes: frozenset[Note] = frozenset()
+    is_more_than_content: bool = False
 
 
 class Attempt(NamedTuple):
@@ -76,14 +78,18 @@ def as_row(row: Row, conversation: Conversation, attempt: Attempt, setup: Setup,
     turns = _cut_at_answers(attempt.text, spans, trained, heads, setup.control, attempt.markers)
     pieces = [part for piece in turns for part in cut_at_markers(piece, attempt.markers)]
     num_prompt_pieces = sum(piece.start < spans[last][0] for piece in pieces)
-    if conversation.turns[last].get("tool_calls"):
-        start, end = spans[last]
-        answer = attempt.markers.removed_from(attempt.text[start:end]) if attempt.markers else attempt.text[start:end]
-        row = row._replace(completion=setup.control.in_answers.sub("", answer).strip())
     if attempt.lost:
         notes = (*notes, "without_reasoning")
-    has_control_text = attempt.markers is not None
-    return RenderedRow(row, "conversation", pieces, num_prompt_pieces, has_control_text, notes=frozenset(notes))
+    answer = conversation.turns[last]
+    return RenderedRow(
+        row,
+        "conversation",
+        pieces,
+        num_prompt_pieces,
+        has_control_text=attempt.markers is not None,
+        notes=frozenset(notes),
+        is_more_than_content=bool(answer.get("tool_calls") or parts_of(answer)[0]),
+    )
 
 
 def _spans_without_empty_blocks(conversation: Conversation, attempt: Attempt, setup: Setup) -> dict[int, Span]:

@@ -19,10 +19,12 @@ _MAX_CHARACTERS_PER_TOKEN = 1000
 class Record:
     """One sequence: its token ids, and its labels, -100 where the loss does not count a token.
 
-    `prompt_length` is the number of tokens before the last answer; 0 for a plain text, and where a cut or a split
-    parted the prompt from its answer. `has_answer` is false for a plain text. `may_lack_end` is true where
-    `over_length` cut the end away. `rejected_ids` are the tokens of the rejected answer with its end token, which
-    follows the same prompt; empty without one. `is_wanted` is false for an unwanted answer of a kto row.
+    `expected` is what a generated answer is compared with: the row's answer, or what the template writes for an answer
+    with calls or reasoning, in both cases without the reasoning. `prompt_length` is the number of tokens before the
+    last answer; 0 for a plain text, and where a cut or a split parted the prompt from its answer. `has_answer` is false
+    for a plain text. `may_lack_end` is true where `over_length` cut the end away. `rejected_ids` are the tokens of the
+    rejected answer with its end token, which follows the same prompt; empty without one. `is_wanted` is false for an
+    unwanted answer of a kto row.
     """
 
     row_id: str

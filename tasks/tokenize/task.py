@@ -18,7 +18,9 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
 from tasks.runtime.shown_errors import shows_errors
 
-_VERSION = source_version("tasks/tokenize", "tasks/decks", "configs/effective", "configs/objectives.py")
+_VERSION = source_version(
+    "tasks/tokenize", "tasks/decks", "tasks/models/answer_text.py", "configs/effective", "configs/objectives.py"
+)
 
 
 class Tokens(NamedTuple):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from configs.errors import DataError
+from tasks.models.answer_text import AnswerReader, split_answer
 from tasks.tokenize.answer_pieces import Note, RenderedRow
 from tasks.tokenize.control_tokens import Piece, encode_pieces
 from tasks.tokenize.over_length import IGNORED, Record, fit_record, is_far_too_long, over_length_error, resolved_policy
@@ -122,13 +123,14 @@ def _encode(rendered: Sequence[RenderedRow], setup: Setup) -> list[Record]:
         [*pair.pieces[: pair.num_prompt_pieces][-1:], *pair.rejected] for pair in answered if pair.rejected is not None
     ]
     rejected = iter(encode_pieces(setup.tokenizer, rejected_pieces, setup.control))
+    reader = AnswerReader(setup.tokenizer)
     records = []
     for rendered_row in rendered:
         if rendered_row.form == "text":
             records.append(_text_record(rendered_row.row, next(texts)))
         else:
             rejected_ids = None if rendered_row.rejected is None else next(rejected)
-            records.append(_join_pieces(rendered_row, next(encoded), rejected_ids, setup))
+            records.append(_join_pieces(rendered_row, next(encoded), rejected_ids, setup, reader))
     return records
 
 
@@ -147,7 +149,11 @@ def _text_record(row: Row, ids: list[int]) -> Record:
 
 
 def _join_pieces(
-    rendered: RenderedRow, encoded: list[list[int]], rejected: list[list[int]] | None, setup: Setup
+    rendered: RenderedRow,
+    encoded: list[list[int]],
+    rejected: list[list[int]] | None,
+    setup: Setup,
+    reader: AnswerReader,
 ) -> Record:
     """Return the record of a row with an answer; `encoded` are the token ids of its pieces.
 
@@ -163,13 +169,18 @@ def _join_pieces(
     rejected_ids: list[int] = []
     if rejected is not None and rendered.rejected is not None:
         rejected_ids, _ = _join_answer(rendered, rendered.rejected, rejected[min(num_prompt_pieces, 1) :], setup)
+    expected = row.completion
+    if rendered.is_more_than_content:
+        expected = reader.read(prompt, answer).text
+    elif rendered.form == "pair" and (parts := split_answer(expected, row.prompt + setup.config.prompt_separator)):
+        expected = parts.text
     return Record(
         row.row_id,
         [*opening, *prompt, *answer],
         [*[IGNORED] * len(opening), *prompt_labels, *answer_labels],
         len(opening) + len(prompt),
         row.prompt,
-        row.completion,
+        expected,
         row.dataset,
         has_answer=True,
         rejected_ids=rejected_ids,

@@ -84,6 +84,9 @@ FIELDS = [(name, path, field) for name, schema in SCHEMAS.items() for path, fiel
 def test_all_workflows_have_forms() -> None:
     assert {"fine_tune.config", "align.config", "prepare_data.config", "prepare_tokens.data"} <= set(SCHEMAS)
     assert {"train.lora.rank", "data.sources[].columns.prompt"} <= {path for name, path, _ in FIELDS}
+    assert [(f["type"], f["default"]) for _, path, f in FIELDS if path == "data.sources[].tools"][:1] == [
+        ("string", "")
+    ]
     assert {"reward.train.batch_size", "policy.data.sources[].path"} <= {path for name, path, _ in FIELDS}
 
 

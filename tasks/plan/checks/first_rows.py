@@ -89,7 +89,7 @@ def read_first_rows(
     mapping = column_mapping(source)
     held_out = _files_held_out(source) if section == "sources" else frozenset()
     policy = config.checks.unread_column
-    counts = ColumnCounts(row_format, mapping, config.group_by, columns_of(records))
+    counts = ColumnCounts(row_format, mapping, config.group_by, columns_of(records), source.tools)
     for record in records:
         counts.add(record)
     unread = check_unread(where, label, counts, policy)
@@ -100,7 +100,7 @@ def read_first_rows(
         elif media := fault_of_media(row.record, mapping, policy):
             failures.append(_failure(row, "format", *media, ""))
         else:
-            for entry in canonical_entries(mapping, row_format, row, config.group_by):
+            for entry in canonical_entries(mapping, row_format, row, config.group_by, source.tools):
                 entries.append(mended_entry(row_format, entry, config.tolerate))
     faulty: set[int] = set()
     for fault in find_faults(row_format, _table(entries)).itertuples() if entries else ():

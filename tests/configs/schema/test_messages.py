@@ -45,6 +45,16 @@ EMPTY = "is an empty entry; fill it in, or remove it from the list"
             {"data": {"sources": [{"path": ["a.csv", "b.csv\t"]}]}},
             "data.sources[0].path: 'b.csv\\t' begins or ends with white space; remove it",
         ),
+        (
+            {"data": {"sources": [{"path": "a", "tools": '[{"name": "add",]'}]}},
+            "data.sources[0].tools is not JSON; write a list of definitions, such as "
+            '[{"name": "add", "parameters": {}}]',
+        ),
+        (
+            {"data": {"sources": [{"path": "a", "tools": [{"name": "add"}, {"description": "x"}]}]}},
+            "data.sources[0].tools: tool 2 is not a function with a name; write a list of definitions, such as "
+            '[{"name": "add", "parameters": {}}]',
+        ),
         ({"data": {"sources": [{"path": " "}]}}, f"data.sources[0].path: ' ' {NO_FILE}"),
         ({"data": {"sources": [{"path": "a", "hub": "b/c"}]}},
          "data.sources[0]: path=a and hub=b/c are both set; give exactly one of `path` and `hub`"),

@@ -26,6 +26,7 @@ from configs.wire import (
     TrainReport,
 )
 from configs.wire_plan import Plan
+from tasks.decks.progress import render_evaluation
 from tasks.decks.tokens import render_tokens
 from tasks.report.rows import held_out_warning
 from tasks.report.write import RunResults, metrics, render_report, text_table, write_report
@@ -150,6 +151,17 @@ def test_samples_are_as_many_as_configured_and_show_failures(num_samples: int, r
     samples = page[: page.index("<h2>Training")]
     assert samples.count('class="card"') == min(num_samples, 8)
     assert samples.count("<span>no</span>") == 2 * {0: 0, 1: 0, 4: 1, 50: 3}[num_samples]
+
+
+def test_the_reasoning_of_an_answer_is_shown_before_it_and_is_no_part_of_it() -> None:
+    scores = evaluation(1.0, "").scores
+    rows = [
+        Prediction(row_id="1", prompt="p", expected="4", answer="4", reasoning="<b>Two and two."),
+        Prediction(row_id="2", prompt="p", expected="4", answer="4"),
+    ]
+    page = render_evaluation("tuned", Evaluation(scores=scores, predictions=rows), 2)
+    assert page.count("<b>reasoning</b><span>&lt;b&gt;Two and two.</span>") == page.count("<b>reasoning</b>") == 1
+    assert page.count('<div class="good"><b>answer</b><span>4</span>') == 2
 
 
 def test_an_answer_has_a_colour_where_training_made_it_right_or_wrong(results: RunResults) -> None:

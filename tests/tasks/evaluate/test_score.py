@@ -13,8 +13,9 @@ from transformers import PreTrainedModel
 
 from configs.errors import DataError
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.schema.train import RewardFunctionConfig
 from configs.wire import Evaluation
-from tasks.evaluate.answers import generate_answers
+from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l, score_line
 from tasks.evaluate.score import evaluate_model
@@ -162,6 +163,19 @@ def test_generate_rows_limits_answers_and_not_loss(tiny_model: Path) -> None:
     config = EvaluateConfig(generate_rows=3, max_new_tokens=2)
     scores = evaluate_model(config, ModelConfig(name="tiny"), tiny_model, rows, tiny_model, [1]).scores
     assert (scores.loss_rows, scores.loss_tokens, scores.generated_rows) == (4, 8, 3)
+
+
+def test_rewards_see_the_reasoning_and_exact_match_does_not(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = [Answer([5, 1], "e", "Hm.", "<think>Hm.</think>e"), Answer([5, 1], "f", "", "f")]
+    monkeypatch.setattr("tasks.evaluate.score.generate_answers", lambda *_: given)
+    rows = rows_of(([5, 6, 7, 8], 2), ([5, 6, 7, 8], 2))
+    reward = RewardFunctionConfig(kind="regex", pattern="<think>")
+    found = evaluate_model(
+        EvaluateConfig(), ModelConfig(name="tiny"), tiny_model, rows, tiny_model, [1], rewards=[reward]
+    )
+    # the first of two answers is right, and the first alone has a block
+    assert (found.scores.exact_match, found.scores.mean_reward) == (0.5, 0.5)
+    assert [(row.answer, row.reasoning) for row in found.predictions] == [("e", "Hm."), ("f", "")]
 
 
 def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
