@@ -83,6 +83,11 @@ def with_prompt(prompt: Prompt, answers: Mapping[str, list[Turn]]) -> tuple[list
         if not same_turns(history, first):
             raise Fault(f"does not share its earlier turns with {next(iter(histories))}", column)
         turns_before = first
+    # an answer that goes on from the prompt leads the other one into a conversation that it never had
+    goes_on = [column for column in histories if answers[column][0]["role"] not in ("system", "user")]
+    for column in answers:
+        if goes_on and column not in histories:
+            raise Fault(f"does not share its earlier turns with {goes_on[0]}", column)
     for column, turns in answers.items():
         try:
             check_order([*turns_before, turns[-1]])

@@ -165,7 +165,10 @@ def canonical_entries(
     assert isinstance(row.record, dict)
     columns = columns_read(row_format)
     group = None if group_by is None or row.record.get(group_by) is None else str(row.record[group_by])
-    renamed = {column: row.record.get(mapping.get(column, column)) for column in columns}
+    # a column that is mapped to one name is not read again under its own
+    taken = set(mapping.values())
+    names = {column: mapping.get(column, None if column in taken else column) for column in columns}
+    renamed = {column: None if name is None else row.record.get(name) for column, name in names.items()}
     renamed = with_source_tools(row_format, renamed, tools)
     instances = row.record.get(NESTED_INSTANCES)
     row_id = f"{row.file}:{row.row}"

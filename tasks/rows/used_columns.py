@@ -32,16 +32,17 @@ _MEDIA_MARKS = ("<image>", "<video>", "<audio>")
 _WITH_MEANING = {
     "column": _MEDIA
     | {"tools", "functions", "function_call", "system", "system_prompt", "history", "weight", "loss_weight", "train"}
-    | {"reasoning_content", "reasoning", "thinking"},
+    | {"reasoning_content", "reasoning", "thinking", "kto_tag"},
     # not function_call, which `tasks.rows.schemas` refuses row by row
     "turn": _MEDIA
-    | {"tools", "tool_calls", "functions", "weight", "loss_weight", "loss", "train"}
+    | {"tools", "tool_calls", "functions", "weight", "loss_weight", "loss", "train", "train_on_turn"}
     | {"reasoning_content", "reasoning", "thinking"},
 }
 # names that carry meaning beside the columns of these formats only
 _WITH_MEANING_BESIDE = {
     "context": ("instruction", "prompt_completion"),
-    "label": ("messages", "sharegpt"),
+    "input": ("prompt_completion", "preference", "kto"),
+    "label": ("messages", "sharegpt", "instruction"),
 }
 _METADATA = frozenset(
     {"__index_level_0__", "Unnamed: 0", "id", "_id", "uuid", "uid", "index", "idx", "row_id", "prompt_id", "source"}
@@ -53,7 +54,7 @@ _READ_USES = {
         ("prompt", "query", "instruction", "input", "system", "history", "context", "tools", "functions"), PROMPT
     ),
     **dict.fromkeys(("role", "from", "name", "tool_call_id"), PROMPT),
-    **dict.fromkeys(("label", "weight", "loss_weight", "loss", "train"), DECIDES),
+    **dict.fromkeys(("label", "weight", "loss_weight", "loss", "train", "train_on_turn", "kto_tag"), DECIDES),
 }
 _ORDER = {LOST: 1, METADATA: 2, UNKNOWN: 3}
 

@@ -9,9 +9,10 @@ import pytest
 from conftest import SHARED_DATA
 from support.loading import LoadedData, load_data
 
-from configs.schema import DataConfig
-from tasks.rows.formats import columns_read
+from configs.schema import DataConfig, SourceConfig
+from tasks.rows.formats import canonical_entries, column_mapping, columns_read
 from tasks.rows.invalid import InvalidRowsError
+from tasks.rows.sources import RawRow
 
 
 def load(path: Path, rows: list[dict] | None = None, **settings: object) -> LoadedData:
@@ -229,3 +230,10 @@ def test_text_parts_are_joined_and_a_weight_of_0_is_kept(tmp_path: Path) -> None
 
 
 CHAT_END = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "z", "weight": 1}]
+
+
+def test_a_mapped_column_is_not_read_again_under_its_own_name() -> None:
+    source = SourceConfig(path="rows.jsonl", columns={"instruction": "input"})
+    record = {"input": "q", "output": "a"}
+    [entry] = canonical_entries(column_mapping(source), "instruction", RawRow("rows.jsonl", 1, record))
+    assert (entry.record["instruction"], entry.record["input"]) == ("q", None)

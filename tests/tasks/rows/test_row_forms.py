@@ -256,6 +256,14 @@ def test_every_form_of_a_preference_gives_one_row(record: dict[str, Any], name: 
         ),
         ({"prompt": "Q", "chosen": [], "rejected": "B"}, ("chosen", "is empty")),
         (
+            {"prompt": "Q", "chosen": [ANSWER, USER, ANSWER], "rejected": [ANSWER]},
+            ("rejected", "does not share its earlier turns with chosen"),
+        ),
+        (
+            {"prompt": "Q", "chosen": "A", "rejected": [ANSWER, USER, ANSWER]},
+            ("chosen", "does not share its earlier turns with rejected"),
+        ),
+        (
             {"input": "Q", "preferred_output": [ANSWER], "non_preferred_output": [ANSWER]},
             ("input", "is text, not an object with messages"),
         ),

@@ -10,14 +10,14 @@ import pytest
 from support.loading import load_data
 
 from configs.errors import DataError
-from configs.schema import DataConfig
+from configs.schema import DataConfig, SourceConfig
 from configs.wire import DataReport
 from tasks.decks.data import render_data
 from tasks.get_data.merge import summary_lines
 from tasks.plan.checks.first_rows import check_validity, read_first_rows
-from tasks.rows.formats import OPTIONAL_COLUMNS
+from tasks.rows.formats import OPTIONAL_COLUMNS, detect_format
 from tasks.rows.invalid import InvalidRowsError
-from tasks.rows.used_columns import MAX_NAMES, ColumnCounts
+from tasks.rows.used_columns import LOST, MAX_NAMES, ColumnCounts
 
 PAIRS = [{"prompt": f"question {n}", "completion": f"answer {n}"} for n in range(12)]
 
@@ -227,3 +227,19 @@ def test_shapes_are_forgotten_before_they_fill_the_memory() -> None:
         counts.add({"text": "a", f"key{number:04}": "x"})
         assert len(counts._shapes) <= 1001 and len(counts._rows) <= MAX_NAMES
     assert counts.found()[0].rows == 3000
+
+
+@pytest.mark.parametrize(
+    ("record", "name"),
+    [
+        ({"prompt": "q", "completion": "a", "input": "more"}, "input"),
+        ({"instruction": "q", "output": "a", "label": 0}, "label"),
+        ({"instruction": "q", "output": "a", "kto_tag": False}, "kto_tag"),
+    ],
+)
+def test_a_part_of_the_question_and_a_judgement_are_not_left_out_in_silence(record: dict[str, Any], name: str) -> None:
+    source = SourceConfig(path="rows.jsonl")
+    detected = detect_format(source, "rows.jsonl", [record], "data.sources[0]")
+    counts = ColumnCounts(detected, {}, None, list(record))
+    counts.add(record)
+    assert {found.name for found in counts.found() if found.use == LOST} == {name}
