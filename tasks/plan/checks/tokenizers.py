@@ -89,6 +89,10 @@ class SmallTokenizer:
     def convert_ids_to_tokens(self, number: int) -> str:
         return str(self._backend.id_to_token(number))
 
+    def decode(self, ids: list[int], skip_special_tokens: bool = False) -> str:
+        """Return the text of token ids; in transformers too, special tokens stay unless they are to be skipped."""
+        return self._backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
     def __call__(self, text: str | list[str], **settings: Any) -> dict[str, Any]:
         """Return {"input_ids": ids}, a list of lists for a list of texts."""
         texts = [text] if isinstance(text, str) else text

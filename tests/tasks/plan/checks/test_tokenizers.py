@@ -276,3 +276,11 @@ def test_lengths_are_those_that_the_stages_allow(tiny_model: Path) -> None:
     assert "train.prompt.num_virtual_tokens=20 leaves 236 of 256 positions" in length(237, **prompt)[1]
     with pytest.raises(ConfigError, match="num_virtual_tokens=249 leaves 7 of the model's 256 positions\nlower it"):
         length(None, **{**prompt, "prompt": {"num_virtual_tokens": 249}})
+
+
+def test_ids_are_decoded_as_by_transformers(tiny_model: Path) -> None:
+    full, small = load_tokenizer(tiny_model, False), read(tiny_model)
+    ids = [*full("Add 1 and 2.")["input_ids"], full.eos_token_id]
+    for skips in (False, True):
+        assert small.decode(ids, skip_special_tokens=skips) == full.decode(ids, skip_special_tokens=skips)
+    assert small.decode(ids).endswith(full.eos_token)
