@@ -14,6 +14,8 @@ from support.vendor_templates import vendor_names
 
 from configs.schema import DataConfig
 
+pytestmark = pytest.mark.slow
+
 # a file's rows as (system, turns), by city
 CHATS = {
     "multi.jsonl": lambda city: ("", [Turn(f"Hi {city}", "Hello."), Turn(f"Why {city}", f"So {city}.")]),

@@ -11,6 +11,8 @@ from support.cases import CITIES, TEMPLATES, Tokens, Turn, load_case, load_with,
 from tasks.get_data.merge import summary_lines
 from tasks.rows.invalid import InvalidRowsError
 
+pytestmark = pytest.mark.slow
+
 # what ends an answer that is compared; a template's line break after it is no part of it
 ANSWERS = {
     "llama3_1": "{}<|eot_id|>",
