@@ -93,7 +93,8 @@ def check_quick_arguments(arguments: list[str] | None = None) -> None:
     words = list(sys.argv if arguments is None else arguments)
     if not words or Path(words[0]).name != "pyflyte" or "--remote" not in words or "quick" not in words:
         return
-    for option, place in pairwise(words):
+    pairs = [word.partition("=")[::2] for word in words if "=" in word]
+    for option, place in [*pairwise(words), *pairs]:
         if option in ("--data", "--model") and Path(place).exists():
             raise ConfigError(
                 f"{option} {place} is on this machine, and the short form uploads nothing\n"

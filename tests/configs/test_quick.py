@@ -95,6 +95,8 @@ def test_a_file_of_this_machine_is_refused_for_a_cluster(tmp_path: Path) -> None
     command = ["/bin/pyflyte", "run", "--remote", "workflows/quick.py", "quick", "--data", str(rows)]
     with pytest.raises(ConfigError, match=r"^--data .*rows.csv is on this machine, and the short form uploads nothing"):
         check_quick_arguments(command)
+    with pytest.raises(ConfigError, match="is on this machine"):
+        check_quick_arguments([*command[:-2], f"--data={rows}"])
     check_quick_arguments([word for word in command if word != "--remote"])
     check_quick_arguments([*command[:-1], "owner/name"])
 

@@ -21,10 +21,10 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.image_spec.default_builder import create_docker_context
 from flytekit.types.directory import FlyteDirectory
 from flytekitplugins.envd.image_builder import create_envd_config
+from support.blank_reports import token_report
 from support.pods import Pod
 
 from configs.schema import FineTuneConfig
-from configs.wire import TokenReport
 from images.lock import read_pins
 from images.roles import Role
 from images.specs import _BASES, GPTQ_IMAGE, GPU_IMAGE, IMAGES
@@ -160,14 +160,6 @@ def test_building_without_docker_or_a_registry_says_so(tmp_path: Path) -> None:
         assert result.returncode == 1
         assert f"Error: {words}" in result.stderr and "Traceback" not in result.stderr
     assert "is docker running, and are you logged in to the registry?" in result.stderr
-
-
-def token_report() -> TokenReport:
-    """Return a report of no rows."""
-    blank = {int: 0, float: 0.0, str: ""}
-    required = {name: field.annotation for name, field in TokenReport.model_fields.items() if field.is_required()}
-    values = {name: blank.get(kind, [] if "list" in str(kind) else None) for name, kind in required.items()}
-    return TokenReport.model_validate(values | {"end_token_ids": [1]})
 
 
 def test_gptq_is_quantized_and_scored_in_its_own_image(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from flytekit.models.literals import Literal
 from flytekit.types.directory import FlyteDirectory
 from google.protobuf.json_format import MessageToDict
 from safetensors.torch import load_file
+from support.blank_reports import token_report
 from support.pods import RECOVERABLE, Pod, machine_environments
 
 import tasks.plan.task as plan_task
@@ -26,7 +27,6 @@ from configs.schema import FineTuneConfig, ModelConfig
 from configs.schema.cluster import CheckpointConfig, ClusterConfig
 from configs.schema.tracking import TrackingConfig
 from configs.schema.train import TrainConfig
-from configs.wire import TokenReport
 from configs.wire_plan import Plan
 from workflows.tune import tune
 
@@ -92,15 +92,13 @@ def asked_of(train_pod: Pod) -> tuple[Any, dict[int, str]]:
 
 def wired(model: Path, tokens: Path, train: TrainConfig) -> dict[str, Any]:
     """Return the inputs of the dynamic task that chooses the elastic one."""
-    counts = {name: 1 for name, field in TokenReport.model_fields.items() if field.annotation is int}
-    lists = {"end_token_ids": [1], "lengths": [], "length_counts": [], "samples": []}
     data = {"sources": [{"path": "rows.jsonl"}]}
     config = {"model": {"name": "tiny"}, "data": data, "train": train.model_dump(), "quantize": {"methods": []}}
     places = {"base": model, "train_tokens": tokens, "test_tokens": tokens, "tokenizer": model}
     return {
         "config": FineTuneConfig.model_validate(config),
         "deepspeed_json": "",
-        "token_report": TokenReport(template="none", template_hash="", **counts, **lists),
+        "token_report": token_report(),
         "rewards_version": "",
         **{name: FlyteDirectory(str(place), remote_directory=False) for name, place in places.items()},
     }

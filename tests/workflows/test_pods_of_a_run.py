@@ -17,11 +17,11 @@ from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal
 from flytekit.tools.translator import get_serializable
 from flytekit.types.directory import FlyteDirectory
+from support.blank_reports import token_report
 from support.pods import Pod
 
 from configs.load import PRESETS, load_config
 from configs.schema import FineTuneConfig
-from configs.wire import TokenReport
 from tasks.plan.task import make_plan
 from workflows.fine_tune import fine_tune
 from workflows.tune import tune
@@ -82,11 +82,8 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
 
 def placeholders(home: Path) -> dict[str, Any]:
     """Return inputs of `tune` that only its tasks read."""
-    blank = {int: 0, float: 0.0, str: ""}
-    required = {name: field.annotation for name, field in TokenReport.model_fields.items() if field.is_required()}
-    report = {name: blank.get(kind, [] if "list" in str(kind) else None) for name, kind in required.items()}
     folders = dict.fromkeys(("base", "train_tokens", "test_tokens", "tokenizer"), FlyteDirectory(str(home)))
-    return {**folders, "deepspeed_json": "", "rewards_version": "", "token_report": TokenReport.model_validate(report)}
+    return {**folders, "deepspeed_json": "", "rewards_version": "", "token_report": token_report()}
 
 
 def test_the_demo_takes_13_pods(demo: list[Step]) -> None:
