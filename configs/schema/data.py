@@ -19,6 +19,7 @@ RowFormat = Literal[
     "preference",
     "preference_implicit",
     "preference_sharegpt",
+    "preference_chat",
     "preference_openai",
     "preference_messages",
     "kto",

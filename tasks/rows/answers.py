@@ -5,7 +5,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from tasks.rows.turns import Turn, check_order, last_user_turn, read_each_turn, read_turn, read_turns, same_turns
+from tasks.rows.turns import (
+    Turn,
+    check_not_printed,
+    check_order,
+    last_user_turn,
+    ordered_turns,
+    read_each_turn,
+    read_turn,
+    read_turns,
+    same_turns,
+    turns_in_text,
+)
 from tasks.rows.values import Fault, as_json, parse_json, read_text, type_name
 
 Prompt = str | list[Turn]
@@ -13,15 +24,19 @@ Prompt = str | list[Turn]
 
 def read_prompt(value: Any) -> Prompt:
     """Return a prompt: a text, or turns that end with the user's, or with a tool's result. Raises `Fault`."""
+    value = _parsed(value)
     return read_turns(value, "user") if _has_turns(value) else read_text(value)
 
 
 def read_answer(value: Any) -> list[Turn]:
     """Return an answer as turns that end with the assistant's: one turn, or the conversation that ends with it.
 
+    A text that is the JSON of turns is read as these.
+
     Raises:
         Fault: it is no text, no turn and no list of turns, or another than the assistant speaks last.
     """
+    value = _parsed(value)
     if value == []:
         raise Fault("is empty")
     if _has_turns(value):
@@ -33,13 +48,22 @@ def read_answer(value: Any) -> list[Turn]:
     return turns
 
 
+def _parsed(value: Any) -> Any:
+    """Return the turns of a text that holds turns, and any other value as it is. Raises `Fault` for printed turns."""
+    if not isinstance(value, str):
+        return value
+    check_not_printed(value)
+    turns = turns_in_text(value)
+    return value if turns is None else turns
+
+
 def _has_turns(value: Any) -> bool:
     return isinstance(value, list) and any(isinstance(turn, dict) for turn in value)
 
 
 def read_conversation(value: Any) -> list[Turn]:
     """Return a conversation whose last turn is one of two answers to compare. Raises `Fault`."""
-    if isinstance(value, str) and not value.lstrip().startswith("["):
+    if isinstance(value, str) and not value.lstrip().startswith("[") and turns_in_text(value) is None:
         raise Fault(
             "is text, which does not show where the prompt ends; write lists of messages, or map a prompt column"
         )
@@ -63,7 +87,7 @@ def read_openai_input(value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise Fault(f"is {type_name(value)}, not an object with messages")
     try:
-        return {"messages": read_turns(value.get("messages"), "user"), "tools": value.get("tools")}
+        return {"messages": read_turns(value.get("messages"), "user", can_mend=False), "tools": value.get("tools")}
     except Fault as fault:
         raise Fault(f"messages: {fault}") from None
 
@@ -82,7 +106,7 @@ def with_prompt(prompt: Prompt, answers: Mapping[str, list[Turn]]) -> tuple[list
         first = next(iter(histories.values()))
         if not same_turns(history, first):
             raise Fault(f"does not share its earlier turns with {next(iter(histories))}", column)
-        turns_before = first
+        turns_before = ordered_turns(first)
     # an answer that goes on from the prompt leads the other one into a conversation that it never had
     goes_on = [column for column in histories if answers[column][0]["role"] not in ("system", "user")]
     for column in answers:

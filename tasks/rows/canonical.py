@@ -105,6 +105,11 @@ COLUMN_READERS: dict[str, dict[str, Reader]] = {
         "preferred_output": answers.read_answer,
         "non_preferred_output": answers.read_answer,
     },
+    "preference_chat": {
+        "messages": partial(read_turns, last="user"),
+        "chosen": answers.read_answer,
+        "rejected": answers.read_answer,
+    },
     "preference_messages": {
         "chosen_messages": answers.read_conversation,
         "rejected_messages": answers.read_conversation,
@@ -136,6 +141,8 @@ def _optional_readers(row_format: str) -> dict[str, Reader]:
 def _chat(values: Values, turns: list[Turn], column: str) -> dict[str, str]:
     """Return the columns of a conversation that ends with an answer."""
     check_calls(turns, values["tools"], column)
+    if all(turn.get("weight") == 0 for turn in turns if turn["role"] == "assistant"):
+        raise Fault("has no answer that is trained: the weight of each is 0; take the row out", column)
     turns = _with_system(turns, values["system"], column)
     return {
         "kind": "messages",
@@ -229,6 +236,9 @@ def _prompt_of_answers(
     values: Values, prompt: answers.Prompt, turns: list[Turn], found: dict[str, Turn]
 ) -> dict[str, str]:
     for column, answer in found.items():
+        if answer.get("weight") == 0:
+            reason = "has weight 0, but answers that are compared or judged are all learned from; take the row out"
+            raise Fault(reason, column)
         check_calls([*turns, answer], values["tools"], column)
     # the first column of every format holds the turns before the answer
     turns = _with_system(turns, values["system"], next(iter(values)))
@@ -264,6 +274,7 @@ def _judged_instruction(values: Values) -> dict[str, str]:
 _ROW_READERS: dict[str, Callable[[Values], dict[str, str]]] = {
     "preference_sharegpt": lambda values: _preference(values, values["conversations"], "chosen", "rejected"),
     "preference_openai": _openai_preference,
+    "preference_chat": lambda values: _preference(values, values["messages"], "chosen", "rejected"),
     "preference_messages": partial(_shared_prompt, chosen="chosen_messages", rejected="rejected_messages"),
     "preference": lambda values: _preference(values, values["prompt"], "chosen", "rejected"),
     "preference_implicit": partial(_shared_prompt, chosen="chosen", rejected="rejected"),

@@ -12,6 +12,7 @@ from tasks.rows.column_advice import suggested_columns
 from tasks.rows.source_tools import check_format_reads_tools, with_source_tools
 from tasks.rows.sources import RawRow
 from tasks.rows.turns import TURN_KEYS as TURN_KEYS
+from tasks.rows.turns import turns_in_text
 
 _TEXT_COLUMNS = ["kind", "prompt", "completion", "messages", "rejected", "label", "tools", "answer", "rejected_answer"]
 CANONICAL_COLUMNS = ["row_id", *_TEXT_COLUMNS]
@@ -22,6 +23,7 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
     "preference_openai": ("input", "preferred_output", "non_preferred_output"),
     "preference_messages": ("chosen_messages", "rejected_messages"),
     "preference": ("prompt", "chosen", "rejected"),
+    "preference_chat": ("messages", "chosen", "rejected"),
     "preference_implicit": ("chosen", "rejected"),
     "kto": ("prompt", "completion", "label"),
     "kto_messages": ("messages", "label"),
@@ -37,7 +39,8 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
 _CHAT = ("system", "tools")
 _ALPACA = ("input", "context", "system", "history", "tools")
 OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
-    **dict.fromkeys(("preference_sharegpt", "preference_messages", "preference", "preference_implicit"), _CHAT),
+    **dict.fromkeys(("preference_sharegpt", "preference_chat", "preference_messages"), _CHAT),
+    **dict.fromkeys(("preference", "preference_implicit"), _CHAT),
     **dict.fromkeys(("kto", "kto_messages", "kto_sharegpt", "messages", "sharegpt", "prompt_completion"), _CHAT),
     "preference_openai": ("system",),
     "xlam": ("system",),
@@ -77,7 +80,7 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
         names.add("tools")
     candidates = FORMAT_COLUMNS if source.format == "auto" else {source.format: FORMAT_COLUMNS[source.format]}
     for name, columns in candidates.items():
-        if set(columns) <= names and (source.format != "auto" or _is_judged(name, records, mapping)):
+        if set(columns) <= names and (source.format != "auto" or _holds_such_rows(name, records, mapping)):
             check_format_reads_tools(where, name, columns_read(name), source.tools)  # type: ignore[arg-type]
             return name  # type: ignore[return-value]
     needed = " or ".join("+".join(columns) for columns in candidates.values())
@@ -87,12 +90,18 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     )
 
 
-def _is_judged(row_format: str, records: list[dict[str, Any]], mapping: dict[str, str]) -> bool:
-    """Return whether rows have judgements in `label`, if the format is one in which a label may be something else."""
-    if row_format not in _JUDGED:
-        return True
-    labels = [record.get(mapping.get("label", "label")) for record in records]
-    return any(isinstance(label, bool | str) and label in _JUDGEMENTS for label in labels)
+def _holds_such_rows(row_format: str, records: list[dict[str, Any]], mapping: dict[str, str]) -> bool:
+    """Return whether rows are of a format, where columns of these names may also hold something else."""
+    if row_format == "preference_chat":
+        # other data sets have the whole conversation in `messages`, beside the two that are compared
+        values = [record.get(mapping.get("messages", "messages")) for record in records]
+        lists = [turns_in_text(value) if isinstance(value, str) else value for value in values]
+        last = [turns[-1] for turns in lists if isinstance(turns, list) and turns and isinstance(turns[-1], dict)]
+        return any(turn.get("role", turn.get("from")) not in ("assistant", "gpt") for turn in last)
+    if row_format in _JUDGED:
+        labels = [record.get(mapping.get("label", "label")) for record in records]
+        return any(isinstance(label, bool | str) and label in _JUDGEMENTS for label in labels)
+    return True
 
 
 def columns_of(records: list[dict[str, Any]]) -> list[str]:

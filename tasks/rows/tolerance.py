@@ -23,6 +23,7 @@ _CONVERSATIONS: dict[str, tuple[str, ...]] = {
 _PROMPTS: dict[str, str] = {
     "preference": "prompt",
     "preference_sharegpt": "conversations",
+    "preference_chat": "messages",
     "kto": "prompt",
     "prompt_completion": "prompt",
 }

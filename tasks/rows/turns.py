@@ -5,9 +5,11 @@ A canonical turn is {role, content, and where present: tool_calls, tool_call_id,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
+from tasks.rows.tool_results import in_call_order
 from tasks.rows.tools import Call, read_call_text, read_calls
 from tasks.rows.values import Fault, is_missing, parse_json, read_text, type_name
 
@@ -26,7 +28,7 @@ SHAREGPT_ROLES = {
     "tool": "tool",
 }
 _WEIGHTS = {"weight": "neither 0 nor 1", "loss_weight": "neither 0 nor 1", "train": "neither true nor false"}
-_REASONING = ("reasoning_content", "thinking")
+_REASONING = ("reasoning_content", "reasoning", "thinking")
 TURN_KEYS = frozenset(
     {"role", "content", "from", "value", "tool_calls", "tool_call_id", "name", *_WEIGHTS, *_REASONING}
 )
@@ -34,26 +36,68 @@ TURN_KEYS = frozenset(
 # A tool's result must follow a call. Some data sets write calls into the text, each in a form of its own.
 _CALL_MARKS = ("<tool", "<function", "<|", "[TOOL_CALL", "Action:", '"name"')
 _ARTICLES = {"assistant": "an assistant", "user": "a user"}
+# a list of turns, or one turn, as Python or NumPy prints it
+_PRINTED = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{'(?:role|content|from|value)':")
 
 
-def read_turns(value: Any, last: str) -> list[Turn]:
+def read_turns(value: Any, last: str, can_mend: bool = True) -> list[Turn]:
     """Return the turns of a conversation that ends with a turn of role `last`; a tool's result may stand for `user`.
 
-    `value` is a list of turns, or the JSON text of one.
+    `value` is a list of turns, or the JSON text of one. An empty system turn is left out, and results of tools are
+    brought into the order of their calls. With `can_mend`, a fault names the setting of `data.tolerate` that mends it.
 
     Raises:
         Fault: a turn is not valid, or the turns are not in an order in which people and models speak.
     """
-    turns = read_each_turn(value)
-    check_order(turns)
-    if turns[-1]["role"] != last and (last, turns[-1]["role"]) != ("user", "tool"):
-        raise Fault(f"does not end with {_ARTICLES[last]} turn")
+    turns = ordered_turns(read_each_turn(value), can_mend)
+    if not turns or (turns[-1]["role"] != last and (last, turns[-1]["role"]) != ("user", "tool")):
+        can_drop = can_mend and last == "assistant" and len(turns) > 1 and turns[-1]["role"] == "user"
+        tip = "; data.tolerate.drop_trailing_user_turn leaves such a turn out" if can_drop else ""
+        raise Fault(f"does not end with {_ARTICLES[last]} turn{tip}")
     return turns
+
+
+def ordered_turns(turns: list[Turn], can_mend: bool = False) -> list[Turn]:
+    """Return turns that follow one another as in a conversation; see `read_turns`. Raises `Fault` if they do not."""
+    check_order(turns, can_mend)
+    turns = in_call_order(turns)
+    return turns[1:] if turns[0] == {"role": "system", "content": ""} else turns
+
+
+def turns_in_text(text: str) -> list[Any] | None:
+    """Return the turns of a text that is the JSON of a list of turns, or of one turn; None for any other text."""
+    if text.lstrip()[:1] not in ("[", "{"):
+        return None
+    try:
+        found = parse_json(text)
+    except ValueError:
+        return None
+    turns = found if isinstance(found, list) else [found]
+    return turns if turns and all(_is_turn(turn) for turn in turns) else None
+
+
+def check_not_printed(text: str) -> None:
+    """Raise `Fault` if a text is a list of turns, or a turn, as Python or NumPy prints it."""
+    if _PRINTED.match(text):
+        raise Fault("is a list of messages as Python prints it, not as JSON; write it with json.dumps")
+
+
+def _is_turn(value: Any) -> bool:
+    """Return whether a value has the keys of a turn, and a role that a speaker has."""
+    if not isinstance(value, dict):
+        return False
+    pairs = ((ROLES, "role", ("content", "tool_calls")), (SHAREGPT_ROLES, "from", ("value",)))
+    return any(
+        isinstance(value.get(key), str) and value[key] in names and any(name in value for name in contents)
+        for names, key, contents in pairs
+    )
 
 
 def read_each_turn(value: Any) -> list[Turn]:
     """Return the turns of a list, each valid on its own. Raises `Fault` with the number of the first that is not."""
     found = value
+    if isinstance(value, str):
+        check_not_printed(value)
     if isinstance(value, str) and value.lstrip().startswith("["):
         try:
             found = parse_json(value)
@@ -100,9 +144,10 @@ def read_turn(turn: Any) -> Turn:
     calls += called
     if calls and role != "assistant":
         raise Fault("has tool calls, but is not from the assistant")
-    # a call needs no text beside it
     is_blank = is_missing(content) or content == [] or (isinstance(content, str) and not content.strip())
-    kept: Turn = {"role": role, "content": "" if calls and is_blank else _named_text(key, content)}
+    # a call needs no text beside it, a tool may answer nothing, and an empty system turn says nothing
+    may_be_blank = calls or (key in turn and role == "tool") or (role == "system" and isinstance(content, str))
+    kept: Turn = {"role": role, "content": "" if may_be_blank and is_blank else _named_text(key, content)}
     kept |= {"tool_calls": calls} if calls else {}
     kept |= {key: text for key in ("tool_call_id", "name") if (text := _identifier(turn, key))}
     kept |= {"reasoning_content": text} if (text := _reasoning(turn, thoughts, role)) else {}
@@ -176,26 +221,21 @@ def _parts(content: Any) -> tuple[Any, str, list[Call]]:
     return "".join(texts), "".join(thoughts), calls
 
 
-def check_order(turns: Sequence[Turn]) -> None:
-    """Check that turns follow one another as in a conversation, and that tools answer calls.
+def check_order(turns: Sequence[Turn], can_mend: bool = False) -> None:
+    """Check that turns follow one another as in a conversation, and that tools' turns follow calls.
 
     Raises:
-        Fault: they do not.
+        Fault: they do not; with `can_mend`, names the setting of `data.tolerate` that mends it.
     """
-    previous = ""
+    previous: Turn = {"role": ""}
     may_answer = False
     for number, turn in enumerate(turns, 1):
         role = turn["role"]
-        if fault := _fault_of_order(number, role, previous, may_answer):
-            raise Fault(fault)
-        previous = role
+        if fault := _fault_of_order(number, role, previous["role"], may_answer):
+            raise Fault(fault + (_tip(turns, number, previous) if can_mend else ""))
+        previous = turn
         if role == "assistant":
             may_answer = bool(turn.get("tool_calls")) or any(mark in turn["content"] for mark in _CALL_MARKS)
-    call_ids: set[str] = set()
-    for number, turn in enumerate(turns, 1):
-        call_ids |= {call["id"] for call in turn.get("tool_calls", ()) if "id" in call}
-        if call_ids and turn.get("tool_call_id", next(iter(call_ids))) not in call_ids:
-            raise Fault(f"turn {number} has a tool_call_id that no call before it has")
 
 
 def _fault_of_order(number: int, role: str, previous: str, may_answer: bool) -> str | None:
@@ -210,6 +250,18 @@ def _fault_of_order(number: int, role: str, previous: str, may_answer: bool) -> 
     if role == "user" and previous == "tool":
         return f"turn {number} is from the user, where the assistant should answer the tool"
     return None
+
+
+def _tip(turns: Sequence[Turn], number: int, previous: Turn) -> str:
+    """Return what `data.tolerate` can do about the fault of a turn, as the end of its message."""
+    turn = turns[number - 1]
+    if turn["role"] == previous["role"]:
+        if turn.get("weight") != previous.get("weight"):
+            return ", and only one of them is trained, so they cannot be joined"
+        return "; data.tolerate.merge_consecutive_turns joins such turns"
+    if turn["role"] == "assistant" and [after["role"] for after in turns[number : number + 1]] == ["user"]:
+        return "; data.tolerate.drop_leading_assistant_turn leaves such a turn out"
+    return ""
 
 
 def last_user_turn(turns: Sequence[Turn]) -> str:

@@ -334,3 +334,13 @@ def test_a_label_beside_a_row_makes_it_a_judged_answer(
 def test_a_label_that_is_a_class_is_no_judgement() -> None:
     assert kind_of({"instruction": "Q", "output": "A", "label": "sports"}) == "instruction"
     assert kind_of({"messages": [USER, ANSWER], "label": 1}) == "messages"
+
+
+def test_messages_are_the_prompt_of_a_preference_only_if_the_user_speaks_last() -> None:
+    """LLaMA-Factory's rows, and others such as UltraFeedback's, which repeat the chosen conversation in `messages`."""
+    other = turn("assistant", "B")
+    assert kind_of({"messages": [USER], "chosen": ANSWER, "rejected": other}) == "preference_chat"
+    whole = {"messages": [USER, ANSWER], "chosen": [USER, ANSWER], "rejected": [USER, other]}
+    assert kind_of(whole) == "preference_implicit"
+    assert kind_of({**whole, "prompt": "Q"}) == "preference"
+    assert read_record(whole) == read_record({"messages": [USER], "chosen": ANSWER, "rejected": other})
