@@ -52,6 +52,11 @@ class ColumnMap(Section):
     label: str | None = Field(None, description="Column read as `label`: true for a wanted completion.")
     tools: str | None = Field(None, description="Column read as `tools`: a list of tool definitions, or its JSON.")
     system: str | None = Field(None, description="Column read as `system`, the optional text of the system turn.")
+    reasoning_content: str | None = Field(
+        None, description="Column read as `reasoning_content`, the optional reasoning before an answer."
+    )
+    query: str | None = Field(None, description="Column read as `query`, the question of an xlam row.")
+    answers: str | None = Field(None, description="Column read as `answers`, the calls of an xlam row.")
     history: str | None = Field(
         None, description="Column read as `history`, the optional earlier turns of an instruction: [question, answer]."
     )

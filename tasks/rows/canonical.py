@@ -93,6 +93,7 @@ _OPTIONAL_READERS: dict[str, Reader] = {
     "system": read_optional_text,
     "history": _read_history,
     "tools": read_tools,
+    "reasoning_content": read_optional_text,
 }
 COLUMN_READERS: dict[str, dict[str, Reader]] = {
     "preference_sharegpt": {
@@ -181,20 +182,34 @@ def _instruction_turns(values: Values) -> list[Turn]:
 
 def _instruction(values: Values) -> dict[str, str]:
     turns = _instruction_turns(values)
-    if len(turns) == 1 and not values["system"] and not values["tools"]:
+    if len(turns) == 1 and not _needs_turns(values):
         return {"kind": "pair", "prompt": turns[0]["content"], "completion": values["output"]}
-    return _chat(values, [*turns, {"role": "assistant", "content": values["output"]}], "instruction")
+    answer = _with_reasoning({"role": "assistant", "content": values["output"]}, values)
+    return _chat(values, [*turns, answer], "instruction")
+
+
+def _needs_turns(values: Values) -> bool:
+    """Return whether a row has more than a question and an answer as text."""
+    return bool(values["system"] or values["tools"] or values["reasoning_content"])
+
+
+def _with_reasoning(answer: Turn, values: Values) -> Turn:
+    """Return the answer with the reasoning that stands in a column of its own."""
+    reasoning = values["reasoning_content"]
+    if reasoning and answer.get("reasoning_content", reasoning) != reasoning:
+        raise Fault("differs from the reasoning in the answer's turn", "reasoning_content")
+    return {**answer, "reasoning_content": reasoning} if reasoning else answer
 
 
 def _prompt_completion(values: Values) -> dict[str, str]:
     prompt, completion = values["prompt"], values["completion"]
     is_text = isinstance(prompt, str) and completion == [{"role": "assistant", "content": completion[-1]["content"]}]
-    if is_text and not values["system"] and not values["tools"]:
+    if is_text and not _needs_turns(values):
         return {"kind": "pair", "prompt": prompt, "completion": completion[-1]["content"]}
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
     # only the completion is trained, so no answer in the prompt is
     turns = [turn | ({"weight": 0} if turn["role"] == "assistant" else {}) for turn in turns]
-    turns = [*turns, *completion]
+    turns = [*turns, *completion[:-1], _with_reasoning(completion[-1], values)]
     try:
         check_order(turns)
     except Fault as fault:

@@ -38,14 +38,16 @@ FORMAT_COLUMNS: dict[str, tuple[str, ...]] = {
 }
 _CHAT = ("system", "tools")
 _ALPACA = ("input", "context", "system", "history", "tools")
+_REASONING = ("reasoning_content",)
 OPTIONAL_COLUMNS: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("preference_sharegpt", "preference_chat", "preference_messages"), _CHAT),
     **dict.fromkeys(("preference", "preference_implicit"), _CHAT),
-    **dict.fromkeys(("kto", "kto_messages", "kto_sharegpt", "messages", "sharegpt", "prompt_completion"), _CHAT),
+    **dict.fromkeys(("kto", "kto_messages", "kto_sharegpt", "messages", "sharegpt"), _CHAT),
+    "prompt_completion": _CHAT + _REASONING,
     "preference_openai": ("system",),
     "xlam": ("system",),
     "kto_instruction": _ALPACA,
-    "instruction": _ALPACA,
+    "instruction": _ALPACA + _REASONING,
 }
 # Here a label may also be the class of a text: it is a judgement only if it is true or false.
 _JUDGED = frozenset({"kto_messages", "kto_sharegpt", "kto_instruction"})
@@ -135,7 +137,10 @@ def is_plain_name(column: str) -> bool:
 
 def _mapping_advice(records: list[dict[str, Any]], found: list[str], candidates: Mapping[Any, tuple[str, ...]]) -> str:
     if not any(is_plain_name(column) for column in found):
-        return "the first line of a CSV or TSV file must name its columns; add one, such as prompt,completion"
+        return (
+            "the first line of a CSV or TSV file must name its columns: add one, such as prompt,completion; or, if it "
+            "does, say which hold them, as in columns: {prompt: Customer question, completion: Agent answer}"
+        )
     named = [{name: value for name, value in record.items() if is_plain_name(name)} for record in records]
     advised = suggested_columns(named, candidates, OPTIONAL_COLUMNS)
     fields = {field: column for field, column in advised.items() if field in ColumnMap.model_fields}

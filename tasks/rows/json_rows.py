@@ -15,6 +15,8 @@ from tasks.rows.text_files import open_text, read_lines
 
 _JSON_SPACE = " \t\n\r"
 _SPACE = re.compile(f"[{_JSON_SPACE}]*")
+# keys under which an object holds the rows of a whole data set
+_WRAPPERS = ("data", "rows", "examples", "records", "items", "train")
 _ANY_SPACE = re.compile(r"\s*")
 # only these escapes may stand for a NUL or a lone surrogate
 _SUSPECT_ESCAPE = re.compile(r"\\u(?:0000|[dD][89a-fA-F])")
@@ -225,7 +227,7 @@ def _list_entries(path: str, window: _Window) -> Iterator[tuple[int, Row]]:
 
 
 def _refuse_single_object(path: str, window: _Window) -> None:
-    """Raise `DataError` if the whole file is one object over several lines."""
+    """Raise `DataError` if the whole file is one object over several lines, or one that holds the rows."""
     first_line = window.line_number(window.position)
     try:
         row = window.take_object(JsonParser())
@@ -233,9 +235,21 @@ def _refuse_single_object(path: str, window: _Window) -> None:
         return
     last_line = window.line_number(window.position)
     window.skip_space()
-    if isinstance(row, dict) and first_line != last_line and window.position == len(window.text):
+    if not isinstance(row, dict) or window.position < len(window.text):
+        return
+    if row and all(isinstance(value, dict) and value and all(map(str.isdigit, value)) for value in row.values()):
+        raise DataError(
+            f"{redacted(path)} holds its rows column by column, as pandas writes them; write one row on each line\n"
+            'with to_json(path, orient="records", lines=True)'
+        )
+    is_wrapped = any(isinstance(row.get(key), list) and row[key] and _are_objects(row[key]) for key in _WRAPPERS)
+    if first_line != last_line or is_wrapped:
         keys = ", ".join(short_name(key) for key in list(row)[:5])
         raise DataError(
             f"{redacted(path)} is one JSON object (with {keys}), not a list of rows\n"
             "write the rows as a JSON list, or one on each line; exclude other files of a directory with a glob"
         )
+
+
+def _are_objects(values: list[Any]) -> bool:
+    return all(isinstance(value, dict) for value in values)

@@ -11,6 +11,8 @@ from typing import Any
 
 from tasks.rows.values import Fault, is_json, is_missing, parse_json, read_text, type_name
 
+_SCHEMA_KEYS = ("input_schema", "inputSchema")
+_OWN_TYPES = ("function", "custom")
 Tool = dict[str, Any]
 Call = dict[str, Any]
 
@@ -18,7 +20,8 @@ Call = dict[str, Any]
 def read_tools(value: Any) -> list[Tool]:
     """Return tool definitions: a list, or the JSON text of one; nothing for a missing or empty one.
 
-    A bare function (`name`, `description`, `parameters`) is wrapped into OpenAI's form.
+    A bare function (`name`, `description`, `parameters`) is wrapped into OpenAI's form. `input_schema`, Anthropic's
+    name of the parameters, and `inputSchema`, that of MCP, are read as `parameters`.
 
     Raises:
         Fault: the text is not JSON, or an entry is no function with a name.
@@ -44,17 +47,23 @@ def _tool(entry: Any, number: int) -> Tool:
         raise Fault(f"tool {number} is not a function with a name")
     if not is_json(entry):
         raise Fault(f"tool {number} holds a value that JSON does not have")
-    if function is not entry:
-        return {"type": "function", **entry}
-    # the newer form of OpenAI's API has `type` beside the name
-    function = {key: item for key, item in function.items() if key != "type" or item != "function"}
-    if "parameters" in function:
-        function["parameters"] = _schema(function["parameters"])
-    return {"type": "function", "function": function}
+    # the newer form of OpenAI's API has `type` beside the name, as Anthropic's has for tools of one's own
+    is_bare = function is entry
+    named = {key: item for key, item in function.items() if not (is_bare and key == "type" and item in _OWN_TYPES)}
+    for key in _SCHEMA_KEYS:
+        if key in named and not is_missing(schema := named.pop(key)):
+            if not is_missing(named.get("parameters")) and named["parameters"] != schema:
+                raise Fault(f"tool {number} has {key} and parameters, which differ")
+            named["parameters"] = schema
+    if not is_missing(named.get("parameters")):
+        named["parameters"] = _schema(named["parameters"], number)
+    return {"type": "function", "function": named} if is_bare else {"type": "function", **entry, "function": named}
 
 
-def _schema(parameters: Any) -> Any:
-    """Return parameters as a JSON schema; xLAM's rows list the properties alone."""
+def _schema(parameters: Any, number: int) -> Any:
+    """Return parameters as a JSON schema, of which they may be the text; xLAM's rows list the properties alone."""
+    if isinstance(parameters, str) and parameters.strip():
+        parameters = _parsed(parameters, f"tool {number} has parameters that are text, and not JSON")
     is_bare = (
         isinstance(parameters, dict)
         and bool(parameters)

@@ -35,6 +35,7 @@ TURN_KEYS = frozenset(
 """The keys of a turn that are read; a turn with `function_call`, OpenAI's old form, is refused."""
 # A tool's result must follow a call. Some data sets write calls into the text, each in a form of its own.
 _CALL_MARKS = ("<tool", "<function", "<|", "[TOOL_CALL", "Action:", '"name"')
+_ANTHROPIC_PARTS = ("tool_use", "tool_result")
 _ARTICLES = {"assistant": "an assistant", "user": "a user"}
 # a list of turns, or one turn, as Python or NumPy prints it
 _PRINTED = re.compile(r"\s*(?:array\(\s*)?\[?\s*\{'(?:role|content|from|value)':")
@@ -216,6 +217,8 @@ def _parts(content: Any) -> tuple[Any, str, list[Call]]:
             calls += read_calls(value)
         elif isinstance(value, str) and kind in keys:
             (texts if kind == "text" else thoughts).append(value)
+        elif kind in _ANTHROPIC_PARTS:
+            raise Fault(f"content has a part of type {kind}, Anthropic's form; write tool_calls and tool turns")
         else:
             raise Fault("content has parts that are not text, such as images; only text can be trained on")
     return "".join(texts), "".join(thoughts), calls

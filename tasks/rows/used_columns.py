@@ -22,9 +22,13 @@ Key = tuple[Place, str]
 MAX_NAMES = 50
 """Most columns and keys of one source that are counted; a file may have a new key in every row."""
 TRAINED, PROMPT, DECIDES = "trained", "prompt", "decides what is trained"
+IF_WRITTEN = "prompt, if the chat template writes it"
 METADATA, UNKNOWN, LOST = "metadata, not trained", "unknown: not read", "carries meaning, not read"
 # columns in which a conversation may be written as JSON text
-_CONVERSATIONS = frozenset({"messages", "conversations", "chosen_messages", "rejected_messages"})
+_CONVERSATIONS = frozenset(
+    {"messages", "conversations", "chosen_messages", "rejected_messages", "prompt", "completion", "chosen", "rejected"}
+    | {"input", "preferred_output", "non_preferred_output"}
+)
 _OTHER_NAMES = "(other names)"
 _MAX_SHAPES = 1000
 _MEDIA = frozenset({"images", "videos", "audios", "image", "video", "audio"})
@@ -53,9 +57,13 @@ _READ_USES = {
     **dict.fromkeys(
         ("prompt", "query", "instruction", "input", "system", "history", "context", "tools", "functions"), PROMPT
     ),
-    **dict.fromkeys(("role", "from", "name", "tool_call_id"), PROMPT),
+    **dict.fromkeys(("role", "from"), PROMPT),
+    **dict.fromkeys(("name", "tool_call_id"), IF_WRITTEN),
     **dict.fromkeys(("label", "weight", "loss_weight", "loss", "train", "train_on_turn", "kto_tag"), DECIDES),
 }
+# where the content of a column with another name can go
+_READ_AS = {"system_prompt": "system", "functions": "tools", "reasoning": "reasoning_content"}
+_READ_AS["thinking"] = "reasoning_content"
 _ORDER = {LOST: 1, METADATA: 2, UNKNOWN: 3}
 
 
@@ -107,7 +115,7 @@ class ColumnCounts:
         keys: dict[str, None] = {}
         for column, canonical in self._canonical.items():
             value = record.get(column)
-            if type(value) is str and canonical in _CONVERSATIONS and value[:1] == "[":
+            if type(value) is str and value[:1] in ("[", "{") and canonical in _CONVERSATIONS:
                 value = _parsed(value)
             if type(value) is list or type(value) is dict:
                 for turn in _turns(value):
@@ -238,9 +246,31 @@ def check_unread(where: str, label: str, counts: ColumnCounts, policy: str) -> s
     if policy == "fail":
         raise DataError(
             f"{where} ({label}): {message}, whose content would be lost\n"
-            "map or rename it, or take it out; data.checks.unread_column: warn trains without it"
+            f"{_fix(where, lost[0], counts.row_format)}; data.checks.unread_column: warn trains without it"
         )
     return f"{label}: {message}; rows are trained without it (data.checks.unread_column: warn)"
+
+
+def _fix(where: str, lost: Found, row_format: RowFormat) -> str:
+    """Return what to do about the first column or key that is not read."""
+    if lost.place == "turn":
+        return "rename it, or take it out"
+    read_as = _READ_AS.get(lost.name)
+    if read_as in OPTIONAL_COLUMNS.get(row_format, ()):
+        return f"read it with {where}.columns: {{{read_as}: {lost.name}}}, or take it out"
+    readers = [name for name in _readers(lost) if set(FORMAT_COLUMNS[row_format]) <= set(FORMAT_COLUMNS[name])]
+    if readers:
+        return f"set {where}.format: {readers[0]} if that is what it holds; or rename it, or take it out"
+    return "map or rename it, or take it out"
+
+
+def _readers(lost: Found) -> list[str]:
+    """Return the formats that read a column."""
+    return [
+        name
+        for name, columns in FORMAT_COLUMNS.items()
+        if lost.place == "column" and lost.name in columns + OPTIONAL_COLUMNS.get(name, ())
+    ]
 
 
 def _unread_message(lost: Sequence[Found], num_rows: int, row_format: RowFormat) -> str:
@@ -248,12 +278,7 @@ def _unread_message(lost: Sequence[Found], num_rows: int, row_format: RowFormat)
         f"{'column' if item.place == 'column' else 'turn key'} {item.name} ({item.rows} of {num_rows} rows)"
         for item in lost
     ]
-    readers = [
-        f"{name} reads {item.name}"
-        for item in lost
-        for name, columns in FORMAT_COLUMNS.items()
-        if item.place == "column" and item.name in columns + OPTIONAL_COLUMNS.get(name, ())
-    ]
+    readers = [f"{name} reads {item.name}" for item in lost for name in _readers(item)]
     known = f" ({', '.join(readers)})" if readers else ""
     return f"format {row_format} does not read {', '.join(names)}{known}"
 

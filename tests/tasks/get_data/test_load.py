@@ -173,7 +173,10 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
         ([{"role": "assistant", "content": "a"}], "turn 1 is from the assistant, with no user turn before it"),
         ([{"role": "robot", "content": "a"}], "turn 1 has none of the roles assistant, developer, system, tool, user"),
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}], "turn 2 content is empty"),
-        ([{"role": "user", "content": "q"}, {"role": "user", "content": "q"}], "turns 1 and 2 are both from the user"),
+        (
+            [{"role": "user", "content": "q"}, {"role": "user", "content": "q"}],
+            "turns 1 and 2 are both from the user; data.tolerate.merge_consecutive_turns joins such turns",
+        ),
         (
             [{"role": "user", "content": "q"}, {"role": "system", "content": "s"}],
             "turn 2 is a system turn; only the first may be",

@@ -66,3 +66,11 @@ def test_the_format_that_was_chosen_limits_the_suggestion() -> None:
     assert advice(record, format="instruction").endswith("columns: {instruction: question, output: answer}")
     assert advice(record, format="messages") == "say with `columns` which of yours hold them"
     assert advice({"words of a row": "x", "9": "y"}).startswith("the first line of a CSV or TSV file must name its")
+
+
+def test_names_that_may_be_content_are_not_shown_and_may_still_be_mapped() -> None:
+    record = {"Customer question": "q", "Agent answer": "a"}
+    assert "as in columns: {prompt: Customer question, completion: Agent answer}" in advice(record)
+    mapped = SourceConfig(path="rows.csv", columns={"prompt": "Customer question", "completion": "Agent answer"})
+    assert detect_format(mapped, "rows.csv", [record], "data.sources[0]") == "prompt_completion"
+    assert "Kundenfrage eins" not in advice({"Kundenfrage eins": "q", "Antwort eins": "a"})

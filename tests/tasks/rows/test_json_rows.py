@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
@@ -83,6 +84,26 @@ def test_many_rows_after_one_broken_line_are_read_in_linear_time(tmp_path: Path)
     found = read(path)
     assert (len(found.rows), len(found.failures)) == (100_000, 4)
     assert time.process_time() - start < 20
+
+
+@pytest.mark.parametrize("indent", [None, 1])
+@pytest.mark.parametrize("key", ["data", "rows", "examples", "records", "items", "train"])
+def test_rows_within_one_object_are_refused(key: str, indent: int | None, tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    path.write_text(json.dumps({"version": 1, key: [GOOD_ROW, GOOD_ROW]}, indent=indent))
+    assert f"{path} is one JSON object (with version, {key}), not a list of rows" in read_error(path)
+    # a list that is part of a row
+    path.write_text(json.dumps({**GOOD_ROW, key: ["x"]}) + "\n")
+    assert numbered_rows(path) == [(1, {**GOOD_ROW, key: ["x"]})]
+
+
+def test_rows_that_pandas_wrote_by_column_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "rows.json"
+    pd.DataFrame([GOOD_ROW, GOOD_ROW]).to_json(path)
+    fix = 'write one row on each line\nwith to_json(path, orient="records", lines=True)'
+    assert f"{path} holds its rows column by column, as pandas writes them; {fix}" in read_error(path)
+    pd.DataFrame([GOOD_ROW, GOOD_ROW]).to_json(path, orient="records", lines=True)
+    assert numbered_rows(path) == [(1, GOOD_ROW), (2, GOOD_ROW)]
 
 
 def test_one_object_is_not_a_list_of_rows(tmp_path: Path) -> None:

@@ -344,3 +344,30 @@ def test_messages_are_the_prompt_of_a_preference_only_if_the_user_speaks_last() 
     assert kind_of(whole) == "preference_implicit"
     assert kind_of({**whole, "prompt": "Q"}) == "preference"
     assert read_record(whole) == read_record({"messages": [USER], "chosen": ANSWER, "rejected": other})
+
+
+@pytest.mark.parametrize("key", ["reasoning_content", "reasoning", "thinking"])
+def test_the_reasoning_of_a_turn_is_read_under_each_of_its_names(key: str) -> None:
+    expected = [USER, turn("assistant", "A", reasoning_content="Hm.")]
+    assert read_record({"messages": [USER, turn("assistant", "A", **{key: "Hm."})]})["messages"] == expected
+    broken = {"messages": [USER, turn("assistant", "A", **{key: {"effort": "low"}})]}
+    [(_, reason)] = faults(broken)
+    assert reason == f"turn 2 {key} is an object, not text; quote it or map another column"
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"instruction": "Q", "output": "A", "reasoning_content": "Hm."},
+        {"prompt": "Q", "completion": "A", "reasoning_content": "Hm."},
+        {"prompt": "Q", "completion": [ANSWER], "reasoning_content": "Hm."},
+    ],
+)
+def test_a_column_of_reasoning_belongs_to_the_answer(record: dict[str, Any]) -> None:
+    assert read_record(record)["messages"] == [USER, turn("assistant", "A", reasoning_content="Hm.")]
+    assert read_record({**record, "reasoning_content": " "})["kind"] in ("pair", "messages")
+
+
+def test_reasoning_in_a_column_and_in_the_turn_must_agree() -> None:
+    record = {"prompt": "Q", "completion": [turn("assistant", "A", thinking="Ah.")], "reasoning_content": "Hm."}
+    assert faults(record) == [("reasoning_content", "differs from the reasoning in the answer's turn")]

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from support.loading import LoadedData, load_data
+from support.row_reading import faults
 
 from configs.schema import DataConfig
 from tasks.get_data.merge import summary_lines
@@ -107,3 +108,42 @@ def test_a_turn_that_cannot_be_read_is_still_named(tmp_path: Path) -> None:
     rows = [record([("user", f"Q {n}"), GOOD[1]]) for n in range(12)] + [record([("robot", "Q"), GOOD[1]])]
     with pytest.raises(InvalidRowsError, match="row 13, column messages: turn 1 has none of the roles"):
         load(tmp_path / "rows.jsonl", rows, merge_consecutive_turns=True)
+
+
+@pytest.mark.parametrize(
+    ("turns", "ending"),
+    [
+        (
+            [("user", "Q"), ("user", "R"), ("assistant", "A")],
+            "both from the user; data.tolerate.merge_consecutive_turns joins such turns",
+        ),
+        (
+            [("assistant", "Hello"), *GOOD],
+            "with no user turn before it; data.tolerate.drop_leading_assistant_turn leaves such a turn out",
+        ),
+        (
+            [*GOOD, ("user", "thanks")],
+            "does not end with an assistant turn; data.tolerate.drop_trailing_user_turn leaves such a turn out",
+        ),
+        # no setting mends these
+        ([("user", "Q")], "does not end with an assistant turn"),
+        ([("assistant", "A")], "with no user turn before it"),
+        ([*GOOD, ("system", "S")], "turn 3 is a system turn; only the first may be"),
+    ],
+)
+def test_a_fault_names_the_setting_that_mends_it(turns: Turns, ending: str) -> None:
+    [(_, reason)] = faults(record(turns))
+    assert reason.endswith(ending)
+
+
+def test_turns_of_which_one_is_trained_cannot_be_joined() -> None:
+    turns = [{"role": "assistant", "content": text, "weight": n} for n, text in enumerate("AB")]
+    [(_, reason)] = faults({"messages": [{"role": "user", "content": "Q"}, *turns]})
+    expected = "turns 2 and 3 are both from the assistant, and only one of them is trained, so they cannot be joined"
+    assert reason == expected
+
+
+def test_no_setting_is_named_where_none_applies() -> None:
+    user = {"role": "user", "content": "Q"}
+    openai = {"input": {"messages": [user, user]}, "preferred_output": "A", "non_preferred_output": "B"}
+    assert faults(openai) == [("input", "messages: turns 1 and 2 are both from the user")]

@@ -27,6 +27,10 @@ RESULT = {"role": "tool", "content": "12"}
 ANSWER = {"role": "assistant", "content": "12 C."}
 
 
+def renamed(key: str) -> dict[str, Any]:
+    return {"name": "weather", "description": WEATHER["description"], key: WEATHER["parameters"]}
+
+
 def call(arguments: object, **keys: object) -> dict[str, Any]:
     function = {"name": "weather", "arguments": arguments}
     return {"role": "assistant", "content": None, "tool_calls": [{**keys, "type": "function", "function": function}]}
@@ -46,6 +50,12 @@ def chat(*turns: dict[str, Any], **columns: object) -> dict[str, Any]:
         pytest.param(WEATHER, id="single"),
         pytest.param([json.dumps(WEATHER)], id="list of texts"),
         pytest.param([{"type": "function", **WEATHER}], id="flat"),
+        pytest.param([renamed("input_schema")], id="Anthropic"),
+        pytest.param([{"type": "custom", **renamed("input_schema")}], id="Anthropic with its type"),
+        pytest.param([renamed("inputSchema")], id="MCP"),
+        pytest.param([{"type": "function", "function": renamed("input_schema")}], id="both forms"),
+        pytest.param([{**WEATHER, "input_schema": None}], id="a null of a table"),
+        pytest.param([{**WEATHER, "parameters": json.dumps(WEATHER["parameters"])}], id="parameters as text"),
     ],
 )
 def test_every_form_of_tool_definitions_becomes_openais(tools: object) -> None:
@@ -139,6 +149,25 @@ def test_answers_to_compare_may_be_calls() -> None:
         (chat(USER, ANSWER, tools="[{"), ("tools", "is text that is not JSON")),
         (chat(USER, ANSWER, tools=7), ("tools", "is a number, not a list of tool definitions")),
         (chat(USER, ANSWER, tools=[WEATHER, {}]), ("tools", "tool 2 is not a function with a name")),
+        (
+            chat(USER, ANSWER, tools=[{**WEATHER, "input_schema": {}}]),
+            ("tools", "tool 1 has input_schema and parameters, which differ"),
+        ),
+        (
+            chat(USER, ANSWER, tools=[{"name": "f", "parameters": "a city"}]),
+            ("tools", "tool 1 has parameters that are text, and not JSON"),
+        ),
+        (
+            chat(USER, {"role": "assistant", "content": [{"type": "tool_use", "name": "f", "input": {}}]}),
+            (
+                "messages",
+                "turn 2 content has a part of type tool_use, Anthropic's form; write tool_calls and tool turns",
+            ),
+        ),
+        (
+            chat(USER, call('{"city": "Paris", "city": "Rome"}')),
+            ("messages", "turn 2 has a tool call whose arguments are not a JSON object"),
+        ),
         (chat(USER, ANSWER, tools=["x"]), ("tools", "tool 1 is text that is not JSON")),
         (chat(USER, call("{")), ("messages", "turn 2 has a tool call whose arguments are not a JSON object")),
         (chat(USER, call("[1]")), ("messages", "turn 2 has a tool call whose arguments are not a JSON object")),

@@ -164,6 +164,50 @@ def test_a_column_that_another_format_reads_is_said_so(tmp_path: Path, monkeypat
         report(tmp_path / "rows.jsonl", rows)
 
 
+@pytest.mark.parametrize(
+    ("rows", "fix"),
+    [
+        (
+            [{**row, "thinking": "hm"} for row in PAIRS],
+            "read it with data.sources[0].columns: {reasoning_content: thinking}, or take it out",
+        ),
+        (
+            [{**row, "functions": [{"name": "f"}]} for row in PAIRS],
+            "read it with data.sources[0].columns: {tools: functions}, or take it out",
+        ),
+        (
+            [{**row, "label": n % 2} for n, row in enumerate(chats())],
+            "set data.sources[0].format: kto_messages if that is what it holds; or rename it, or take it out",
+        ),
+        (chats(loss=False), "rename it, or take it out"),
+        ([{**row, "train": False} for row in PAIRS], "map or rename it, or take it out"),
+    ],
+)
+def test_the_message_names_the_setting_that_reads_the_column(
+    rows: list[dict[str, Any]], fix: str, tmp_path: Path
+) -> None:
+    with pytest.raises(DataError) as caught:
+        report(tmp_path / "rows.jsonl", rows)
+    assert str(caught.value).splitlines()[1] == f"{fix}; data.checks.unread_column: warn trains without it"
+
+
+def test_the_named_settings_read_the_column(tmp_path: Path) -> None:
+    rows = [{**row, "thinking": "hm"} for row in PAIRS]
+    found = report(tmp_path / "rows.jsonl", rows, source={"columns": {"reasoning_content": "thinking"}})
+    assert ("column", "thinking", 12, "trained") in uses(found)
+    judged = [{**row, "label": n % 2} for n, row in enumerate(chats())]
+    found = report(tmp_path / "judged.jsonl", judged, source={"format": "kto_messages"})
+    assert ("column", "label", 12, "decides what is trained") in uses(found)
+
+
+def test_keys_of_turns_that_stand_as_text_are_counted(tmp_path: Path) -> None:
+    answer = json.dumps([{"role": "assistant", "content": "a", "name": "Bo", "mood": "glad"}])
+    rows = [{"prompt": f"q {n}", "completion": answer} for n in range(12)]
+    found = uses(report(tmp_path / "rows.jsonl", rows))
+    assert ("turn", "mood", 12, "unknown: not read") in found
+    assert ("turn", "name", 12, "prompt, if the chat template writes it") in found
+
+
 def test_empty_values_carry_no_meaning(tmp_path: Path) -> None:
     rows = [{**row, "functions": [], "thinking": "", "images": None} for row in chats(function_call=None)]
     assert [use.name for use in report(tmp_path / "rows.jsonl", rows).columns] == ["messages", "content", "role"]
