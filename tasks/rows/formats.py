@@ -136,6 +136,8 @@ def is_plain_name(column: str) -> bool:
 
 
 def _mapping_advice(records: list[dict[str, Any]], found: list[str], candidates: Mapping[Any, tuple[str, ...]]) -> str:
+    if all(is_plain_name(column.strip()) for column in found) and any(column != column.strip() for column in found):
+        return "names of columns have blanks around them; remove these from the file, and those around the cells"
     if not any(is_plain_name(column) for column in found):
         return (
             "the first line of a CSV or TSV file must name its columns: add one, such as prompt,completion; or, if it "

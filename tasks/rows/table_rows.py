@@ -14,7 +14,6 @@ from tasks.rows.text_files import open_text
 
 # a cell is held in memory, and one longer than this is likely to have an unclosed quote
 _MAX_CELL_LENGTH = 64 * 2**20
-_MAX_NAME_LENGTH = 40
 INDEX_COLUMN = "Unnamed: 0"
 """The name that pandas gives to the first column if it has none; pandas writes its index so."""
 _QUOTES = re.compile('"+')
@@ -60,13 +59,6 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
 def _check_header(name: str, header: list[str], separator: str) -> None:
     if len(set(header)) != len(header) or not all(column.strip() for column in header):
         raise DataError(f"{name} line 1: the header has an empty or repeated column name; name each column once")
-    stripped = [column.strip() for column in header]
-    # a file without a header has sentences in its first line
-    if stripped != header and all(column.isidentifier() and len(column) <= _MAX_NAME_LENGTH for column in stripped):
-        raise DataError(
-            f"{name} line 1: column names have blanks around them, and so may have the cells; remove the blanks beside "
-            f"{separator!r} in all lines"
-        )
     other = next((mark for mark in ";,\t|" if len(header) == 1 and mark in header[0]), None)
     if other:
         raise DataError(f"{name} line 1: cells are separated by {other!r}; save it with {separator!r} between cells")

@@ -85,7 +85,10 @@ def test_earlier_tool_calls_must_be_the_same() -> None:
 @pytest.mark.parametrize(
     ("chosen", "reason"),
     [
-        (turns("q", "a", "q2", last="user"), "does not end with an assistant turn"),
+        (
+            turns("q", "a", "q2", last="user"),
+            "does not end with an assistant turn; data.tolerate.drop_trailing_user_turn leaves such a turn out",
+        ),
         (turns("a"), "turn 1 is from the assistant, with no user turn before it"),
         ([], "is empty"),
         (None, "is missing"),

@@ -120,7 +120,7 @@ CHAT = [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}]
 @pytest.mark.parametrize("column", list(ColumnMap.model_fields))
 def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
     formats: dict[str, dict[str, object]] = {
-        "prompt_completion": {"prompt": "question", "completion": "answer"},
+        "prompt_completion": {"prompt": "question", "completion": "answer", "reasoning_content": "Hm."},
         "instruction": {"instruction": "question", "input": "context", "output": "answer"},
         "messages": {"messages": CHAT, "tools": [{"name": "f"}], "system": "Be brief."},
         "kto_instruction": {"instruction": "q", "output": "a", "label": True, "history": [["u", "a"]]},
@@ -128,6 +128,7 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
         "preference": {"prompt": "question", "chosen": "good", "rejected": "bad"},
         "kto": {"prompt": "question", "completion": "answer", "label": True},
         "text": {"text": "words"},
+        "xlam": {"query": "q", "tools": [{"name": "f"}], "answers": [{"name": "f", "arguments": {}}]},
     }
     row_format = next(name for name, columns in formats.items() if column in columns)
     row = {("other_name" if name == column else name): value for name, value in formats[row_format].items()}
@@ -140,7 +141,7 @@ def test_each_column_can_have_another_name(column: str, tmp_path: Path) -> None:
         # every row was read and is valid
         load_data(config)
     path.write_text(path.read_text() + json.dumps({**row, "other_name": None}) + "\n")
-    if column == "tools":
+    if column in ("tools", "reasoning_content"):
         # these may be empty, and are no part of the prompt
         with pytest.raises(DataError, match="all rows ask the same question"):
             load_data(config)

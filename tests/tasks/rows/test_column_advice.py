@@ -74,3 +74,8 @@ def test_names_that_may_be_content_are_not_shown_and_may_still_be_mapped() -> No
     mapped = SourceConfig(path="rows.csv", columns={"prompt": "Customer question", "completion": "Agent answer"})
     assert detect_format(mapped, "rows.csv", [record], "data.sources[0]") == "prompt_completion"
     assert "Kundenfrage eins" not in advice({"Kundenfrage eins": "q", "Antwort eins": "a"})
+
+
+def test_blanks_around_names_are_said() -> None:
+    expected = "names of columns have blanks around them; remove these from the file, and those around the cells"
+    assert advice({"prompt": "q", " completion": "a"}) == expected

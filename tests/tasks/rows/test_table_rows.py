@@ -25,7 +25,6 @@ from tasks.rows import table_rows
         (".csv", "a\tb\n1\t2\n", "line 1: cells are separated by '\\t'; save it with ',' between cells"),
         (".csv", "a,\n1,2\n", "empty or repeated column name"),
         (".csv", ",a,\n1,2,3\n", "empty or repeated column name"),
-        (".csv", "a, b\n1, 2\n", "line 1: column names have blanks around them, and so may have the cells; remove"),
     ],
 )
 def test_a_broken_table_names_file_and_line(kind: str, content: str, message: str, tmp_path: Path) -> None:
