@@ -44,7 +44,9 @@ def fingerprints(
         question = next((str(turn["content"]) for turn in conversation if turn["role"] == "user"), prompt)
         questions.append(_folded(question or completion))
         turns_before = conversation[:-1] if kind == "messages" else conversation
-        turns = json.dumps(turns_before, ensure_ascii=False) if turns_before else ""
+        # a single question is the same prompt as that of a pair
+        is_question = [turn["role"] for turn in turns_before] in ([], ["user"])
+        turns = "" if is_question else json.dumps(turns_before, ensure_ascii=False)
         prompts.append(_folded(turns) if turns else questions[-1])
         exact_prompts.append(_composed(f"{turns or question or completion}\0{tools}"))
         answers.append(_folded(completion) if kind == "pair" else None)
