@@ -19,7 +19,6 @@ from tasks.tokenize.spans import (
     RefusedRow,
     Rendering,
     UnknownSpansError,
-    apply,
     render,
 )
 from tasks.tokenize.template import template_for
@@ -135,14 +134,13 @@ def _attempt(
     text = rendering.text
     if markers is not None:
         text = markers.removed_from(text)
-        plain, _ = apply(shape(conversation), template, setup, row_id)
-        if text != plain:
+        if text != _text_of(shape(conversation), template, setup, row_id, positions):
             raise RefusedRow(
                 row_id,
                 "the chat template changes the text of a special token in this row's content",
                 f"remove that text from the row, or {OTHER_TEMPLATE}",
             )
-    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup):
+    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup, positions):
         raise RefusedRow(
             row_id,
             f"{setup.template.title} does not render the tool definitions",
@@ -152,12 +150,21 @@ def _attempt(
     return Attempt(rendering.text, rendering.spans, markers, lost)
 
 
-def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup) -> bool:
+def _text_of(conversation: Conversation, template: str, setup: Setup, row_id: str, positions: list[int]) -> str:
+    """Return the text of `render`. With several answers it is what the template writes, so their spans need no search.
+
+    Raises:
+        RefusedRow: as `render`.
+    """
+    return render(conversation, template, setup, row_id, positions if len(positions) == 1 else []).text
+
+
+def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup, positions: list[int]) -> bool:
     """Return whether `text`, a rendering, holds the tool definitions; calls hold the names of tools too."""
     if missing_tool(conversation.tools, text):
         return False
     try:
-        return apply(conversation._replace(tools=[]), template, setup, "")[0] != text
+        return _text_of(conversation._replace(tools=[]), template, setup, "", positions) != text
     except RefusedRow:
         return True
 

@@ -108,6 +108,17 @@ def _with_arguments_as_text(call: Turn) -> Turn:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
+def without_thoughts_of_calls(conversation: Conversation) -> Conversation:
+    """Return a conversation, in the form that a template gets, whose answers with calls hold nothing but the calls."""
+    turns = []
+    for turn in conversation.turns:
+        if turn.get("tool_calls"):
+            turn = {name: value for name, value in turn.items() if name not in _REASONING_NAMES}
+            turn["content"] = [] if isinstance(turn["content"], list) else ""
+        turns.append(turn)
+    return conversation._replace(turns=turns)
+
+
 def parts_of(turn: Turn) -> tuple[str, str]:
     """Return (reasoning, content) of a turn, stripped; reasoning is also found in a content, before `</think>`."""
     content = turn["content"]
