@@ -36,12 +36,16 @@ class Conversation(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content."""
+    """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content.
+
+    With `filled_tools`, a definition without a description or without parameters gets empty ones.
+    """
 
     arguments_as_text: bool = False
     contents_as_parts: bool = False
     reasoning_in_content: bool = False
     short_ids: bool = False
+    filled_tools: bool = False
 
 
 def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
@@ -51,17 +55,33 @@ def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
     # any other template would write a list of parts as Python writes it
     reads_parts = _READS_PARTS.search(template) is not None
     short_ids = has_calls and _WANTS_SHORT_IDS.search(template) is not None
-    for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
-        for as_parts in (False, True) if reads_parts else (False,):
-            yield Form(False, as_parts, in_content, short_ids)
-            if has_calls:
-                yield Form(True, as_parts, in_content, short_ids)
+    # most templates write a definition as it is, so it is filled only if no other form is right
+    for filled in (False, True) if _filled(conversation.tools) != conversation.tools else (False,):
+        for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
+            for as_parts in (False, True) if reads_parts else (False,):
+                yield Form(False, as_parts, in_content, short_ids, filled)
+                if has_calls:
+                    yield Form(True, as_parts, in_content, short_ids, filled)
 
 
 def in_form(conversation: Conversation, form: Form) -> Conversation:
     """Return the conversation as a template gets it: in `form`, and with the reasoning under all its names."""
     turns = _with_short_ids(conversation.turns) if form.short_ids else conversation.turns
-    return conversation._replace(turns=[_turn_in_form(turn, form) for turn in turns])
+    tools = _filled(conversation.tools) if form.filled_tools else conversation.tools
+    return Conversation([_turn_in_form(turn, form) for turn in turns], tools)
+
+
+def _filled(tools: list[Any]) -> list[Any]:
+    """Return tool definitions, each with a description and parameters, which some templates read from all."""
+    filled = []
+    for tool in tools:
+        function = tool.get("function", tool)
+        given = {name: value for name, value in function.items() if value is not None}
+        whole = {"description": "", "parameters": {"type": "object", "properties": {}}, **given}
+        if whole.keys() != given.keys():
+            tool = {**tool, "function": whole} if "function" in tool else whole
+        filled.append(tool)
+    return filled
 
 
 def _with_short_ids(turns: list[Turn]) -> list[Turn]:

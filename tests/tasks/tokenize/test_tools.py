@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.vendor_templates import vendor_setup
+from support.vendor_templates import vendor_names, vendor_setup
 
 from configs.errors import DataError
 from tasks.tokenize.checks import check_kinds
@@ -168,6 +168,54 @@ def test_control_tokens_in_definitions_and_arguments_are_text() -> None:
     assert record.input_ids.count(end) == plain.input_ids.count(end) == 3
     assert setup.tokenizer.decode(record.input_ids) == setup.tokenizer.decode(plain.input_ids).replace("?" * 10, typed)
     assert batch.control_text == ["f:1"]
+
+
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "string", "description": "A."}}}
+BARE = {
+    "no description": {"parameters": PARAMETERS},
+    "null as description": {"description": None, "parameters": PARAMETERS},
+    "no parameters": {"description": "Adds."},
+    "a name only": {},
+}
+PROPERTIES = {
+    "no description": {"type": "string"},
+    "no type": {"description": "A."},
+    "nothing": {},
+    "anyOf": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "several types": {"type": ["string", "null"]},
+    "choices": {"type": "string", "enum": ["x", "y"]},
+    "numbers to choose": {"type": "integer", "enum": [1, 2]},
+    "parts": {"type": "object", "properties": {"c": {"type": "array", "items": {"type": ["string", "null"]}}}},
+}
+BARE |= {
+    f"a property with {name}": {"description": "Adds.", "parameters": {"type": "object", "properties": {"a": given}}}
+    for name, given in PROPERTIES.items()
+}
+
+
+@pytest.mark.parametrize("name", vendor_names())
+def test_sparse_definitions_are_rendered_where_whole_ones_are(name: str) -> None:
+    setup = vendor_setup(name)
+    whole = tokens_of(setup, TURNS[:2])
+    for given in BARE.values():
+        batch = tokens_of(setup, TURNS[:2], [{"type": "function", "function": {"name": "add", **given}}])
+        assert [refusal.reason for refusal in batch.refused] == [refusal.reason for refusal in whole.refused]
+        assert all("add" in setup.tokenizer.decode(r.input_ids[: r.prompt_length]) for r in batch.records)
+
+
+def test_a_definition_gets_what_the_template_fails_without() -> None:
+    gptoss, muse, qwen = (vendor_setup(name) for name in ("gptoss", "muse_glimmer", "qwen3"))
+    bare = [{"type": "function", "function": {"name": "add"}}]
+    filled = [{"type": "function", "function": {"name": "add", "description": ""}}]
+    assert "// \ntype add = () => any;" in text_of(gptoss, tokens_of(gptoss, TURNS[:2], bare))
+    empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    whole = [{"type": "function", "function": {"name": "add", **empty}}]
+    assert tokens_of(muse, TURNS[:2], bare).records == tokens_of(muse, TURNS[:2], whole).records
+    # a template that writes a definition as it is gets it as it is
+    assert '<tools>\n{"type": "function", "function": {"name": "add"}}\n</tools>' in text_of(
+        qwen, tokens_of(qwen, TURNS[:2], bare)
+    )
+    assert tokens_of(qwen, TURNS[:2], bare).records != tokens_of(qwen, TURNS[:2], filled).records
 
 
 def test_named_templates_use_the_one_for_tools() -> None:
