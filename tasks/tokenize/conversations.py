@@ -22,17 +22,32 @@ from tasks.tokenize.spans import (
     render,
 )
 from tasks.tokenize.template import template_for
-from tasks.tokenize.turns import Conversation, Turn, forms_of, in_form, is_in, missing_part, missing_tool, parts_of
+from tasks.tokenize.turns import (
+    Conversation,
+    Turn,
+    forms_of,
+    has_two_reasonings,
+    in_form,
+    is_in,
+    is_unclosed,
+    missing_part,
+    missing_tool,
+    parts_of,
+    with_reasoning_once,
+)
 
 
 def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     """Return a row as the chat template renders it. Only answers are trained, each up to and including its end token.
 
     Raises:
-        RefusedRow: no rendering is right. The error is the first that says what the template lacks.
+        RefusedRow: an answer's reasoning never ends, or an answer has two; or no rendering is right, and the error is
+            the first that says what the template lacks.
     """
-    conversation = Conversation(turns_of(row), json.loads(row.tools) if row.tools else [])
+    turns = [with_reasoning_once(turn) for turn in turns_of(row)]
+    conversation = Conversation(turns, json.loads(row.tools) if row.tools else [])
     source = template_text(setup.tokenizer) + setup.template.training
+    _check_reasoning(row.row_id, conversation, source, setup)
     incomplete: list[RenderedRow] = []
     refusal: RefusedRow | None = None
     for form in forms_of(conversation, source):
@@ -58,6 +73,23 @@ def turns_of(row: Row) -> list[Turn]:
     prompt = json.loads(row.messages) if row.messages else [{"role": "user", "content": row.prompt}]
     answer = json.loads(row.answer) if row.answer else {"role": "assistant", "content": row.completion}
     return [*prompt, answer]
+
+
+def _check_reasoning(row_id: str, conversation: Conversation, source: str, setup: Setup) -> None:
+    """Refuse an answer with two reasonings, and a trained answer whose reasoning never ends.
+
+    Raises:
+        RefusedRow: there is such an answer.
+    """
+    if any(has_two_reasonings(turn) for turn in conversation.turns):
+        reason = "an answer has reasoning both in reasoning_content and in its content, and they differ"
+        raise RefusedRow(row_id, reason, "keep one of them in each turn")
+    if not any(is_unclosed(conversation.turns[n]) for n in trained_positions(conversation, setup)):
+        return
+    # for any other model the tag is text
+    if "<think>" in source or "<think>" in setup.tokenizer.get_added_vocab():
+        reason = "an answer begins with <think> and has no </think>"
+        raise RefusedRow(row_id, reason, "remove answers that were cut off, or end their reasoning with </think>")
 
 
 def _render_whole_or_split(

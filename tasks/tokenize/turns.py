@@ -21,6 +21,7 @@ _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _READS_PARTS = re.compile(r"""\[['"]text['"]\]|\.text\b""")
 _WANTS_SHORT_IDS = re.compile(r"length\s*!=\s*9\b")
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+_UNCLOSED = re.compile(r"\s*<think>(?!.*</think>)", re.DOTALL)
 _REASONING_IN_CONTENT = re.compile(r"(?:\s*<think>)?(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
 
 
@@ -148,6 +149,33 @@ def parts_of(turn: Turn) -> tuple[str, str]:
         assert match is not None
         reasoning, content = match["reasoning"], match["content"]
     return reasoning.strip(), content.strip()
+
+
+def _reasoning_beside(turn: Turn) -> tuple[str, str] | None:
+    """Return (reasoning, content) of the content of an answer that has `reasoning_content` too; None without both."""
+    if turn["role"] != "assistant" or not turn.get("reasoning_content") or "</think>" not in turn["content"]:
+        return None
+    match = _REASONING_IN_CONTENT.match(turn["content"])
+    assert match is not None
+    # an answer may speak of the tags further on
+    return None if "<think>" in match["reasoning"] else (match["reasoning"].strip(), match["content"].lstrip())
+
+
+def with_reasoning_once(turn: Turn) -> Turn:
+    """Return a turn whose content does not begin with the same reasoning as its `reasoning_content`."""
+    inside = _reasoning_beside(turn)
+    is_repeated = inside is not None and inside[0] in ("", turn["reasoning_content"].strip())
+    return {**turn, "content": inside[1]} if inside and is_repeated else turn
+
+
+def has_two_reasonings(turn: Turn) -> bool:
+    """Return whether an answer has a reasoning in its content too; for a turn of `with_reasoning_once`, another one."""
+    return _reasoning_beside(turn) is not None
+
+
+def is_unclosed(turn: Turn) -> bool:
+    """Return whether the content of an answer begins with `<think>` and has no `</think>`."""
+    return turn["role"] == "assistant" and _UNCLOSED.match(turn["content"]) is not None
 
 
 def missing_part(turn: Turn, text: str) -> str | None:
