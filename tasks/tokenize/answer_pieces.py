@@ -52,7 +52,9 @@ def trained_positions(conversation: Conversation, setup: Setup) -> list[int]:
     return [n for n in candidates if conversation.turns[n].get("weight", 1) != 0]
 
 
-def as_rows(row: Row, conversation: Conversation, parts: list[tuple[int, Attempt]], setup: Setup) -> list[RenderedRow]:
+def as_rows(
+    row: Row, conversation: Conversation, parts: list[tuple[int, Attempt]], setup: Setup, *notes: Note
+) -> list[RenderedRow]:
     """Return one row for each answer, `row#answer1` and so on."""
     rows = []
     for number, (position, part) in enumerate(parts, 1):
@@ -63,7 +65,7 @@ def as_rows(row: Row, conversation: Conversation, parts: list[tuple[int, Attempt
             prompt=questions[-1] if questions else row.prompt,
             completion=given.turns[-1]["content"],
         )
-        rows.append(as_row(named, given, part, setup, "one_answer_each"))
+        rows.append(as_row(named, given, part, setup, "one_answer_each", *notes))
     return rows
 
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 
-from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, trained_positions
+from tasks.tokenize.answer_pieces import Attempt, Note, RenderedRow, as_row, as_rows, trained_positions
 from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.spans import (
@@ -19,6 +19,7 @@ from tasks.tokenize.spans import (
     RefusedRow,
     Rendering,
     UnknownSpansError,
+    ends_answers,
     render,
 )
 from tasks.tokenize.template import template_for
@@ -98,9 +99,13 @@ def _render_whole_or_split(
     """Return the row in one rendering, or one for each trained answer where that renders more of the row.
 
     The order: the model's template; one answer at a time, if the template leaves out the reasoning of earlier answers;
-    TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise.
+    TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise. If the model's
+    template ends no answer, TRL's variant takes its place.
     """
     template = template_for(setup.tokenizer, bool(conversation.tools))
+    notes: tuple[Note, ...] = ()
+    if setup.template.training and not ends_answers(template, setup):
+        template, notes = setup.template.training, ("training_template",)
     trained = trained_positions(conversation, setup)
     reasons = [n for n in trained if parts_of(conversation.turns[n])[0]]
 
@@ -113,16 +118,16 @@ def _render_whole_or_split(
     except RefusedRow as error:
         refusal = error
     if whole is not None and not (whole.lost and len(trained) > 1):
-        return [as_row(row, conversation, whole, setup)]
+        return [as_row(row, conversation, whole, setup, *notes)]
     if reasons:
         parts = _one_answer_each(conversation, trained, template, attempt)
         num_lost = sum(len(part.lost) for _, part in parts)
         if parts and num_lost < (len(whole.lost) if whole else len(reasons)):
-            return as_rows(row, conversation, parts, setup)
+            return as_rows(row, conversation, parts, setup, *notes)
     if whole is not None:
-        return [as_row(row, conversation, whole, setup)]
+        return [as_row(row, conversation, whole, setup, *notes)]
     assert refusal is not None
-    if setup.template.training:
+    if setup.template.training and not notes:
         try:
             variant = attempt(conversation, setup.template.training, trained)
             return [as_row(row, conversation, variant, setup, "training_template")]
@@ -131,7 +136,7 @@ def _render_whole_or_split(
     parts = _one_answer_each(conversation, trained, template, attempt) if len(trained) > 1 else []
     if not isinstance(refusal, UnknownSpansError) or not parts:
         raise refusal
-    return as_rows(row, conversation, parts, setup)
+    return as_rows(row, conversation, parts, setup, *notes)
 
 
 def _one_answer_each(

@@ -150,6 +150,24 @@ def _through(conversation: Conversation, position: int, template: str, setup: Se
     return text.removesuffix(_last_suffix(text, ending, template, setup))
 
 
+def ends_answers(template: str, setup: Setup) -> bool:
+    """Return whether `template` writes a special token after an answer, also after the last one.
+
+    GLM's does not: there the token that begins the next turn ends the answer. Found by a conversation of one question.
+    """
+    ends = setup.ends_answers.get(template)
+    if ends is None:
+        question, answer = {"role": "user", "content": "4+2?"}, {"role": "assistant", "content": "42."}
+        try:
+            text, _ = apply(Conversation([question, answer], []), template, setup, "")
+        except RefusedRow:
+            ends = True
+        else:
+            ends = setup.control.in_answers.search(text.rpartition("42.")[2]) is not None
+        setup.ends_answers[template] = ends
+    return ends
+
+
 def _last_suffix(text: str, conversation: Conversation, template: str, setup: Setup) -> str:
     """Return what the template writes after a last turn only, such as Phi-3's `<|endoftext|>`, if `text` ends with it.
 

@@ -172,7 +172,7 @@ def test_template_arguments_reach_the_template(prepare) -> None:
 def test_thinking_is_turned_off_by_an_argument() -> None:
     arguments = '{"enable_thinking": false}'
     (text,) = texts("glm4moe", PLAIN, template_arguments=arguments)
-    assert text == "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>«\nHo»"
+    assert text == "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>«\nHo<|user|>»"
 
 
 def test_template_arguments_may_be_an_object_in_a_file() -> None:
