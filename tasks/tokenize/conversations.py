@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable
 from functools import partial
 
-from tasks.tokenize.answer_pieces import Attempt, Note, RenderedRow, as_row, as_rows, trained_positions
+from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, trained_positions
 from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.spans import (
@@ -102,10 +102,9 @@ def _render_whole_or_split(
     TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise. If the model's
     template ends no answer, TRL's variant takes its place.
     """
-    template = template_for(setup.tokenizer, bool(conversation.tools))
-    notes: tuple[Note, ...] = ()
-    if setup.template.training and not ends_answers(template, setup):
-        template, notes = setup.template.training, ("training_template",)
+    template, training = template_for(setup.tokenizer, bool(conversation.tools)), setup.template.training
+    if training and not ends_answers(template, setup):
+        template, training = training, ""
     trained = trained_positions(conversation, setup)
     reasons = [n for n in trained if parts_of(conversation.turns[n])[0]]
 
@@ -118,38 +117,56 @@ def _render_whole_or_split(
     except RefusedRow as error:
         refusal = error
     if whole is not None and not (whole.lost and len(trained) > 1):
-        return [as_row(row, conversation, whole, setup, *notes)]
+        return [as_row(row, conversation, whole, setup)]
     if reasons:
-        parts = _one_answer_each(conversation, trained, template, attempt)
-        num_lost = sum(len(part.lost) for _, part in parts)
-        if parts and num_lost < (len(whole.lost) if whole else len(reasons)):
-            return as_rows(row, conversation, parts, setup, *notes)
+        parts = _one_answer_each(conversation, trained, (template,), attempt)
+        if parts and _num_lost(parts) < (len(whole.lost) if whole else len(reasons)):
+            return as_rows(row, conversation, parts, setup)
     if whole is not None:
-        return [as_row(row, conversation, whole, setup, *notes)]
+        return [as_row(row, conversation, whole, setup)]
     assert refusal is not None
-    if setup.template.training and not notes:
+    variant = None
+    if training:
         try:
-            variant = attempt(conversation, setup.template.training, trained)
-            return [as_row(row, conversation, variant, setup, "training_template")]
+            variant = attempt(conversation, training, trained)
         except RefusedRow as error:
             refusal = error if isinstance(refusal, FailedTemplateError | UnknownSpansError) else refusal
-    parts = _one_answer_each(conversation, trained, template, attempt) if len(trained) > 1 else []
-    if not isinstance(refusal, UnknownSpansError) or not parts:
+    if variant is not None and not (variant.lost and len(trained) > 1):
+        return [as_row(row, conversation, variant, setup)]
+    parts = _one_answer_each(conversation, trained, (template, training), attempt) if len(trained) > 1 else []
+    if variant is not None and not (parts and _num_lost(parts) < len(variant.lost)):
+        return [as_row(row, conversation, variant, setup)]
+    if not parts or (variant is None and not isinstance(refusal, UnknownSpansError)):
         raise refusal
-    return as_rows(row, conversation, parts, setup, *notes)
+    return as_rows(row, conversation, parts, setup)
+
+
+def _num_lost(parts: list[tuple[int, Attempt]]) -> int:
+    return sum(len(part.lost) for _, part in parts)
 
 
 def _one_answer_each(
     conversation: Conversation,
     trained: list[int],
-    template: str,
+    templates: tuple[str, ...],
     attempt: Callable[[Conversation, str, list[int]], Attempt],
 ) -> list[tuple[int, Attempt]]:
-    """Return a rendering that ends with each trained answer; empty where one of them cannot be rendered."""
-    try:
-        return [(n, attempt(conversation.through(n), template, [n])) for n in trained]
-    except RefusedRow:
-        return []
+    """Return a rendering that ends with each trained answer; empty where one of them cannot be rendered.
+
+    Each answer is rendered by the first of `templates` that can. An empty text is no template.
+    """
+    parts = []
+    for position in trained:
+        given = conversation.through(position)
+        for template in filter(None, templates):
+            try:
+                parts.append((position, attempt(given, template, [position])))
+            except RefusedRow:
+                continue
+            break
+        else:
+            return []
+    return parts
 
 
 def _attempt(
@@ -184,7 +201,8 @@ def _attempt(
             f"put them into the system turn, or {OTHER_TEMPLATE}",
         )
     lost = _check_rendering(row_id, conversation, rendering, text, trained, markers, setup)
-    return Attempt(rendering.text, rendering.spans, markers, lost)
+    is_variant = template == setup.template.training
+    return Attempt(rendering.text, rendering.spans, markers, lost, is_variant)
 
 
 def _text_of(conversation: Conversation, template: str, setup: Setup, row_id: str, positions: list[int]) -> str:

@@ -108,13 +108,15 @@ def render(conversation: Conversation, template: str, setup: Setup, row_id: str,
         before = conversation._replace(turns=conversation.turns[:position])
         asked, _ = apply(before, template, setup, row_id, asks=True)
         is_last = position + 1 == len(conversation.turns)
-        shortened = _shortened_prompt(text, asked, before, template, setup, row_id)
+        shortened = _shortened_prompt(text, asked, conversation, position, template, setup, row_id)
         if shortened is not None:
             if not is_last or len(positions) > 1:
                 raise unknown
             answer = text[len(shortened) : end_of_all]
             return Rendering(asked + text[len(shortened) :], {position: (len(asked), len(asked) + len(answer))})
         span = _block_span(text, asked, by_turn[position], setup) if position in by_turn else None
+        if span is not None and _holds_result(text, span, conversation, position, template, setup, row_id):
+            raise unknown
         if span is None or not setup.control.in_answers.search(text, *span):
             # a block that leaves out the token that ends the turn would never teach the model to stop
             through = text[:end_of_all] if is_last else _through(conversation, position, template, setup, row_id)
@@ -127,20 +129,38 @@ def render(conversation: Conversation, template: str, setup: Setup, row_id: str,
 
 
 def _shortened_prompt(
-    text: str, asked: str, before: Conversation, template: str, setup: Setup, row_id: str
+    text: str, asked: str, conversation: Conversation, position: int, template: str, setup: Setup, row_id: str
 ) -> str | None:
-    """Return an answer's prompt as `text` has it, if the template dropped thoughts from it; None for any other text.
+    """Return the prompt of the answer at `position` as `text` has it, if the template dropped thoughts from it.
 
-    `asked` is the prompt as the model gets it, the rendering of the turns `before`.
+    `text` is the rendering of the conversation, and `asked` the prompt as the model gets it. None if `text` would not
+    be the same without these thoughts.
     """
+    before = conversation.turns[:position]
     shorter = without_thoughts_of_calls(before)
     if text.startswith(asked) or shorter == before:
         return None
     try:
-        shortened, _ = apply(shorter, template, setup, row_id, asks=True)
+        whole, _ = apply(conversation._replace(turns=shorter + conversation.turns[position:]), template, setup, row_id)
+        shortened, _ = apply(conversation._replace(turns=shorter), template, setup, row_id, asks=True)
     except RefusedRow:
         return None
-    return shortened if text.startswith(shortened) else None
+    return shortened if whole == text and text.startswith(shortened) else None
+
+
+def _holds_result(
+    text: str, span: Span, conversation: Conversation, position: int, template: str, setup: Setup, row_id: str
+) -> bool:
+    """Return whether a generation block holds the result of its call too, which no model writes."""
+    turns = list(conversation.turns)
+    for later in range(position + 1, len(turns)):
+        if turns[later]["role"] != "tool":
+            break
+        turns[later] = {**turns[later], "content": "another result"}
+    if turns == conversation.turns:
+        return False
+    other, _ = apply(conversation._replace(turns=turns), template, setup, row_id)
+    return other[: span[1]] != text[: span[1]]
 
 
 def _through(conversation: Conversation, position: int, template: str, setup: Setup, row_id: str) -> str:

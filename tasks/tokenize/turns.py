@@ -129,15 +129,15 @@ def _with_arguments_as_text(call: Turn) -> Turn:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
-def without_thoughts_of_calls(conversation: Conversation) -> Conversation:
-    """Return a conversation, in the form that a template gets, whose answers with calls hold nothing but the calls."""
-    turns = []
-    for turn in conversation.turns:
+def without_thoughts_of_calls(turns: list[Turn]) -> list[Turn]:
+    """Return turns, in the form that a template gets, whose answers with calls hold nothing but the calls."""
+    shorter = []
+    for turn in turns:
         if turn.get("tool_calls"):
             turn = {name: value for name, value in turn.items() if name not in _REASONING_NAMES}
             turn["content"] = [] if isinstance(turn["content"], list) else ""
-        turns.append(turn)
-    return conversation._replace(turns=turns)
+        shorter.append(turn)
+    return shorter
 
 
 def parts_of(turn: Turn) -> tuple[str, str]:

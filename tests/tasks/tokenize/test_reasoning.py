@@ -21,6 +21,7 @@ from .conftest import marked
 ASKED = {"role": "user", "content": "Hi"}
 PLAIN = [ASKED, {"role": "assistant", "content": "Ho"}]
 THOUGHT = [ASKED, {"role": "assistant", "content": "Ho", "reasoning_content": "Greet back."}]
+NEMOTRON = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 QWEN = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -138,6 +139,16 @@ def test_the_reasoning_of_each_compared_answer_ends() -> None:
 def test_a_model_that_does_not_know_think_reads_it_as_text(prepare) -> None:
     template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
     assert prepare([("q", "<think> a")], template).marked(0) == "q<eos>«<think> a<eos>»"
+
+
+def test_each_answer_is_rendered_by_the_template_or_the_variant_that_keeps_its_reasoning() -> None:
+    """Nemotron's prompt opens a block, which an answer without reasoning does not have."""
+    turns = [*THOUGHT, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    assert texts("nemotron_3_nano", turns) == [
+        f"{NEMOTRON}<think>\n«Greet back.\n</think>\nHo<|im_end|>»\n",
+        f"{NEMOTRON}<think></think>\nHo<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        "<think></think>«So.<|im_end|>»\n",
+    ]
 
 
 def test_the_plain_template_renders_reasoning(prepare) -> None:

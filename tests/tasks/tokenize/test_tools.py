@@ -140,6 +140,19 @@ def test_a_row_that_a_template_cannot_say_is_refused_by_the_templates_name(name,
     assert "Sum?" not in str(refusal) and "15" not in str(refusal)
 
 
+def test_a_result_that_a_template_writes_into_the_answer_is_not_trained() -> None:
+    """Gemma's template puts the text beside a call after the result; TRL's variant marks all three as one answer."""
+    setup = vendor_setup("diffusion_gemma")
+    batch = tokens_of(setup, [ASKED, {**CALLED, "content": "Let me."}, *TURNS[2:]])
+    texts = [marked(record.input_ids, record.labels, setup.tokenizer) for record in batch.records]
+    call = '<|tool_call>call:add{a:12,b:<|"|>é<|"|>}<tool_call|>'
+    assert [text.partition("<|turn>user\n")[2] for text in texts] == [
+        f"Sum?<turn|>\n<|turn>model\n«{call}Let me.<|tool_response>»",
+        f'Sum?<turn|>\n<|turn>model\n{call}<|tool_response>response:add{{value:<|"|>15<|"|>}}<tool_response|>Let me.'
+        "<|turn>model\n«It is 15.<turn|>»\n",
+    ]
+
+
 @pytest.mark.parametrize("content", ["", "An addition, I add."])
 def test_a_name_within_another_word_is_no_call(content: str) -> None:
     """The template drops the call; the content has its letters, and once its name, though two calls are made."""
