@@ -156,7 +156,8 @@ def _holds_result(
     for later in range(position + 1, len(turns)):
         if turns[later]["role"] != "tool":
             break
-        turns[later] = {**turns[later], "content": "another result"}
+        as_parts = isinstance(turns[later]["content"], list)
+        turns[later] = {**turns[later], "content": [{"type": "text", "text": "other"}] if as_parts else "other"}
     if turns == conversation.turns:
         return False
     other, _ = apply(conversation._replace(turns=turns), template, setup, row_id)
