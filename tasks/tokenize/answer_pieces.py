@@ -36,13 +36,15 @@ class RenderedRow(NamedTuple):
 class Attempt(NamedTuple):
     """A rendering of a whole conversation, in which the answers at `spans` are trained.
 
-    `lost` are the positions of trained answers whose reasoning the template left out.
+    `lost` are the positions of trained answers whose reasoning the template left out. `is_variant` says that TRL's
+    variant of the template rendered it.
     """
 
     text: str
     spans: dict[int, Span]
     markers: Markers | None
     lost: list[int]
+    is_variant: bool = False
 
 
 def trained_positions(conversation: Conversation, setup: Setup) -> list[int]:
@@ -80,6 +82,8 @@ def as_row(row: Row, conversation: Conversation, attempt: Attempt, setup: Setup,
     num_prompt_pieces = sum(piece.start < spans[last][0] for piece in pieces)
     if attempt.lost:
         notes = (*notes, "without_reasoning")
+    if attempt.is_variant:
+        notes = (*notes, "training_template")
     answer = conversation.turns[last]
     return RenderedRow(
         row,

@@ -19,21 +19,36 @@ from tasks.tokenize.spans import (
     RefusedRow,
     Rendering,
     UnknownSpansError,
-    apply,
+    ends_answers,
     render,
 )
 from tasks.tokenize.template import template_for
-from tasks.tokenize.turns import Conversation, Turn, forms_of, in_form, is_in, missing_part, missing_tool, parts_of
+from tasks.tokenize.turns import (
+    Conversation,
+    Turn,
+    forms_of,
+    has_two_reasonings,
+    in_form,
+    is_in,
+    is_unclosed,
+    missing_part,
+    missing_tool,
+    parts_of,
+    with_reasoning_once,
+)
 
 
 def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     """Return a row as the chat template renders it. Only answers are trained, each up to and including its end token.
 
     Raises:
-        RefusedRow: no rendering is right. The error is the first that says what the template lacks.
+        RefusedRow: an answer's reasoning never ends, or an answer has two; or no rendering is right, and the error is
+            the first that says what the template lacks.
     """
-    conversation = Conversation(turns_of(row), json.loads(row.tools) if row.tools else [])
+    turns = [with_reasoning_once(turn) for turn in turns_of(row)]
+    conversation = Conversation(turns, json.loads(row.tools) if row.tools else [])
     source = template_text(setup.tokenizer) + setup.template.training
+    _check_reasoning(row.row_id, conversation, source, setup)
     incomplete: list[RenderedRow] = []
     refusal: RefusedRow | None = None
     for form in forms_of(conversation, source):
@@ -61,15 +76,35 @@ def turns_of(row: Row) -> list[Turn]:
     return [*prompt, answer]
 
 
+def _check_reasoning(row_id: str, conversation: Conversation, source: str, setup: Setup) -> None:
+    """Refuse an answer with two reasonings, and a trained answer whose reasoning never ends.
+
+    Raises:
+        RefusedRow: there is such an answer.
+    """
+    if any(has_two_reasonings(turn) for turn in conversation.turns):
+        reason = "an answer has reasoning both in reasoning_content and in its content, and they differ"
+        raise RefusedRow(row_id, reason, "keep one of them in each turn")
+    if not any(is_unclosed(conversation.turns[n]) for n in trained_positions(conversation, setup)):
+        return
+    # for any other model the tag is text
+    if "<think>" in source or "<think>" in setup.tokenizer.get_added_vocab():
+        reason = "an answer begins with <think> and has no </think>"
+        raise RefusedRow(row_id, reason, "remove answers that were cut off, or end their reasoning with </think>")
+
+
 def _render_whole_or_split(
     row: Row, conversation: Conversation, shape: Callable[[Conversation], Conversation], setup: Setup
 ) -> list[RenderedRow]:
     """Return the row in one rendering, or one for each trained answer where that renders more of the row.
 
     The order: the model's template; one answer at a time, if the template leaves out the reasoning of earlier answers;
-    TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise.
+    TRL's variant of the template; and one answer at a time, if answers cannot be found otherwise. If the model's
+    template ends no answer, TRL's variant takes its place.
     """
-    template = template_for(setup.tokenizer, bool(conversation.tools))
+    template, training = template_for(setup.tokenizer, bool(conversation.tools)), setup.template.training
+    if training and not ends_answers(template, setup):
+        template, training = training, ""
     trained = trained_positions(conversation, setup)
     reasons = [n for n in trained if parts_of(conversation.turns[n])[0]]
 
@@ -84,36 +119,54 @@ def _render_whole_or_split(
     if whole is not None and not (whole.lost and len(trained) > 1):
         return [as_row(row, conversation, whole, setup)]
     if reasons:
-        parts = _one_answer_each(conversation, trained, template, attempt)
-        num_lost = sum(len(part.lost) for _, part in parts)
-        if parts and num_lost < (len(whole.lost) if whole else len(reasons)):
+        parts = _one_answer_each(conversation, trained, (template,), attempt)
+        if parts and _num_lost(parts) < (len(whole.lost) if whole else len(reasons)):
             return as_rows(row, conversation, parts, setup)
     if whole is not None:
         return [as_row(row, conversation, whole, setup)]
     assert refusal is not None
-    if setup.template.training:
+    variant = None
+    if training:
         try:
-            variant = attempt(conversation, setup.template.training, trained)
-            return [as_row(row, conversation, variant, setup, "training_template")]
+            variant = attempt(conversation, training, trained)
         except RefusedRow as error:
             refusal = error if isinstance(refusal, FailedTemplateError | UnknownSpansError) else refusal
-    parts = _one_answer_each(conversation, trained, template, attempt) if len(trained) > 1 else []
-    if not isinstance(refusal, UnknownSpansError) or not parts:
+    if variant is not None and not (variant.lost and len(trained) > 1):
+        return [as_row(row, conversation, variant, setup)]
+    parts = _one_answer_each(conversation, trained, (template, training), attempt) if len(trained) > 1 else []
+    if variant is not None and not (parts and _num_lost(parts) < len(variant.lost)):
+        return [as_row(row, conversation, variant, setup)]
+    if not parts or (variant is None and not isinstance(refusal, UnknownSpansError)):
         raise refusal
     return as_rows(row, conversation, parts, setup)
+
+
+def _num_lost(parts: list[tuple[int, Attempt]]) -> int:
+    return sum(len(part.lost) for _, part in parts)
 
 
 def _one_answer_each(
     conversation: Conversation,
     trained: list[int],
-    template: str,
+    templates: tuple[str, ...],
     attempt: Callable[[Conversation, str, list[int]], Attempt],
 ) -> list[tuple[int, Attempt]]:
-    """Return a rendering that ends with each trained answer; empty where one of them cannot be rendered."""
-    try:
-        return [(n, attempt(conversation.through(n), template, [n])) for n in trained]
-    except RefusedRow:
-        return []
+    """Return a rendering that ends with each trained answer; empty where one of them cannot be rendered.
+
+    Each answer is rendered by the first of `templates` that can. An empty text is no template.
+    """
+    parts = []
+    for position in trained:
+        given = conversation.through(position)
+        for template in filter(None, templates):
+            try:
+                parts.append((position, attempt(given, template, [position])))
+            except RefusedRow:
+                continue
+            break
+        else:
+            return []
+    return parts
 
 
 def _attempt(
@@ -135,29 +188,38 @@ def _attempt(
     text = rendering.text
     if markers is not None:
         text = markers.removed_from(text)
-        plain, _ = apply(shape(conversation), template, setup, row_id)
-        if text != plain:
+        if text != _text_of(shape(conversation), template, setup, row_id, positions):
             raise RefusedRow(
                 row_id,
                 "the chat template changes the text of a special token in this row's content",
                 f"remove that text from the row, or {OTHER_TEMPLATE}",
             )
-    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup):
+    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup, positions):
         raise RefusedRow(
             row_id,
             f"{setup.template.title} does not render the tool definitions",
             f"put them into the system turn, or {OTHER_TEMPLATE}",
         )
     lost = _check_rendering(row_id, conversation, rendering, text, trained, markers, setup)
-    return Attempt(rendering.text, rendering.spans, markers, lost)
+    is_variant = template == setup.template.training
+    return Attempt(rendering.text, rendering.spans, markers, lost, is_variant)
 
 
-def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup) -> bool:
+def _text_of(conversation: Conversation, template: str, setup: Setup, row_id: str, positions: list[int]) -> str:
+    """Return the text of `render`. With several answers it is what the template writes, so their spans need no search.
+
+    Raises:
+        RefusedRow: as `render`.
+    """
+    return render(conversation, template, setup, row_id, positions if len(positions) == 1 else []).text
+
+
+def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup, positions: list[int]) -> bool:
     """Return whether `text`, a rendering, holds the tool definitions; calls hold the names of tools too."""
     if missing_tool(conversation.tools, text):
         return False
     try:
-        return apply(conversation._replace(tools=[]), template, setup, "")[0] != text
+        return _text_of(conversation._replace(tools=[]), template, setup, "", positions) != text
     except RefusedRow:
         return True
 

@@ -59,7 +59,8 @@ class Setup:
 
     `new_token_ids` are the ids of `tokenize.new_special_tokens`; training adds their embeddings to the model.
     `vocabulary_size` is the number of embeddings that the model has already, None where its config does not say.
-    `suffixes` remembers, for each template's text, what it writes after a last turn only.
+    `suffixes` remembers, for each template's text, what it writes after a last turn only, and `ends_answers` whether it
+    writes a special token after an answer.
     """
 
     tokenizer: PreTrainedTokenizerBase
@@ -71,6 +72,7 @@ class Setup:
     new_token_ids: tuple[int, ...] = ()
     vocabulary_size: int | None = None
     suffixes: dict[str, str] = field(default_factory=dict, compare=False)
+    ends_answers: dict[str, bool] = field(default_factory=dict, compare=False)
 
     @property
     def train_on(self) -> Literal["all_answers", "last_answer"]:

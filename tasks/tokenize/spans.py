@@ -3,6 +3,9 @@
 A template with `{% generation %}` marks what the model wrote. For any other template, a turn begins at the length of
 the rendering of the turns before it, with the prompt for an answer, and ends at the length of the rendering that ends
 with it. Both must be beginnings of the whole text.
+
+gpt-oss's template drops what an answer thought before a call, once a later answer follows. So the prompt that the model
+gets for the later answer is no beginning of the whole text. That answer is put after this prompt.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from tasks.tokenize.rows import Setup
-from tasks.tokenize.turns import Conversation
+from tasks.tokenize.turns import Conversation, without_thoughts_of_calls
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers keeps one compiled template, which notes the blocks of one rendering at a time; the plan has threads
@@ -86,6 +89,9 @@ def apply(
 def render(conversation: Conversation, template: str, setup: Setup, row_id: str, positions: list[int]) -> Rendering:
     """Return the rendered text, and the spans of the assistant's turns at `positions`.
 
+    If `positions` has the last turn only, this turn follows the prompt that the model gets for it: with the thoughts
+    that the template drops once the turn follows.
+
     Raises:
         UnknownSpansError: a turn at `positions` cannot be found in the text.
         RefusedRow: as `apply`.
@@ -95,21 +101,67 @@ def render(conversation: Conversation, template: str, setup: Setup, row_id: str,
     end_of_all = len(text) - len(_last_suffix(text, conversation, template, setup))
     by_turn = _blocks_by_turn(conversation, template, setup, row_id, blocks) if is_marked else {}
     spans = {}
+    unknown = UnknownSpansError(
+        row_id, f"{setup.template.title} changes earlier turns when later ones follow, so answers are not found"
+    )
     for position in positions:
-        asked, _ = apply(conversation._replace(turns=conversation.turns[:position]), template, setup, row_id, asks=True)
+        before = conversation._replace(turns=conversation.turns[:position])
+        asked, _ = apply(before, template, setup, row_id, asks=True)
+        is_last = position + 1 == len(conversation.turns)
+        shortened = _shortened_prompt(text, asked, conversation, position, template, setup, row_id)
+        if shortened is not None:
+            if not is_last or len(positions) > 1:
+                raise unknown
+            answer = text[len(shortened) : end_of_all]
+            return Rendering(asked + text[len(shortened) :], {position: (len(asked), len(asked) + len(answer))})
         span = _block_span(text, asked, by_turn[position], setup) if position in by_turn else None
+        if span is not None and _holds_result(text, span, conversation, position, template, setup, row_id):
+            raise unknown
         if span is None or not setup.control.in_answers.search(text, *span):
             # a block that leaves out the token that ends the turn would never teach the model to stop
-            is_last = position + 1 == len(conversation.turns)
             through = text[:end_of_all] if is_last else _through(conversation, position, template, setup, row_id)
             if through.startswith(asked) and text.startswith(through):
                 span = (len(asked), len(through))
         if span is None:
-            raise UnknownSpansError(
-                row_id, f"{setup.template.title} changes earlier turns when later ones follow, so answers are not found"
-            )
+            raise unknown
         spans[position] = span
     return Rendering(text, spans)
+
+
+def _shortened_prompt(
+    text: str, asked: str, conversation: Conversation, position: int, template: str, setup: Setup, row_id: str
+) -> str | None:
+    """Return the prompt of the answer at `position` as `text` has it, if the template dropped thoughts from it.
+
+    `text` is the rendering of the conversation, and `asked` the prompt as the model gets it. None if `text` would not
+    be the same without these thoughts.
+    """
+    before = conversation.turns[:position]
+    shorter = without_thoughts_of_calls(before)
+    if text.startswith(asked) or shorter == before:
+        return None
+    try:
+        whole, _ = apply(conversation._replace(turns=shorter + conversation.turns[position:]), template, setup, row_id)
+        shortened, _ = apply(conversation._replace(turns=shorter), template, setup, row_id, asks=True)
+    except RefusedRow:
+        return None
+    return shortened if whole == text and text.startswith(shortened) else None
+
+
+def _holds_result(
+    text: str, span: Span, conversation: Conversation, position: int, template: str, setup: Setup, row_id: str
+) -> bool:
+    """Return whether a generation block holds the result of its call too, which no model writes."""
+    turns = list(conversation.turns)
+    for later in range(position + 1, len(turns)):
+        if turns[later]["role"] != "tool":
+            break
+        as_parts = isinstance(turns[later]["content"], list)
+        turns[later] = {**turns[later], "content": [{"type": "text", "text": "other"}] if as_parts else "other"}
+    if turns == conversation.turns:
+        return False
+    other, _ = apply(conversation._replace(turns=turns), template, setup, row_id)
+    return other[: span[1]] != text[: span[1]]
 
 
 def _through(conversation: Conversation, position: int, template: str, setup: Setup, row_id: str) -> str:
@@ -117,6 +169,24 @@ def _through(conversation: Conversation, position: int, template: str, setup: Se
     ending = conversation.through(position)
     text, _ = apply(ending, template, setup, row_id)
     return text.removesuffix(_last_suffix(text, ending, template, setup))
+
+
+def ends_answers(template: str, setup: Setup) -> bool:
+    """Return whether `template` writes a special token after an answer, also after the last one.
+
+    GLM's does not: there the token that begins the next turn ends the answer. Found by a conversation of one question.
+    """
+    ends = setup.ends_answers.get(template)
+    if ends is None:
+        question, answer = {"role": "user", "content": "4+2?"}, {"role": "assistant", "content": "42."}
+        try:
+            text, _ = apply(Conversation([question, answer], []), template, setup, "")
+        except RefusedRow:
+            ends = True
+        else:
+            ends = setup.control.in_answers.search(text.rpartition("42.")[2]) is not None
+        setup.ends_answers[template] = ends
+    return ends
 
 
 def _last_suffix(text: str, conversation: Conversation, template: str, setup: Setup) -> str:

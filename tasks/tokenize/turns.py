@@ -21,6 +21,7 @@ _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
 _READS_PARTS = re.compile(r"""\[['"]text['"]\]|\.text\b""")
 _WANTS_SHORT_IDS = re.compile(r"length\s*!=\s*9\b")
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
+_UNCLOSED = re.compile(r"\s*<think>(?!.*</think>)", re.DOTALL)
 _REASONING_IN_CONTENT = re.compile(r"(?:\s*<think>)?(?P<reasoning>.*?)</think>(?P<content>.*)", re.DOTALL)
 
 
@@ -36,12 +37,16 @@ class Conversation(NamedTuple):
 
 
 class Form(NamedTuple):
-    """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content."""
+    """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content.
+
+    With `filled_tools`, a definition without a description or without parameters gets empty ones.
+    """
 
     arguments_as_text: bool = False
     contents_as_parts: bool = False
     reasoning_in_content: bool = False
     short_ids: bool = False
+    filled_tools: bool = False
 
 
 def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
@@ -51,17 +56,33 @@ def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
     # any other template would write a list of parts as Python writes it
     reads_parts = _READS_PARTS.search(template) is not None
     short_ids = has_calls and _WANTS_SHORT_IDS.search(template) is not None
-    for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
-        for as_parts in (False, True) if reads_parts else (False,):
-            yield Form(False, as_parts, in_content, short_ids)
-            if has_calls:
-                yield Form(True, as_parts, in_content, short_ids)
+    # most templates write a definition as it is, so it is filled only if no other form is right
+    for filled in (False, True) if _filled(conversation.tools) != conversation.tools else (False,):
+        for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
+            for as_parts in (False, True) if reads_parts else (False,):
+                yield Form(False, as_parts, in_content, short_ids, filled)
+                if has_calls:
+                    yield Form(True, as_parts, in_content, short_ids, filled)
 
 
 def in_form(conversation: Conversation, form: Form) -> Conversation:
     """Return the conversation as a template gets it: in `form`, and with the reasoning under all its names."""
     turns = _with_short_ids(conversation.turns) if form.short_ids else conversation.turns
-    return conversation._replace(turns=[_turn_in_form(turn, form) for turn in turns])
+    tools = _filled(conversation.tools) if form.filled_tools else conversation.tools
+    return Conversation([_turn_in_form(turn, form) for turn in turns], tools)
+
+
+def _filled(tools: list[Any]) -> list[Any]:
+    """Return tool definitions, each with a description and parameters, which some templates read from all."""
+    filled = []
+    for tool in tools:
+        function = tool.get("function", tool)
+        given = {name: value for name, value in function.items() if value is not None}
+        whole = {"description": "", "parameters": {"type": "object", "properties": {}}, **given}
+        if whole.keys() != given.keys():
+            tool = {**tool, "function": whole} if "function" in tool else whole
+        filled.append(tool)
+    return filled
 
 
 def _with_short_ids(turns: list[Turn]) -> list[Turn]:
@@ -108,6 +129,17 @@ def _with_arguments_as_text(call: Turn) -> Turn:
     return {**call, "function": {**function, "arguments": arguments}}
 
 
+def without_thoughts_of_calls(turns: list[Turn]) -> list[Turn]:
+    """Return turns, in the form that a template gets, whose answers with calls hold nothing but the calls."""
+    shorter = []
+    for turn in turns:
+        if turn.get("tool_calls"):
+            turn = {name: value for name, value in turn.items() if name not in _REASONING_NAMES}
+            turn["content"] = [] if isinstance(turn["content"], list) else ""
+        shorter.append(turn)
+    return shorter
+
+
 def parts_of(turn: Turn) -> tuple[str, str]:
     """Return (reasoning, content) of a turn, stripped; reasoning is also found in a content, before `</think>`."""
     content = turn["content"]
@@ -117,6 +149,33 @@ def parts_of(turn: Turn) -> tuple[str, str]:
         assert match is not None
         reasoning, content = match["reasoning"], match["content"]
     return reasoning.strip(), content.strip()
+
+
+def _reasoning_beside(turn: Turn) -> tuple[str, str] | None:
+    """Return (reasoning, content) of the content of an answer that has `reasoning_content` too; None without both."""
+    if turn["role"] != "assistant" or not turn.get("reasoning_content") or "</think>" not in turn["content"]:
+        return None
+    match = _REASONING_IN_CONTENT.match(turn["content"])
+    assert match is not None
+    # an answer may speak of the tags further on
+    return None if "<think>" in match["reasoning"] else (match["reasoning"].strip(), match["content"].lstrip())
+
+
+def with_reasoning_once(turn: Turn) -> Turn:
+    """Return a turn whose content does not begin with the same reasoning as its `reasoning_content`."""
+    inside = _reasoning_beside(turn)
+    is_repeated = inside is not None and inside[0] in ("", turn["reasoning_content"].strip())
+    return {**turn, "content": inside[1]} if inside and is_repeated else turn
+
+
+def has_two_reasonings(turn: Turn) -> bool:
+    """Return whether an answer has a reasoning in its content too; for a turn of `with_reasoning_once`, another one."""
+    return _reasoning_beside(turn) is not None
+
+
+def is_unclosed(turn: Turn) -> bool:
+    """Return whether the content of an answer begins with `<think>` and has no `</think>`."""
+    return turn["role"] == "assistant" and _UNCLOSED.match(turn["content"]) is not None
 
 
 def missing_part(turn: Turn, text: str) -> str | None:

@@ -68,9 +68,7 @@ def test_both_answers_are_trained_under_every_vendors_template(template: str) ->
     for (first, second), city in zip(tokens.trained(), CITIES, strict=True):
         assert "Hello." in first and f"So {city}." in second
         assert "Paris" not in first and "Hi" not in second and "Why" not in second
-    # GLM's template writes nothing after an answer: the next user token ends it
-    reason = "multi.jsonl:1: no end-of-turn token is trained (12 such rows), so the model would never stop"
-    assert tokens.refusal().partition("\n")[0] == (reason if template == "glm4moe" else "")
+    assert tokens.refusal() == ""
 
 
 def test_only_the_completion_is_trained_though_the_prompt_has_an_answer(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_contents_of_any_text_add_no_control_token(conversation, family) -> None
         return [(token, label != -100) for token, label in pairs if token in special]
 
     assume(all(content.strip() for _, content in conversation))
+    # refused, as reasoning that never ends
+    assume(not any(role == "assistant" and content.lstrip().startswith("<think>") for role, content in conversation))
     row = family.tokenize(conversation).rows.iloc[0]
     assert control_tokens(row) == control_tokens(family.tokenize(harmless).rows.iloc[0])
     assert decoded_spans(row, family.tokenizer) == expected_spans(family.name, conversation)

@@ -21,6 +21,7 @@ from .conftest import marked
 ASKED = {"role": "user", "content": "Hi"}
 PLAIN = [ASKED, {"role": "assistant", "content": "Ho"}]
 THOUGHT = [ASKED, {"role": "assistant", "content": "Ho", "reasoning_content": "Greet back."}]
+NEMOTRON = "<|im_start|>system\n<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 QWEN = "<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n"
 
 
@@ -76,6 +77,80 @@ def test_reasoning_inside_a_content_is_reasoning_too() -> None:
         assert texts("qwen3", inside, **settings) == texts("qwen3", THOUGHT, **settings)
 
 
+def refusal_of(name: str, turns: list[dict[str, Any]], **settings: Any) -> Any:
+    (refused,) = tokenize_rows(
+        [Row("f:1", "messages", "Hi", "Ho", json.dumps(turns))], vendor_setup(name, **settings)
+    ).refused
+    return refused
+
+
+TWICE = {**THOUGHT[1], "content": "<think>\nGreet back.\n</think>\n\nHo"}
+
+
+@pytest.mark.parametrize("name", ["qwen3", "qwen3_5_think", "deepseek_r1_distill", "gptoss", "llama3_1"])
+@pytest.mark.parametrize("content", [TWICE["content"], " Greet back.</think>Ho", "<think>Greet back.</think>\nHo"])
+def test_reasoning_that_is_given_twice_is_taken_once(name: str, content: str) -> None:
+    twice = {**TWICE, "content": content}
+    assert texts(name, [ASKED, twice]) == texts(name, THOUGHT)
+    # also in an answer that is not trained
+    later = [{"role": "user", "content": "Why?"}, PLAIN[1]]
+    assert texts(name, [ASKED, {**twice, "weight": 0}, *later]) == texts(
+        name, [ASKED, {**THOUGHT[1], "weight": 0}, *later]
+    )
+
+
+@pytest.mark.parametrize("content", [TWICE["content"], "Greet back.</think>Ho"])
+@pytest.mark.parametrize("weight", [0, 1])
+def test_two_reasonings_of_one_answer_are_refused(content: str, weight: int) -> None:
+    turn = {**TWICE, "content": content, "reasoning_content": "Say Ho.", "weight": weight}
+    refusal = refusal_of("qwen3", [ASKED, turn, ASKED, PLAIN[1]])
+    assert refusal.reason == "an answer has reasoning both in reasoning_content and in its content, and they differ"
+    assert refusal.fix == "keep one of them in each turn"
+
+
+def test_a_content_that_speaks_of_think_tags_has_no_second_reasoning() -> None:
+    spoken = "Write <think> first, and </think> last."
+    turns = [ASKED, {**THOUGHT[1], "content": spoken}]
+    assert texts("qwen3", turns) == [f"{QWEN}«<think>\nGreet back.\n</think>\n\n{spoken}<|im_end|>»\n"]
+    open_only = "A block begins with <think>."
+    assert texts("qwen3", [ASKED, {"role": "assistant", "content": open_only}]) == [
+        f"{QWEN}<think>\n\n</think>\n\n«{open_only}<|im_end|>»\n"
+    ]
+
+
+UNCLOSED = [ASKED, {"role": "assistant", "content": "\n<think>\nGreet ba"}]
+
+
+@pytest.mark.parametrize("name", ["qwen3", "deepseek_r1_distill", "llama3_1"])
+def test_reasoning_that_never_ends_is_not_trained(name: str) -> None:
+    refusal = refusal_of(name, UNCLOSED)
+    assert refusal.reason == "an answer begins with <think> and has no </think>"
+    assert refusal.fix == "remove answers that were cut off, or end their reasoning with </think>"
+    # an answer that is not trained may stay
+    assert texts(name, [ASKED, {**UNCLOSED[1], "weight": 0}, ASKED, PLAIN[1]])
+
+
+def test_the_reasoning_of_each_compared_answer_ends() -> None:
+    row = Row("f:1", "preference", "Hi", "Ho", "", rejected=UNCLOSED[1]["content"])
+    (refusal,) = tokenize_rows([row], vendor_setup("qwen3", "dpo")).refused
+    assert refusal.reason == "an answer begins with <think> and has no </think>"
+
+
+def test_a_model_that_does_not_know_think_reads_it_as_text(prepare) -> None:
+    template = "{% for m in messages %}{{ m['content'] }}{{ eos_token }}{% endfor %}"
+    assert prepare([("q", "<think> a")], template).marked(0) == "q<eos>«<think> a<eos>»"
+
+
+def test_each_answer_is_rendered_by_the_template_or_the_variant_that_keeps_its_reasoning() -> None:
+    """Nemotron's prompt opens a block, which an answer without reasoning does not have."""
+    turns = [*THOUGHT, {"role": "user", "content": "Why?"}, {"role": "assistant", "content": "So."}]
+    assert texts("nemotron_3_nano", turns) == [
+        f"{NEMOTRON}<think>\n«Greet back.\n</think>\nHo<|im_end|>»\n",
+        f"{NEMOTRON}<think></think>\nHo<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n<|im_start|>assistant\n"
+        "<think></think>«So.<|im_end|>»\n",
+    ]
+
+
 def test_the_plain_template_renders_reasoning(prepare) -> None:
     row = {"kind": "messages", "prompt": "Hi", "completion": "Ho", "messages": json.dumps(THOUGHT)}
     assert prepare([row]).marked(0) == "User: Hi\nAssistant:« <think>\nGreet back.\n</think>\n\nHo<eos>»\n"
@@ -108,7 +183,7 @@ def test_template_arguments_reach_the_template(prepare) -> None:
 def test_thinking_is_turned_off_by_an_argument() -> None:
     arguments = '{"enable_thinking": false}'
     (text,) = texts("glm4moe", PLAIN, template_arguments=arguments)
-    assert text == "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>«\nHo»"
+    assert text == "[gMASK]<sop><|user|>\nHi/nothink<|assistant|>\n<think></think>«\nHo<|user|>»"
 
 
 def test_template_arguments_may_be_an_object_in_a_file() -> None:

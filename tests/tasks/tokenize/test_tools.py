@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from support.vendor_templates import vendor_setup
+from support.vendor_templates import vendor_names, vendor_setup
 
 from configs.errors import DataError
 from tasks.tokenize.checks import check_kinds
@@ -140,6 +140,19 @@ def test_a_row_that_a_template_cannot_say_is_refused_by_the_templates_name(name,
     assert "Sum?" not in str(refusal) and "15" not in str(refusal)
 
 
+def test_a_result_that_a_template_writes_into_the_answer_is_not_trained() -> None:
+    """Gemma's template puts the text beside a call after the result; TRL's variant marks all three as one answer."""
+    setup = vendor_setup("diffusion_gemma")
+    batch = tokens_of(setup, [ASKED, {**CALLED, "content": "Let me."}, *TURNS[2:]])
+    texts = [marked(record.input_ids, record.labels, setup.tokenizer) for record in batch.records]
+    call = '<|tool_call>call:add{a:12,b:<|"|>é<|"|>}<tool_call|>'
+    assert [text.partition("<|turn>user\n")[2] for text in texts] == [
+        f"Sum?<turn|>\n<|turn>model\n«{call}Let me.<|tool_response>»",
+        f'Sum?<turn|>\n<|turn>model\n{call}<|tool_response>response:add{{value:<|"|>15<|"|>}}<tool_response|>Let me.'
+        "<|turn>model\n«It is 15.<turn|>»\n",
+    ]
+
+
 @pytest.mark.parametrize("content", ["", "An addition, I add."])
 def test_a_name_within_another_word_is_no_call(content: str) -> None:
     """The template drops the call; the content has its letters, and once its name, though two calls are made."""
@@ -168,6 +181,54 @@ def test_control_tokens_in_definitions_and_arguments_are_text() -> None:
     assert record.input_ids.count(end) == plain.input_ids.count(end) == 3
     assert setup.tokenizer.decode(record.input_ids) == setup.tokenizer.decode(plain.input_ids).replace("?" * 10, typed)
     assert batch.control_text == ["f:1"]
+
+
+PARAMETERS = {"type": "object", "properties": {"a": {"type": "string", "description": "A."}}}
+BARE = {
+    "no description": {"parameters": PARAMETERS},
+    "null as description": {"description": None, "parameters": PARAMETERS},
+    "no parameters": {"description": "Adds."},
+    "a name only": {},
+}
+PROPERTIES = {
+    "no description": {"type": "string"},
+    "no type": {"description": "A."},
+    "nothing": {},
+    "anyOf": {"anyOf": [{"type": "string"}, {"type": "null"}]},
+    "several types": {"type": ["string", "null"]},
+    "choices": {"type": "string", "enum": ["x", "y"]},
+    "numbers to choose": {"type": "integer", "enum": [1, 2]},
+    "parts": {"type": "object", "properties": {"c": {"type": "array", "items": {"type": ["string", "null"]}}}},
+}
+BARE |= {
+    f"a property with {name}": {"description": "Adds.", "parameters": {"type": "object", "properties": {"a": given}}}
+    for name, given in PROPERTIES.items()
+}
+
+
+@pytest.mark.parametrize("name", vendor_names())
+def test_sparse_definitions_are_rendered_where_whole_ones_are(name: str) -> None:
+    setup = vendor_setup(name)
+    whole = tokens_of(setup, TURNS[:2])
+    for given in BARE.values():
+        batch = tokens_of(setup, TURNS[:2], [{"type": "function", "function": {"name": "add", **given}}])
+        assert [refusal.reason for refusal in batch.refused] == [refusal.reason for refusal in whole.refused]
+        assert all("add" in setup.tokenizer.decode(r.input_ids[: r.prompt_length]) for r in batch.records)
+
+
+def test_a_definition_gets_what_the_template_fails_without() -> None:
+    gptoss, muse, qwen = (vendor_setup(name) for name in ("gptoss", "muse_glimmer", "qwen3"))
+    bare = [{"type": "function", "function": {"name": "add"}}]
+    filled = [{"type": "function", "function": {"name": "add", "description": ""}}]
+    assert "// \ntype add = () => any;" in text_of(gptoss, tokens_of(gptoss, TURNS[:2], bare))
+    empty = {"description": "", "parameters": {"type": "object", "properties": {}}}
+    whole = [{"type": "function", "function": {"name": "add", **empty}}]
+    assert tokens_of(muse, TURNS[:2], bare).records == tokens_of(muse, TURNS[:2], whole).records
+    # a template that writes a definition as it is gets it as it is
+    assert '<tools>\n{"type": "function", "function": {"name": "add"}}\n</tools>' in text_of(
+        qwen, tokens_of(qwen, TURNS[:2], bare)
+    )
+    assert tokens_of(qwen, TURNS[:2], bare).records != tokens_of(qwen, TURNS[:2], filled).records
 
 
 def test_named_templates_use_the_one_for_tools() -> None:

@@ -161,6 +161,11 @@ TWO_QUESTIONS = {
     "phi3_5": (
         "<|user|>\nHi<|end|>\n<|assistant|>\n«Ho<|end|>»\n<|user|>\nWhy?<|end|>\n<|assistant|>\n«So.<|end|>»\n<eos>"
     ),
+    # the token that begins the next turn ends this one, and generation stops at it
+    "glm4moe": (
+        "[gMASK]<sop><|user|>\nHi<|assistant|>\n<think></think>\n«Ho<|user|>»"
+        "\nWhy?<|assistant|>\n<think></think>\n«So.<|user|>»"
+    ),
     # Mistral's [INST] form, as LLaVA-NeXT has it
     "llava_next": "[INST] Hi [/INST]« Ho</s>» [INST] Why? [/INST]« So.</s>» ",
     # its own prompt for an answer ends with <think>, which the answers do not have
@@ -202,6 +207,11 @@ REASONING = {
         "<|start|>user<|message|>Why?<|end|><|start|>assistant«<|channel|>analysis<|message|>Explain it.<|end|>"
         "<|start|>assistant<|channel|>final<|message|>So.<|return|>»",
     ),
+    "glm4moe": (
+        "[gMASK]<sop><|user|>\nHi<|assistant|>«\n<think>Greet back.</think>\nHo<|user|>»",
+        "[gMASK]<sop><|user|>\nHi<|assistant|>\n<think></think>\nHo<|user|>\nWhy?<|assistant|>"
+        "«\n<think>Explain it.</think>\nSo.<|user|>»",
+    ),
     "lfm2_2_5_v2": (
         "<bos><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n«<think>Greet back.</think>Ho<|im_end|>»\n",
         "<bos><|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nHo<|im_end|>\n<|im_start|>user\nWhy?<|im_end|>\n"
@@ -217,6 +227,25 @@ def test_reasoning_token_by_token(name: str) -> None:
     if name == "gptoss":
         texts = [text.partition("<|end|>")[2] for text in texts]
     assert tuple(texts) == REASONING[name]
+
+
+def test_a_glm_call_ends_at_the_token_that_begins_its_result() -> None:
+    outcome, (record,), setup = tokenized("glm4moe", "tools")
+    assert outcome == "trained, by TRL's variant"
+    text = marked(record.input_ids, record.labels, setup.tokenizer)
+    assert text[text.index("<|user|>") :] == (
+        "<|user|>\nSum?<|assistant|>\n<think></think>\n«<tool_call>add\n<arg_key>a</arg_key>\n<arg_value>12</arg_value>"
+        "\n<arg_key>b</arg_key>\n<arg_value>xyz</arg_value>\n</tool_call><|observation|>»"
+        "\n<tool_response>\n15\n</tool_response><|assistant|>\n<think></think>\n«Fifteen.<|user|>»"
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_glms_variant_writes_what_its_template_writes(case: str) -> None:
+    _, records, setup = tokenized("glm4moe", case)
+    turns, tools = CASES[case], TOOLS if case == "tools" else None
+    whole = setup.tokenizer.apply_chat_template(turns, tools=tools, tokenize=False)
+    assert setup.tokenizer.decode(records[-1].input_ids) == whole + "<|user|>"
 
 
 def test_the_original_template_stays_on_the_tokenizer() -> None:
