@@ -54,7 +54,8 @@ class FailureCase(WireType):
     file: str
     check: str = Field(
         "format",
-        description="The check that failed: `format`, `duplicate`, `leak`, `contamination`, or one of data.checks.",
+        description="The check that failed: `format`, `duplicate`, `leak`, `contamination`, one of data.checks, or "
+        "`template`: the chat template refuses the row.",
     )
     row: int = Field(description="Line of a JSONL or text file, record of another file; counted from 1.")
     column: str
@@ -135,6 +136,10 @@ class DataReport(WireType):
     evaluation_rows: int = Field(0, description="Rows of the further evaluation sets, `data.evaluation`.")
     quarantined_rows: int
     deduplicated_rows: int = 0
+    invalid_rows: int = Field(0, description="Quarantined rows that count towards `data.max_invalid_rows`.")
+    max_invalid_rows: int = Field(
+        0, description="`data.max_invalid_rows`; rows that the chat template refuses count towards it too."
+    )
     checks: list[CheckCount] = Field([])
     columns: list[ColumnUse] = Field([], description="At most 50 columns and keys of turns of each source.")
     failures: list[FailureCase] = Field(description="The first 1,000 failure cases; the quarantine table has all.")
@@ -180,7 +185,10 @@ class TokenReport(WireType):
     split_rows: int = Field(description="Rows of both sets that were split at `max_length`.")
     split_pieces: int = Field(0, description="Sequences that the split rows became.")
     left_out_pieces: int = Field(0, description="Pieces of split rows left out because the loss counts none of them.")
-    refused_rows: int = Field(0, description="Rows of both sets left out because the chat template refuses them.")
+    refused_rows: int = Field(
+        0, description="Rows of both sets that the chat template refuses; they are in the quarantine table."
+    )
+    refused_cases: list[FailureCase] = Field([], description="The first 100 of them.")
     training_template_rows: int = Field(0, description="Rows of both sets rendered by TRL's variant of the template.")
     one_answer_each_rows: int = Field(0, description="Sequences of both sets that are one answer of a conversation.")
     without_reasoning_rows: int = Field(0, description="Rows of both sets whose reasoning the template leaves out.")

@@ -17,7 +17,10 @@ from workflows.forms import DEMO, open_form_with
 
 
 class PreparedTokens(NamedTuple):
-    """Training and held-out rows as token ids, the tokenizer with new tokens, and what was counted on the way."""
+    """Training and held-out rows as token ids, the tokenizer with new tokens, and what was counted on the way.
+
+    `quarantine` holds the rows that were set aside by the checks of the data, then by the chat template.
+    """
 
     train: FlyteDirectory
     test: FlyteDirectory
@@ -81,6 +84,10 @@ def prepare_tokens(
         train=rows.train,
         test=rows.test,
         parts=map_task(tokenize_rows)(part=mapped_parts).with_overrides(node_name="tokenize-parts"),
+        quarantine=rows.quarantine,
+        # numbers, not a part of the report: a cluster orders the keys of a part anew, and the cache would miss
+        invalid_rows=rows.report.invalid_rows,
+        max_invalid_rows=rows.report.max_invalid_rows,
     ).with_overrides(node_name="tokens")
     return PreparedTokens(
         train=tokens.train,
@@ -88,7 +95,7 @@ def prepare_tokens(
         tokenizer=tokens.tokenizer,
         report=tokens.report,
         data=rows.report,
-        quarantine=rows.quarantine,
+        quarantine=tokens.quarantine,
     )
 
 

@@ -231,8 +231,8 @@ class DataConfig(Section):
     max_invalid_rows: int = Field(
         0,
         ge=0,
-        description="The run stops if more rows than this, over all sources, are invalid; invalid rows go to the "
-        "quarantine, with reasons.",
+        description="The run stops if more rows than this, over all sources, are invalid, or refused by the chat "
+        "template, which may leave out a part of them such as a call; such rows go to the quarantine, with reasons.",
     )
     deduplicate: Literal["none", "exact", "normalized", "near"] = Field(
         "exact",

@@ -55,12 +55,6 @@ class TokenizeConfig(Section):
         description="Whether an empty block for reasoning, which some chat templates write for answers without any, is "
         "trained; if not, it is part of the prompt.",
     )
-    max_refused_rows: int = Field(
-        0,
-        ge=0,
-        description="Number of rows that may be left out because the chat template refuses them, or leaves out a part "
-        "of them such as a call; one more stops the run.",
-    )
     prompt_separator: str = Field(
         "\n", description="Text between prompt and completion where no chat template is used, as with a base model."
     )

@@ -87,16 +87,12 @@ def _balance(balance: Balance) -> list[str]:
     return parts
 
 
-def render_failures(failures: Sequence[FailureCase], number: int = 0) -> str:
+def render_failures(failures: Sequence[FailureCase], number: int = 0, title: str = "Rows set aside") -> str:
     """Return a table of failure cases. `number` is how many there are in all; a note counts those not shown."""
     rows = [(case.file, case.row, case.column, case.check, case.reason, case.value) for case in failures]
     more = max(number, len(rows)) - len(rows)
     note = html.paragraph(f"and {more:,} more, in the quarantine table", "note") if more else ""
-    return (
-        html.heading("Rows set aside", 3)
-        + note
-        + html.table(rows, ["file", "row", "column", "check", "reason", "value"])
-    )
+    return html.heading(title, 3) + note + html.table(rows, ["file", "row", "column", "check", "reason", "value"])
 
 
 def _shorten(text: str, limit: int = 600) -> str:

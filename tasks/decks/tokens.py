@@ -5,6 +5,7 @@ from __future__ import annotations
 from configs.objectives import ONLINE
 from configs.wire import TokenReport
 from tasks.decks import charts, html
+from tasks.decks.data import render_failures
 
 
 def render_tokens(report: TokenReport) -> str:
@@ -28,6 +29,7 @@ def render_tokens(report: TokenReport) -> str:
         ("held-out rows dropped as too long", f"{report.dropped_test_rows:,}"),
         ("rows cut as too long", f"{report.truncated_rows:,}"),
         ("rows split as too long", f"{report.split_rows:,}"),
+        ("rows refused by the chat template, in the quarantine table", f"{report.refused_rows:,}"),
     ]
     if report.split_rows:
         counts += [
@@ -51,6 +53,7 @@ def render_tokens(report: TokenReport) -> str:
                 report.lengths, report.length_counts, report.max_length, "Length of training rows", "tokens"
             ),
             html.table(counts, ["tokens", "value"]),
+            _refused(report),
             html.heading(
                 "What the model sees: the prompt; the expected answer, in green, is shown and not trained"
                 if is_online
@@ -60,6 +63,12 @@ def render_tokens(report: TokenReport) -> str:
             *_samples(report),
         ]
     )
+
+
+def _refused(report: TokenReport) -> str:
+    """Return a table of the first refused rows with their reasons; empty where there are none."""
+    title = "Rows set aside: refused by the chat template, in the quarantine table"
+    return render_failures(report.refused_cases, report.refused_rows, title) if report.refused_cases else ""
 
 
 def _samples(report: TokenReport) -> list[str]:

@@ -17,8 +17,9 @@ from tasks.get_data.fingerprints import seeded
 from tasks.get_data.hashed_texts import Digests
 from tasks.get_data.removed_rows import RemovedRows
 from tasks.get_data.split import choose_test_rows, copies_by_weight
-from tasks.get_data.write_rows import SplitSummary, write_quarantine, write_splits
+from tasks.get_data.write_rows import SplitSummary, write_splits
 from tasks.rows.formats import shown_columns
+from tasks.rows.quarantine import write_quarantine
 
 MIN_ROWS = 10
 FEW_ROWS = 50
@@ -60,6 +61,8 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
         test_rows=int((is_test & (rows.roles != "evaluation")).sum()),
         evaluation_rows=int((is_test & (rows.roles == "evaluation")).sum()),
         quarantined_rows=sum(count.quarantined for count in counts),
+        invalid_rows=removed.num_invalid(),
+        max_invalid_rows=config.max_invalid_rows,
         deduplicated_rows=sum(count.deduplicated for count in counts),
         checks=removed.check_counts(),
         columns=columns,

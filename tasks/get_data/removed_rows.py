@@ -15,10 +15,9 @@ from configs.schema import DataConfig, ToleranceConfig
 from configs.wire import CheckCount, FailureCase, SourceCount
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
 from tasks.get_data.duplicates import Repeats
-from tasks.get_data.write_rows import MAX_SHOWN_FAILURES, shown_case
 from tasks.rows.invalid import InvalidRowsError, describe_invalid
+from tasks.rows.quarantine import MAX_SHOWN_FAILURES, VALUE_CHARACTERS, shown_case
 
-_VALUE_CHARACTERS = 2000
 _NAMED_ROWS = 5
 
 
@@ -69,9 +68,13 @@ class RemovedRows:
         self.repeated[repeats.positions] = True
         self._merge_failures.append(_MergeFailures(*repeats))
 
+    def num_invalid(self) -> int:
+        """Return the number of rows that count towards `data.max_invalid_rows` so far."""
+        return sum(shard.summary["invalid"] for shard in self.rows.shards) + int(self._invalid.sum())
+
     def check_invalid_rows(self) -> None:
         """Raise `InvalidRowsError` if more rows are invalid than the config tolerates."""
-        num_invalid = sum(shard.summary["invalid"] for shard in self.rows.shards) + int(self._invalid.sum())
+        num_invalid = self.num_invalid()
         if num_invalid > self.config.max_invalid_rows:
             invalid = (failure for failure in self.failures() if self.policies[failure["check"]] == "fail")
             first = [shown_case(failure) for failure in islice(invalid, MAX_SHOWN_FAILURES)]
@@ -95,7 +98,7 @@ class RemovedRows:
                 "check": failures.check,
                 "column": "completion" if original is None else "(row)",
                 "reason": failures.reason if original is None else f"{failures.reason} {original['row_id']}",
-                "value": self.rows.text(position)[:_VALUE_CHARACTERS],
+                "value": self.rows.text(position)[:VALUE_CHARACTERS],
             }
 
     def check_counts(self) -> list[CheckCount]:

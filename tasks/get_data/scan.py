@@ -26,6 +26,7 @@ from tasks.rows.formats import (
     columns_of,
     detect_format,
 )
+from tasks.rows.quarantine import VALUE_CHARACTERS
 from tasks.rows.readers import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, first_records, read_shard, read_source, source_label
@@ -35,7 +36,6 @@ from tasks.rows.used_columns import ColumnCounts, fault_of_media
 # a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
 _BATCH_CHARACTERS = 2**23
-_VALUE_CHARACTERS = 2000
 _NAMED_ROWS = 5
 
 
@@ -210,7 +210,7 @@ def _failure(
         "check": check,
         "column": column,
         "reason": reason,
-        "value": value[:_VALUE_CHARACTERS],
+        "value": value[:VALUE_CHARACTERS],
     }
 
 

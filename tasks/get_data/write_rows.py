@@ -1,31 +1,26 @@
-"""Write the tables of a run as Parquet files whose bytes depend on the rows alone, and count the rows on the way."""
+"""Write the rows of a run as Parquet files whose bytes depend on the rows alone, and count the rows on the way."""
 
 from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from configs.objectives import OBJECTIVES
-from configs.wire import Balance, FailureCase, Sample, Share
+from configs.wire import Balance, Sample, Share
+from tasks.files.grouped_tables import GroupWriter
 from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.balance import CompletionCounts, LabelCounts, LanguageCounts
 from tasks.get_data.system_prompts import SystemPrompts
 from tasks.rows.formats import CANONICAL_COLUMNS
 
 SPLIT_SCHEMA = pa.schema([(name, pa.string()) for name in [*CANONICAL_COLUMNS, "dataset"]])
-QUARANTINE_SCHEMA = pa.schema(
-    [(name, pa.int64() if name == "row" else pa.string()) for name in FailureCase.model_fields]
-)
-_GROUP_ROWS = 5000
 _NUM_SAMPLES = 5
-MAX_SHOWN_FAILURES = 1000
 _SHOWN_CHARACTERS = 600
 
 
@@ -38,13 +33,6 @@ class SplitSummary(NamedTuple):
     warnings: list[str]
 
 
-class QuarantineSummary(NamedTuple):
-    """The number of failure cases, and the first 1,000 of them, with values cut to 600 characters."""
-
-    num_cases: int
-    first_cases: list[FailureCase]
-
-
 def write_splits(
     rows: AllRows, copies: Positions, is_test: Mask, dataset_names: Sequence[str], directory: Path
 ) -> SplitSummary:
@@ -54,7 +42,7 @@ def write_splits(
     `held-out`, or the name of the evaluation set.
     """
     counter = _RowCounter()
-    train, test = (_GroupWriter(directory / name, SPLIT_SCHEMA) for name in ("train.parquet", "test.parquet"))
+    train, test = (GroupWriter(directory / name, SPLIT_SCHEMA) for name in ("train.parquet", "test.parquet"))
     for start, batch in rows.batches():
         in_batch = slice(start, start + batch.num_rows)
         training = np.repeat(np.arange(batch.num_rows), copies[in_batch])
@@ -122,58 +110,3 @@ def _shares(counts: Iterable[tuple[str, int]]) -> list[Share]:
 def _table(batch: pa.RecordBatch, indices: Positions, names: Sequence[str]) -> pa.Table:
     rows = batch.select(CANONICAL_COLUMNS).take(pa.array(indices))
     return pa.Table.from_arrays([*rows.columns, pa.array(names, pa.string())], schema=SPLIT_SCHEMA)
-
-
-def write_quarantine(failures: Iterator[Mapping[str, Any]], directory: Path) -> QuarantineSummary:
-    """Write `quarantine.parquet`, one line for each failure case."""
-    writer = _GroupWriter(directory / "quarantine.parquet", QUARANTINE_SCHEMA)
-    num_cases = 0
-    first_cases: list[FailureCase] = []
-    batch: list[Mapping[str, Any]] = []
-    for failure in failures:
-        num_cases += 1
-        if len(first_cases) < MAX_SHOWN_FAILURES:
-            first_cases.append(shown_case(failure))
-        batch.append(failure)
-        if len(batch) == _GROUP_ROWS:
-            writer.add(pa.Table.from_pylist(batch, QUARANTINE_SCHEMA))
-            batch = []
-    writer.add(pa.Table.from_pylist(batch, QUARANTINE_SCHEMA))
-    writer.close()
-    return QuarantineSummary(num_cases, first_cases)
-
-
-def shown_case(failure: Mapping[str, Any]) -> FailureCase:
-    """Return a failure case for a report, with its value cut to 600 characters: reports must stay small."""
-    value = failure["value"]
-    ellipsis = " …" if len(value) > _SHOWN_CHARACTERS else ""
-    return FailureCase(**{**failure, "value": value[:_SHOWN_CHARACTERS] + ellipsis})
-
-
-class _GroupWriter:
-    """Writes a Parquet file in row groups of one size, whatever the sizes of the tables that are added."""
-
-    def __init__(self, path: Path, schema: pa.Schema) -> None:
-        self._schema = schema
-        self._writer = pq.ParquetWriter(path, schema, compression="zstd")
-        self._pending: list[pa.Table] = []
-        self._num_pending = 0
-
-    def add(self, table: pa.Table) -> None:
-        """Append the rows of `table`."""
-        self._pending.append(table)
-        self._num_pending += table.num_rows
-        while self._num_pending >= _GROUP_ROWS:
-            pending = pa.concat_tables(self._pending)
-            self._write(pending.slice(0, _GROUP_ROWS))
-            self._pending = [pending.slice(_GROUP_ROWS)]
-            self._num_pending -= _GROUP_ROWS
-
-    def close(self) -> None:
-        """Write the pending rows, and close the file."""
-        if self._num_pending:
-            self._write(pa.concat_tables(self._pending))
-        self._writer.close()
-
-    def _write(self, table: pa.Table) -> None:
-        self._writer.write_table(table.combine_chunks(), row_group_size=_GROUP_ROWS)

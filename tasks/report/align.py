@@ -19,7 +19,7 @@ from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.decks.verdict import is_better, verdict
-from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
+from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
 _TITLES = {"sft": "Phase: supervised fine-tuning", "reward": "Phase: reward model", "policy": "Phase: alignment"}
 
@@ -87,6 +87,7 @@ def _render_stage(phase: PhaseReport) -> str:
         [
             html.heading(_TITLES[phase.name], 1),
             html.paragraph(f"{training_rows(phase.tokens)}.", "warn" if are_many_left_out(phase.tokens) else "note"),
+            html.paragraph(all_rows(phase.data, phase.tokens), "note"),
             render_training(phase.training),
             render_data(phase.data),
             render_tokens(phase.tokens),
@@ -110,7 +111,8 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
                 "test_rows": phase.data.test_rows,
                 "train_sequences": phase.tokens.train_rows,
                 "test_sequences": phase.tokens.test_rows,
-                "quarantined_rows": phase.data.quarantined_rows,
+                "quarantined_rows": quarantined_rows(phase.data, phase.tokens),
+                "refused_rows": phase.tokens.refused_rows,
                 "deduplicated_rows": phase.data.deduplicated_rows,
                 "dropped_rows": phase.tokens.dropped_train_rows + phase.tokens.dropped_test_rows,
             }

@@ -1,9 +1,9 @@
-"""How many rows a model and its scores rest on, and a warning where these are few."""
+"""How many rows a model and its scores rest on, what became of the others, and a warning where there are few."""
 
 from __future__ import annotations
 
 from configs.objectives import ONLINE, Objective
-from configs.wire import Evaluation, TokenReport
+from configs.wire import DataReport, Evaluation, TokenReport
 from tasks.decks import html
 
 _FEW_HELD_OUT_ROWS = 20
@@ -17,6 +17,24 @@ def training_rows(tokens: TokenReport) -> str:
         return count
     rows = "row" if tokens.dropped_train_rows == 1 else "rows"
     return f"{count} ({tokens.dropped_train_rows:,} {rows} left out as too long: raise tokenize.max_length)"
+
+
+def all_rows(data: DataReport, tokens: TokenReport) -> str:
+    """Return a sentence that accounts for every row that was read: by the data stage, then by the chat template."""
+    read, kept = sum(count.read for count in data.sources), sum(count.kept for count in data.sources)
+    by_template = f" ({tokens.refused_rows:,} of them by the chat template)" if tokens.refused_rows else ""
+    too_long = tokens.dropped_train_rows + tokens.dropped_test_rows
+    return (
+        f"{read:,} rows read = {kept - tokens.refused_rows:,} kept + {quarantined_rows(data, tokens):,} quarantined"
+        f"{by_template} + {data.deduplicated_rows:,} deduplicated"
+        + (f"; of the kept rows, {too_long:,} left out as too long" if too_long else "")
+        + "."
+    )
+
+
+def quarantined_rows(data: DataReport, tokens: TokenReport) -> int:
+    """Return the number of rows that the checks of the data and the chat template set aside."""
+    return data.quarantined_rows + tokens.refused_rows
 
 
 def are_many_left_out(tokens: TokenReport) -> bool:

@@ -20,7 +20,7 @@ from tasks.decks.scores import other_header, other_rows, render_scores, score_he
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.decks.verdict import is_against_chance, is_better, verdict
-from tasks.report.rows import are_many_left_out, held_out_warning, training_rows
+from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,7 @@ def render_report(results: RunResults) -> str:
                 f"{training_rows(results.tokens)}.",
                 "warn" if are_many_left_out(results.tokens) else "note",
             ),
+            html.paragraph(all_rows(results.data, results.tokens), "note"),
             html.paragraph(
                 f"{'Better' if better else 'Not better'} than {rival}. {verdict(objective, base, tuned)}",
                 "good" if better else "bad",
@@ -86,7 +87,8 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "test_rows": results.data.test_rows,
         "train_sequences": results.tokens.train_rows,
         "test_sequences": results.tokens.test_rows,
-        "quarantined_rows": results.data.quarantined_rows,
+        "quarantined_rows": quarantined_rows(results.data, results.tokens),
+        "refused_rows": results.tokens.refused_rows,
         "deduplicated_rows": results.data.deduplicated_rows,
         "dropped_rows": results.tokens.dropped_train_rows + results.tokens.dropped_test_rows,
         "truncated_rows": results.tokens.truncated_rows,

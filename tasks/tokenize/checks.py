@@ -18,6 +18,7 @@ from configs.wire import TokenReport
 from tasks.tokenize.counts import FoundRows, SplitCounts
 from tasks.tokenize.files import count_kinds, first_row_of_kind, has_turns
 from tasks.tokenize.over_length import shortening_policies
+from tasks.tokenize.refused import InvalidRows, RefusedCounts
 from tasks.tokenize.rows import Setup
 
 if TYPE_CHECKING:
@@ -74,21 +75,31 @@ def wrong_kind_error(rows: str, kind: str, objective: Objective) -> DataError:
     )
 
 
-def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
-    """Run all checks on the counts of the splits, and return the ids of the special tokens that end answers, sorted.
+def check_complete(splits: dict[str, SplitCounts]) -> None:
+    """Raise the error that ended a part, if any.
 
     Raises:
-        DataError: of the first check that fails: a row is too long, the template refuses too many rows, no row of a
-            split is left, a token has no embedding, a row begins with two BOS, a row has no trained token, all kto rows
-            have the same label, or a row has no trained end-of-turn token.
+        DataError: a row is too long.
     """
     for counts in splits.values():
         if counts.error is not None:
             raise DataError(counts.error)
+
+
+def check_tokens(
+    splits: dict[str, SplitCounts], refused: RefusedCounts, invalid: InvalidRows, setup: Setup
+) -> list[int]:
+    """Run all checks on the counts of the splits, and return the ids of the special tokens that end answers, sorted.
+
+    Raises:
+        DataError: of the first check that fails: the template refuses too many rows, no row of a split is left, a token
+            has no embedding, a row begins with two BOS, a row has no trained token, all kto rows have the same label,
+            or a row has no trained end-of-turn token.
+    """
+    check_refused(refused, invalid)
     total = reduce(SplitCounts.plus, splits.values())
-    check_refused(total, setup)
     for name, counts in splits.items():
-        _check_rows_left(name, counts, setup)
+        _check_rows_left(name, counts, refused.by_split[name], setup)
     _check_embeddings(total.unknown_tokens, setup)
     _check_bos(total.two_bos, setup.tokenizer)
     _check_trained_tokens(total.untrained)
@@ -97,29 +108,31 @@ def check_tokens(splits: dict[str, SplitCounts], setup: Setup) -> list[int]:
     return total.end_token_ids
 
 
-def check_refused(total: SplitCounts, setup: Setup) -> None:
-    """Refuse a run in which the template refuses more rows than `tokenize.max_refused_rows`.
+def check_refused(refused: RefusedCounts, invalid: InvalidRows) -> None:
+    """Refuse a run in which invalid and refused rows together are more than `data.max_invalid_rows`.
 
     Raises:
-        DataError: names the first row for each reason, the numbers, and the fix.
+        DataError: names the first row of the three most frequent reasons, the numbers, and the fix.
     """
-    if total.num_refused <= setup.config.max_refused_rows:
+    number = refused.num_rows
+    if number <= invalid.left:
         return
-    lines = _refusal_lines(total)
-    fix = max(total.refused.values(), key=lambda refusals: refusals.rows.num_rows).fix
+    fix = refused.fixes[max(refused.by_reason, key=lambda reason: refused.by_reason[reason].num_rows)]
     raise DataError(
-        f"{lines[0]}\n{fix}; or leave such rows out with tokenize.max_refused_rows, now "
-        f"{setup.config.max_refused_rows}" + "".join(f"\nalso {line}" for line in lines[1:3])
+        f"{'; also '.join(_refusal_lines(refused)[:3])}\n"
+        f"{number} refused row{'s' if number > 1 else ''}, data.max_invalid_rows={invalid.allowed} tolerated, "
+        f"{invalid.counted} already used by invalid rows\n"
+        f"{fix}; or raise data.max_invalid_rows (refused rows go to the quarantine, never into training)"
     )
 
 
-def _refusal_lines(total: SplitCounts) -> list[str]:
+def _refusal_lines(refused: RefusedCounts) -> list[str]:
     """Return a line for each reason for which rows were refused, the most frequent first."""
-    by_count = sorted(total.refused.items(), key=lambda item: -item[1].rows.num_rows)
-    return [f"{found.rows.first_ids[0]}: {reason} ({found.rows.num_rows} such rows)" for reason, found in by_count]
+    by_number = sorted(refused.by_reason.items(), key=lambda item: -item[1].num_rows)
+    return [f"{found.first_ids[0]}: {reason} ({found.num_rows} such rows)" for reason, found in by_number]
 
 
-def _check_rows_left(name: str, counts: SplitCounts, setup: Setup) -> None:
+def _check_rows_left(name: str, counts: SplitCounts, num_refused: int, setup: Setup) -> None:
     if counts.num_sequences:
         return
     fix = (
@@ -128,7 +141,7 @@ def _check_rows_left(name: str, counts: SplitCounts, setup: Setup) -> None:
         else "; cutting these rows would leave no answer or no prompt"
     )
     if not counts.dropped:
-        raise DataError(f"no {name} row is left: the chat template refuses all {counts.num_refused}")
+        raise DataError(f"no {name} row is left: the chat template refuses all {num_refused}")
     raise DataError(
         f"all {counts.dropped} {name} rows are longer than tokenize.max_length={setup.max_length} tokens\nraise it{fix}"
     )
@@ -208,8 +221,8 @@ def check_same_tokenizer(reports: Sequence[TokenReport]) -> None:
             )
 
 
-def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
-    """Return the warnings about rows that were kept, each with the number of rows and the first ids, never content."""
+def warnings(splits: dict[str, SplitCounts], refused: RefusedCounts, setup: Setup) -> list[str]:
+    """Return the warnings about the rows, each with the number of rows and the first ids, never content."""
     total = reduce(SplitCounts.plus, splits.values())
     lines = []
     if setup.template.source == "plain":
@@ -234,12 +247,12 @@ def warnings(splits: dict[str, SplitCounts], setup: Setup) -> list[str]:
             f"{total.same_answers.num_rows} rows have a rejected answer with the same tokens as the chosen one "
             f"({_first_ids(total.same_answers)}); nothing is learned from them; remove or correct them"
         )
-    return lines + rendering_warnings(total, setup) + _unseen_token_warnings(splits["train"], setup)
+    return lines + rendering_warnings(total, refused, setup) + _unseen_token_warnings(splits["train"], setup)
 
 
-def rendering_warnings(total: SplitCounts, setup: Setup) -> list[str]:
-    """Return what is unusual about the renderings, and the rows that were left out."""
-    lines = [f"left out, as tokenize.max_refused_rows allows: {line}" for line in _refusal_lines(total)]
+def rendering_warnings(total: SplitCounts, refused: RefusedCounts, setup: Setup) -> list[str]:
+    """Return what is unusual about the renderings, and the rows that were refused."""
+    lines = [f"quarantined, as data.max_invalid_rows allows: {line}" for line in _refusal_lines(refused)]
     title = setup.template.title
     if total.training_template.num_rows:
         lines.append(

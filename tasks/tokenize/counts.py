@@ -35,13 +35,6 @@ class FoundRows(BaseModel):
         return FoundRows(num_rows=self.num_rows + later.num_rows, first_ids=first_ids)
 
 
-class Refusals(BaseModel):
-    """Rows that the chat template refused for one reason, and the fix."""
-
-    fix: str
-    rows: FoundRows
-
-
 class SplitCounts(BaseModel):
     """Counts of one split.
 
@@ -50,10 +43,10 @@ class SplitCounts(BaseModel):
     each with its prompt. `trained_tokens` are the tokens that the loss counts; it never counts the first of a sequence.
     `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. `end_token_ids` are the
     special tokens that end answers, and `without_end` the rows with an answer that none ends. `new_token_ids` are the
-    new special tokens that occur in rows, and `unknown_tokens` the rows with a token that has no embedding. `refused`
-    maps each reason for which the template refused rows to these. Rows in `training_template` were rendered by TRL's
-    variant of the template, those in `one_answer_each` with one sequence for each answer, and those in
-    `without_reasoning` without some of their reasoning. `error` is the message that stops the run, if any.
+    new special tokens that occur in rows, and `unknown_tokens` the rows with a token that has no embedding. Rows in
+    `training_template` were rendered by TRL's variant of the template, those in `one_answer_each` with one sequence for
+    each answer, and those in `without_reasoning` without some of their reasoning. `error` is the message that stops the
+    run, if any.
     """
 
     lengths: dict[int, int] = {}
@@ -76,7 +69,6 @@ class SplitCounts(BaseModel):
     training_template: FoundRows = FoundRows()
     one_answer_each: FoundRows = FoundRows()
     without_reasoning: FoundRows = FoundRows()
-    refused: dict[str, Refusals] = {}
     end_token_ids: list[int] = []
     new_token_ids: list[int] = []
     error: str | None = None
@@ -85,27 +77,14 @@ class SplitCounts(BaseModel):
     def num_sequences(self) -> int:
         return sum(self.lengths.values())
 
-    @property
-    def num_refused(self) -> int:
-        return sum(refusals.rows.num_rows for refusals in self.refused.values())
-
-    def add_refused(self, reason: str, refusals: Refusals) -> None:
-        """Count refused rows that come after those counted before."""
-        known = self.refused.get(reason)
-        rows = known.rows.plus(refusals.rows) if known else refusals.rows
-        self.refused[reason] = Refusals(fix=refusals.fix, rows=rows)
-
     def plus(self, later: SplitCounts) -> SplitCounts:
         """Return the sum of both counts, where the rows of `later` come after these."""
         merged = SplitCounts(
             lengths=_add_by_length(self.lengths, later.lengths),
             end_token_ids=sorted({*self.end_token_ids, *later.end_token_ids}),
             new_token_ids=sorted({*self.new_token_ids, *later.new_token_ids}),
-            refused={**self.refused},
             error=self.error or later.error,
         )
-        for reason, refusals in later.refused.items():
-            merged.add_refused(reason, refusals)
         for name in SplitCounts.model_fields:
             earlier_count, later_count = getattr(self, name), getattr(later, name)
             if isinstance(earlier_count, FoundRows):
@@ -148,9 +127,6 @@ def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, set
     counts.same_answers.add(batch.same_answers)
     for note, row_ids in batch.noted.items():
         getattr(counts, note).add(row_ids)
-    for refusal in batch.refused:
-        found = FoundRows(num_rows=1, first_ids=[refusal.row_id])
-        counts.add_refused(refusal.reason, Refusals(fix=refusal.fix, rows=found))
     records = batch.records
     lengths, numbers = np.unique(np.array([r.num_tokens for r in records], np.int64), return_counts=True)
     counts.lengths = _add_by_length(counts.lengths, dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))

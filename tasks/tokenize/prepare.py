@@ -9,28 +9,42 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from configs.errors import ArtifactError, DataError
 from configs.objectives import Objective
 from configs.schema import TokenizeConfig
 from configs.wire import TokenReport
+from tasks.rows import quarantine
 from tasks.tokenize import checks
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import COUNTS_FILE, PartCounts, SplitCounts, add_batch, merge_splits
 from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_tokens, token_table
 from tasks.tokenize.packing import PackReport, pack_tokens
+from tasks.tokenize.refused import (
+    NONE_ALLOWED,
+    REFUSED_SCHEMA,
+    InvalidRows,
+    count_parts,
+    refused_cases,
+    refused_file,
+    refused_table,
+)
 from tasks.tokenize.report import make_report, summary_lines
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import choose_template, load_tokenizer, resolve_max_length, text_config
 from tasks.tokenize.tokens import tokenize_rows
 from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, model_vocabulary_size, write_model_config
 
-__all__ = ["join_parts", "summary_lines", "tokenize_part"]
+__all__ = ["InvalidRows", "add_to_quarantine", "join_parts", "summary_lines", "tokenize_part"]
 
 _NUM_SAMPLES = 3
+# the report travels to each pod of the training
+_NUM_REFUSED_CASES = 100
 
 
 def tokenize_part(
@@ -48,7 +62,8 @@ def tokenize_part(
 
     Of a split of n rows, the part holds the rows [part_number * n // num_parts, (part_number + 1) * n // num_parts).
     `splits` maps the name of each split to a Parquet file of canonical rows. The folder `output` gets
-    `<split>.parquet`, with `TOKEN_SCHEMA`, and `counts.json`. Memory use does not grow with the number of rows.
+    `<split>.parquet`, with `TOKEN_SCHEMA`, `refused-<split>.parquet`, the rows that the template refuses, with
+    `REFUSED_SCHEMA`, and `counts.json`. Memory use does not grow with the number of rows.
 
     A row that cannot be tokenized ends the part, and its error is stored in the counts, not raised: parts run in any
     order, and the run must always name its first such row.
@@ -65,11 +80,16 @@ def tokenize_part(
     for name, path in splits.items():
         split_counts = counts.splits[name] = SplitCounts()
         try:
-            with TokenWriter(output / f"{name}.parquet") as writer:
+            with (
+                TokenWriter(output / f"{name}.parquet") as writer,
+                pq.ParquetWriter(output / refused_file(name), REFUSED_SCHEMA, compression="zstd") as refused,
+            ):
                 for rows in read_rows(path, part_number, num_parts):
                     batch = tokenize_rows(rows, setup)
                     table = token_table(batch.records)
                     writer.write(table)
+                    if batch.refused:
+                        refused.write_batch(refused_table(batch.refused))
                     add_batch(split_counts, batch, table, setup)
         except DataError as error:
             split_counts.error = str(error)
@@ -85,37 +105,51 @@ def join_parts(
     trust_remote_code: bool,
     parts: Sequence[Path],
     outputs: dict[str, Path],
+    invalid: InvalidRows = NONE_ALLOWED,
 ) -> TokenReport:
     """Check the counts of all parts, write the joined files, and return the report.
 
     Writes `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its chat template. `parts` are the
     folders that `tokenize_part` wrote, in any order; `outputs` maps `train`, `test` and `tokenizer` to folders. With
-    `tokenize.packing`, the training file holds the packed rows of `pack_tokens`.
+    `tokenize.packing`, the training file holds the packed rows of `pack_tokens`. `invalid` says how many rows may be
+    refused by the template; by default none.
 
     Raises:
         ConfigError, ModelError: as `tokenize_part`.
         ArtifactError: the parts do not belong to one run.
-        DataError: a row could not be tokenized, no row is left to train on or to evaluate on, a sequence begins with
-            more than one BOS, or a row has no trained token or no trained end-of-turn token.
+        DataError: a row could not be tokenized, the template refuses too many rows, no row is left to train on or to
+            evaluate on, a sequence begins with more than one BOS, or a row has no trained token or no trained
+            end-of-turn token.
     """
     checks.check_settings(config, objective)
-    read_parts = sorted(((_read_counts(folder), folder) for folder in parts), key=lambda part: part[0].part_number)
-    counts, folders = [part for part, _ in read_parts], [folder for _, folder in read_parts]
+    counts, folders = _in_order(parts)
     if [(part.part_number, part.num_parts) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
         raise ArtifactError(f"the {len(counts)} parts of the tokens do not belong to one run; tokenize the rows again")
     has_messages = any(part.has_messages for part in counts)
     setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     splits = {name: merge_splits(counts, name) for name in ("train", "test")}
-    end_token_ids = checks.check_tokens(splits, setup)
+    checks.check_complete(splits)
+    refused = count_parts(folders)
+    end_token_ids = checks.check_tokens(splits, refused, invalid, setup)
     pack_report = _write_tokens(setup, folders, outputs)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
     write_model_config(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
     samples = _first_rows([folder / "train.parquet" for folder in folders])
-    return make_report(setup, splits, end_token_ids, pack_report, samples)
+    cases = [quarantine.shown_case(case) for case in islice(refused_cases(folders), _NUM_REFUSED_CASES)]
+    return make_report(setup, splits, refused, cases, end_token_ids, pack_report, samples)
 
 
-def _read_counts(part: Path) -> PartCounts:
-    return PartCounts.model_validate_json((part / COUNTS_FILE).read_text(encoding="utf-8"))
+def add_to_quarantine(table: Path, parts: Sequence[Path], output: Path) -> None:
+    """Write `quarantine.parquet` to `output`: the data stage's `table`, then the rows that the template refused."""
+    _, folders = _in_order(parts)
+    quarantine.write_quarantine(chain(quarantine.read_quarantine(table), refused_cases(folders)), output)
+
+
+def _in_order(parts: Sequence[Path]) -> tuple[list[PartCounts], list[Path]]:
+    """Return the counts of the parts, and their folders, in the order of the rows."""
+    found = [(PartCounts.model_validate_json((part / COUNTS_FILE).read_text(encoding="utf-8")), part) for part in parts]
+    found.sort(key=lambda part: part[0].part_number)
+    return [counts for counts, _ in found], [folder for _, folder in found]
 
 
 def _make_setup(

@@ -8,11 +8,12 @@ from typing import Any
 from transformers import PreTrainedTokenizerBase
 
 from configs.objectives import ONLINE
-from configs.wire import Span, TokenReport
+from configs.wire import FailureCase, Span, TokenReport
 from tasks.tokenize import checks
 from tasks.tokenize.counts import SplitCounts
 from tasks.tokenize.over_length import IGNORED
 from tasks.tokenize.packing import PackReport
+from tasks.tokenize.refused import RefusedCounts
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.vocabulary import vocabulary_hash
 
@@ -23,11 +24,16 @@ _SAMPLE_TOKENS = 200
 def make_report(
     setup: Setup,
     splits: dict[str, SplitCounts],
+    refused: RefusedCounts,
+    refused_cases: list[FailureCase],
     end_token_ids: list[int],
     pack_report: PackReport | None,
     samples: Sequence[Mapping[str, Any]],
 ) -> TokenReport:
-    """Return the report on the splits `train` and `test`; `samples` are rows of a tokens file, shown decoded."""
+    """Return the report on the splits `train` and `test`.
+
+    `refused_cases` are the first refused rows. `samples` are rows of a tokens file, shown decoded.
+    """
     train, test = splits["train"], splits["test"]
     edges, counts = histogram(train.lengths)
     return TokenReport(
@@ -44,7 +50,8 @@ def make_report(
         split_rows=train.split + test.split,
         split_pieces=train.split_pieces + test.split_pieces,
         left_out_pieces=train.left_out_pieces + test.left_out_pieces,
-        refused_rows=train.num_refused + test.num_refused,
+        refused_rows=refused.num_rows,
+        refused_cases=refused_cases,
         training_template_rows=train.training_template.num_rows + test.training_template.num_rows,
         one_answer_each_rows=train.one_answer_each.num_rows + test.one_answer_each.num_rows,
         without_reasoning_rows=train.without_reasoning.num_rows + test.without_reasoning.num_rows,
@@ -61,7 +68,7 @@ def make_report(
         length_counts=counts,
         samples=[_spans(row["input_ids"], row["labels"], setup.tokenizer) for row in samples],
         rejected_samples=[_rejected_spans(row, setup.tokenizer) for row in samples],
-        warnings=checks.warnings(splits, setup),
+        warnings=checks.warnings(splits, refused, setup),
     )
 
 

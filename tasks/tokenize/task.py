@@ -19,7 +19,13 @@ from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_dire
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
-    "tasks/tokenize", "tasks/decks", "tasks/models/answer_text.py", "configs/effective", "configs/objectives.py"
+    "tasks/tokenize",
+    "tasks/rows",
+    "tasks/files/grouped_tables.py",
+    "tasks/decks",
+    "tasks/models/answer_text.py",
+    "configs/effective",
+    "configs/objectives.py",
 )
 
 
@@ -27,6 +33,7 @@ class Tokens(NamedTuple):
     train: FlyteDirectory
     test: FlyteDirectory
     tokenizer: FlyteDirectory
+    quarantine: StructuredDataset
     report: TokenReport
 
 
@@ -78,23 +85,28 @@ def tokenize(
     train: StructuredDataset,
     test: StructuredDataset,
     parts: list[FlyteDirectory],
+    quarantine: StructuredDataset,
+    invalid_rows: int,
+    max_invalid_rows: int,
 ) -> Tokens:
     """Check the tokens of all parts, join and pack them. The Deck shows counts, and samples with the trained tokens.
 
-    Without `parts`, tokenizes all rows of `train` and `test` first.
+    Without `parts`, tokenizes all rows of `train` and `test` first. The rows that the template refuses follow those of
+    `quarantine`; with its `invalid_rows` they may be at most `max_invalid_rows`.
     """
     from tasks.decks import html
     from tasks.decks.tokens import render_tokens
     from tasks.tokenize import prepare
 
-    outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer")}
+    outputs = {name: scratch_directory(name) for name in ("train", "test", "tokenizer", "quarantine")}
     settings = (config, objective, chat_template, local_path(tokenizer), trust_remote_code)
     folders = [local_path(part) for part in parts]
     if not folders:
         folders = [scratch_directory("part")]
         splits = {"train": table_path(train), "test": table_path(test)}
         prepare.tokenize_part(*settings, splits, 0, 1, folders[0])
-    report = prepare.join_parts(*settings, folders, outputs)
+    report = prepare.join_parts(*settings, folders, outputs, prepare.InvalidRows(invalid_rows, max_invalid_rows))
+    prepare.add_to_quarantine(table_path(quarantine), folders, outputs["quarantine"])
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
         print(line)
@@ -102,6 +114,7 @@ def tokenize(
         train=FlyteDirectory(str(outputs["train"])),
         test=FlyteDirectory(str(outputs["test"])),
         tokenizer=FlyteDirectory(str(outputs["tokenizer"])),
+        quarantine=StructuredDataset(uri=str(outputs["quarantine"] / "quarantine.parquet"), file_format="parquet"),
         report=report,
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from configs.errors import DataError
 from tasks.models.answer_text import AnswerReader, split_answer
@@ -23,6 +23,14 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 
+class Refusal(NamedTuple):
+    """A row that the chat template refuses, the reason and the fix; neither of these holds content."""
+
+    row: Row
+    reason: str
+    fix: str
+
+
 @dataclass
 class TokenBatch:
     """The sequences of some rows, and the ids of the rows that were too long or need a warning.
@@ -30,8 +38,8 @@ class TokenBatch:
     `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. Rows in `control_text` hold
     the text of a control token in their content. Rows in `without_bos` were rendered without the BOS that the tokenizer
     puts before a text. Rows in `same_answers` have two equal answers. Of split rows, `num_pieces` were kept and
-    `num_left_out` had no trained token. `refused` are the rows that the template cannot render, each with the error.
-    `noted` are the ids of rows by what is unusual about their rendering.
+    `num_left_out` had no trained token. `refused` are the rows of which the template cannot render a sequence; no other
+    sequence of them is kept. `noted` are the ids of rows by what is unusual about their rendering.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -43,7 +51,7 @@ class TokenBatch:
     same_answers: list[str] = field(default_factory=list)
     num_pieces: int = 0
     num_left_out: int = 0
-    refused: list[RefusedRow] = field(default_factory=list)
+    refused: list[Refusal] = field(default_factory=list)
     noted: dict[Note, list[str]] = field(default_factory=dict)
 
 
@@ -57,20 +65,7 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
         DataError: the first row that is too long under `over_length: error`.
     """
     result = TokenBatch()
-    rendered: list[RenderedRow] = []
-    too_long = None
-    for row in (learned for given in rows for learned in rows_to_train(given, setup.objective)):
-        try:
-            if _is_dropped_early(row, setup):
-                result.dropped.append(row.row_id)
-            else:
-                rendered += render_row(row, setup)
-        except RefusedRow as refusal:
-            result.refused.append(refusal)
-        except DataError as error:
-            # raised after the earlier rows are encoded: one of them may be too long, and the first error counts
-            too_long = error
-            break
+    rendered, too_long = _render(rows, setup, result)
     bos = setup.tokenizer.bos_token_id
     for rendered_row, record in zip(rendered, _encode(rendered, setup), strict=True):
         fitted = fit_record(record, setup)
@@ -89,8 +84,38 @@ def tokenize_rows(rows: Sequence[Row], setup: Setup) -> TokenBatch:
         for note in rendered_row.notes:
             result.noted.setdefault(note, []).append(record.row_id)
     if too_long is not None:
+        # raised after the earlier rows are encoded: one of them may be too long, and the first error counts
         raise too_long
     return result
+
+
+def _render(rows: Sequence[Row], setup: Setup, result: TokenBatch) -> tuple[list[RenderedRow], DataError | None]:
+    """Return (the rendered rows, the error of the first row that is far too long, if any).
+
+    Adds the rows that are refused or dropped to `result`.
+    """
+    rendered: list[RenderedRow] = []
+    for given in rows:
+        of_row: list[RenderedRow] = []
+        dropped: list[str] = []
+        too_long = None
+        try:
+            for row in rows_to_train(given, setup.objective):
+                if _is_dropped_early(row, setup):
+                    dropped.append(row.row_id)
+                else:
+                    of_row += render_row(row, setup)
+        except RefusedRow as refusal:
+            # a row in the quarantine must not be trained in part
+            result.refused.append(Refusal(given, refusal.reason, refusal.fix))
+            continue
+        except DataError as error:
+            too_long = error
+        rendered += of_row
+        result.dropped += dropped
+        if too_long is not None:
+            return rendered, too_long
+    return rendered, None
 
 
 def _is_dropped_early(row: Row, setup: Setup) -> bool:

@@ -23,6 +23,7 @@ from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import SplitCounts, add_batch
 from tasks.tokenize.files import token_table
 from tasks.tokenize.over_length import Record
+from tasks.tokenize.refused import InvalidRows, count_refused
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import choose_template
 from tasks.tokenize.tokens import TokenBatch, tokenize_rows
@@ -189,12 +190,12 @@ class Tokens:
         return [self.setup.tokenizer.decode(record.rejected_ids) for record in self.records]
 
     def warnings(self) -> list[str]:
-        return warnings({"train": self._counts()}, self.setup)
+        return warnings({"train": self._counts()}, count_refused(self.batch.refused), self.setup)
 
     def refusal(self) -> str:
         """Return the message with which the stage stops; empty where it goes on."""
         try:
-            check_tokens({"train": self._counts()}, self.setup)
+            check_tokens({"train": self._counts()}, count_refused(self.batch.refused), InvalidRows(), self.setup)
         except DataError as error:
             return str(error)
         return ""

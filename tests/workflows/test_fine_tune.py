@@ -91,24 +91,41 @@ def test_the_models_lie_beside_the_report_and_load(first_run) -> None:
 
 
 def test_tolerated_rows_and_the_adapter_lie_there_too(pyflyte: PyFlyte, tiny_model: Path, tmp_path: Path) -> None:
+    """Of 22 rows, the data stage finds one invalid, and the chat template refuses one; both go to the quarantine."""
     rows = [{"prompt": f"q {n}", "completion": f"a {n}"} for n in range(20)] + [{"prompt": "bad", "completion": ""}]
     path = tmp_path / "rows.jsonl"
-    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    path.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"prompt": "SECRET", "completion": "b"}]))
+    template = tmp_path / "template.jinja"
+    template.write_text(
+        "{% if messages[0]['content'] == 'SECRET' %}{{ raise_exception('no') }}{% endif %}"
+        "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant: {% endif %}"
+    )
     result = pyflyte.fine_tune(
         {
             "name": "lora",
             "model": {"name": str(tiny_model)},
-            "data": {"sources": [{"path": str(path)}], "max_invalid_rows": 1},
+            "data": {"sources": [{"path": str(path)}], "max_invalid_rows": 2},
+            "tokenize": {"chat_template": str(template)},
             **QUICK,
             "train": {"method": "lora", "max_steps": 1},
         }
     )
     assert result.returncode == 0, result.stderr
     directory = pyflyte.home / "outputs" / "lora"
-    [fault] = [json.loads(line) for line in (directory / "quarantine.jsonl").read_text().splitlines()]
-    assert (fault["file"], fault["row"], fault["column"]) == ("rows.jsonl", 21, "completion")
+    faults = [json.loads(line) for line in (directory / "quarantine.jsonl").read_text().splitlines()]
+    assert [(fault["file"], fault["row"], fault["check"], fault["column"]) for fault in faults] == [
+        ("rows.jsonl", 21, "format", "completion"),
+        ("rows.jsonl", 22, "template", "(row)"),
+    ]
+    assert faults[1]["reason"] == "the chat template (tokenize.chat_template) refuses it (no)"
+    assert faults[1]["value"] == "SECRET\nb\n"
+    assert "SECRET" not in result.stdout + result.stderr
+    page = (directory / "report.html").read_text()
+    assert "22 rows read = 20 kept + 2 quarantined (1 of them by the chat template) + 0 deduplicated." in page
     assert (directory / "adapter" / "adapter_model.safetensors").exists()
-    assert json.loads((directory / "metrics.json").read_text())["quarantined_rows"] == 1
+    metrics = json.loads((directory / "metrics.json").read_text())
+    assert (metrics["quarantined_rows"], metrics["refused_rows"]) == (2, 1)
 
 
 def test_the_report_is_one_page_that_loads_nothing(first_run) -> None:

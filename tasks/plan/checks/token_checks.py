@@ -19,6 +19,7 @@ from tasks.tokenize.checks import check_refused, check_tokens, rendering_warning
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import FoundRows, SplitCounts, add_batch
 from tasks.tokenize.files import token_table
+from tasks.tokenize.refused import NONE_ALLOWED, InvalidRows, count_refused
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.template import choose_template, resolve_max_length
 from tasks.tokenize.tokens import tokenize_rows
@@ -98,10 +99,11 @@ def check_template(
     given: str | None,
     rows: Sequence[dict[str, Any]] = (),
     objective: Objective = "sft",
+    invalid: InvalidRows = NONE_ALLOWED,
 ) -> tuple[str, str]:
     """Render and check conversations, and the canonical `rows`, as the tokenize stage would; (description, warning).
 
-    `given` is the template file that the config names, or None.
+    `given` is the template file that the config names, or None. `invalid` says how many of the rows may be refused.
 
     Raises:
         ModelError: the model's own template does not parse.
@@ -116,7 +118,7 @@ def check_template(
         tokenizer=cast(Any, tokenizer),
         control=find_control_tokens(cast(Any, tokenizer)),
         template=template,
-        config=config.model_copy(update={"over_length": "drop", "max_refused_rows": 0}),
+        config=config.model_copy(update={"over_length": "drop"}),
         max_length=_ANY_LENGTH,
         objective="sft",
         vocabulary_size=None,
@@ -132,9 +134,9 @@ def check_template(
     try:
         _, counts = _checked_counts("two questions and their answers", _TURNS, setup)
     except DataError as error:
-        _refused_rows(rows, replace(setup, config=config, objective=objective))
+        _refused_rows(rows, invalid, replace(setup, objective=objective))
         return found, f"conversations of several answers will be refused: {str(error).splitlines()[0]}"
-    refused = _refused_rows(rows, replace(setup, config=config, objective=objective))
+    refused = _refused_rows(rows, invalid, replace(setup, objective=objective))
     if counts.training_template.num_rows:
         found += "; conversations of several answers are rendered by TRL's variant for training"
     elif counts.one_answer_each.num_rows:
@@ -142,19 +144,19 @@ def check_template(
     return found, refused
 
 
-def _refused_rows(rows: Sequence[dict[str, Any]], setup: Setup) -> str:
+def _refused_rows(rows: Sequence[dict[str, Any]], invalid: InvalidRows, setup: Setup) -> str:
     """Return a warning about those of the canonical `rows` that the template refuses, or loses reasoning of.
 
     Raises:
-        DataError: there are more of them than `tokenize.max_refused_rows`.
+        DataError: with the invalid rows, there are more of them than `data.max_invalid_rows`.
     """
     known = [Row(**{name: row[name] or "" for name in Row._fields if name in row}) for row in rows]
-    dropping = setup.config.model_copy(update={"over_length": "drop"})
-    batch = tokenize_rows(known, replace(setup, config=dropping))
+    batch = tokenize_rows(known, setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
-    check_refused(counts, setup)
-    return "; ".join(rendering_warnings(counts.model_copy(update=_NOT_WARNED), setup))
+    refused = count_refused(batch.refused)
+    check_refused(refused, invalid)
+    return "; ".join(rendering_warnings(counts.model_copy(update=_NOT_WARNED), refused, setup))
 
 
 def _checked_counts(
@@ -165,7 +167,7 @@ def _checked_counts(
     batch = tokenize_rows([row], setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
-    return check_tokens({"train": counts}, setup), counts
+    return check_tokens({"train": counts}, count_refused(batch.refused), NONE_ALLOWED, setup), counts
 
 
 def check_length(tokenize: TokenizeConfig, train: TrainConfig, settings: dict[str, Any]) -> tuple[str, str]:

@@ -16,6 +16,7 @@ from tasks.plan.checks.preflight import NETWORK_SECONDS, READING_SECONDS, Findin
 from tasks.plan.checks.surroundings import Base, Surroundings
 from tasks.plan.checks.tokenizers import read_tokenizer
 from tasks.plan.resolve import data
+from tasks.tokenize.refused import InvalidRows
 from tasks.tokenize.template import choose_template
 
 
@@ -43,6 +44,14 @@ class _Rows:
             with suppress(NotCheckedError):
                 found += shared.needed().canonical
         return found
+
+    def invalid(self) -> InvalidRows:
+        """Return how many of the first rows are invalid, of the sources that could be read, and how many may be."""
+        counted = 0
+        for shared in self.first_rows.values():
+            with suppress(NotCheckedError):
+                counted += shared.needed().num_invalid
+        return InvalidRows(counted, self.config.data.max_invalid_rows)
 
     def _reading_of(self, section: Any, number: int) -> Callable[[], Any]:
         def read() -> Any:
@@ -128,7 +137,13 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> lis
             return Finding("not used: cpt trains on plain text")
         given = template.needed()
         found, warning = token_checks.check_template(
-            small_tokenizer, model_settings, config.tokenize, given, rows.known_rows(), config.train.objective
+            small_tokenizer,
+            model_settings,
+            config.tokenize,
+            given,
+            rows.known_rows(),
+            config.train.objective,
+            rows.invalid(),
         )
         return Finding(found, warning=warning, fix="name another with tokenize.chat_template")
 

@@ -78,6 +78,8 @@ def results() -> RunResults:
         dropped_test_rows=2,
         truncated_rows=4,
         split_rows=0,
+        refused_rows=3,
+        refused_cases=[FailureCase(file=EVIL, check="template", row=5, column="(row)", reason=EVIL, value=EVIL)],
         train_tokens=100,
         trained_tokens=40,
         end_token_ids=[1],
@@ -123,7 +125,8 @@ def test_the_page_loads_nothing_and_runs_nothing(results: RunResults, tmp_path: 
 
 def test_every_count_of_what_was_left_out_is_shown_and_in_the_metrics(results: RunResults) -> None:
     numbers = metrics(results)
-    assert (numbers["quarantined_rows"], numbers["dropped_rows"], numbers["truncated_rows"]) == (2, 3, 4)
+    assert (numbers["quarantined_rows"], numbers["dropped_rows"], numbers["truncated_rows"]) == (5, 3, 4)
+    assert numbers["refused_rows"] == 3
     assert (numbers["train_rows"], numbers["test_rows"]) == (6, 1)
     assert (numbers["train_sequences"], numbers["test_sequences"]) == (5, 1)
     assert numbers["quantized_8bit"] is None
@@ -132,6 +135,10 @@ def test_every_count_of_what_was_left_out_is_shown_and_in_the_metrics(results: R
         r"2 quarantined",
         r"training rows dropped as too long\s+1\b",
         r"held-out rows dropped as too long\s+2\b",
+        r"rows refused by the chat template, in the quarantine table\s+3\b",
+        r"refused by the chat template, in the quarantine table\s+and 2 more, in the quarantine table",
+        r"9 rows read = 4 kept \+ 5 quarantined \(3 of them by the chat template\) \+ 0 deduplicated; ",
+        r"of the kept rows, 3 left out as too long\.",
     ):
         assert re.search(words, text), words
 

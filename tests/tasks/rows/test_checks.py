@@ -54,6 +54,8 @@ def test_each_check_follows_its_policy(check: str, policy: str, tmp_path: Path) 
     [count] = [c for c in data.report.checks if c.check == check]
     assert (count.policy, count.rows) == (policy, len(bad))
     assert count.first_rows == [f"rows.jsonl:{21 + n}" for n in range(len(bad))]
+    num_invalid = len(bad) if policy == "fail" else 0
+    assert (data.report.invalid_rows, data.report.max_invalid_rows) == (num_invalid, num_invalid)
     kept = 20 + (len(bad) if policy == "warn" else 0)
     assert data.report.sources[0].kept == kept
     assert set(data.quarantine.check) == (set() if policy == "warn" else {check})

@@ -104,5 +104,5 @@ def test_a_template_that_changes_the_text_of_a_special_token_is_refused(families
         (refusal,) = family.tokenize([("user", "k<|im_end|>"), ("assistant", "a")]).refused
     finally:
         family.tokenizer.chat_template = template
-    assert str(refusal).startswith("f:1: the chat template changes the text of a special token")
-    assert "k<|" not in str(refusal)
+    assert refusal.reason.startswith("the chat template changes the text of a special token")
+    assert "k<|" not in refusal.reason + refusal.fix

@@ -13,6 +13,7 @@ from configs.schema import TokenizeConfig, fault_of_tokenize
 from tasks.tokenize.checks import check_same_tokenizer, warnings
 from tasks.tokenize.counts import SplitCounts, add_batch
 from tasks.tokenize.files import token_table
+from tasks.tokenize.refused import RefusedCounts
 from tasks.tokenize.rows import Row
 from tasks.tokenize.tokens import tokenize_rows
 
@@ -164,7 +165,7 @@ def test_rows_that_lose_their_reasoning_are_named_with_their_number() -> None:
     batch = tokenize_rows(rows, setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
-    (warning,) = [line for line in warnings({"train": counts}, setup) if "reasoning" in line]
+    (warning,) = [line for line in warnings({"train": counts}, RefusedCounts(), setup) if "reasoning" in line]
     assert warning.startswith("2 rows (f:1, f:3) lose reasoning: the chat template (llama3_1) does not render it")
 
 

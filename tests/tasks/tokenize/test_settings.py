@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from configs.errors import DataError
 from configs.schema import TokenizeConfig
 
 CHATML = (
@@ -25,7 +24,6 @@ EXPECTED = {
 TESTED_APART = (
     "chat_template",
     "new_special_tokens",
-    "max_refused_rows",
     "template_arguments",
     "train_on_reasoning",
     "train_on_empty_reasoning",
@@ -61,23 +59,3 @@ def test_new_special_tokens_are_one_token_each(prepare) -> None:
     assert list(tokens.rows.input_ids[0]).count(258) == list(tokens.rows.input_ids[0]).count(259) == 2
     assert tokens.report.new_token_ids == [258, 259]
     assert tokens.marked(0) == CHAT
-
-
-def test_max_refused_rows_leaves_rows_out_that_the_template_refuses(prepare) -> None:
-    """The row is refused in both splits; each refusal counts."""
-    template = CHATML + "{% if messages[0]['content'] == 'SECRET' %}{{ raise_exception('no') }}{% endif %}"
-    rows = [("q", "a"), ("SECRET", "b")]
-    with pytest.raises(DataError) as error:
-        prepare(rows, template, max_refused_rows=1)
-    assert str(error.value) == (
-        "f:2: the chat template (tokenize.chat_template) refuses it (no) (2 such rows)\nset tokenize.chat_template to "
-        "another template; or leave such rows out with tokenize.max_refused_rows, now 1"
-    )
-    tokens = prepare(rows, template, max_refused_rows=2)
-    assert [tokens.marked(n) for n in range(len(tokens.rows))] == ["<|user|>q<eos><|assistant|>«a<eos>»"]
-    assert tokens.report.refused_rows == 2
-    (warning,) = tokens.report.warnings
-    assert warning.startswith("left out, as tokenize.max_refused_rows allows: f:2: the chat template")
-    assert warning.endswith("refuses it (no) (2 such rows)")
-    with pytest.raises(DataError, match=r"^no train row is left: the chat template refuses all 1$"):
-        prepare(rows[1:], template, max_refused_rows=2)

@@ -63,7 +63,7 @@ def test_a_last_answer_whose_prompt_is_rewritten_is_refused(prepare) -> None:
     counting = "{{ messages | length }}{% for m in messages %}{{ m['content'] }}<eos>{% endfor %}"
     with pytest.raises(
         DataError,
-        match=r"^f:1: the chat template .* changes earlier turns .*\nset tokenize.chat_template to another template; ",
+        match=r"^f:1: the chat template .* changes earlier turns .*\n.*\nset tokenize.chat_template to another ",
     ):
         prepare([[("user", "U"), ("assistant", "A")]], counting, train_on="last_answer")
 

@@ -136,8 +136,8 @@ def test_a_template_that_joins_arguments_gets_json_text(prepare) -> None:
 )
 def test_a_row_that_a_template_cannot_say_is_refused_by_the_templates_name(name, turns, tools, reason) -> None:
     (refusal,) = tokens_of(vendor_setup(name), turns, tools).refused
-    assert str(refusal).startswith(f"f:1: the chat template ({name}) {reason}")
-    assert "Sum?" not in str(refusal) and "15" not in str(refusal)
+    assert refusal.row.row_id == "f:1" and refusal.reason.startswith(f"the chat template ({name}) {reason}")
+    assert not any(words in refusal.reason + refusal.fix for words in ("Sum?", "15"))
 
 
 def test_a_result_that_a_template_writes_into_the_answer_is_not_trained() -> None:

@@ -19,6 +19,7 @@ from tasks.tokenize.checks import check_tokens
 from tasks.tokenize.counts import SplitCounts, add_batch
 from tasks.tokenize.files import token_table
 from tasks.tokenize.over_length import Record
+from tasks.tokenize.refused import InvalidRows, count_refused
 from tasks.tokenize.rows import Row
 from tasks.tokenize.tokens import tokenize_rows
 
@@ -70,7 +71,7 @@ def tokenized(name: str, case: str) -> tuple[str, list[Record], Any]:
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
     try:
-        check_tokens({"train": counts}, setup)
+        check_tokens({"train": counts}, count_refused(batch.refused), InvalidRows(), setup)
     except DataError as error:
         reason = str(error).splitlines()[0].partition(": ")[2].partition(" (1 such")[0]
         return "refused: " + reason.replace(f"the chat template ({name}) ", "").split(", so")[0], [], setup

@@ -105,6 +105,30 @@ def test_each_fault_of_a_model_fails_its_own_check(
     assert found in failed[name].found and failed[name].fix
 
 
+@pytest.mark.parametrize(("tolerated", "result"), [(2, "warning"), (1, "failed")])
+def test_invalid_rows_and_refused_ones_are_counted_together(
+    tolerated: int, result: str, model: Path, tmp_path: Path
+) -> None:
+    """Of 12 rows, the second is invalid, and the template refuses the third."""
+    rows = [{"prompt": f"p{n}", "completion": "c"} for n in range(12)]
+    rows[1]["completion"], rows[2]["prompt"] = "", "SECRET"
+    path, template = tmp_path / "rows.jsonl", tmp_path / "template.jinja"
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    refuses = "{% if messages[0]['content'] == 'SECRET' %}{{ raise_exception('no') }}{% endif %}"
+    turns = "{% for m in messages %}{{ m['role'] }}: {{ m['content'] }}{{ eos_token }}{% endfor %}"
+    template.write_text(refuses + turns + "{% if add_generation_prompt %}assistant: {% endif %}")
+    given = config(model, path, tmp_path, tokenize={"chat_template": str(template)})
+    data = given.data.model_copy(update={"max_invalid_rows": tolerated})
+    checks = by_name(ask(given.model_copy(update={"data": data}), surroundings_in(tmp_path)))
+    assert checks["first rows"].result == "warning"
+    check = checks["chat template"]
+    assert (check.result, "rows.jsonl:3: the chat template" in check.found) == (result, True)
+    assert "SECRET" not in check.found + check.fix
+    if result == "failed":
+        assert check.found.endswith("1 refused row, data.max_invalid_rows=1 tolerated, 1 already used by invalid rows")
+        assert check.fix.startswith("set tokenize.chat_template to another template; or raise data.max_invalid_rows")
+
+
 def test_pickled_weights_fail_a_check_of_their_own(model: Path, rows_file: Path, tmp_path: Path) -> None:
     (model / "model.safetensors").rename(model / "pytorch_model.bin")
     answers = ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path))

@@ -19,6 +19,7 @@ from tasks.plan.checks.token_checks import check_length, check_template, check_t
 from tasks.plan.checks.tokenizers import SmallTokenizer, read_tokenizer
 from tasks.plan.resolve.models import find_model
 from tasks.tokenize.control_tokens import find_control_tokens
+from tasks.tokenize.refused import InvalidRows
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.spans import apply
 from tasks.tokenize.template import Template, choose_template, load_tokenizer
@@ -177,8 +178,10 @@ def test_the_first_rows_are_rendered_with_their_tools(tiny_model: Path) -> None:
     with pytest.raises(DataError, match=r"^f:1: .* does not render the call of a function \(1 such rows\)") as caught:
         check_template(*arguments, TokenizeConfig(), without_calls, [row])
     assert "SECRET" not in str(caught.value)
-    _, warning = check_template(*arguments, TokenizeConfig(max_refused_rows=1), without_calls, [row])
-    assert warning.startswith("left out, as tokenize.max_refused_rows allows: f:1: the chat template")
+    _, warning = check_template(*arguments, TokenizeConfig(), without_calls, [row], invalid=InvalidRows(1, 2))
+    assert warning.startswith("quarantined, as data.max_invalid_rows allows: f:1: the chat template")
+    with pytest.raises(DataError, match=r"1 refused row, data.max_invalid_rows=2 tolerated, 2 already used by invalid"):
+        check_template(*arguments, TokenizeConfig(), without_calls, [row], invalid=InvalidRows(2, 2))
 
 
 def test_a_sentencepiece_model_alone_needs_its_package(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
