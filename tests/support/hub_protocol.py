@@ -39,6 +39,8 @@ ROUTES = (
     Route("commits", ("GET",), re.compile(rf"{_API}/commits/{_REV}"), "anyone"),
     Route("refs", ("GET",), re.compile(rf"{_API}/refs"), "anyone"),
     Route("branch", ("POST",), re.compile(rf"{_API}/branch/{_REV}"), "write"),
+    Route("delete_branch", ("DELETE",), re.compile(rf"{_API}/branch/{_REV}"), "write"),
+    Route("tag", ("POST",), re.compile(rf"{_API}/tag/{_REV}"), "write"),
     Route("preupload", ("POST",), re.compile(rf"{_API}/preupload/{_REV}"), "write"),
     Route("commit", ("POST",), re.compile(rf"{_API}/commit/{_REV}"), "write"),
     Route("lfs_batch", ("POST",), re.compile(rf"{_FILES}\.git/info/lfs/objects/batch"), "write"),

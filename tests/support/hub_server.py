@@ -9,7 +9,7 @@ implements the parts of the Hub's protocol that `huggingface_hub` and `datasets`
         HfApi(endpoint=server.endpoint, token="hf_write").upload_folder(...)
 
 As on the real Hub, a new repository starts with an initial commit that holds `.gitattributes`. Left out: pull
-requests, tags, `.gitignore` rules, uploads in parts, downloads by Xet, and the check of a model card beyond its shape.
+requests, `.gitignore` rules, uploads in parts, downloads by Xet, and the check of a model card beyond its shape.
 """
 
 from __future__ import annotations
@@ -104,10 +104,26 @@ class HubServer:
             tree = self._repositories[repo_type, repo_id].branches["main"][-1].tree
         return {path: file.data for path, file in tree.items()}
 
-    def commits(self, repo_id: str, repo_type: RepoType = "model") -> list[Commit]:
-        """Return the commits of the main branch, oldest first, including the initial one."""
+    def commits(self, repo_id: str, repo_type: RepoType = "model", branch: str = "main") -> list[Commit]:
+        """Return the commits of a branch, oldest first, including the repository's initial one."""
         with self._lock:
-            return list(self._repositories[repo_type, repo_id].branches["main"])
+            return list(self._repositories[repo_type, repo_id].branches[branch])
+
+    def refs(self, repo_id: str, repo_type: RepoType = "model") -> tuple[list[str], dict[str, str]]:
+        """Return the names of the branches, and the commit of each tag."""
+        with self._lock:
+            repo = self._repositories[repo_type, repo_id]
+            return sorted(repo.branches), dict(repo.tags)
+
+    def set_private(self, repo_id: str, private: bool) -> None:
+        with self._lock:
+            self._repositories["model", repo_id].private = private
+
+    def push_by_another(self, repo_id: str, files: Mapping[str, bytes]) -> None:
+        """Commit files to main, as another client may do at any time."""
+        with self._lock:
+            repo = self._repositories["model", repo_id]
+            repo.commit("By another", {path: StoredFile(data) for path, data in files.items()})
 
     def fail_next(
         self,
@@ -285,7 +301,21 @@ class HubServer:
     def _refs(self, call: Call) -> dict[str, Any]:
         heads = [(name, history[-1].oid) for name, history in call.repo.branches.items()]
         branches = [{"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid} for name, oid in heads]
-        return {"branches": branches, "converts": [], "tags": [], "pullRequests": []}
+        tags = [{"name": tag, "ref": f"refs/tags/{tag}", "targetCommit": oid} for tag, oid in call.repo.tags.items()]
+        return {"branches": branches, "converts": [], "tags": tags, "pullRequests": []}
+
+    def _tag(self, call: Call) -> Response:
+        tag = call.json["tag"]
+        if tag in call.repo.tags:
+            raise HubError(409, f"Reference already exists: {tag}")
+        call.repo.tags[tag] = call.commit.oid
+        return Response(b"{}", 201)
+
+    def _delete_branch(self, call: Call) -> Response:
+        if call.branch == "main":
+            raise HubError(403, "The branch main cannot be deleted")
+        del call.repo.branches[call.branch]
+        return Response(b"{}")
 
     def _branch(self, call: Call) -> Response:
         name = call.groups["rev"]

@@ -95,6 +95,7 @@ class Repository:
     private: bool = False
     gated: Literal[False, "auto", "manual"] = False
     branches: dict[str, list[Commit]] = field(default_factory=dict)
+    tags: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.commit("initial commit", {".gitattributes": StoredFile(GITATTRIBUTES)})
@@ -125,6 +126,7 @@ class Repository:
         """Return the commit that a branch name or a commit id names, or None."""
         if history := self.branches.get(revision.removeprefix("refs/heads/")):
             return history[-1]
+        revision = self.tags.get(revision, revision)
         return next((c for history in self.branches.values() for c in history if c.oid == revision), None)
 
     def history(self, commit: Commit) -> list[Commit]:
