@@ -105,7 +105,7 @@ def check_tokens(
     _check_trained_tokens(total.untrained)
     _check_kto_labels(splits["train"], setup)
     _check_end_tokens(total, setup.max_length)
-    return total.end_token_ids
+    return total.stop_token_ids
 
 
 def check_refused(refused: RefusedCounts, invalid: InvalidRows) -> None:

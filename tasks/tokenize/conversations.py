@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 
 from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, trained_positions
@@ -37,6 +38,8 @@ from tasks.tokenize.turns import (
     with_reasoning_once,
 )
 
+FOLD_SYSTEM_TURN = "data.tolerate.fold_system_turn"
+
 
 def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     """Return a row as the chat template renders it. Only answers are trained, each up to and including its end token.
@@ -64,6 +67,11 @@ def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     if incomplete:
         return incomplete
     assert refusal is not None
+    if [turn["role"] for turn in turns[:2]] == ["system", "user"]:
+        first = {**turns[1], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+        with suppress(RefusedRow):
+            _render_whole_or_split(row, conversation._replace(turns=[first, *turns[2:]]), lambda given: given, setup)
+            refusal = RefusedRow(row.row_id, refusal.reason, f"set {FOLD_SYSTEM_TURN}: true, or {OTHER_TEMPLATE}")
     raise refusal
 
 

@@ -42,10 +42,11 @@ class SplitCounts(BaseModel):
     sequence there, as long as the prompt with the longer answer. `num_tokens` and `trained_tokens` count both answers,
     each with its prompt. `trained_tokens` are the tokens that the loss counts; it never counts the first of a sequence.
     `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. `end_token_ids` are the
-    special tokens that end answers, and `without_end` the rows with an answer that none ends. `new_token_ids` are the
-    new special tokens that occur in rows, and `unknown_tokens` the rows with a token that has no embedding. Rows in
-    `training_template` were rendered by TRL's variant of the template, those in `one_answer_each` with one sequence for
-    each answer, and those in `without_reasoning` without some of their reasoning. `error` is the message that stops the
+    special tokens that end answers, `inner_token_ids` those after which trained answers go on, and `without_end` the
+    rows with an answer that none ends. `new_token_ids` are the new special tokens that occur in rows, and
+    `unknown_tokens` the rows with a token that has no embedding. Rows in `training_template` were rendered by TRL's
+    variant of the template, those in `one_answer_each` with one sequence for each answer, and those in
+    `without_reasoning` without some of their reasoning. `error` is the message that stops the
     run, if any.
     """
 
@@ -70,6 +71,7 @@ class SplitCounts(BaseModel):
     one_answer_each: FoundRows = FoundRows()
     without_reasoning: FoundRows = FoundRows()
     end_token_ids: list[int] = []
+    inner_token_ids: list[int] = []
     new_token_ids: list[int] = []
     error: str | None = None
 
@@ -77,11 +79,20 @@ class SplitCounts(BaseModel):
     def num_sequences(self) -> int:
         return sum(self.lengths.values())
 
+    @property
+    def stop_token_ids(self) -> list[int]:
+        """The tokens at which generation stops: those that end answers, and after which none goes on.
+
+        In gpt-oss's format `<|end|>` ends an earlier answer, and also the analysis before an answer.
+        """
+        return [token for token in self.end_token_ids if token not in self.inner_token_ids] or self.end_token_ids
+
     def plus(self, later: SplitCounts) -> SplitCounts:
         """Return the sum of both counts, where the rows of `later` come after these."""
         merged = SplitCounts(
             lengths=_add_by_length(self.lengths, later.lengths),
             end_token_ids=sorted({*self.end_token_ids, *later.end_token_ids}),
+            inner_token_ids=sorted({*self.inner_token_ids, *later.inner_token_ids}),
             new_token_ids=sorted({*self.new_token_ids, *later.new_token_ids}),
             error=self.error or later.error,
         )
@@ -161,6 +172,8 @@ def _add_labels(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, s
     is_eos = labels == setup.tokenizer.eos_token_id
     is_end = is_trained & is_last & np.where(has_answer[row_of_token], is_special, is_eos)
     counts.end_token_ids = sorted({*counts.end_token_ids, *np.unique(labels[is_end]).tolist()})
+    is_inner = is_trained & ~is_last & is_special & has_answer[row_of_token]
+    counts.inner_token_ids = sorted({*counts.inner_token_ids, *np.unique(labels[is_inner]).tolist()})
     num_ends = np.bincount(row_of_token[is_end], minlength=len(records))
     rejected_ends = np.array([not r.rejected_ids or r.rejected_ids[-1] in special_ids for r in records], bool)
     must_end = has_answer & ~np.array([record.may_lack_end for record in records], bool)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from support.vendor_templates import vendor_setup
 
+from tasks.tokenize.counts import SplitCounts, add_batch
+from tasks.tokenize.files import token_table
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.tokens import TokenBatch, tokenize_rows
 
@@ -175,3 +177,20 @@ def test_control_tokens_in_a_thoughtful_calls_conversation_are_text() -> None:
 def test_several_calls_at_once_are_refused() -> None:
     (refusal,) = tokens_of(vendor_setup("gptoss"), [user("Hi"), answer("", "R1", ADD, SUB)]).refused
     assert refusal.reason == "the chat template (gptoss) does not render the call of a function"
+
+
+def test_the_token_after_an_analysis_is_no_token_to_stop_at() -> None:
+    setup = vendor_setup("gptoss")
+    counts = SplitCounts()
+    two_questions = [user("Hi"), answer("Hello."), user("Why?"), answer("Because.")]
+    for turns in (two_questions, [user("Hi"), answer("Hello.", "R1")]):
+        batch = tokens_of(setup, turns)
+        add_batch(counts, batch, token_table(batch.records), setup)
+    names = setup.tokenizer.convert_ids_to_tokens
+    assert set(names(counts.end_token_ids)) == {"<|end|>", "<|return|>"}
+    assert names(counts.stop_token_ids) == ["<|return|>"]
+    # without any analysis, both only end answers
+    counts = SplitCounts()
+    batch = tokens_of(setup, two_questions)
+    add_batch(counts, batch, token_table(batch.records), setup)
+    assert set(names(counts.stop_token_ids)) == {"<|end|>", "<|return|>"}

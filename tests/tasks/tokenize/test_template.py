@@ -119,3 +119,34 @@ def test_an_answer_needs_two_renderings(families, monkeypatch: pytest.MonkeyPatc
         spans.render(Conversation(turns[: answers[-1] + 1], []), family.template, setup, "f:1", answers)
         # the first time, two more renderings tell what the template writes after a last turn only
         assert len(calls) == (2 * num_answers or 4)
+
+
+NO_SYSTEM = (
+    "{% for m in messages %}{% if m['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+SKIPS_SYSTEM = NO_SYSTEM.replace("{{ raise_exception('System role not supported') }}{% endif %}", "{% else %}").replace(
+    "{% endfor %}", "{% endif %}{% endfor %}", 1
+)
+
+
+@pytest.mark.parametrize(
+    ("template", "reason"),
+    [
+        (NO_SYSTEM, "refuses it (System role not supported)"),
+        (SKIPS_SYSTEM, "does not render the content of a turn of role system"),
+    ],
+)
+def test_a_refused_system_turn_names_the_setting_that_moves_it(template: str, reason: str, prepare, families) -> None:
+    row = [("system", "Be brief."), ("user", "Q 1"), ("assistant", "A 1")]
+    with pytest.raises(DataError) as caught:
+        prepare([row], template, families["chatml"].directory)
+    lines = str(caught.value).splitlines()
+    assert reason in lines[0]
+    assert "set data.tolerate.fold_system_turn: true, or set tokenize.chat_template to another template" in lines[-1]
+    # where that would not help it is not named
+    never = template.replace("{{ '<|im_start|>'", "{{ raise_exception('never') }}{{ '<|im_start|>'")
+    with pytest.raises(DataError) as caught:
+        prepare([row], never, families["chatml"].directory)
+    assert "fold_system_turn" not in str(caught.value)
