@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -104,6 +104,11 @@ class Scores(WireType):
         float | None,
         Measure("mean reward", "rewards", number="{:.4f}", short_number="{:.3f}", chart_unit="reward"),
     ] = Field(None, description="Mean reward of the generated answers, weights applied.")
+    row_losses: list[float] = Field(
+        [],
+        description="Summed negative log-likelihood of the counted tokens of each row, in nats, in the rows' order: of "
+        "at most 2,000 rows, for the test whether two models differ by more than noise.",
+    )
     loss_rows: int
     loss_tokens: int
     generated_rows: int
@@ -113,6 +118,10 @@ class Scores(WireType):
     def is_of_reward_model(self) -> bool:
         """Whether the model yields a score, and no loss of tokens."""
         return self.eval_loss is None
+
+    def as_metrics(self) -> dict[str, Any]:
+        """Return the scores for metrics.json, without the values of single rows."""
+        return self.model_dump(exclude={"row_losses"})
 
     def value(self, name: str) -> float | None:
         """Return the measure called `name`; None where the model has none."""

@@ -10,9 +10,9 @@ from typing import Literal
 
 Role = Literal["cpu", "gpu", "gptq"]
 
-_SHELL = ("flytekit", "pydantic", "click", "filelock", "kubernetes")
+_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
-_SCORES = ("tqdm", "rapidfuzz")
+_SCORES = ("tqdm", "rapidfuzz", "scipy")
 
 PACKAGES: dict[Role, tuple[str, ...]] = {
     "cpu": (
@@ -26,7 +26,6 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "flytekitplugins-kfpytorch",
         "fsspec",
         "httpx2",
-        "huggingface_hub",
         "Jinja2",
         "matplotlib",
         "pandera",
@@ -34,6 +33,7 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "PyYAML",
         "rensa",
         "safetensors",
+        "scipy",
         "tokenizers",
         "tqdm",
         "zstandard",

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from configs.artifacts import PushedArtifact
+from configs.artifacts import PushedArtifact, repository_of
 from configs.schema.section import Section
 
 
@@ -14,7 +14,15 @@ class PushConfig(Section):
     repository: str | None = Field(
         None, pattern=r"^[\w.-]+/[\w.-]+$", description="Hub repository, `owner/name`; when not set, nothing is pushed."
     )
-    private: bool = Field(True, description="Make the repository private when it is created.")
+    revision: str | None = Field(
+        None,
+        pattern=r"^[A-Za-z0-9][\w.-]*(/[\w.-]+)*$",
+        description="Branch to push to, created if need be; when not set, `main`. The commit also gets a tag.",
+    )
+    private: bool = Field(
+        True,
+        description="Make the repository private when it is created; a push to one that is public is refused.",
+    )
     artifacts: list[PushedArtifact] = Field(
         ["model"],
         min_length=1,
@@ -22,6 +30,47 @@ class PushConfig(Section):
     )
     only_if_better: bool = Field(
         True,
-        description="Push only if the tuned model beats the model that training began with, in held-out loss, "
-        "preferences or reward, as its objective measures. A reward model must beat chance.",
+        description="Push an artifact only if it beats the model that training began with, in held-out loss, "
+        "preferences or reward, as the objective measures, each by its own scores. A held-out loss must be lower by "
+        "more than noise, by a paired test over the rows. A reward model must beat chance.",
     )
+    quantized_tolerance: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="With `only_if_better`, the largest share of what the tuned model gained over its base that a "
+        "quantized copy may have lost.",
+    )
+
+    @model_validator(mode="after")
+    def _repositories_have_valid_names(self) -> PushConfig:
+        for artifact in self.artifacts if self.repository else []:
+            target = repository_of(str(self.repository), artifact)
+            if not _is_valid_name(target):
+                suffix = f", of which the artifact {artifact} adds the end" if target != self.repository else ""
+                raise ValueError(
+                    f"push_to_hub.repository: {target} is no valid name{suffix}\n"
+                    "a name has no -- and no .., does not begin or end with - or ., does not end with .git, and has at "
+                    "most 96 characters"
+                )
+        return self
+
+
+def fault_of_public_repository(repository: str) -> str:
+    """Return why a push with `private: true` to a repository that is public is refused, with the fix."""
+    return (
+        f"push_to_hub.repository={repository} is public, and push_to_hub.private is true: a push would publish the "
+        "model\nmake the repository private, name another, or set push_to_hub.private: false"
+    )
+
+
+def _is_valid_name(repository: str) -> bool:
+    """Return whether the hub's client takes a repository's name; only then its import, which takes time, is needed."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(repository)
+    except HFValidationError:
+        return False
+    return True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from configs.measures import HEADLINES, MEASURES, Scores
 from configs.objectives import OBJECTIVES, Objective
+from configs.paired_rows import LEVEL, is_seen
 
 CHANCE = 0.5
 """The preference accuracy of guessing: of two answers, one is the chosen one."""
@@ -31,14 +32,40 @@ def deciding_measure(objective: Objective, base: Scores, tuned: Scores) -> str:
 def is_better(objective: Objective, base: Scores, tuned: Scores) -> bool:
     """Return whether the tuned model's deciding measure is better than the base model's, or than `CHANCE`.
 
-    Equal is not better. Neither is a model whose measure is not known.
+    Equal is not better. Neither is a model whose measure is not known, nor a held-out loss that fell by no more than
+    noise: see `is_within_noise`.
+    """
+    return gain(objective, base, tuned) > 0 and not is_within_noise(objective, base, tuned)
+
+
+def gain(objective: Objective, base: Scores, tuned: Scores) -> float:
+    """Return by how much the tuned model's deciding measure is better than the base model's, or than `CHANCE`.
+
+    Negative if it is worse, 0 if one of the two is not known.
     """
     name = deciding_measure(objective, base, tuned)
     before = CHANCE if is_against_chance(objective, base) else base.value(name)
     after = tuned.value(name)
     if before is None or after is None:
+        return 0.0
+    return before - after if MEASURES[name].lower_is_better else after - before
+
+
+def is_within_noise(objective: Objective, base: Scores, tuned: Scores) -> bool:
+    """Return whether the deciding measure is a held-out loss that a paired test over rows does not see fall.
+
+    Scores without the losses of rows are taken as they are.
+    """
+    if deciding_measure(objective, base, tuned) != "eval_loss" or is_against_chance(objective, base):
         return False
-    return after < before if MEASURES[name].lower_is_better else after > before
+    before, after = base.row_losses, tuned.row_losses
+    return bool(before) and len(before) == len(after) and not is_seen(before, after)
+
+
+def lost_share(objective: Objective, base: Scores, tuned: Scores, copy: Scores) -> float:
+    """Return which share of the tuned model's gain over the base a quantized copy lost: 1 if it gained nothing."""
+    gained = gain(objective, base, tuned)
+    return 1 - gain(objective, base, copy) / gained if gained > 0 else 1.0
 
 
 def verdict(objective: Objective, base: Scores, tuned: Scores) -> str:
@@ -54,7 +81,8 @@ def verdict(objective: Objective, base: Scores, tuned: Scores) -> str:
     names = sorted(HEADLINES, key=lambda name: (name != deciding, name not in _DECIDING))
     first, *others = [change for name in names if (change := _change(name, base, tuned))]
     words = ", ".join([first.replace(" from ", " went from ", 1), *others])
-    return f"{words[0].upper()}{words[1:]}; the {_name(deciding)} decides for {objective}."
+    noise = f" {_noise(base)[0].upper()}{_noise(base)[1:]}." if _is_noise(objective, base, tuned) else ""
+    return f"{words[0].upper()}{words[1:]}; the {_name(deciding)} decides for {objective}.{noise}"
 
 
 def why_not_better(objective: Objective, base: Scores, tuned: Scores) -> str:
@@ -64,8 +92,22 @@ def why_not_better(objective: Objective, base: Scores, tuned: Scores) -> str:
     name = deciding_measure(objective, base, tuned)
     if is_against_chance(objective, base):
         return f"the reward model's {_name(name)} is not above chance, {100 * CHANCE:.0f} %"
+    if _is_noise(objective, base, tuned):
+        return _noise(base)
     side = "below" if MEASURES[name].lower_is_better else "above"
     return f"the tuned model's {_name(name)} is not {side} the base model's"
+
+
+def _is_noise(objective: Objective, base: Scores, tuned: Scores) -> bool:
+    """Return whether a better value is all that speaks for the tuned model."""
+    return gain(objective, base, tuned) > 0 and is_within_noise(objective, base, tuned)
+
+
+def _noise(base: Scores) -> str:
+    rows = len(base.row_losses)
+    if rows == 1:
+        return "one held-out row cannot tell which model is better"
+    return f"no difference is seen on {rows:,} held-out rows (paired test, p >= {LEVEL})"
 
 
 def _what_is_missing(objective: Objective, base: Scores, tuned: Scores) -> str:

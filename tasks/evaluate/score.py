@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import DataError, ModelError
 from configs.measures import MEASURES
+from configs.paired_rows import spaced
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
@@ -118,6 +119,7 @@ def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Predic
     values, preferences = _likelihood_preferences(subject, rows, counted)
     wanted = np.flatnonzero(rows.is_wanted).tolist()
     loss, num_tokens = mean_loss([values[row] for row in wanted], [counted[row] for row in wanted])
+    row_losses = [-float(values[row][1:][counted[row][1:]].sum(dtype=np.float64)) for row in wanted]
     if loss is not None and not math.isfinite(loss):
         raise ModelError(f"{subject.name}: the held-out loss is {loss}; its weights are damaged or diverged")
     asked = _evenly_spaced(rows[rows.is_wanted & (rows.prompt_length > 0)], subject.config.generate_rows)
@@ -136,6 +138,7 @@ def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Predic
         preference_margin=preferences.margin,
         mean_reward=_mean_reward(subject, asked, answers),
         **{name: score(texts, expected) for name, score in OF_ANSWERS.items()},
+        row_losses=spaced(row_losses),
         loss_rows=len(wanted),
         loss_tokens=num_tokens,
         generated_rows=len(asked),

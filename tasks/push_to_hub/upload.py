@@ -1,18 +1,29 @@
-"""Upload one artifact as one commit. The same artifact again makes no second commit."""
+"""Upload one artifact: to a branch of its own first, where it is verified, and then as one commit to its place.
+
+Until that commit the repository serves what it served before. A push that breaks goes on where it stopped, since the
+hub keeps the large files that it has. The same artifact again makes no commit.
+"""
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import httpx2
-from huggingface_hub import HfApi, constants
+from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOperationDelete, HfApi, constants
 from huggingface_hub.errors import HfHubHTTPError
+from huggingface_hub.utils.sha import git_hash
 
 from configs.errors import HubError
+from configs.schema.push_to_hub import fault_of_public_repository
+from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, stale_files
+from tasks.push_to_hub.card_file import joined_card
 
-CONFIG_FILE = "fine_tune_config.yaml"
+_MESSAGE = "Upload fine-tuned model with its evidence"
+_NUM_TRIES = 3
+Hashes = tuple[int, str, str]
+"""Size, SHA-256 and Git's hash of a file; a hub has the second of large files, and the third of others."""
 
 
 @dataclass(frozen=True)
@@ -23,29 +34,191 @@ class Commit:
     is_new: bool
 
 
-def publish(directory: Path, repository: str, private: bool, token: str, card: str, config: str) -> Commit:
-    """Create `repository` if need be, and upload `directory` with its card and config as one commit.
+@dataclass(frozen=True)
+class _Target:
+    """The place of an artifact: a branch of a repository, at its newest commit, with its files by path."""
+
+    api: HfApi
+    repository: str
+    branch: str
+    head: str
+    files: dict[str, Hashes]
+
+
+class _MovedOnError(Exception):
+    """Another commit came between the look at a repository and the commit to it."""
+
+
+def publish(
+    directory: Path, repository: str, private: bool, token: str, card: str, config: str, revision: str | None = None
+) -> Commit:
+    """Create `repository` if need be, and upload `directory` with its card and config as one commit to `revision`.
+
+    `revision` is a branch, which is created if need be; without it, `main`. Files that belong to another model go in
+    the same commit. The commit gets a tag, `artifact-` and the first characters of the artifact's hash.
 
     Raises:
-        HubError: the hub refuses or cannot be reached. The artifact stays where it is, for the next run.
+        HubError: the hub refuses or cannot be reached, the repository is public and must be private, or what arrived
+            is not what was sent. The artifact stays where it is, for the next run.
     """
     api = HfApi(token=token)
+    branch = revision or "main"
     try:
         api.create_repo(repository, private=private, exist_ok=True)
-        before = api.repo_info(repository).sha
-        with tempfile.TemporaryDirectory() as folder:
-            upload = Path(folder)
-            for file in sorted(directory.iterdir()):
-                if file.is_file() and file.name not in ("README.md", CONFIG_FILE):
-                    (upload / file.name).symlink_to(file.resolve())
-            (upload / "README.md").write_text(card, encoding="utf-8")
-            (upload / CONFIG_FILE).write_text(config, encoding="utf-8")
-            commit = api.upload_folder(
-                repo_id=repository, folder_path=upload, commit_message="Upload fine-tuned model with its evidence"
-            )
+        _check_visibility(api, repository, private)
+        if branch != "main":
+            api.create_branch(repository, branch=branch, exist_ok=True)
+        for number in range(1, _NUM_TRIES + 1):
+            try:
+                return _publish_once(_look_at(api, repository, branch), directory, card, config)
+            except _MovedOnError:
+                if number == _NUM_TRIES:
+                    raise HubError(
+                        f"push_to_hub.repository={repository}: others commit to {branch} while this push runs; run the "
+                        f"same command again\nthe artifact is kept at {directory}"
+                    ) from None
+        raise AssertionError("the loop returns or raises")
+    except HubError:
+        raise
     except (httpx2.HTTPError, OSError, RuntimeError) as error:
         raise HubError(_failure(error, repository, directory)) from None
-    return Commit(url=commit.commit_url, is_new=commit.oid != before)
+
+
+def _check_visibility(api: HfApi, repository: str, private: bool) -> None:
+    if private and api.repo_info(repository).private is False:
+        raise HubError(fault_of_public_repository(repository))
+
+
+def _look_at(api: HfApi, repository: str, branch: str) -> _Target:
+    head = api.repo_info(repository, revision=branch).sha
+    assert head is not None
+    return _Target(api, repository, branch, head, _remote_files(api, repository, head))
+
+
+def _remote_files(api: HfApi, repository: str, revision: str) -> dict[str, Hashes]:
+    """Return the files of a revision; of a large file the hub does not say Git's hash of the content."""
+    found: dict[str, Hashes] = {}
+    for entry in api.list_repo_tree(repository, recursive=True, revision=revision):
+        if blob := getattr(entry, "blob_id", None):
+            lfs = getattr(entry, "lfs", None)
+            found[entry.path] = (lfs.size, lfs.sha256, "") if lfs else (entry.size, "", blob)  # type: ignore[union-attr]
+    return found
+
+
+def _publish_once(target: _Target, directory: Path, card: str, config: str) -> Commit:
+    """Bring an artifact to its place as one commit; see `publish`.
+
+    Raises:
+        _MovedOnError: the branch has another commit meanwhile.
+    """
+    text = joined_card(card, _read_text(target, CARD_FILE))
+    files: dict[str, Path | bytes] = {
+        **artifact_files(directory),
+        CARD_FILE: text.encode(),
+        CONFIG_FILE: config.encode(),
+    }
+    hashes = {name: _hashes(content) for name, content in files.items()}
+    changed = [name for name in files if not _same(target.files.get(name), hashes[name])]
+    stale = stale_files(target.files, files)
+    digest = sha256("\n".join(f"{name} {hashes[name][1]}" for name in sorted(hashes)).encode()).hexdigest()[:12]
+    staging = f"push-{digest}"
+    if not changed and not stale:
+        _tag(target, digest, target.head)
+        _delete_branch(target, staging)
+        return Commit(f"{constants.ENDPOINT}/{target.repository}/commit/{target.head}", is_new=False)
+    if changed:
+        _stage(target, staging, {name: files[name] for name in changed}, {name: hashes[name] for name in changed})
+    operations = [CommitOperationCopy(name, name, src_revision=staging) for name in changed]
+    try:
+        commit = target.api.create_commit(
+            target.repository,
+            [*operations, *(CommitOperationDelete(name) for name in stale)],
+            commit_message=_MESSAGE,
+            revision=target.branch,
+            parent_commit=target.head,
+        )
+    except HfHubHTTPError as error:
+        if error.response.status_code in (409, 412):
+            raise _MovedOnError from None
+        raise
+    _verify(target, commit.oid, hashes, stale)
+    _tag(target, digest, commit.oid)
+    _delete_branch(target, staging)
+    return Commit(url=commit.commit_url, is_new=True)
+
+
+def _stage(target: _Target, staging: str, files: dict[str, Path | bytes], hashes: dict[str, Hashes]) -> None:
+    """Upload files to a branch of their own, and verify them there; what is there already is not sent again."""
+    target.api.create_branch(target.repository, branch=staging, revision=target.head, exist_ok=True)
+    there = _remote_files(target.api, target.repository, staging)
+    missing = [name for name in files if not _same(there.get(name), hashes[name])]
+    if missing:
+        target.api.create_commit(
+            target.repository,
+            [CommitOperationAdd(name, files[name]) for name in missing],
+            commit_message=_MESSAGE,
+            revision=staging,
+        )
+    _verify(target, staging, hashes, [])
+
+
+def _verify(target: _Target, revision: str, hashes: dict[str, Hashes], gone: list[str]) -> None:
+    """Check that a revision has files with the size and hash that they have here.
+
+    Raises:
+        HubError: it does not; names the first such file.
+    """
+    there = _remote_files(target.api, target.repository, revision)
+    wrong = [name for name in hashes if not _same(there.get(name), hashes[name])] + [n for n in gone if n in there]
+    if wrong:
+        raise HubError(
+            f"push_to_hub.repository={target.repository}: {wrong[0]} is not there as it was sent ({len(wrong)} of "
+            f"{len(hashes)} files); was it changed meanwhile? run the same command again"
+        )
+
+
+def _hashes(content: Path | bytes) -> Hashes:
+    operation = CommitOperationAdd("file", content)
+    info = operation.upload_info
+    data = content if isinstance(content, bytes) else None
+    if data is None and info.size <= _MAX_REGULAR_BYTES:
+        assert isinstance(content, Path)
+        data = content.read_bytes()
+    return info.size, info.sha256.hex(), "" if data is None else git_hash(data)
+
+
+# the hub takes no larger file as plain content of Git
+_MAX_REGULAR_BYTES = 10 * 2**20
+
+
+def _same(there: Hashes | None, here: Hashes) -> bool:
+    """Return whether a hub's file is that of this machine: by SHA-256 if it is large, else by Git's hash."""
+    if there is None or there[0] != here[0]:
+        return False
+    return there[1] == here[1] if there[1] else there[2] == here[2]
+
+
+def _read_text(target: _Target, name: str) -> str:
+    if name not in target.files:
+        return ""
+    path = target.api.hf_hub_download(target.repository, name, revision=target.head)
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise HubError(f"{name} of {target.repository} is not UTF-8; repair it, since a push keeps its text") from None
+
+
+def _delete_branch(target: _Target, branch: str) -> None:
+    """Delete a branch; none is there if nothing was uploaded, or if an earlier push was stopped after this."""
+    try:
+        target.api.delete_branch(target.repository, branch=branch)
+    except HfHubHTTPError as error:
+        if error.response.status_code != 404:
+            raise
+
+
+def _tag(target: _Target, digest: str, revision: str) -> None:
+    target.api.create_tag(target.repository, tag=f"artifact-{digest}", revision=revision, exist_ok=True)
 
 
 def _failure(error: Exception, repository: str, directory: Path) -> str:

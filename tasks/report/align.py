@@ -99,8 +99,8 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
     """Return the content of `metrics.json`."""
     return {
         "name": results.config.name,
-        **{name: evaluation.scores.model_dump() for name, evaluation in results.evaluations.items()},
-        "reward_model": results.reward[0].scores.model_dump() if results.reward else None,
+        **{name: evaluation.scores.as_metrics() for name, evaluation in results.evaluations.items()},
+        "reward_model": results.reward[0].scores.as_metrics() if results.reward else None,
         "stages": {
             phase.name: {
                 "objective": phase.training.objective,

@@ -74,8 +74,8 @@ def render_report(results: RunResults) -> str:
 def metrics(results: RunResults) -> dict[str, Any]:
     """Return the content of `metrics.json`; a quantization that was not configured is null."""
     scores = {
-        name: evaluation.scores.model_dump()
-        | {"others": {other.name: other.scores.model_dump() for other in evaluation.others}}
+        name: evaluation.scores.as_metrics()
+        | {"others": {other.name: other.scores.as_metrics() for other in evaluation.others}}
         for name, evaluation in results.evaluations.items()
     }
     return {

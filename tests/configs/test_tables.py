@@ -79,7 +79,7 @@ def test_an_objective_of_pairs_takes_nothing_but_preferences() -> None:
 
 
 def test_each_field_of_the_scores_is_a_measure_or_a_count() -> None:
-    assert set(Scores.model_fields) == {*MEASURES, *COUNTS}
+    assert set(Scores.model_fields) == {*MEASURES, *COUNTS, "row_losses"}
     # a model may lack any of them
     none = Scores(**dict.fromkeys(MEASURES), **dict.fromkeys(COUNTS, 0))
     assert [none.value(name) for name in MEASURES] == [None] * len(MEASURES)

@@ -62,6 +62,7 @@ class HubServer:
         # Injected answers by route; None lets a request pass.
         self._failures: dict[str, deque[Response | None]] = {}
         self._held: set[str] = set()
+        self.is_holding = False
         self._release = threading.Event()
         self._lock = threading.Lock()
         self._httpd = HttpServer(self.answer)
@@ -170,6 +171,7 @@ class HubServer:
             if held:
                 self._held.discard(route.name)
         if held:
+            self.is_holding = True
             self._release.wait()
         return response
 

@@ -212,7 +212,7 @@ def _service_questions(config: FineTuneConfig, surroundings: Surroundings) -> li
 
     def access() -> Finding:
         warnings = check_push_access(
-            str(push.repository), surroundings.token, surroundings.token_sources, push.artifacts
+            str(push.repository), surroundings.token, surroundings.token_sources, push.artifacts, push.private
         )
         fix = "check the owner in push_to_hub.repository, and the token's user"
         return Finding(f"the token may write to {push.repository}", warnings, "\n".join(warnings), fix)

@@ -19,6 +19,7 @@ from huggingface_hub.errors import (
 
 from configs.artifacts import PushedArtifact, repository_of
 from configs.errors import HubError, UnreachableHubError
+from configs.schema.push_to_hub import fault_of_public_repository
 
 
 @contextmanager
@@ -60,7 +61,11 @@ def explain_hub_errors(
 
 
 def check_push_access(
-    repository: str, token: str | None, sources: str, artifacts: Sequence[PushedArtifact] = ("model",)
+    repository: str,
+    token: str | None,
+    sources: str,
+    artifacts: Sequence[PushedArtifact] = ("model",),
+    private: bool = True,
 ) -> list[str]:
     """Ask the hub whether the token may write to the repositories of `artifacts`, creating nothing; return warnings.
 
@@ -70,7 +75,8 @@ def check_push_access(
 
     Raises:
         UnreachableHubError: the hub cannot be reached.
-        HubError: there is no token; the token is refused, may only read, or may not write there.
+        HubError: there is no token; the token is refused, may only read, or may not write there; or a repository is
+            public and the push is `private`.
     """
     subject = f"push_to_hub.repository={repository}"
     if token is None:
@@ -97,6 +103,11 @@ def check_push_access(
     for target, may_write in write_access.items():
         if may_write == "no" or not _has_scope(access, target, may_write == "unknown"):
             raise HubError(_no_write_access(subject, target, access))
+        if private and may_write == "yes":
+            with explain_hub_errors(subject, instead="unset push_to_hub.repository"):
+                is_public = HfApi(token=token).repo_info(target).private is False
+            if is_public:
+                raise HubError(fault_of_public_repository(target))
     if "unknown" not in write_access.values():
         return []
     return _check_owner(subject, repository.partition("/")[0], identity)

@@ -39,7 +39,7 @@ def big_hub(monkeypatch: pytest.MonkeyPatch):
         scopes={"hf_one": [("model", "owner/here")], "hf_lab": [("org", "lab")]},
         expired=["hf_old"],
     ) as server:
-        server.add_repo("owner/here", {"config.json": b"{}"})
+        server.add_repo("owner/here", {"config.json": b"{}"}, private=True)
         server.add_repo("other/here", {"config.json": b"{}"})
         yield connect_client(server, monkeypatch)
 
@@ -140,3 +140,18 @@ def test_the_license_is_that_of_the_card(big_hub: HubServer, tiny_model: Path) -
     big_hub.add_repo("owner/named", {**files, "README.md": b"---\nlicense: other\nlicense_name: my-own\n---\n"})
     for name, expected in (("plain", "not stated"), ("carded", "apache-2.0"), ("named", "my-own")):
         assert resolve_model(ModelConfig(name=f"owner/{name}"), None).license == expected
+
+
+def test_a_public_repository_is_refused_unless_the_push_is_public(hub: HubServer) -> None:
+    repository = f"{hub.user}/open"
+    hub.add_repo(repository, {"config.json": b"{}"})
+    message = f"push_to_hub.repository={repository} is public, and push_to_hub.private is true: a push would publish"
+    with pytest.raises(HubError, match=message):
+        check_push_access(repository, "hf_w", "X")
+    assert check_push_access(repository, "hf_w", "X", private=False) == []
+    hub.set_private(repository, True)
+    assert check_push_access(repository, "hf_w", "X") == []
+    # each artifact has a repository of its own
+    hub.add_repo(f"{repository}-adapter", {"config.json": b"{}"})
+    with pytest.raises(HubError, match=f"push_to_hub.repository={repository}-adapter is public"):
+        check_push_access(repository, "hf_w", "X", ["model", "adapter"])

@@ -1,0 +1,34 @@
+"""Decides for each artifact by its own scores whether it is published."""
+
+from __future__ import annotations
+
+from configs.artifacts import QUANTIZATIONS, PushedArtifact
+from configs.objectives import Objective
+from configs.schema import PushConfig
+from configs.wire import Scores
+from tasks.decks.verdict import is_better, lost_share, why_not_better
+
+
+def why_not_pushed(
+    config: PushConfig, objective: Objective, artifact: PushedArtifact, base: Scores, tuned: Scores, own: Scores
+) -> str:
+    """Return, as half a sentence, why an artifact is not published, and which setting publishes it; else nothing.
+
+    `own` are the scores of the artifact itself; an adapter has those of the tuned model.
+    """
+    if not config.only_if_better:
+        return ""
+    fix = "set push_to_hub.only_if_better=false to push it anyway"
+    if not is_better(objective, base, own):
+        reason = why_not_better(objective, base, own)
+        if artifact in QUANTIZATIONS:
+            reason = reason.replace("the tuned model's", f"the {artifact} copy's")
+        return f"{reason}; {fix}"
+    lost = lost_share(objective, base, tuned, own) if artifact in QUANTIZATIONS else 0.0
+    if lost > config.quantized_tolerance:
+        return (
+            f"the {artifact} copy lost {lost:.0%} of what the tuned model gained over its base, and "
+            f"push_to_hub.quantized_tolerance={config.quantized_tolerance:g} allows {config.quantized_tolerance:.0%}; "
+            f"raise it, or {fix}"
+        )
+    return ""

@@ -1,0 +1,53 @@
+"""What is published: each artifact is judged by its own scores."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from configs.artifacts import PushedArtifact
+from configs.schema import PushConfig
+from configs.wire import Scores
+from tasks.push_to_hub.gate import why_not_pushed
+
+
+def scores(loss: float) -> Scores:
+    # the losses of rows differ by the same, so that the test over rows sees any difference
+    rows = [loss - 0.1, loss, loss + 0.1]
+    known: dict[str, Any] = {"perplexity": None, "exact_match": None, "rouge_l": None}
+    counts = {"loss_rows": 3, "loss_tokens": 3, "generated_rows": 0, "size_bytes": 1}
+    return Scores(eval_loss=loss, row_losses=rows, **known, **counts)
+
+
+# a real model of 135 million parameters after 15 steps of LoRA
+BASE, TUNED, EIGHT_BITS, NF4 = (scores(loss) for loss in (1.409, 1.142, 1.141, 1.383))
+
+
+def reason(artifact: PushedArtifact, own: Scores, tuned: Scores = TUNED, **settings: Any) -> str:
+    return why_not_pushed(PushConfig(**settings), "sft", artifact, BASE, tuned, own)
+
+
+@pytest.mark.parametrize("artifact", ["model", "adapter", "8bit"])
+def test_what_is_better_is_pushed(artifact: PushedArtifact) -> None:
+    assert reason(artifact, EIGHT_BITS if artifact == "8bit" else TUNED) == ""
+
+
+def test_a_copy_that_lost_nearly_all_that_was_learned_is_not_pushed() -> None:
+    assert reason("4bit", NF4) == (
+        "the 4bit copy lost 90% of what the tuned model gained over its base, and push_to_hub.quantized_tolerance=0.5 "
+        "allows 50%; raise it, or set push_to_hub.only_if_better=false to push it anyway"
+    )
+    assert reason("4bit", NF4, quantized_tolerance=0.95) == ""
+    assert reason("4bit", NF4, only_if_better=False) == ""
+
+
+def test_a_copy_that_is_worse_than_the_base_is_not_pushed_whatever_the_tolerance() -> None:
+    words = "the 4bit copy's held-out loss is not below the base model's; set push_to_hub.only_if_better=false"
+    assert reason("4bit", scores(1.5), quantized_tolerance=1.0).startswith(words)
+
+
+def test_a_model_that_is_not_better_is_not_pushed_though_its_copy_is() -> None:
+    assert reason("model", scores(1.5), tuned=scores(1.5)).startswith("the tuned model's held-out loss is not below")
+    # a tuned model that gained nothing has no gain of which a share is left
+    assert "lost 100%" in reason("8bit", EIGHT_BITS, tuned=scores(1.5))
