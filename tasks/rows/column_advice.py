@@ -6,6 +6,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
+from tasks.rows.meaningful_names import carries_meaning
+
 _Kind = Literal["text", "turns", "sharegpt", "answer", "label"]
 
 _QUESTION = ("question", "query", "instruction", "prompt", "input", "problem", "user", "request")
@@ -42,10 +44,14 @@ def suggested_columns(
     """
     columns = list(dict.fromkeys(column for record in records for column in record))
     best: dict[str, str] = {}
+    fewest = (0, 0)
     for name, fields in formats.items():
         mapping = _mapping(fields, columns, records)
-        if mapping and (not best or len(mapping) < len(best)):
-            best = mapping
+        # a format that does not read a column that carries meaning would be refused
+        lost = [column for column in columns if column not in mapping.values() and column not in optional.get(name, ())]
+        size = (sum(carries_meaning(column, "column", name) for column in lost), len(mapping))
+        if mapping and (not best or size < fewest) and not (name == "text" and size[0]):
+            best, fewest = mapping, size
             for field in optional.get(name, ()):
                 own = (*mapping.values(), *fields, *optional[name])
                 left = [column for column in columns if column not in own]

@@ -54,6 +54,7 @@ _JUDGED = frozenset({"kto_messages", "kto_sharegpt", "kto_instruction"})
 _JUDGEMENTS = frozenset({True, False, "true", "false", "True", "False"})
 NESTED_INSTANCES = "instances"
 _SHOWN_COLUMNS = 12
+_USUAL = ("messages", "sharegpt", "prompt_completion", "instruction", "preference", "kto", "text")
 _NAME = re.compile(r"[A-Za-z_][\w.:-]{0,39}", re.ASCII)
 
 
@@ -85,7 +86,9 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
         if set(columns) <= names and (source.format != "auto" or _holds_such_rows(name, records, mapping)):
             check_format_reads_tools(where, name, columns_read(name), source.tools)  # type: ignore[arg-type]
             return name  # type: ignore[return-value]
-    needed = " or ".join("+".join(columns) for columns in candidates.values())
+    shown = candidates if len(candidates) == 1 else {name: FORMAT_COLUMNS[name] for name in _USUAL}
+    needed = " or ".join("+".join(columns) for columns in shown.values())
+    needed += "" if len(candidates) == 1 else " or those of another format"
     raise DataError(
         f"{where}: {label} has the columns {shown_columns(found)}, but needs {needed}\n"
         + _mapping_advice(records, found, candidates)

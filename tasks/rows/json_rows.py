@@ -237,7 +237,7 @@ def _refuse_single_object(path: str, window: _Window) -> None:
     window.skip_space()
     if not isinstance(row, dict) or window.position < len(window.text):
         return
-    if row and all(isinstance(value, dict) and value and all(map(str.isdigit, value)) for value in row.values()):
+    if row and _is_by_column(row):
         raise DataError(
             f"{redacted(path)} holds its rows column by column, as pandas writes them; write one row on each line\n"
             'with to_json(path, orient="records", lines=True)'
@@ -253,3 +253,17 @@ def _refuse_single_object(path: str, window: _Window) -> None:
 
 def _are_objects(values: list[Any]) -> bool:
     return all(isinstance(value, dict) for value in values)
+
+
+def _is_by_column(row: dict[str, Any]) -> bool:
+    """Return whether an object is a table as pandas writes it: by column, as objects or lists, or by numbered row."""
+    values = list(row.values())
+    if all(isinstance(value, dict) and value for value in values):
+        return all(map(str.isdigit, row)) or all(all(map(str.isdigit, value)) for value in values)
+    # a row of several lists has lists of their own lengths, or of objects
+    is_lists = len(values) > 1 and all(isinstance(value, list) for value in values)
+    return is_lists and len({len(value) for value in values}) == 1 and all(_are_texts(value) for value in values)
+
+
+def _are_texts(values: list[Any]) -> bool:
+    return len(values) > 1 and all(isinstance(value, str) for value in values)

@@ -11,28 +11,35 @@ from typing import Any
 
 from tasks.rows.tool_results import in_call_order
 from tasks.rows.tools import Call, read_call_text, read_calls
-from tasks.rows.values import Fault, is_missing, parse_json, read_text, type_name
+from tasks.rows.values import Fault, as_json, is_json, is_missing, parse_json, read_text, type_name
 
 Turn = dict[str, Any]
 
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"}
-"""OpenAI's roles; newer models call the system turn `developer`."""
+ROLES = {
+    **{"system": "system", "developer": "system", "user": "user", "assistant": "assistant", "tool": "tool"},
+    "function": "tool",
+}
+"""OpenAI's roles; newer models call the system turn `developer`, and older ones a tool `function`."""
 SHAREGPT_ROLES = {
     "human": "user",
     "user": "user",
     "gpt": "assistant",
     "assistant": "assistant",
     "system": "system",
+    "model": "assistant",
     "function_call": "assistant",
+    "tool_call": "assistant",
     "observation": "tool",
+    "tool_response": "tool",
     "tool": "tool",
 }
+_SHAREGPT_CALLS = ("function_call", "tool_call")
 _WEIGHTS = {"weight": "neither 0 nor 1", "loss_weight": "neither 0 nor 1", "train": "neither true nor false"}
 _REASONING = ("reasoning_content", "reasoning", "thinking")
 TURN_KEYS = frozenset(
-    {"role", "content", "from", "value", "tool_calls", "tool_call_id", "name", *_WEIGHTS, *_REASONING}
+    {"role", "content", "from", "value", "tool_calls", "function_call", "tool_call_id", "name", *_WEIGHTS, *_REASONING}
 )
-"""The keys of a turn that are read; a turn with `function_call`, OpenAI's old form, is refused."""
+"""The keys of a turn that are read; `function_call` is OpenAI's old form of a single call."""
 # A tool's result must follow a call. Some data sets write calls into the text, each in a form of its own.
 _CALL_MARKS = ("<tool", "<function", "<|", "[TOOL_CALL", "Action:", '"name"')
 _ANTHROPIC_PARTS = ("tool_use", "tool_result")
@@ -133,15 +140,19 @@ def read_turn(turn: Any) -> Turn:
         raise Fault(f"has a `from` that is none of {names}" if is_sharegpt else f"has none of the roles {names}")
     key = "value" if is_sharegpt else "content"
     # most turns are plain, and the other checks would take twice the time
-    if len(turn) == 2 and name != "function_call" and isinstance(turn.get(key), str) and turn[key].strip():
+    if len(turn) == 2 and name not in _SHAREGPT_CALLS and isinstance(turn.get(key), str) and turn[key].strip():
         return {"role": role, "content": turn[key]}
     weight = _weight(turn)
-    if turn.get("function_call"):
-        raise Fault("has a function_call, OpenAI's old form; write it as tool_calls")
+    _check_contents(turn)
     calls = read_calls(turn.get("tool_calls"))
-    content, thoughts, called = (turn.get("value"), "", []) if is_sharegpt else _parts(turn.get("content"))
-    if is_sharegpt and name == "function_call":
-        content, called = "", read_call_text(content)
+    if turn.get("function_call"):
+        calls += read_calls([turn["function_call"]])
+    content, thoughts, called = (turn.get("value"), "", []) if is_sharegpt else _parts(turn.get("content"), role)
+    if is_sharegpt and name in _SHAREGPT_CALLS:
+        thoughts, called = read_call_text(content)
+        content = ""
+    if role == "tool" and isinstance(content, dict) and is_json(content):
+        content = as_json(content)
     calls += called
     if calls and role != "assistant":
         raise Fault("has tool calls, but is not from the assistant")
@@ -154,6 +165,13 @@ def read_turn(turn: Any) -> Turn:
     kept |= {"reasoning_content": text} if (text := _reasoning(turn, thoughts, role)) else {}
     # OpenAI's mark for an answer that is not trained
     return kept | ({"weight": 0} if weight == 0 and role == "assistant" else {})
+
+
+def _check_contents(turn: Turn) -> None:
+    """Raise `Fault` if a turn has both OpenAI's and ShareGPT's key for a content, and they differ."""
+    values = [turn[key] for key in ("content", "value") if not is_missing(turn.get(key)) and turn[key] != ""]
+    if len(values) > 1 and values[0] != values[1]:
+        raise Fault("has content and value, which differ")
 
 
 def _named_text(key: str, value: Any) -> str:
@@ -202,10 +220,15 @@ def _reasoning(turn: Turn, thoughts: str, role: str) -> str:
     return found.pop() if found else ""
 
 
-def _parts(content: Any) -> tuple[Any, str, list[Call]]:
-    """Return (text, reasoning, tool calls) of a content, which may be a list of OpenAI's or LLaMA-Factory's parts."""
+def _parts(content: Any, role: str) -> tuple[Any, str, list[Call]]:
+    """Return (text, reasoning, tool calls) of a content, which may be a list of OpenAI's or LLaMA-Factory's parts.
+
+    A tool's result may be any other list.
+    """
     if not isinstance(content, list) or not content:
         return content, "", []
+    if role == "tool" and not any(isinstance(part, dict) and "type" in part for part in content) and is_json(content):
+        return as_json(content), "", []
     texts: list[str] = []
     thoughts: list[str] = []
     calls: list[Call] = []

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple
 from configs.errors import DataError
 from configs.schema import RowFormat
 from tasks.rows.formats import FORMAT_COLUMNS, NESTED_INSTANCES, OPTIONAL_COLUMNS, TURN_KEYS, is_plain_name
+from tasks.rows.meaningful_names import MEDIA, carries_meaning, read_as
 from tasks.rows.source_tools import SOURCE_TOOLS, takes_source_tools
 
 Place = Literal["column", "turn"]
@@ -30,40 +31,21 @@ _CONVERSATIONS = frozenset(
     | {"input", "preferred_output", "non_preferred_output"}
 )
 _OTHER_NAMES = "(other names)"
+_SHOWN_READERS = 3
 _MAX_SHAPES = 1000
-_MEDIA = frozenset({"images", "videos", "audios", "image", "video", "audio"})
 _MEDIA_MARKS = ("<image>", "<video>", "<audio>")
-_WITH_MEANING = {
-    "column": _MEDIA
-    | {"tools", "functions", "function_call", "system", "system_prompt", "history", "weight", "loss_weight", "train"}
-    | {"reasoning_content", "reasoning", "thinking", "kto_tag"},
-    # not function_call, which `tasks.rows.schemas` refuses row by row
-    "turn": _MEDIA
-    | {"tools", "tool_calls", "functions", "weight", "loss_weight", "loss", "train", "train_on_turn"}
-    | {"reasoning_content", "reasoning", "thinking"},
-}
-# names that carry meaning beside the columns of these formats only
-_WITH_MEANING_BESIDE = {
-    "context": ("instruction", "prompt_completion"),
-    "input": ("prompt_completion", "preference", "kto"),
-    "label": ("messages", "sharegpt", "instruction"),
-}
 _METADATA = frozenset(
     {"__index_level_0__", "Unnamed: 0", "id", "_id", "uuid", "uid", "index", "idx", "row_id", "prompt_id", "source"}
     | {"dataset", "split", "subset", "category", "type", "topic", "domain", "tags", "lang", "language", "locale", "url"}
     | {"author", "license", "model", "created", "created_at", "date", "timestamp", "version", "meta", "metadata"}
 )
 _READ_USES = {
-    **dict.fromkeys(
-        ("prompt", "query", "instruction", "input", "system", "history", "context", "tools", "functions"), PROMPT
-    ),
+    **dict.fromkeys(("prompt", "query", "instruction", "input", "system", "context", "tools", "functions"), PROMPT),
     **dict.fromkeys(("role", "from"), PROMPT),
     **dict.fromkeys(("name", "tool_call_id"), IF_WRITTEN),
     **dict.fromkeys(("label", "weight", "loss_weight", "loss", "train", "train_on_turn", "kto_tag"), DECIDES),
 }
-# where the content of a column with another name can go
-_READ_AS = {"system_prompt": "system", "functions": "tools", "reasoning": "reasoning_content"}
-_READ_AS["thinking"] = "reasoning_content"
+_NESTED_READ = frozenset({f"{NESTED_INSTANCES}.input", f"{NESTED_INSTANCES}.output", "input.messages", "input.tools"})
 _ORDER = {LOST: 1, METADATA: 2, UNKNOWN: 3}
 
 
@@ -122,6 +104,8 @@ class ColumnCounts:
                     keys.update(dict.fromkeys([name for name, item in turn.items() if item or item == 0]))
         if keys:
             self._shapes["turn", tuple(keys)] += 1
+        if nested := tuple(_nested_names(self.row_format, record)):
+            self._shapes["column", nested] += 1
         if len(self._shapes) > _MAX_SHAPES:
             self._count_shapes()
 
@@ -153,9 +137,7 @@ class ColumnCounts:
             return _READ_USES.get(canonical, TRAINED)
         if place == "column" and name == self._group_by:
             return METADATA
-        if name in _WITH_MEANING[place] or (
-            place == "column" and self.row_format in _WITH_MEANING_BESIDE.get(name, ())
-        ):
+        if carries_meaning(name, place, self.row_format):
             return LOST
         return METADATA if name in _METADATA else UNKNOWN
 
@@ -177,6 +159,19 @@ class ColumnCounts:
             self.has_more = True
             order = sorted(self._rows, key=lambda key: (_ORDER.get(self._use(*key), 0), key))
             self._rows = Counter({key: self._rows[key] for key in order[:MAX_NAMES]})
+
+
+def _nested_names(row_format: RowFormat, record: dict[str, Any]) -> Iterator[str]:
+    """Yield the keys that are not read of objects within a column, as `column.key`."""
+    found: dict[str, None] = {}
+    instances = record.get(NESTED_INSTANCES) if row_format == "instruction" else None
+    for instance in instances if isinstance(instances, list) else ():
+        if isinstance(instance, dict):
+            found |= {f"{NESTED_INSTANCES}.{key}": None for key, item in instance.items() if item or item == 0}
+    given = record.get("input") if row_format == "preference_openai" else None
+    if isinstance(given, dict):
+        found |= {f"input.{key}": None for key, item in given.items() if item or item == 0}
+    yield from (name for name in found if name not in _NESTED_READ)
 
 
 def _turns(value: Any) -> Iterator[dict[str, Any]]:
@@ -213,7 +208,7 @@ def fault_of_media(record: dict[str, Any], mapping: dict[str, str], policy: str)
 
     With `policy` warn, only rows whose text has a place for them, such as `<image>`, are refused.
     """
-    columns = sorted(name for name in _MEDIA & record.keys() if record[name] and name not in mapping.values())
+    columns = sorted(name for name in MEDIA & record.keys() if record[name] and name not in mapping.values())
     if not columns:
         return None
     kind = columns[0].rstrip("s")
@@ -239,7 +234,7 @@ def check_unread(where: str, label: str, counts: ColumnCounts, policy: str) -> s
     """
     lost = [item for item in counts.found() if item.use == LOST]
     if policy == "fail":
-        lost = [item for item in lost if not (item.place == "column" and item.name in _MEDIA)]
+        lost = [item for item in lost if not (item.place == "column" and item.name in MEDIA)]
     if not lost:
         return ""
     message = _unread_message(lost, counts.num_rows, counts.row_format)
@@ -255,9 +250,10 @@ def _fix(where: str, lost: Found, row_format: RowFormat) -> str:
     """Return what to do about the first column or key that is not read."""
     if lost.place == "turn":
         return "rename it, or take it out"
-    read_as = _READ_AS.get(lost.name)
-    if read_as in OPTIONAL_COLUMNS.get(row_format, ()):
-        return f"read it with {where}.columns: {{{read_as}: {lost.name}}}, or take it out"
+    field = read_as(lost.name)
+    has_label = field == "label" and row_format in ("messages", "sharegpt", "instruction")
+    if has_label or field in OPTIONAL_COLUMNS.get(row_format, ()):
+        return f"read it with {where}.columns: {{{field}: {lost.name}}}, or take it out"
     readers = [name for name in _readers(lost) if set(FORMAT_COLUMNS[row_format]) <= set(FORMAT_COLUMNS[name])]
     if readers:
         return f"set {where}.format: {readers[0]} if that is what it holds; or rename it, or take it out"
@@ -279,7 +275,8 @@ def _unread_message(lost: Sequence[Found], num_rows: int, row_format: RowFormat)
         for item in lost
     ]
     readers = [f"{name} reads {item.name}" for item in lost for name in _readers(item)]
-    known = f" ({', '.join(readers)})" if readers else ""
+    more = f" and {len(readers) - _SHOWN_READERS} more" if len(readers) > _SHOWN_READERS else ""
+    known = f" ({', '.join(readers[:_SHOWN_READERS])}{more})" if readers else ""
     return f"format {row_format} does not read {', '.join(names)}{known}"
 
 

@@ -51,7 +51,9 @@ def read_text(value: Any) -> str:
 
 
 def read_optional_text(value: Any) -> str:
-    """Return a text, empty where there is none. Raises `Fault` for another value."""
+    """Return a text, or the only one of a list, empty where there is none. Raises `Fault` for another value."""
+    if isinstance(value, list) and len(value) <= 1:
+        value = value[0] if value else None
     if is_missing(value) or (isinstance(value, str) and not value.strip()):
         return ""
     return read_text(value)

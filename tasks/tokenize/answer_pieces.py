@@ -47,6 +47,11 @@ class Attempt(NamedTuple):
     is_variant: bool = False
 
 
+def is_untrained(conversation: Conversation, setup: Setup) -> bool:
+    """Return whether a conversation has no answer to train, because its last one alone counts and has weight 0."""
+    return setup.train_on == "last_answer" and not trained_positions(conversation, setup)
+
+
 def trained_positions(conversation: Conversation, setup: Setup) -> list[int]:
     """Return the positions of the answers to train; an answer of weight 0 is none."""
     answers = [n for n, turn in enumerate(conversation.turns) if turn["role"] == "assistant"]
@@ -104,7 +109,7 @@ def _spans_without_empty_blocks(conversation: Conversation, attempt: Attempt, se
     for position, span in spans.items():
         turn = conversation.turns[position]
         if turn["role"] == "assistant" and not parts_of(turn)[0]:
-            spans[position] = (end_of_empty_block(attempt.text, span), span[1])
+            spans[position] = (end_of_empty_block(attempt.text, span, turn), span[1])
     return spans
 
 

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
-from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, trained_positions
+from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, is_untrained, trained_positions
 from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.spans import (
@@ -32,8 +32,8 @@ from tasks.tokenize.turns import (
     in_form,
     is_in,
     is_unclosed,
+    missing_of_tools,
     missing_part,
-    missing_tool,
     parts_of,
     with_reasoning_once,
 )
@@ -52,6 +52,9 @@ def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     conversation = Conversation(turns, json.loads(row.tools) if row.tools else [])
     source = template_text(setup.tokenizer) + setup.template.training
     _check_reasoning(row.row_id, conversation, source, setup)
+    if is_untrained(conversation, setup):
+        reason = "the last answer has weight 0, and tokenize.train_on=last_answer trains no other"
+        raise RefusedRow(row.row_id, reason, "set tokenize.train_on to all_answers, or take such rows out")
     incomplete: list[RenderedRow] = []
     refusal: RefusedRow | None = None
     for form in forms_of(conversation, source):
@@ -202,10 +205,12 @@ def _attempt(
                 "the chat template changes the text of a special token in this row's content",
                 f"remove that text from the row, or {OTHER_TEMPLATE}",
             )
-    if conversation.tools and not _renders_tools(shape(conversation), text, template, setup, positions):
+    shaped = shape(conversation)
+    missing = _missing_of_tools(shaped, text, template, setup, positions) if conversation.tools else None
+    if missing is not None:
         raise RefusedRow(
             row_id,
-            f"{setup.template.title} does not render the tool definitions",
+            f"{setup.template.title} does not render {missing}",
             f"put them into the system turn, or {OTHER_TEMPLATE}",
         )
     lost = _check_rendering(row_id, conversation, rendering, text, trained, markers, setup)
@@ -222,14 +227,18 @@ def _text_of(conversation: Conversation, template: str, setup: Setup, row_id: st
     return render(conversation, template, setup, row_id, positions if len(positions) == 1 else []).text
 
 
-def _renders_tools(conversation: Conversation, text: str, template: str, setup: Setup, positions: list[int]) -> bool:
-    """Return whether `text`, a rendering, holds the tool definitions; calls hold the names of tools too."""
-    if missing_tool(conversation.tools, text):
-        return False
+def _missing_of_tools(
+    conversation: Conversation, text: str, template: str, setup: Setup, positions: list[int]
+) -> str | None:
+    """Return what `text`, a rendering, lacks of the tool definitions, in words; calls hold the names of tools too."""
+    missing = missing_of_tools(conversation.tools, text)
+    if missing is not None:
+        return missing
     try:
-        return _text_of(conversation._replace(tools=[]), template, setup, "", positions) != text
+        is_same = _text_of(conversation._replace(tools=[]), template, setup, "", positions) == text
     except RefusedRow:
-        return True
+        return None
+    return "the tool definitions" if is_same else None
 
 
 def _check_rendering(

@@ -12,12 +12,14 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from hashlib import sha256
+from itertools import product
 from typing import Any, NamedTuple
 
 Turn = dict[str, Any]
 
 # templates read a turn's reasoning under one of these names
 _REASONING_NAMES = ("reasoning_content", "reasoning", "thinking")
+_READS_REASONING = re.compile(r"\b(?:reasoning_content|reasoning|thinking)\b")
 _READS_PARTS = re.compile(r"""\[['"]text['"]\]|\.text\b""")
 _WANTS_SHORT_IDS = re.compile(r"length\s*!=\s*9\b")
 _SHORT_ID = re.compile(r"[A-Za-z0-9]{9}")
@@ -39,7 +41,8 @@ class Conversation(NamedTuple):
 class Form(NamedTuple):
     """How a conversation is given to a template; a model such as DeepSeek-R1 has its reasoning in the content.
 
-    With `filled_tools`, a definition without a description or without parameters gets empty ones.
+    With `separated`, reasoning that stands in a content is given as the turn's reasoning instead. With `filled_tools`,
+    a definition without a description or without parameters gets empty ones.
     """
 
     arguments_as_text: bool = False
@@ -47,6 +50,7 @@ class Form(NamedTuple):
     reasoning_in_content: bool = False
     short_ids: bool = False
     filled_tools: bool = False
+    separated: bool = False
 
 
 def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
@@ -56,13 +60,16 @@ def forms_of(conversation: Conversation, template: str) -> Iterator[Form]:
     # any other template would write a list of parts as Python writes it
     reads_parts = _READS_PARTS.search(template) is not None
     short_ids = has_calls and _WANTS_SHORT_IDS.search(template) is not None
+    in_content = (False, True) if has_reasoning and "</think>" in template else (False,)
+    # a template with a place for reasoning would write a block in the content as text beside it
+    is_inside = any(parts_of(turn)[1] != turn["content"].strip() for turn in conversation.turns)
+    separated = (True, False) if is_inside and _READS_REASONING.search(template) else (False,)
     # most templates write a definition as it is, so it is filled only if no other form is right
-    for filled in (False, True) if _filled(conversation.tools) != conversation.tools else (False,):
-        for in_content in (False, True) if has_reasoning and "</think>" in template else (False,):
-            for as_parts in (False, True) if reads_parts else (False,):
-                yield Form(False, as_parts, in_content, short_ids, filled)
-                if has_calls:
-                    yield Form(True, as_parts, in_content, short_ids, filled)
+    filled = (False, True) if _filled(conversation.tools) != conversation.tools else (False,)
+    as_parts = (False, True) if reads_parts else (False,)
+    as_text = (False, True) if has_calls else (False,)
+    for fill, separate, inside, parts, text in product(filled, separated, in_content, as_parts, as_text):
+        yield Form(text, parts, inside, short_ids, fill, separate)
 
 
 def in_form(conversation: Conversation, form: Form) -> Conversation:
@@ -110,10 +117,13 @@ def _with_short_ids(turns: list[Turn]) -> list[Turn]:
 
 def _turn_in_form(turn: Turn, form: Form) -> Turn:
     given = dict(turn)
+    if form.separated and turn["role"] == "assistant":
+        reasoning, content = parts_of(turn)
+        given |= {"reasoning_content": reasoning, "content": content}
     # an empty text would make some templates write an empty block
     reasoning = given.pop("reasoning_content", "")
     if reasoning and form.reasoning_in_content:
-        given["content"] = f"<think>\n{reasoning}\n</think>\n\n{turn['content']}"
+        given["content"] = f"<think>\n{reasoning}\n</think>\n\n{given['content']}"
     elif reasoning:
         given |= dict.fromkeys(_REASONING_NAMES, reasoning)
     if form.contents_as_parts:
@@ -196,10 +206,25 @@ def missing_part(turn: Turn, text: str) -> str | None:
     return None
 
 
-def missing_tool(tools: list[Any], text: str) -> bool:
-    """Return whether the name of a defined tool is not in `text`."""
-    definitions = (tool.get("function", tool) for tool in tools)
-    return not all(is_in(str(definition.get("name", "")), text) for definition in definitions)
+def missing_of_tools(tools: list[Any], text: str) -> str | None:
+    """Return what `text` lacks of tool definitions, in words; None if it has their names and those of parameters."""
+    definitions = [tool.get("function", tool) for tool in tools]
+    if not all(is_in(str(definition.get("name", "")), text) for definition in definitions):
+        return "the tool definitions"
+    if not all(is_in(name, text) for definition in definitions for name in _parameters(definition.get("parameters"))):
+        return "the parameters of a tool"
+    return None
+
+
+def _parameters(schema: Any) -> Iterator[str]:
+    """Yield the names of a JSON schema's properties at every depth."""
+    if isinstance(schema, dict):
+        properties = schema.get("properties")
+        if isinstance(properties, dict):
+            yield from properties
+            for part in properties.values():
+                yield from _parameters(part)
+        yield from _parameters(schema.get("items"))
 
 
 def is_in(part: Any, text: str) -> bool:

@@ -171,7 +171,10 @@ def test_tolerated_rows_go_to_the_quarantine_and_counts_add_up(tmp_path: Path) -
         ("hello", "is text, not a list of messages"),
         ([{"role": "user", "content": "q"}], "does not end with an assistant turn"),
         ([{"role": "assistant", "content": "a"}], "turn 1 is from the assistant, with no user turn before it"),
-        ([{"role": "robot", "content": "a"}], "turn 1 has none of the roles assistant, developer, system, tool, user"),
+        (
+            [{"role": "robot", "content": "a"}],
+            "turn 1 has none of the roles assistant, developer, function, system, tool, user",
+        ),
         ([{"role": "user", "content": "q"}, {"role": "assistant", "content": ""}], "turn 2 content is empty"),
         (
             [{"role": "user", "content": "q"}, {"role": "user", "content": "q"}],

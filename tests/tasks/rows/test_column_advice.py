@@ -79,3 +79,11 @@ def test_names_that_may_be_content_are_not_shown_and_may_still_be_mapped() -> No
 def test_blanks_around_names_are_said() -> None:
     expected = "names of columns have blanks around them; remove these from the file, and those around the cells"
     assert advice({"prompt": "q", " completion": "a"}) == expected
+
+
+def test_a_suggested_format_reads_the_context_too() -> None:
+    assert "{instruction: question, output: answer" in advice({"question": "q", "context": "c", "answer": "a"})
+
+
+def test_single_turns_of_conversations_are_not_suggested_as_texts() -> None:
+    assert "text" not in advice({"conversation_id": 1, "role": "user", "content": "q"})

@@ -196,8 +196,8 @@ TOOL_CALL = {"id": "c1", "type": "function", "function": {"name": "f", "argument
         ),
         (tool_chat({"id": "c1"}, "c1"), "turn 2 has tool calls without function names"),
         (
-            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "function_call": {"name": "f"}}]},
-            "turn 2 has a function_call, OpenAI's old form; write it as tool_calls",
+            {"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "function_call": {"arguments": {}}}]},
+            "turn 2 has tool calls without function names",
         ),
         (
             {"messages": [{"role": "user", "content": [{"type": "image_url"}]}, {"role": "assistant", "content": "a"}]},

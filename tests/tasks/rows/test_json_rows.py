@@ -99,7 +99,10 @@ def test_rows_within_one_object_are_refused(key: str, indent: int | None, tmp_pa
 
 def test_rows_that_pandas_wrote_by_column_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "rows.json"
-    pd.DataFrame([GOOD_ROW, GOOD_ROW]).to_json(path)
+    for orient in ("columns", "index"):
+        pd.DataFrame([GOOD_ROW, GOOD_ROW]).to_json(path, orient=orient)
+        assert "holds its rows column by column" in read_error(path)
+    path.write_text(json.dumps({name: [value, value] for name, value in GOOD_ROW.items()}))
     fix = 'write one row on each line\nwith to_json(path, orient="records", lines=True)'
     assert f"{path} holds its rows column by column, as pandas writes them; {fix}" in read_error(path)
     pd.DataFrame([GOOD_ROW, GOOD_ROW]).to_json(path, orient="records", lines=True)

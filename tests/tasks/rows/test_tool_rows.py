@@ -62,7 +62,7 @@ def test_every_form_of_tool_definitions_becomes_openais(tools: object) -> None:
     assert read_record(chat(USER, ANSWER, tools=tools))["tools"] == TOOLS
 
 
-@pytest.mark.parametrize("tools", [None, [], "", "[]", "null"])
+@pytest.mark.parametrize("tools", [None, [], "", "[]", "null", {}, "{}"])
 def test_a_row_without_tools_has_none(tools: object) -> None:
     # without definitions, any call may be right
     assert "tools" not in read_record(chat(USER, CALLED, tools=tools))
@@ -168,6 +168,23 @@ def test_answers_to_compare_may_be_calls() -> None:
             chat(USER, call('{"city": "Paris", "city": "Rome"}')),
             ("messages", "turn 2 has a tool call whose arguments are not a JSON object"),
         ),
+        (
+            chat(USER, {**CALLED, "tool_calls": [{**PARIS, "thought": "T"}]}),
+            ("messages", "turn 2 has a tool call with thought, which is not read; a call has name and arguments"),
+        ),
+        (
+            chat(USER, {**CALLED, "tool_calls": [{"name": "f", "arguments": {}, "input": {}}]}),
+            ("messages", "turn 2 has a tool call with two of arguments, parameters, input, args"),
+        ),
+        (
+            chat(USER, ANSWER, tools=[{"name": "f", "parameters": [{"name": "x"}]}]),
+            ("tools", "tool 1 has parameters that are a list, not a JSON schema"),
+        ),
+        (
+            chat(USER, ANSWER, tools=[{"name": "f", "arguments": {"x": {"type": "int"}}}]),
+            ("tools", "tool 1 has arguments, and no parameters; write these as parameters, a JSON schema"),
+        ),
+        (chat(USER, {**ANSWER, "value": "other"}), ("messages", "turn 2 has content and value, which differ")),
         (chat(USER, ANSWER, tools=["x"]), ("tools", "tool 1 is text that is not JSON")),
         (chat(USER, call("{")), ("messages", "turn 2 has a tool call whose arguments are not a JSON object")),
         (chat(USER, call("[1]")), ("messages", "turn 2 has a tool call whose arguments are not a JSON object")),
@@ -231,3 +248,56 @@ def test_rows_that_differ_in_their_tools_are_not_duplicates(deduplicate: str, tm
     data = load_data(DataConfig(sources=[{"path": str(path)}], deduplicate=deduplicate))
     assert list(data.quarantine.row) == [13]
     assert data.quarantine.reason[0].endswith(" as rows.jsonl:12")
+
+
+@pytest.mark.parametrize("key", ["arguments", "parameters", "input", "args"])
+@pytest.mark.parametrize("is_nested", [True, False])
+def test_arguments_are_read_under_each_of_their_names(key: str, is_nested: bool) -> None:
+    given: dict[str, Any] = {"name": "weather", key: {"city": "Paris"}}
+    called = {"role": "assistant", "content": "", "tool_calls": [{"function": given} if is_nested else given]}
+    assert read_record(chat(USER, called))["messages"] == [USER, CALLED]
+    turns = [{"from": "human", "value": USER["content"]}, {"from": "function_call", "value": json.dumps(given)}]
+    assert read_record({"conversations": turns})["messages"] == [USER, CALLED]
+    rows = {"query": USER["content"], "tools": [WEATHER], "answers": json.dumps([given])}
+    assert read_record(rows)["messages"] == [USER, CALLED]
+    # beside `function`
+    beside = {"function": {"name": "weather"}, key: {"city": "Paris"}}
+    assert read_record(chat(USER, {**called, "tool_calls": [beside]}))["messages"] == [USER, CALLED]
+
+
+def test_openais_old_form_of_a_call_is_read() -> None:
+    old = {"role": "assistant", "content": None, "function_call": {"name": "weather", "arguments": '{"city": "Paris"}'}}
+    result = {"role": "function", "name": "weather", "content": "12"}
+    expected = [USER, CALLED, {**RESULT, "name": "weather"}, ANSWER]
+    assert read_record(chat(USER, old, result, ANSWER))["messages"] == expected
+
+
+def test_a_thought_before_a_call_of_sharegpt_is_its_reasoning() -> None:
+    value = '<think>\nLook.\n</think>\n{"name": "weather", "arguments": {"city": "Paris"}}'
+    turns = [{"from": "human", "value": USER["content"]}, {"from": "function_call", "value": value}]
+    assert read_record({"conversations": turns})["messages"] == [USER, {**CALLED, "reasoning_content": "Look."}]
+
+
+@pytest.mark.parametrize(
+    "names", [("human", "gpt", "function_call", "observation"), ("user", "model", "tool_call", "tool_response")]
+)
+def test_sharegpts_roles_have_several_names(names: tuple[str, ...]) -> None:
+    user, model, called, result = names
+    value = json.dumps({"name": "weather", "arguments": {"city": "Paris"}})
+    turns = [(user, USER["content"]), (called, value), (result, "12"), (model, "12 C.")]
+    record = {"conversations": [{"from": who, "value": text} for who, text in turns]}
+    assert read_record(record)["messages"] == [USER, CALLED, RESULT, ANSWER]
+
+
+@pytest.mark.parametrize(
+    ("content", "text"), [({"c": 12}, '{"c": 12}'), ([1, 2], "[1, 2]"), ([{"c": 1}], '[{"c": 1}]')]
+)
+def test_a_result_may_be_an_object_or_a_list(content: object, text: str) -> None:
+    turns = read_record(chat(USER, CALLED, {**RESULT, "content": content}, ANSWER))["messages"]
+    assert turns[2] == {**RESULT, "content": text}
+
+
+def test_a_parameter_may_be_named_type() -> None:
+    properties = {"type": {"type": "str", "description": "Kind"}, "city": {"type": "str"}}
+    row = read_record(chat(USER, ANSWER, tools=[{"name": "f", "parameters": properties}]))
+    assert row["tools"][0]["function"]["parameters"] == {"type": "object", "properties": properties}

@@ -123,7 +123,10 @@ def test_conversations_that_end_with_a_users_turn_are_refused_with_their_number(
     with pytest.raises(InvalidRowsError) as error:
         load_case("end_user.jsonl")
     message = str(error.value)
-    assert message.startswith("end_user.jsonl row 1, column conversations: does not end with an assistant turn; also ")
+    assert message.startswith(
+        "end_user.jsonl row 1, column conversations: does not end with an assistant turn; "
+        "data.tolerate.drop_trailing_user_turn leaves such a turn out; also "
+    )
     assert "\n12 invalid rows, data.max_invalid_rows=0 tolerated" in message
     assert names_no_content(message)
 

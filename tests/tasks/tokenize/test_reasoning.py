@@ -246,3 +246,42 @@ def test_answers_whose_empty_blocks_differ_keep_them_and_share_their_prompt() ->
     (record,) = tokenize_rows([Row("f:1", "preference", "Hi", "Ho", "", rejected_answer=answer)], setup).records
     assert setup.tokenizer.decode(record.input_ids[record.prompt_length :]) == "<think></think>Ho<|im_end|>"
     assert setup.tokenizer.decode(record.rejected_ids).startswith("<think></think>\n<tool_call>\n<function=add>")
+
+
+@pytest.mark.parametrize("name", ["gptoss", "qwen3", "qwen3_8", "gemma4_v5", "nemotron_3_nano", "glm4moe"])
+def test_reasoning_in_the_content_goes_where_the_template_has_a_place_for_it(name: str) -> None:
+    setup = vendor_setup(name)
+
+    def texts(turn: dict[str, Any]) -> list[str]:
+        turns = [{"role": "user", "content": "Q"}, {"role": "assistant", **turn}]
+        batch = tokenize_rows([Row("f:1", "messages", "Q", "", json.dumps(turns))], setup)
+        assert not batch.refused, batch.refused[0].reason
+        return [marked(record.input_ids, record.labels, setup.tokenizer) for record in batch.records]
+
+    named = texts({"content": "A", "reasoning_content": "R"})
+    for content in ("<think>\nR\n</think>\n\nA", "<think>R</think>A", "R</think>A"):
+        assert texts({"content": content}) == named
+
+
+def test_a_template_without_a_place_for_reasoning_writes_the_content_as_it_is() -> None:
+    setup = vendor_setup("llama3")
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "<think>R</think>A"}]
+    [record] = tokenize_rows([Row("f:1", "messages", "Q", "", json.dumps(turns))], setup).records
+    assert "«<think>R</think>A<|eot_id|>»" in marked(record.input_ids, record.labels, setup.tokenizer)
+
+
+@pytest.mark.parametrize("name", ["qwen3", "nemotron_3_nano"])
+def test_the_indentation_of_an_answer_is_trained(name: str) -> None:
+    setup = vendor_setup(name)
+    turns = [{"role": "user", "content": "Q"}, {"role": "assistant", "content": "    def f():\n        return 1"}]
+    [record] = tokenize_rows([Row("f:1", "messages", "Q", "", json.dumps(turns))], setup).records
+    text = marked(record.input_ids, record.labels, setup.tokenizer)
+    assert "«    def f():\n        return 1<|im_end|>»" in text
+
+
+def test_a_last_answer_of_weight_0_is_refused_where_only_the_last_is_trained() -> None:
+    turns = [*PLAIN, ASKED, {"role": "assistant", "content": "No.", "weight": 0}]
+    row = Row("f:1", "messages", "Hi", "No.", json.dumps(turns))
+    (refusal,) = tokenize_rows([row], vendor_setup("qwen3", train_on="last_answer")).refused
+    assert refusal.reason == "the last answer has weight 0, and tokenize.train_on=last_answer trains no other"
+    assert not tokenize_rows([row], vendor_setup("qwen3")).refused
