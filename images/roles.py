@@ -10,7 +10,7 @@ from typing import Literal
 
 Role = Literal["cpu", "gpu", "gptq"]
 
-_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes")
+_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
 _SCORES = ("tqdm", "rapidfuzz", "scipy")
 
@@ -30,7 +30,6 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "matplotlib",
         "pandera",
         "py3langid",
-        "PyYAML",
         "rensa",
         "safetensors",
         "scipy",

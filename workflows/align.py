@@ -99,6 +99,7 @@ def align(config: AlignConfig) -> AlignResult:
         base=trained.sft_evaluation,
         tuned=trained.evaluation,
         quantized=trained.quantized,
+        base_revision=planned.base_revision,
     )
     return write_alignment_report(
         config=planned.config,

@@ -73,6 +73,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         base=before,
         tuned=tuned.evaluation,
         quantized=tuned.quantized,
+        base_revision=planned.base_revision,
     )
     return write_report(
         config=planned.config,

@@ -19,9 +19,18 @@ def publish(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    base_revision: str,
 ) -> list[Published]:
     """Push artifacts, whose folders are `directories`, each to its own repository; call it in a workflow."""
-    push = partial(push_to_hub, config=config, data=data, base=base, tuned=tuned, quantized=quantized)
+    push = partial(
+        push_to_hub,
+        config=config,
+        data=data,
+        base=base,
+        tuned=tuned,
+        quantized=quantized,
+        base_revision=base_revision,
+    )
     published: list[Published] = map_task(push)(artifact=artifacts, directory=directories).with_overrides(
         node_name="push"
     )

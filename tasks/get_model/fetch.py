@@ -18,6 +18,7 @@ from tasks.files.streams import is_remote, redacted
 _TEXT_SEED = 1_000
 _TEXT_LINES = 8_000
 _MODEL_SEED = 0
+_FURTHER_TEMPLATES = "additional_chat_templates"
 _WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth", ".gguf", ".h5", ".msgpack", ".onnx")
 
 
@@ -82,7 +83,9 @@ def _download(config: ModelConfig, revision: str, directory: Path, token: str | 
 
 
 def copy_tokenizer(model: Path, directory: Path) -> None:
-    """Copy all files but the weights, for stages that need no weights."""
+    """Copy all files but the weights, for stages that need no weights; of folders, that of further chat templates."""
     for file in model.iterdir():
         if file.is_file() and not file.name.endswith(_WEIGHT_ENDINGS):
             shutil.copyfile(file, directory / file.name)
+    if (model / _FURTHER_TEMPLATES).is_dir():
+        shutil.copytree(model / _FURTHER_TEMPLATES, directory / _FURTHER_TEMPLATES)

@@ -42,6 +42,7 @@ class Planned(NamedTuple):
     mapped_parts: list[Part]
     rewards: list[RewardFunctionConfig]
     artifacts: list[PushedArtifact]
+    base_revision: str
 
 
 class PlannedAlignment(NamedTuple):
@@ -78,6 +79,7 @@ class PlannedAlignment(NamedTuple):
     policy_mapped_parts: list[Part]
     rewards: list[RewardFunctionConfig]
     artifacts: list[PushedArtifact]
+    base_revision: str
 
 
 class Resolved(NamedTuple):

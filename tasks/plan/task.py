@@ -120,6 +120,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
         mapped_parts=work.mapped_parts,
         rewards=settled.train.policy.rewards,
         artifacts=_artifacts(settled),
+        base_revision=built.plan.model_revision,
     )
 
 
@@ -165,6 +166,7 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         policy_mapped_parts=policy.mapped_parts,
         rewards=phases["policy"].train.policy.rewards,
         artifacts=_artifacts(phases["policy"]),
+        base_revision=built.plan.model_revision,
     )
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
 
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
@@ -14,6 +16,8 @@ from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
 
+# how a hub describes what was made from a base; all other artifacts are quantized copies
+_RELATIONS = {"model": "finetune", "adapter": "adapter"}
 _ADAPTERS = {
     "lora": "The LoRA adapter alone",
     "qlora": "The LoRA adapter alone, trained over a 4-bit base (QLoRA)",
@@ -26,7 +30,7 @@ _ADAPTERS = {
 def public_config(config: FineTuneConfig) -> str:
     """Return the resolved config as YAML. Paths are cut to their last part: a machine's folders are private."""
     values = config.model_dump(mode="json")
-    if "/" in values["model"]["name"] and not _is_hub_id(values["model"]["name"]):
+    if "/" in values["model"]["name"] and not is_hub_id(values["model"]["name"]):
         values["model"]["name"] = posixpath.basename(values["model"]["name"].rstrip("/"))
     for section in ("sources", "evaluation", "contamination"):
         for source in values["data"][section]:
@@ -35,6 +39,22 @@ def public_config(config: FineTuneConfig) -> str:
                 source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
     values["output_directory"] = posixpath.basename(values["output_directory"].rstrip("/"))
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+
+
+def public_base(config: FineTuneConfig, revision: str) -> str:
+    """Return how files that go up name the base: its id on the hub, or its folder's last part and its files' hash."""
+    if is_hub_id(config.model.name):
+        return config.model.name
+    return f"{posixpath.basename(config.model.name.rstrip('/'))}@{revision[:12]}".removesuffix("@")
+
+
+def private_paths(config: FineTuneConfig) -> list[str]:
+    """Return the folders and files of this machine that a config names, and where the run works."""
+    named = [] if is_hub_id(config.model.name) else [config.model.name]
+    for source in [*config.data.sources, *config.data.evaluation, *config.data.contamination]:
+        named += [source.path] if isinstance(source.path, str) else list(source.path or [])
+    paths = [str(Path(name).expanduser().absolute()) for name in named if "://" not in name and ":" not in name[:12]]
+    return [*paths, str(Path.cwd()), str(Path.home())]
 
 
 def all_scores(
@@ -48,23 +68,34 @@ def all_scores(
     return scores
 
 
-def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataReport, scores: Mapping[str, Scores]) -> str:
+def model_card(
+    config: FineTuneConfig,
+    artifact: PushedArtifact,
+    data: DataReport,
+    scores: Mapping[str, Scores],
+    license_: Mapping[str, Any] | None = None,
+    base_revision: str = "",
+    usage: str = "",
+) -> str:
     """Return the card of `artifact` as Markdown with metadata.
 
-    `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact.
+    `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact. `license_` is what the
+    base model's card says of its licence, `base_revision` its commit or the hash of its files, and `usage` Markdown on
+    how to ask the model.
     """
     own = scores[scores_name(artifact)]
-    assert config.push_to_hub.repository is not None
-    repository = repository_of(config.push_to_hub.repository, artifact)
-    base = config.model.name if _is_hub_id(config.model.name) else None
+    title = card_title(config, artifact)
+    base = config.model.name if is_hub_id(config.model.name) else None
     metadata = ModelCardData(
         base_model=base,
+        base_model_relation=_RELATIONS.get(artifact, "quantized") if base else None,
         library_name="peft" if artifact == "adapter" else "transformers",
         pipeline_tag=_pipeline(config),
         datasets=[source.hub for source in config.data.sources if source.hub] or None,
         tags=["fine-tuned", config.train.objective, config.train.method],
-        model_name=repository.split("/")[1],
+        model_name=title,
         eval_results=_eval_results(own, _pipeline(config)),
+        **(license_ or {}),
     )
     sources = ", ".join(
         f"`{count.source}` ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
@@ -74,16 +105,16 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 {metadata.to_yaml()}
 ---
 
-# {repository.split("/")[1]}
+# {title}
 
 {_what_it_is(config, artifact)}
 
-- Base model: `{shown_base}`
+- Base model: {_base_line(shown_base, base_revision, bool(base))}
 - Objective: {config.train.objective}, {OBJECTIVES[config.train.objective].title}
 - Method: {config.train.method}
 - Data: {sources}; {data.train_rows:,} rows to train on, {data.test_rows:,} held out,
   {data.quarantined_rows:,} quarantined, {data.deduplicated_rows:,} removed as duplicates
-{_template_line(config)}
+{_template_line(config)}{_usage_section(usage)}
 ## Held-out scores
 
 {_score_table(scores)}
@@ -96,6 +127,23 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 {public_config(config)}```
 """
     return str(ModelCard(content))
+
+
+def card_title(config: FineTuneConfig, artifact: PushedArtifact) -> str:
+    """Return the name of an artifact: that of its repository, or of the run where it goes to none."""
+    return repository_of(config.push_to_hub.repository or f"local/{config.name}", artifact).split("/")[1]
+
+
+def _base_line(shown: str, revision: str, is_on_hub: bool) -> str:
+    if not revision:
+        return f"`{shown}`"
+    if is_on_hub:
+        return f"`{shown}`, revision `{revision}`"
+    return f"`{shown}`, which is on no hub; the hash of its files is `{revision}`"
+
+
+def _usage_section(usage: str) -> str:
+    return f"\n## Use\n\n{usage}\n" if usage else ""
 
 
 def _pipeline(config: FineTuneConfig) -> str:
@@ -153,7 +201,8 @@ def _last_part(path: str) -> str:
     return name.partition("?")[0] if "://" in path else name
 
 
-def _is_hub_id(name: str) -> bool:
+def is_hub_id(name: str) -> bool:
+    """Return whether `name` has the form of a hub id, owner/name, and is no path."""
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 

@@ -31,15 +31,17 @@ def push_to_hub(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    base_revision: str,
 ) -> Published:
     """Upload `directory` with a model card, or return why not: what is not better is published only if told so.
 
-    `quantized` are the evaluations of the quantized copies, in the order of `quantize.methods`. Not cached: uploading
-    the same files again makes no second commit.
+    `quantized` are the evaluations of the quantized copies, in the order of `quantize.methods`; `base_revision` is the
+    commit of the base, or the hash of its files. Not cached: uploading the same files again makes no second commit.
     """
     assert config.push_to_hub.repository is not None
     from configs.errors import HubError
     from tasks.push_to_hub import card, gate, upload
+    from tasks.push_to_hub.readme import artifact_readme
 
     repository = repository_of(config.push_to_hub.repository, artifact)
     all_scores = card.all_scores(config.quantize.methods, base, tuned, quantized)
@@ -52,8 +54,8 @@ def push_to_hub(
     token = read_hub_token()
     if token is None:
         raise HubError(f"push_to_hub.repository={repository} needs a hub token; looked in {HUB_TOKEN_SOURCES}")
-    text = card.model_card(config, artifact, data, all_scores)
     path = local_path(directory)
+    text = artifact_readme(config, artifact, path, repository, data, base, tuned, quantized, base_revision)
     commit = upload.publish(
         path,
         repository,
@@ -62,6 +64,9 @@ def push_to_hub(
         text,
         card.public_config(config),
         config.push_to_hub.revision,
+        base=card.public_base(config, base_revision),
+        paths=card.private_paths(config),
+        rows=[text for prediction in tuned.predictions for text in (prediction.prompt, prediction.expected)],
     )
     note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
     print(note)

@@ -6,6 +6,7 @@ hub keeps the large files that it has. The same artifact again makes no commit.
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
@@ -19,6 +20,7 @@ from configs.errors import HubError
 from configs.schema.push_to_hub import fault_of_public_repository
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, stale_files
 from tasks.push_to_hub.card_file import joined_card
+from tasks.push_to_hub.private_texts import check_private, secrets, without_places
 
 _MESSAGE = "Upload fine-tuned model with its evidence"
 _NUM_TRIES = 3
@@ -50,17 +52,32 @@ class _MovedOnError(Exception):
 
 
 def publish(
-    directory: Path, repository: str, private: bool, token: str, card: str, config: str, revision: str | None = None
+    directory: Path,
+    repository: str,
+    private: bool,
+    token: str,
+    card: str,
+    config: str,
+    revision: str | None = None,
+    base: str = "",
+    paths: Collection[str] = (),
+    rows: Collection[str] = (),
 ) -> Commit:
     """Create `repository` if need be, and upload `directory` with its card and config as one commit to `revision`.
 
     `revision` is a branch, which is created if need be; without it, `main`. Files that belong to another model go in
     the same commit. The commit gets a tag, `artifact-` and the first characters of the artifact's hash.
 
+    `base` is written in place of the folder from which a library loaded the model. `paths` of this machine and the
+    texts `rows` must not be in any file.
+
     Raises:
-        HubError: the hub refuses or cannot be reached, the repository is public and must be private, or what arrived
-            is not what was sent. The artifact stays where it is, for the next run.
+        HubError: the hub refuses or cannot be reached, the repository is public and must be private, a file holds what
+            is private, or what arrived is not what was sent. The artifact stays where it is, for the next run.
     """
+    files = without_places(artifact_files(directory), base)
+    files[CONFIG_FILE] = config.encode()
+    check_private(repository, {**files, CARD_FILE: card.encode()}, [*paths, str(directory)], [token, *secrets()], rows)
     api = HfApi(token=token)
     branch = revision or "main"
     try:
@@ -70,7 +87,7 @@ def publish(
             api.create_branch(repository, branch=branch, exist_ok=True)
         for number in range(1, _NUM_TRIES + 1):
             try:
-                return _publish_once(_look_at(api, repository, branch), directory, card, config)
+                return _publish_once(_look_at(api, repository, branch), files, card)
             except _MovedOnError:
                 if number == _NUM_TRIES:
                     raise HubError(
@@ -105,18 +122,14 @@ def _remote_files(api: HfApi, repository: str, revision: str) -> dict[str, Hashe
     return found
 
 
-def _publish_once(target: _Target, directory: Path, card: str, config: str) -> Commit:
+def _publish_once(target: _Target, artifact: Mapping[str, Path | bytes], card: str) -> Commit:
     """Bring an artifact to its place as one commit; see `publish`.
 
     Raises:
         _MovedOnError: the branch has another commit meanwhile.
     """
     text = joined_card(card, _read_text(target, CARD_FILE))
-    files: dict[str, Path | bytes] = {
-        **artifact_files(directory),
-        CARD_FILE: text.encode(),
-        CONFIG_FILE: config.encode(),
-    }
+    files = {**artifact, CARD_FILE: text.encode()}
     hashes = {name: _hashes(content) for name, content in files.items()}
     changed = [name for name in files if not _same(target.files.get(name), hashes[name])]
     stale = stale_files(target.files, files)

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSequenceClassificatio
 from configs.artifacts import BitsAndBytesMethod
 from configs.errors import ConfigError, ModelError
 from configs.schema import ModelConfig
+from tasks.models.companions import copy_record
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.loading import counted_loading
 from tasks.models.pace import doing
@@ -66,6 +67,7 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
     with doing("saving"):
         quantized.save_pretrained(output)
     load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)
+    copy_record(model, output)
     if (model / ADAPTER_FOLDER).is_dir():
         shutil.copytree(model / ADAPTER_FOLDER, output / ADAPTER_FOLDER)
 

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 from configs.artifacts import methods_of
 from configs.errors import ConfigError, ModelError, either
 from configs.schema import ModelConfig
+from tasks.models.companions import copy_record
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
@@ -63,6 +64,7 @@ def quantize_model(model_config: ModelConfig, model: Path, tokens: Path, num_row
     with doing("saving"):
         loaded.save(str(output))
     load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)
+    copy_record(model, output)
     if (model / ADAPTER_FOLDER).is_dir():
         shutil.copytree(model / ADAPTER_FOLDER, output / ADAPTER_FOLDER)
 

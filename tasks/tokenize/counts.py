@@ -106,11 +106,15 @@ class SplitCounts(BaseModel):
 
 
 class PartCounts(BaseModel):
-    """Counts of one part, the splits by name. `has_messages` is true if any part of the rows has conversations."""
+    """Counts of one part, the splits by name.
+
+    `has_messages` is true if any row of the run is a conversation, and `has_prompts` if any is more than a plain text.
+    """
 
     part_number: int
     num_parts: int
     has_messages: bool
+    has_prompts: bool = False
     splits: dict[str, SplitCounts] = {}
 
 

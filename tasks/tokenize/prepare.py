@@ -23,8 +23,9 @@ from tasks.rows import quarantine
 from tasks.tokenize import checks
 from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import COUNTS_FILE, PartCounts, SplitCounts, add_batch, merge_splits
-from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, read_tokens, token_table
+from tasks.tokenize.files import TOKENS_FILE, TokenWriter, count_kinds, read_rows, read_tokens, token_table
 from tasks.tokenize.packing import PackReport, pack_tokens
+from tasks.tokenize.pair_template import pair_template
 from tasks.tokenize.refused import (
     NONE_ALLOWED,
     REFUSED_SCHEMA,
@@ -76,7 +77,12 @@ def tokenize_part(
     checks.check_settings(config, objective)
     has_messages = checks.check_kinds(splits, objective)
     setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
-    counts = PartCounts(part_number=part_number, num_parts=num_parts, has_messages=has_messages)
+    counts = PartCounts(
+        part_number=part_number,
+        num_parts=num_parts,
+        has_messages=has_messages,
+        has_prompts=any(set(count_kinds(path)) - {"text"} for path in splits.values()),
+    )
     for name, path in splits.items():
         split_counts = counts.splits[name] = SplitCounts()
         try:
@@ -132,6 +138,8 @@ def join_parts(
     refused = count_parts(folders)
     end_token_ids = checks.check_tokens(splits, refused, invalid, setup)
     pack_report = _write_tokens(setup, folders, outputs)
+    if setup.template.source == "none" and any(part.has_prompts for part in counts):
+        setup.tokenizer.chat_template = pair_template(setup)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
     write_model_config(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
     samples = _first_rows([folder / "train.parquet" for folder in folders])

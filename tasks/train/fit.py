@@ -18,9 +18,11 @@ from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
+from tasks.models.companions import copy_companions, stated_license
 from tasks.models.load import load_tokenizer
 from tasks.models.pace import doing
 from tasks.models.quiet import quiet_libraries
+from tasks.models.record import RECORD_FILE
 from tasks.train import choices as choosing
 from tasks.train import merge, methods
 from tasks.train.arguments import optimizer_steps, prompts_left_out, training_arguments
@@ -119,7 +121,7 @@ def _fit(
         seconds = trainer.saver.seconds
     report = _report(trainer, config, num_rows, lines, seconds)
     if trainer.is_world_process_zero():
-        _complete(trainer, config, loading, report, output)
+        _complete(trainer, config, loading, report, inputs.model, output)
         for finding in report.findings:
             print(f"finding: {finding}", flush=True)
     return report
@@ -148,8 +150,10 @@ def _resumed(
     return str(restored.directory)
 
 
-def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
-    """Add the record of the training to the saved model, and remove the files that only training needed."""
+def _complete(
+    trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, base: Path, output: Path
+) -> None:
+    """Add the record of the training and the base's licence to the saved model; remove what only training needed."""
     remove_checkpoints(output)
     # transformers' arguments: a pickle with paths of this machine
     (output / "training_args.bin").unlink(missing_ok=True)
@@ -161,7 +165,9 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
             # it has the tokens that end an answer, which peft does not save
             trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
-    (output / merge.RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    record["license"] = stated_license(base)
+    (output / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    copy_companions(base, output)
 
 
 def _load(

@@ -17,11 +17,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
+from tasks.models.companions import copy_companions
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_model, load_reward_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
-
-RECORD_FILE = "training.json"
-"""In the model's directory: objective, method and every effective choice of the training."""
+from tasks.models.record import RECORD_FILE
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -59,6 +58,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         merged.save_pretrained(output)
         check_saved(output, model_config)
     tokenizer.save_pretrained(output)
+    copy_companions(base, output)
     for name in ("generation_config.json", RECORD_FILE):
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, output / name)

@@ -14,8 +14,9 @@ from configs.errors import ArtifactError, ConfigError, DivergedError
 from configs.schema import ModelConfig, TrainConfig
 from configs.wire import TrainReport
 from tasks.models.load import load_model, load_tokenizer
+from tasks.models.record import RECORD_FILE
 from tasks.train.fit import FitInputs, fit
-from tasks.train.merge import RECORD_FILE, check_saved, merge_adapter
+from tasks.train.merge import check_saved, merge_adapter
 
 LOADING = ModelConfig(name="tiny")
 PAIRS = [("1+1?", "two"), ("2+2?", "four"), ("3+3?", "six"), ("4+4?", "eight")] * 2

@@ -1,0 +1,59 @@
+"""The README of an artifact: its card with what its own folder says, for a hub or for a folder of a laptop run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from configs.artifacts import PushedArtifact
+from configs.objectives import SCORING
+from configs.schema import FineTuneConfig
+from configs.wire import DataReport, Evaluation
+from tasks.models.record import RECORD_FILE
+from tasks.models.usage import Usage, render_usage
+from tasks.push_to_hub import card
+
+_LOCAL_BASE = "PATH-OF-THE-BASE-MODEL"
+
+
+def artifact_readme(
+    config: FineTuneConfig,
+    artifact: PushedArtifact,
+    directory: Path,
+    place: str,
+    data: DataReport,
+    base: Evaluation,
+    tuned: Evaluation,
+    quantized: list[Evaluation],
+    base_revision: str,
+) -> str:
+    """Return the README of the artifact in `directory`, which its users load from `place`."""
+    usage = usage_of(config, artifact, place)
+    return card.model_card(
+        config,
+        artifact,
+        data,
+        card.all_scores(config.quantize.methods, base, tuned, quantized),
+        recorded(directory).get("license", {}),
+        base_revision,
+        render_usage(usage, directory),
+    )
+
+
+def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str) -> Usage:
+    """Return how an artifact at `place` is used; the base of an adapter is its id on the hub, or a path to fill in."""
+    return Usage(
+        artifact=artifact,
+        place=place,
+        base=config.model.name if card.is_hub_id(config.model.name) else _LOCAL_BASE,
+        template_arguments=config.tokenize.template_arguments,
+        trust_remote_code=config.model.trust_remote_code,
+        is_reward_model=config.train.objective in SCORING,
+    )
+
+
+def recorded(directory: Path) -> dict[str, Any]:
+    """Return the record of the training that is kept in an artifact's folder; empty where there is none."""
+    path = directory / RECORD_FILE
+    return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
