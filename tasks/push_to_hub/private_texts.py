@@ -90,7 +90,8 @@ def _private_part(text: str, is_free: bool, paths: list[str], secrets: list[str]
         return "a token"
     if any(path in text for path in paths) or (not is_free and _FOLDER.search(text)):
         return "a path of a machine"
-    if any(row in text or json.dumps(row, ensure_ascii=False)[1:-1] in text for row in rows):
+    forms = (form for row in rows for form in (row, json.dumps(row)[1:-1], json.dumps(row, ensure_ascii=False)[1:-1]))
+    if any(form in text for form in forms):
         return "the text of a held-out row"
     return None
 

@@ -240,3 +240,37 @@ def test_rewards_and_preferences_are_in_table_and_metadata_where_they_are_known(
     assert "| model | loss | perplexity | exact match | ROUGE-L | mean reward |" in text
     assert "| tuned | 1.0000 | 2 | 50.0% | - | 0.5000 |" in text
     assert {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}["mean_reward"] == 0.5
+
+
+LICENSE = {"license": "other", "license_name": "llama3", "license_link": "https://example.org/license"}
+
+
+def test_the_metadata_say_where_the_model_comes_from(config: FineTuneConfig) -> None:
+    on_hub = config.model_copy(update={"model": config.model.model_copy(update={"name": "owner/base"})})
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0), "quantized_8bit": scores(1.1)}
+    for artifact, relation, library in (
+        ("model", "finetune", "transformers"),
+        ("adapter", "adapter", "peft"),
+        ("8bit", "quantized", "transformers"),
+    ):
+        text = model_card(on_hub, artifact, DATA, all_scores, LICENSE, "0123abcd")
+        data = ModelCard(text).data.to_dict()
+        assert data["base_model"] == "owner/base" and data["base_model_relation"] == relation
+        assert {key: data[key] for key in LICENSE} == LICENSE
+        assert (data["library_name"], data["pipeline_tag"]) == (library, "text-generation")
+        assert "- Base model: `owner/base`, revision `0123abcd`" in text
+        [entry] = data["model-index"]
+        assert entry["name"] == repository_of("me/tuned", artifact).split("/")[1] and len(entry["results"]) >= 1
+    # a base of this machine has no address
+    local = ModelCard(model_card(config, "model", DATA, all_scores, {}, "0123abcd"))
+    assert "base_model" not in local.data.to_dict()
+    assert "`base`, which is on no hub; the hash of its files is `0123abcd`" in str(local)
+
+
+def test_the_card_says_how_to_use_the_model(config: FineTuneConfig, artifact: Path) -> None:
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0)}
+    text = model_card(config, "model", DATA, all_scores, {}, "", "Ask it so.")
+    assert "\n\n## Use\n\nAsk it so.\n\n## Held-out scores" in text
+    # a run that is not pushed has a README too
+    unpushed = config.model_copy(update={"push_to_hub": config.push_to_hub.model_copy(update={"repository": None})})
+    assert f"\n# {config.name}\n" in model_card(unpushed, "model", DATA, all_scores)
