@@ -253,7 +253,8 @@ def test_the_metadata_say_where_the_model_comes_from(config: FineTuneConfig) -> 
         ("adapter", "adapter", "peft"),
         ("8bit", "quantized", "transformers"),
     ):
-        text = model_card(on_hub, artifact, DATA, all_scores, LICENSE, "0123abcd")
+        given = on_hub.model_copy(update={"train": on_hub.train.model_copy(update={"method": "lora"})})
+        text = model_card(given, artifact, DATA, all_scores, LICENSE, "0123abcd")
         data = ModelCard(text).data.to_dict()
         assert data["base_model"] == "owner/base" and data["base_model_relation"] == relation
         assert {key: data[key] for key in LICENSE} == LICENSE
