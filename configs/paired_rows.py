@@ -12,10 +12,15 @@ LEVEL = 0.05
 """A difference is seen if the test gives a smaller probability than this."""
 
 
+def spaced_positions(num_rows: int) -> list[int]:
+    """Return the positions of at most `MOST_ROWS` of `num_rows` rows, at even distances."""
+    number = min(num_rows, MOST_ROWS)
+    return [n * num_rows // number for n in range(number)]
+
+
 def spaced(values: Sequence[float]) -> list[float]:
     """Return the values of at most `MOST_ROWS` rows at even distances, rounded to a millionth."""
-    number = min(len(values), MOST_ROWS)
-    return [round(float(values[n * len(values) // number]), 6) for n in range(number)]
+    return [round(float(values[position]), 6) for position in spaced_positions(len(values))]
 
 
 def p_value(before: Sequence[float], after: Sequence[float]) -> float:

@@ -281,12 +281,32 @@ class SetScores(WireType):
     scores: Scores
 
 
+class Parity(WireType):
+    """How far a saved model's predictions on a few held-out rows are from those of the weights as training held them.
+
+    Losses are means over the counted tokens of these rows, in nats; divergences are KL(training's, the model's) of a
+    prediction, in nats.
+    """
+
+    rows: list[int] = Field(description="Numbers of the rows, among those of `Scores.row_losses`.")
+    tokens: int
+    held_loss: float = Field(description="Loss of the weights as training held them.")
+    own_loss: float = Field(description="Loss of the saved model.")
+    mean_divergence: float
+    high_divergence: float = Field(description="The 99th percentile of the divergences.")
+    same_choice: float = Field(description="Share of the predictions with the same likeliest token.")
+
+
 class Evaluation(WireType):
-    """Scores on the held-out rows, the answers behind them, and scores on each set of `data.evaluation`."""
+    """Scores on the held-out rows, the answers behind them, and scores on each set of `data.evaluation`.
+
+    `parity` is that of a trained model, in full precision or quantized, whose training kept its predictions.
+    """
 
     scores: Scores
     predictions: list[Prediction]
     others: list[SetScores] = Field([])
+    parity: Parity | None = None
 
 
 class Published(WireType):

@@ -26,7 +26,9 @@ from tasks.evaluate.preferences import paired_rows, preference_accuracy, prefere
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.loading import counted_loading
 from tasks.models.pace import doing, say
+from tasks.models.parity import compare
 from tasks.models.quiet import quiet_libraries
+from tasks.models.record import PARITY_FILE
 from tasks.models.vocabulary import make_room
 from tasks.rewards.functions import RewardFunction, reward_functions, total_reward
 from tasks.rewards.models import RewardModel, load_reward_models
@@ -107,7 +109,11 @@ def evaluate_model(
     for name, rows_of_set in zip(names, others, strict=True):
         say(f"evaluation set {name}, {len(rows_of_set):,} rows", "evaluate")
         further.append(SetScores(name=name, scores=_score(subject, rows_of_set)[0]))
-    return Evaluation(scores=scores, predictions=predictions, others=further)
+    parity = None
+    if not is_reward and (model_directory / PARITY_FILE).is_file():
+        with doing("comparing with the weights as training held them"):
+            parity = compare(model, model_directory / PARITY_FILE)
+    return Evaluation(scores=scores, predictions=predictions, others=further, parity=parity)
 
 
 def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Prediction]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import yaml
 
-from tasks.models.record import RECORD_FILE
+from tasks.models.record import PARITY_FILE, RECORD_FILE
 
 _NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*", "*processor_config.json")
 _STATED = ("license", "license_name", "license_link")
@@ -27,10 +27,11 @@ def copy_companions(base: Path, output: Path) -> list[str]:
 
 
 def copy_record(model: Path, output: Path) -> None:
-    """Copy the record of a training, and the files that go with a model, to a copy made from it."""
+    """Copy the records of a training, and the files that go with a model, to a copy made from it."""
     copy_companions(model, output)
-    if (model / RECORD_FILE).is_file():
-        shutil.copyfile(model / RECORD_FILE, output / RECORD_FILE)
+    for name in (RECORD_FILE, PARITY_FILE):
+        if (model / name).is_file():
+            shutil.copyfile(model / name, output / name)
 
 
 def stated_license(directory: Path) -> dict[str, Any]:

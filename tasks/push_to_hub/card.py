@@ -76,12 +76,13 @@ def model_card(
     license_: Mapping[str, Any] | None = None,
     base_revision: str = "",
     usage: str = "",
+    parity: str = "",
 ) -> str:
     """Return the card of `artifact` as Markdown with metadata.
 
     `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact. `license_` is what the
-    base model's card says of its licence, `base_revision` its commit or the hash of its files, and `usage` Markdown on
-    how to ask the model.
+    base model's card says of its licence, `base_revision` its commit or the hash of its files, `usage` Markdown on how
+    to ask the model, and `parity` a sentence on how far it is from the weights as training held them.
     """
     own = scores[scores_name(artifact)]
     title = card_title(config, artifact)
@@ -120,7 +121,7 @@ def model_card(
 {_score_table(scores)}
 
 {_what_was_scored(own)}
-
+{_parity_section(parity)}
 ## Configuration
 
 ```yaml
@@ -140,6 +141,10 @@ def _base_line(shown: str, revision: str, is_on_hub: bool) -> str:
     if is_on_hub:
         return f"`{shown}`, revision `{revision}`"
     return f"`{shown}`, which is on no hub; the hash of its files is `{revision}`"
+
+
+def _parity_section(parity: str) -> str:
+    return f"\nSaved as trained: {parity}.\n" if parity else ""
 
 
 def _usage_section(usage: str) -> str:

@@ -10,6 +10,7 @@ from configs.artifacts import PushedArtifact
 from configs.objectives import SCORING
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
+from tasks.decks.parity import parity_line
 from tasks.models.record import RECORD_FILE
 from tasks.models.usage import Usage, render_usage
 from tasks.push_to_hub import card
@@ -30,6 +31,8 @@ def artifact_readme(
 ) -> str:
     """Return the README of the artifact in `directory`, which its users load from `place`."""
     usage = usage_of(config, artifact, place)
+    copies: dict[str, Evaluation] = dict(zip(config.quantize.methods, quantized, strict=True))
+    own = copies.get(artifact, tuned)
     return card.model_card(
         config,
         artifact,
@@ -38,6 +41,7 @@ def artifact_readme(
         recorded(directory).get("license", {}),
         base_revision,
         render_usage(usage, directory),
+        "" if artifact == "adapter" else parity_line(base, own),
     )
 
 

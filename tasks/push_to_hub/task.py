@@ -46,7 +46,7 @@ def push_to_hub(
     repository = repository_of(config.push_to_hub.repository, artifact)
     all_scores = card.all_scores(config.quantize.methods, base, tuned, quantized)
     own = all_scores[scores_name(artifact)]
-    reason = gate.why_not_pushed(config.push_to_hub, config.train.objective, artifact, base.scores, tuned.scores, own)
+    reason = gate.why_not_pushed(config.push_to_hub, config.train.objective, artifact, base, tuned, own)
     if reason:
         note = f"not pushed to {repository}: {reason}"
         print(note)

@@ -15,6 +15,7 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainRe
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
@@ -61,6 +62,7 @@ def render_report(results: RunResults) -> str:
             *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
+            render_parity(results.evaluations),
             render_training(results.training),
             render_planned(results.plan, [results.training]),
             render_data(results.data),
@@ -82,6 +84,7 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "name": results.config.name,
         "base": scores["base"],
         "tuned": scores["tuned"],
+        "parity": {name: own.parity.model_dump() for name, own in results.evaluations.items() if own.parity} or None,
         **{scores_name(method): scores.get(scores_name(method)) for method in QUANTIZATIONS},
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,

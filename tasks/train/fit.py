@@ -34,6 +34,7 @@ from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
 from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
 from tasks.train.objectives import longest_sequence
+from tasks.train.predictions import is_sharded, keep_predictions
 from tasks.train.saving import save_whole
 from tasks.train.sharding import prepare_process
 from tasks.train.trainer import make_trainer
@@ -122,6 +123,9 @@ def _fit(
     report = _report(trainer, config, num_rows, lines, seconds)
     if trainer.is_world_process_zero():
         _complete(trainer, config, loading, report, inputs.model, output)
+        if inputs.test_tokens is not None and not is_sharded(trainer):
+            with doing("keeping predictions of the trained weights"):
+                keep_predictions(trainer, inputs.test_tokens / TOKENS_FILE, output)
         for finding in report.findings:
             print(f"finding: {finding}", flush=True)
     return report

@@ -8,6 +8,7 @@ from contextlib import redirect_stderr, redirect_stdout
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from typing import Any
 
 import peft
 import torch
@@ -18,9 +19,16 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
 from tasks.models.companions import copy_companions
-from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_model, load_reward_model, load_tokenizer
+from tasks.models.load import (
+    ADAPTER_FOLDER,
+    is_reward_model,
+    load_model,
+    load_reward_model,
+    load_tokenizer,
+    weight_dtype,
+)
 from tasks.models.quiet import quiet_libraries
-from tasks.models.record import RECORD_FILE
+from tasks.models.record import PARITY_FILE, RECORD_FILE
 
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
@@ -28,9 +36,9 @@ _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: Path) -> None:
     """Write the model in `base`, with `adapter` merged into it, its tokenizer and its end tokens, to `output`.
 
-    A low-rank adapter is added to the weights, in the base's own precision and never to a quantized copy; rows of new
-    tokens and a reward model's head replace the base's. Virtual tokens cannot be merged: the base's files are copied
-    as they are, and the adapter is written to the folder `adapter` beside them.
+    A low-rank adapter is added to the weights, in `model.dtype` or else the base's own precision, and never to a
+    quantized copy; rows of new tokens and a reward model's head replace the base's. Virtual tokens cannot be merged:
+    the base's files are copied as they are, and the adapter is written to the folder `adapter` beside them.
 
     The record of the training is copied too.
 
@@ -48,8 +56,9 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         check_saved(output / ADAPTER_FOLDER, model_config, base)
     else:
         # "auto" is the type in which the base was published
+        dtype: Any = "auto" if model_config.dtype == "auto" else weight_dtype(model_config)
         load = partial(load_reward_model, new_head=True) if settings.task_type == "SEQ_CLS" else load_model
-        model = load(model_config, base, dtype="auto")  # type: ignore[arg-type]
+        model = load(model_config, base, dtype=dtype)
         vocabulary_size = max(tokenizer.get_vocab().values()) + 1
         if settings.trainable_token_indices and vocabulary_size > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
@@ -59,7 +68,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         check_saved(output, model_config)
     tokenizer.save_pretrained(output)
     copy_companions(base, output)
-    for name in ("generation_config.json", RECORD_FILE):
+    for name in ("generation_config.json", RECORD_FILE, PARITY_FILE):
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, output / name)
 
