@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq console-form
+.PHONY: help setup run align plan chat register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ plan: $(INSTALLED) ## Memory, machines, time, cost and checks, in seconds: make 
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/plan.py $(if $(shell grep -s '^sft:' $(CONFIG)),plan_align,plan) --config $(CONFIG) \
 		--machines $(if $(filter 1,$(HERE)),here,cluster)
+
+chat: export TMPDIR := $(CURDIR)/.flyte
+chat: MODEL = outputs/demo/model
+chat: $(INSTALLED) ## Ask a model: make chat [MODEL=outputs/demo/model] [BASE=1, or a folder or id] [PROMPT="..."]
+	@$(BIN)/python -m workflows.chat $(MODEL) $(if $(BASE),--base $(BASE)) $(if $(PROMPT),--prompt '$(PROMPT)')
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune
