@@ -11,7 +11,6 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from torch.nn.modules.conv import _ConvNd
 from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers.base import HfQuantizer
@@ -21,6 +20,7 @@ from configs.linear_weights import LinearWeights
 
 REWARD_HEAD = "score"
 _QUANTIZED_LAYERS = ("Linear8bitLt", "Linear4bit")
+_NO_LINEAR_LAYERS = (torch.nn.Embedding, torch.nn.Conv1d, torch.nn.Conv2d, torch.nn.Conv3d)
 
 
 def plannable_weights(model: PreTrainedModel) -> LinearWeights:
@@ -81,7 +81,7 @@ def fused_experts(module: torch.nn.Module) -> Iterator[tuple[str, int, int, int,
 def _count(model: Any, is_quantized: Callable[[str, torch.nn.Module], bool]) -> LinearWeights:
     quantized, others, kept = 0, Counter[str](), heads(model)
     for path, module in model.named_modules():
-        if any(module is head for head in kept) or isinstance(module, (torch.nn.Embedding, _ConvNd)):
+        if any(module is head for head in kept) or isinstance(module, _NO_LINEAR_LAYERS):
             continue
         weights = _matrix_weights(module)
         if is_quantized(path, module):

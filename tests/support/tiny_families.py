@@ -15,6 +15,7 @@ _SMALL = {
     "vocab_size": 101,
     "max_position_embeddings": 64,
     "pad_token_id": None,
+    "num_experts_per_tok": 2,
 }
 _GPT2 = {"n_embd": 64, "n_layer": 2, "n_head": 4, "vocab_size": 101, "n_positions": 64}
 FAMILIES: dict[str, dict[str, Any]] = {
@@ -30,7 +31,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
         "moe_intermediate_size": 32,
         "shared_expert_intermediate_size": 64,
     },
-    "gpt_oss": {**_SMALL, "num_local_experts": 4, "num_experts_per_tok": 2, "head_dim": 16},
+    "gpt_oss": {**_SMALL, "num_local_experts": 4, "head_dim": 16},
     "hunyuan_v1_moe": {**_SMALL, "num_experts": 4, "head_dim": 16},
     "jetmoe": {**_SMALL, "num_local_experts": 4, "kv_channels": 16, "num_key_value_heads": 4},
 }
