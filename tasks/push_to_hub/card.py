@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
+from configs.linear_weights import share_sentence
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
@@ -76,7 +77,7 @@ def model_card(config: FineTuneConfig, artifact: PushedArtifact, data: DataRepor
 
 # {repository.split("/")[1]}
 
-{_what_it_is(config, artifact)}
+{_what_it_is(config, artifact)}{share_sentence(own.quantized_share)}
 
 - Base model: `{shown_base}`
 - Objective: {config.train.objective}, {OBJECTIVES[config.train.objective].title}
