@@ -31,7 +31,7 @@ class LinearWeights:
     @property
     def left_in_words(self) -> str:
         """The classes of the layers that are not quantized, each with its share of the linear weights."""
-        return listed([f"{kind} ({count / self.total:.1%})" for kind, count in self.others])
+        return listed([f"{kind} ({_percent(count / self.total)})" for kind, count in self.others])
 
     def is_enough(self, min_share: float) -> bool:
         """Return whether anything is quantized, and `min_share` of the linear weights at least."""
@@ -44,6 +44,10 @@ class LinearWeights:
             f"output head do not count), and quantize.min_share is {min_share:.1%}; layers that it does not replace: "
             f"{self.left_in_words or 'it has none that are linear'}\n{fix}"
         )
+
+
+def _percent(share: float) -> str:
+    return f"{share:.1%}" if share >= 0.0005 else "under 0.1%"
 
 
 def listed(words: Sequence[str]) -> str:

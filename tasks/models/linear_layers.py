@@ -64,6 +64,12 @@ def widths(linear: Any) -> tuple[int, int]:
     return linear.in_features, linear.out_features
 
 
+def whole_shape(parameter: torch.Tensor) -> torch.Size:
+    """Return the shape of a parameter before sharding: ZeRO 3 leaves an empty tensor in its place."""
+    shape: torch.Size = getattr(parameter, "ds_shape", parameter.shape)
+    return shape
+
+
 def fused_experts(module: torch.nn.Module) -> Iterator[tuple[str, int, int, int, bool]]:
     """Yield name, inputs, outputs, number of experts and whether they have a bias, for experts stored as one parameter:
     [experts, outputs, inputs], or [experts, inputs, outputs] if the class says it is transposed."""
@@ -98,7 +104,8 @@ def _matrix_weights(module: Any) -> int:
         return int(inputs * outputs)
     own = module.named_parameters(recurse=False)
     # the biases of all experts are a matrix too
-    return sum(weight.numel() for name, weight in own if weight.dim() > 1 and not name.endswith("bias"))
+    shapes = [whole_shape(weight) for name, weight in own if not name.endswith("bias")]
+    return sum(shape.numel() for shape in shapes if len(shape) > 1)
 
 
 def _is_quantized(module: torch.nn.Module) -> bool:

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
 from configs.linear_weights import listed
-from tasks.models.linear_layers import heads, widths
+from tasks.models.linear_layers import heads, whole_shape, widths
 
 ALL_LINEAR = "all-linear"
 _EXPERTS = "Experts"
@@ -92,9 +92,8 @@ def _expert_counts(model: PreTrainedModel, holders: Sequence[torch.nn.Module]) -
     config = model.config.get_text_config()
     counts = {getattr(config, key, None) for key in _EXPERT_COUNTS}
     counts |= {len(holder) for holder in holders if isinstance(holder, torch.nn.ModuleList)}
-    counts |= {
-        weight.shape[0] for holder in holders for weight in holder.parameters(recurse=False) if weight.dim() == 3
-    }
+    shapes = [whole_shape(weight) for holder in holders for weight in holder.parameters(recurse=False)]
+    counts |= {shape[0] for shape in shapes if len(shape) == 3}
     return {count for count in counts if isinstance(count, int)}
 
 
@@ -103,7 +102,8 @@ def _outputs(module: Any) -> int | None:
     if isinstance(module, (torch.nn.Linear, Conv1D)):
         return widths(module)[1]
     weight = getattr(module, "weight", None)
-    return int(weight.shape[0]) if isinstance(weight, torch.nn.Parameter) and weight.dim() == 2 else None
+    shape = whole_shape(weight) if isinstance(weight, torch.nn.Parameter) else ()
+    return int(shape[0]) if len(shape) == 2 else None
 
 
 def _is_router_weight(parameter: str, routers: Sequence[str]) -> bool:

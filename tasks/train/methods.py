@@ -17,7 +17,7 @@ from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.linear_layers import REWARD_HEAD as _HEAD_NAME
-from tasks.models.linear_layers import heads
+from tasks.models.linear_layers import heads, quantized_weights
 from tasks.models.load import DTYPES, device, load_model, load_reward_model
 from tasks.models.lora_targets import (
     ALL_LINEAR,
@@ -184,10 +184,16 @@ def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int =
         _check_targets(config, model)
 
 
-def adapter_note(config: TrainConfig, model: PreTrainedModel) -> str:
-    """Return the line for the log on layers that the adapter leaves alone; empty if there is nothing to say."""
-    is_lora = config.method != "full" and config.method not in PROMPT_METHODS
-    return left_alone(model, config.lora.target_modules) if is_lora else ""
+def method_notes(config: TrainConfig, model: PreTrainedModel) -> list[str]:
+    """Return lines for the log: how much of the base is quantized, and which layers the adapter leaves alone."""
+    if config.method == "full" or config.method in PROMPT_METHODS:
+        return []
+    weights, notes = quantized_weights(model), []
+    if config.method in QUANTIZED_METHODS:
+        left = f"; not {weights.left_in_words}" if weights.others else ""
+        notes.append(f"base: {weights.share:.1%} of the weights of linear layers are quantized{left}")
+    alone = left_alone(model, config.lora.target_modules)
+    return [*notes, alone] if alone else notes
 
 
 def _check_answers(config: TrainConfig, model: PreTrainedModel, longest_row: int) -> None:

@@ -6,6 +6,8 @@ transformers 5 stores as parameters, in 16 bits: a copy "in 4 bits" may then be 
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod
 from configs.effective.four_bit import is_plain_kernel_right, wrong_widths
 from configs.errors import ConfigError
@@ -17,14 +19,25 @@ from tasks.plan.hardware.target import Target
 from tasks.plan.hardware.this_machine import cpu_has_avx512
 from tasks.plan.shapes.shape import ModelShape
 
-SHARE_CHECK = "quantized share"
+
+@dataclass(frozen=True)
+class _Quantization:
+    """A setting that quantizes with bitsandbytes: the name of its check, itself as messages name it, and the fix."""
+
+    check: str
+    setting: str
+    fix: str
+    methods: list[QuantizationMethod]
 
 
 def share_answers(prefix: str, config: FineTuneConfig, shape: ModelShape, local: Target | None) -> list[Answer]:
-    """Return the answer to whether enough of the model is quantized; none if the config quantizes nothing."""
-    if not _quantizations(config):
-        return []
-    return answer([Question(f"{prefix}{SHARE_CHECK}", lambda: Finding(check_quantized_share(config, shape, local)))])
+    """Return the answers to whether enough of the model is quantized, one for each setting that asks for it."""
+    return answer(
+        [
+            Question(f"{prefix}{asked.check}", lambda asked=asked: Finding(_share(asked, config, shape, local)))  # type: ignore[misc]
+            for asked in _quantizations(config)
+        ]
+    )
 
 
 def check_quantized_share(config: FineTuneConfig, shape: ModelShape, local: Target | None) -> str:
@@ -36,28 +49,30 @@ def check_quantized_share(config: FineTuneConfig, shape: ModelShape, local: Targ
         ConfigError: less than `quantize.min_share` can be quantized, or layers have widths that a CPU's kernel for 4
             bits unpacks wrongly.
     """
-    weights, min_share, found = shape.quantizable, config.quantize.min_share, []
-    for setting, fix, methods in _quantizations(config):
-        if not weights.is_enough(min_share):
-            raise ConfigError(weights.refusal(setting, config.model.name, min_share, fix))
-        if "4bit" in methods and local is not None and not local.is_gpu and cpu_has_avx512():
-            _check_widths(f"{setting.partition(' ')[0]} names 4bit" if methods[1:] else setting, shape)
-        found.append(f"{setting.replace('names ', '')}: {weights.share:.1%} of the linear weights")
-    return "; ".join(found)
+    return "; ".join(_share(asked, config, shape, local) for asked in _quantizations(config))
 
 
-def _quantizations(config: FineTuneConfig) -> list[tuple[str, str, list[QuantizationMethod]]]:
-    """Return the settings that quantize with bitsandbytes, as messages name them, with the fix and the methods."""
+def _share(asked: _Quantization, config: FineTuneConfig, shape: ModelShape, local: Target | None) -> str:
+    weights, min_share = shape.quantizable, config.quantize.min_share
+    if not weights.is_enough(min_share):
+        raise ConfigError(weights.refusal(asked.setting, config.model.name, min_share, asked.fix))
+    if "4bit" in asked.methods and local is not None and not local.is_gpu and cpu_has_avx512():
+        setting = asked.setting.replace(listed(asked.methods), "4bit")
+        _check_widths(setting, shape)
+    return f"{asked.setting.replace('names ', '')}: {weights.share:.1%} of the linear weights"
+
+
+def _quantizations(config: FineTuneConfig) -> list[_Quantization]:
     found = []
     methods = [name for name in config.quantize.methods if QUANTIZATIONS[name].library == "bitsandbytes"]
     others = [name for name in config.quantize.methods if name not in methods]
     lower = "or lower quantize.min_share"
     if methods:
         fix = f"set quantize.methods=[{', '.join(others)}], {lower}"
-        found.append((f"quantize.methods names {listed(methods)}", fix, methods))
+        found.append(_Quantization("quantized share", f"quantize.methods names {listed(methods)}", fix, methods))
     if config.train.method in QUANTIZED_BASES:
-        fix = f"use train.method=lora, {lower}"
-        found.append((f"train.method={config.train.method}", fix, [QUANTIZED_BASES[config.train.method]]))
+        fix, bits = f"use train.method=lora, {lower}", QUANTIZED_BASES[config.train.method]
+        found.append(_Quantization("quantized base", f"train.method={config.train.method}", fix, [bits]))
     return found
 
 

@@ -75,6 +75,9 @@ def test_shares_and_kinds_in_words() -> None:
     weights = LinearWeights(25, (("Experts", 70), ("Router", 5)))
     assert weights.share == 0.25
     assert weights.left_in_words == "Experts (70.0%) and Router (5.0%)"
+    assert (
+        LinearWeights(25, (("Experts", 9974), ("Router", 1))).left_in_words == "Experts (99.7%) and Router (under 0.1%)"
+    )
     assert LinearWeights(0).share == 0.0
     assert LinearWeights(8).share == 1.0
     # nearly all is not all

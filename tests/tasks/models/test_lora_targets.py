@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,10 +10,10 @@ import torch
 from peft import get_peft_model
 from support.tiny_families import FAMILIES, settings_of, tiny_model_of
 
-from configs.schema import TrainConfig
+from configs.schema import ModelConfig, TrainConfig
 from tasks.models.lora_targets import left_alone, router_paths
 from tasks.plan.shapes.counted_shapes import count_shape
-from tasks.train.methods import adapter_config, check_method
+from tasks.train.methods import adapter_config, check_method, method_notes, trainable_model
 
 ROUTERS = {
     "llama": set(),
@@ -116,3 +117,26 @@ def test_a_rank_above_a_gate_of_one_output_is_refused_only_if_the_gate_is_named(
                 check_method(config, model)
         else:
             check_method(config, model)
+
+
+def test_routers_are_found_where_zero_3_has_sharded_the_weights() -> None:
+    model = tiny_model_of("mixtral")
+    found = router_paths(model)
+    for parameter in model.parameters():
+        # as deepspeed.zero.Init leaves a parameter
+        parameter.ds_shape = parameter.shape
+        parameter.data = torch.empty(0)
+    assert router_paths(model) == found == ["model.layers.0.mlp.gate", "model.layers.1.mlp.gate"]
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora", "full", "prompt_tuning"])
+def test_the_log_of_training_says_what_is_quantized_and_left_alone(method: str, tmp_path: Path) -> None:
+    tiny_model_of("mixtral", intermediate_size=128).save_pretrained(tmp_path)
+    config = TrainConfig.model_validate({"method": method})
+    notes = method_notes(config, trainable_model(config, ModelConfig(name="m"), tmp_path, [], 101))
+    # attention 12,288 of 110,848
+    base = ["base: 11.1% of the weights of linear layers are quantized; not MixtralExperts (88.7%) and "]
+    routers = ["adapter: none on routers of experts, gate"]
+    wanted = {"lora": routers, "qlora": base + routers}.get(method, [])
+    assert len(notes) == len(wanted)
+    assert all(note.startswith(beginning) for note, beginning in zip(notes, wanted, strict=True))

@@ -146,15 +146,15 @@ def test_widths_that_a_cpu_unpacks_wrongly_are_refused_there_in_4_bits() -> None
     )
 
 
-@pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_the_plan_has_the_check_and_its_failure(family: str) -> None:
-    config = config_of()
+@pytest.mark.parametrize("family", ["llama", "falcon"])
+def test_the_plan_has_both_checks_and_their_failures(family: str) -> None:
     settings = Answer(Check(name="architecture", result="ok", found=""), value=settings_of(family))
-    built = build_plan({"train": config}, [settings], GPU)
-    check = next(check for check in built.plan.checks if check.name == "quantized share")
-    assert check.result == ("ok" if family == "llama" else "failed")
-    failed = [answer.check.name for answer in built.answers if answer.error is not None]
-    assert ("quantized share" in failed) == (family == "mixtral")
+    built = build_plan({"train": config_of("qlora")}, [settings], GPU)
+    results = {check.name: check.result for check in built.plan.checks if check.name.startswith("quantized")}
+    result = "ok" if family == "llama" else "failed"
+    assert results == {"quantized share": result, "quantized base": result}
+    failed = {answer.check.name for answer in built.answers if answer.error is not None}
+    assert failed == (set(results) if family == "falcon" else set())
 
 
 def test_every_phase_of_an_alignment_has_the_users_limit() -> None:
