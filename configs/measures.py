@@ -113,6 +113,11 @@ class Scores(WireType):
     loss_tokens: int
     generated_rows: int
     size_bytes: int = Field(description="Size of the model's weight files.")
+    quantized_share: float | None = Field(
+        None,
+        description="Share of the weights of linear layers that is quantized, counted in the loaded model; None for a "
+        "model that is not quantized.",
+    )
 
     @property
     def is_of_reward_model(self) -> bool:

@@ -129,7 +129,8 @@ def quantize_and_score(
             rows = config.quantize.calibration_rows
             copy = quantize_gptq(calibration_rows=rows, loading=config.model, model=model, tokens=tokens.train)
         else:
-            copy = quantize(method=method, loading=config.model, model=model)
+            min_share = config.quantize.min_share
+            copy = quantize(method=method, min_share=min_share, loading=config.model, model=model)
         copy = copy.with_overrides(node_name=f"quantize-{method}")
         evaluation = score(scores_name(method), config, copy, tokens, reward_models, rewards_version)
         if is_gptq and not is_laptop_run():

@@ -105,7 +105,7 @@ class AlignConfig(RunConfig):
         tokenize = self.tokenize
         if name != "sft":
             tokenize = tokenize.model_copy(update={"new_special_tokens": [], "packing": "none"})
-        publication: dict[str, Any] = {"quantize": QuantizeConfig(methods=[])}
+        publication: dict[str, Any] = {"quantize": self.quantize.model_copy(update={"methods": []})}
         if name == "policy":
             publication = {"quantize": self.quantize, "push_to_hub": self.push_to_hub}
         return FineTuneConfig(

@@ -18,6 +18,13 @@ class QuantizeConfig(Section):
     calibration_rows: int = Field(
         128, ge=1, description="Training rows, spread over the whole set, by which `gptq` measures its rounding error."
     )
+    min_share: float = Field(
+        0.5,
+        ge=0.0,
+        le=1.0,
+        description="Smallest share of the weights of linear layers (without embeddings and output head) that "
+        "bitsandbytes must quantize, in copies and in the base of `qlora` and `lora_8bit`.",
+    )
 
     @model_validator(mode="after")
     def _no_repeats(self) -> QuantizeConfig:

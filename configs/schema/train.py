@@ -45,7 +45,7 @@ class LoraConfig(Section):
         ["all-linear"],
         min_length=1,
         description="Linear layers that get an adapter, by the endings of their names; `all-linear` is all but the "
-        "output head.",
+        "output head and the routers of experts, which are trained only by name.",
     )
     use_rslora: bool = Field(
         False,

@@ -18,6 +18,7 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
         html.heading("Held-out scores"),
         html.table(score_rows(evaluations), score_header(evaluations)),
         html.paragraph(_what_was_scored(evaluations["base"].scores), "note"),
+        *(html.paragraph(line, "note") for line in quantized_shares(evaluations)),
         *_score_charts(evaluations),
     ]
     if evaluations["base"].others:
@@ -48,6 +49,14 @@ def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
         )
         for name, evaluation in evaluations.items()
     ]
+
+
+def quantized_shares(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return a line on how much of the quantized copies is quantized; none where no copy says."""
+    shares = {name: evaluation.scores.quantized_share for name, evaluation in evaluations.items()}
+    known = [f"{name} {share:.1%}" for name, share in shares.items() if share is not None]
+    words = "of the weights of linear layers, without embeddings and output head"
+    return [f"Quantized {words}: {', '.join(known)}."] if known else []
 
 
 def other_header(evaluations: Mapping[str, Evaluation]) -> list[str]:

@@ -23,6 +23,7 @@ from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.metrics import OF_ANSWERS
 from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
+from tasks.models.linear_layers import quantized_share
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.loading import counted_loading
 from tasks.models.pace import doing, say
@@ -45,6 +46,7 @@ class _Subject:
     tokenizer: PreTrainedTokenizerBase
     end_token_ids: list[int]
     size_bytes: int
+    quantized_share: float | None
     rewards: Sequence[RewardFunctionConfig]
     functions: Sequence[RewardFunction]
     reward_models: Sequence[RewardModel]
@@ -100,6 +102,7 @@ def evaluate_model(
         tokenizer,
         end_token_ids,
         weights_size(model_directory),
+        quantized_share(model),
         rewards,
         reward_functions(rewards),
         [] if is_reward else load_reward_models(model_config, reward_models, tokenizer),
@@ -149,6 +152,7 @@ def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Predic
         loss_tokens=num_tokens,
         generated_rows=len(asked),
         size_bytes=subject.size_bytes,
+        quantized_share=subject.quantized_share,
     )
     return scores, predictions
 
@@ -161,6 +165,7 @@ def _reward_model_scores(subject: _Subject, preferences: _Preferences) -> Scores
         loss_tokens=0,
         generated_rows=0,
         size_bytes=subject.size_bytes,
+        quantized_share=subject.quantized_share,
     )
 
 

@@ -72,6 +72,9 @@ def evaluate(
         )
     Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
     print(f"evaluate {label}: {metrics.score_line(evaluation.scores)}", flush=True)
+    if evaluation.scores.quantized_share is not None:
+        share = evaluation.scores.quantized_share
+        print(f"evaluate {label}: {share:.1%} of the weights of linear layers are quantized", flush=True)
     for other in evaluation.others:
         print(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}", flush=True)
     return evaluation

@@ -20,6 +20,7 @@ from transformers import (
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.schema import ModelConfig
+from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,10 +52,10 @@ def load_model(
     """Return the causal language model in `directory`, with the virtual tokens of its folder `adapter`, if any.
 
     `dtype` overrides the config's; `kwargs` go to transformers, and may override the config's attention. Quantized
-    models keep their own dtypes.
+    models keep their own dtypes. On a CPU, 4-bit layers get a kernel that can take them.
 
     Raises:
-        ModelError: weights are missing or do not fit the configuration.
+        ModelError: weights are missing or do not fit the configuration; no kernel takes a 4-bit layer's width.
     """
     model, missing = _load(AutoModelForCausalLM, config, directory, dtype, **kwargs)
     _refuse_missing(config, missing)
@@ -107,6 +108,7 @@ def _load(
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+    choose_kernels(model, f"model.name={config.name}", trains="quantization_config" in kwargs)
     return model, sorted(info["missing_keys"])
 
 

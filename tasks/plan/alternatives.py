@@ -264,9 +264,12 @@ def _more_gpus(search: Search) -> Iterator[_Candidate]:
 
 
 def _adapter(search: Search) -> Iterator[_Candidate]:
-    """Yield an adapter, then one over a quantized base."""
+    """Yield an adapter, then one over a quantized base if that can be quantized."""
     methods = {"full": ("lora", "qlora"), "lora": ("qlora",), "lora_8bit": ("qlora",)}
+    can_quantize = search.shape.quantizable.is_enough(search.config.quantize.min_share)
     for method in methods.get(search.config.train.method, ()):
+        if method == "qlora" and not can_quantize:
+            continue
         yield _Candidate({"train.method": method}, search.target, False)
 
 

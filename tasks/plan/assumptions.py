@@ -73,7 +73,8 @@ def assumptions(
         if plan.expectation.step_seconds is not None or facts.rows is not None:
             found.append(prefix + facts.how)
         if config.train.method in QUANTIZED_METHODS and any(not linear.is_quantized for linear in shape.linear_maps):
-            found.append(f"{prefix}bitsandbytes leaves experts stored as one parameter in 16 bits")
+            left = shape.quantizable.left_in_words
+            found.append(f"{prefix}bitsandbytes leaves {left} of the linear weights in 16 bits")
         if config.train.fewest_nodes < config.train.most_nodes:
             found.append(
                 f"{prefix}train.nodes={config.train.nodes}: planned for the lower bound, {config.train.fewest_nodes}"

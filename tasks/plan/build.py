@@ -13,6 +13,7 @@ from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, PhasePlan, Plan
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
+from tasks.plan.checks.quantized_share import share_answers
 from tasks.plan.checks.questions import first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
@@ -74,7 +75,8 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         # a faulty config is kept as it is: it stops the run
         configs[name] = config if faults else settled
         plans.append(plan)
-        all_answers += [*faults, _memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
+        all_answers += [*faults, *share_answers(prefix, config, found_shape.shape, local)]
+        all_answers += [_memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
         _check_length(all_answers, prefix, config, found_shape.shape)
     checks = [given.check for given in all_answers]
     whole_plan = Plan(

@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
+from configs.linear_weights import share_sentence
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
@@ -108,7 +109,7 @@ def model_card(
 
 # {title}
 
-{_what_it_is(config, artifact)}
+{_what_it_is(config, artifact)}{share_sentence(own.quantized_share)}
 
 - Base model: {_base_line(shown_base, base_revision, bool(base))}
 - Objective: {config.train.objective}, {OBJECTIVES[config.train.objective].title}

@@ -13,13 +13,11 @@ from configs.artifacts import BitsAndBytesMethod
 from configs.errors import ConfigError, ModelError
 from configs.schema import ModelConfig
 from tasks.models.companions import copy_record
+from tasks.models.linear_layers import REWARD_HEAD, quantized_weights
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.loading import counted_loading
-from tasks.models.pace import doing
+from tasks.models.pace import doing, say
 from tasks.models.quiet import quiet_libraries
-
-# name of a reward model's head, which transformers would quantize; it finds a language model's head by itself
-_REWARD_HEADS = ["score"]
 
 SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
     "8bit": {"load_in_8bit": True},
@@ -28,8 +26,10 @@ SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
 """Arguments of `BitsAndBytesConfig`, by method; configs/artifacts.py has what else is known of a method."""
 
 
-def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model: Path, output: Path) -> None:
-    """Write a quantized copy of `model`, with its tokenizer, to `output`.
+def quantize_model(
+    method: BitsAndBytesMethod, model_config: ModelConfig, model: Path, output: Path, min_share: float = 0.0
+) -> None:
+    """Write a quantized copy of `model`, with its tokenizer, to `output`; log how much of it is quantized.
 
     8bit is LLM.int8(), Dettmers et al. 2022 (https://arxiv.org/abs/2208.07339). 4bit is NF4 with double quantization,
     Dettmers et al. 2023 (https://arxiv.org/abs/2305.14314). Linear layers are quantized. Embeddings, the head of a
@@ -37,7 +37,7 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
 
     Raises:
         ConfigError: bitsandbytes is not installed.
-        ModelError: no layer was quantized, as in a model that is quantized already.
+        ModelError: less than `min_share` of the linear weights was quantized, or none at all.
     """
     try:
         import bitsandbytes  # noqa: F401
@@ -50,7 +50,8 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
     is_reward = is_reward_model(model)
     settings = bitsandbytes_config(method, dtype)
     if is_reward:
-        settings.llm_int8_skip_modules = _REWARD_HEADS
+        # transformers finds the head of a language model by itself
+        settings.llm_int8_skip_modules = [REWARD_HEAD]
     # loading quantizes
     with doing("loading the model"), counted_loading("quantize"):
         quantized = (AutoModelForSequenceClassification if is_reward else AutoModelForCausalLM).from_pretrained(
@@ -60,10 +61,12 @@ def quantize_model(method: BitsAndBytesMethod, model_config: ModelConfig, model:
             device_map={"": torch.cuda.current_device() if torch.cuda.is_available() else "cpu"},
             trust_remote_code=model_config.trust_remote_code,
         )
-    if not any(type(module).__name__ in ("Linear8bitLt", "Linear4bit") for module in quantized.modules()):
-        raise ModelError(
-            f"{model_config.name}: no layer was quantized to {method}; its linear layers are of another kind"
-        )
+    weights = quantized_weights(quantized)
+    if not weights.is_enough(min_share):
+        fix = f"leave {method} out of quantize.methods, or lower quantize.min_share"
+        raise ModelError(weights.refusal(f"quantize.methods names {method}", model_config.name, min_share, fix))
+    left = f"; not {weights.left_in_words}" if weights.others else ""
+    say(f"{weights.share:.1%} of the weights of linear layers are in {method}{left}", f"quantize {method}")
     with doing("saving"):
         quantized.save_pretrained(output)
     load_tokenizer(model, model_config.trust_remote_code).save_pretrained(output)

@@ -15,7 +15,12 @@ from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directo
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
-    "tasks/quantize", "tasks/models", "configs/artifacts.py", "configs/effective", "configs/objectives.py"
+    "tasks/quantize",
+    "tasks/models",
+    "configs/artifacts.py",
+    "configs/effective",
+    "configs/linear_weights.py",
+    "configs/objectives.py",
 )
 
 
@@ -44,8 +49,13 @@ def _shown(stage: str) -> Iterator[None]:
     deck_fields=DECK_FIELDS,
 )
 @shows_errors
-def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirectory) -> FlyteDirectory:
-    """Return a copy of `model` (full precision, merged), quantized by bitsandbytes to `method`."""
+def quantize(
+    method: BitsAndBytesMethod, min_share: float, loading: ModelConfig, model: FlyteDirectory
+) -> FlyteDirectory:
+    """Return a copy of `model` (full precision, merged), quantized by bitsandbytes to `method`.
+
+    It fails if less than `min_share` of the weights of linear layers was quantized.
+    """
     from tasks.models.pace import doing
     from tasks.quantize import bitsandbytes
 
@@ -53,7 +63,7 @@ def quantize(method: BitsAndBytesMethod, loading: ModelConfig, model: FlyteDirec
     with _shown(f"quantize {method}"):
         with doing("downloading the model"):
             directory = local_path(model)
-        bitsandbytes.quantize_model(method, loading, directory, output)
+        bitsandbytes.quantize_model(method, loading, directory, output, min_share)
     return FlyteDirectory(str(output))
 
 

@@ -110,6 +110,9 @@ def _fit(
     with doing("loading the model"):
         model = load()
     methods.check_method(config, model, longest_sequence(config, tokens_file))
+    if arguments.process_index == 0:
+        for note in methods.method_notes(config, model):
+            print(note, flush=True)
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)

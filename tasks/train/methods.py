@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,6 @@ import peft
 import torch
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from transformers import BitsAndBytesConfig, PreTrainedModel
-from transformers.pytorch_utils import Conv1D
 
 from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
@@ -18,12 +16,20 @@ from configs.errors import ConfigError
 from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from tasks.models.linear_layers import REWARD_HEAD as _HEAD_NAME
+from tasks.models.linear_layers import heads, quantized_weights
 from tasks.models.load import DTYPES, device, load_model, load_reward_model
+from tasks.models.lora_targets import (
+    ALL_LINEAR,
+    left_alone,
+    linear_layers,
+    merged_targets,
+    router_paths,
+    target_modules,
+)
 from tasks.models.this_device import this_device
 from tasks.models.vocabulary import fit_vocabulary, token_layers
 from tasks.train.sharding import check_divisible, loading_arguments
-
-_HEAD_NAME = "score"
 
 
 def trainable_model(
@@ -132,7 +138,7 @@ def adapter_config(config: TrainConfig, model: PreTrainedModel, new_token_ids: l
         r=lora.rank,
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
-        target_modules="all-linear" if lora.target_modules == ["all-linear"] else list(lora.target_modules),
+        target_modules=target_modules(model, lora.target_modules),
         use_rslora=lora.use_rslora,
         use_dora=lora.use_dora,
         task_type=_task_type(config),
@@ -178,6 +184,18 @@ def check_method(config: TrainConfig, model: PreTrainedModel, longest_row: int =
         _check_targets(config, model)
 
 
+def method_notes(config: TrainConfig, model: PreTrainedModel) -> list[str]:
+    """Return lines for the log: how much of the base is quantized, and which layers the adapter leaves alone."""
+    if config.method == "full" or config.method in PROMPT_METHODS:
+        return []
+    weights, notes = quantized_weights(model), []
+    if config.method in QUANTIZED_METHODS:
+        left = f"; not {weights.left_in_words}" if weights.others else ""
+        notes.append(f"base: {weights.share:.1%} of the weights of linear layers are quantized{left}")
+    alone = left_alone(model, config.lora.target_modules)
+    return [*notes, alone] if alone else notes
+
+
 def _check_answers(config: TrainConfig, model: PreTrainedModel, longest_row: int) -> None:
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if config.objective in ONLINE and positions and longest_row > positions:
@@ -201,22 +219,26 @@ def _check_room(config: TrainConfig, model: PreTrainedModel, longest_row: int) -
 
 
 def _check_targets(config: TrainConfig, model: PreTrainedModel) -> None:
-    heads = [name for name, module in model.named_modules() if module is model.get_output_embeddings()]
-    widths = dict(_linear_layers(model))
-    targets, rank = config.lora.target_modules, config.lora.rank
+    targets, rank, routers = config.lora.target_modules, config.lora.rank, router_paths(model)
+    head_names = [name for name, module in model.named_modules() if any(module is head for head in heads(model))]
+    layer_widths = dict(linear_layers(model))
+    names = {name.rsplit(".", 1)[-1] for name in layer_widths}
+    # merged layers are no modules any more; peft takes all old names of a merged weight, or none
+    merged = {old for olds in merged_targets(model).values() if set(targets).issuperset(olds) for old in olds}
     for target in targets:
-        if any(_is_named(name, target) for name in [*heads, *([_HEAD_NAME] if config.objective in SCORING else [])]):
+        if any(_is_named(name, target) for name in head_names):
             raise ConfigError(
                 f"train.lora.target_modules: {target} is the output head, whose weight the losses read directly: an "
                 "adapter on it would not be used\nleave it out"
             )
-        if target != "all-linear" and not any(_is_named(name, target) for name in widths):
+        if target != ALL_LINEAR and target not in merged and not any(_is_named(name, target) for name in layer_widths):
             raise ConfigError(
                 f"train.lora.target_modules: {target} matches no linear layer of the model; it has "
-                + ", ".join(sorted({name.rsplit(".", 1)[-1] for name in widths}))
+                + ", ".join(sorted(names))
             )
-    for name, width in widths.items():
-        if rank > width and any(target == "all-linear" or _is_named(name, target) for target in targets):
+    for name, width in layer_widths.items():
+        is_target = (ALL_LINEAR in targets and name not in routers) or any(_is_named(name, each) for each in targets)
+        if rank > width and is_target:
             raise ConfigError(
                 f"train.lora.rank={rank} exceeds the width of {name}, {width}; lower it to {width} or less"
             )
@@ -224,19 +246,6 @@ def _check_targets(config: TrainConfig, model: PreTrainedModel) -> None:
 
 def _is_named(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
-
-
-def _linear_layers(model: PreTrainedModel) -> Iterator[tuple[str, int]]:
-    """Yield name and smaller dimension of each layer that can have an adapter; GPT-2's `Conv1D` is linear too."""
-    heads = (model.get_output_embeddings(), getattr(model, _HEAD_NAME, None))
-    for name, module in model.named_modules():
-        if any(module is head for head in heads):
-            continue
-        # the layer's own sizes: a quantized or sharded weight has others
-        if isinstance(module, Conv1D):
-            yield name, min(module.nx, module.nf)
-        elif isinstance(module, torch.nn.Linear):
-            yield name, min(module.in_features, module.out_features)
 
 
 def set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:

@@ -32,7 +32,7 @@ from tasks.train.objectives import FORMS
 from tasks.train.watch.diagnose import series_of
 from tasks.train.watch.trackers import TRACKERS
 
-COUNTS = {"loss_rows", "loss_tokens", "generated_rows", "size_bytes"}
+COUNTS = {"loss_rows", "loss_tokens", "generated_rows", "size_bytes", "quantized_share"}
 
 
 def test_each_objective_has_rules_and_a_trainer() -> None:

@@ -20,8 +20,8 @@ from tasks.files.places import missing_file_reason
 from tasks.files.streams import is_remote, open_raw, redacted
 from tasks.plan.hardware.local_gpus import local_gpus
 
-# how each method quantizes the base under its adapter
-_QUANTIZED_BASES: dict[Method, QuantizationMethod] = {"qlora": "4bit", "lora_8bit": "8bit"}
+QUANTIZED_BASES: dict[Method, QuantizationMethod] = {"qlora": "4bit", "lora_8bit": "8bit"}
+"""How each method of training quantizes the base under its adapter."""
 
 
 def check_topology(train: TrainConfig) -> None:
@@ -199,8 +199,8 @@ def check_quantization(config: FineTuneConfig) -> None:
                 f"run on a cluster (docs/images.md), or choose {either(methods_of('bitsandbytes'))}"
             )
     quantizations = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
-    if config.train.method in _QUANTIZED_BASES:
-        quantizations.append((f"train.method={config.train.method}", [_QUANTIZED_BASES[config.train.method]]))
+    if config.train.method in QUANTIZED_BASES:
+        quantizations.append((f"train.method={config.train.method}", [QUANTIZED_BASES[config.train.method]]))
     for setting, methods in quantizations:
         capabilities = [
             QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")

@@ -51,13 +51,21 @@ def cpu_target(memory_bytes: float) -> Target:
 
 def cpu_has_bfloat16() -> bool:
     """Return whether this CPU has instructions for bfloat16: AVX-512 BF16 or AMX, as Linux lists them."""
+    return not _BFLOAT16_FLAGS.isdisjoint(_cpu_flags())
+
+
+def cpu_has_avx512() -> bool:
+    """Return whether this CPU has AVX-512, as Linux lists it."""
+    return "avx512f" in _cpu_flags()
+
+
+def _cpu_flags() -> list[str]:
+    """Return the names of this CPU's instructions; none where it is not Linux, whose CPUs lack those asked for here."""
     try:
         lines = _CPU_FLAGS.read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
-        # not Linux: no CPU of such a machine has these instructions
-        return False
-    flags = next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
-    return not _BFLOAT16_FLAGS.isdisjoint(flags)
+        return []
+    return next((line.partition(":")[2].split() for line in lines if line.startswith("flags")), [])
 
 
 def _has_bitsandbytes() -> bool:

@@ -123,7 +123,11 @@ def _counted_shape(known: KnownShape) -> ModelShape:
 
 
 def _lists_to_tuples(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    return {key: _lists_to_tuple(value) for key, value in values.items()}
+
+
+def _lists_to_tuple(value: Any) -> Any:
+    return tuple(map(_lists_to_tuple, value)) if isinstance(value, list) else value
 
 
 def _assumptions(settings: dict[str, Any]) -> list[str]:

@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
-from peft.utils.transformers_weight_conversion import _MODEL_TO_CONVERSION_PATTERN, _MOE_TARGET_MODULE_MAPPING
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
-from transformers.quantizers.base import HfQuantizer
-from transformers.quantizers.quantizers_utils import should_convert_module
 
 from configs.errors import ModelError
+from tasks.models.linear_layers import fused_experts, plannable_weights, replacement_rule, widths
+from tasks.models.lora_targets import merged_targets, router_paths
 from tasks.plan.shapes.counted_activations import LayerActivations, count_16_bit_activations, count_activations, quiet
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -171,6 +169,7 @@ def _shape(model: PreTrainedModel, name: str, notes: tuple[str, ...], has_activa
         temporary_bytes=activations.temporary if activations else None,
         score_bytes=activations.scores if activations else None,
         notes=notes + activation_notes,
+        unquantized=plannable_weights(model).others,
     )
 
 
@@ -181,63 +180,35 @@ def _positive_integer(config: PreTrainedConfig, key: str, default: int) -> int:
 
 def _linears(model: PreTrainedModel) -> tuple[tuple[Linear, ...], int]:
     """Return the linear maps, equal ones grouped with their count, and the number of experts in a layer."""
-    not_quantized = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
-    merged = _merged_targets(model)
+    can_quantize, routers = replacement_rule(model), set(router_paths(model))
+    merged = merged_targets(model)
     renamed = {old for names in merged.values() for old in names}
     # keys have count 1, so that equal maps fall together
     counts: Counter[Linear] = Counter()
     experts, head = 0, model.get_output_embeddings()
     for path, module in model.named_modules():
-        name = path.rpartition(".")[2]
+        name, is_router = path.rpartition(".")[2], path in routers
         if module is head:
             continue
         if isinstance(module, (torch.nn.Linear, Conv1D)):
-            inputs, outputs = _widths(module)
+            inputs, outputs = widths(module)
             expert = re.search(r"\bexperts\.(\d+)\.", path)
-            # bitsandbytes converts exactly these classes, not their subclasses
-            is_quantized = type(module) in (torch.nn.Linear, Conv1D) and should_convert_module(path, not_quantized)
+            is_quantized, has_bias = can_quantize(path, module), module.bias is not None
             # peft looks up the names of merged experts among the merged parameters only
-            targets = () if name in renamed else None
-            has_bias = module.bias is not None
-            linear = Linear(name, inputs, outputs, 1, expert is not None, has_bias, True, is_quantized, targets)
+            targets: tuple[str, ...] | None = () if name in renamed else None
+            is_expert = expert is not None
+            linear = Linear(name, inputs, outputs, 1, is_expert, has_bias, True, is_quantized, targets, is_router)
             counts[linear] += 1
             experts = max(experts, int(expert[1]) + 1 if expert else 0)
         elif f"{name}.weight" in merged and isinstance(weight := getattr(module, "weight", None), torch.Tensor):
             outputs, inputs = map(int, weight.shape)
-            counts[Linear(name, inputs, outputs, 1, False, False, False, False, merged[f"{name}.weight"])] += 1
+            targets = merged[f"{name}.weight"]
+            counts[Linear(name, inputs, outputs, 1, False, False, False, False, targets, is_router)] += 1
         else:
-            for key, inputs, outputs, num, has_bias in _fused_experts(module):
+            for key, inputs, outputs, num, has_bias in fused_experts(module):
                 counts[Linear(key, inputs, outputs, 1, True, has_bias, False, False, merged.get(key, ()))] += num
                 experts = max(experts, num)
     return tuple(replace(linear, count=count) for linear, count in counts.items()), experts
-
-
-def _widths(linear: Any) -> tuple[int, int]:
-    """Return the inputs and outputs of a linear layer or of a `Conv1D`, whose attributes have other names."""
-    if isinstance(linear, Conv1D):
-        return linear.nx, linear.nf
-    return linear.in_features, linear.out_features
-
-
-def _merged_targets(model: PreTrainedModel) -> dict[str, tuple[str, ...]]:
-    """Return, for parameters into which transformers 5 merged former linear layers (experts and routers), the names in
-    `target_modules` under which peft finds them."""
-    merged_names = _MOE_TARGET_MODULE_MAPPING.get(_MODEL_TO_CONVERSION_PATTERN.get(model.config.model_type, ""), {})
-    return {new: tuple(old for old, other in merged_names.items() if other == new) for new in merged_names.values()}
-
-
-def _fused_experts(module: torch.nn.Module) -> Iterator[tuple[str, int, int, int, bool]]:
-    """Yield name, inputs, outputs, number of experts and whether they have a bias, for experts stored as one parameter:
-    [experts, outputs, inputs], or [experts, inputs, outputs] if the class says it is transposed."""
-    if "Experts" not in type(module).__name__:
-        return
-    parameters = dict(module.named_parameters(recurse=False))
-    for key, parameter in parameters.items():
-        if parameter.dim() == 3:
-            num, outputs, inputs = parameter.shape
-            if getattr(module, "is_transposed", False):
-                inputs, outputs = outputs, inputs
-            yield key, inputs, outputs, num, f"{key}_bias" in parameters
 
 
 def _layer_sizes(model: PreTrainedModel) -> list[int]:

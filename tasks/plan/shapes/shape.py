@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from configs.errors import ConfigError
+from configs.linear_weights import LinearWeights
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class Linear:
     `is_module` is False for experts stored as one parameter of three dimensions, and for routers that are not linear
     layers. `is_quantized`: bitsandbytes can store its weight in fewer bits. `targets` are the names in LoRA's
     `target_modules` that together put an adapter on it, whose rank is multiplied by their number; None: its own name.
+    `is_router`: it chooses experts, or weighs a shared one; `all-linear` leaves it alone.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Linear:
     is_module: bool = True
     is_quantized: bool = True
     targets: tuple[str, ...] | None = None
+    is_router: bool = False
 
     @property
     def parameters(self) -> int:
@@ -54,7 +57,8 @@ class ModelShape:
     activations at the peak of that pass, each for 16-bit weights, autocast over 32-bit weights, and float32; None: use
     the formula for a Llama in `tasks.plan.memory.activations`. `score_bytes` is saved in addition for each position of
     the row, when attention keeps its scores. `is_exact`: the parameter count is exact, which is not certain for a
-    repository with its own code. `notes` are assumptions in words.
+    repository with its own code. `notes` are assumptions in words. `unquantized` are the linear weights that
+    bitsandbytes cannot quantize, by the class of their layer, most first.
     """
 
     name: str
@@ -79,6 +83,7 @@ class ModelShape:
     score_bytes: tuple[float, float, float] | None = None
     is_exact: bool = True
     notes: tuple[str, ...] = ()
+    unquantized: tuple[tuple[str, int], ...] = ()
 
     @property
     def query_width(self) -> int:
@@ -155,19 +160,32 @@ class ModelShape:
         stored as one parameter of three dimensions."""
         return sum(linear.parameters for linear in self.linear_maps if linear.is_quantized)
 
-    def targeted(self, names: Sequence[str]) -> tuple[Linear, ...]:
-        """Return the linear maps that get an adapter from LoRA's `target_modules` `names`, as peft chooses them.
+    @property
+    def quantizable(self) -> LinearWeights:
+        """The linear weights that bitsandbytes quantizes, and all others."""
+        return LinearWeights(self.quantized_parameters, self.unquantized)
 
-        `all-linear` is every linear layer and `Conv1D` except the output head, and in families such as Mixtral the
-        experts and routers too; any other name is the end of a module's name. Each of the `count` maps has an adapter
-        of LoRA's rank: if peft makes one of twice that rank, for two maps fused into one, `count` is doubled.
-        Only the last part of a name with dots is compared, so more maps may be returned than are trained.
+    def targeted(self, names: Sequence[str]) -> tuple[Linear, ...]:
+        """Return the linear maps that get an adapter from LoRA's `target_modules` `names`, as training chooses them.
+
+        `all-linear` is every linear layer and `Conv1D` except the output head and routers, and in families such as
+        Mixtral the experts too; any other name is the end of a module's name, also that of a router. Each of the
+        `count` maps has an adapter of LoRA's rank: if peft makes one of twice that rank, for two maps fused into one,
+        `count` is doubled. Only the last part of a name with dots is compared, so more maps may be returned than are
+        trained.
 
         Raises:
             ConfigError: no linear layer has one of the names.
         """
         requested = {name.rsplit(".", 1)[-1] for name in names}
         known = {linear.name for linear in self.linear_maps if linear.is_module} | {"all-linear"}
+        # names of fused maps count only together
+        known |= {
+            name
+            for linear in self.linear_maps
+            if requested.issuperset(linear.targets or ())
+            for name in linear.targets or ()
+        }
         unknown = [name for name in names if name.rsplit(".", 1)[-1] not in known]
         if unknown:
             raise ConfigError(
@@ -177,7 +195,8 @@ class ModelShape:
         targeted = []
         for linear in self.linear_maps:
             needed = (linear.name,) if linear.targets is None else linear.targets
-            if needed and ("all-linear" in requested or requested.issuperset(needed)):
+            by_all = "all-linear" in requested and not linear.is_router
+            if needed and (by_all or requested.issuperset(needed)):
                 targeted.append(replace(linear, count=linear.count * len(needed)))
         return tuple(targeted)
 

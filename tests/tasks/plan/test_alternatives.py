@@ -11,7 +11,7 @@ from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
 
 from configs.schema import FineTuneConfig
 from configs.wire_plan import Alternative
-from tasks.plan.alternatives import Search, changed
+from tasks.plan.alternatives import Search, _adapter, changed
 from tasks.plan.hardware.gpus import find_gpu
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
@@ -173,3 +173,12 @@ def test_a_config_that_no_change_makes_fit_has_no_offer() -> None:
 def test_a_change_that_the_schema_refuses_gives_no_config() -> None:
     assert changed(config(method="qlora"), {"train.sharding": "zero3"}) is None
     assert changed(config(), {"train.processes_per_node": 7}) is None
+
+
+def test_a_quantized_base_is_offered_only_where_it_can_be_quantized() -> None:
+    # the weights of 13B take 26 GB in 16 bits, and 8 GB in 4
+    lora = config(method="lora", micro_batch_size=1)
+    mostly_experts = replace(LLAMA_2_13B, unquantized=(("MixtralExperts", 10**12),))
+    for shape, is_offered in ((LLAMA_2_13B, True), (mostly_experts, False)):
+        search = Search(lora, shape, gpu_target(find_gpu("L4", GPU_TYPES)), TYPES)
+        assert [dict(offer.changes) for offer in _adapter(search)] == [{"train.method": "qlora"}] * is_offered

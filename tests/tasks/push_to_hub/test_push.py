@@ -178,6 +178,14 @@ def test_a_quantized_card_shows_its_own_scores(config: FineTuneConfig) -> None:
     assert repository_of("me/tuned", "model") == "me/tuned"
 
 
+def test_a_quantized_card_says_how_much_is_quantized(config: FineTuneConfig) -> None:
+    own = scores(1.5).model_copy(update={"quantized_share": 0.975})
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0), "quantized_4bit": own}
+    words = "97.5% of the weights of its linear layers are quantized"
+    assert f"(NF4, bitsandbytes). {words}" in model_card(config, "4bit", DATA, all_scores)
+    assert "linear layers" not in model_card(config, "model", DATA, all_scores)
+
+
 def test_the_public_config_cuts_lists_and_addresses_too(config: FineTuneConfig) -> None:
     sources = [{"path": ["/home/alice/a.jsonl", "https://host/b.csv?key=secret"]}, {"path": "/home/alice/rows/*.jsonl"}]
     data = config.data.model_validate({"sources": sources, "contamination": [{"path": "/home/alice/eval.jsonl"}]})

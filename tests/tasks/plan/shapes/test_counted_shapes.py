@@ -89,18 +89,17 @@ def test_adapters_are_those_of_peft(family: str, targets: list[str]) -> None:
     import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
+    from tasks.models.lora_targets import target_modules
+
     shape = counted(TINY[family])
     if not set(targets) <= {"all-linear", *(linear.name for linear in shape.linear_maps if linear.is_module)}:
         with pytest.raises(ConfigError, match="matches no linear layer"):
             shape.targeted(targets)
         return
-    lora = peft.LoraConfig(r=3, target_modules=targets[0] if len(targets) == 1 else targets, task_type="CAUSAL_LM")
-    if targets == ["q_proj"]:
-        lora.target_modules = {"q_proj"}
     with torch.device("meta"):
-        model = peft.get_peft_model(
-            AutoModelForCausalLM.from_config(CONFIG_MAPPING[family].from_dict(TINY[family])), lora
-        )
+        base = AutoModelForCausalLM.from_config(CONFIG_MAPPING[family].from_dict(TINY[family]))
+        lora = peft.LoraConfig(r=3, target_modules=target_modules(base, targets), task_type="CAUSAL_LM")
+        model = peft.get_peft_model(base, lora)
     trained = sum(weight.numel() for weight in model.parameters() if weight.requires_grad)
     assert trained == sum(3 * linear.count * (linear.inputs + linear.outputs) for linear in shape.targeted(targets))
 
@@ -113,10 +112,13 @@ def test_adapters_and_quantized_weights_are_those_of_peft_and_bitsandbytes(famil
     from transformers.integrations.bitsandbytes import replace_with_bnb_linear
     from transformers.quantizers.base import get_keys_to_not_convert
 
+    from tasks.models.lora_targets import target_modules
+
     shape, config = counted(TINY[family]), CONFIG_MAPPING[family].from_dict(TINY[family])
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules="all-linear", task_type="CAUSAL_LM"))
+        lora = peft.LoraConfig(r=3, target_modules=target_modules(model, ["all-linear"]), task_type="CAUSAL_LM")
+        adapted = peft.get_peft_model(model, lora)
         quantized = AutoModelForCausalLM.from_config(config)
     trained = sum(weight.numel() for weight in adapted.parameters() if weight.requires_grad)
     targeted = shape.targeted(["all-linear"])
