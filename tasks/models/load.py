@@ -20,6 +20,7 @@ from transformers import (
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.schema import ModelConfig
+from tasks.models.generation_flags import repair_generation_config
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -93,7 +94,7 @@ def is_reward_model(directory: Path) -> bool:
 def _load(
     kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model and the names of weights that its files lack."""
+    """Return the model, with a generation config that can be saved, and the names of weights that its files lack."""
     if config.attn_implementation != "auto":
         kwargs.setdefault("attn_implementation", _attention_here(config.attn_implementation))
     try:
@@ -107,6 +108,7 @@ def _load(
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+    repair_generation_config(model)
     return model, sorted(info["missing_keys"])
 
 

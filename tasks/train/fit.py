@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
@@ -31,6 +30,7 @@ from tasks.train.checkpoint.store import CheckpointPlaces
 from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
 from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
+from tasks.train.kept_settings import KeptSettings, kept_settings
 from tasks.train.objectives import longest_sequence
 from tasks.train.saving import save_whole
 from tasks.train.sharding import prepare_process
@@ -106,20 +106,21 @@ def _fit(
     load = partial(_load, config, loading, inputs, tokenizer, choices)
     with doing("loading the model"):
         model = load()
+    kept = kept_settings(model)
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
     trainer.train(resume_from_checkpoint=checkpoint)
     with doing("saving the model"):
-        save_whole(trainer, config, loading, inputs.model, output)
+        save_whole(trainer, config, loading, inputs.model, kept, output)
     seconds = time.monotonic() - started
     if trainer.saver is not None:
         lines += trainer.saver.lines()
         seconds = trainer.saver.seconds
     report = _report(trainer, config, num_rows, lines, seconds)
     if trainer.is_world_process_zero():
-        _complete(trainer, config, loading, report, output)
+        _complete(config, loading, report, kept, output)
         for finding in report.findings:
             print(f"finding: {finding}", flush=True)
     return report
@@ -148,7 +149,7 @@ def _resumed(
     return str(restored.directory)
 
 
-def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, output: Path) -> None:
+def _complete(config: TrainConfig, loading: ModelConfig, report: TrainReport, kept: KeptSettings, output: Path) -> None:
     """Add the record of the training to the saved model, and remove the files that only training needed."""
     remove_checkpoints(output)
     # transformers' arguments: a pickle with paths of this machine
@@ -157,9 +158,9 @@ def _complete(trainer: Trainer, config: TrainConfig, loading: ModelConfig, repor
     (output / "README.md").unlink(missing_ok=True)
     if config.method != "full":
         merge.name_base(loading, output)
-        if config.objective not in SCORING:
+        if kept.generation is not None:
             # it has the tokens that end an answer, which peft does not save
-            trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
+            kept.generation.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
     (output / merge.RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
 
@@ -174,7 +175,7 @@ def _load(
     """Return the base model, ready to be trained."""
     attention = {"attn_implementation": choices.attn_implementation} if choices.attn_implementation else {}
     model = methods.trainable_model(config, loading, inputs.model, inputs.new_token_ids, len(tokenizer), **attention)
-    methods.set_end_tokens(model, inputs.end_token_ids, tokenizer.pad_token_id)
+    methods.stop_at_end_tokens(model, tokenizer, inputs.end_token_ids)
     return model
 
 

@@ -17,6 +17,7 @@ from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from tasks.files.model_files import check_files
+from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
@@ -104,7 +105,24 @@ def _model_questions(base: Base, config: FineTuneConfig) -> list[Question]:
         Question("license", of_files(license_)),
         Question("remote code", of_files(lambda files: permission(files, "allow_pickled_weights", code))),
         Question("weights format", of_files(lambda files: permission(files, "trust_remote_code", weights))),
+        Question("generation settings", of_files(_generation_settings)),
     ]
+
+
+def _generation_settings(files: models.ModelFiles) -> Finding:
+    """Name the settings that training removes from the model's generation config, because it could not be saved."""
+    content = files.json("generation_config.json")
+    idle = flags_without_effect(content)
+    if not idle:
+        return Finding("can be saved as they are" if content else "none; transformers' own are used")
+    # vLLM and others take a temperature whether or not do_sample is true
+    return Finding(
+        "",
+        warning="removed from the trained model's generation_config.json, because transformers ignores them when it "
+        "generates and refuses to save them: "
+        + "; ".join(f"{name}={content[name]} {reason}" for name, reason in idle.items()),
+        fix="if they were meant, set do_sample: true in the model's generation_config.json, or give them to the server",
+    )
 
 
 def _completed_names(files: models.ModelFiles) -> list[str]:
