@@ -24,7 +24,8 @@ from tasks.models.generation_flags import repair_generation_config
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HEAD_WEIGHTS = ("score.weight", "score.bias")
+HEAD_WEIGHTS = ("score.weight", "score.bias")
+"""Weights of a reward model's head, which a new one lacks."""
 ADAPTER_FOLDER = "adapter"
 """Folder of a model directory for virtual tokens, which cannot be merged into weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
@@ -58,7 +59,7 @@ def load_model(
         ModelError: weights are missing or do not fit the configuration.
     """
     model, missing = _load(AutoModelForCausalLM, config, directory, dtype, **kwargs)
-    _refuse_missing(config, missing)
+    refuse_missing(config, missing)
     return _with_adapter(model, directory)
 
 
@@ -77,7 +78,7 @@ def load_reward_model(
     # a head in an adapter is loaded after the base
     is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
     model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
-    _refuse_missing(config, [name for name in missing if not (is_headless and name in _HEAD_WEIGHTS)])
+    refuse_missing(config, [name for name in missing if not (is_headless and name in HEAD_WEIGHTS)])
     return _with_adapter(model, directory)
 
 
@@ -118,11 +119,16 @@ def _attention_here(configured: str) -> str:
     return "sdpa" if configured == "flash_attention_2" and not has_flash else configured
 
 
-def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:
+def refuse_missing(config: ModelConfig, missing: list[str]) -> None:
+    """Refuse a model whose files lack weights: transformers would only warn, and fill them with random numbers.
+
+    Raises:
+        ModelError: names their number and the first.
+    """
     if missing:
-        # transformers would only warn, and fill them with random numbers
         raise ModelError(
-            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}"
+            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}\n"
+            "part of it would be random: copy the whole model, or name one whose files hold a causal language model"
         )
 
 

@@ -45,7 +45,7 @@ _EXPERTS_PER_TOKEN_KEYS = (
     "top_k",
 )
 # raised by the constructors of a hundred architectures when settings contradict each other or a kernel is missing
-_MODEL_BUILD_ERRORS = (
+MODEL_BUILD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -75,9 +75,21 @@ def count_shape(settings: dict[str, Any], name: str, has_activations: bool = Tru
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
-        except _MODEL_BUILD_ERRORS as error:
+        except MODEL_BUILD_ERRORS as error:
             raise _refused(config.model_type, name, error) from None
     return _shape(model, name, notes, has_activations)
+
+
+def causal_config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
+    """Return the config of the causal language model that transformers loads by `settings`, a config.json's content.
+
+    Raises:
+        ModelError: as `count_shape`.
+    """
+    with quiet():
+        config, _ = _causal_config(_config(settings, name), name)
+        _check_sizes(config.get_text_config(), name)
+    return config
 
 
 def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
@@ -85,7 +97,7 @@ def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
     shape_settings = {key: value for key, value in settings.items() if key not in _IGNORED_SETTINGS}
     try:
         return CONFIG_MAPPING[family].from_dict(shape_settings)
-    except _MODEL_BUILD_ERRORS as error:
+    except MODEL_BUILD_ERRORS as error:
         raise _refused(family, name, error) from None
 
 
@@ -291,9 +303,9 @@ def _activations(
         return None, (assumed,)
     deadline = time.monotonic() + limit_seconds
     try:
-        with suppress(*_MODEL_BUILD_ERRORS):
+        with suppress(*MODEL_BUILD_ERRORS):
             return count_activations(config, kinds, deadline), notes
-        with suppress(*_MODEL_BUILD_ERRORS):
+        with suppress(*MODEL_BUILD_ERRORS):
             in_16_bits = "activations are counted for 16-bit weights, and twice as many taken for others"
             return count_16_bit_activations(config, kinds, deadline), (*notes, in_16_bits)
     except CountingTooLongError:
