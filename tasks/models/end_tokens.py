@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from transformers import PreTrainedTokenizerBase
+from huggingface_hub.errors import StrictDataclassError
+from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 
 def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, trained: Sequence[int]) -> list[int]:
@@ -25,14 +26,25 @@ def end_tokens(model: Any, tokenizer: PreTrainedTokenizerBase, trained: Sequence
 
 def set_end_tokens(model: Any, end_token_ids: Sequence[int], pad_token_id: int | None) -> None:
     """Write the ids into the config and the generation_config of `model`; a single id as a number."""
-    configs = [model.config.get_text_config(), getattr(model, "generation_config", None)]
-    if getattr(model.config, "eos_token_id", None) is not None:
+    write_end_tokens(model.config, end_token_ids, pad_token_id)
+    if getattr(model, "generation_config", None) is not None:
+        write_end_tokens(model.generation_config, end_token_ids, pad_token_id)
+
+
+def write_end_tokens(config: Any, end_token_ids: Sequence[int], pad_token_id: int | None) -> None:
+    """Write the ids into a config, and into the section of its language model where it has one."""
+    sections = [config]
+    if isinstance(config, PreTrainedConfig):
         # some models of several parts name it for the whole model too
-        configs.append(model.config)
-    for config in configs:
-        if config is not None:
-            config.eos_token_id = list(end_token_ids) if len(end_token_ids) > 1 else end_token_ids[0]
-            config.pad_token_id = pad_token_id
+        whole = [config] if getattr(config, "eos_token_id", None) is not None else []
+        sections = [config.get_text_config(), *whole]
+    for section in sections:
+        section.pad_token_id = pad_token_id
+        try:
+            section.eos_token_id = list(end_token_ids) if len(end_token_ids) > 1 else end_token_ids[0]
+        except StrictDataclassError:
+            # two of transformers' config classes hold a single id; generation reads the generation_config
+            section.eos_token_id = end_token_ids[0]
 
 
 def _ids(config: Any) -> list[int]:

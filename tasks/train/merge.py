@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
-from tasks.models.end_tokens import set_end_tokens
+from tasks.models.end_tokens import set_end_tokens, write_end_tokens
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_model, load_reward_model, load_tokenizer
 from tasks.models.quiet import quiet_libraries
 
@@ -49,7 +49,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         (output / ADAPTER_FOLDER).mkdir()
         for name in _ADAPTER_FILES:
             shutil.copyfile(adapter / name, output / ADAPTER_FOLDER / name)
-        _write_end_tokens(output / "config.json", end_token_ids, tokenizer.pad_token_id)
+        _write_end_tokens(output, model_config, end_token_ids, tokenizer.pad_token_id)
         check_saved(output / ADAPTER_FOLDER, model_config, base)
     else:
         # "auto" is the type in which the base was published
@@ -77,14 +77,18 @@ def _end_token_ids(adapter: Path) -> list[int]:
     return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
 
-def _write_end_tokens(path: Path, end_token_ids: list[int], pad_token_id: int | None) -> None:
-    """Write the ids into a copied config.json, and into the section of its language model where it has one."""
+def _write_end_tokens(
+    directory: Path, loading: ModelConfig, end_token_ids: list[int], pad_token_id: int | None
+) -> None:
+    """Write the ids into the copied config.json in `directory`, and into the section of its language model, if any."""
+    path = directory / "config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
+    if end_token_ids:
+        write_end_tokens(config, end_token_ids, pad_token_id)
     for section in (settings, settings.get("text_config")):
         if section is not None:
-            section["pad_token_id"] = pad_token_id
-            if end_token_ids:
-                section["eos_token_id"] = end_token_ids if len(end_token_ids) > 1 else end_token_ids[0]
+            section |= {"pad_token_id": pad_token_id, "eos_token_id": config.eos_token_id}
     path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 

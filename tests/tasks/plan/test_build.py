@@ -66,6 +66,24 @@ def test_weights_that_are_missing_stop_the_run_in_its_plan(model: Path, rows_fil
         fail_together(built.answers, needs_network=True)
 
 
+def test_architectures_that_cannot_be_trained_are_refused_by_name(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    import transformers
+
+    sizes = {"vocab_size": 258, "d_model": 16}
+    layers = {"encoder_layers": 1, "decoder_layers": 1, "encoder_attention_heads": 2, "decoder_attention_heads": 2}
+    widths = {"encoder_ffn_dim": 32, "decoder_ffn_dim": 32}
+    pegasus = transformers.PegasusForConditionalGeneration(transformers.PegasusConfig(**sizes, **layers, **widths))
+    xlnet = transformers.XLNetLMHeadModel(transformers.XLNetConfig(**sizes, n_layer=2, n_head=2, d_inner=32))
+    for other, reason in (
+        (pegasus, "'pegasus', which is an encoder-decoder model"),
+        (xlnet, "'xlnet', which reads text in both directions"),
+    ):
+        other.save_pretrained(model)
+        (failed,) = [check for check in plan_of(model, rows_file, tmp_path).plan.checks if check.result == "failed"]
+        assert failed.name == "memory"
+        assert failed.found == f"model.name={model}: config.json is of architecture {reason}"
+
+
 def test_weights_on_a_hub_are_compared_by_their_headers(
     model: Path, rows_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

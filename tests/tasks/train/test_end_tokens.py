@@ -8,10 +8,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM
+from transformers import CONFIG_MAPPING, GenerationConfig, LlamaConfig, LlamaForCausalLM
 
 from configs.schema import ModelConfig, TrainConfig
-from tasks.models.end_tokens import end_tokens
+from tasks.models.end_tokens import end_tokens, write_end_tokens
 from tasks.models.load import DTYPES, load_model, load_tokenizer
 from tasks.train.fit import FitInputs, fit
 from tasks.train.merge import merge_adapter
@@ -73,6 +73,13 @@ def test_the_models_own_control_tokens_follow_the_trained_ones(tiny_model: Path,
     # of generation_config 259, of config 1; 9 is a byte
     assert end_tokens(model, tokenizer, [END]) == [END, STOP, 1]
     assert end_tokens(model, tokenizer, [1]) == [1, STOP, END]
+
+
+def test_a_config_class_that_holds_one_end_token_gets_the_most_frequent() -> None:
+    several, single = LlamaConfig(), CONFIG_MAPPING["inkling_text"]()
+    for config in (several, single):
+        write_end_tokens(config, [7, 8], 0)
+    assert (several.eos_token_id, single.eos_token_id) == ([7, 8], 7)
 
 
 @pytest.mark.parametrize("method", ["full", "lora", "prompt_tuning"])
