@@ -200,7 +200,11 @@ class TokenReport(WireType):
     packing_fill: float = Field(0.0, description="train_tokens / (packed_rows x max_length); 0 without packing.")
     preference_rows: int = Field(0, description="Training rows with two answers to one prompt: two sequences each.")
     unwanted_rows: int = Field(0, description="Training rows whose answer is labelled unwanted.")
-    end_token_ids: list[int] = Field(description="Trained tokens that end an answer; generation stops at them.")
+    end_token_ids: list[int] = Field(
+        description="Trained tokens that end an answer, the most frequent first; generation stops at them."
+    )
+    eos_token: str = Field("", description="The saved tokenizer's eos_token.")
+    replaced_eos_token: str = Field("", description="The model's own eos_token, if the saved tokenizer has another.")
     new_token_ids: list[int] = Field(
         [], description="Ids of tokenize.new_special_tokens, whose embeddings are trained."
     )

@@ -61,6 +61,11 @@ class TokenizeConfig(Section):
     new_special_tokens: list[str] = Field(
         [], description="Tokens to add to the vocabulary, such as <|tool|>; their embeddings are trained and saved."
     )
+    replace_end_token: Literal["auto", "keep"] = Field(
+        "auto",
+        description="Which eos_token the saved tokenizer has: with `auto`, the token that ends most of the trained "
+        "answers if the tokenizer's own ends none and the chat template does not read it; with `keep`, its own.",
+    )
 
     @field_validator("template_arguments", mode="before")
     @classmethod

@@ -23,6 +23,7 @@ from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.metrics import OF_ANSWERS
 from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
+from tasks.models.end_tokens import end_tokens
 from tasks.models.linear_layers import quantized_share
 from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
 from tasks.models.loading import counted_loading
@@ -73,6 +74,8 @@ def evaluate_model(
     mean reward that these answers get from `rewards` and from the models in the directories `reward_models`. A language
     model and a reward model both have preference accuracy and margin, where rows hold preferences.
 
+    Answers end at one of `end_token_ids` or of the model's own end tokens, where a saved model stops too.
+
     Rows whose column `dataset` is `held-out` are scored together; those of every other value are a further set, scored
     by itself.
 
@@ -100,7 +103,8 @@ def evaluate_model(
         model.to(device()).eval(),  # type: ignore[arg-type]
         is_reward,
         tokenizer,
-        end_token_ids,
+        # the base is asked to stop where the tuned model is, and at its own end tokens
+        end_token_ids if is_reward else end_tokens(model, tokenizer, end_token_ids),
         weights_size(model_directory),
         quantized_share(model),
         rewards,

@@ -21,10 +21,12 @@ from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.schema import ModelConfig
 from tasks.models.four_bit_kernels import choose_kernels
+from tasks.models.generation_flags import repair_generation_config
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-_HEAD_WEIGHTS = ("score.weight", "score.bias")
+HEAD_WEIGHTS = ("score.weight", "score.bias")
+"""Weights of a reward model's head, which a new one lacks."""
 ADAPTER_FOLDER = "adapter"
 """Folder of a model directory for virtual tokens, which cannot be merged into weights."""
 WEIGHT_ENDINGS = (".safetensors", ".bin", ".pt", ".pth")
@@ -58,7 +60,7 @@ def load_model(
         ModelError: weights are missing or do not fit the configuration; no kernel takes a 4-bit layer's width.
     """
     model, missing = _load(AutoModelForCausalLM, config, directory, dtype, **kwargs)
-    _refuse_missing(config, missing)
+    refuse_missing(config, missing)
     return _with_adapter(model, directory)
 
 
@@ -77,7 +79,7 @@ def load_reward_model(
     # a head in an adapter is loaded after the base
     is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
     model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
-    _refuse_missing(config, [name for name in missing if not (is_headless and name in _HEAD_WEIGHTS)])
+    refuse_missing(config, [name for name in missing if not (is_headless and name in HEAD_WEIGHTS)])
     return _with_adapter(model, directory)
 
 
@@ -94,7 +96,7 @@ def is_reward_model(directory: Path) -> bool:
 def _load(
     kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
 ) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model and the names of weights that its files lack."""
+    """Return the model, with a generation config that can be saved, and the names of weights that its files lack."""
     if config.attn_implementation != "auto":
         kwargs.setdefault("attn_implementation", _attention_here(config.attn_implementation))
     try:
@@ -109,6 +111,7 @@ def _load(
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
     choose_kernels(model, f"model.name={config.name}", trains="quantization_config" in kwargs)
+    repair_generation_config(model)
     return model, sorted(info["missing_keys"])
 
 
@@ -118,11 +121,16 @@ def _attention_here(configured: str) -> str:
     return "sdpa" if configured == "flash_attention_2" and not has_flash else configured
 
 
-def _refuse_missing(config: ModelConfig, missing: list[str]) -> None:
+def refuse_missing(config: ModelConfig, missing: list[str]) -> None:
+    """Refuse a model whose files lack weights: transformers would only warn, and fill them with random numbers.
+
+    Raises:
+        ModelError: names their number and the first.
+    """
     if missing:
-        # transformers would only warn, and fill them with random numbers
         raise ModelError(
-            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}"
+            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}\n"
+            "part of it would be random: copy the whole model, or name one whose files hold a causal language model"
         )
 
 

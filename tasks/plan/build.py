@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from configs.errors import ConfigError, FineTuneError
+from configs.errors import ConfigError, FineTuneError, ModelError
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
 from configs.wire import Shard
@@ -14,13 +14,14 @@ from configs.wire_plan import Check, ModelFacts, PhasePlan, Plan
 from tasks.plan.assumptions import assumptions, row_facts_of
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
 from tasks.plan.checks.quantized_share import share_answers
-from tasks.plan.checks.questions import first_rows_of
+from tasks.plan.checks.questions import WEIGHTS, first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
 from tasks.plan.hardware.target import Target
 from tasks.plan.phases import Training, misfit_message, plan_phase
 from tasks.plan.resolve.models import ResolvedModel
 from tasks.plan.shapes.architectures import known_shape, shape_of
+from tasks.plan.shapes.missing_weights import check_weights, has_all_numbers
 from tasks.plan.shapes.shape import ModelShape
 from tasks.plan.sizing import training_job
 
@@ -63,6 +64,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
     model = value_of(answers, "model files")
     all_answers = list(answers)
     found_shape = _find_shape(last, model, answers, all_answers)
+    _compare_weights(next(iter(phases.values())), model, found_shape.shape, all_answers)
     plans: list[PhasePlan] = []
     configs = dict(phases)
     for name, config in phases.items() if found_shape.shape is not None else ():
@@ -242,6 +244,28 @@ def _revisions_of(shard: Shard) -> list[str]:
         if shard.revision
         else [f"{file_range.name} {file_range.sha256[:12]}" for file_range in shard.ranges]
     )
+
+
+def _compare_weights(
+    config: FineTuneConfig, model: ResolvedModel | None, shape: ModelShape | None, all_answers: list[Answer]
+) -> None:
+    """Replace the answer to the question about weights where the files lack some that the model needs.
+
+    Here and not in a question's thread, since transformers may have to be loaded.
+    """
+    position = next((n for n, given in enumerate(all_answers) if given.check.name == WEIGHTS and given.value), None)
+    if position is None or model is None or shape is None:
+        return
+    tensors, settings = all_answers[position].value, model.settings
+    if has_all_numbers(settings, tensors, shape):
+        return
+    try:
+        reason = check_weights(config.model, settings, tensors, config.train.objective)
+    except ModelError as error:
+        all_answers[position] = _failed(WEIGHTS, error)
+        return
+    if reason:
+        all_answers[position] = Answer(Check(name=WEIGHTS, result=_NOT_CHECKED, found=f"not checked: {reason}"))
 
 
 def parameter_counts(settings: dict[str, Any], config: FineTuneConfig) -> tuple[int, int]:

@@ -89,7 +89,8 @@ def check_complete(splits: dict[str, SplitCounts]) -> None:
 def check_tokens(
     splits: dict[str, SplitCounts], refused: RefusedCounts, invalid: InvalidRows, setup: Setup
 ) -> list[int]:
-    """Run all checks on the counts of the splits, and return the ids of the special tokens that end answers, sorted.
+    """Run all checks on the counts of the splits, and return the ids of the special tokens that end answers,
+    the most frequent first.
 
     Raises:
         DataError: of the first check that fails: the template refuses too many rows, no row of a split is left, a token

@@ -41,13 +41,12 @@ class SplitCounts(BaseModel):
     `lengths` maps a length in tokens to its number of sequences. A pair of a chosen and a rejected answer is one
     sequence there, as long as the prompt with the longer answer. `num_tokens` and `trained_tokens` count both answers,
     each with its prompt. `trained_tokens` are the tokens that the loss counts; it never counts the first of a sequence.
-    `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. `end_token_ids` are the
-    special tokens that end answers, `inner_token_ids` those after which trained answers go on, and `without_end` the
-    rows with an answer that none ends. `new_token_ids` are the new special tokens that occur in rows, and
-    `unknown_tokens` the rows with a token that has no embedding. Rows in `training_template` were rendered by TRL's
-    variant of the template, those in `one_answer_each` with one sequence for each answer, and those in
-    `without_reasoning` without some of their reasoning. `error` is the message that stops the
-    run, if any.
+    `dropped`, `truncated` and `split` are rows over `max_length`, by what was done to them. `num_ends` maps a special
+    token that ends answers to the number that it ends, `inner_token_ids` are those after which trained answers go on,
+    and `without_end` the rows with an answer that none ends. `new_token_ids` are the new special tokens that occur in
+    rows, and `unknown_tokens` the rows with a token that has no embedding. Rows in `training_template` were rendered by
+    TRL's variant of the template, those in `one_answer_each` with one sequence for each answer, and those in
+    `without_reasoning` without some of their reasoning. `error` is the message that stops the run, if any.
     """
 
     lengths: dict[int, int] = {}
@@ -70,7 +69,7 @@ class SplitCounts(BaseModel):
     training_template: FoundRows = FoundRows()
     one_answer_each: FoundRows = FoundRows()
     without_reasoning: FoundRows = FoundRows()
-    end_token_ids: list[int] = []
+    num_ends: dict[int, int] = {}
     inner_token_ids: list[int] = []
     new_token_ids: list[int] = []
     error: str | None = None
@@ -78,6 +77,11 @@ class SplitCounts(BaseModel):
     @property
     def num_sequences(self) -> int:
         return sum(self.lengths.values())
+
+    @property
+    def end_token_ids(self) -> list[int]:
+        """The tokens that end answers, the most frequent first."""
+        return sorted(self.num_ends, key=lambda token: (-self.num_ends[token], token))
 
     @property
     def stop_token_ids(self) -> list[int]:
@@ -90,8 +94,8 @@ class SplitCounts(BaseModel):
     def plus(self, later: SplitCounts) -> SplitCounts:
         """Return the sum of both counts, where the rows of `later` come after these."""
         merged = SplitCounts(
-            lengths=_add_by_length(self.lengths, later.lengths),
-            end_token_ids=sorted({*self.end_token_ids, *later.end_token_ids}),
+            lengths=_add_numbers(self.lengths, later.lengths),
+            num_ends=_add_numbers(self.num_ends, later.num_ends),
             inner_token_ids=sorted({*self.inner_token_ids, *later.inner_token_ids}),
             new_token_ids=sorted({*self.new_token_ids, *later.new_token_ids}),
             error=self.error or later.error,
@@ -123,8 +127,8 @@ def merge_splits(parts: Iterable[PartCounts], name: str) -> SplitCounts:
     return reduce(SplitCounts.plus, (part.splits[name] for part in parts if name in part.splits), SplitCounts())
 
 
-def _add_by_length(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
-    return {length: one.get(length, 0) + other.get(length, 0) for length in sorted({*one, *other})}
+def _add_numbers(one: dict[int, int], other: dict[int, int]) -> dict[int, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in sorted({*one, *other})}
 
 
 def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, setup: Setup) -> None:
@@ -144,7 +148,7 @@ def add_batch(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, set
         getattr(counts, note).add(row_ids)
     records = batch.records
     lengths, numbers = np.unique(np.array([r.num_tokens for r in records], np.int64), return_counts=True)
-    counts.lengths = _add_by_length(counts.lengths, dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))
+    counts.lengths = _add_numbers(counts.lengths, dict(zip(lengths.tolist(), numbers.tolist(), strict=True)))
     bos = setup.tokenizer.bos_token_id
     counts.two_bos.add([r.row_id for r in records if bos is not None and r.input_ids[:2] == [bos, bos]])
     counts.num_unwanted += sum(not r.is_wanted for r in records)
@@ -175,7 +179,8 @@ def _add_labels(counts: SplitCounts, batch: TokenBatch, table: pa.RecordBatch, s
     is_special = np.isin(labels, list(special_ids))
     is_eos = labels == setup.tokenizer.eos_token_id
     is_end = is_trained & is_last & np.where(has_answer[row_of_token], is_special, is_eos)
-    counts.end_token_ids = sorted({*counts.end_token_ids, *np.unique(labels[is_end]).tolist()})
+    ends, numbers = np.unique(labels[is_end], return_counts=True)
+    counts.num_ends = _add_numbers(counts.num_ends, dict(zip(ends.tolist(), numbers.tolist(), strict=True)))
     is_inner = is_trained & ~is_last & is_special & has_answer[row_of_token]
     counts.inner_token_ids = sorted({*counts.inner_token_ids, *np.unique(labels[is_inner]).tolist()})
     num_ends = np.bincount(row_of_token[is_end], minlength=len(records))

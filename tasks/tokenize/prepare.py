@@ -39,7 +39,13 @@ from tasks.tokenize.report import make_report, summary_lines
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.template import choose_template, load_tokenizer, resolve_max_length, text_config
 from tasks.tokenize.tokens import tokenize_rows
-from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, model_vocabulary_size, write_model_config
+from tasks.tokenize.vocabulary import (
+    add_special_tokens,
+    check_vocabulary,
+    model_vocabulary_size,
+    replace_end_token,
+    write_model_config,
+)
 
 __all__ = ["InvalidRows", "add_to_quarantine", "join_parts", "summary_lines", "tokenize_part"]
 
@@ -115,7 +121,8 @@ def join_parts(
 ) -> TokenReport:
     """Check the counts of all parts, write the joined files, and return the report.
 
-    Writes `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its chat template. `parts` are the
+    Writes `tokens.parquet` of the splits `train` and `test`, and the tokenizer with its chat template and the eos_token
+    that `tokenize.replace_end_token` asks for. `parts` are the
     folders that `tokenize_part` wrote, in any order; `outputs` maps `train`, `test` and `tokenizer` to folders. With
     `tokenize.packing`, the training file holds the packed rows of `pack_tokens`. `invalid` says how many rows may be
     refused by the template; by default none.
@@ -140,11 +147,13 @@ def join_parts(
     pack_report = _write_tokens(setup, folders, outputs)
     if setup.template.source == "none" and any(part.has_prompts for part in counts):
         setup.tokenizer.chat_template = pair_template(setup)
+    # after all rows are tokenized, which end with the model's own where no template writes their end
+    replaced = replace_end_token(setup.tokenizer, config, end_token_ids)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
     write_model_config(tokenizer_directory, outputs["tokenizer"], setup.new_token_ids)
     samples = _first_rows([folder / "train.parquet" for folder in folders])
     cases = [quarantine.shown_case(case) for case in islice(refused_cases(folders), _NUM_REFUSED_CASES)]
-    return make_report(setup, splits, refused, cases, end_token_ids, pack_report, samples)
+    return make_report(setup, splits, refused, cases, end_token_ids, replaced, pack_report, samples)
 
 
 def add_to_quarantine(table: Path, parts: Sequence[Path], output: Path) -> None:

@@ -27,12 +27,14 @@ def make_report(
     refused: RefusedCounts,
     refused_cases: list[FailureCase],
     end_token_ids: list[int],
+    replaced_eos_token: str,
     pack_report: PackReport | None,
     samples: Sequence[Mapping[str, Any]],
 ) -> TokenReport:
     """Return the report on the splits `train` and `test`.
 
-    `refused_cases` are the first refused rows. `samples` are rows of a tokens file, shown decoded.
+    `refused_cases` are the first refused rows. `replaced_eos_token` is what `replace_end_token` returned.
+    `samples` are rows of a tokens file, shown decoded.
     """
     train, test = splits["train"], splits["test"]
     edges, counts = histogram(train.lengths)
@@ -62,6 +64,8 @@ def make_report(
         preference_rows=train.num_pairs,
         unwanted_rows=train.num_unwanted,
         end_token_ids=end_token_ids,
+        eos_token=str(setup.tokenizer.eos_token),
+        replaced_eos_token=replaced_eos_token,
         new_token_ids=list(setup.new_token_ids),
         tokenizer_hash=vocabulary_hash(setup.tokenizer),
         lengths=edges,
@@ -108,6 +112,11 @@ def summary_lines(report: TokenReport) -> list[str]:
         lines.append(
             f"warning: over tokenize.max_length: {report.dropped_train_rows} training and {report.dropped_test_rows} "
             f"test rows dropped, {report.truncated_rows} cut, {report.split_rows} split{pieces}{left_out}"
+        )
+    if report.replaced_eos_token:
+        lines.append(
+            f"tokens: answers end with {report.eos_token}, so it is the eos_token of the saved tokenizer, in place of "
+            f"{report.replaced_eos_token} (tokenize.replace_end_token)"
         )
     lines += [f"warning: {warning}" for warning in report.warnings]
     if report.test_rows < _FEW_TEST_ROWS:

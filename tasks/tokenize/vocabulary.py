@@ -1,4 +1,4 @@
-"""The tokenizer's vocabulary: new tokens, whether the model has all embeddings, and a hash to compare vocabularies."""
+"""The tokenizer's vocabulary: new tokens, its end token, whether the model has all embeddings, and a hash."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, ModelError
+from configs.schema import TokenizeConfig
 from tasks.tokenize.control_tokens import find_control_tokens, template_text
 from tasks.tokenize.template import MODEL_CONFIG, text_config
 
@@ -33,6 +34,32 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> 
     # a normalized token would also be found in text that is merely similar
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True)
     return [int(token_id) for token_id in tokenizer.convert_tokens_to_ids(texts)]
+
+
+def new_end_token(
+    tokenizer: PreTrainedTokenizerBase, config: TokenizeConfig, end_token_ids: Sequence[int]
+) -> str | None:
+    """Return the token that `tokenize.replace_end_token` makes the tokenizer's eos_token, None where its own stays.
+
+    `end_token_ids` end the trained answers, the most frequent first. A template that reads eos_token would write other
+    text with another one than it did in training.
+    """
+    is_kept = config.replace_end_token == "keep" or tokenizer.eos_token_id in end_token_ids
+    if is_kept or "eos_token" in template_text(tokenizer):
+        return None
+    return str(tokenizer.convert_ids_to_tokens(end_token_ids[0]))
+
+
+def replace_end_token(tokenizer: PreTrainedTokenizerBase, config: TokenizeConfig, end_token_ids: Sequence[int]) -> str:
+    """Set the eos_token that `new_end_token` returns; return the tokenizer's own, empty where it stays.
+
+    Padding stays as it is, also where it is the former eos_token.
+    """
+    token, own = new_end_token(tokenizer, config, end_token_ids), str(tokenizer.eos_token)
+    if token is None:
+        return ""
+    tokenizer.eos_token = token
+    return own
 
 
 def model_vocabulary_size(directory: Path) -> int | None:
@@ -86,8 +113,11 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None) -> No
 
 
 def vocabulary_hash(tokenizer: PreTrainedTokenizerBase) -> str:
-    """Return the SHA-256 of all tokens with their ids, of the special tokens, and of their roles."""
+    """Return the SHA-256 of all tokens with their ids, of the special tokens, and of their roles except eos.
+
+    Which token ends answers depends on the rows too, and may differ between the phases of a run.
+    """
     special = sorted(find_control_tokens(tokenizer).special.items())
-    roles = sorted((role, str(text)) for role, text in tokenizer.special_tokens_map.items())
+    roles = sorted((role, str(text)) for role, text in tokenizer.special_tokens_map.items() if role != "eos_token")
     content = json.dumps([sorted(tokenizer.get_vocab().items()), special, roles])
     return hashlib.sha256(content.encode()).hexdigest()

@@ -14,7 +14,6 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from configs.objectives import SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
@@ -33,6 +32,7 @@ from tasks.train.checkpoint.store import CheckpointPlaces
 from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
 from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
+from tasks.train.kept_settings import KeptSettings, kept_settings
 from tasks.train.objectives import longest_sequence
 from tasks.train.predictions import is_sharded, keep_predictions
 from tasks.train.saving import save_whole
@@ -109,6 +109,7 @@ def _fit(
     load = partial(_load, config, loading, inputs, tokenizer, choices)
     with doing("loading the model"):
         model = load()
+    kept = kept_settings(model)
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     if arguments.process_index == 0:
         for note in methods.method_notes(config, model):
@@ -118,14 +119,14 @@ def _fit(
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
     trainer.train(resume_from_checkpoint=checkpoint)
     with doing("saving the model"):
-        save_whole(trainer, config, loading, inputs.model, output)
+        save_whole(trainer, config, loading, inputs.model, kept, output)
     seconds = time.monotonic() - started
     if trainer.saver is not None:
         lines += trainer.saver.lines()
         seconds = trainer.saver.seconds
     report = _report(trainer, config, num_rows, lines, seconds)
     if trainer.is_world_process_zero():
-        _complete(trainer, config, loading, report, inputs.model, output)
+        _complete(config, loading, report, kept, inputs.model, output)
         if inputs.test_tokens is not None and not is_sharded(trainer):
             with doing("keeping predictions of the trained weights"):
                 keep_predictions(trainer, inputs.test_tokens / TOKENS_FILE, output)
@@ -158,7 +159,7 @@ def _resumed(
 
 
 def _complete(
-    trainer: Trainer, config: TrainConfig, loading: ModelConfig, report: TrainReport, base: Path, output: Path
+    config: TrainConfig, loading: ModelConfig, report: TrainReport, kept: KeptSettings, base: Path, output: Path
 ) -> None:
     """Add the record of the training and the base's licence to the saved model; remove what only training needed."""
     remove_checkpoints(output)
@@ -168,9 +169,9 @@ def _complete(
     (output / "README.md").unlink(missing_ok=True)
     if config.method != "full":
         merge.name_base(loading, output)
-        if config.objective not in SCORING:
+        if kept.generation is not None:
             # it has the tokens that end an answer, which peft does not save
-            trainer.accelerator.unwrap_model(trainer.model).get_base_model().generation_config.save_pretrained(output)
+            kept.generation.save_pretrained(output)
     record = report.model_dump(include={"objective", "method", "choices", "steps", "best_step", "learning_rate"})
     record["license"] = stated_license(base)
     (output / RECORD_FILE).write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
@@ -187,7 +188,7 @@ def _load(
     """Return the base model, ready to be trained."""
     attention = {"attn_implementation": choices.attn_implementation} if choices.attn_implementation else {}
     model = methods.trainable_model(config, loading, inputs.model, inputs.new_token_ids, len(tokenizer), **attention)
-    methods.set_end_tokens(model, inputs.end_token_ids, tokenizer.pad_token_id)
+    methods.stop_at_end_tokens(model, tokenizer, inputs.end_token_ids)
     return model
 
 

@@ -19,6 +19,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
 from tasks.models.companions import copy_companions
+from tasks.models.end_tokens import set_end_tokens, write_end_tokens
 from tasks.models.load import (
     ADAPTER_FOLDER,
     is_reward_model,
@@ -30,6 +31,7 @@ from tasks.models.load import (
 from tasks.models.quiet import quiet_libraries
 from tasks.models.record import PARITY_FILE, RECORD_FILE
 
+_GENERATION_FILE = "generation_config.json"
 _ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
@@ -48,11 +50,13 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
     quiet_libraries()
     settings = peft.PeftConfig.from_pretrained(adapter)
     tokenizer = load_tokenizer(adapter, model_config.trust_remote_code)
+    end_token_ids = _end_token_ids(adapter)
     if settings.is_prompt_learning:
         shutil.copytree(base, output, dirs_exist_ok=True)
         (output / ADAPTER_FOLDER).mkdir()
         for name in _ADAPTER_FILES:
             shutil.copyfile(adapter / name, output / ADAPTER_FOLDER / name)
+        _write_end_tokens(output, model_config, end_token_ids, tokenizer.pad_token_id)
         check_saved(output / ADAPTER_FOLDER, model_config, base)
     else:
         # "auto" is the type in which the base was published
@@ -63,14 +67,38 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         if settings.trainable_token_indices and vocabulary_size > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
         merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        if end_token_ids:
+            set_end_tokens(merged, end_token_ids, tokenizer.pad_token_id)
         merged.config.pad_token_id = tokenizer.pad_token_id
         merged.save_pretrained(output)
         check_saved(output, model_config)
     tokenizer.save_pretrained(output)
     copy_companions(base, output)
-    for name in ("generation_config.json", RECORD_FILE, PARITY_FILE):
+    for name in (_GENERATION_FILE, RECORD_FILE, PARITY_FILE):
         if (adapter / name).exists():
             shutil.copyfile(adapter / name, output / name)
+
+
+def _end_token_ids(adapter: Path) -> list[int]:
+    """Return the ids at which the adapter's model stops; none for a reward model, which generates nothing."""
+    path = adapter / _GENERATION_FILE
+    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+    return [] if ids is None else ids if isinstance(ids, list) else [ids]
+
+
+def _write_end_tokens(
+    directory: Path, loading: ModelConfig, end_token_ids: list[int], pad_token_id: int | None
+) -> None:
+    """Write the ids into the copied config.json in `directory`, and into the section of its language model, if any."""
+    path = directory / "config.json"
+    settings = json.loads(path.read_text(encoding="utf-8"))
+    config = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
+    if end_token_ids:
+        write_end_tokens(config, end_token_ids, pad_token_id)
+    for section in (settings, settings.get("text_config")):
+        if section is not None:
+            section |= {"pad_token_id": pad_token_id, "eos_token_id": config.eos_token_id}
+    path.write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
 
 
 def name_base(model_config: ModelConfig, adapter: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import peft
 import torch
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
@@ -16,6 +16,7 @@ from configs.errors import ConfigError
 from configs.objectives import ONLINE, SCORING
 from configs.schema import ModelConfig
 from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
+from tasks.models.end_tokens import end_tokens, set_end_tokens
 from tasks.models.linear_layers import REWARD_HEAD as _HEAD_NAME
 from tasks.models.linear_layers import heads, quantized_weights
 from tasks.models.load import DTYPES, device, load_model, load_reward_model
@@ -248,16 +249,14 @@ def _is_named(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def set_end_tokens(model: PreTrainedModel, end_token_ids: list[int], pad_token_id: int) -> None:
-    """Make generation stop at the end tokens of the training rows, also when the saved model is loaded later.
+def stop_at_end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, trained: list[int]) -> None:
+    """Make generation stop at the end tokens `trained` and the model's own, also when the saved model is loaded later.
 
-    A reward model generates nothing; it reads its score at the last token that is not `pad_token_id`.
+    A reward model generates nothing; it reads its score at the last token that is not padding.
     """
-    model.config.pad_token_id = pad_token_id
-    generation = getattr(model, "generation_config", None)
-    if generation is not None:
-        generation.eos_token_id = end_token_ids if len(end_token_ids) > 1 else end_token_ids[0]
-        generation.pad_token_id = pad_token_id
+    model.config.pad_token_id = tokenizer.pad_token_id
+    if getattr(model, "generation_config", None) is not None:
+        set_end_tokens(model, end_tokens(model, tokenizer, trained), tokenizer.pad_token_id)
 
 
 def keep_trained_in_float32(model: torch.nn.Module) -> None:

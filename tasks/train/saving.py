@@ -6,7 +6,6 @@ model can be empty. Here the tensors are gathered one by one, so that no GPU nee
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
@@ -21,17 +20,20 @@ from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_h
 from configs.schema import ModelConfig
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 from tasks.models.load import checkpoint_dtype, weight_dtype
+from tasks.train.kept_settings import KeptSettings
 from tasks.train.merge import check_saved
 
 _SHARD_SIZE = "5GB"
 
 
-def save_whole(trainer: Trainer, config: TrainConfig, loading: ModelConfig, base: Path, output: Path) -> None:
+def save_whole(
+    trainer: Trainer, config: TrainConfig, loading: ModelConfig, base: Path, kept: KeptSettings, output: Path
+) -> None:
     """Write the trained model, or the adapter, with its tokenizer, to `output`. All ranks call this; rank 0 writes.
 
     A full model is written in the type in which the model in `base` was published, or in `model.dtype` if that is not
     auto; in files of at most 5 GB, with tied weights once. Trained weights come from the 32-bit copy that mixed
-    precision keeps, if there is one.
+    precision keeps, if there is one. Its settings are `kept`, whatever training changed for itself.
 
     Raises:
         ArtifactError: what was written is not whole.
@@ -41,6 +43,8 @@ def save_whole(trainer: Trainer, config: TrainConfig, loading: ModelConfig, base
     dtype = None
     if config.method == "full":
         dtype = checkpoint_dtype(base) if loading.dtype == "auto" else weight_dtype(loading)
+        if kept.generation is not None:
+            model.generation_config = kept.generation
     tensors = whole_tensors(model, is_writer, trained_only=config.method != "full", dtype=dtype)
     if is_writer and config.method in PROMPT_METHODS:
         _hold_virtual_tokens(model, tensors)
@@ -50,7 +54,7 @@ def save_whole(trainer: Trainer, config: TrainConfig, loading: ModelConfig, base
     if is_writer:
         trainer.processing_class.save_pretrained(output)  # type: ignore[union-attr]
         if dtype is not None:
-            _describe(output / "config.json", dtype)
+            kept.write_config(output / "config.json", dtype)
         with _whole_models(trainer):
             check_saved(output, loading, base)
 
@@ -142,11 +146,3 @@ def _hold_virtual_tokens(model: PeftModel, tensors: dict[str, torch.Tensor]) -> 
 def _waits_for_all(model: PreTrainedModel | PeftModel) -> bool:
     """Return whether `save_pretrained` waits for all ranks, as it does for a model that transformers sharded."""
     return getattr(model.config, "distributed_config", None) is not None
-
-
-def _describe(path: Path, dtype: torch.dtype) -> None:
-    """Write the type of the saved weights into config.json, where transformers writes that of training."""
-    settings = json.loads(path.read_text(encoding="utf-8"))
-    settings["dtype"] = str(dtype).removeprefix("torch.")
-    settings.pop("distributed_config", None)
-    path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")

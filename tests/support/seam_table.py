@@ -205,6 +205,7 @@ SEAMS = (
     Seam("torch.cpu", "_is_amx_tile_supported", "()", "whether a CPU computes in bfloat16"),
     Seam("torch._subclasses.fake_tensor", "FakeTensorMode", None, "the plan runs a model without numbers"),
     Seam("torch.distributed._tools.mem_tracker", "MemTracker", None, "the plan counts a model's memory"),
+    Seam("torch.utils._python_dispatch", "TorchDispatchMode", None, "the plan counts a model's operations"),
     Seam("fsspec.AbstractFileSystem", "_strip_protocol", "(path)", "paths within a store"),
     # Flyte
     Seam(_TASKS, "execute", "(self, **kwargs)", "processes and timeouts come from the task's inputs"),

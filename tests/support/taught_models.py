@@ -15,7 +15,7 @@ from tasks.models.load import load_tokenizer
 from tasks.train.methods import (
     adapter_config,
     check_method,
-    set_end_tokens,
+    stop_at_end_tokens,
     trainable_model,
 )
 
@@ -37,7 +37,7 @@ def wrapped(config: TrainConfig, model: Any, new_token_ids: list[int]) -> Any:
 def taught(config: TrainConfig, directory: Path, ids: torch.Tensor = IDS, new_token_ids: tuple[int, ...] = ()) -> Any:
     """Return a model after three steps of AdamW on `ids`, or, of a reward model, on raising the first row's score."""
     model = trainable_model(config, LOADING, directory, list(new_token_ids), 258 + len(new_token_ids))
-    set_end_tokens(model, [1], 0)
+    stop_at_end_tokens(model, load_tokenizer(directory), [1])
     check_method(config, model)
     model = wrapped(config, model, list(new_token_ids)).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)

@@ -12,21 +12,25 @@ from contextlib import suppress
 from dataclasses import replace
 
 from configs.combinations import fault_of_heads
-from configs.errors import ConfigError, FineTuneError
+from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
-from tasks.files.model_files import check_files
+from tasks.files.model_files import check_files, loaded_weights
+from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
-from tasks.plan.checks.preflight import Finding, Question
+from tasks.plan.checks.preflight import Finding, NotCheckedError, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
 from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import first_rows_of, token_questions
 from tasks.plan.hardware import disk
 from tasks.plan.resolve import models
+from tasks.plan.resolve.headers import read_tensors
 
 __all__ = ["Base", "Surroundings", "alignment_questions", "base_model", "first_rows_of", "training_questions"]
 
+WEIGHTS = "weights"
+"""The question whose value is the tensors of the weight files."""
 _GIB = 2**30
 
 
@@ -104,7 +108,42 @@ def _model_questions(base: Base, config: FineTuneConfig) -> list[Question]:
         Question("license", of_files(license_)),
         Question("remote code", of_files(lambda files: permission(files, "allow_pickled_weights", code))),
         Question("weights format", of_files(lambda files: permission(files, "trust_remote_code", weights))),
+        Question(WEIGHTS, of_files(lambda files: _weights(base, files)), base.seconds),
+        Question("generation settings", of_files(_generation_settings)),
     ]
+
+
+def _weights(base: Base, files: models.ModelFiles) -> Finding:
+    """Find the names and shapes of the tensors in the weight files, which the plan compares with the model's."""
+    settings = base.resolved.needed().settings
+    names = loaded_weights(files.sizes)
+    if not all(name.endswith(".safetensors") for name in names):
+        raise NotCheckedError("pickled weights have no header")
+    if settings.get("quantization_config"):
+        raise NotCheckedError("they are quantized already")
+    if "auto_map" in settings:
+        raise NotCheckedError("the model's own code decides which it needs")
+    try:
+        tensors = read_tensors(files.read_header, names)
+    except UnreachableError:
+        raise NotCheckedError("no network") from None
+    return Finding(f"{len(tensors)} tensors", tensors)
+
+
+def _generation_settings(files: models.ModelFiles) -> Finding:
+    """Name the settings that training removes from the model's generation config, because it could not be saved."""
+    content = files.json("generation_config.json")
+    idle = flags_without_effect(content)
+    if not idle:
+        return Finding("can be saved as they are" if content else "none; transformers' own are used")
+    # vLLM and others take a temperature whether or not do_sample is true
+    return Finding(
+        "",
+        warning="removed from the trained model's generation_config.json, because transformers ignores them when it "
+        "generates and refuses to save them: "
+        + "; ".join(f"{name}={content[name]} {reason}" for name, reason in idle.items()),
+        fix="if they were meant, set do_sample: true in the model's generation_config.json, or give them to the server",
+    )
 
 
 def _completed_names(files: models.ModelFiles) -> list[str]:

@@ -23,7 +23,7 @@ from tasks.tokenize.refused import NONE_ALLOWED, InvalidRows, count_refused
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.template import choose_template, resolve_max_length
 from tasks.tokenize.tokens import tokenize_rows
-from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary
+from tasks.tokenize.vocabulary import add_special_tokens, check_vocabulary, new_end_token
 
 # described for all conversations, whatever the first rows hold
 _NOT_WARNED = {"training_template": FoundRows(), "one_answer_each": FoundRows()}
@@ -127,6 +127,8 @@ def check_template(
     end_tokens = ", ".join(tokenizer.convert_ids_to_tokens(token_id) for token_id in end_ids)
     sources = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
     found = f"{sources[template.source]}; turns end with {end_tokens}"
+    if (end_token := new_end_token(cast(Any, tokenizer), config, end_ids)) is not None:
+        found += f"; {end_token} becomes the saved tokenizer's eos_token (tokenize.replace_end_token)"
     try:
         _checked_counts("a question, a call and its result", _TURNS_WITH_TOOLS, setup, _TOOLS)
     except DataError:

@@ -27,6 +27,7 @@ from tasks.files.model_files import (
 from tasks.files.places import is_pod
 from tasks.files.stored_folder import StoredFile, folder_revision, read_range, stored_files
 from tasks.files.streams import is_remote, redacted
+from tasks.plan.resolve.headers import header_of, hub_header, local_header
 
 NOT_STATED = "not stated"
 _CARD = "README.md"
@@ -50,7 +51,8 @@ class ModelFiles:
     """The files that `model.name` points to, wherever they are: sizes by name, and `read` for small files.
 
     `settings` holds the contents of those of `SETTINGS_FILES` that exist. `revision` identifies the whole content, and
-    may have to read all of it. `check_weights` checks one weight file.
+    may have to read all of it. `check_weights` checks one weight file, and
+    `read_header` returns the header of one of safetensors: names with types and shapes.
     """
 
     sizes: dict[str, int]
@@ -58,6 +60,7 @@ class ModelFiles:
     read: Callable[[str], bytes]
     revision: Callable[[], str]
     check_weights: Callable[[str], None]
+    read_header: Callable[[str], dict[str, Any]]
     license: str = ""
 
     def json(self, name: str) -> dict[str, Any]:
@@ -150,6 +153,9 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
         read=lambda name: read_range(config.name, stored[name]),
         revision=lambda: folder_revision(files),
         check_weights=lambda name: _check_stored_safetensors(config, name, stored[name]),
+        read_header=lambda name: header_of(
+            lambda start, end: read_range(config.name, stored[name], start, end), f"{redacted(config.name)}/{name}"
+        ),
     )
 
 
@@ -182,6 +188,7 @@ def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
         read=lambda name: _read_bytes(directory / name),
         revision=lambda: _folder_hash(directory, sizes),
         check_weights=lambda name: _check_safetensors(directory / name),
+        read_header=lambda name: local_header(directory / name),
     )
 
 
@@ -219,6 +226,7 @@ def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
         revision=lambda: commit,
         # files of a hub commit are complete
         check_weights=lambda name: None,
+        read_header=lambda name: hub_header(config.name, name, commit, token),
         license=tags[0] if tags else "",
     )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -101,10 +101,16 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
             f"model.name={name}: config.json is of architecture '{family[:60]}', which {reason}"
             "\nname a model of an architecture that transformers has, or install a newer transformers"
         )
+    return _counted_in_transformers(json.dumps(settings, sort_keys=True), name, family)
+
+
+@lru_cache(maxsize=8)
+def _counted_in_transformers(settings: str, name: str, family: str) -> ModelShape:
+    """Count the shape of a config.json once: the check of the disk and the plan both ask for it."""
     from tasks.plan.shapes.counted_shapes import count_shape
 
     print(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute", flush=True)
-    return count_shape(settings, name)
+    return count_shape(json.loads(settings), name)
 
 
 def _transformers_release() -> str:

@@ -5,8 +5,11 @@ Tensors on PyTorch's meta device have sizes and no data, so a model of any size 
 
 from __future__ import annotations
 
+import inspect
 import re
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -19,7 +22,14 @@ from transformers.pytorch_utils import Conv1D
 from configs.errors import ModelError
 from tasks.models.linear_layers import fused_experts, plannable_weights, replacement_rule, widths
 from tasks.models.lora_targets import merged_targets, router_paths
-from tasks.plan.shapes.counted_activations import LayerActivations, count_16_bit_activations, count_activations, quiet
+from tasks.plan.shapes.counted_activations import (
+    LIMIT_SECONDS,
+    CountingTooLongError,
+    LayerActivations,
+    count_16_bit_activations,
+    count_activations,
+    quiet,
+)
 from tasks.plan.shapes.shape import Linear, ModelShape
 
 # more than any model has; transformers would take minutes to refuse a larger one
@@ -33,7 +43,7 @@ _EXPERTS_PER_TOKEN_KEYS = (
     "top_k",
 )
 # raised by the constructors of a hundred architectures when settings contradict each other or a kernel is missing
-_MODEL_BUILD_ERRORS = (
+MODEL_BUILD_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -63,9 +73,21 @@ def count_shape(settings: dict[str, Any], name: str, has_activations: bool = Tru
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
-        except _MODEL_BUILD_ERRORS as error:
+        except MODEL_BUILD_ERRORS as error:
             raise _refused(config.model_type, name, error) from None
     return _shape(model, name, notes, has_activations)
+
+
+def causal_config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
+    """Return the config of the causal language model that transformers loads by `settings`, a config.json's content.
+
+    Raises:
+        ModelError: as `count_shape`.
+    """
+    with quiet():
+        config, _ = _causal_config(_config(settings, name), name)
+        _check_sizes(config.get_text_config(), name)
+    return config
 
 
 def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
@@ -73,7 +95,7 @@ def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
     shape_settings = {key: value for key, value in settings.items() if key not in _IGNORED_SETTINGS}
     try:
         return CONFIG_MAPPING[family].from_dict(shape_settings)
-    except _MODEL_BUILD_ERRORS as error:
+    except MODEL_BUILD_ERRORS as error:
         raise _refused(family, name, error) from None
 
 
@@ -95,17 +117,32 @@ def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfi
             f"model.name={name}: config.json is of architecture '{config.model_type}', which transformers does not "
             f"load as a causal language model\n{_FIX}"
         )
-    if kind in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False):
-        reason = "is an encoder-decoder model" if config.is_encoder_decoder else "reads text in both directions"
+    loaded = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
+    reason = _why_not_causal(config, loaded)
+    if reason:
         raise ModelError(
             f"model.name={name}: config.json is of architecture '{config.model_type}', which {reason}\n{_FIX}"
         )
-    loaded = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
     if loaded.config_class is not kind and loaded.config_class is config.sub_configs.get("text_config"):
         return config.get_text_config(), ("only its text model is planned and trained",)
     if config.get_text_config() is not config:
         return config, ("parts for images or sound are counted in the weights; rows are taken to be text",)
     return config, ()
+
+
+def _why_not_causal(config: PreTrainedConfig, loaded: type[PreTrainedModel]) -> str:
+    """Return why the class that AutoModelForCausalLM loads cannot be trained or generate; empty if it can."""
+    inputs = inspect.signature(loaded.forward).parameters
+    if config.is_encoder_decoder:
+        # its decoder alone is loaded, whose attention to the encoder was trained with one
+        return "is an encoder-decoder model"
+    is_masked = type(config) in MODEL_FOR_MASKED_LM_MAPPING and not getattr(config, "is_decoder", False)
+    # XLNet attends in both directions unless it is given the order of each token
+    if is_masked or "perm_mask" in inputs:
+        return "reads text in both directions"
+    if not loaded.can_generate():
+        return "generates no text in transformers"
+    return "" if "labels" in inputs else "takes no labels in transformers, so it cannot be trained"
 
 
 def _check_sizes(config: PreTrainedConfig, name: str) -> None:
@@ -220,7 +257,9 @@ def _layer_sizes(model: PreTrainedModel) -> list[int]:
     return max(sizes, key=sum, default=[model.num_parameters() // layers] * layers)
 
 
-def _activations(config: PreTrainedConfig, layer_sizes: list[int]) -> tuple[LayerActivations | None, tuple[str, ...]]:
+def _activations(
+    config: PreTrainedConfig, layer_sizes: list[int], limit_seconds: float = LIMIT_SECONDS
+) -> tuple[LayerActivations | None, tuple[str, ...]]:
     """Return the activations of a layer, None if they cannot be counted without data, and notes on what was assumed."""
     text = config.get_text_config()
     types = getattr(text, "layer_types", None) or [""] * len(layer_sizes)
@@ -230,17 +269,16 @@ def _activations(config: PreTrainedConfig, layer_sizes: list[int]) -> tuple[Laye
     first_index = {kind: index for index, kind in reversed(list(enumerate(layer_kinds))) if index}
     kinds = {index: layer_kinds.count(kind) for kind, index in first_index.items()}
     notes = ("layers differ: their activations are averaged",) if len(kinds) > 1 else ()
-    if kinds and text is config:
-        try:
-            return count_activations(config, kinds), notes
-        except _MODEL_BUILD_ERRORS:
-            pass
-        try:
-            activations = count_16_bit_activations(config, kinds)
-            return activations, (
-                *notes,
-                "activations are counted for 16-bit weights, and twice as many taken for others",
-            )
-        except _MODEL_BUILD_ERRORS:
-            pass
-    return None, ("activations are taken to be those of a Llama of the same widths",)
+    assumed = "activations are taken to be those of a Llama of the same widths"
+    if not kinds or text is not config:
+        return None, (assumed,)
+    deadline = time.monotonic() + limit_seconds
+    try:
+        with suppress(*MODEL_BUILD_ERRORS):
+            return count_activations(config, kinds, deadline), notes
+        with suppress(*MODEL_BUILD_ERRORS):
+            in_16_bits = "activations are counted for 16-bit weights, and twice as many taken for others"
+            return count_16_bit_activations(config, kinds, deadline), (*notes, in_16_bits)
+    except CountingTooLongError:
+        assumed = f"counting was given up after {limit_seconds:g} s: {assumed}"
+    return None, (assumed,)

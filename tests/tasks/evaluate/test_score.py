@@ -148,6 +148,29 @@ def test_generation_stops_at_the_end_token(model, tiny_model: Path) -> None:
     assert answer.text == tokenizer.decode(answer.ids, skip_special_tokens=True).strip()
 
 
+def test_an_answer_ends_at_the_models_own_end_tokens_too(tiny_model: Path, tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    tokenizer = load_tokenizer(tiny_model)
+    # not a special token, so that answers show it
+    tokenizer.add_tokens(["<stop>"])
+    tokenizer.save_pretrained(tmp_path)
+    model = GPT2LMHeadModel(GPT2Config(vocab_size=259, n_positions=16, n_embd=8, n_layer=1, n_head=1))
+    with torch.no_grad():
+        # the last norm yields ones, and only token 258 has a weight for them
+        model.transformer.ln_f.weight.zero_()
+        model.transformer.ln_f.bias.fill_(1.0)
+        model.transformer.wte.weight.zero_()
+        model.transformer.wte.weight[258] = 1.0
+    for eos, expected in ((1, "<stop>" * 3), ([1, 258], "<stop>")):
+        model.generation_config.eos_token_id = eos
+        model.save_pretrained(tmp_path)
+        config = EvaluateConfig(max_new_tokens=3)
+        rows = rows_of(([5, 6, 7, 8], 3))
+        evaluation = evaluate_model(config, ModelConfig(name="tiny"), tmp_path, rows, tmp_path, [1])
+        assert [prediction.answer for prediction in evaluation.predictions] == [expected]
+
+
 def test_text_rows_have_loss_but_no_answers(tiny_model: Path) -> None:
     evaluation = evaluate_model(
         EvaluateConfig(), ModelConfig(name="tiny"), tiny_model, rows_of(([5, 6, 7], 0)), tiny_model, [1]

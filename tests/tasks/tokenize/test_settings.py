@@ -27,6 +27,7 @@ TESTED_APART = (
     "template_arguments",
     "train_on_reasoning",
     "train_on_empty_reasoning",
+    "replace_end_token",
 )
 
 

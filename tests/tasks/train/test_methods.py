@@ -24,7 +24,7 @@ from tasks.train.methods import (
     check_bitsandbytes,
     check_method,
     keep_trained_in_float32,
-    set_end_tokens,
+    stop_at_end_tokens,
     trainable_model,
 )
 
@@ -216,12 +216,14 @@ def test_bitsandbytes_missing_or_on_a_device_it_does_not_know_is_said_with_the_f
 
 
 def test_generation_ends_where_rows_end_and_a_reward_model_knows_padding(tiny_model: Path) -> None:
-    model = load_model(LOADING, tiny_model)
-    set_end_tokens(model, [1, 7], 0)
-    assert (model.generation_config.eos_token_id, model.generation_config.pad_token_id) == ([1, 7], 0)
+    model, tokenizer = load_model(LOADING, tiny_model), load_tokenizer(tiny_model)
+    stop_at_end_tokens(model, tokenizer, [7])
+    # 1 is the model's own
+    assert (model.generation_config.eos_token_id, model.generation_config.pad_token_id) == ([7, 1], 0)
     reward = load_reward_model(LOADING, tiny_model, new_head=True)
-    set_end_tokens(reward, [1], 3)
-    assert reward.config.pad_token_id == 3
+    reward.config.pad_token_id = None
+    stop_at_end_tokens(reward, tokenizer, [7])
+    assert (reward.config.pad_token_id, reward.config.eos_token_id) == (0, 1)
 
 
 def test_an_empty_tensor_is_not_called_saved(tmp_path: Path) -> None:

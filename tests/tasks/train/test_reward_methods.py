@@ -10,11 +10,11 @@ import torch
 from support.taught_models import IDS, LOADING, logits, saved, settings, taught, wrapped
 
 from configs.schema import ModelConfig
-from tasks.models.load import is_reward_model, load_reward_model
+from tasks.models.load import is_reward_model, load_reward_model, load_tokenizer
 from tasks.train.merge import merge_adapter
 from tasks.train.methods import (
     keep_trained_in_float32,
-    set_end_tokens,
+    stop_at_end_tokens,
     trainable_model,
 )
 
@@ -59,7 +59,7 @@ def test_prefix_tuning_makes_a_reward_model_whose_score_is_that_of_the_text_what
 def test_a_head_of_32_bits_reads_layers_of_16(tiny_model: Path) -> None:
     config = settings(objective="reward")
     model = trainable_model(config, ModelConfig(name="tiny", dtype="bfloat16"), tiny_model, [], 258)
-    set_end_tokens(model, [1], 0)
+    stop_at_end_tokens(model, load_tokenizer(tiny_model), [1])
     model = wrapped(config, model, [])
     keep_trained_in_float32(model)
     head = {name: p.dtype for name, p in model.named_parameters() if "score.modules_to_save" in name}

@@ -105,6 +105,19 @@ def test_each_fault_of_a_model_fails_its_own_check(
     assert found in failed[name].found and failed[name].fix
 
 
+def test_generation_settings_that_will_be_removed_are_named(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    name = "generation settings"
+    # the file that transformers saved with the model
+    assert by_name(ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path)))[name].result == "ok"
+    (model / "generation_config.json").write_text(json.dumps({"do_sample": False, "temperature": 0.6, "top_k": 50}))
+    check = by_name(ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path)))[name]
+    assert check.result == "warning"
+    assert check.found.endswith("refuses to save them: temperature=0.6 has no effect without do_sample: true")
+    assert "set do_sample: true" in check.fix
+    (model / "generation_config.json").unlink()
+    assert by_name(ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path)))[name].result == "ok"
+
+
 @pytest.mark.parametrize(("tolerated", "result"), [(2, "warning"), (1, "failed")])
 def test_invalid_rows_and_refused_ones_are_counted_together(
     tolerated: int, result: str, model: Path, tmp_path: Path
