@@ -57,7 +57,8 @@ __all__ = [
 
 OUTPUT_EXISTS = (
     "What a run on a laptop does if its output folder holds a run of another config: `number` writes to <name>-2, "
-    "<name>-3, ...; `replace` replaces it when the run ends; `stop` stops at once. A run of the same config is replaced."
+    "<name>-3, ...; `replace` replaces it when the run ends; `stop` refuses to start. A run of the same config is "
+    "always replaced."
 )
 
 

@@ -17,7 +17,7 @@ from configs.schema.align import AlignConfig
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
-from tasks.runtime.local_cache import forget_lost_outputs
+from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
@@ -67,7 +67,7 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
     config = accepted(config)
     if is_laptop_run():
         settings.check_output_directory(config)
-        forget_lost_outputs()
+    laptop_run.start(config, "prepare_data")
     resolved = data.resolve_data(config.data, read_hub_token())
     facts = [("sources", len(config.data.sources)), ("shards", len(resolved.shards))]
     Deck("data", html.fragment(render_facts("Data found", facts)))
@@ -99,7 +99,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
     Stops the run if a check fails or the training does not fit; all failures are reported together.
     """
     config = accepted(config)
-    _forget_lost_outputs()
+    laptop_run.start(config, "fine_tune")
     built = _check_and_plan({"train": config}, _target())
     _show_and_verify(built, config.name, config.output_directory)
     resolved = built.value("data sources")
@@ -128,7 +128,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Do as `make_plan`, for all phases at once, before the first of them runs."""
     config = accepted(config)
-    _forget_lost_outputs()
+    laptop_run.start(config, "align")
     built = _check_and_plan({name: config.phase(name) for name in config.phases()}, _target())
     _show_and_verify(built, config.name, config.output_directory)
     phases = {name: _with_run_name(phase) for name, phase in built.configs.items()}
@@ -200,12 +200,6 @@ def _plan_only(phases: Mapping[str, FineTuneConfig], name: str, output_directory
         print(f"{text}{report}", flush=True)
         fail_together(built.answers, needs_network=False)
     return PlanResult(text=text + report, plan=built.plan)
-
-
-def _forget_lost_outputs() -> None:
-    forgotten = forget_lost_outputs() if is_laptop_run() else 0
-    if forgotten:
-        print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
 
 
 def _this_machine() -> "Target":
@@ -280,7 +274,9 @@ def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
     if not is_laptop_run():
         Deck.publish()
         return ""
-    page = Path(output_directory) / name / "plan.html"
+    # a plan alone must not change the folder of a run
+    run = laptop_run.unfinished_folder()
+    page = Path(output_directory) / f"{name}.plan.html" if run is None else run / "plan.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")

@@ -78,7 +78,7 @@ def test_another_config_replaces_if_told_to_and_says_so(tmp_path: Path) -> None:
 
 def test_another_config_stops_if_told_to(tmp_path: Path) -> None:
     finished(tmp_path, "a", report="a")
-    with pytest.raises(ConfigError, match="output_exists=stop: .*/demo holds a run of another config; name another"):
+    with pytest.raises(ConfigError, match=r"output_exists=stop: .*/demo holds a run of another config; name another"):
         claim(tmp_path, "demo", "b", "stop")
     assert names(tmp_path) == ["demo"]
 
@@ -117,7 +117,7 @@ def test_two_runs_at_once_do_not_share_a_folder(tmp_path: Path) -> None:
             assert folder.place == tmp_path / "demo-2"
             assert folder.note.startswith(f"another run is writing {tmp_path}/demo: this run's folder is")
             release(folder)
-        with pytest.raises(ConfigError, match="output_exists=stop: another run is writing .*/demo; wait"):
+        with pytest.raises(ConfigError, match=r"output_exists=stop: another run is writing .*/demo; wait"):
             claim(tmp_path, "demo", "a", "stop")
     finally:
         process.kill()
