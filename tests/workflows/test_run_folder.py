@@ -1,4 +1,4 @@
-"""One folder, one run: what a run on a laptop leaves, what the next one does with it, and what the log says of steps."""
+"""One folder, one run: what a laptop's run leaves, what the next one does with it, and what the log says of steps."""
 
 from __future__ import annotations
 
