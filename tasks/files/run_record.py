@@ -40,12 +40,16 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
 
 
 def identity(config: RunConfig, workflow: str) -> str:
-    """Return a hash of the workflow's name and of all settings that change its results."""
-    settings = {name: value for name, value in public_settings(config).items() if name not in _NO_RESULTS}
+    """Return a hash of the workflow's name and of all settings that change its results.
+
+    Settings with their default values are left out: a later version may have more of them.
+    """
+    given = _redacted(config.model_dump(mode="json", exclude_defaults=True))
+    settings = {name: value for name, value in given.items() if name not in _NO_RESULTS}
     for phase in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         for name in _NO_RESULTS_OF_TRAINING if isinstance(phase.get("train"), dict) else ():
             phase["train"].pop(name, None)
-    text = json.dumps([workflow, settings], sort_keys=True, ensure_ascii=False)
+    text = json.dumps([workflow, _without_empty(settings)], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
@@ -91,6 +95,11 @@ def _git(project: Path, *arguments: str) -> list[str] | None:
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.splitlines() if done.returncode == 0 else None
+
+
+def _without_empty(settings: dict[str, Any]) -> dict[str, Any]:
+    pruned = {name: _without_empty(part) if isinstance(part, dict) else part for name, part in settings.items()}
+    return {name: part for name, part in pruned.items() if part != {}}
 
 
 def _redacted(value: Any) -> Any:

@@ -1,7 +1,7 @@
 """Flyte task: resolve and check all that a CPU can, in seconds, before anything is computed."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +14,7 @@ from configs.artifacts import PushedArtifact
 from configs.effective.device import PLAIN_CPU
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
+from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
@@ -69,6 +70,7 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
         settings.check_output_directory(config)
     laptop_run.start(config, "prepare_data")
     resolved = data.resolve_data(config.data, read_hub_token())
+    laptop_run.note({"data": _data_hashes(resolved.shards)})
     facts = [("sources", len(config.data.sources)), ("shards", len(resolved.shards))]
     Deck("data", html.fragment(render_facts("Data found", facts)))
     work = divide(resolved.shards, 1)
@@ -79,6 +81,11 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
         shards=work.shards,
         mapped_shards=work.mapped_shards,
     )
+
+
+def _data_hashes(shards: Sequence[Shard]) -> list[str]:
+    hashes = [f"{part.name}: {part.sha256}" for shard in shards for part in shard.ranges]
+    return sorted({*hashes, *(shard.revision for shard in shards if shard.revision)})
 
 
 class PlanResult(BaseModel):

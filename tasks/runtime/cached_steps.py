@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -29,7 +28,6 @@ _MAPPED = ("shard", "part")
 _GIVEN_NAME = re.compile(r"^map_(\w+)_[0-9a-f]{32}-arraynode$|^(train)_[\d_to]+$")
 _MOST_NAMED = 4
 _are_explained = False
-_seen: Counter[tuple[str, str]] = Counter()
 
 
 def explain_steps() -> None:
@@ -117,9 +115,7 @@ def _step_name(task_name: str, inputs: dict[str, Literal]) -> str:
     naming = [inputs[name] for name in _NAMING if name in inputs]
     labels = [literal.scalar.primitive.string_value for literal in naming if _is_text(literal)]
     name = " ".join([function, *labels])
-    run = laptop_run.unfinished_folder()
-    _seen[str(run), name] += 1
-    number = _seen[str(run), name]
+    number = laptop_run.count_step(name)
     return name if number == 1 else f"{name} ({number})"
 
 

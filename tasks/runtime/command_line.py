@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import signal
 import sys
+from contextlib import suppress
 from typing import Any
 
 from click import Context, Group
@@ -57,9 +58,10 @@ def _stop(number: int, frame: Any) -> None:
 def _say_stopped(message: str) -> None:
     # a second Ctrl-C must not interrupt the end
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    sys.stdout.flush()
-    sys.stderr.write("; ".join([message, *_kept()]) + "\n")
-    sys.stderr.flush()
+    # Python refuses to flush a stream in the midst of whose writing the signal came
+    with suppress(RuntimeError):
+        sys.stdout.flush()
+    os.write(sys.stderr.fileno(), ("; ".join([message, *_kept()]) + "\n").encode())
 
 
 def _kept() -> list[str]:

@@ -7,6 +7,7 @@ nothing here is called.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -34,6 +35,7 @@ class _LaptopRun:
 
 _run: _LaptopRun | None = None
 _steps: dict[str, str] = {}
+_counts: Counter[str] = Counter()
 _under_way = ""
 
 
@@ -85,6 +87,7 @@ def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
         "config": public_settings(config),
     }
     _steps.clear()
+    _counts.clear()
     _run = _LaptopRun(key, record, folder)
     _write(folder.unfinished, record)
     return folder.unfinished
@@ -158,6 +161,18 @@ def kept_line() -> str:
     names = [name for name in _run.models if name != "adapter"] or list(_run.models)
     places = ", ".join(str(_run.models[name]) for name in names)
     return f"the trained model is kept at {places}" if len(names) == 1 else f"the trained models are kept at {places}"
+
+
+def note(facts: Mapping[str, Any]) -> None:
+    """Note facts for `run.json` that a later step does not know."""
+    if _run is not None:
+        _run.record.update(facts)
+
+
+def count_step(name: str) -> int:
+    """Return how many steps of that name the run has had, this one included."""
+    _counts[name] += 1
+    return _counts[name]
 
 
 def note_step(name: str, what: str) -> None:

@@ -38,6 +38,7 @@ def test_a_folder_is_of_one_run_and_records_it(pyflyte: PyFlyte, rows_file: Path
     assert record["steps"] == {"get_data": "ran (first time)"}
     assert record["seeds"] == {"data.seed": 0, "train.seed": 0}
     assert record["sha256"]["train.jsonl"] == sha256((outputs / "x" / "train.jsonl").read_bytes()).hexdigest()
+    assert record["data"] == [f"rows.jsonl: {sha256(rows_file.read_bytes()).hexdigest()}"]
     assert record["started"] <= record["ended"]
 
     # the same config: the same folder, silently

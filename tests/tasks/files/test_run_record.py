@@ -44,6 +44,7 @@ def test_addresses_are_recorded_without_user_and_query() -> None:
         {"output_exists": "replace"},
         {"push_to_hub": {"repository": "me/x"}},
         {"plan": {"if_too_large": "warn"}},
+        {"train": {"method": FineTuneConfig.model_validate(CONFIG).train.method, "checkpoint": {"keep": 3}}},
         {"train": {"cluster": {"retries": 1}, "checkpoint": {"keep": 3}, "tracking": {"tracker": "tensorboard"}}},
     ],
     ids=str,
