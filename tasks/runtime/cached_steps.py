@@ -43,7 +43,7 @@ def explain_steps() -> None:
     ) -> LiteralMap | None:
         found = get(task_name, cache_version, input_literal_map, cache_ignore_input_vars)
         if _is_step(task_name, input_literal_map):
-            inputs = {k: v for k, v in input_literal_map.literals.items() if k not in cache_ignore_input_vars}
+            inputs = _read_inputs(input_literal_map, cache_ignore_input_vars)
             _explain(_step_name(task_name, inputs), cache_version, inputs, found is not None)
         return found
 
@@ -55,9 +55,16 @@ def explain_steps() -> None:
         value: LiteralMap,
     ) -> None:
         put(task_name, cache_version, input_literal_map, cache_ignore_input_vars, value)
-        if _is_step(task_name, input_literal_map):
-            _note_finished(laptop_run.step_under_way())
-            laptop_run.end_step()
+        if not _is_step(task_name, input_literal_map):
+            return
+        step, inputs = laptop_run.step_under_way(), _read_inputs(input_literal_map, cache_ignore_input_vars)
+        if not step:
+            # with `pyflyte run --overwrite-cache`, flytekit does not ask the cache
+            step = _step_name(task_name, inputs)
+            print(f"step {step} ran (the cache is overwritten)", flush=True)
+            laptop_run.note_step(step, "ran (the cache is overwritten)")
+        _note(step, {"version": cache_version, "inputs": input_hashes(inputs), "finished": True})
+        laptop_run.end_step()
 
     LocalTaskCache.get, LocalTaskCache.set = staticmethod(explained_get), staticmethod(explained_set)
 
@@ -125,24 +132,27 @@ def _is_text(literal: Literal) -> bool:
 
 def _explain(step: str, version: str, inputs: dict[str, Literal], is_cached: bool) -> None:
     now = {"version": version, "inputs": input_hashes(inputs), "finished": is_cached}
-    with _notes() as notes:
-        text = notes.get(_key(step))
-        notes.set(_key(step), json.dumps(now))
+    before = _note(step, now)
     if is_cached:
         print(f"step {step} comes from the cache", flush=True)
         laptop_run.note_step(step, "from the cache")
         return
-    why = why_it_runs(json.loads(text) if text else None, now)
+    why = why_it_runs(before, now)
     print(f"step {step} runs ({why})", flush=True)
     laptop_run.note_step(step, f"ran ({why})")
     laptop_run.begin_step(step)
 
 
-def _note_finished(step: str) -> None:
+def _read_inputs(inputs: LiteralMap, ignored: tuple[str, ...]) -> dict[str, Literal]:
+    return {name: literal for name, literal in inputs.literals.items() if name not in ignored}
+
+
+def _note(step: str, note: dict[str, Any]) -> Any:
+    """Note a step's inputs; return its note of the last run, or None."""
     with _notes() as notes:
         text = notes.get(_key(step))
-        if text:
-            notes.set(_key(step), json.dumps({**json.loads(text), "finished": True}))
+        notes.set(_key(step), json.dumps(note))
+    return json.loads(text) if text else None
 
 
 def _key(step: str) -> str:
