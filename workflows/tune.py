@@ -16,9 +16,13 @@ from configs.wire import Evaluation, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import evaluate
 from tasks.quantize.task import quantize, quantize_gptq
+from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
+
+# the folder of a phase's model in the output folder of a laptop's run; the last phase's is `model`
+_KEPT_AS = {"sft-": "sft", "reward-": "reward_model"}
 
 
 class Tokens(NamedTuple):
@@ -67,7 +71,10 @@ def train_and_merge(
     rewards_version: str,
     phase: str = "",
 ) -> TrainedModel:
-    """Train `base`, and merge an adapter into it; `phase` begins the names of the nodes."""
+    """Train `base`, and merge an adapter into it; `phase` begins the names of the nodes.
+
+    A laptop's run has both in its folder at once, so that no later failure hides them.
+    """
     trained = train(
         name=f"{phase}train",
         config=config.train,
@@ -82,8 +89,12 @@ def train_and_merge(
         rewards_version=rewards_version,
     )
     model = trained.model
+    is_last = phase in ("", "policy-")
     if config.train.method != "full":
+        if is_last:
+            laptop_run.keep_models({"adapter": trained.model})
         model = merge(loading=config.model, base=base, trained=trained.model).with_overrides(node_name=f"{phase}merge")
+    laptop_run.keep_models({"model" if is_last else _KEPT_AS[phase]: model})
     return TrainedModel(model=model, adapter=trained.model, report=trained.report)
 
 

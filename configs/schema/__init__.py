@@ -8,7 +8,7 @@ fast.
 from __future__ import annotations
 
 import time
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -55,6 +55,13 @@ __all__ = [
 ]
 
 
+OUTPUT_EXISTS = (
+    "What a run on a laptop does if its output folder holds a run of another config: `number` writes to <name>-2, "
+    "<name>-3, ...; `replace` replaces it when the run ends; `stop` refuses to start. A run of the same config is "
+    "always replaced."
+)
+
+
 class RunConfig(Section):
     """The whole config of a run, as a file or a form gives it."""
 
@@ -83,7 +90,10 @@ class FineTuneConfig(RunConfig):
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the tuned model on a hub.")
     tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Chat template, sequence length and masks.")
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
-    output_directory: str = Field("outputs", description="Local folder for report and metrics of a run on a laptop.")
+    output_directory: str = Field(
+        "outputs", description="Local folder for the folders of runs on a laptop: models, report, metrics."
+    )
+    output_exists: Literal["number", "replace", "stop"] = Field("number", description=OUTPUT_EXISTS)
 
     @model_validator(mode="after")
     def _quantized_copies_can_be_made(self) -> FineTuneConfig:

@@ -5,13 +5,14 @@ A phase is one training. The first phase trains the base model; every later phas
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 
 from configs.errors import either
 from configs.objectives import ONLINE, Phase, objectives_of
 from configs.schema import (
+    OUTPUT_EXISTS,
     EvaluateConfig,
     FineTuneConfig,
     ModelConfig,
@@ -51,7 +52,10 @@ class AlignConfig(RunConfig):
         description="Chat template, sequence length and masks of all phases; only the first phase reads `packing`.",
     )
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
-    output_directory: str = Field("outputs", description="Local folder for report and metrics of a run on a laptop.")
+    output_directory: str = Field(
+        "outputs", description="Local folder for the folders of runs on a laptop: models, report, metrics."
+    )
+    output_exists: Literal["number", "replace", "stop"] = Field("number", description=OUTPUT_EXISTS)
 
     @model_validator(mode="after")
     def _phases_fit_together(self) -> AlignConfig:
@@ -117,5 +121,6 @@ class AlignConfig(RunConfig):
             evaluate=self.evaluate,
             plan=self.plan,
             output_directory=self.output_directory,
+            output_exists=self.output_exists,
             **publication,
         )

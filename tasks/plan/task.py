@@ -1,7 +1,7 @@
 """Flyte task: resolve and check all that a CPU can, in seconds, before anything is computed."""
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +14,11 @@ from configs.artifacts import PushedArtifact
 from configs.effective.device import PLAIN_CPU
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
+from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
-from tasks.runtime.local_cache import forget_lost_outputs
+from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
@@ -67,8 +68,9 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
     config = accepted(config)
     if is_laptop_run():
         settings.check_output_directory(config)
-        forget_lost_outputs()
+    laptop_run.start(config, "prepare_data")
     resolved = data.resolve_data(config.data, read_hub_token())
+    laptop_run.note({"data": _data_hashes(resolved.shards)})
     facts = [("sources", len(config.data.sources)), ("shards", len(resolved.shards))]
     Deck("data", html.fragment(render_facts("Data found", facts)))
     work = divide(resolved.shards, 1)
@@ -79,6 +81,11 @@ def resolve_data(config: FineTuneConfig) -> Resolved:
         shards=work.shards,
         mapped_shards=work.mapped_shards,
     )
+
+
+def _data_hashes(shards: Sequence[Shard]) -> list[str]:
+    hashes = [f"{part.name}: {part.sha256}" for shard in shards for part in shard.ranges]
+    return sorted({*hashes, *(shard.revision for shard in shards if shard.revision)})
 
 
 class PlanResult(BaseModel):
@@ -99,7 +106,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
     Stops the run if a check fails or the training does not fit; all failures are reported together.
     """
     config = accepted(config)
-    _forget_lost_outputs()
+    laptop_run.start(config, "fine_tune")
     built = _check_and_plan({"train": config}, _target())
     _show_and_verify(built, config.name, config.output_directory)
     resolved = built.value("data sources")
@@ -129,7 +136,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Do as `make_plan`, for all phases at once, before the first of them runs."""
     config = accepted(config)
-    _forget_lost_outputs()
+    laptop_run.start(config, "align")
     built = _check_and_plan({name: config.phase(name) for name in config.phases()}, _target())
     _show_and_verify(built, config.name, config.output_directory)
     phases = {name: _with_run_name(phase) for name, phase in built.configs.items()}
@@ -204,12 +211,6 @@ def _plan_only(phases: Mapping[str, FineTuneConfig], name: str, output_directory
     return PlanResult(text=text + report, plan=built.plan)
 
 
-def _forget_lost_outputs() -> None:
-    forgotten = forget_lost_outputs() if is_laptop_run() else 0
-    if forgotten:
-        print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
-
-
 def _this_machine() -> "Target":
     from tasks.plan.hardware.gpus import gpu_types
     from tasks.plan.hardware.this_machine import this_machine
@@ -282,7 +283,9 @@ def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
     if not is_laptop_run():
         Deck.publish()
         return ""
-    page = Path(output_directory) / name / "plan.html"
+    # a plan alone must not change the folder of a run
+    run = laptop_run.unfinished_folder()
+    page = Path(output_directory) / f"{name}.plan.html" if run is None else run / "plan.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")

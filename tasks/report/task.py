@@ -1,5 +1,6 @@
 """Flyte task: put the reports of all stages together, as a Deck and as files."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from flytekit import Deck, task
@@ -14,7 +15,10 @@ from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
+from tasks.files.run_record import public_settings
+from tasks.files.streams import redacted
+from tasks.runtime import laptop_run
+from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, scratch_directory, table_path
 from tasks.runtime.shown_errors import shows_errors
 
 
@@ -74,27 +78,45 @@ def write_report(
     results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
     print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
-    # a laptop keeps report and metrics in the output folder; a pod uploads them
-    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
+    directory = _directory(config, "fine_tune", "report")
     report, metrics = write.write_report(results, directory)
     if is_laptop_run():
         models = {"model": model, **dict(zip(names, quantized_models, strict=True))}
         if config.train.method != "full":
             models["adapter"] = adapter
-        folders = export.export_models({name: local_path(folder) for name, folder in models.items()}, directory)
-        print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
-        if rows := export.export_quarantine(table_path(quarantine), directory):
-            print(f"quarantine: {rows}")
-    upload = {"remote_path": False} if is_laptop_run() else {}
+        has_quarantine = export.export_quarantine(table_path(quarantine), directory)
+        directory = _end_laptop_run(config, plan, models)
+        if has_quarantine:
+            print(f"quarantine: {directory / 'quarantine.jsonl'}")
     return FineTuneResult(
         table=write.text_table(evaluations),
         model=model,
         quantized_models=quantized_models,
         quarantine=quarantine,
         published=published,
-        report=FlyteFile(str(report.absolute()), **upload),
-        metrics=FlyteFile(str(metrics.absolute()), **upload),
+        report=_file(directory / report.name),
+        metrics=_file(directory / metrics.name),
     )
+
+
+def _directory(config: FineTuneConfig | AlignConfig, workflow: str, name: str) -> Path:
+    """Return where a report is written: a laptop's run has a folder, which is put into place when it ends."""
+    return laptop_run.folder(config, workflow) if is_laptop_run() else scratch_directory(name)
+
+
+def _end_laptop_run(config: FineTuneConfig | AlignConfig, plan: Plan, models: Mapping[str, FlyteDirectory]) -> Path:
+    """Put the models into the folder of a laptop's run and the folder into its place; return the place, and say it."""
+    laptop_run.keep_models(models)
+    name = config.model.name
+    facts = {"base_model": {"name": redacted(name), "revision": plan.model_revision}, "data": plan.data_revisions}
+    place = laptop_run.end({**facts, "config": public_settings(config)})
+    print(f"models: {place}/{{{','.join(models)}}}")
+    return place
+
+
+def _file(path: Path) -> FlyteFile:
+    # a laptop keeps it in the output folder; a pod uploads it
+    return FlyteFile(str(path.absolute()), **({"remote_path": False} if is_laptop_run() else {}))
 
 
 def _publications(config: PushConfig, published: list[Published]) -> list[Published]:
@@ -161,7 +183,7 @@ def write_alignment_report(
     from tasks.decks import html
     from tasks.decks.short import render_cached_note
     from tasks.decks.verdict import verdict
-    from tasks.report import align, export, write
+    from tasks.report import align, write
 
     published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
@@ -174,7 +196,7 @@ def write_alignment_report(
     results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published)
     print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
-    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("report")
+    directory = _directory(config, "align", "report")
     report, metrics = align.write_alignment(results, directory)
     if is_laptop_run():
         models = {"model": model, "sft": sft_model, **dict(zip(names, quantized_models, strict=True))}
@@ -182,9 +204,7 @@ def write_alignment_report(
             models["reward_model"] = reward_models[0]
         if config.policy.train.method != "full":
             models["adapter"] = adapter
-        folders = export.export_models({name: local_path(folder) for name, folder in models.items()}, directory)
-        print(f"models: {directory}/{{{','.join(folder.name for folder in folders)}}}")
-    upload = {"remote_path": False} if is_laptop_run() else {}
+        directory = _end_laptop_run(config, plan, models)
     return AlignResult(
         table=write.text_table(evaluations),
         model=model,
@@ -192,8 +212,8 @@ def write_alignment_report(
         reward_models=reward_models,
         quantized_models=quantized_models,
         published=published,
-        report=FlyteFile(str(report.absolute()), **upload),
-        metrics=FlyteFile(str(metrics.absolute()), **upload),
+        report=_file(directory / report.name),
+        metrics=_file(directory / metrics.name),
     )
 
 
@@ -233,20 +253,21 @@ def write_data_report(
 
     body = render_data(data)
     Deck("data", html.fragment(body))
-    directory = Path(config.output_directory) / config.name if is_laptop_run() else scratch_directory("data")
+    directory = _directory(config, "prepare_data", "data")
     report = directory / "data.html"
     report.write_text(html.document(f"Data: {config.name}", body), encoding="utf-8")
     if is_laptop_run():
         for name, table in (("train", train), ("test", test)):
             export.export_rows(table_path(table), directory / f"{name}.jsonl")
-        paths = f"{directory}/{{train.jsonl,test.jsonl}}"
-        rows = export.export_quarantine(table_path(quarantine), directory)
-        print(f"rows: {paths}" + (f"\nquarantine: {rows}" if rows else ""))
-    upload = {"remote_path": False} if is_laptop_run() else {}
+        has_quarantine = export.export_quarantine(table_path(quarantine), directory)
+        directory = laptop_run.end({"config": public_settings(config)})
+        print(f"rows: {directory}/{{train.jsonl,test.jsonl}}")
+        if has_quarantine:
+            print(f"quarantine: {directory / 'quarantine.jsonl'}")
     return PreparedData(
         counts=data.counts_line(),
         train=train,
         test=test,
         quarantine=quarantine,
-        report=FlyteFile(str(report.absolute()), **upload),
+        report=_file(directory / report.name),
     )

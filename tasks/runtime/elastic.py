@@ -7,13 +7,15 @@ failed.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -38,6 +40,7 @@ from tasks.runtime.shown_errors import publish_error, shown_error, shows_errors
 from tasks.runtime.worker_faults import WorkerFault, earliest_fault, fault_of_worker, run_worker
 
 _OUTPUTS_WAIT_SECONDS = 300
+_TORCH_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
 
 
 def _do_nothing(folder: Path) -> AbstractContextManager[None]:
@@ -93,7 +96,7 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
             self._task_config = launch_config(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
-                with declared.while_running(Path(folder)):
+                with declared.while_running(Path(folder)), _restored_signals():
                     return super().execute(**kwargs)
             except (FlyteRecoverableException, FlyteUserRuntimeException) as error:
                 failed = error.value if isinstance(error, FlyteUserRuntimeException) else error.__context__
@@ -136,6 +139,25 @@ def launch_config(declared: Elastic, config: TrainConfig, cluster: ClusterConfig
         # the first machine, which hosts the store, may come last: all waits have the same timeout
         rdzv_configs={"timeout": seconds, "join_timeout": seconds, "read_timeout": seconds},
     )
+
+
+@contextmanager
+def _restored_signals() -> Iterator[None]:
+    """On a laptop, put back the handlers of the signals that torch elastic handles: it leaves its own in place.
+
+    They would raise torch's error in every later step, which no step expects.
+    """
+    if not is_laptop_run() or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handlers = {number: signal.getsignal(number) for number in _TORCH_SIGNALS}
+    # on Ctrl-C the launcher would log a warning beside the error's line; it sets the logger's level when it is imported
+    logging.getLogger("torch.distributed.elastic.agent.server.api").disabled = True
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler or signal.SIG_DFL)
 
 
 def _torch_errors() -> tuple[type[Exception], type[Exception]]:
@@ -201,7 +223,7 @@ def _interruption(signal_error: BaseException, folder: Path) -> Exception:
     if is_laptop_run():
         step = f" ({saved[1]})" if saved else ""
         return InterruptedRunError(
-            f"training was interrupted; run the same command again: it resumes from the last checkpoint{step}"
+            f"stopped by the user; run the same command again to go on from the last checkpoint{step}"
         )
     name = signal.Signals(getattr(signal_error, "sigval", signal.SIGTERM)).name
     outcome = f"saved after {saved[1]}" if saved else "the next attempt resumes from the last checkpoint"

@@ -1,4 +1,4 @@
-"""How `pyflyte` registers this project: its version, the files that it sends, and readable refusals.
+"""How `pyflyte` registers this project: its version, the files that it sends, readable refusals, and readable ends.
 
 flytekit loads `Plugin` through the entry point `flytekit.configuration.plugin` in pyproject.toml. Nothing else may
 import this module, or the two imports would wait for each other. Without the plug-in, `pyflyte run --remote` uses a
@@ -23,13 +23,14 @@ from flytekit.models.interface import Parameter
 from flytekit.remote import FlyteLaunchPlan, FlyteRemote
 
 from configs.errors import RegistrationError
+from tasks.runtime.command_line import end_readably
 from tasks.runtime.refusals import not_registered_message, refusal_message
 
 VERSION_VARIABLE = "FLYTE_FINE_TUNE_VERSION"
 
 
 class Plugin(FlytekitPlugin):
-    """Changes two things in flytekit: which files are sent, and the messages when a cluster refuses."""
+    """Changes three things in flytekit: which files are sent, the messages when a cluster refuses, how a run ends."""
 
     @staticmethod
     def get_remote(
@@ -46,7 +47,11 @@ class Plugin(FlytekitPlugin):
 
     @staticmethod
     def configure_pyflyte_cli(main: Group) -> Group:
-        """Make `pyflyte run --remote` send all files of the project by default, as `pyflyte register` does."""
+        """Make `pyflyte run --remote` send all files of the project by default, as `pyflyte register` does.
+
+        Runs on a laptop say why each step runs, and end readably.
+        """
+        end_readably(main)
         for option in main.commands["run"].params:
             if option.name == "copy":
                 option.default = "all"

@@ -17,6 +17,7 @@ from flytekit.extend import IgnoreOutputs
 from flytekit.loggers import logger
 
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
+from tasks.runtime import laptop_run
 from tasks.runtime.pods import is_laptop_run
 
 ERROR_DECK = "error"
@@ -67,17 +68,28 @@ def shows_errors(
 ) -> Callable[Inputs, Output]:
     """Decorate a task's function: in a pod, an error becomes the first Deck, and ours loses its frames.
 
-    `publish` shows the error's Deck. On a laptop nothing changes. An error that is not ours keeps its trace.
+    `publish` shows the error's Deck. On a laptop the error stays as it is, and the step is noted, for Ctrl-C. An error
+    that is not ours keeps its trace.
     """
 
     @wraps(function)
     def showing(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
+        is_laptop = is_laptop_run()
+        stage = function.__module__.removeprefix("tasks.").removesuffix(".task")
+        # the local cache has named its own steps, and a dynamic task is none
+        is_step = is_laptop and not laptop_run.step_under_way() and "." not in stage
+        if is_step:
+            laptop_run.begin_step(stage)
         try:
-            return function(*args, **kwargs)
+            result = function(*args, **kwargs)
+            if is_step:
+                laptop_run.end_step()
+            return result
         except IgnoreOutputs:
             raise
         except Exception as error:
-            if is_laptop_run():
+            if is_laptop:
+                laptop_run.end_step()
                 raise
             shown = _as_shown(error)
             _try_to_publish(publish, shown or error)

@@ -30,6 +30,8 @@ _TASKS = (
 _PYDANTIC = "flytekit.extras.pydantic_transformer.transformer.PydanticTransformer"
 _TYPES = "flytekit.core.type_engine.TypeTransformer"
 _REMOTE = "flytekit.remote.FlyteRemote"
+_CACHE = "flytekit.core.local_cache.LocalTaskCache"
+_KEY = "task_name, cache_version, input_literal_map, cache_ignore_input_vars"
 _PLUGIN = "flytekit.configuration.plugin.FlytekitPlugin"
 
 SEAMS = (
@@ -220,6 +222,9 @@ SEAMS = (
     Seam("flytekit.models.types.LiteralType", "_structure", None, "types without schemas"),
     Seam("flytekit.remote.remote_fs.FlyteFS", "_remote", None, "signed addresses for uploads"),
     Seam("flytekit.core.local_cache", "CACHE_LOCATION", None, "steps whose outputs are gone are forgotten"),
+    Seam(_CACHE, "get", f"({_KEY})", "why a step runs"),
+    Seam(_CACHE, "set", f"({_KEY}, value)", "which steps have finished"),
+    Seam("flytekit.core.context_manager.FlyteContextManager", "add_signal_handler", "(handler)", "Ctrl-C is one line"),
     Seam(f"{_PYDANTIC} {_TYPES}", "get_literal_type", "(self, t)", "made once for each type"),
     Seam(f"{_PYDANTIC} {_TYPES}", "to_literal", "(self, ctx, python_val, python_type, expected)", "the console's form"),
     Seam(f"{_PYDANTIC} {_TYPES}", "to_python_value", "(self, ctx, lv, expected_python_type)", "short errors"),

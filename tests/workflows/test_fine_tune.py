@@ -137,10 +137,11 @@ def test_the_report_is_one_page_that_loads_nothing(first_run) -> None:
 
 
 def test_a_failed_push_is_one_error_and_trains_nothing_again(first_run) -> None:
-    _, _, server, broken, mended = first_run
+    flyte, _, server, broken, mended = first_run
     assert broken.returncode == 1
     lines = error_lines(broken)
     assert len(lines) <= 3
+    assert lines[-1] == f"the trained model is kept at {flyte.home}/outputs/first.unfinished/model"
     assert "push_to_hub.repository=me/tuned" in lines[0] and "answered 418" in lines[0]
     assert "train: step" in broken.stdout and "train: step" not in mended.stdout
     # the hub's own first commit, and one push

@@ -1,4 +1,4 @@
-"""Ctrl-C in the middle of training: one line, no process left behind, and the same command goes on from there."""
+"""Ctrl-C at any time: one line, no process left behind, and the same command goes on from there."""
 
 from __future__ import annotations
 
@@ -43,14 +43,13 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
     path = tmp_path / "config.json"
     path.write_text(json.dumps(config))
     status, errors = interrupted_after("train: step 3/", path, tmp_path)
-    assert status == 1
-    said = [line for line in errors.splitlines() if line.startswith("Error: ")]
+    assert status == 130
     # Python's resource tracker of a worker that was interrupted may have a warning after it
-    [line] = said
-    start = "Error: training was interrupted; run the same command again: it resumes from the last checkpoint"
+    line = errors.splitlines()[0]
+    start = "stopped by the user; run the same command again to go on from the last checkpoint"
     found = re.fullmatch(re.escape(start) + r" \(step (\d+)\)", line)
     assert found, errors
-    assert "│" not in errors
+    assert "│" not in errors and "Traceback" not in errors
     again = subprocess.run(
         command(path), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=400
     )
@@ -59,6 +58,42 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
     assert steps == list(range(int(found[1]) + 1, 121))
     # nothing is kept of a run that has ended
     assert not list((tmp_path / "fine-tune-checkpoints").iterdir())
+
+
+@pytest.mark.slow
+def test_a_run_that_is_stopped_after_training_keeps_the_model_and_the_old_folder(
+    tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    config = {
+        "name": "x",
+        "model": {"name": str(tiny_model)},
+        "data": {"sources": [{"path": str(rows_file)}]},
+        "train": {"method": "lora", "max_steps": 2, "watch": {"evaluations": 0}},
+        "quantize": {"methods": []},
+        "output_directory": str(tmp_path / "outputs"),
+    }
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(config))
+    kept, place = tmp_path / "outputs" / "x.unfinished", tmp_path / "outputs" / "x"
+    status, errors = interrupted_after("step get_data runs", path, tmp_path)
+    assert (status, errors) == (130, "stopped by the user; run the same command again to go on from get_data\n")
+    status, errors = interrupted_after("step evaluate tuned runs", path, tmp_path)
+    assert status == 130
+    assert errors == (
+        "stopped by the user; run the same command again to go on from evaluate tuned; "
+        f"the trained model is kept at {kept}/model\n"
+    )
+    assert (kept / "model" / "model.safetensors").is_file() and (kept / "adapter").is_dir()
+    # nothing is in the way of the next run, and nothing half done in its place
+    assert not place.exists() or not list(place.iterdir())
+    again = subprocess.run(
+        command(path), cwd=ROOT, env=environment(tmp_path), capture_output=True, text=True, timeout=400
+    )
+    assert again.returncode == 0, again.stderr
+    assert "step train comes from the cache" in again.stdout
+    assert "step evaluate tuned runs (it did not finish in the last run)" in again.stdout
+    assert {"adapter", "model", "report.html", "run.json"} <= {path.name for path in place.iterdir()}
+    assert not kept.exists()
 
 
 def command(path: Path) -> list[str | Path]:

@@ -177,7 +177,7 @@ def test_bad_rows_are_named_in_the_log_and_shown_in_the_page_alone(pyflyte: PyFl
     assert result.returncode == 1
     assert "rows.jsonl row 4, column completion: is a " in error_lines(result)[0]
     assert "SECRET" not in result.stdout + result.stderr
-    page = (tmp_path / "outputs" / "fine-tune" / "plan.html").read_text()
+    page = (tmp_path / "outputs" / "fine-tune.plan.html").read_text()
     assert "SECRET" in page and "<b>" not in page
 
 
