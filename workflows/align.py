@@ -122,6 +122,7 @@ def align(config: AlignConfig) -> AlignResult:
         quantized_models=trained.quantized_models,
         published=published,
         adapter=trained.adapter,
+        tokenizer=tokens.tokenizer,
     ).with_overrides(node_name="report")
 
 

@@ -89,6 +89,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         quarantine=tokens.quarantine,
         published=published,
         adapter=tuned.adapter,
+        tokenizer=tokens.tokenizer,
     ).with_overrides(node_name="report")
 
 

@@ -57,10 +57,14 @@ def parity_line(base: Evaluation, own: Evaluation) -> str:
     )
 
 
-def render_parity(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the section of a report on how far each saved model is from the weights as training held them."""
-    base = next(iter(evaluations.values()))
-    lines = {name: line for name, own in evaluations.items() if (line := parity_line(base, own))}
+def render_parity(evaluations: Mapping[str, Evaluation], base_name: str = "base") -> str:
+    """Return the section of a report on how far each saved model is from the weights as training held them.
+
+    `base_name` is that of the model that training began with.
+    """
+    base = evaluations[base_name]
+    own_models = {name: own for name, own in evaluations.items() if name not in ("base", base_name)}
+    lines = {name: line for name, own in own_models.items() if (line := parity_line(base, own))}
     if not lines:
         return ""
     parts = [html.heading("Saved as trained", 3)]

@@ -64,11 +64,11 @@ def python_snippet(usage: Usage, has_template: bool) -> str:
     if usage.is_reward_model:
         return _reward_snippet(usage)
     remote = ", trust_remote_code=True" if usage.trust_remote_code else ""
-    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", f"place = {usage.place!r}"]
+    lines = ["from transformers import AutoModelForCausalLM, AutoTokenizer", "", f"place = {json.dumps(usage.place)}"]
     if usage.artifact == "adapter":
         lines.insert(0, "from peft import PeftModel")
         lines += [
-            f"base = {usage.base!r}",
+            f"base = {json.dumps(usage.base)}",
             f"tokenizer = AutoTokenizer.from_pretrained(place{remote})",
             f'model = AutoModelForCausalLM.from_pretrained(base, device_map="auto"{remote})',
             "if len(tokenizer) > model.get_input_embeddings().num_embeddings:",
@@ -83,12 +83,12 @@ def python_snippet(usage: Usage, has_template: bool) -> str:
     if has_template:
         given = "".join(f", {name}={value!r}" for name, value in _arguments(usage).items())
         lines += [
-            f'messages = [{{"role": "user", "content": {QUESTION!r}}}]',
+            f'messages = [{{"role": "user", "content": {json.dumps(QUESTION)}}}]',
             f'inputs = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt", '
             f"return_dict=True{given})",
         ]
     else:
-        lines.append(f'inputs = tokenizer({QUESTION!r}, return_tensors="pt")')
+        lines.append(f'inputs = tokenizer({json.dumps(QUESTION)}, return_tensors="pt")')
     lines += [
         f"output = model.generate(**inputs.to(model.device), max_new_tokens={usage.new_tokens}, do_sample=False)",
         'print(tokenizer.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True))',
@@ -102,10 +102,10 @@ def _reward_snippet(usage: Usage) -> str:
         [
             "from transformers import AutoModelForSequenceClassification, AutoTokenizer",
             "",
-            f"place = {usage.place!r}",
+            f"place = {json.dumps(usage.place)}",
             f"tokenizer = AutoTokenizer.from_pretrained(place{remote})",
             f'model = AutoModelForSequenceClassification.from_pretrained(place, device_map="auto"{remote})',
-            f'messages = [{{"role": "user", "content": {QUESTION!r}}}, {{"role": "assistant", "content": "Paris."}}]',
+            f'messages = [{{"role": "user", "content": {json.dumps(QUESTION)}}}, {{"role": "assistant", "content": "Paris."}}]',
             'inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)',
             "print(model(**inputs.to(model.device)).logits[0, 0].item())",
         ]

@@ -40,8 +40,9 @@ def push_to_hub(
     """
     assert config.push_to_hub.repository is not None
     from configs.errors import HubError
-    from tasks.push_to_hub import card, gate, upload
-    from tasks.push_to_hub.readme import artifact_readme
+    from tasks.decks import card
+    from tasks.decks.readme import artifact_readme
+    from tasks.push_to_hub import gate, upload
 
     repository = repository_of(config.push_to_hub.repository, artifact)
     all_scores = card.all_scores(config.quantize.methods, base, tuned, quantized)

@@ -14,7 +14,9 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainRe
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
+from tasks.decks.readme import render_usage_section
 from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
@@ -44,6 +46,7 @@ class AlignmentResults:
     evaluations: Mapping[str, Evaluation]
     reward: Sequence[Evaluation]
     published: Sequence[Published]
+    usage: str = ""
 
 
 def render_alignment(results: AlignmentResults) -> str:
@@ -70,6 +73,8 @@ def render_alignment(results: AlignmentResults) -> str:
             ),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, config.evaluate.num_samples),
+            render_parity(results.evaluations, "sft"),
+            render_usage_section(results.usage),
             *(_render_stage(phase) for phase in results.stages),
             render_planned(results.plan, [phase.training for phase in results.stages]),
             html.heading("Resolved configuration"),

@@ -1,6 +1,6 @@
 """Flyte task: put the reports of all stages together, as a Deck and as files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from flytekit import Deck, task
@@ -9,7 +9,7 @@ from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
-from configs.artifacts import scores_name
+from configs.artifacts import PushedArtifact, scores_name
 from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
@@ -18,7 +18,7 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
 from tasks.files.streams import redacted
 from tasks.runtime import laptop_run
-from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, scratch_directory, table_path
+from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from tasks.runtime.shown_errors import shows_errors
 
 
@@ -65,6 +65,7 @@ def write_report(
     quarantine: StructuredDataset,
     published: list[Published],
     adapter: FlyteDirectory,
+    tokenizer: FlyteDirectory,
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
@@ -75,7 +76,9 @@ def write_report(
     published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
     evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
-    results = write.RunResults(config, plan, data, tokens, training, evaluations, published)
+    results = write.RunResults(
+        config, plan, data, tokens, training, evaluations, published, _usage(config, local_path(tokenizer), model)
+    )
     print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
     directory = _directory(config, "fine_tune", "report")
@@ -85,7 +88,8 @@ def write_report(
         if config.train.method != "full":
             models["adapter"] = adapter
         has_quarantine = export.export_quarantine(table_path(quarantine), directory)
-        directory = _end_laptop_run(config, plan, models)
+        scored = [(config, "", data, base, tuned, quantized)]
+        directory = _end_laptop_run(config, plan, models, scored)
         if has_quarantine:
             print(f"quarantine: {directory / 'quarantine.jsonl'}")
     return FineTuneResult(
@@ -104,14 +108,51 @@ def _directory(config: FineTuneConfig | AlignConfig, workflow: str, name: str) -
     return laptop_run.folder(config, workflow) if is_laptop_run() else scratch_directory(name)
 
 
-def _end_laptop_run(config: FineTuneConfig | AlignConfig, plan: Plan, models: Mapping[str, FlyteDirectory]) -> Path:
+# of a training: its config, the name of its model's folder or empty for the last one's, its rows, and the scores of its
+# base, of its model and of its quantized copies
+_Scored = tuple[FineTuneConfig, str, DataReport, Evaluation, Evaluation, list[Evaluation]]
+
+
+def _end_laptop_run(
+    config: FineTuneConfig | AlignConfig, plan: Plan, models: Mapping[str, FlyteDirectory], scored: Sequence[_Scored]
+) -> Path:
     """Put the models into the folder of a laptop's run and the folder into its place; return the place, and say it."""
     laptop_run.keep_models(models)
+    _write_readmes(plan, scored)
     name = config.model.name
     facts = {"base_model": {"name": redacted(name), "revision": plan.model_revision}, "data": plan.data_revisions}
     place = laptop_run.end({**facts, "config": public_settings(config)})
     print(f"models: {place}/{{{','.join(models)}}}")
     return place
+
+
+def _write_readmes(plan: Plan, scored: Sequence[_Scored]) -> None:
+    """Write into the folder of each model how it is used, and what its scores are."""
+    from tasks.decks.readme import artifact_readme
+
+    made = laptop_run.made_models()
+    for config, folder_name, data, base, tuned, quantized in scored:
+        artifacts: dict[str, PushedArtifact] = {folder_name or "model": "model"}
+        if not folder_name:
+            artifacts |= {"adapter": "adapter", **{scores_name(method): method for method in config.quantize.methods}}
+        for name, artifact in artifacts.items():
+            if name not in made:
+                continue
+            folder, place = made[name]
+            text = artifact_readme(
+                config, artifact, folder, str(place), data, base, tuned, quantized, plan.model_revision, is_here=True
+            )
+            (folder / "README.md").write_text(text, encoding="utf-8")
+
+
+def _usage(config: FineTuneConfig, tokenizer: Path, model: FlyteDirectory) -> str:
+    """Return Markdown on how the tuned model is asked; it loads from the run's folder, or from a cluster's store."""
+    from tasks.decks.readme import usage_of
+    from tasks.models.usage import render_usage
+
+    laptop_run.keep_models({"model": model})
+    place = str(laptop_run.made_models().get("model", (None, model.remote_source or model.path))[1])
+    return render_usage(usage_of(config, "model", place, is_here=is_laptop_run()), tokenizer)
 
 
 def _file(path: Path) -> FlyteFile:
@@ -175,6 +216,7 @@ def write_alignment_report(
     quantized_models: list[FlyteDirectory],
     published: list[Published],
     adapter: FlyteDirectory,
+    tokenizer: FlyteDirectory,
 ) -> AlignResult:
     """Write `report.html` and `metrics.json` of all phases, whose `training` reports are in their order.
 
@@ -193,7 +235,9 @@ def write_alignment_report(
         align.PhaseReport(name, rows, counts, trained)
         for name, rows, counts, trained in zip(config.phases(), data, tokens, training, strict=True)
     ]
-    results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published)
+    policy = config.phase("policy")
+    usage = _usage(policy, local_path(tokenizer), model)
+    results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published, usage)
     print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
     Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
     directory = _directory(config, "align", "report")
@@ -204,7 +248,13 @@ def write_alignment_report(
             models["reward_model"] = reward_models[0]
         if config.policy.train.method != "full":
             models["adapter"] = adapter
-        directory = _end_laptop_run(config, plan, models)
+        scored: list[_Scored] = [
+            (policy, "", policy_data, sft_evaluation, tuned, quantized),
+            (config.phase("sft"), "sft", sft_data, base, sft_evaluation, []),
+        ]
+        if reward_models:
+            scored.append((config.phase("reward"), "reward_model", reward_data[0], base, reward_evaluations[0], []))
+        directory = _end_laptop_run(config, plan, models, scored)
     return AlignResult(
         table=write.text_table(evaluations),
         model=model,

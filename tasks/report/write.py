@@ -17,6 +17,7 @@ from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
+from tasks.decks.readme import render_usage_section
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
@@ -26,7 +27,10 @@ from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, qua
 
 @dataclass(frozen=True)
 class RunResults:
-    """What was reported. `evaluations` holds base, tuned, and quantized_<method> for each method."""
+    """What was reported. `evaluations` holds base, tuned, and quantized_<method> for each method.
+
+    `usage` is Markdown on how the tuned model is asked.
+    """
 
     config: FineTuneConfig
     plan: Plan
@@ -35,6 +39,7 @@ class RunResults:
     training: TrainReport
     evaluations: Mapping[str, Evaluation]
     published: Sequence[Published]
+    usage: str = ""
 
 
 def render_report(results: RunResults) -> str:
@@ -63,6 +68,7 @@ def render_report(results: RunResults) -> str:
             *(html.paragraph(item.note, "note") for item in results.published),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
             render_parity(results.evaluations),
+            render_usage_section(results.usage),
             render_training(results.training),
             render_planned(results.plan, [results.training]),
             render_data(results.data),

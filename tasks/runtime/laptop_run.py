@@ -131,6 +131,13 @@ def keep_models(models: Mapping[str, FlyteDirectory | Promise]) -> None:
             _run.sources[name] = source
 
 
+def made_models() -> dict[str, tuple[Path, Path]]:
+    """Return the models of the run under way by name: where each is now, and where it is once the run has ended."""
+    if _run is None:
+        return {}
+    return {name: (folder, _run.folder.place / name) for name, folder in _run.models.items()}
+
+
 def end(facts: Mapping[str, Any]) -> Path:
     """Write `run.json`, put the run's folder into its place, and return the place. `facts` go into `run.json`."""
     global _run

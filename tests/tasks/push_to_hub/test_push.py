@@ -15,7 +15,7 @@ from support.hub_server import HubServer
 from configs.artifacts import repository_of
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Scores, SourceCount
-from tasks.push_to_hub.card import model_card, public_config
+from tasks.decks.card import model_card, public_config
 
 TOKEN = "hf_write_secret"
 

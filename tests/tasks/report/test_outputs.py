@@ -26,10 +26,10 @@ from configs.wire import (
     TrainReport,
 )
 from configs.wire_plan import Plan
+from tasks.decks.card import model_card
 from tasks.decks.scores import render_scores
 from tasks.decks.verdict import verdict
 from tasks.evaluate.metrics import score_line
-from tasks.push_to_hub.card import model_card
 from tasks.report.write import RunResults, metrics, text_table
 
 GOLDEN = Path(__file__).parent / "golden"

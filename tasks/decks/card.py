@@ -11,6 +11,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
+from configs.embedded.names import EMBEDDED_MODEL
 from configs.linear_weights import share_sentence
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
@@ -137,6 +138,8 @@ def card_title(config: FineTuneConfig, artifact: PushedArtifact) -> str:
 
 
 def _base_line(shown: str, revision: str, is_on_hub: bool) -> str:
+    if shown == EMBEDDED_MODEL:
+        return f"`{shown}`, which each run makes itself"
     if not revision:
         return f"`{shown}`"
     if is_on_hub:

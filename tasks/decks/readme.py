@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from configs.artifacts import PushedArtifact
+from configs.embedded.names import EMBEDDED_MODEL
 from configs.objectives import SCORING
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
+from tasks.decks import card, html
 from tasks.decks.parity import parity_line
 from tasks.models.record import RECORD_FILE
 from tasks.models.usage import Usage, render_usage
-from tasks.push_to_hub import card
 
 _LOCAL_BASE = "PATH-OF-THE-BASE-MODEL"
 
@@ -28,9 +29,13 @@ def artifact_readme(
     tuned: Evaluation,
     quantized: list[Evaluation],
     base_revision: str,
+    is_here: bool = False,
 ) -> str:
-    """Return the README of the artifact in `directory`, which its users load from `place`."""
-    usage = usage_of(config, artifact, place)
+    """Return the README of the artifact in `directory`, which its users load from `place`.
+
+    One that stays on the machine of its run (`is_here`) may name the folder of the base.
+    """
+    usage = usage_of(config, artifact, place, is_here)
     copies: dict[str, Evaluation] = dict(zip(config.quantize.methods, quantized, strict=True))
     own = copies.get(artifact, tuned)
     return card.model_card(
@@ -45,12 +50,13 @@ def artifact_readme(
     )
 
 
-def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str) -> Usage:
+def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str, is_here: bool = False) -> Usage:
     """Return how an artifact at `place` is used; the base of an adapter is its id on the hub, or a path to fill in."""
+    name = config.model.name
     return Usage(
         artifact=artifact,
         place=place,
-        base=config.model.name if card.is_hub_id(config.model.name) else _LOCAL_BASE,
+        base=name if card.is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else _LOCAL_BASE,
         template_arguments=config.tokenize.template_arguments,
         trust_remote_code=config.model.trust_remote_code,
         is_reward_model=config.train.objective in SCORING,
@@ -61,3 +67,8 @@ def recorded(directory: Path) -> dict[str, Any]:
     """Return the record of the training that is kept in an artifact's folder; empty where there is none."""
     path = directory / RECORD_FILE
     return dict(json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else {}
+
+
+def render_usage_section(usage: str) -> str:
+    """Return the section on how the tuned model is asked, as its README has it; empty for an empty text."""
+    return html.heading("Use the model") + html.preformatted(usage) if usage else ""
