@@ -20,7 +20,6 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         *_MODELS,
         "aiohttp",
         "datasets",
-        "diskcache",
         "flyteidl",
         "flytekitplugins-deck-standard",
         "flytekitplugins-kfpytorch",

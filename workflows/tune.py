@@ -10,13 +10,13 @@ from typing import NamedTuple
 from flytekit import Deck, dynamic
 from flytekit.types.directory import FlyteDirectory
 
+import tasks.runtime.laptop_run as laptop_run
 from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.schema import FineTuneConfig
 from configs.wire import Evaluation, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import evaluate
 from tasks.quantize.task import quantize, quantize_gptq
-from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train

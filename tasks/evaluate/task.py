@@ -22,6 +22,7 @@ from tasks.runtime.shown_errors import shows_errors
             "tasks/evaluate",
             "tasks/models",
             "tasks/rewards",
+            "configs/artifacts.py",
             "configs/effective",
             "configs/measures.py",
             "configs/objectives.py",

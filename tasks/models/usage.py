@@ -105,7 +105,8 @@ def _reward_snippet(usage: Usage) -> str:
             f"place = {json.dumps(usage.place)}",
             f"tokenizer = AutoTokenizer.from_pretrained(place{remote})",
             f'model = AutoModelForSequenceClassification.from_pretrained(place, device_map="auto"{remote})',
-            f'messages = [{{"role": "user", "content": {json.dumps(QUESTION)}}}, {{"role": "assistant", "content": "Paris."}}]',
+            f'asked = {{"role": "user", "content": {json.dumps(QUESTION)}}}',
+            'messages = [asked, {"role": "assistant", "content": "Paris."}]',
             'inputs = tokenizer.apply_chat_template(messages, return_tensors="pt", return_dict=True)',
             "print(model(**inputs.to(model.device)).logits[0, 0].item())",
         ]

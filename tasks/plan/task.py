@@ -10,6 +10,7 @@ import flytekit
 from flytekit import Deck, task
 from pydantic import BaseModel
 
+import tasks.runtime.laptop_run as laptop_run
 from configs.artifacts import PushedArtifact
 from configs.effective.device import PLAIN_CPU
 from configs.schema import FineTuneConfig
@@ -18,7 +19,6 @@ from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
-from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (

@@ -9,6 +9,7 @@ from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
+import tasks.runtime.laptop_run as laptop_run
 from configs.artifacts import PushedArtifact, scores_name
 from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
@@ -17,7 +18,6 @@ from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
 from tasks.files.streams import redacted
-from tasks.runtime import laptop_run
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
 from tasks.runtime.shown_errors import shows_errors
 

@@ -18,7 +18,7 @@ from flytekit.core import local_cache
 from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap
 
-from tasks.runtime import laptop_run
+import tasks.runtime.laptop_run as laptop_run
 
 # inputs that tell apart the steps of one task
 _NAMING = ("label", "method")

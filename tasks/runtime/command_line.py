@@ -46,7 +46,7 @@ def end_readably(main: Group) -> None:
 
 def _stop(number: int, frame: Any) -> None:
     """Say where the next run goes on, and end this process at once: some libraries catch all that is raised in them."""
-    from tasks.runtime import laptop_run
+    import tasks.runtime.laptop_run as laptop_run
 
     step = laptop_run.step_under_way()
     _say_stopped("stopped by the user; run the same command again" + (f" to go on from {step}" if step else ""))
@@ -66,7 +66,7 @@ def _say_stopped(message: str) -> None:
 
 def _kept() -> list[str]:
     # imported here: flytekit imports this module while it is being imported itself
-    from tasks.runtime import laptop_run
+    import tasks.runtime.laptop_run as laptop_run
 
     line = laptop_run.kept_line()
     return [line] if line else []

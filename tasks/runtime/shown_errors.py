@@ -16,8 +16,8 @@ from flytekit.exceptions.user import FlyteRecoverableException
 from flytekit.extend import IgnoreOutputs
 from flytekit.loggers import logger
 
+import tasks.runtime.laptop_run as laptop_run
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
-from tasks.runtime import laptop_run
 from tasks.runtime.pods import is_laptop_run
 
 ERROR_DECK = "error"

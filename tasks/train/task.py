@@ -51,6 +51,7 @@ _VERSION = source_version(
     "tasks/models",
     "tasks/rewards",
     "tasks/decks",
+    "configs/artifacts.py",
     "configs/deepspeed",
     "configs/effective",
     "configs/objectives.py",

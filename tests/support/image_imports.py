@@ -23,6 +23,9 @@ _OTHER_ROLES: list[tuple[str, str, Role]] = [
     ("tasks.evaluate.task", "evaluate", "gptq"),
 ]
 
+# imported in pods too, but its functions run on a laptop alone
+_LAPTOP_ONLY = ("tasks.runtime.laptop_run",)
+
 
 def imports_of(role: Role) -> tuple[set[str], set[str]]:
     """Return (modules of the project, normalized packages) that tasks of a role import, at the top or when they run."""
@@ -44,7 +47,7 @@ def imports_of(role: Role) -> tuple[set[str], set[str]]:
             modules.add(name)
             tree = ast.parse(path.read_text(encoding="utf-8"))
             # a shell also has tasks of other images, whose bodies this role never runs
-            is_shell = path.name == "task.py" or room == "workflows"
+            is_shell = path.name == "task.py" or room == "workflows" or name in _LAPTOP_ONLY
             for node in tree.body:
                 if not (is_shell and isinstance(node, ast.FunctionDef)):
                     todo += _imports(node)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -98,7 +99,7 @@ def test_a_misfit_may_be_tried(tmp_path: Path) -> None:
     train = {"method": "full", "micro_batch_size": 1, "cluster": {"gpu": "nvidia-a100-80gb"}}
     result = planned(write(tmp_path, train=train, plan={"if_too_large": "warn"}), tmp_path / "home")
     assert result.returncode == 0, result.stderr
-    assert "memory              warning" in result.stdout and "does not fit" in result.stdout
+    assert re.search(r"\nmemory +warning ", result.stdout) and "does not fit" in result.stdout
 
 
 def test_rows_give_steps_time_and_cost(tmp_path: Path) -> None:
