@@ -57,6 +57,18 @@ def parity_line(base: Evaluation, own: Evaluation) -> str:
     )
 
 
+def parity_warning(base: Evaluation, tuned: Evaluation) -> str:
+    """Return a warning about a tuned model that lost much of what was learned when it was saved; else nothing."""
+    line = parity_line(base, tuned)
+    return f"tuned: {line}.{_FIX}" if line and _is_noted(base, tuned) else ""
+
+
+def _is_noted(base: Evaluation, own: Evaluation) -> bool:
+    assert own.parity is not None
+    lost = lost_share(base, own.parity)
+    return own.parity.mean_divergence > BROKEN or (lost is not None and lost > _NOTED)
+
+
 def render_parity(evaluations: Mapping[str, Evaluation], base_name: str = "base") -> str:
     """Return the section of a report on how far each saved model is from the weights as training held them.
 
@@ -69,10 +81,7 @@ def render_parity(evaluations: Mapping[str, Evaluation], base_name: str = "base"
         return ""
     parts = [html.heading("Saved as trained", 3)]
     for name, line in lines.items():
-        parity = evaluations[name].parity
-        assert parity is not None
-        lost = lost_share(base, parity)
-        is_noted = parity.mean_divergence > BROKEN or (lost is not None and lost > _NOTED)
+        is_noted = _is_noted(base, evaluations[name])
         fix = _FIX if is_noted and name == "tuned" else ""
         parts.append(html.paragraph(f"{name}: {line}.{fix}", "warn" if is_noted else "note"))
     return "".join(parts)

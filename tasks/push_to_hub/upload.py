@@ -97,7 +97,8 @@ def publish(
         raise AssertionError("the loop returns or raises")
     except HubError:
         raise
-    except (httpx2.HTTPError, OSError, RuntimeError) as error:
+    except (httpx2.HTTPError, OSError, RuntimeError, KeyError, ValueError) as error:
+        # the last two: an answer of the hub without what the client reads from it
         raise HubError(_failure(error, repository, directory)) from None
 
 

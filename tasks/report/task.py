@@ -69,6 +69,7 @@ def write_report(
 ) -> FineTuneResult:
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
+    from tasks.decks.parity import parity_warning
     from tasks.decks.short import render_cached_note
     from tasks.decks.verdict import verdict
     from tasks.report import export, write
@@ -80,6 +81,8 @@ def write_report(
         config, plan, data, tokens, training, evaluations, published, _usage(config, local_path(tokenizer), model)
     )
     print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
+    if warning := parity_warning(base, tuned):
+        print(f"warning: {warning}", flush=True)
     Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
     directory = _directory(config, "fine_tune", "report")
     report, metrics = write.write_report(results, directory)
@@ -223,6 +226,7 @@ def write_alignment_report(
     Not cached, so that every run ends with its table.
     """
     from tasks.decks import html
+    from tasks.decks.parity import parity_warning
     from tasks.decks.short import render_cached_note
     from tasks.decks.verdict import verdict
     from tasks.report import align, write
@@ -239,6 +243,8 @@ def write_alignment_report(
     usage = _usage(policy, local_path(tokenizer), model)
     results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published, usage)
     print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
+    if warning := parity_warning(sft_evaluation, tuned):
+        print(f"warning: {warning}", flush=True)
     Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
     directory = _directory(config, "align", "report")
     report, metrics = align.write_alignment(results, directory)

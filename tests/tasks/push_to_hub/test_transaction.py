@@ -261,3 +261,22 @@ def test_a_push_that_is_killed_leaves_the_old_model_or_the_new_one(
     files = hub.files(REPO)
     assert {name: files[name] for name in expected} == expected and "model.safetensors" not in files
     assert len(hub.commits(REPO)) == 3 and hub.refs(REPO)[0] == ["main"]
+
+
+@pytest.mark.parametrize("route", ["create", "info", "commit", "tag"])
+@pytest.mark.parametrize("status", [0, 401, 403, 404, 409, 429, 500, 503])
+def test_whatever_a_hub_answers_is_one_error_and_the_next_push_completes(
+    status: int, route: str, artifacts: dict[str, Path], hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.fail_next(route, status=status, times=7, headers={"Retry-After": "0"})
+    try:
+        push(artifacts["one file"])
+    except HubError as error:
+        first, *more = str(error).splitlines()
+        assert first.startswith("push_to_hub.repository=owner/tuned") and len(more) <= 1
+        assert TOKEN not in str(error)
+    # a 409 says that the repository, or the tag, is there
+    hub._failures.clear()
+    push(artifacts["one file"])
+    assert "model.safetensors" in hub.files(REPO) and hub.refs(REPO)[0] == ["main"]
