@@ -8,6 +8,8 @@ from statistics import fmean, stdev
 
 MOST_ROWS = 2000
 """Most rows of which losses are kept for the test; of more, these many at even distances."""
+LEAST = 0.001
+"""A mean loss must fall by this much, in nats per token, to be lower at all: less does not show in any table."""
 LEVEL = 0.05
 """A difference is seen if the test gives a smaller probability than this."""
 

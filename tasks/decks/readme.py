@@ -14,9 +14,7 @@ from configs.wire import DataReport, Evaluation
 from tasks.decks import card, html
 from tasks.decks.parity import parity_line
 from tasks.models.record import RECORD_FILE
-from tasks.models.usage import Usage, render_usage
-
-_LOCAL_BASE = "PATH-OF-THE-BASE-MODEL"
+from tasks.models.usage import LOCAL_BASE, Usage, render_usage
 
 
 def artifact_readme(
@@ -56,7 +54,7 @@ def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str, is_he
     return Usage(
         artifact=artifact,
         place=place,
-        base=name if card.is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else _LOCAL_BASE,
+        base=name if card.is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else LOCAL_BASE,
         template_arguments=config.tokenize.template_arguments,
         trust_remote_code=config.model.trust_remote_code,
         is_reward_model=config.train.objective in SCORING,

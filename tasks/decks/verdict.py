@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from configs.measures import HEADLINES, MEASURES, Scores
 from configs.objectives import OBJECTIVES, Objective
-from configs.paired_rows import LEVEL, is_seen
+from configs.paired_rows import LEAST, LEVEL, is_seen
 
 CHANCE = 0.5
 """The preference accuracy of guessing: of two answers, one is the chosen one."""
@@ -58,6 +58,8 @@ def is_within_noise(objective: Objective, base: Scores, tuned: Scores) -> bool:
     """
     if deciding_measure(objective, base, tuned) != "eval_loss" or is_against_chance(objective, base):
         return False
+    if 0 < gain(objective, base, tuned) < LEAST:
+        return True
     before, after = base.row_losses, tuned.row_losses
     return bool(before) and len(before) == len(after) and not is_seen(before, after)
 
@@ -107,7 +109,8 @@ def _noise(base: Scores) -> str:
     rows = len(base.row_losses)
     if rows == 1:
         return "one held-out row cannot tell which model is better"
-    return f"no difference is seen on {rows:,} held-out rows (paired test, p >= {LEVEL})"
+    test = f"paired test, p >= {LEVEL}, or less than {LEAST:g} nats a token"
+    return f"no difference is seen on {rows:,} held-out rows ({test})"
 
 
 def _what_is_missing(objective: Objective, base: Scores, tuned: Scores) -> str:

@@ -11,6 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from configs.schema import RunConfig
 from tasks.files.streams import redacted
 
@@ -37,6 +39,11 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
     """Return the config with all defaults; addresses are without user, password and query, which may be secret."""
     settings: dict[str, Any] = _redacted(config.model_dump(mode="json"))
     return settings
+
+
+def public_config_text(config: RunConfig) -> str:
+    """Return `public_settings` as YAML, with all defaults written out."""
+    return yaml.safe_dump(public_settings(config), sort_keys=False, allow_unicode=True)
 
 
 def identity(config: RunConfig, workflow: str) -> str:

@@ -12,6 +12,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from configs.errors import ModelError
+from tasks.files.model_files import is_hub_id
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
@@ -67,6 +68,10 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
     Raises:
         ModelError: it cannot be loaded.
     """
+    if not Path(place).is_dir() and not is_hub_id(place):
+        raise ModelError(
+            f"there is no folder {place}\nname one such as outputs/demo/model, or the id of a model on a hub"
+        )
     is_adapter = (Path(place) / _ADAPTER_FILE).is_file()
     kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
     try:

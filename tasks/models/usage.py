@@ -11,6 +11,8 @@ from configs.artifacts import QUANTIZATIONS, PushedArtifact
 QUESTION = "What is the capital of France?"
 """The prompt of the snippets; a reader puts their own in its place."""
 _NEW_TOKENS = 256
+LOCAL_BASE = "PATH-OF-THE-BASE-MODEL"
+"""Stands in a README for the folder of a base that is on no hub."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ def render_usage(usage: Usage, directory: Path) -> str:
     if asked is not None:
         parts.append(f"The prompt, as it was trained; `{{question}}` stands for the user's text:\n\n{_block(asked)}")
     parts.append(f"With transformers:\n\n{_block(python_snippet(usage, asked is not None), 'python')}")
+    if usage.artifact == "adapter" and usage.base == LOCAL_BASE:
+        parts.append("The base is on no hub, so the adapter cannot be loaded by its name alone: `base` is its folder.")
     if not usage.is_reward_model:
         words = "With vLLM, which needs a GPU; this was not run here:"
         parts.append(f"{words}\n\n{_block(vllm_snippet(usage, asked is not None), 'sh')}")

@@ -16,6 +16,7 @@ _KINDS = (
     *("*.tiktoken", "chat_template.*", "*processor_config.json"),
     *("modeling_*.py", "configuration_*.py", "tokenization_*.py", CONFIG_FILE),
 )
+_LICENCES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*")
 # folders whose files are parts of a model; a user's other folders are left alone
 _FOLDERS = ("additional_chat_templates/", "onnx/", "original/")
 
@@ -43,3 +44,8 @@ def _is_of_a_model(name: str) -> bool:
     if name.startswith(_FOLDERS):
         return True
     return "/" not in name and any(fnmatchcase(name, kind) for kind in _KINDS)
+
+
+def is_licence(name: str) -> bool:
+    """Return whether a file is a licence or a notice, which a repository's owner may have too."""
+    return "/" not in name and any(fnmatchcase(name.removeprefix("BASE_MODEL_"), kind) for kind in _LICENCES)

@@ -18,12 +18,13 @@ from huggingface_hub.utils.sha import git_hash
 
 from configs.errors import HubError
 from configs.schema.push_to_hub import fault_of_public_repository
-from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, stale_files
-from tasks.push_to_hub.card_file import joined_card
+from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
+from tasks.push_to_hub.card_file import joined_card, pushed_files
 from tasks.push_to_hub.private_texts import check_private, secrets, without_places
 
 _MESSAGE = "Upload fine-tuned model with its evidence"
 _NUM_TRIES = 3
+_OF_BASE = "BASE_MODEL_"
 Hashes = tuple[int, str, str]
 """Size, SHA-256 and Git's hash of a file; a hub has the second of large files, and the third of others."""
 
@@ -129,11 +130,17 @@ def _publish_once(target: _Target, artifact: Mapping[str, Path | bytes], card: s
     Raises:
         _MovedOnError: the branch has another commit meanwhile.
     """
-    text = joined_card(card, _read_text(target, CARD_FILE))
-    files = {**artifact, CARD_FILE: text.encode()}
+    existing = _read_text(target, CARD_FILE)
+    pushed = {name: sha for name, sha in pushed_files(existing).items() if name in target.files}
+    # what another has changed since, or put there, is theirs
+    ours = [name for name, sha in pushed.items() if sha in target.files[name][1:]]
+    files = _beside_the_users(artifact, target, ours)
     hashes = {name: _hashes(content) for name, content in files.items()}
+    licences = {name: hashes[name][2] for name in files if is_licence(name)}
+    files[CARD_FILE] = joined_card(card, existing, licences).encode()
+    hashes[CARD_FILE] = _hashes(files[CARD_FILE])
     changed = [name for name in files if not _same(target.files.get(name), hashes[name])]
-    stale = stale_files(target.files, files)
+    stale = [*stale_files(target.files, files), *(name for name in ours if name not in files)]
     digest = sha256("\n".join(f"{name} {hashes[name][1]}" for name in sorted(hashes)).encode()).hexdigest()[:12]
     staging = f"push-{digest}"
     if not changed and not stale:
@@ -159,6 +166,20 @@ def _publish_once(target: _Target, artifact: Mapping[str, Path | bytes], card: s
     _tag(target, digest, commit.oid)
     _delete_branch(target, staging)
     return Commit(url=commit.commit_url, is_new=True)
+
+
+def _beside_the_users(
+    artifact: Mapping[str, Path | bytes], target: _Target, ours: Collection[str]
+) -> dict[str, Path | bytes]:
+    """Return the files of an artifact, its licences under another name where a file of the user's has theirs."""
+    files: dict[str, Path | bytes] = {}
+    for name, content in artifact.items():
+        is_theirs = is_licence(name) and name in target.files and name not in ours
+        if is_theirs and not _same(target.files[name], _hashes(content)):
+            files[f"{_OF_BASE}{name}"] = content
+        else:
+            files[name] = content
+    return files
 
 
 def _stage(target: _Target, staging: str, files: dict[str, Path | bytes], hashes: dict[str, Hashes]) -> None:

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.load import dump_config
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
@@ -21,6 +20,7 @@ from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.decks.verdict import is_better, verdict
+from tasks.files.run_record import public_config_text
 from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
 _TITLES = {"sft": "Phase: supervised fine-tuning", "reward": "Phase: reward model", "policy": "Phase: alignment"}
@@ -78,7 +78,7 @@ def render_alignment(results: AlignmentResults) -> str:
             *(_render_stage(phase) for phase in results.stages),
             render_planned(results.plan, [phase.training for phase in results.stages]),
             html.heading("Resolved configuration"),
-            html.preformatted(dump_config(config)),
+            html.preformatted(public_config_text(config)),
         ]
     )
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 from configs.artifacts import QUANTIZATIONS, scores_name
-from configs.load import dump_config
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
@@ -22,6 +21,7 @@ from tasks.decks.scores import other_header, other_rows, render_scores, score_he
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.decks.verdict import is_against_chance, is_better, verdict
+from tasks.files.run_record import public_config_text
 from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
 
@@ -74,7 +74,7 @@ def render_report(results: RunResults) -> str:
             render_data(results.data),
             render_tokens(results.tokens),
             html.heading("Resolved configuration"),
-            html.preformatted(dump_config(results.config)),
+            html.preformatted(public_config_text(results.config)),
         ]
     )
 

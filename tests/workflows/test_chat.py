@@ -50,7 +50,7 @@ def test_a_model_that_cannot_be_loaded_is_one_error(tmp_path: Path) -> None:
     result = chat(str(tmp_path / "none"), "--prompt", "Hi")
     assert result.exit_code == 1
     first, fix = result.output.strip().splitlines()
-    assert first.startswith(f"Error: {tmp_path / 'none'} cannot be loaded: ") and "outputs/demo/model" in fix
+    assert first == f"Error: there is no folder {tmp_path / 'none'}" and "outputs/demo/model" in fix
 
 
 def test_a_model_without_a_known_base_says_how_to_name_one(tiny_model: Path) -> None:

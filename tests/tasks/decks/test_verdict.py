@@ -122,7 +122,7 @@ def test_a_loss_that_fell_by_no_more_than_noise_is_not_better() -> None:
     # decreases of 3, -1 and 1: mean 1, deviation 2, t = sqrt(3) / 2, p = 0.24
     base, noisy = losses(5.0, 4.0, 4.0), losses(2.0, 5.0, 3.0)
     assert not is_better("sft", base, noisy)
-    words = "no difference is seen on 3 held-out rows (paired test, p >= 0.05)"
+    words = "no difference is seen on 3 held-out rows (paired test, p >= 0.05, or less than 0.001 nats a token)"
     assert why_not_better("sft", base, noisy) == words
     assert verdict("sft", base, noisy).endswith(f"decides for sft. {words[0].upper()}{words[1:]}.")
     # decreases of 1, 1.1 and 0.9: t = 17
@@ -149,3 +149,10 @@ def test_the_share_of_the_gain_that_a_copy_lost() -> None:
     assert lost_share("sft", base, tuned, scores(eval_loss=1.141)) < 0
     assert lost_share("sft", base, tuned, scores(eval_loss=1.5)) > 1
     assert lost_share("sft", base, base, base) == 1
+
+
+def test_a_gain_that_no_table_shows_is_none() -> None:
+    """A training at a learning rate of nearly nothing changes all rows alike, by a millionth."""
+    base, tuned = losses(2.0, 3.0, 4.0), losses(1.9995, 2.9995, 3.9995)
+    assert not is_better("sft", base, tuned) and why_not_better("sft", base, tuned).startswith("no difference is seen")
+    assert is_better("sft", base, losses(1.99, 2.99, 3.99))

@@ -280,3 +280,35 @@ def test_whatever_a_hub_answers_is_one_error_and_the_next_push_completes(
     hub._failures.clear()
     push(artifacts["one file"])
     assert "model.safetensors" in hub.files(REPO) and hub.refs(REPO)[0] == ["main"]
+
+
+def with_licence(folder: Path, target: Path, text: str) -> Path:
+    shutil.copytree(folder, target)
+    (target / "LICENSE").write_text(text)
+    return target
+
+
+def test_what_an_earlier_push_said_of_its_model_goes_with_it(
+    artifacts: dict[str, Path], hub: HubServer, tmp_path: Path
+) -> None:
+    licensed = CARD.replace("- fine-tuned", "- fine-tuned\n- lora").replace("tags:", "license: apache-2.0\ntags:")
+    push(with_licence(artifacts["one file"], tmp_path / "licensed", "Apache"), card=licensed)
+    assert hub.files(REPO)["LICENSE"] == b"Apache" and "license: apache-2.0" in hub.files(REPO)["README.md"].decode()
+    push(artifacts["shards"])
+    files = hub.files(REPO)
+    text = files["README.md"].decode()
+    assert "LICENSE" not in files and "license:" not in text and "- lora" not in text and "- fine-tuned" in text
+
+
+def test_a_licence_of_the_users_stays_beside_that_of_the_base(
+    artifacts: dict[str, Path], hub: HubServer, tmp_path: Path
+) -> None:
+    readme = b"---\nlicense: mit\ntags: [mine]\n---\n# By hand\n"
+    hub.add_repo(REPO, {"LICENSE": b"MIT of mine", "README.md": readme}, private=True)
+    folder = with_licence(artifacts["one file"], tmp_path / "licensed", "Apache")
+    for artifact in (folder, folder, artifacts["shards"]):
+        push(artifact)
+        files = hub.files(REPO)
+        assert files["LICENSE"] == b"MIT of mine" and "license: mit" in files["README.md"].decode()
+        assert ("BASE_MODEL_LICENSE" in files) == (artifact == folder)
+    assert len(hub.commits(REPO)) == 4
