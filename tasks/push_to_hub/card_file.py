@@ -25,8 +25,8 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
     """Return `card`, whose text is set between markers, within the README that is there.
 
     Of the README's metadata, keys that the card does not have are kept, apart from those that describe the model or
-    that an earlier card wrote; its text outside of the markers is kept. A README without markers is wholly the user's, and
-    follows the card. `files` are the licence files that go up with the card, with their hashes, for `pushed_files`.
+    that an earlier card wrote; its text outside of the markers is kept. A README without markers is wholly the user's,
+    and follows the card. `files` are the licence files that go up with the card, with their hashes, for `pushed_files`.
     """
     metadata, text = _split(card)
     others, rest = _split(existing)

@@ -86,7 +86,7 @@ def find_control_tokens(tokenizer: PreTrainedTokenizerBase) -> ControlTokens:
         in_answers=_pattern_of(special),
         in_prompts=_pattern_of(guarded),
         new_line_ids=tokenizer(_NEW_LINE, add_special_tokens=False, verbose=False)["input_ids"],
-        opening_ids=_opening_ids(tokenizer),
+        opening_ids=opening_ids_of(tokenizer),
     )
 
 
@@ -96,7 +96,8 @@ def template_text(tokenizer: PreTrainedTokenizerBase) -> str:
     return template if isinstance(template, str) else "".join(template.values())
 
 
-def _opening_ids(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+def opening_ids_of(tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    """Return the special tokens that the tokenizer puts before a text."""
     bare, whole = (tokenizer("a", add_special_tokens=added, verbose=False)["input_ids"] for added in (False, True))
     return next((whole[:n] for n in range(len(whole)) if whole[n : n + len(bare)] == bare), [])
 

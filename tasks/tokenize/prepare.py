@@ -25,7 +25,7 @@ from tasks.tokenize.control_tokens import find_control_tokens
 from tasks.tokenize.counts import COUNTS_FILE, PartCounts, SplitCounts, add_batch, merge_splits
 from tasks.tokenize.files import TOKENS_FILE, TokenWriter, count_kinds, read_rows, read_tokens, token_table
 from tasks.tokenize.packing import PackReport, pack_tokens
-from tasks.tokenize.pair_template import pair_template
+from tasks.tokenize.pair_template import pair_template, without_pair_template
 from tasks.tokenize.refused import (
     NONE_ALLOWED,
     REFUSED_SCHEMA,
@@ -146,7 +146,7 @@ def join_parts(
     end_token_ids = checks.check_tokens(splits, refused, invalid, setup)
     pack_report = _write_tokens(setup, folders, outputs)
     if setup.template.source == "none" and any(part.has_prompts for part in counts):
-        setup.tokenizer.chat_template = pair_template(setup)
+        setup.tokenizer.chat_template = pair_template(setup.tokenizer, config.prompt_separator)
     # after all rows are tokenized, which end with the model's own where no template writes their end
     replaced = replace_end_token(setup.tokenizer, config, end_token_ids)
     setup.tokenizer.save_pretrained(outputs["tokenizer"])
@@ -179,6 +179,7 @@ def _make_setup(
 ) -> Setup:
     tokenizer = load_tokenizer(directory, trust_remote_code)
     max_length = resolve_max_length(text_config(directory), config.max_length)
+    without_pair_template(tokenizer, config.prompt_separator)
     template = choose_template(tokenizer, chat_template, has_messages, config.template_variables)
     vocabulary_size = model_vocabulary_size(directory)
     check_vocabulary(tokenizer, vocabulary_size)

@@ -44,3 +44,14 @@ def test_plain_texts_and_models_with_a_template_get_none(prepare, families) -> N
     family = families["chatml"]
     tokens = prepare([("Q", "A")], family.template, family.directory)
     assert AutoTokenizer.from_pretrained(tokens.tokenizer_directory).chat_template == family.template
+
+
+def test_a_model_trained_on_pairs_is_trained_on_them_again_as_before(prepare) -> None:
+    """As the phases of an alignment are, whose tokenizer is that of the first one."""
+    first = prepare([("Q", "A")], prompt_separator="\n> ")
+    again = prepare([("Q", "A")], model=first.tokenizer_directory, prompt_separator="\n> ")
+    assert again.report.template == first.report.template == "none"
+    assert again.marked(0) == first.marked(0) == "Q\n> «A<eos>»"
+    # with another separator it is the model's own template
+    other = prepare([("Q", "A")], model=first.tokenizer_directory, prompt_separator="::")
+    assert (other.report.template, other.marked(0)) == ("model", "Q\n> «A<eos>»")
