@@ -27,12 +27,14 @@ def keep_predictions(trainer: Trainer, tokens_file: Path, output: Path) -> None:
     model = trainer.accelerator.unwrap_model(trainer.model, keep_torch_compile=False)
     if model.get_output_embeddings() is None:
         return
-    columns = ["input_ids", "labels", "dataset", "is_wanted"]
+    # files of rows without judgements may lack the last
+    names = pq.read_schema(tokens_file).names
+    columns = [name for name in ("input_ids", "labels", "dataset", "is_wanted") if name in names]
     table = pq.read_table(tokens_file, columns=columns).to_pylist()
     rows = [
         (row["input_ids"], np.asarray(row["labels"]) != _IGNORED)
         for row in table
-        if row["dataset"] == HELD_OUT and row["is_wanted"]
+        if row["dataset"] == HELD_OUT and row.get("is_wanted", True)
     ]
     was_training = model.training
     model.eval()

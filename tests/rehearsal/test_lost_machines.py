@@ -77,7 +77,7 @@ def test_a_lost_node_and_pods_lost_in_other_stages_change_no_weight(losses: Loss
     asked = stage.run_remote({**losses.config, "train": train, "push_to_hub": push})
     assert asked.returncode == 0, asked.stdout[-2000:] + asked.stderr[-2000:]
     # else the pod may end between the commit and its kill
-    stage.hub.hold_next_answer("commit")
+    stage.hub.hold_next_answer("tag")
     stage.cluster.faults = [
         Fault("get_data", lambda attempt: attempt.pods[0].disk.exists()),
         Fault("train_2", logs("checkpoint of step 20 saved"), machine=1),
