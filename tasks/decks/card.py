@@ -17,6 +17,7 @@ from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
+from tasks.files.model_files import is_hub_id
 
 # how a hub describes what was made from a base; all other artifacts are quantized copies
 _RELATIONS = {"model": "finetune", "adapter": "adapter"}
@@ -208,11 +209,6 @@ def _last_part(path: str) -> str:
     """Return a file's name without its folder, and without an address's query, which may hold a key."""
     name = posixpath.basename(path.rstrip("/"))
     return name.partition("?")[0] if "://" in path else name
-
-
-def is_hub_id(name: str) -> bool:
-    """Return whether `name` has the form of a hub id, owner/name, and is no path."""
-    return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
 def _eval_results(scores: Scores, task: str) -> list[EvalResult]:

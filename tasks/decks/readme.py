@@ -13,6 +13,7 @@ from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
 from tasks.decks import card, html
 from tasks.decks.parity import parity_line
+from tasks.files.model_files import is_hub_id
 from tasks.models.record import RECORD_FILE
 from tasks.models.usage import LOCAL_BASE, Usage, render_usage
 
@@ -54,7 +55,7 @@ def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str, is_he
     return Usage(
         artifact=artifact,
         place=place,
-        base=name if card.is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else LOCAL_BASE,
+        base=name if is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else LOCAL_BASE,
         template_arguments=config.tokenize.template_arguments,
         trust_remote_code=config.model.trust_remote_code,
         is_reward_model=config.train.objective in SCORING,

@@ -22,7 +22,7 @@ _TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.m
 
 def is_hub_id(name: str) -> bool:
     """Return whether `name` has the form of a hub id, owner/name."""
-    return name.count("/") == 1 and not name.startswith((".", "~", "/"))
+    return name.count("/") == 1 and not name.startswith((".", "~", "/")) and not name.endswith("/")
 
 
 def missing_model_message(name: str, is_pod: bool = False) -> str:

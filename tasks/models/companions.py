@@ -7,8 +7,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from tasks.files.front_matter import split_card
 from tasks.models.record import PARITY_FILE, RECORD_FILE
 
 _NAMES = ("LICENSE*", "LICENCE*", "NOTICE*", "COPYING*", "USE_POLICY*", "*processor_config.json")
@@ -37,10 +36,5 @@ def copy_record(model: Path, output: Path) -> None:
 def stated_license(directory: Path) -> dict[str, Any]:
     """Return what the card of a base model says of its licence: `license`, `license_name`, `license_link`."""
     card = directory / "README.md"
-    lines = card.read_text(encoding="utf-8", errors="replace").splitlines() if card.is_file() else []
-    fences = [number for number, line in enumerate(lines) if line.strip() == "---"]
-    try:
-        stated = yaml.safe_load("\n".join(lines[1 : fences[1]])) if fences[1:] and fences[0] == 0 else None
-    except yaml.YAMLError:
-        stated = None
-    return {key: stated[key] for key in _STATED if stated.get(key)} if isinstance(stated, dict) else {}
+    stated, _ = split_card(card.read_text(encoding="utf-8", errors="replace")) if card.is_file() else ({}, "")
+    return {key: stated[key] for key in _STATED if stated.get(key)}

@@ -13,8 +13,9 @@ from typing import Any
 
 import yaml
 
+from tasks.files.front_matter import split_card
+
 BEGIN, END = "<!-- fine-tuned model: begin", "<!-- fine-tuned model: end -->"
-_METADATA = re.compile(r"\A---\s*\n(?P<metadata>.*?)\n---\s*(?:\n|\Z)", re.DOTALL)
 _OWN = re.compile(rf"{re.escape(BEGIN)}(?P<record>[^\n]*) -->\n.*?{re.escape(END)}\n?", re.DOTALL)
 # keys that describe the model that was there before, so an old value would be false
 _OF_A_MODEL = ("base_model", "base_model_relation", "datasets", "eval_results", "library_name", "model-index")
@@ -28,8 +29,8 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
     that an earlier card wrote; its text outside of the markers is kept. A README without markers is wholly the user's,
     and follows the card. `files` are the licence files that go up with the card, with their hashes, for `pushed_files`.
     """
-    metadata, text = _split(card)
-    others, rest = _split(existing)
+    metadata, text = split_card(card)
+    others, rest = split_card(existing)
     earlier = _record(rest).get("metadata", {})
     kept = {key: value for key, value in others.items() if key not in _OF_A_MODEL and value != earlier.get(key, ...)}
     users_tags = [tag for tag in _as_list(others.get("tags")) if tag not in _as_list(earlier.get("tags"))]
@@ -49,7 +50,7 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
 
 def pushed_files(existing: str) -> dict[str, str]:
     """Return the licence files that an earlier push put beside its README, with their hashes."""
-    return dict(_record(_split(existing)[1]).get("files", {}))
+    return dict(_record(split_card(existing)[1]).get("files", {}))
 
 
 def _record(text: str) -> dict[str, Any]:
@@ -65,15 +66,3 @@ def _record(text: str) -> dict[str, Any]:
 
 def _as_list(value: Any) -> list[Any]:
     return value if isinstance(value, list) else []
-
-
-def _split(text: str) -> tuple[dict[str, Any], str]:
-    """Return (metadata, text) of a README; metadata that are not YAML are none, and then stay as text."""
-    match = _METADATA.match(text)
-    if match is None:
-        return {}, text
-    try:
-        metadata = yaml.safe_load(match["metadata"])
-    except yaml.YAMLError:
-        return {}, text
-    return (metadata, text[match.end() :]) if isinstance(metadata, dict) else ({}, text)

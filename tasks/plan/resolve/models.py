@@ -9,11 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
 from configs.schema import ModelConfig
+from tasks.files.front_matter import split_card
 from tasks.files.model_files import (
     INDEX_FILE,
     SETTINGS_FILES,
@@ -128,13 +127,8 @@ def license_of(files: ModelFiles) -> str:
     """Return the license that the model's card names, by the hub's identifier, or `not stated`."""
     if files.license or _CARD not in files.sizes:
         return files.license or NOT_STATED
-    lines = files.read(_CARD).decode("utf-8", "replace").splitlines()
-    fences = [number for number, line in enumerate(lines) if line.strip() == "---"]
-    try:
-        card = yaml.safe_load("\n".join(lines[1 : fences[1]])) if fences[1:] and fences[0] == 0 else None
-    except yaml.YAMLError:
-        card = None
-    stated = card.get("license_name") or card.get("license") if isinstance(card, dict) else None
+    card, _ = split_card(files.read(_CARD).decode("utf-8", "replace"))
+    stated = card.get("license_name") or card.get("license")
     return " or ".join(map(str, stated if isinstance(stated, list) else [stated])) if stated else NOT_STATED
 
 
