@@ -102,12 +102,19 @@ def _joined(one: Turn, other: Turn) -> Turn:
     return joined | ({"tool_calls": calls} if calls else {})
 
 
+def with_folded_system_turn(turns: list[Turn]) -> list[Turn] | None:
+    """Return turns whose system turn begins their first user turn; None if they do not begin with these two."""
+    if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
+        return None
+    return [{**turns[1], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}, *turns[2:]]
+
+
 def _with_folded_system_turn(row: dict[str, str]) -> dict[str, str] | None:
     """Return a canonical row whose system turn begins its first user turn; None for a row without a system turn."""
     turns = json.loads(row["messages"]) if row["messages"] else []
-    if [turn["role"] for turn in turns[:2]] != ["system", "user"]:
+    folded = with_folded_system_turn(turns)
+    if folded is None:
         return None
-    first = {**turns[1], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
-    turns = [first, *turns[2:]]
+    turns = folded
     before = turns[:-1] if row["kind"] == "messages" else turns
     return {**row, "messages": as_json(turns), "prompt": last_user_turn(before)}

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from tasks.rows.tolerance import with_folded_system_turn
 from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, is_untrained, trained_positions
 from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
 from tasks.tokenize.rows import Row, Setup
@@ -70,10 +71,10 @@ def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
     if incomplete:
         return incomplete
     assert refusal is not None
-    if [turn["role"] for turn in turns[:2]] == ["system", "user"]:
-        first = {**turns[1], "content": f"{turns[0]['content']}\n\n{turns[1]['content']}"}
+    folded = with_folded_system_turn(turns)
+    if folded is not None:
         with suppress(RefusedRow):
-            _render_whole_or_split(row, conversation._replace(turns=[first, *turns[2:]]), lambda given: given, setup)
+            _render_whole_or_split(row, conversation._replace(turns=folded), lambda given: given, setup)
             refusal = RefusedRow(row.row_id, refusal.reason, f"set {FOLD_SYSTEM_TURN}: true, or {OTHER_TEMPLATE}")
     raise refusal
 
