@@ -305,12 +305,14 @@ class Evaluation(WireType):
     """Scores on the held-out rows, the answers behind them, and scores on each set of `data.evaluation`.
 
     `parity` is that of a trained model, in full precision or quantized, whose training kept its predictions.
+    `model_digest` is the digest of the scored model's files (tasks/files/digests.py).
     """
 
     scores: Scores
     predictions: list[Prediction]
     others: list[SetScores] = Field([])
     parity: Parity | None = None
+    model_digest: str = ""
 
 
 class Published(WireType):

@@ -10,7 +10,7 @@ from typing import Literal
 
 Role = Literal["cpu", "gpu", "gptq"]
 
-_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML")
+_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML", "xxhash")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
 _SCORES = ("tqdm", "rapidfuzz", "scipy")
 
@@ -52,7 +52,6 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "matplotlib",
         "safetensors",
         "trl",
-        "xxhash",
     ),
     "gptq": (*_SHELL, *_MODELS, *_SCORES, "flytekitplugins-deck-standard", "gptqmodel", "matplotlib"),
 }

@@ -8,8 +8,9 @@ from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
 from images.specs import GPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.artifacts import address_of, local_path
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU
 from tasks.runtime.shown_errors import shows_errors
 
 
@@ -55,6 +56,7 @@ def evaluate(
     from tasks.decks import html
     from tasks.decks.progress import render_counts, render_evaluation
     from tasks.evaluate import metrics, score
+    from tasks.files.digests import digest_in
     from tasks.models.pace import doing, every_seconds, heartbeat
 
     stage = f"evaluate {label}"
@@ -71,6 +73,7 @@ def evaluate(
         evaluation = score.evaluate_model(
             config, loading, directory, rows, local_path(tokenizer), end_token_ids, rewards, scorers
         )
+    evaluation = evaluation.model_copy(update={"model_digest": digest_in(address_of(model))})
     Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
     print(f"evaluate {label}: {metrics.score_line(evaluation.scores)}", flush=True)
     if evaluation.scores.quantized_share is not None:

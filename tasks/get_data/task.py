@@ -13,7 +13,8 @@ from configs.schema import DataConfig
 from configs.versions import source_version
 from configs.wire import DataReport, Shard
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, local_path, scratch_directory
+from tasks.runtime.artifacts import local_path, store_folder, store_table
+from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 from tasks.runtime.shown_errors import shows_errors
 
@@ -60,7 +61,7 @@ def scan_shard(config: DataConfig, contamination: list[str], shard: Shard) -> Fl
 
     directory = scratch_directory("shard")
     scan.scan_shard(config, shard, contamination, read_hub_token(), directory)
-    return FlyteDirectory(str(directory))
+    return store_folder(directory, "shard")
 
 
 @task(
@@ -103,8 +104,5 @@ def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], 
     Deck("data", html.fragment(render_data(report)))
     for line in merge.summary_lines(report):
         print(line)
-    train, test, quarantine = (
-        StructuredDataset(uri=str(output / f"{name}.parquet"), file_format="parquet")
-        for name in ("train", "test", "quarantine")
-    )
+    train, test, quarantine = (store_table(output / f"{name}.parquet") for name in ("train", "test", "quarantine"))
     return Rows(train=train, test=test, quarantine=quarantine, report=report)

@@ -10,7 +10,8 @@ from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.streams import redacted
-from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, scratch_directory
+from tasks.runtime.artifacts import store_folder
+from tasks.runtime.pods import CPU, DECK_FIELDS, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 from tasks.runtime.shown_errors import shows_errors
 
@@ -49,6 +50,4 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
     facts = [("model", redacted(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
     Deck("model", html.fragment(render_facts("Base model", facts)))
     print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
-    # a laptop's model directory is used in place: a copy of tens of gigabytes would gain nothing
-    kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
-    return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))
+    return BaseModel(model=store_folder(model, "base"), tokenizer=store_folder(tokenizer, "tokenizer"))

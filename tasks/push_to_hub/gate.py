@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact
+from configs.errors import ArtifactError
 from configs.objectives import Objective
 from configs.schema import PushConfig
 from configs.wire import Evaluation, Scores
 from tasks.decks.parity import why_broken
 from tasks.decks.verdict import is_better, lost_share, why_not_better
+from tasks.files.digests import digest_in
 
 
 def why_not_pushed(
@@ -30,6 +32,22 @@ def why_not_pushed(
     if not reason and artifact == "model":
         reason = why_broken(base, tuned, config.quantized_tolerance)
     return f"{reason}; {fix}" if reason else ""
+
+
+def check_scored(artifact: PushedArtifact, scored: Evaluation, address: str) -> None:
+    """Check that the model at `address` is the one whose scores are published with it.
+
+    An adapter is judged by the scores of the model that it was merged into, so there is nothing to compare.
+
+    Raises:
+        ArtifactError: it is another one.
+    """
+    digest = digest_in(address)
+    if artifact != "adapter" and scored.model_digest and digest and digest != scored.model_digest:
+        raise ArtifactError(
+            f"the {artifact} at {address} is not the one that was scored (digest {scored.model_digest[:12]}...)\n"
+            "publish the model that its evaluation read"
+        )
 
 
 def _why_not_better(

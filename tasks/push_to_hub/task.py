@@ -10,7 +10,8 @@ from configs.artifacts import PushedArtifact, repository_of, scores_name
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import CPU, local_path
+from tasks.runtime.artifacts import address_of, local_path
+from tasks.runtime.pods import CPU
 from tasks.runtime.secrets import HUB_TOKEN, HUB_TOKEN_SOURCES, read_hub_token
 from tasks.runtime.shown_errors import shows_errors
 
@@ -55,6 +56,9 @@ def push_to_hub(
     token = read_hub_token()
     if token is None:
         raise HubError(f"push_to_hub.repository={repository} needs a hub token; looked in {HUB_TOKEN_SOURCES}")
+    copies: dict[PushedArtifact, Evaluation] = dict(zip(config.quantize.methods, quantized, strict=True))
+    scored = copies.get(artifact, tuned)
+    gate.check_scored(artifact, scored, address_of(directory))
     path = local_path(directory)
     text = artifact_readme(config, artifact, path, repository, data, base, tuned, quantized, base_revision)
     commit = upload.publish(

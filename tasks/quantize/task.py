@@ -10,8 +10,9 @@ from configs.artifacts import BitsAndBytesMethod
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import GPTQ_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.artifacts import local_path, store_folder
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, local_path, scratch_directory
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
@@ -64,7 +65,7 @@ def quantize(
         with doing("downloading the model"):
             directory = local_path(model)
         bitsandbytes.quantize_model(method, loading, directory, output, min_share)
-    return FlyteDirectory(str(output))
+    return store_folder(output, f"quantized-{method}")
 
 
 @task(
@@ -89,4 +90,4 @@ def quantize_gptq(
         with doing("downloading the model"):
             directory, rows = local_path(model), local_path(tokens)
         gptq.quantize_model(loading, directory, rows, calibration_rows, output)
-    return FlyteDirectory(str(output))
+    return store_folder(output, "quantized-gptq")

@@ -18,7 +18,8 @@ from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
 from tasks.files.streams import redacted
-from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, local_path, scratch_directory, table_path
+from tasks.runtime.artifacts import address_of, local_path, table_path
+from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
 
 
@@ -154,7 +155,7 @@ def _usage(config: FineTuneConfig, tokenizer: Path, model: FlyteDirectory) -> st
     from tasks.models.usage import render_usage
 
     laptop_run.keep_models({"model": model})
-    place = str(laptop_run.made_models().get("model", (None, model.remote_source or model.path))[1])
+    place = str(laptop_run.made_models().get("model", (None, address_of(model)))[1])
     return render_usage(usage_of(config, "model", place, is_here=is_laptop_run()), tokenizer)
 
 

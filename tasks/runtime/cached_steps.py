@@ -19,6 +19,7 @@ from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap
 
 import tasks.runtime.laptop_run as laptop_run
+from tasks.runtime.local_cache import why_unusable
 
 # inputs that tell apart the steps of one task
 _NAMING = ("label", "method")
@@ -42,9 +43,13 @@ def explain_steps() -> None:
         task_name: str, cache_version: str, input_literal_map: LiteralMap, cache_ignore_input_vars: tuple[str, ...]
     ) -> LiteralMap | None:
         found = get(task_name, cache_version, input_literal_map, cache_ignore_input_vars)
+        unusable = why_unusable(found) if found is not None and task_name.startswith("tasks.") else ""
+        if unusable:
+            # the step runs, and its new result takes this one's place in the cache
+            found = None
         if _is_step(task_name, input_literal_map):
             inputs = _read_inputs(input_literal_map, cache_ignore_input_vars)
-            _explain(_step_name(task_name, inputs), cache_version, inputs, found is not None)
+            _explain(_step_name(task_name, inputs), cache_version, inputs, found is not None, unusable)
         return found
 
     def explained_set(
@@ -81,7 +86,7 @@ def why_it_runs(before: dict[str, Any] | None, now: dict[str, Any]) -> str:
         reasons.append(f"changed since the last run: {', '.join(changed[:_MOST_NAMED])}{more}")
     if reasons:
         return "; ".join(reasons)
-    return "its result is no longer there" if before["finished"] else "it did not finish in the last run"
+    return "its result is no longer in the cache" if before["finished"] else "it did not finish in the last run"
 
 
 def input_hashes(inputs: dict[str, Literal]) -> dict[str, str]:
@@ -130,14 +135,14 @@ def _is_text(literal: Literal) -> bool:
     return literal.scalar is not None and literal.scalar.primitive is not None
 
 
-def _explain(step: str, version: str, inputs: dict[str, Literal], is_cached: bool) -> None:
+def _explain(step: str, version: str, inputs: dict[str, Literal], is_cached: bool, unusable: str) -> None:
     now = {"version": version, "inputs": input_hashes(inputs), "finished": is_cached}
     before = _note(step, now)
     if is_cached:
         print(f"step {step} comes from the cache", flush=True)
         laptop_run.note_step(step, "from the cache")
         return
-    why = why_it_runs(before, now)
+    why = unusable or why_it_runs(before, now)
     print(f"step {step} runs ({why})", flush=True)
     laptop_run.note_step(step, f"ran ({why})")
     laptop_run.begin_step(step)

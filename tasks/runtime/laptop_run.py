@@ -21,7 +21,8 @@ from flytekit.types.directory import FlyteDirectory
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from tasks.files.run_folder import RECORD, RunFolder, claim, finish, release
-from tasks.runtime.pods import is_laptop_run, local_path
+from tasks.runtime.artifacts import local_path
+from tasks.runtime.pods import is_laptop_run
 
 
 @dataclass
@@ -40,7 +41,7 @@ _under_way = ""
 
 
 def start(config: FineTuneConfig | AlignConfig, workflow: str) -> None:
-    """Do what a laptop's run begins with: claim its folder, forget lost outputs, and say of each step why it runs.
+    """Do what a laptop's run begins with: claim its folder, and say of each step why it runs.
 
     A folder that cannot be written to is left to the checks of the plan, which name it with all other faults.
 
@@ -48,16 +49,12 @@ def start(config: FineTuneConfig | AlignConfig, workflow: str) -> None:
         ConfigError: as for `begin`.
     """
     from tasks.runtime.cached_steps import explain_steps
-    from tasks.runtime.local_cache import forget_lost_outputs
 
     if not is_laptop_run():
         return
     explain_steps()
     with suppress(OSError):
         begin(config, workflow)
-    forgotten = forget_lost_outputs()
-    if forgotten:
-        print(f"{forgotten} cached steps run again: their outputs were deleted from the disk")
 
 
 def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
@@ -120,6 +117,7 @@ def keep_models(models: Mapping[str, FlyteDirectory | Promise]) -> None:
     Models that lie there already are not copied again.
     """
     from tasks.files.copies import copy_folder
+    from tasks.files.digests import check_digest
 
     if _run is None:
         return
@@ -128,6 +126,7 @@ def keep_models(models: Mapping[str, FlyteDirectory | Promise]) -> None:
         source = Path(model.val.scalar.blob.uri) if isinstance(model, Promise) else local_path(model)
         if _run.sources.get(name) != source:
             _run.models[name] = copy_folder(source, _run.folder.unfinished / name)
+            check_digest(_run.models[name], str(source), "run again: the step that made it runs anew")
             _run.sources[name] = source
 
 

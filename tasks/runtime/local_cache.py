@@ -1,7 +1,7 @@
-"""Drops the entries of Flyte's local cache that name deleted files.
+"""Finds out why a result in Flyte's local cache cannot be used: files of it were deleted, or changed on the disk.
 
 A laptop's outputs lie under the temporary directory, which systems empty. Flyte's local cache would still name them,
-and the next run would end in a traceback about a path. Once an entry is dropped, its step runs again.
+and the next step would end in a traceback about a path, or take whatever has come into their place.
 """
 
 from __future__ import annotations
@@ -9,32 +9,27 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from flyteidl.core.literals_pb2 import Literal, LiteralMap
-from flytekit.core import local_cache
+from flyteidl.core.literals_pb2 import Literal
+from flytekit.models.literals import LiteralMap
+
+from tasks.files.digests import is_unchanged
 
 
-def forget_lost_outputs() -> int:
-    """Drop each cached step of this project that has a deleted output; return how many were dropped."""
-    from diskcache import Cache
-
-    lost = []
-    with Cache(Path(local_cache.CACHE_LOCATION).expanduser()) as cache:
-        for key in cache.iterkeys():
-            content = cache.get(key)
-            if not str(key).startswith("tasks.") or not isinstance(content, bytes):
+def why_unusable(outputs: LiteralMap) -> str:
+    """Return why the outputs of a cached step cannot be used, as half a sentence; empty if they can be."""
+    for literal in outputs.to_flyte_idl().literals.values():
+        for uri in _uris(literal):
+            path = Path(uri.removeprefix("file://"))
+            if not path.is_absolute():
                 continue
-            outputs = LiteralMap.FromString(content)
-            if any(is_lost(uri) for literal in outputs.literals.values() for uri in _uris(literal)):
-                lost.append(key)
-        for key in lost:
-            cache.delete(key)
-    return len(lost)
-
-
-def is_lost(uri: str) -> bool:
-    """Return whether `uri` names a local file or folder that does not exist."""
-    path = uri.removeprefix("file://")
-    return path.startswith("/") and not Path(path).exists()
+            try:
+                if not path.exists():
+                    return "its result is no longer there"
+                if not is_unchanged(path, uri):
+                    return f"its result was changed on the disk: {path}"
+            except OSError as error:
+                return f"its result cannot be read: {path}: {error.strerror}"
+    return ""
 
 
 def _uris(literal: Literal) -> Iterator[str]:

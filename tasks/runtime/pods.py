@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 import shutil
 import tempfile
@@ -12,18 +11,10 @@ from typing import Any
 import flytekit
 from flytekit import PodTemplate, Resources
 from flytekit.core.context_manager import FlyteContextManager
-from flytekit.types.directory import FlyteDirectory
-from flytekit.types.file import FlyteFile
-from flytekit.types.structured import StructuredDataset
 
-from configs.errors import ArtifactError
 from configs.schema.cluster import ClusterConfig
 from images.specs import PODS
 
-_DELETED_OUTPUT = (
-    "is in Flyte's local cache but was deleted from the disk\n"
-    "clear the cache with `pyflyte local-cache clear` and run again"
-)
 _GRACE_SECONDS = 120
 # none of Flyte's own Decks: the console would open on Timeline, the dependencies Deck runs pip, which images may lack,
 # and the inputs Deck repeats whole configs
@@ -140,50 +131,3 @@ def delete_finished_checkpoints() -> None:
 def filesystem_of(uri: str) -> Any:
     """Return the file system for `uri`, with Flyte's credentials."""
     return FlyteContextManager.current_context().file_access.get_filesystem_for_path(uri)
-
-
-def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:
-    """Download `artifact` and return its local path.
-
-    Raises:
-        ArtifactError: a cached local output was deleted, for example because the temporary folder was emptied.
-    """
-    path = Path(artifact.download())
-    if not path.exists():
-        raise ArtifactError(f"{path} {_DELETED_OUTPUT}")
-    return path
-
-
-def table_path(table: StructuredDataset) -> Path:
-    """Download `table` and return the path of its Parquet file.
-
-    Raises:
-        ArtifactError: a cached local output was deleted.
-    """
-    uri = str(table.literal.uri if table.literal is not None else table.uri)
-    access = FlyteContextManager.current_context().file_access
-    if not access.is_remote(uri):
-        path = Path(uri.removeprefix("file://"))
-        if not path.exists():
-            raise ArtifactError(f"{uri} {_DELETED_OUTPUT}")
-        return path
-    path = scratch_directory("table") / "table.parquet"
-    access.get_data(uri, str(path))
-    return path
-
-
-def download_once(directory: FlyteDirectory) -> Path:
-    """Download `directory` in one process of a node while the others wait; return its local path.
-
-    Raises:
-        ArtifactError: a cached local output was deleted.
-    """
-    from filelock import FileLock
-
-    path = Path(directory.path)
-    name = hashlib.sha256(str(path).encode()).hexdigest()[:24]
-    with FileLock(Path(tempfile.gettempdir()) / f"fine-tune-{name}.lock"):
-        # the processes of a node share this path; the first one to get the lock fills it
-        if not path.exists() or not any(path.iterdir()):
-            return local_path(directory)
-    return path

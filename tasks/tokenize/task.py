@@ -15,7 +15,8 @@ from configs.schema import TokenizeConfig
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, local_path, scratch_directory, table_path
+from tasks.runtime.artifacts import local_path, store_folder, store_table, table_path
+from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
@@ -63,7 +64,7 @@ def tokenize_part(
     prepare.tokenize_part(
         config, objective, chat_template, local_path(tokenizer), trust_remote_code, splits, part.number, part.of, output
     )
-    return FlyteDirectory(str(output))
+    return store_folder(output, "part")
 
 
 @task(
@@ -111,10 +112,10 @@ def tokenize(
     for line in prepare.summary_lines(report):
         print(line)
     return Tokens(
-        train=FlyteDirectory(str(outputs["train"])),
-        test=FlyteDirectory(str(outputs["test"])),
-        tokenizer=FlyteDirectory(str(outputs["tokenizer"])),
-        quarantine=StructuredDataset(uri=str(outputs["quarantine"] / "quarantine.parquet"), file_format="parquet"),
+        train=store_folder(outputs["train"], "train-tokens"),
+        test=store_folder(outputs["test"], "test-tokens"),
+        tokenizer=store_folder(outputs["tokenizer"], "tokenizer"),
+        quarantine=store_table(outputs["quarantine"] / "quarantine.parquet"),
         report=report,
     )
 

@@ -22,6 +22,7 @@ from configs.topologies import TOPOLOGIES, task_name, topology
 from configs.versions import source_version
 from configs.wire import TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT, TRAIN_ENVIRONMENT
+from tasks.runtime.artifacts import address_of, download_once, local_path, store_folder
 from tasks.runtime.elastic import ConfiguredElastic
 from tasks.runtime.live_deck import live_deck
 from tasks.runtime.pods import (
@@ -29,10 +30,8 @@ from tasks.runtime.pods import (
     DECK_FIELDS,
     checkpoint_uris,
     delete_finished_checkpoints,
-    download_once,
     filesystem_of,
     is_laptop_run,
-    local_path,
     node_directory,
     node_resources,
     pod_template,
@@ -130,10 +129,8 @@ def _train(
             if is_first:
                 if earlier is None:
                     # uploaded before any process ends: a job counts as succeeded when its first pod does
-                    access = flytekit.FlyteContextManager.current_context().file_access
-                    target = access.join(access.raw_output_prefix, access.get_random_string())
                     with doing("uploading the model"):
-                        uri = access.put_data(str(output), target, True)
+                        uri = address_of(store_folder(output, "trained"))
                     finish(places, uri, report)
                 else:
                     print("train: an earlier attempt had finished: its model is used", flush=True)
@@ -296,4 +293,4 @@ def merge(loading: ModelConfig, base: FlyteDirectory, trained: FlyteDirectory) -
     outcome = "the base with what was trained, in full precision"
     Deck("model", html.fragment(render_facts("Tuned model", [("model", outcome)])))
     merging.merge_adapter(loading, local_path(base), local_path(trained), output)
-    return FlyteDirectory(str(output))
+    return store_folder(output, "model")

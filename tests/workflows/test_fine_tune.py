@@ -170,12 +170,30 @@ def test_changing_the_quantization_does_not_train_again(first_run) -> None:
     assert "not pushed: push_to_hub.repository is not set" in result.stdout
 
 
+@pytest.mark.parametrize("name", ["trained.xxh3-*/model.safetensors", "train.xxh3-*.parquet"])
+def test_a_cached_result_that_was_changed_on_the_disk_is_made_again(first_run, name: str) -> None:
+    """Four bytes of a trained model, or a table of rows: what is scored and exported is what was made."""
+    flyte, config, _, _, _ = first_run
+    exported = (flyte.home / "outputs" / "first" / "model" / "model.safetensors").read_bytes()
+    for file in (flyte.home / "tmp").rglob(name):
+        content = bytearray(file.read_bytes())
+        content[-200:-196] = bytes(byte ^ 0xFF for byte in content[-200:-196])
+        file.write_bytes(content)
+    result = flyte.fine_tune({**config, "name": "checked", "quantize": {"methods": []}, "push_to_hub": {}})
+    assert result.returncode == 0, result.stderr
+    step = "train" if "model" in name else "get_data"
+    assert f"step {step} runs (its result was changed on the disk: {flyte.home}/tmp/" in result.stdout
+    assert "step get_model comes from the cache" in result.stdout
+    again = flyte.home / "outputs" / "checked" / "model" / "model.safetensors"
+    assert again.read_bytes() == exported
+
+
 def test_steps_whose_outputs_were_deleted_run_again(first_run) -> None:
     flyte, config, _, _, _ = first_run
     shutil.rmtree(flyte.home / "tmp")
     result = flyte.fine_tune({**config, "quantize": {"methods": []}, "push_to_hub": {}})
     assert result.returncode == 0, result.stderr
-    assert "cached steps run again: their outputs were deleted" in result.stdout
+    assert "step get_model runs (its result is no longer there)" in result.stdout
     assert "train: step" in result.stdout
 
 

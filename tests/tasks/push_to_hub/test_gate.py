@@ -7,9 +7,10 @@ from typing import Any
 import pytest
 
 from configs.artifacts import PushedArtifact
+from configs.errors import ArtifactError
 from configs.schema import PushConfig
 from configs.wire import Evaluation, Parity, Scores
-from tasks.push_to_hub.gate import why_not_pushed
+from tasks.push_to_hub.gate import check_scored, why_not_pushed
 
 
 def scores(loss: float) -> Scores:
@@ -81,3 +82,17 @@ def test_a_model_that_lost_what_was_learned_when_it_was_saved_is_not_pushed() ->
     )
     broken = saved.model_copy(update={"parity": parity.model_copy(update={"mean_divergence": 0.5, "own_loss": 1.26})})
     assert why_not_pushed(PushConfig(), "sft", "model", base, broken, broken.scores).startswith("saving lost 1%")
+
+
+def test_only_the_model_that_was_scored_is_pushed_under_its_scores() -> None:
+    digest, other = "0" * 32, "1" * 32
+    scored = Evaluation(scores=TUNED, predictions=[], model_digest=digest)
+    check_scored("model", scored, f"s3://b/1/model.xxh3-{digest}")
+    with pytest.raises(ArtifactError) as error:
+        check_scored("8bit", scored, f"s3://b/1/quantized-8bit.xxh3-{other}")
+    assert str(error.value) == (
+        f"the 8bit at s3://b/1/quantized-8bit.xxh3-{other} is not the one that was scored (digest 000000000000...)\n"
+        "publish the model that its evaluation read"
+    )
+    # it has the scores of the model that it was merged into
+    check_scored("adapter", scored, f"s3://b/1/trained.xxh3-{other}")

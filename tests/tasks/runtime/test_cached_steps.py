@@ -38,7 +38,7 @@ def test_code_that_changed_and_lost_results_are_named() -> None:
     assert why_it_runs(note(USUAL), note(USUAL, version="2")) == "the code changed"
     both = why_it_runs(note(USUAL, rows="a"), note(USUAL, version="2", rows="b"))
     assert both == "the code changed; changed since the last run: rows"
-    assert why_it_runs(note(USUAL), note(USUAL, finished=False)) == "its result is no longer there"
+    assert why_it_runs(note(USUAL), note(USUAL, finished=False)) == "its result is no longer in the cache"
     assert why_it_runs(note(USUAL, finished=False), note(USUAL)) == "it did not finish in the last run"
 
 
