@@ -2,16 +2,15 @@
 
 A run writes to `<name>.unfinished`, beside its folder, and is renamed into place at its end. So a run that fails or is
 killed leaves the old folder whole, and a folder holds the files of one run. A lock that ends with its process shows
-that a run is still writing.
+that a run is still writing. Only folders that a run has made are ever replaced, links are not followed, and what a user
+has put into a run's folder or changed there is kept (kept_files.py).
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,9 +19,8 @@ from pathlib import Path
 from typing import Literal
 
 from configs.errors import ConfigError
+from tasks.files.kept_files import LOCK, keep_and_delete, recorded
 
-RECORD = "run.json"
-_LOCK = ".fine-tune.lock"
 # file systems without locks, such as Lustre mounted without them: one run at a time is then the user's care
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
 IfExists = Literal["number", "replace", "stop"]
@@ -47,7 +45,7 @@ def claim(parent: Path, name: str, identity: str, if_exists: IfExists) -> RunFol
     `identity` tells configs apart: a finished run with the same one is replaced.
 
     Raises:
-        ConfigError: another run holds the folder, and `if_exists` is `stop`.
+        ConfigError: the folder is taken, and `if_exists` is `stop`; or it is no run's, and `if_exists` is `replace`.
         OSError: the folders cannot be written to.
     """
     parent.mkdir(parents=True, exist_ok=True)
@@ -61,7 +59,7 @@ def claim(parent: Path, name: str, identity: str, if_exists: IfExists) -> RunFol
 def finish(folder: RunFolder) -> Path:
     """Put a run's files into place, in one step, and return the place. What else a user kept there stays."""
     with _locked(folder.place.parent):
-        (folder.unfinished / _LOCK).unlink(missing_ok=True)
+        (folder.unfinished / LOCK).unlink(missing_ok=True)
         if folder.place.exists():
             folder.place.rename(_replaced(folder.place))
         folder.unfinished.rename(folder.place)
@@ -82,27 +80,52 @@ def _choose(parent: Path, name: str, identity: str, if_exists: IfExists) -> tupl
         place = first if number == 1 else parent / f"{name}-{number}"
         _mend(place)
         is_busy = any(_is_locked(folder) for folder in parent.glob(f"{place.name}.unfinished*"))
-        if not is_busy and (not place.exists() or not any(place.iterdir()) or _recorded(place)[0] == identity):
+        if not is_busy and _is_free(place, identity):
             break
-        busy, other = f"another run is writing {place}", f"{place} holds a run of another config"
+        fault = _fault_of(place)
+        busy, other = f"another run is writing {place}", f"{place} {fault or 'holds a run of another config'}"
         taken = taken or (busy if is_busy else other)
         if if_exists == "stop":
-            fix = "wait until it has ended" if is_busy else "set output_exists to number or replace"
-            raise ConfigError(f"output_exists=stop: {taken}; {'' if is_busy else 'name another with `name`, or '}{fix}")
+            fix = "name another with `name`, or set output_exists to number or replace"
+            fix = "wait until it has ended" if is_busy else "choose another `name`, or move it away" if fault else fix
+            raise ConfigError(f"output_exists=stop: {taken}; {fix}")
         if if_exists == "replace" and not is_busy:
+            if fault:
+                raise ConfigError(
+                    f"output_exists=replace: {other}, and only the folder of a run is replaced; choose another `name`, "
+                    "or move it away"
+                )
             return place, f"{other}: it is replaced when this run ends (output_exists: replace)"
     why = "" if taken.startswith("another run") else " (output_exists: number)"
     return place, f"{taken}: this run's folder is {place}{why}" if taken else ""
+
+
+def _is_free(place: Path, identity: str) -> bool:
+    """Return whether nothing lies at `place`, or an empty folder, or that of a run of the same config."""
+    if place.is_symlink() or (place.exists() and not place.is_dir()):
+        return False
+    return not place.exists() or not any(place.iterdir()) or recorded(place).identity == identity
+
+
+def _fault_of(place: Path) -> str:
+    """Return why what lies at `place` is not the folder of a run; empty if it is."""
+    if place.is_symlink():
+        return "is a symbolic link"
+    if not place.is_dir():
+        return "is not a folder"
+    return "" if recorded(place).identity else "holds files of no run"
 
 
 def _unfinished_folder(place: Path, identity: str) -> Path:
     """Return a folder to write to: not one that holds the models of a failed run with another config."""
     for number in count(1):
         folder = place.with_name(f"{place.name}.unfinished{'' if number == 1 else f'-{number}'}")
+        if folder.is_symlink():
+            continue
         if not folder.exists():
             break
-        models = [path for path in folder.iterdir() if path.is_dir()]
-        if not models or _recorded(folder)[0] == identity:
+        models = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
+        if not models or recorded(folder).identity == identity:
             # the models of an earlier try stay until this one has its own
             for path in folder.iterdir():
                 if path not in models:
@@ -114,36 +137,26 @@ def _unfinished_folder(place: Path, identity: str) -> Path:
 def _mend(place: Path) -> None:
     """Do the rest of a replacement: it may have been killed at any point."""
     old = _replaced(place)
+    if old.is_symlink():
+        old.unlink()
     if not old.exists():
         return
     if not place.exists():
         old.rename(place)
         return
-    own = _recorded(old)[1]
-    for path in old.iterdir():
-        # without a record nobody knows what is the user's
-        if own and path.name not in (*own, RECORD, _LOCK) and not (place / path.name).exists():
-            path.rename(place / path.name)
-    shutil.rmtree(old)
+    kept = keep_and_delete(old, place)
+    if kept is not None:
+        print(f"output: files in {place} that no run wrote are now in {kept}", flush=True)
 
 
 def _replaced(place: Path) -> Path:
     return place.with_name(f".{place.name}.replaced")
 
 
-def _recorded(folder: Path) -> tuple[str | None, list[str]]:
-    """Return the identity and the files of the run in a folder, by its record; (None, []) without a record of ours."""
-    try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
-        return record["identity"], record.get("files", [])
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None, []
-
-
 @contextmanager
 def _locked(parent: Path) -> Iterator[None]:
     """Let one process at a time choose, or replace, folders in `parent`."""
-    lock = _open(parent / _LOCK)
+    lock = _open(parent / LOCK)
     try:
         _try_to_lock(lock, fcntl.LOCK_EX)
         yield
@@ -152,13 +165,13 @@ def _locked(parent: Path) -> Iterator[None]:
 
 
 def _lock(folder: Path) -> int:
-    lock = _open(folder / _LOCK)
+    lock = _open(folder / LOCK)
     _try_to_lock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     return lock
 
 
 def _is_locked(folder: Path) -> bool:
-    path = folder / _LOCK
+    path = folder / LOCK
     if not path.exists():
         return False
     lock = _open(path)
@@ -172,7 +185,7 @@ def _is_locked(folder: Path) -> bool:
 
 
 def _open(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
 
 
 def _try_to_lock(lock: int, how: int) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 import yaml
 
 from configs.schema import RunConfig
+from tasks.files.kept_files import LOCK, RECORD
 from tasks.files.streams import redacted
 
 _PACKAGES = (
@@ -66,13 +67,16 @@ def seeds(settings: dict[str, Any]) -> dict[str, int]:
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file in `folder`, as hubs and `sha256sum` give it, by its path; hidden ones not."""
+    """Return the SHA-256 of every file in a run's folder, as hubs and `sha256sum` give it, by its path.
+
+    Not of the record itself, nor of the lock.
+    """
     hashes = {}
     for path in sorted(folder.rglob("*")):
-        name = path.relative_to(folder)
-        if path.is_file() and not any(part.startswith(".") for part in name.parts):
+        name = path.relative_to(folder).as_posix()
+        if path.is_file() and name not in (RECORD, f".{RECORD}", LOCK):
             with path.open("rb") as file:
-                hashes[name.as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+                hashes[name] = hashlib.file_digest(file, "sha256").hexdigest()
     return hashes
 
 

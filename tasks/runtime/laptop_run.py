@@ -20,7 +20,8 @@ from flytekit.types.directory import FlyteDirectory
 
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from tasks.files.run_folder import RECORD, RunFolder, claim, finish, release
+from tasks.files.kept_files import RECORD
+from tasks.files.run_folder import RunFolder, claim, finish, release
 from tasks.runtime.artifacts import local_path
 from tasks.runtime.pods import is_laptop_run
 
@@ -61,12 +62,14 @@ def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
     """Claim the output folder of a run, say so if it is not the config's own, and return where the run writes to.
 
     Raises:
-        ConfigError: `output_exists` is `stop`, and the folder holds a run of another config.
+        ConfigError: the run would write over what it reads, or its folder is taken and `output_exists` forbids another.
         OSError: the folder cannot be written to.
     """
     global _run
+    from tasks.files.apart import check_apart
     from tasks.files.run_record import identity, public_settings
 
+    check_apart(config)
     if _run is not None:
         # of an earlier run in this session, which has failed
         release(_run.folder)
@@ -152,7 +155,7 @@ def end(facts: Mapping[str, Any]) -> Path:
         "versions": package_versions(),
         "commit": code_commit(ROOT),
         "files": sorted(path.name for path in unfinished.iterdir() if path.name[0] != "." and path.name != RECORD),
-        "sha256": {name: digest for name, digest in file_hashes(unfinished).items() if name != RECORD},
+        "sha256": file_hashes(unfinished),
     }
     _write(unfinished, record)
     place = finish(_run.folder)

@@ -16,6 +16,7 @@ from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
+from tasks.files.apart import check_apart, check_repository
 from tasks.files.model_files import check_files, loaded_weights
 from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
@@ -208,6 +209,7 @@ def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base:
 
     def output() -> Finding:
         settings.check_output_directory(config)
+        check_apart(config)
         return Finding(config.output_directory)
 
     def space() -> Finding:
@@ -250,6 +252,7 @@ def _service_questions(config: FineTuneConfig, surroundings: Surroundings) -> li
     push, tracking = config.push_to_hub, config.train.tracking
 
     def access() -> Finding:
+        check_repository(config.model, push)
         warnings = check_push_access(
             str(push.repository), surroundings.token, surroundings.token_sources, push.artifacts, push.private
         )

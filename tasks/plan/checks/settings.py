@@ -230,18 +230,17 @@ def _require_capability(setting: str, minimum: tuple[int, int]) -> None:
 
 
 def check_output_directory(config: FineTuneConfig) -> None:
-    """Create the folder for report and metrics, and refuse one that cannot be written to.
+    """Create the folder for the folders of runs, and refuse one that cannot be written to.
 
     Raises:
         ConfigError: names the folder and the reason.
     """
-    directory = Path(config.output_directory) / config.name
+    directory = Path(config.output_directory)
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             pass
     except OSError as error:
         raise ConfigError(
-            f"output_directory={config.output_directory}: {directory} cannot be written to ({error.strerror}); "
-            "name another folder"
+            f"output_directory={directory} cannot be written to ({error.strerror}); name another folder"
         ) from None

@@ -6,6 +6,7 @@ import json
 import signal
 import subprocess
 import sys
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
@@ -74,6 +75,113 @@ def test_another_config_replaces_if_told_to_and_says_so(tmp_path: Path) -> None:
         f"{tmp_path}/demo holds a run of another config: it is replaced when this run ends (output_exists: replace)"
     )
     assert texts(written(folder, "b", report="b")) == {"report": "b"}
+
+
+@pytest.mark.parametrize("kind", ["link", "file", "files of a user"])
+def test_only_the_folder_of_a_run_is_ever_replaced(tmp_path: Path, kind: str) -> None:
+    """`output_directory: ~`, `name: Documents`, `output_exists: replace` must not delete the documents."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (elsewhere / "thesis.txt").write_text("mine")
+    place = tmp_path / "demo"
+    if kind == "link":
+        (elsewhere / "run.json").write_text(json.dumps({"identity": "a", "files": ["thesis.txt"]}))
+        place.symlink_to(elsewhere)
+        words = "is a symbolic link"
+    elif kind == "file":
+        place.write_text("mine")
+        words = "is not a folder"
+    else:
+        elsewhere.rename(place)
+        words = "holds files of no run"
+    with pytest.raises(ConfigError) as error:
+        claim(tmp_path, "demo", "a", "replace")
+    assert str(error.value) == (
+        f"output_exists=replace: {place} {words}, and only the folder of a run is replaced; choose another `name`, or "
+        "move it away"
+    )
+    with pytest.raises(ConfigError, match=f"output_exists=stop: {place} {words}; choose another `name`"):
+        claim(tmp_path, "demo", "a", "stop")
+    folder = claim(tmp_path, "demo", "a", "number")
+    assert folder.note == f"{place} {words}: this run's folder is {place}-2 (output_exists: number)"
+    written(folder, "a", report="1")
+    kept = place if kind == "file" else (elsewhere if kind == "link" else place) / "thesis.txt"
+    assert kept.read_text() == "mine" and place.is_symlink() == (kind == "link")
+
+
+def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    for name in ("report", "model", ".fine-tune.lock"):
+        (theirs / name).write_text("mine")
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    (runs / "demo.unfinished").symlink_to(theirs)
+    (runs / ".demo.replaced").symlink_to(theirs)
+    folder = claim(runs, "demo", "a", "number")
+    assert folder.unfinished == runs / "demo.unfinished-2"
+    written(folder, "a", report="1")
+    # a link within the folder of a failed run
+    unfinished = runs / "demo.unfinished-2"
+    unfinished.mkdir()
+    for name in ("report", "models", "run.json"):
+        (unfinished / name).symlink_to(theirs / "report" if name != "models" else theirs)
+    again = claim(runs, "demo", "a", "number")
+    assert again.unfinished == unfinished and names(unfinished) == []
+    written(again, "a", report="2")
+    assert {path.name: path.read_text() for path in theirs.iterdir()} == {
+        "report": "mine",
+        "model": "mine",
+        ".fine-tune.lock": "mine",
+    }
+    (runs / ".fine-tune.lock").unlink()
+    (runs / ".fine-tune.lock").symlink_to(theirs / "new")
+    with pytest.raises(OSError, match="symbolic links"):
+        claim(runs, "demo", "a", "number")
+    assert not (theirs / "new").exists()
+
+
+def test_what_a_user_changed_or_put_into_a_models_folder_is_moved_aside(tmp_path: Path) -> None:
+    folder = claim(tmp_path, "demo", "a", "number")
+    (folder.unfinished / "model" / "onnx").mkdir(parents=True)
+    own = {
+        "report": "1",
+        "page": "1",
+        "model/README.md": "ours",
+        "model/onnx/a": "ours",
+        "model/.gitattributes": "ours",
+    }
+    for name, text in own.items():
+        (folder.unfinished / name).write_text(text)
+    record = {"identity": "a", "files": ["model", "page", "report"]}
+    record["sha256"] = {name: sha256(text.encode()).hexdigest() for name, text in own.items()}
+    (folder.unfinished / "run.json").write_text(json.dumps(record))
+    place = finish(folder)
+    # of another run or program: changed, put beside, and a folder where a file was
+    (place / "model" / "README.md").write_text("edited")
+    (place / "model" / "notes.txt").write_text("mine")
+    (place / "model" / ".env").write_text("mine")
+    (place / "page").unlink()
+    (place / "page").mkdir()
+    (place / "page" / "inner").write_text("mine")
+    (place / "notes").write_text("mine")
+    again = claim(tmp_path, "demo", "a", "number")
+    (again.unfinished / "model").mkdir()
+    for name in ("report", "page", "model/README.md"):
+        (again.unfinished / name).write_text("2")
+    (again.unfinished / "run.json").write_text(json.dumps({**record, "sha256": {}}))
+    finish(again)
+    found = {str(path.relative_to(tmp_path)): path.read_text() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {name: text for name, text in found.items() if "lock" not in name and "run.json" not in name} == {
+        "demo/report": "2",
+        "demo/page": "2",
+        "demo/model/README.md": "2",
+        "demo/notes": "mine",
+        "demo.kept/model/README.md": "edited",
+        "demo.kept/model/notes.txt": "mine",
+        "demo.kept/model/.env": "mine",
+        "demo.kept/page/inner": "mine",
+    }
 
 
 def test_another_config_stops_if_told_to(tmp_path: Path) -> None:

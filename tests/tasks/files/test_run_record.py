@@ -98,7 +98,7 @@ def test_files_are_hashed_by_their_path_within_the_folder(tmp_path: Path) -> Non
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "model.safetensors").write_bytes(b"weights")
     (tmp_path / "report.html").write_bytes(b"")
-    (tmp_path / ".hidden").write_bytes(b"x")
+    (tmp_path / ".fine-tune.lock").write_bytes(b"x")
     assert file_hashes(tmp_path) == {
         "model/model.safetensors": sha256(b"weights").hexdigest(),
         "report.html": sha256(b"").hexdigest(),
