@@ -17,6 +17,9 @@ from pathlib import Path
 
 RECORD = "run.json"
 LOCK = ".fine-tune.lock"
+REPLACED = ".fine-tune.replaced"
+"""A file in the folder of a run that another one is about to replace, or has replaced."""
+_NOT_LISTED = (RECORD, LOCK, REPLACED)
 
 
 @dataclass(frozen=True)
@@ -55,12 +58,18 @@ def keep_and_delete(old: Path, place: Path) -> Path | None:
         old.rename(kept)
         return kept
     for path in old.iterdir():
-        if path.name not in (*record.names, RECORD, LOCK) and not _exists(place / path.name):
+        if path.name not in (*record.names, *_NOT_LISTED) and not _exists(place / path.name):
             path.rename(place / path.name)
     for file in list(_files_of_the_user(old, record)):
         target = kept / file.relative_to(old)
         target.parent.mkdir(parents=True, exist_ok=True)
         file.rename(target)
+    for path in old.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        elif path.name != RECORD:
+            path.unlink()
+    # the record goes last: if this is interrupted, the next run knows by it what may be deleted
     shutil.rmtree(old)
     return kept if kept.exists() else None
 
@@ -71,7 +80,7 @@ def _files_of_the_user(old: Path, record: Recorded) -> Iterator[Path]:
         links = [name for name in names if Path(folder, name).is_symlink()]
         for path in (Path(folder, name) for name in (*files, *links)):
             name = path.relative_to(old).as_posix()
-            if name not in (RECORD, LOCK) and _is_of_the_user(path, name, record, written):
+            if name not in _NOT_LISTED and _is_of_the_user(path, name, record, written):
                 yield path
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,7 +20,9 @@ from pathlib import Path
 from typing import Literal
 
 from configs.errors import ConfigError
-from tasks.files.kept_files import LOCK, keep_and_delete, recorded
+from tasks.files.copies import is_partial
+from tasks.files.exchange import exchange
+from tasks.files.kept_files import LOCK, RECORD, REPLACED, keep_and_delete, recorded
 
 # file systems without locks, such as Lustre mounted without them: one run at a time is then the user's care
 _NO_LOCKS = (errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK)
@@ -61,8 +64,14 @@ def finish(folder: RunFolder) -> Path:
     with _locked(folder.place.parent):
         (folder.unfinished / LOCK).unlink(missing_ok=True)
         if folder.place.exists():
-            folder.place.rename(_replaced(folder.place))
-        folder.unfinished.rename(folder.place)
+            # so that whoever finds it under the other name knows it for the old one
+            (folder.place / REPLACED).touch()
+            if exchange(folder.unfinished, folder.place):
+                folder.unfinished.rename(_replaced(folder.place))
+            else:
+                folder.place.rename(_replaced(folder.place))
+        if not folder.place.exists():
+            folder.unfinished.rename(folder.place)
         _mend(folder.place)
     release(folder)
     return folder.place
@@ -125,10 +134,14 @@ def _unfinished_folder(place: Path, identity: str) -> Path:
         if not folder.exists():
             break
         models = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
-        if not models or recorded(folder).identity == identity:
+        is_same = recorded(folder).identity == identity
+        if not models or is_same:
             # the models of an earlier try stay until this one has its own
             for path in folder.iterdir():
-                if path not in models:
+                if is_partial(path) and path in models:
+                    shutil.rmtree(path)
+                # until the run has written its own record, that of the earlier try says whose the models are
+                elif path not in models and not (is_same and path.name == RECORD and not path.is_symlink()):
                     path.unlink()
             break
     return folder
@@ -139,6 +152,9 @@ def _mend(place: Path) -> None:
     old = _replaced(place)
     if old.is_symlink():
         old.unlink()
+    for folder in place.parent.glob(f"{place.name}.unfinished*"):
+        if (folder / REPLACED).exists() and not folder.is_symlink() and not old.exists():
+            folder.rename(old)
     if not old.exists():
         return
     if not place.exists():

@@ -18,6 +18,7 @@ from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
+from tasks.files.full_disk import full_disk_error
 from tasks.runtime.pods import is_laptop_run
 
 ERROR_DECK = "error"
@@ -87,9 +88,12 @@ def shows_errors(
             return result
         except IgnoreOutputs:
             raise
-        except Exception as error:
+        except Exception as fault:
+            error = full_disk_error(fault) or fault
             if is_laptop:
                 laptop_run.end_step()
+                if error is not fault:
+                    raise error from fault
                 raise
             shown = _as_shown(error)
             _try_to_publish(publish, shown or error)

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import errno
 import os
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
+from tasks.files.full_disk import causes, full_disk_error, is_disk_full
 
 # messages of gloo, NCCL and TCPStore when a process or a machine is gone; some come as plain RuntimeErrors
 _LOST_PEER = (
@@ -44,8 +42,6 @@ _NO_MEMORY = (
     "defaultcpuallocator: not enough memory",
     "std::bad_alloc",
 )
-# the last is all that torch's archive writer reports
-_DISK_FULL = ("no space left on device", "disk quota exceeded", ". unexpected pos ")
 # libraries that access object stores, with retries of their own; flytekit wraps their errors in the two below
 _STORE_LIBRARIES = {
     "aiobotocore",
@@ -85,13 +81,13 @@ def fault_of(error: BaseException, config: TrainConfig) -> FineTuneError | None:
     A RetryError is for faults that another attempt can survive: lost processes and machines, broken GPUs, an object
     store that cannot be reached. All others would happen again. Memory that ran out is not handled here.
     """
-    for cause in _causes(error):
+    for cause in causes(error):
         if isinstance(cause, FineTuneError):
             # the store may be back for the next attempt
             return RetryError(cause.message) if isinstance(cause, ArtifactError) and _is_lost_transfer(cause) else cause
-    for cause in _causes(error):
-        if is_disk_full(cause):
-            return _disk_full(cause, config)
+    full = _disk_full(error, config)
+    if full is not None:
+        return full
     text = _text(error)
     if any(words in text for words in _WRONG_USE):
         return None
@@ -108,24 +104,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether GPU or host memory could not be allocated."""
     return any(
         isinstance(cause, (torch.OutOfMemoryError, MemoryError)) or _is_runtime_error_with(cause, _NO_MEMORY)
-        for cause in _causes(error)
+        for cause in causes(error)
     )
 
 
-def is_disk_full(error: BaseException) -> bool:
-    """Return whether a disk was full, or a quota used up. Libraries in Rust and C++ say so only in the message."""
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return True
-    return any(words in str(error).lower() for words in _DISK_FULL)
-
-
-def _disk_full(error: BaseException, config: TrainConfig) -> ArtifactError:
-    name = error.filename if isinstance(error, OSError) else None
-    folder = Path(os.fsdecode(name)).parent if name else Path(tempfile.gettempdir())
+def _disk_full(error: BaseException, config: TrainConfig) -> ArtifactError | None:
     now = f" (now {config.cluster.disk_gib})" if config.cluster.disk_gib else ""
-    return ArtifactError(
-        f"{folder}: the disk is full\nfree some space there; on a cluster raise train.cluster.disk_gib{now}"
-    )
+    return full_disk_error(error, f"free some space there; on a cluster raise train.cluster.disk_gib{now}")
 
 
 def _is_runtime_error_with(error: BaseException, texts: tuple[str, ...]) -> bool:
@@ -135,10 +120,10 @@ def _is_runtime_error_with(error: BaseException, texts: tuple[str, ...]) -> bool
 
 def _is_lost_transfer(error: BaseException) -> bool:
     """Return whether the network failed, and not the request: a missing file stays missing."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, (FileNotFoundError, PermissionError)) or is_disk_full(cause) for cause in causes):
+    found = list(causes(error))
+    if any(isinstance(cause, (FileNotFoundError, PermissionError)) or is_disk_full(cause) for cause in found):
         return False
-    return any(_is_transfer(cause) for cause in causes)
+    return any(_is_transfer(cause) for cause in found)
 
 
 def _is_transfer(error: BaseException) -> bool:
@@ -150,18 +135,8 @@ def _is_transfer(error: BaseException) -> bool:
     )
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    """Yield `error`, then the error that it was raised from, and so on."""
-    seen: set[int] = set()
-    cause: BaseException | None = error
-    while cause is not None and id(cause) not in seen:
-        seen.add(id(cause))
-        yield cause
-        cause = cause.__cause__
-
-
 def _text(error: BaseException) -> str:
-    return "\n".join(str(cause) for cause in _causes(error)).lower()
+    return "\n".join(str(cause) for cause in causes(error)).lower()
 
 
 def _first_line(error: BaseException) -> str:

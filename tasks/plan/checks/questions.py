@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from pathlib import Path
 
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError, FineTuneError, UnreachableError
@@ -217,7 +218,8 @@ def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base:
         parameters, trained = _parameter_counts(resolved, config, surroundings)
         checkpoints = disk.kept_checkpoint_bytes(parameters, trained, train, surroundings.device)
         required = disk.required_disk_bytes(resolved.weight_bytes, config, checkpoints)
-        disk.check_disk(surroundings.scratch, required)
+        kept = disk.output_bytes(resolved.weight_bytes, config)
+        disk.check_disks(surroundings.scratch, required, Path(config.output_directory), kept)
         return Finding(f"{required / _GIB:.2f} GiB for models and {train.checkpoint.keep + 1} checkpoints", required)
 
     questions = [Question("quantization", quantization)] if settings.quantization_settings(config) else []

@@ -22,17 +22,26 @@ _STATE_BYTES = 2**20
 """Random states, schedule and position in the data take less than this in every checkpoint."""
 
 
-def check_disk(directory: Path, required_bytes: int) -> None:
-    """Refuse to start when the disk under `directory` has less than `required_bytes` free.
+def check_disks(scratch: Path, scratch_bytes: int, output: Path, output_bytes: int) -> None:
+    """Refuse to start when a disk has less free than a run writes to it: to `scratch`, and to the folder `output`.
 
     Raises:
-        ArtifactError: names the free and the needed size.
+        ArtifactError: names the folder, the free and the needed size.
     """
+    output = next(folder for folder in (output.absolute(), *output.absolute().parents) if folder.exists())
+    if scratch.stat().st_dev == output.stat().st_dev:
+        _check_disk(scratch, scratch_bytes + output_bytes, "point TMPDIR and output_directory at larger disks")
+        return
+    _check_disk(scratch, scratch_bytes, "point TMPDIR at a larger disk")
+    _check_disk(output, output_bytes, "set output_directory to a folder on a larger disk")
+
+
+def _check_disk(directory: Path, required_bytes: int, fix: str) -> None:
     free = shutil.disk_usage(directory).free
     if free < required_bytes:
         raise ArtifactError(
-            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB\n"
-            "free some space, or point TMPDIR at a larger disk"
+            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB there\n"
+            f"free some space, or {fix}"
         )
 
 
@@ -87,5 +96,10 @@ def required_disk_bytes(weight_bytes: int, config: FineTuneConfig, checkpoints: 
     `checkpoints` is the result of `kept_checkpoint_bytes`. A quantized copy is counted as 3/4 of the model, an upper
     bound for 16-bit weights quantized to 8 bits with embeddings left as they are.
     """
+    return output_bytes(weight_bytes, config) + 63 * 2**20 + checkpoints
+
+
+def output_bytes(weight_bytes: int, config: FineTuneConfig) -> int:
+    """Return the bytes of the models in the output folder of a laptop's run, counted alike, and 1 MiB for reports."""
     copies = 1.0 + (config.train.method != "full") + 0.75 * len(config.quantize.methods)
-    return int(weight_bytes * copies) + 64 * 2**20 + checkpoints
+    return int(weight_bytes * copies) + 2**20

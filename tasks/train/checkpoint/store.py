@@ -19,6 +19,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import ArtifactError
+from tasks.files.full_disk import is_disk_full
 
 _PREVIOUS_FILE = "previous.txt"
 _MOST_ATTEMPTS = 64
@@ -144,25 +145,19 @@ class Store:
             except FileNotFoundError:
                 raise
             except OSError as error:
-                if number == _TRIES_PER_CALL or _is_full(error):
+                if number == _TRIES_PER_CALL or is_disk_full(error):
                     attempts = "1 attempt" if number == 1 else f"{number} attempts"
                     raise ArtifactError(
                         f"checkpoint {self.uri}/{name}: {type(error).__name__} after {attempts}: "
                         f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
-                            if _is_full(error)
+                            if is_disk_full(error)
                             else "is the store reachable, and may this machine write to it?"
                         )
                     ) from error
                 time.sleep(_FIRST_WAIT_SECONDS * 2 ** (number - 1))
         raise AssertionError("the last attempt returned or raised")
-
-
-def _is_full(error: OSError) -> bool:
-    import errno
-
-    return error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def stores(places: CheckpointPlaces) -> list[Store]:

@@ -248,7 +248,8 @@ def test_a_killed_run_leaves_the_old_folder_whole_and_its_model_to_be_found(tmp_
     # the next try of the same config keeps the model until it has one
     again = claim(tmp_path, "demo", "a", "number")
     assert again.unfinished == folder.unfinished
-    assert [path.name for path in again.unfinished.iterdir() if not path.name.startswith(".")] == ["adapter"]
+    # and its record, which says whose it is
+    assert sorted(path.name for path in again.unfinished.iterdir() if path.name[0] != ".") == ["adapter", "run.json"]
 
 
 def test_a_replacement_that_was_killed_halfway_is_mended(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ import torch.distributed as dist
 from configs.errors import ArtifactError, ConfigError, DataError, RetryError
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
-from tasks.train.faults import fault_of, is_disk_full, is_out_of_memory, translated_errors
+from tasks.files.full_disk import is_disk_full
+from tasks.train.faults import fault_of, is_out_of_memory, translated_errors
 
 CONFIG = TrainConfig()
 
@@ -103,7 +104,7 @@ def test_a_full_disk_names_the_folder_and_the_setting(tmp_path: Path) -> None:
     config = CONFIG.model_copy(update={"cluster": ClusterConfig(disk_gib=500)})
     with pytest.raises(ArtifactError) as caught, translated_errors(config):
         raise OSError(errno.ENOSPC, "No space left on device", str(tmp_path / "model.safetensors"))
-    assert str(caught.value).startswith(f"{tmp_path}: the disk is full\n")
+    assert str(caught.value).startswith(f"{tmp_path}: the disk is full (mounted at /")
     assert "train.cluster.disk_gib (now 500)" in str(caught.value)
 
 

@@ -21,7 +21,7 @@ from tasks.plan.checks.settings import (
     read_chat_template,
     read_deepspeed,
 )
-from tasks.plan.hardware.disk import check_disk, required_disk_bytes
+from tasks.plan.hardware.disk import check_disks, required_disk_bytes
 from tasks.plan.hardware.local_gpus import LocalGpu
 from tasks.plan.resolve.data import resolve_data
 
@@ -216,10 +216,11 @@ def test_an_output_directory_that_cannot_be_written_is_named(folder: str, tmp_pa
     (tmp_path / "file").write_text("")
     folder = folder.format(file=tmp_path / "file")
     config = {"model": {"name": "x"}, "data": {"sources": [{"path": "x"}]}}
-    with pytest.raises(ConfigError, match=rf"output_directory={folder}: .* cannot be written to"):
+    with pytest.raises(ConfigError, match=rf"output_directory={folder} cannot be written to"):
         check_output_directory(FineTuneConfig(**config, output_directory=folder))
     check_output_directory(FineTuneConfig(**config, output_directory=str(tmp_path / "new" / "folder")))
-    assert (tmp_path / "new" / "folder" / "fine-tune").is_dir()
+    # the folder of the run itself is made by the run
+    assert not list((tmp_path / "new" / "folder").iterdir())
 
 
 def test_names_of_embedded_sources_are_parsed_or_refused() -> None:
@@ -238,9 +239,24 @@ def test_names_of_embedded_sources_are_parsed_or_refused() -> None:
 
 def test_too_little_disk_is_an_error_with_both_sizes(tmp_path: Path) -> None:
     free = shutil.disk_usage(tmp_path).free
-    check_disk(tmp_path, free // 2)
-    with pytest.raises(ArtifactError, match=r"GiB free; this run writes about .* GiB"):
-        check_disk(tmp_path, free * 2)
+    check_disks(tmp_path, free // 4, tmp_path / "new" / "outputs", free // 4)
+    # on one disk, both have to fit
+    for scratch, output in ((free * 2, 0), (0, free * 2), (free * 3 // 5, free * 3 // 5)):
+        with pytest.raises(
+            ArtifactError, match=r"GiB free; this run writes about .* GiB there\n.*TMPDIR and output_dir"
+        ):
+            check_disks(tmp_path, scratch, tmp_path / "new" / "outputs", output)
+
+
+def test_the_output_folders_own_disk_is_checked_too(tmp_path: Path) -> None:
+    other = Path("/dev/shm")
+    if not other.is_dir() or other.stat().st_dev == tmp_path.stat().st_dev:
+        pytest.skip("this system has no second disk")
+    free, scratch_free = (shutil.disk_usage(folder).free for folder in (other, tmp_path))
+    check_disks(tmp_path, scratch_free // 2, other / "outputs", free // 2)
+    with pytest.raises(ArtifactError, match=f"^{other} has [^\n]*\n.* set output_directory to") as error:
+        check_disks(tmp_path, 1, other / "outputs", free * 2)
+    assert len(str(error.value).splitlines()) == 2
 
 
 def test_the_disk_a_run_needs_counts_every_copy() -> None:

@@ -1,0 +1,103 @@
+"""Recognises a disk that is full, a quota that is used up and a file that is too large, and says which disk it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from configs.errors import ArtifactError, FineTuneError
+
+_FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file is too large"}
+# libraries in C++ and Rust, SQLite and Arrow say so only in the message; the last is all that torch's writer reports
+_WORDS = {
+    "no space left on device": errno.ENOSPC,
+    "disk quota exceeded": errno.EDQUOT,
+    "file too large": errno.EFBIG,
+    "database or disk is full": errno.ENOSPC,
+    ". unexpected pos ": errno.ENOSPC,
+}
+
+
+@contextmanager
+def full_disks_named(folder: Path) -> Iterator[None]:
+    """Within the block, which writes to `folder`, raise an error of a full disk as one that names the disk.
+
+    Raises:
+        ArtifactError: as `full_disk_error` returns it.
+    """
+    try:
+        yield
+    except OSError as error:
+        full = full_disk_error(error, folder=folder)
+        if full is None:
+            raise
+        raise full from error
+
+
+def is_disk_full(error: BaseException) -> bool:
+    """Return whether a disk was full, a quota used up, or a file larger than the system allows."""
+    return _number(error) is not None
+
+
+def full_disk_error(error: BaseException, fix: str = "", folder: Path | None = None) -> ArtifactError | None:
+    """Return the error to show for one of a full disk, or for one that was raised from it; None for any other.
+
+    The message ends with `fix`, if it is given, and names `folder`, or else the one that the error names. A deliberate
+    error is its own explanation.
+    """
+    for cause in causes(error):
+        if isinstance(cause, FineTuneError):
+            return None
+        number = _number(cause)
+        if number is not None:
+            folder = folder or _folder(cause)
+            advice = fix or "free some space there, or set output_directory or TMPDIR to a folder on another disk"
+            if number == errno.EFBIG:
+                advice = "raise the limit (`ulimit -f`), or use a file system that takes larger files"
+            return ArtifactError(f"{folder}: {_FULL[number]}{_disk(folder)}\n{advice}")
+    return None
+
+
+def causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield `error`, then the error that it was raised from, and so on."""
+    seen: set[int] = set()
+    cause: BaseException | None = error
+    while cause is not None and id(cause) not in seen:
+        seen.add(id(cause))
+        yield cause
+        cause = cause.__cause__
+
+
+def _number(error: BaseException) -> int | None:
+    if isinstance(error, OSError) and error.errno in _FULL:
+        return error.errno
+    text = str(error).lower()
+    return next((number for words, number in _WORDS.items() if words in text), None)
+
+
+def _folder(error: BaseException) -> Path:
+    """Return the folder that could not be written to; where the error names none, the fullest that is written to."""
+    name = getattr(error, "filename2", None) or getattr(error, "filename", None)
+    if isinstance(name, str | bytes):
+        return Path(os.fsdecode(name)).parent
+    return min(_written_to(), key=lambda folder: shutil.disk_usage(folder).free)
+
+
+def _written_to() -> Iterable[Path]:
+    return [folder for folder in (Path(tempfile.gettempdir()), Path.cwd(), Path.home()) if folder.exists()]
+
+
+def _disk(folder: Path) -> str:
+    """Return where the disk of a folder is mounted, and its size; empty where the folder is gone."""
+    place = Path(os.path.realpath(folder))
+    if not place.exists():
+        return ""
+    usage = shutil.disk_usage(place)
+    while not place.is_mount():
+        place = place.parent
+    return f" (mounted at {place}, {usage.total / 2**30:,.2f} GiB)"
