@@ -12,6 +12,7 @@ from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from configs.addresses import shown_address
 from configs.errors import ConfigError, ConfigFault
 from configs.schema.rules import joined, missing_in_words, rule_in_words
 
@@ -75,6 +76,21 @@ Name = Annotated[str, AfterValidator(without_outer_blanks)]
 """The text of a name or an address: a blank that was copied with it is refused, as nobody sees it in a message."""
 
 
+def a_local_folder(value: str) -> str:
+    """Return the text.
+
+    Raises:
+        ValueError: it is an address, which would be made a folder of that name.
+    """
+    if "://" in value:
+        raise ValueError(f"{shown_address(value)} is an address; name a folder of this machine")
+    return value
+
+
+LocalFolder = Annotated[str, AfterValidator(a_local_folder)]
+"""The path of a folder on the machine that the run is started on."""
+
+
 def _types_in(annotation: Any) -> set[Any]:
     """Return the classes in an annotation: {int, NoneType} of `int | None`, {str} of `list[str]`."""
     inner = get_args(annotation)
@@ -90,7 +106,8 @@ _PATTERNS_IN_WORDS = {
 
 def faults_of(error: ValidationError, root: type[Section]) -> list[ConfigFault]:
     """Return every fault of a config of class `root`."""
-    return [_fault(fault, root) for fault in joined(error.errors())]
+    faults = (_fault(fault, root) for fault in joined(error.errors()))
+    return [ConfigFault(*map(shown_address, fault)) for fault in faults]
 
 
 def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:

@@ -6,10 +6,10 @@ from flytekit import Cache, Deck, task
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
+from configs.addresses import shown_address
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.files.streams import redacted
 from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
 from tasks.runtime.shown_errors import shows_errors
@@ -46,9 +46,9 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
         )
     fetch.copy_tokenizer(model, tokenizer)
     size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-    facts = [("model", redacted(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
+    facts = [("model", shown_address(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
     Deck("model", html.fragment(render_facts("Base model", facts)))
-    print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
+    print(f"model: {shown_address(config.name)} ({revision[:12]})", flush=True)
     # a laptop's model directory is used in place: a copy of tens of gigabytes would gain nothing
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 import torch.distributed as dist
 
+from configs.addresses import first_line
 from configs.errors import ArtifactError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
 
@@ -165,8 +166,7 @@ def _text(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:_LAST_CHARACTERS] if lines else 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(error, _LAST_CHARACTERS) or 'no reason given'}"
 
 
 def _rank() -> str:
