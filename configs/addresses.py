@@ -25,26 +25,22 @@ _END = re.compile(r"[\s\"'`<>]")
 _AT = re.compile(r"@|%(?:25)*40")
 _COLON = re.compile(r":|%(?:25)*3[Aa]")
 # what libraries of stores read as a name, and not as a query: `s3://bucket/a?.csv` is a glob
-_STORES = frozenset(
-    [
-        "s3",
-        "s3a",
-        "s3n",
-        "gs",
-        "gcs",
-        "abfs",
-        "abfss",
-        "az",
-        "adl",
-        "wasb",
-        "wasbs",
-        "hf",
-        "hdfs",
-        "file",
-        "local",
-        "memory",
-    ]
+_STORES: tuple[str, ...] = (
+    "s3",
+    "s3a",
+    "s3n",
+    "gs",
+    "gcs",
+    "abfs",
+    "abfss",
+    "az",
+    "adl",
+    "wasb",
+    "wasbs",
+    "hf",
+    "hdfs",
 )
+_STORES += ("file", "local", "memory")
 _NAME_AFTER_MARK = re.compile(r"|[/?*.\[][^=&]*|[^=&]*\.[A-Za-z0-9]{1,7}(?:\.(?:gz|zst))?")
 # in their addresses the container stands where others have the user
 _WITH_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
@@ -70,7 +66,10 @@ TOKEN = re.compile(
     r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
 )
 """Tokens that are known by their form: of hubs, GitHub and AWS, and JSON web tokens."""
-_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)S?$")
+_SECRET_NAME = re.compile(
+    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(?:API|ACCESS|ACCOUNT|SECRET|PRIVATE)_KEY)S?$",
+    re.IGNORECASE,
+)
 _SHORTEST_SECRET = 12
 
 _LOCAL = re.compile(r"(?:~|\.{1,2}(?=[/\\])|[A-Za-z]:[\\/]|/|\\\\)")

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
+
+from configs.addresses import shown_address
 
 PLACES = frozenset(
     {
@@ -42,3 +44,9 @@ def map_texts(settings: Any, change: Callable[[str, str], str], name: str = "") 
     if isinstance(settings, list):
         return [map_texts(value, change, name) for value in settings]
     return change(name, settings) if isinstance(settings, str) else settings
+
+
+def shown_arguments(arguments: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
+    """Yield what a class shows of itself in its `repr`, with texts as `shown_address`."""
+    for name, value in arguments:
+        yield name, map_texts(value, lambda _, text: shown_address(text))

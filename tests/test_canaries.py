@@ -30,6 +30,7 @@ from configs.errors import ConfigError
 from configs.schema import ColumnMap, FineTuneConfig
 from configs.schema.align import AlignConfig
 from configs.settings_texts import PLACES, SERVERS
+from configs.wire import FileRange
 
 # of a source, besides its path and the names of its columns
 _OF_A_SOURCE = ("hub", "name", "revision", "split", "tools")
@@ -285,4 +286,16 @@ def test_a_config_that_is_refused_shows_no_canary(settings: dict[str, Any]) -> N
     with pytest.raises(ConfigError) as caught:
         FineTuneConfig.model_validate_json(json.dumps(settings))
     shown = [str(caught.value), *(part for fault in caught.value.faults for part in fault)]
+    with pytest.raises(ValueError) as plain:
+        FineTuneConfig.model_validate(settings)
     assert canaries_in("\n".join(shown).encode()) == []
+    # pydantic's own message has our words and the names of the settings
+    assert ADDRESS in settings or "canarypass" not in str(plain.value)
+
+
+def test_the_repr_of_a_section_or_a_shard_shows_no_canary() -> None:
+    config = FineTuneConfig.model_validate({"data": {"sources": [{"path": [ADDRESS]}]}, "model": {"name": ADDRESS}})
+    part = FileRange(path=ADDRESS, name="x", sha256="0")
+    texts = [f"{value!r} {value}" for value in (config, config.data, config.model, part)]
+    assert canaries_in("\n".join(texts).encode()) == []
+    assert "http://host/x" in texts[1] and "http://host/x" in texts[3]

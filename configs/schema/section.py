@@ -7,7 +7,7 @@ refused where an integer is wanted, and never rounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, Val
 from configs.addresses import shown_address
 from configs.errors import ConfigError, ConfigFault
 from configs.schema.rules import joined, missing_in_words, rule_in_words
+from configs.settings_texts import shown_arguments
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
@@ -23,7 +24,10 @@ LARGEST_INTEGER = 2**53 - 1
 class Section(BaseModel):
     """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, and integers that a form rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    # pydantic's own message would quote the input, which may hold a password
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -47,6 +51,10 @@ class Section(BaseModel):
                 )
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # flytekit logs the inputs of tasks
+        return shown_arguments(super().__repr_args__())
+
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
         """Parse and validate; flytekit calls this for every value of the class, from every source.
@@ -68,7 +76,7 @@ def without_outer_blanks(value: str) -> str:
         ValueError: it begins or ends with white space.
     """
     if value != value.strip():
-        raise ValueError(f"{value!r} begins or ends with white space; remove it")
+        raise ValueError(f"{shown_address(value)!r} begins or ends with white space; remove it")
     return value
 
 
