@@ -25,31 +25,17 @@ _END = re.compile(r"[\s\"'`<>]")
 _AT = re.compile(r"@|%(?:25)*40")
 _COLON = re.compile(r":|%(?:25)*3[Aa]")
 # what libraries of stores read as a name, and not as a query: `s3://bucket/a?.csv` is a glob
-_STORES: tuple[str, ...] = (
-    "s3",
-    "s3a",
-    "s3n",
-    "gs",
-    "gcs",
-    "abfs",
-    "abfss",
-    "az",
-    "adl",
-    "wasb",
-    "wasbs",
-    "hf",
-    "hdfs",
-)
-_STORES += ("file", "local", "memory")
+_STORES: tuple[str, ...] = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs")
+_STORES += ("hf", "hdfs", "file", "local", "memory")
 _NAME_AFTER_MARK = re.compile(r"|[/?*.\[][^=&]*|[^=&]*\.[A-Za-z0-9]{1,7}(?:\.(?:gz|zst))?")
 # in their addresses the container stands where others have the user
 _WITH_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
 _CONTAINER = re.compile(r"(?:\$?[a-z0-9](?:-?[a-z0-9]){2,62})@(?=[^@:]*$)")
 
-# without a scheme: `user:password@host`, `user@host:path` (a row's id, `name:7`, is none), and the queries of libraries
-# that name only the path of an address
-_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])[\w.+%-]+:[^\s@\"'<>]+@(?=[\w\[])")
-_USER_OF_SCP = re.compile(r"(?<![\w/:])[\w.+%-]+@(?=[\w.-]+:[^\s\d:])")
+# without a scheme: `user:password@host`, `user@host:path` (`name:7`, a row's id, and `image@sha256:` are none), and the
+# queries of libraries that name only the path of an address
+_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])[\w.+%-]+:[^\s@\"'<>]+@(?=[\w\[])(?!sha256:)")
+_USER_OF_SCP = re.compile(r"(?<![\w/:])[\w.+%-]+@(?!sha256:)(?=[\w.-]+:[^\s\d:])")
 _QUERY = re.compile(r"\?(?=[\w.~%$-]{1,80}=)[^\s\"'<>]*")
 _AUTHORIZATION = re.compile(
     r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|digest|token)\s+)?[^\s\"',;]+"

@@ -162,7 +162,7 @@ def _pipeline(config: FineTuneConfig) -> str:
 
 def _template_line(config: FineTuneConfig) -> str:
     """Return the item on the chat template's arguments, with a line break; empty without any."""
-    given = config.tokenize.template_arguments.strip()
+    given = shown_address(config.tokenize.template_arguments.strip())
     return (
         f"- Chat template: given `{given}` in training and evaluation; pass the same to `apply_chat_template`\n"
         if given

@@ -18,7 +18,7 @@ from flytekit.extend import IgnoreOutputs
 from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
-from configs.addresses import first_line, without_secrets
+from configs.addresses import without_secrets
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
 from tasks.runtime.pods import is_laptop_run
 
@@ -109,10 +109,8 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
         publish(error)
     # no error of the Deck may take the place of the task's
     except Exception as fault:
-        print(
-            f"warning: the Deck of the error below is not shown: {type(fault).__name__}: {first_line(fault)}",
-            flush=True,
-        )
+        what = without_secrets(repr(fault))[:200]
+        print(f"warning: the Deck of the error below is not shown: {what}", flush=True)
 
 
 def _as_shown(error: Exception) -> ShownError | None:

@@ -72,6 +72,8 @@ def test_no_part_of_a_user_or_a_query_is_shown(scheme: str, user: str, host: str
         # no scheme
         ("git@github.com:owner/name.git", "github.com:owner/name.git"),
         ("me:pw@proxy:3128", "proxy:3128"),
+        ("registry.org:5000/image@sha256:ab12", "registry.org:5000/image@sha256:ab12"),
+        ("image@sha256:ab12", "image@sha256:ab12"),
         ("me@home/a.csv", "me@home/a.csv"),
         ("rows@v2.jsonl:7: 12 tokens", "rows@v2.jsonl:7: 12 tokens"),
         ("jdbc:postgresql://me:pw@h/db?password=x", "jdbc:postgresql://h/db"),
