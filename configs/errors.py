@@ -13,6 +13,8 @@ from typing import NamedTuple
 
 from click.exceptions import Exit
 
+from configs.addresses import without_secrets
+
 
 class WithoutTrace:
     """Base of exceptions whose `__traceback__` reads as None, so that Flyte's error text begins with the message.
@@ -31,10 +33,11 @@ class WithoutTrace:
 
 
 class FineTuneError(WithoutTrace, Exit):
-    """Base of all deliberate errors; `str(error)` is the whole message."""
+    """Base of all deliberate errors; `str(error)` is the whole message, without secrets, whatever it was made of."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0)
+        message = without_secrets(message)
         self.args = (message,)
         self.message = message
         self.exit_code = f"Error: {message}"  # type: ignore[misc, assignment]

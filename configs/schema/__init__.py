@@ -29,7 +29,7 @@ from configs.schema.model import ModelConfig
 from configs.schema.plan import PlanConfig
 from configs.schema.push_to_hub import PushConfig
 from configs.schema.quantize import QuantizeConfig
-from configs.schema.section import Section
+from configs.schema.section import LocalFolder, Section
 from configs.schema.tokenize import TokenizeConfig, fault_of_tokenize
 from configs.schema.train import PROMPT_METHODS, RewardFunctionConfig, TrainConfig
 
@@ -90,7 +90,7 @@ class FineTuneConfig(RunConfig):
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the tuned model on a hub.")
     tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Chat template, sequence length and masks.")
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
-    output_directory: str = Field(
+    output_directory: LocalFolder = Field(
         "outputs", description="Local folder for the folders of runs on a laptop: models, report, metrics."
     )
     output_exists: Literal["number", "replace", "stop"] = Field("number", description=OUTPUT_EXISTS)

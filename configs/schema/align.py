@@ -23,7 +23,7 @@ from configs.schema import (
 )
 from configs.schema.data import DataConfig
 from configs.schema.plan import PlanConfig
-from configs.schema.section import Section
+from configs.schema.section import LocalFolder, Section
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 
 
@@ -52,7 +52,7 @@ class AlignConfig(RunConfig):
         description="Chat template, sequence length and masks of all phases; only the first phase reads `packing`.",
     )
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")
-    output_directory: str = Field(
+    output_directory: LocalFolder = Field(
         "outputs", description="Local folder for the folders of runs on a laptop: models, report, metrics."
     )
     output_exists: Literal["number", "replace", "stop"] = Field("number", description=OUTPUT_EXISTS)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from configs.addresses import shown_address
 from configs.schema.section import Name, Section, without_outer_blanks
 
 RowFormat = Literal[
@@ -113,7 +114,8 @@ class SourceConfig(Section):
                 raise ValueError(f"entry {number + 1} is empty; fill it in, or remove it from the list")
         if path is not None and not (entries and all(isinstance(entry, str) and entry.strip() for entry in entries)):
             raise ValueError(
-                f"{path!r} names no file; write a file, glob, directory or address as text, or a list of these"
+                f"{shown_address(repr(path))} names no file; write a file, glob, directory or address as text, or a "
+                "list of these"
             )
         for entry in entries if path is not None else []:
             without_outer_blanks(entry)
@@ -148,7 +150,8 @@ class SourceConfig(Section):
         if self.path is None and self.hub is None:
             raise ValueError("names no rows; give exactly one of `path` and `hub`, or remove the entry")
         if self.path is not None and self.hub is not None:
-            raise ValueError(f"path={self.path} and hub={self.hub} are both set; give exactly one of `path` and `hub`")
+            both = shown_address(f"path={self.path} and hub={self.hub}")
+            raise ValueError(f"{both} are both set; give exactly one of `path` and `hub`")
         if self.path is not None and (self.name or self.revision):
             raise ValueError("`name` and `revision` belong to `hub`, not to `path`; remove them")
         if self.role == "test" and self.weight != 1.0:

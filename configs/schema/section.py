@@ -7,13 +7,15 @@ refused where an integer is wanted, and never rounded.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
+from configs.addresses import shown_address
 from configs.errors import ConfigError, ConfigFault
 from configs.schema.rules import joined, missing_in_words, rule_in_words
+from configs.settings_texts import shown_arguments
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
@@ -22,7 +24,10 @@ LARGEST_INTEGER = 2**53 - 1
 class Section(BaseModel):
     """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, and integers that a form rounds."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=())
+    # pydantic's own message would quote the input, which may hold a password
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=(), hide_input_in_errors=True
+    )
 
     @field_validator("*", mode="before")
     @classmethod
@@ -46,6 +51,10 @@ class Section(BaseModel):
                 )
         return value
 
+    def __repr_args__(self) -> Iterator[tuple[str | None, Any]]:
+        # flytekit logs the inputs of tasks
+        return shown_arguments(super().__repr_args__())
+
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
         """Parse and validate; flytekit calls this for every value of the class, from every source.
@@ -67,12 +76,27 @@ def without_outer_blanks(value: str) -> str:
         ValueError: it begins or ends with white space.
     """
     if value != value.strip():
-        raise ValueError(f"{value!r} begins or ends with white space; remove it")
+        raise ValueError(f"{shown_address(value)!r} begins or ends with white space; remove it")
     return value
 
 
 Name = Annotated[str, AfterValidator(without_outer_blanks)]
 """The text of a name or an address: a blank that was copied with it is refused, as nobody sees it in a message."""
+
+
+def a_local_folder(value: str) -> str:
+    """Return the text.
+
+    Raises:
+        ValueError: it is an address, which would be made a folder of that name.
+    """
+    if "://" in value:
+        raise ValueError(f"{shown_address(value)} is an address; name a folder of this machine")
+    return value
+
+
+LocalFolder = Annotated[str, AfterValidator(a_local_folder)]
+"""The path of a folder on the machine that the run is started on."""
 
 
 def _types_in(annotation: Any) -> set[Any]:
@@ -90,7 +114,8 @@ _PATTERNS_IN_WORDS = {
 
 def faults_of(error: ValidationError, root: type[Section]) -> list[ConfigFault]:
     """Return every fault of a config of class `root`."""
-    return [_fault(fault, root) for fault in joined(error.errors())]
+    faults = (_fault(fault, root) for fault in joined(error.errors()))
+    return [ConfigFault(*map(shown_address, fault)) for fault in faults]
 
 
 def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:

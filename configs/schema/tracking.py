@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
+from configs.addresses import shown_address
 from configs.schema.section import Section
 
 TrackerName = Literal["none", "wandb", "mlflow", "tensorboard"]
@@ -79,6 +80,11 @@ class TrackingConfig(Section):
             raise ValueError(
                 "train.tracking.address holds a user or a password; put them into the secrets mlflow/username and "
                 "mlflow/password, or wandb/api_key"
+            )
+        if parts.query or parts.fragment:
+            raise ValueError(
+                f"train.tracking.address={shown_address(self.address)} has a query or a fragment, which may hold a "
+                "secret and which no tracker reads; remove it"
             )
         if parts.scheme not in ("http", "https") or not parts.netloc:
             raise ValueError(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,12 +9,14 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from configs.addresses import last_part, shown_address
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.linear_weights import share_sentence
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.schema import FineTuneConfig
+from configs.settings_texts import PLACES, map_texts, texts
 from configs.wire import DataReport, Evaluation
 from tasks.files.model_files import is_hub_id
 
@@ -31,16 +32,8 @@ _ADAPTERS = {
 
 
 def public_config(config: FineTuneConfig) -> str:
-    """Return the resolved config as YAML. Paths are cut to their last part: a machine's folders are private."""
-    values = config.model_dump(mode="json")
-    if "/" in values["model"]["name"] and not is_hub_id(values["model"]["name"]):
-        values["model"]["name"] = posixpath.basename(values["model"]["name"].rstrip("/"))
-    for section in ("sources", "evaluation", "contamination"):
-        for source in values["data"][section]:
-            paths = source["path"]
-            if paths is not None:
-                source["path"] = _last_part(paths) if isinstance(paths, str) else [_last_part(path) for path in paths]
-    values["output_directory"] = posixpath.basename(values["output_directory"].rstrip("/"))
+    """Return the resolved config as YAML; of addresses and paths the last part, and without what may be a secret."""
+    values = map_texts(config.model_dump(mode="json"), _public_setting)
     return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
 
 
@@ -48,16 +41,23 @@ def public_base(config: FineTuneConfig, revision: str) -> str:
     """Return how files that go up name the base: its id on the hub, or its folder's last part and its files' hash."""
     if is_hub_id(config.model.name):
         return config.model.name
-    return f"{posixpath.basename(config.model.name.rstrip('/'))}@{revision[:12]}".removesuffix("@")
+    return f"{last_part(config.model.name)}@{revision[:12]}".removesuffix("@")
 
 
 def private_paths(config: FineTuneConfig) -> list[str]:
     """Return the folders and files of this machine that a config names, and where the run works."""
-    named = [] if is_hub_id(config.model.name) else [config.model.name]
-    for source in [*config.data.sources, *config.data.evaluation, *config.data.contamination]:
-        named += [source.path] if isinstance(source.path, str) else list(source.path or [])
+    named = [value for name, value in texts(config.model_dump(mode="json")) if _is_of_a_place(name, value)]
     paths = [str(Path(name).expanduser().absolute()) for name in named if "://" not in name and ":" not in name[:12]]
     return [*paths, str(Path.cwd()), str(Path.home())]
+
+
+def _public_setting(name: str, value: str) -> str:
+    return last_part(value) if _is_of_a_place(name, value) else shown_address(value)
+
+
+def _is_of_a_place(name: str, value: str) -> bool:
+    """Return whether a setting's value names a file or folder, and not the id of a model on a hub."""
+    return name in PLACES and not (name == "model.name" and is_hub_id(value))
 
 
 def all_scores(
@@ -104,7 +104,7 @@ def model_card(
     sources = ", ".join(
         f"`{count.source}` ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
     )
-    shown_base = config.model.name if base else posixpath.basename(config.model.name.rstrip("/"))
+    shown_base = config.model.name if base else last_part(config.model.name)
     content = f"""---
 {metadata.to_yaml()}
 ---
@@ -162,7 +162,7 @@ def _pipeline(config: FineTuneConfig) -> str:
 
 def _template_line(config: FineTuneConfig) -> str:
     """Return the item on the chat template's arguments, with a line break; empty without any."""
-    given = config.tokenize.template_arguments.strip()
+    given = shown_address(config.tokenize.template_arguments.strip())
     return (
         f"- Chat template: given `{given}` in training and evaluation; pass the same to `apply_chat_template`\n"
         if given
@@ -203,12 +203,6 @@ def _what_was_scored(own: Scores) -> str:
         unit = "score" if own.is_of_reward_model else "log-likelihood in nats"
         sentences.append(f"Preferences compare the {unit} of wanted and unwanted answers.")
     return " ".join([*sentences, "All models were scored on the same rows."])
-
-
-def _last_part(path: str) -> str:
-    """Return a file's name without its folder, and without an address's query, which may hold a key."""
-    name = posixpath.basename(path.rstrip("/"))
-    return name.partition("?")[0] if "://" in path else name
 
 
 def _eval_results(scores: Scores, task: str) -> list[EvalResult]:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.artifacts import PushedArtifact
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.objectives import SCORING
@@ -55,7 +56,7 @@ def usage_of(config: FineTuneConfig, artifact: PushedArtifact, place: str, is_he
     return Usage(
         artifact=artifact,
         place=place,
-        base=name if is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else LOCAL_BASE,
+        base=shown_address(name) if is_hub_id(name) or (is_here and name != EMBEDDED_MODEL) else LOCAL_BASE,
         template_arguments=config.tokenize.template_arguments,
         trust_remote_code=config.model.trust_remote_code,
         is_reward_model=config.train.objective in SCORING,

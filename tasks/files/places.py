@@ -9,10 +9,13 @@ from __future__ import annotations
 import glob
 import os
 import re
+from collections import Counter
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import DataError
 from tasks.files.streams import (
     COMPRESSIONS,
@@ -20,9 +23,7 @@ from tasks.files.streams import (
     compression,
     file_system,
     is_remote,
-    redacted,
     user_error,
-    without_query,
 )
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
@@ -85,7 +86,7 @@ def file_kind(path: str) -> str:
     name = PurePosixPath(base_name(path).lower())
     kind = (name.with_suffix("") if name.suffix in COMPRESSIONS else name).suffix
     if kind not in FILE_ENDINGS:
-        raise DataError(f"{redacted(path)} ends in none of {_known_endings()}; rename or convert it")
+        raise DataError(f"{shown_address(path)} ends in none of {_known_endings()}; rename or convert it")
     return _SAME_KIND.get(kind, kind)
 
 
@@ -145,7 +146,7 @@ def _local_files(entry: str) -> list[DataFile]:
 def _remote_files(entry: str) -> list[DataFile]:
     if entry.startswith(("http://", "https://")):
         if "*" in entry:
-            raise DataError(f"{redacted(entry)}: a web server does not list its files; name each of them")
+            raise DataError(f"{shown_address(entry)}: a web server does not list its files; name each of them")
         file_kind(entry)
         return [DataFile(entry, base_name(entry))]
     try:
@@ -157,11 +158,13 @@ def _remote_files(entry: str) -> list[DataFile]:
             try:
                 matches = system.glob(store_path, detail=True)
             except ValueError:
-                raise DataError(f"{redacted(entry)}: `**` must stand alone between slashes, as in **/*.jsonl") from None
+                raise DataError(
+                    f"{shown_address(entry)}: `**` must stand alone between slashes, as in **/*.jsonl"
+                ) from None
             paths = [path for path, info in matches.items() if info["type"] == "file"]
             root = glob_root(store_path)
         elif kind is None:
-            raise DataError(f"{redacted(entry)} does not exist; correct the address")
+            raise DataError(f"{shown_address(entry)} does not exist; correct the address")
         else:
             file_kind(entry)
             return [DataFile(entry, base_name(entry))]
@@ -190,7 +193,9 @@ def _readable_files(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
             files.append(DataFile(path, name.encode("utf-8", "replace").decode()))
     files = _without_descriptions(files)
     if not files:
-        raise DataError(f"{redacted(entry)} has no file that ends in {_known_endings()}; correct the path or add files")
+        raise DataError(
+            f"{shown_address(entry)} has no file that ends in {_known_endings()}; correct the path or add files"
+        )
     return files
 
 
@@ -219,13 +224,20 @@ def _with_distinct_names(files: list[DataFile]) -> list[DataFile]:
     """Return the files; those that share a name are named from where their paths differ, as a/rows.jsonl."""
     folders: dict[str, list[str]] = {}
     for file in files:
-        folders.setdefault(file.name, []).append(without_query(file.path).rpartition("/")[0] + "/")
+        folders.setdefault(file.name, []).append(shown_address(file.path).rpartition("/")[0] + "/")
     shared = {name: os.path.commonprefix(paths).rpartition("/")[0] + "/" for name, paths in folders.items()}  # noqa: RUF071
-    return [
+    named = [
         file
         if len(folders[file.name]) == 1
-        else DataFile(file.path, without_query(file.path).removeprefix(shared[file.name]))
+        else DataFile(file.path, shown_address(file.path).removeprefix(shared[file.name]))
         for file in files
+    ]
+    # addresses that differ only in what is not shown, such as the user
+    counts = Counter(file.name for file in named)
+    numbers = {name: count(1) for name in counts}
+    return [
+        file if counts[file.name] == 1 else DataFile(file.path, f"{file.name} ({next(numbers[file.name])})")
+        for file in named
     ]
 
 

@@ -13,9 +13,10 @@ from typing import Any
 
 import yaml
 
+from configs.addresses import shown_address
 from configs.schema import RunConfig
+from configs.settings_texts import map_texts
 from tasks.files.kept_files import LOCK, RECORD
-from tasks.files.streams import redacted
 
 _PACKAGES = (
     "flyte-fine-tune",
@@ -37,8 +38,8 @@ _NO_RESULTS_OF_TRAINING = ("cluster", "checkpoint", "tracking")
 
 
 def public_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the config with all defaults; addresses are without user, password and query, which may be secret."""
-    settings: dict[str, Any] = _redacted(config.model_dump(mode="json"))
+    """Return the config with all defaults, and addresses as `shown_address`."""
+    settings: dict[str, Any] = map_texts(config.model_dump(mode="json"), _shown)
     return settings
 
 
@@ -52,7 +53,7 @@ def identity(config: RunConfig, workflow: str) -> str:
 
     Settings with their default values are left out: a later version may have more of them.
     """
-    given = _redacted(config.model_dump(mode="json", exclude_defaults=True))
+    given = map_texts(config.model_dump(mode="json", exclude_defaults=True), _shown)
     settings = {name: value for name, value in given.items() if name not in _NO_RESULTS}
     for phase in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         for name in _NO_RESULTS_OF_TRAINING if isinstance(phase.get("train"), dict) else ():
@@ -113,12 +114,8 @@ def _without_empty(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in pruned.items() if part != {}}
 
 
-def _redacted(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _redacted(part) for name, part in value.items()}
-    if isinstance(value, list):
-        return [_redacted(part) for part in value]
-    return redacted(value) if isinstance(value, str) else value
+def _shown(name: str, value: str) -> str:
+    return shown_address(value)
 
 
 def _leaves(settings: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:

@@ -10,8 +10,9 @@ import hashlib
 from dataclasses import dataclass
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import ModelError
-from tasks.files.streams import file_system, redacted, user_error
+from tasks.files.streams import file_system, user_error
 
 # the keys under which s3fs, gcsfs and adlfs report a checksum
 _CHECKSUM_KEYS = ("ETag", "md5Hash", "etag")
@@ -36,8 +37,8 @@ def stored_files(address: str) -> dict[str, StoredFile]:
     """
     if address.startswith(("http://", "https://")):
         raise ModelError(
-            f"model.name={redacted(address)}: a web server does not list its files; name a folder of a store, such as "
-            "s3://bucket/model, a hub id or a directory"
+            f"model.name={shown_address(address)}: a web server does not list its files; name a folder of a store, "
+            "such as s3://bucket/model, a hub id or a directory"
         )
     try:
         system, folder = file_system(address)
@@ -52,7 +53,7 @@ def stored_files(address: str) -> dict[str, StoredFile]:
     }
     if not files:
         raise ModelError(
-            f"model.name={redacted(address)} is not a folder, or is empty; name one that holds config.json, "
+            f"model.name={shown_address(address)} is not a folder, or is empty; name one that holds config.json, "
             "weights and tokenizer"
         )
     return files

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
+from configs.addresses import last_part, shown_address
 from configs.errors import DataError, FineTuneError, UnreachableStoreError
 
 COMPRESSIONS = (".gz", ".zst")
@@ -47,21 +48,10 @@ def is_remote(path: str) -> bool:
     return _PROTOCOL.match(path) is not None and not path.startswith("file://")
 
 
-def redacted(path: str) -> str:
-    """Return `path` for a message: an address without user, password and query, which may be secret."""
-    if not is_remote(path):
-        return path
-    return re.sub(r"(?<=://)[^/@]*@", "", without_query(path))
-
-
 def base_name(path: str) -> str:
-    name = without_query(path).rstrip("/").rpartition("/")[2]
-    return (unquote(name) if is_remote(path) else name).encode("utf-8", "replace").decode()
-
-
-def without_query(path: str) -> str:
-    # elsewhere `?` is a wildcard or part of the name
-    return re.split(r"[?#]", path, maxsplit=1)[0] if path.startswith(("http://", "https://")) else path
+    """Return the name of a file or folder; of an address, without what is not shown."""
+    name = unquote(last_part(path)) if is_remote(path) else path.rstrip("/").rpartition("/")[2]
+    return name.encode("utf-8", "replace").decode()
 
 
 def compression(path: str) -> str:
@@ -120,7 +110,7 @@ def is_pointer(path: str) -> bool:
 def pointer_error(path: str) -> DataError:
     """Return the error for a file that `is_pointer`."""
     return DataError(
-        f"{redacted(path)} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
+        f"{shown_address(path)} is a Git LFS pointer, not the file itself; run `git lfs pull` in its repository"
     )
 
 
@@ -310,7 +300,7 @@ class _ChunkStream(io.RawIOBase):
 
 def user_error(path: str, error: Exception) -> FineTuneError:
     """Return the error that a user reads. Of an unknown error it shows only the type: its text may hold a secret."""
-    name = redacted(path)
+    name = shown_address(path)
     if isinstance(error, FineTuneError):
         return error
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):

@@ -6,13 +6,14 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from configs.addresses import shown_address
 from configs.embedded.english_to_sql import make_unlabelled_text
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import HubError, ModelError
 from configs.schema import ModelConfig
 from tasks.files.model_files import PICKLED_PATTERNS, UNUSED_PATTERNS, needed_files
 from tasks.files.stored_folder import folder_revision, stored_files
-from tasks.files.streams import is_remote, redacted
+from tasks.files.streams import is_remote
 
 # differs from the seed of the embedded rows, so that the text is not that of the rows
 _TEXT_SEED = 1_000
@@ -60,7 +61,7 @@ def _fetch_stored(config: ModelConfig, revision: str, directory: Path, download:
     found = stored_files(config.name)
     files = {name: found[name] for name in needed_files(found, config.allow_pickled_weights)}
     if folder_revision(files) != revision:
-        raise ModelError(f"model.name={redacted(config.name)} has changed since this run began; run again")
+        raise ModelError(f"model.name={shown_address(config.name)} has changed since this run began; run again")
     for name in files:
         (directory / name).parent.mkdir(parents=True, exist_ok=True)
         download(f"{config.name.rstrip('/')}/{name}", directory / name)

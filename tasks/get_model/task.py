@@ -6,10 +6,10 @@ from flytekit import Cache, Deck, task
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
+from configs.addresses import shown_address
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.files.streams import redacted
 from tasks.runtime.artifacts import store_folder
 from tasks.runtime.pods import CPU, DECK_FIELDS, scratch_directory
 from tasks.runtime.secrets import HUB_TOKEN, read_hub_token
@@ -47,7 +47,7 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
         )
     fetch.copy_tokenizer(model, tokenizer)
     size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-    facts = [("model", redacted(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
+    facts = [("model", shown_address(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
     Deck("model", html.fragment(render_facts("Base model", facts)))
-    print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
+    print(f"model: {shown_address(config.name)} ({revision[:12]})", flush=True)
     return BaseModel(model=store_folder(model, "base"), tokenizer=store_folder(tokenizer, "tokenizer"))

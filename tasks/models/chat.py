@@ -11,6 +11,7 @@ from jinja2 import TemplateError
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
+from configs.addresses import first_line
 from configs.errors import ModelError
 from tasks.files.model_files import is_hub_id
 
@@ -78,8 +79,9 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
         model = kind.from_pretrained(place, device_map="auto" if torch.cuda.is_available() else None)
         words = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ModelError(f"{place} cannot be loaded: {reason}\nname a folder such as outputs/demo/model") from None
+        raise ModelError(
+            f"{place} cannot be loaded: {first_line(error)}\nname a folder such as outputs/demo/model"
+        ) from None
     return Speaker(name, model, words, arguments)
 
 

@@ -17,6 +17,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
+from configs.addresses import first_line
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.schema import ModelConfig
@@ -109,7 +110,7 @@ def _load(
             **kwargs,
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+        raise ModelError(f"model.name={config.name} cannot be loaded: {first_line(error)}") from None
     choose_kernels(model, f"model.name={config.name}", trains="quantization_config" in kwargs)
     repair_generation_config(model)
     return model, sorted(info["missing_keys"])

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import ConfigError, FineTuneError, ModelError
 from configs.schema import FineTuneConfig
 from configs.schema.train import QUANTIZED_METHODS
@@ -212,7 +213,7 @@ def _model_facts(
         return None
     license_name = model.license if model is not None else known.license if known is not None else "not checked"
     return ModelFacts(
-        name=config.model.name,
+        name=shown_address(config.model.name),
         family=shape.family,
         license=value_of(answers, "license", license_name),
         parameters=shape.parameters,

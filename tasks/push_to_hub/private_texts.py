@@ -1,4 +1,4 @@
-"""Keeps what is private out of what goes up: paths of this machine, tokens, and texts of rows.
+"""Keeps what is private out of what goes up: paths of this machine, tokens, passwords, and texts of rows.
 
 Paths that libraries write by themselves are replaced. Anything else that is found refuses the push.
 """
@@ -6,12 +6,12 @@ Paths that libraries write by themselves are replaced. Anything else that is fou
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import TOKEN
 from configs.errors import HubError
 
 # keys under which libraries store where a model was loaded from
@@ -19,9 +19,7 @@ _PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "tokenize
 _VOCABULARIES = ("tokenizer.json", "vocab.json", "merges.txt", "vocab.txt", "tekken.json")
 _TEXTS = (".json", ".md", ".txt", ".yaml", ".yml", ".jinja", ".py", ".jsonl", ".csv", ".model_card")
 _FOLDER = re.compile(r"(?:(?<![\w.])/(?:home|Users|root)/[\w.-]+|\b[A-Za-z]:\\+Users\\|file://)")
-_TOKEN = re.compile(r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b|\bghp_[A-Za-z0-9]{30,}\b|\bAKIA[A-Z0-9]{16}\b")
-_SECRET_NAME = re.compile(r"(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY)S?$")
-_SHORTEST_SECRET = 12
+_PASSWORD = re.compile(r"://[^\s/\"'@]*:[^\s/\"'@]+@[\w\[]")
 _SHORTEST_PATH = 5
 _LONGEST_HEADER = 16 * 2**20
 # shorter texts, such as "Yes", may stand in any file
@@ -50,11 +48,6 @@ def is_local(place: Any) -> bool:
     return isinstance(place, str) and (place.startswith(("/", ".", "~", "file:")) or "\\" in place or ":" in place)
 
 
-def secrets() -> list[str]:
-    """Return the values of environment variables that are named as secrets."""
-    return [value for name, value in os.environ.items() if _SECRET_NAME.search(name) and len(value) >= _SHORTEST_SECRET]
-
-
 def check_private(
     repository: str,
     files: Mapping[str, Path | bytes],
@@ -62,7 +55,7 @@ def check_private(
     secrets: Collection[str],
     rows: Collection[str],
 ) -> None:
-    """Refuse files that hold a path of this machine, a token, or the text of a row.
+    """Refuse files that hold a path of this machine, a token, an address with a password, or the text of a row.
 
     `paths` and `secrets` are those of this run, and `rows` texts of held-out rows. Vocabularies, templates, code and
     licences are searched for these alone: what looks like a folder there may be meant so. Of weights, the header is
@@ -86,8 +79,10 @@ def check_private(
 
 def _private_part(text: str, is_free: bool, paths: list[str], secrets: list[str], rows: list[str]) -> str | None:
     """Return, in words, what a text holds that is private. In a free text anything that looks so may be meant so."""
-    if any(secret in text for secret in secrets) or (not is_free and _TOKEN.search(text)):
+    if any(secret in text for secret in secrets) or (not is_free and TOKEN.search(text)):
         return "a token"
+    if not is_free and _PASSWORD.search(text):
+        return "an address with a password"
     if any(path in text for path in paths) or (not is_free and _FOLDER.search(text)):
         return "a path of a machine"
     forms = (form for row in rows for form in (row, json.dumps(row)[1:-1], json.dumps(row, ensure_ascii=False)[1:-1]))

@@ -16,11 +16,12 @@ from huggingface_hub import CommitOperationAdd, CommitOperationCopy, CommitOpera
 from huggingface_hub.errors import HfHubHTTPError
 from huggingface_hub.utils.sha import git_hash
 
+from configs.addresses import secrets_of_environment, shown_address
 from configs.errors import HubError
 from configs.schema.push_to_hub import fault_of_public_repository
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
 from tasks.push_to_hub.card_file import joined_card, pushed_files
-from tasks.push_to_hub.private_texts import check_private, secrets, without_places
+from tasks.push_to_hub.private_texts import check_private, without_places
 
 _MESSAGE = "Upload fine-tuned model with its evidence"
 _NUM_TRIES = 3
@@ -78,7 +79,13 @@ def publish(
     """
     files = without_places(artifact_files(directory), base)
     files[CONFIG_FILE] = config.encode()
-    check_private(repository, {**files, CARD_FILE: card.encode()}, [*paths, str(directory)], [token, *secrets()], rows)
+    check_private(
+        repository,
+        {**files, CARD_FILE: card.encode()},
+        [*paths, str(directory)],
+        [token, *secrets_of_environment()],
+        rows,
+    )
     api = HfApi(token=token)
     branch = revision or "main"
     try:
@@ -146,7 +153,7 @@ def _publish_once(target: _Target, artifact: Mapping[str, Path | bytes], card: s
     if not changed and not stale:
         _tag(target, digest, target.head)
         _delete_branch(target, staging)
-        return Commit(f"{constants.ENDPOINT}/{target.repository}/commit/{target.head}", is_new=False)
+        return Commit(f"{shown_address(constants.ENDPOINT)}/{target.repository}/commit/{target.head}", is_new=False)
     if changed:
         _stage(target, staging, {name: files[name] for name in changed}, {name: hashes[name] for name in changed})
     operations = [CommitOperationCopy(name, name, src_revision=staging) for name in changed]
@@ -165,7 +172,7 @@ def _publish_once(target: _Target, artifact: Mapping[str, Path | bytes], card: s
     _verify(target, commit.oid, hashes, stale)
     _tag(target, digest, commit.oid)
     _delete_branch(target, staging)
-    return Commit(url=commit.commit_url, is_new=True)
+    return Commit(url=shown_address(commit.commit_url), is_new=True)
 
 
 def _beside_the_users(

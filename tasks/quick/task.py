@@ -2,7 +2,6 @@
 
 from flytekit import Deck, task
 
-from configs.load import dump_config
 from configs.quick import Preset, quick_config
 from configs.schema import FineTuneConfig
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -32,8 +31,12 @@ def choose_settings(
 ) -> FineTuneConfig:
     """Return the config of a preset with the settings that are given; empty and 0 leave the preset's own."""
     from tasks.decks import html
+    from tasks.files.run_record import public_config_text
 
     columns = (prompt_column, completion_column)
     config = quick_config(preset.value, model, data, *columns, epochs, learning_rate, repository, name)
-    Deck("settings", html.fragment(html.heading("The config of this run") + html.preformatted(dump_config(config))))
+    Deck(
+        "settings",
+        html.fragment(html.heading("The config of this run") + html.preformatted(public_config_text(config))),
+    )
     return config

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
@@ -58,7 +59,9 @@ def render_alignment(results: AlignmentResults) -> str:
     return "".join(
         [
             html.heading(f"Alignment report: {config.name}", 1),
-            html.paragraph(f"{config.model.name}: {', then '.join(_trainings(results.stages))}.", "note"),
+            html.paragraph(
+                f"{shown_address(config.model.name)}: {', then '.join(_trainings(results.stages))}.", "note"
+            ),
             html.paragraph(
                 ("Better than the SFT model. " if better else "Not better than the SFT model. ")
                 + verdict(objective, sft, tuned),

@@ -10,6 +10,7 @@ from flytekit.types.structured import StructuredDataset
 from pydantic import BaseModel
 
 import tasks.runtime.laptop_run as laptop_run
+from configs.addresses import shown_address
 from configs.artifacts import PushedArtifact, scores_name
 from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
@@ -17,7 +18,6 @@ from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainRe
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
-from tasks.files.streams import redacted
 from tasks.runtime.artifacts import address_of, local_path, table_path
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
@@ -124,7 +124,7 @@ def _end_laptop_run(
     laptop_run.keep_models(models)
     _write_readmes(plan, scored)
     name = config.model.name
-    facts = {"base_model": {"name": redacted(name), "revision": plan.model_revision}, "data": plan.data_revisions}
+    facts = {"base_model": {"name": shown_address(name), "revision": plan.model_revision}, "data": plan.data_revisions}
     place = laptop_run.end({**facts, "config": public_settings(config)})
     print(f"models: {place}/{{{','.join(models)}}}")
     return place

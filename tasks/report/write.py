@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
@@ -52,7 +53,7 @@ def render_report(results: RunResults) -> str:
         [
             html.heading(f"Fine-tuning report: {results.config.name}", 1),
             html.paragraph(
-                f"{results.config.model.name}, {results.config.train.objective}, {results.config.train.method}, "
+                f"{shown_address(results.config.model.name)}, {objective}, {results.config.train.method}, "
                 f"{training_rows(results.tokens)}.",
                 "warn" if are_many_left_out(results.tokens) else "note",
             ),

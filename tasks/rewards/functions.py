@@ -17,6 +17,7 @@ from importlib.machinery import ModuleSpec
 from pathlib import Path
 from typing import Protocol, cast
 
+from configs.addresses import first_line
 from configs.errors import ConfigError
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import ROOT
@@ -153,7 +154,7 @@ def _project_function(setting: str, path: str) -> RewardFunction:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(
-            f"{setting}: importing {module_name} failed with {type(error).__name__}: {str(error)[:200]}\n"
+            f"{setting}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}\n"
             "correct the file"
         ) from None
     if Path(str(module.__file__)).resolve() != file:

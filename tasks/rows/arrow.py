@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import closing
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import DataError
 from tasks.files.streams import (
     compression,
@@ -19,7 +20,6 @@ from tasks.files.streams import (
     open_raw,
     open_seekable,
     pointer_error,
-    redacted,
     user_error,
 )
 from tasks.rows.rows import Row, bad_row, fault_of_characters
@@ -52,7 +52,7 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
             for batch in _parquet_batches(file) if kind == ".parquet" else _ipc_batches(file):
                 names = batch.schema.names
                 if len(set(names)) < len(names):
-                    raise DataError(f"{redacted(path)} has two columns of the same name; rename one of them")
+                    raise DataError(f"{shown_address(path)} has two columns of the same name; rename one of them")
                 # reading a batch checks its structure only: values may point outside their buffers or not be UTF-8
                 batch.validate(full=True)
                 for record in _records(batch):
@@ -63,7 +63,7 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
         if is_pointer(path):
             raise pointer_error(path) from None
         raise DataError(
-            f"{redacted(path)} is not a whole {name} file, or has values that Python cannot hold; write it again"
+            f"{shown_address(path)} is not a whole {name} file, or has values that Python cannot hold; write it again"
         ) from None
 
 
@@ -139,7 +139,8 @@ def _temporary_copy(path: str) -> Any:
     except OSError as error:
         copy.close()
         raise DataError(
-            f"{redacted(path)} cannot be copied to {tempfile.gettempdir()}: {error.strerror}; free space or set TMPDIR"
+            f"{shown_address(path)} cannot be copied to {tempfile.gettempdir()}: {error.strerror}; free space or set "
+            "TMPDIR"
         ) from None
     return copy
 

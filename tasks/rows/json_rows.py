@@ -8,8 +8,8 @@ import sys
 from collections.abc import Iterable, Iterator
 from typing import IO, Any
 
+from configs.addresses import shown_address
 from configs.errors import DataError
-from tasks.files.streams import redacted
 from tasks.rows.rows import Row, bad_row, fault_of_characters, short_name
 from tasks.rows.text_files import open_text, read_lines
 
@@ -221,9 +221,9 @@ def _list_entries(path: str, window: _Window) -> Iterator[tuple[int, Row]]:
             raise json.JSONDecodeError("Extra data", window.text, window.position)
     except json.JSONDecodeError as error:
         line = window.line_number(error.pos)
-        raise DataError(f"{redacted(path)} line {line} is not JSON ({error.msg}); repair the file") from None
+        raise DataError(f"{shown_address(path)} line {line} is not JSON ({error.msg}); repair the file") from None
     except RecursionError:
-        raise DataError(f"{redacted(path)} record {number} is nested too deeply; repair the file") from None
+        raise DataError(f"{shown_address(path)} record {number} is nested too deeply; repair the file") from None
 
 
 def _refuse_single_object(path: str, window: _Window) -> None:
@@ -239,14 +239,14 @@ def _refuse_single_object(path: str, window: _Window) -> None:
         return
     if row and _is_by_column(row):
         raise DataError(
-            f"{redacted(path)} holds its rows column by column, as pandas writes them; write one row on each line\n"
-            'with to_json(path, orient="records", lines=True)'
+            f"{shown_address(path)} holds its rows column by column, as pandas writes them; write one row on each "
+            'line\nwith to_json(path, orient="records", lines=True)'
         )
     is_wrapped = any(isinstance(row.get(key), list) and row[key] and _are_objects(row[key]) for key in _WRAPPERS)
     if first_line != last_line or is_wrapped:
         keys = ", ".join(short_name(key) for key in list(row)[:5])
         raise DataError(
-            f"{redacted(path)} is one JSON object (with {keys}), not a list of rows\n"
+            f"{shown_address(path)} is one JSON object (with {keys}), not a list of rows\n"
             "write the rows as a JSON list, or one on each line; exclude other files of a directory with a glob"
         )
 

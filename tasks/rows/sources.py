@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from itertools import islice
 from typing import Any, NamedTuple
 
+from configs.addresses import first_line, last_part, shown_address
 from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import EMBEDDED_DATA, EMBEDDED_PREFERENCES, parse_embedded_source
 from configs.embedded.preferences import make_preferences
@@ -14,7 +15,7 @@ from configs.errors import DataError
 from configs.schema import SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, find_files
-from tasks.files.streams import range_digest, redacted
+from tasks.files.streams import range_digest
 from tasks.rows.readers import BadRow, Row, read_rows
 from tasks.rows.values import without_padding
 
@@ -72,7 +73,7 @@ def _check_unchanged(part: FileRange) -> None:
     # results are cached under the hash of the planned content
     digest, _ = range_digest(part.path, part.start, part.end)
     if digest != part.sha256:
-        raise DataError(f"{redacted(part.path)} has changed since this run began; run again when it is complete")
+        raise DataError(f"{shown_address(part.path)} has changed since this run began; run again when it is complete")
 
 
 def first_records(source: SourceConfig, revision: str, token: str | None) -> list[dict[str, Any]]:
@@ -92,12 +93,16 @@ def source_label(source: SourceConfig) -> str:
     if len(files) == 1:
         return files[0].name
     if isinstance(source.path, str):
-        return source.path.rstrip("/").rpartition("/")[2] or source.path
+        return last_part(source.path)
     return f"{files[0].name} and {len(files) - 1} more"
 
 
 def _shown_source(path: str | list[str], files: list[DataFile]) -> str:
-    return redacted(path) if isinstance(path, str) else f"{redacted(files[0].path)} and the other files of the list"
+    return (
+        shown_address(path)
+        if isinstance(path, str)
+        else f"{shown_address(files[0].path)} and the other files of the list"
+    )
 
 
 def _read_data_set(source: SourceConfig, revision: str, token: str | None) -> Iterator[RawRow]:
@@ -136,7 +141,7 @@ def hub_records(
         )
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones
-        raise DataError(f"data set {source.hub}: {str(error).splitlines()[0]}; correct name or split") from None
+        raise DataError(f"data set {source.hub}: {first_line(error)}; correct name or split") from None
     except (datasets.exceptions.DatasetsError, OSError) as error:
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"

@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
+from configs.addresses import shown_address
 from configs.errors import DataError
-from tasks.files.streams import redacted
 from tasks.rows.rows import Row, bad_row
 from tasks.rows.text_files import open_text
 
@@ -29,7 +29,7 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
     """
     # the limit holds for the whole process, and its default is shorter than a long conversation
     csv.field_size_limit(_MAX_CELL_LENGTH)
-    name, line, number = redacted(path), 1, 0
+    name, line, number = shown_address(path), 1, 0
     with open_text(path) as text:
         reader = csv.reader(text, delimiter=separator, strict=True)
         try:

@@ -7,6 +7,7 @@ import io
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
+from configs.addresses import shown_address
 from configs.errors import DataError
 from tasks.files.streams import (
     POINTER_START,
@@ -16,7 +17,6 @@ from tasks.files.streams import (
     open_raw,
     pointer_error,
     range_digest,
-    redacted,
 )
 
 _BYTE_ORDER_MARKS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
@@ -75,22 +75,22 @@ def _refuse_other_encodings(path: str, stream: io.BufferedReader) -> None:
         raise pointer_error(path)
     for mark, encoding in _BYTE_ORDER_MARKS.items():
         if first_bytes.startswith(mark):
-            raise DataError(f"{redacted(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
+            raise DataError(f"{shown_address(path)} is {encoding}, not UTF-8\n{_conversion(path, encoding)}")
     for mark, ending in _COMPRESSED.items():
         if first_bytes.startswith(mark):
-            raise DataError(f"{redacted(path)} is compressed; add {ending} to its name")
+            raise DataError(f"{shown_address(path)} is compressed; add {ending} to its name")
     if first_bytes.count(0) > len(first_bytes) // 4 and b"\0\0" not in first_bytes:
         # every second byte of western text in UTF-16 is zero; two zeros in a row are a hole in the file
-        raise DataError(f"{redacted(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
+        raise DataError(f"{shown_address(path)} seems to be UTF-16, not UTF-8\n{_conversion(path, 'UTF-16LE')}")
 
 
 def _not_utf8(path: str, line: int, byte: int) -> DataError:
     return DataError(
-        f"{redacted(path)} line {line}: byte 0x{byte:02x} is not UTF-8\n{_conversion(path, 'WINDOWS-1252')}"
+        f"{shown_address(path)} line {line}: byte 0x{byte:02x} is not UTF-8\n{_conversion(path, 'WINDOWS-1252')}"
     )
 
 
 def _conversion(path: str, encoding: str) -> str:
-    name = redacted(path).rpartition("/")[2]
+    name = shown_address(path).rpartition("/")[2]
     name = name[: len(name) - len(compression(path))]
     return f"convert the file, for example: iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"

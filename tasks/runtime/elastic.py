@@ -31,6 +31,7 @@ from flytekitplugins.kfpytorch import Elastic
 from flytekitplugins.kfpytorch.task import PytorchElasticFunctionTask
 
 from configs import errors
+from configs.addresses import without_secrets
 from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
@@ -193,7 +194,7 @@ def _error_of(fault: WorkerFault) -> Exception:
     kind = getattr(errors, fault.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, FineTuneError)):
         message = f"rank {fault.rank} of machine {fault.node} failed: {fault.kind}\n{fault.traceback}"
-        return TrainingDefectError(message, timestamp=fault.seconds)
+        return TrainingDefectError(without_secrets(message), timestamp=fault.seconds)
     # Flyte shows the error of the machine whose process failed first
     return kind(fault.message) if is_laptop_run() else shown_error(fault.kind, fault.message, timestamp=fault.seconds)
 

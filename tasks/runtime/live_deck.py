@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from flytekit import Deck
 from flytekit.loggers import logger
 
+from configs.addresses import without_secrets
 from tasks.runtime.pods import is_laptop_run
 
 _FAILED = "Failed to write flyte deck html"
@@ -46,7 +47,8 @@ class _Publisher:
         # no error of the Deck may stop the task's work
         except Exception as error:
             if not self._has_failed:
-                print(f"warning: the Deck {self._name} is not shown while the task runs: {error!r:.200}", flush=True)
+                what = without_secrets(repr(error))[:200]
+                print(f"warning: the Deck {self._name} is not shown while the task runs: {what}", flush=True)
             self._has_failed = True
             return False
         if html is None:

@@ -5,6 +5,7 @@ flytekit prints all frames before an error's message, and the console's lists sh
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -17,6 +18,7 @@ from flytekit.extend import IgnoreOutputs
 from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
+from configs.addresses import without_secrets
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
 from tasks.files.full_disk import full_disk_error
 from tasks.runtime.pods import is_laptop_run
@@ -49,7 +51,7 @@ def shown_error(name: str, message: str, is_recoverable: bool = False, timestamp
     """Return an error that reads `name: message` in the console; `timestamp` is in seconds since the epoch."""
     base = ShownRecoverableError if is_recoverable else ShownError
     # a traceback prints the module before the class's name, except for Python's own: 15 of the list's 100 characters
-    return type(name, (base,), {"__module__": "builtins"})(message, timestamp=timestamp)
+    return type(name, (base,), {"__module__": "builtins"})(without_secrets(message), timestamp=timestamp)
 
 
 def publish_error(error: Exception) -> None:
@@ -100,7 +102,7 @@ def shows_errors(
             if shown is None:
                 raise
             # at flytekit's level INFO the log has the frames
-            logger.info("the frames of the error below", exc_info=True)
+            logger.info("the frames of the error below\n%s", without_secrets(traceback.format_exc()))
             raise shown from None
 
     return showing
@@ -111,7 +113,8 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
         publish(error)
     # no error of the Deck may take the place of the task's
     except Exception as fault:
-        print(f"warning: the Deck of the error below is not shown: {fault!r:.200}", flush=True)
+        what = without_secrets(repr(fault))[:200]
+        print(f"warning: the Deck of the error below is not shown: {what}", flush=True)
 
 
 def _as_shown(error: Exception) -> ShownError | None:

@@ -10,6 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from configs.addresses import first_line
 from configs.effective.lengths import longest_row, positions_of
 from configs.errors import ModelError
 from tasks.tokenize.known_templates import known_template
@@ -90,7 +91,7 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"the model's tokenizer cannot be loaded: {first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
     if tokenizer.pad_token_id is None:

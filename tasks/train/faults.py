@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import torch
 import torch.distributed as dist
 
+from configs.addresses import first_line
 from configs.errors import ArtifactError, FineTuneError, RetryError
 from configs.schema.train import TrainConfig
 from tasks.files.full_disk import causes, full_disk_error, is_disk_full
@@ -140,8 +141,7 @@ def _text(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:_LAST_CHARACTERS] if lines else 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(error, _LAST_CHARACTERS) or 'no reason given'}"
 
 
 def _rank() -> str:

@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
+from configs.addresses import shown_address
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
@@ -147,7 +148,7 @@ def _resumed(
     identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
     trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
     if rank() == 0:
-        print(f"train: checkpoints {trainer.saver.interval}, in {places.destination}", flush=True)
+        print(f"train: checkpoints {trainer.saver.interval}, in {shown_address(places.destination)}", flush=True)
     with doing("looking for a checkpoint to resume from"):
         restored = restore(trainer.saver, output)
     if restored is None:

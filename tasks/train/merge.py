@@ -16,6 +16,7 @@ from peft import PeftModel
 from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from configs.addresses import shown_address
 from configs.errors import ArtifactError
 from configs.schema import ModelConfig
 from tasks.models.companions import copy_companions
@@ -105,9 +106,10 @@ def name_base(model_config: ModelConfig, adapter: Path) -> None:
     """Write the name and revision of the base into `adapter`, where peft wrote a path of this machine."""
     path = adapter / "adapter_config.json"
     settings = json.loads(path.read_text(encoding="utf-8"))
-    settings |= {"base_model_name_or_path": model_config.name, "revision": model_config.revision}
+    name = shown_address(model_config.name)
+    settings |= {"base_model_name_or_path": name, "revision": model_config.revision}
     if settings.get("tokenizer_name_or_path"):
-        settings["tokenizer_name_or_path"] = model_config.name
+        settings["tokenizer_name_or_path"] = name
     path.write_text(json.dumps(settings, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -10,6 +10,7 @@ import torch
 from peft.utils import ModulesToSaveWrapper, TrainableTokensWrapper
 from transformers import BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from configs.addresses import first_line
 from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
 from configs.errors import ConfigError
@@ -107,7 +108,7 @@ def check_bitsandbytes(config: TrainConfig, target: torch.device) -> None:
     except (RuntimeError, NotImplementedError, AttributeError) as error:
         raise ConfigError(
             f"train.method={config.method}: bitsandbytes cannot quantize on {target.type} here; use lora, or another "
-            f"device\nit says: {str(error).strip().splitlines()[0][:200]}"
+            f"device\nit says: {first_line(error)}"
         ) from None
 
 

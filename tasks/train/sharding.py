@@ -25,6 +25,7 @@ from accelerate import DistributedType, ParallelismConfig, PartialState
 from torch.distributed.fsdp import MixedPrecisionPolicy
 from transformers import AutoConfig, PreTrainedModel
 
+from configs.addresses import last_part
 from configs.combinations import fault_of_heads
 from configs.effective import batches
 from configs.effective import training as effective_training
@@ -194,7 +195,7 @@ def sharding_lines(config: TrainConfig, num_processes: int, num_gpus: int) -> li
     if in_effect in DEEPSPEED:
         own = config.deepspeed.config
         reason = "the user's own file" if own else ""
-        lines.append(Choice(name="DeepSpeed file", value=own or deepspeed_file(config).name, reason=reason))
+        lines.append(Choice(name="DeepSpeed file", value=last_part(own or deepspeed_file(config).name), reason=reason))
         held = {"optimizer": "optimizer", "optimizer_and_parameters": "optimizer and parameters"}
         lines.append(Choice(name="in host memory", value=held.get(config.deepspeed.offload, "off")))
     if in_effect in FSDP:

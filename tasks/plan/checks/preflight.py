@@ -11,10 +11,12 @@ import logging
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from configs.addresses import shown_address, without_secrets
 from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.wire_plan import Check, CheckResult
 
@@ -137,7 +139,8 @@ def _answer(question: Question) -> Answer:
     except NotCheckedError as reason:
         return Answer(_check(question, "not checked", f"not checked: {reason}"))
     except Exception as fault:
-        log.exception("the check `%s` itself failed", question.name)
+        # the library's text may quote an address with its password
+        log.error("the check `%s` itself failed\n%s", question.name, without_secrets(traceback.format_exc()))
         failure = FineTuneError(
             f"the check `{question.name}` itself failed ({type(fault).__name__})\n"
             "this is a fault of the project, not of the config; the log has its traceback"
@@ -156,7 +159,7 @@ def _timed_out(question: Question) -> Answer:
 
 
 def _check(question: Question, result: CheckResult, found: str, fix: str = "") -> Check:
-    return Check(name=question.name, result=result, found=found, fix=fix)
+    return Check(name=question.name, result=result, found=shown_address(found), fix=shown_address(fix))
 
 
 def _found_and_fix(error: FineTuneError) -> tuple[str, str]:

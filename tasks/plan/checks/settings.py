@@ -8,6 +8,7 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
+from configs.addresses import shown_address
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
 from configs.effective.batches import data_parallel_size, fewest_rows
 from configs.errors import ConfigError, DataError, either
@@ -17,7 +18,7 @@ from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import QUANTIZED_METHODS, Method, TrainConfig
 from configs.topologies import TOPOLOGIES, topology
 from tasks.files.places import missing_file_reason
-from tasks.files.streams import is_remote, open_raw, redacted
+from tasks.files.streams import is_remote, open_raw
 from tasks.plan.hardware.local_gpus import local_gpus
 
 QUANTIZED_BASES: dict[Method, QuantizationMethod] = {"qlora": "4bit", "lora_8bit": "8bit"}
@@ -147,7 +148,9 @@ def read_chat_template(path: str | None) -> str | None:
         return None
     template = _read_text("tokenize.chat_template", path, "name a Jinja file")
     if "messages" not in template:
-        raise ConfigError(f"tokenize.chat_template={redacted(path)} never reads `messages`; name a Jinja chat template")
+        raise ConfigError(
+            f"tokenize.chat_template={shown_address(path)} never reads `messages`; name a Jinja chat template"
+        )
     return template
 
 
@@ -164,7 +167,7 @@ def _read_text(setting: str, path: str, instead: str) -> str:
         where = missing_file_reason("put it into the store, and name its address (s3://...)")
         raise ConfigError(f"{setting}={path} {where}; {instead}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{setting}={redacted(path)} cannot be read ({error}); {instead}") from None
+        raise ConfigError(f"{setting}={shown_address(path)} cannot be read ({error}); {instead}") from None
 
 
 def check_deepspeed_package(train: TrainConfig) -> None:

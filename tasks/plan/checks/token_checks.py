@@ -7,12 +7,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, cast
 
+from configs.addresses import shown_address
 from configs.effective.lengths import FEWEST_TOKENS, positions_of
 from configs.errors import ConfigError, DataError, ModelError
 from configs.objectives import ONLINE, Objective
 from configs.schema import TokenizeConfig, TrainConfig
 from configs.schema.train import PROMPT_METHODS
-from tasks.files.streams import redacted
 from tasks.plan.checks.settings import read_chat_template
 from tasks.plan.checks.tokenizers import SmallTokenizer, template_fault
 from tasks.tokenize.checks import check_refused, check_tokens, rendering_warnings
@@ -59,7 +59,7 @@ def read_checked_template(path: str | None) -> str | None:
     text = read_chat_template(path)
     fault = None if text is None else template_fault(text)
     if fault is not None:
-        raise ConfigError(f"tokenize.chat_template={redacted(str(path))}: {fault}; repair the template")
+        raise ConfigError(f"tokenize.chat_template={shown_address(str(path))}: {fault}; repair the template")
     return text
 
 

@@ -9,13 +9,14 @@ import hashlib
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from configs.addresses import shown_address
 from configs.embedded.names import parse_embedded_source
 from configs.errors import DataError
 from configs.schema import DataConfig, SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, file_size, find_files, is_splittable
 from tasks.files.splits import Role, file_roles, held_out_warning, scored_training_warning, shown_files
-from tasks.files.streams import POINTER_BYTES, is_pointer, pointer_error, range_digest, redacted
+from tasks.files.streams import POINTER_BYTES, is_pointer, pointer_error, range_digest
 
 
 class ResolvedData(NamedTuple):
@@ -68,7 +69,7 @@ def _files(where: str, source: SourceConfig) -> list[tuple[DataFile, int]]:
         sizes = [(file, file_size(file.path)) for file in find_files(source.path)]
         for file, size in sizes:
             if size == 0:
-                raise DataError(f"{redacted(file.path)} is empty; it must hold at least one row")
+                raise DataError(f"{shown_address(file.path)} is empty; it must hold at least one row")
             if size is not None and size < POINTER_BYTES and is_pointer(file.path):
                 raise pointer_error(file.path)
     except DataError as error:

@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import first_line
 from configs.errors import HubError, ModelError
 from tasks.plan.shapes.missing_weights import Tensors
 
@@ -84,5 +85,5 @@ def hub_header(name: str, file: str, commit: str, token: str | None) -> dict[str
         try:
             metadata = HfApi(token=token or False).parse_safetensors_file_metadata(name, file, revision=commit)
         except SafetensorsParsingError as error:
-            raise HubError(f"{subject}: {file} has no readable header ({str(error)[:100]})") from None
+            raise HubError(f"{subject}: {file} has no readable header ({first_line(error, 100)})") from None
     return {tensor: {"shape": info.shape} for tensor, info in metadata.tensors.items()}

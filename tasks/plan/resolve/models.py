@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
 from configs.schema import ModelConfig
@@ -25,7 +26,7 @@ from tasks.files.model_files import (
 )
 from tasks.files.places import is_pod
 from tasks.files.stored_folder import StoredFile, folder_revision, read_range, stored_files
-from tasks.files.streams import is_remote, redacted
+from tasks.files.streams import is_remote
 from tasks.plan.resolve.headers import header_of, hub_header, local_header
 
 NOT_STATED = "not stated"
@@ -92,7 +93,7 @@ def find_model(config: ModelConfig, token: str | None) -> ModelFiles | None:
     is_on_hub = not (config.name == EMBEDDED_MODEL or is_remote(config.name) or directory.exists())
     if config.revision is not None and not is_on_hub:
         raise ConfigError(
-            f"model.revision={config.revision} is for models of the hub, and {redacted(config.name)} is not one; "
+            f"model.revision={config.revision} is for models of the hub, and {shown_address(config.name)} is not one; "
             "remove it"
         )
     if config.name == EMBEDDED_MODEL:
@@ -140,7 +141,7 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
         # of all files, so that an error can name the kind of weights found
         sizes={name: file.size for name, file in stored.items()},
         settings={
-            name: _parse_json(read_range(config.name, files[name]), f"{redacted(config.name)}/{name}")
+            name: _parse_json(read_range(config.name, files[name]), f"{shown_address(config.name)}/{name}")
             for name in SETTINGS_FILES
             if name in files
         },
@@ -148,14 +149,14 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
         revision=lambda: folder_revision(files),
         check_weights=lambda name: _check_stored_safetensors(config, name, stored[name]),
         read_header=lambda name: header_of(
-            lambda start, end: read_range(config.name, stored[name], start, end), f"{redacted(config.name)}/{name}"
+            lambda start, end: read_range(config.name, stored[name], start, end), f"{shown_address(config.name)}/{name}"
         ),
     )
 
 
 def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
     """Refuse a file whose length differs from what its header says (https://github.com/huggingface/safetensors#format)."""
-    where = f"{redacted(config.name)}/{name}"
+    where = f"{shown_address(config.name)}/{name}"
     try:
         length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
         if length > file.size - 8:

@@ -19,6 +19,7 @@ from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig,
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
+from configs.addresses import without_secrets
 from configs.errors import ModelError
 from tasks.models.linear_layers import fused_experts, plannable_weights, replacement_rule, widths
 from tasks.models.lora_targets import merged_targets, router_paths
@@ -101,7 +102,7 @@ def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
 
 def _refused(family: str, name: str, error: Exception) -> ModelError:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = " ".join(lines[:2])[:200] or type(error).__name__
+    reason = without_secrets(" ".join(lines[:2]))[:200] or type(error).__name__
     return ModelError(
         f"model.name={name}: config.json is refused by transformers' {family}: {reason}\n"
         "correct config.json, or name another model"

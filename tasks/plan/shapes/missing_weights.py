@@ -12,6 +12,7 @@ from io import StringIO
 from math import prod
 from typing import Any
 
+from configs.addresses import first_line
 from configs.errors import ModelError
 from configs.objectives import SCORING, Objective
 from configs.schema import ModelConfig
@@ -71,7 +72,7 @@ def check_weights(config: ModelConfig, settings: dict[str, Any], tensors: Tensor
                 ignore_mismatched_sizes=True,
             )
     except MODEL_BUILD_ERRORS as error:
-        return f"transformers cannot compare them without data: {str(error).strip().partition(chr(10))[0][:100]}"
+        return f"transformers cannot compare them without data: {first_line(error, 100)}"
     refuse_missing(config, sorted(name for name in found["missing_keys"] if not (is_reward and name in HEAD_WEIGHTS)))
     for name, in_file, expected in sorted(found["mismatched_keys"]):
         raise ModelError(

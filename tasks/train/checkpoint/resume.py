@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.schema.cluster import DEEPSPEED, FSDP
 from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.checkpoints import BrokenCheckpointError, Checkpoint, folder_of
@@ -47,7 +48,7 @@ def restore(saver: Saver, output: Path) -> Restored | None:
         if not fault:
             return _restored(saver, output)
         if rank() == 0:
-            print(f"train: checkpoint not used: {uri}/{folder}: {fault}", flush=True)
+            print(f"train: checkpoint not used: {shown_address(uri)}/{folder}: {fault}", flush=True)
     if rank() == 0 and (saver.places.previous or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"):
         print("train: begins at step 1: earlier attempts left no checkpoint to resume from", flush=True)
     barrier()
@@ -61,7 +62,7 @@ def _candidates(saver: Saver) -> list[tuple[str, str]]:
         whole, skipped = checkpoints.whole_checkpoints(store, "checkpoint", saver.identity)
         found += whole
         for line in skipped:
-            print(f"train: checkpoint not used: {line}", flush=True)
+            print(f"train: checkpoint not used: {shown_address(line)}", flush=True)
     # the sort is stable: of two checkpoints of one step, the later attempt's comes first
     newest_first = sorted(found, key=lambda checkpoint: -checkpoint.step)
     return [(checkpoint.store.uri, checkpoint.folder) for checkpoint in newest_first]

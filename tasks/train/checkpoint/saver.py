@@ -20,6 +20,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from configs.addresses import first_line
 from configs.errors import ArtifactError, RetryError
 from configs.objectives import ONLINE
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
@@ -290,10 +291,9 @@ def _fault_of(action: Callable[[], None]) -> str:
     try:
         action()
     except Exception as error:
-        text = str(error).strip()
         if isinstance(error, ArtifactError):
-            return text
-        return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no reason given'}"
+            return str(error).strip()
+        return f"{type(error).__name__}: {first_line(error, 300) or 'no reason given'}"
     return ""
 
 

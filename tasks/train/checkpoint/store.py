@@ -18,6 +18,7 @@ import fsspec
 import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
+from configs.addresses import first_line
 from configs.errors import ArtifactError
 from tasks.files.full_disk import is_disk_full
 
@@ -149,7 +150,7 @@ class Store:
                     attempts = "1 attempt" if number == 1 else f"{number} attempts"
                     raise ArtifactError(
                         f"checkpoint {self.uri}/{name}: {type(error).__name__} after {attempts}: "
-                        f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
+                        f"{first_line(error) or 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
                             if is_disk_full(error)

@@ -19,6 +19,7 @@ from typing import Any, Literal, Protocol
 
 from fsspec.implementations.local import LocalFileSystem
 
+from configs.addresses import shown_address
 from configs.schema.tracking import TrackingConfig
 
 Ending = Literal["finished", "failed", "interrupted"]
@@ -85,7 +86,7 @@ class TensorBoard:
         from torch.utils.tensorboard import SummaryWriter
 
         self.run_id = setup.run_id or f"{setup.folder.rstrip('/')}/{setup.run_name}-{uuid.uuid4().hex[:8]}"
-        self.place = self.run_id
+        self.place = shown_address(self.run_id)
         self._files = setup.filesystem(self.run_id)
         self._is_local = type(self._files) is LocalFileSystem
         self._target = str(self._files._strip_protocol(self.run_id))
@@ -230,7 +231,7 @@ class Wandb:
             resume="allow" if setup.run_id else None,
             settings=wandb.Settings(**settings),
         )
-        self.place = self._run.url or self._run.dir
+        self.place = shown_address(self._run.url or self._run.dir)
         # an earlier attempt has sent the steps before it, with the same values
         self._first_step = self._run.starting_step
 

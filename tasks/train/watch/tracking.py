@@ -14,9 +14,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from configs.addresses import HIDDEN, first_line, public_address, shown_address
 from configs.errors import ArtifactError, FineTuneError, RetryError
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
+from configs.settings_texts import PLACES
 from tasks.models.pace import say
 from tasks.train.arguments import learning_rate, world_size
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, filesystem_of, stores
@@ -122,10 +124,11 @@ class Tracking(Observer):
                 )
 
     def _without_secrets(self, error: Exception) -> str:
-        text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
+        text = first_line(error, longest=_MOST_KEPT)
+        # on a cluster they are in no variable of the environment
         for secret in self._access.secrets.values():
-            text = text.replace(secret, "***")
-        return text[:300]
+            text = text.replace(secret, HIDDEN)
+        return f"{type(error).__name__}: {text}"[:300]
 
     def _send(self) -> None:
         if self._tracker is None:
@@ -158,7 +161,7 @@ class Tracking(Observer):
             )
         )
         if run_id is None and self._places is not None:
-            note = {"tracker": settings.tracker, "address": settings.address, "run_id": tracker.run_id}
+            note = {"tracker": settings.tracker, "address": settings.address, **self._noted_id(tracker.run_id)}
             Store(self._places.destination, self._places.filesystem).write_text(RUN_FILE, json.dumps(note))
         return tracker
 
@@ -172,12 +175,22 @@ class Tracking(Observer):
                 continue
             note = json.loads(text) if text else {}
             if (note.get("tracker"), note.get("address")) == (settings.tracker, settings.address):
-                return str(note["run_id"])
+                run_id = str(note["run_id"])
+                return f"{str(settings.folder).rstrip('/')}/{run_id}" if note.get("is_in_folder") else run_id
         return None
 
+    def _noted_id(self, run_id: str) -> dict[str, Any]:
+        """Return a run's id as the checkpoints' store keeps it: without the config's folder, which may have a user."""
+        folder = self._config.tracking.folder
+        if folder is None:
+            return {"run_id": run_id}
+        return {"run_id": run_id.removeprefix(f"{folder.rstrip('/')}/"), "is_in_folder": True}
+
     def _parameters(self) -> dict[str, str]:
-        """Return the resolved settings, without secrets and rows."""
+        """Return the resolved settings, without secrets and rows; they leave this machine."""
         train = self._config.model_dump(mode="json", exclude={"tracking", "cluster", "checkpoint"})
         train["learning_rate"] = learning_rate(self._config)
         model = self._loading.model_dump(mode="json")
-        return flattened({"train": train, "model": model, "processes": world_size()})
+        settings = flattened({"train": train, "model": model, "processes": world_size()})
+        shown = {True: public_address, False: shown_address}
+        return {name: shown[name in PLACES](value) for name, value in settings.items()}

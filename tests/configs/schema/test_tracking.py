@@ -40,6 +40,10 @@ def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
         TrackingConfig(tracker="mlflow", address="https://me:hunter2@mlflow.my.org")
     [fault] = raised.value.errors()
     assert "hunter2" not in fault["msg"] and "mlflow/password" in fault["msg"]
+    with pytest.raises(ValidationError) as raised:
+        TrackingConfig(tracker="mlflow", address="https://mlflow.my.org?key=hunter2")
+    [fault] = raised.value.errors()
+    assert "address=https://mlflow.my.org has a query or a fragment" in fault["msg"]
 
 
 def test_experiments_of_mlflow_may_be_paths() -> None:

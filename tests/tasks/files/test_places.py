@@ -23,7 +23,8 @@ from hypothesis import strategies as st
 from configs.errors import DataError
 from configs.schema import SourceConfig
 from tasks.files.places import FILE_ENDINGS, file_kind, find_files
-from tasks.files.streams import open_bytes, open_raw, redacted
+from tasks.files.streams import open_bytes, open_raw
+from tasks.rows.sources import source_label
 
 
 def read_bytes(path: str) -> bytes:
@@ -320,10 +321,16 @@ def test_an_error_for_a_web_address_names_it_without_its_key(web: tuple[str, Pat
         assert "cannot be read (" in message and "the network" in message and "secret" not in message
 
 
-def test_a_redacted_address_holds_no_secret() -> None:
-    assert redacted("https://me:key@host/a.csv?sig=x#y") == "https://host/a.csv"
-    assert redacted("s3://bucket/a?.csv") == "s3://bucket/a?.csv"
-    assert redacted("me@home/a.csv") == "me@home/a.csv"
+def test_names_of_files_at_addresses_hold_no_secret() -> None:
+    assert names(["https://me:a/b@h1/x.csv?k=1", "https://me:pw@h2/x.csv?k=2"]) == ["h1/x.csv", "h2/x.csv"]
+    assert names(["https://me:pw@h/x.csv", "https://you:pw@h/x.csv?k=2"]) == ["x.csv (1)", "x.csv (2)"]
+    assert file_kind("s3://bucket/x.csv?versionId=1") == ".csv"
+
+
+def test_the_name_of_a_source_holds_no_secret() -> None:
+    address = "https://me:pw@h/a/x.csv?k=1/2"
+    assert source_label(SourceConfig(path=address)) == "x.csv"
+    assert source_label(SourceConfig(path=[address, "https://me:pw@h/y.csv"])) == "x.csv and 1 more"
 
 
 @pytest.mark.parametrize("path", ["rows.jsonl", ["a.jsonl", "data/*.csv"], "embedded:english-to-sql:20"])

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from configs.errors import HubError
-from tasks.push_to_hub.private_texts import check_private, is_local, secrets, without_places
+from tasks.push_to_hub.private_texts import check_private, is_local, without_places
 
 ROW = "Which of the customers of the shop in Bern did not pay in May?"
 
@@ -34,6 +34,7 @@ def test_what_is_private_is_found_in_each_text(name: str) -> None:
     assert fault(name, b"at /data/runs/base", paths=["/data/runs/base/"]) == "a path of a machine"
     assert fault(name, b"token hf_" + b"a" * 30) == "a token"
     assert fault(name, b"key s3cr3t-value", secrets=["s3cr3t-value"]) == "a token"
+    assert fault(name, b'{"x": "https://me:pw@host/x"}') == "an address with a password"
     assert fault(name, f"example: {ROW}".encode(), rows=[ROW]) == "the text of a held-out row"
     quoted = f'"{ROW}" é'
     for ascii_only in (True, False):
@@ -72,10 +73,3 @@ def test_places_that_libraries_write_are_replaced(tmp_path: Path) -> None:
 @pytest.mark.parametrize("place", ["/x", "./x", "../x", "~/x", "file:///x", "C:\\x", "s3://bucket/x"])
 def test_folders_and_addresses_are_local(place: str) -> None:
     assert is_local(place) and not is_local("owner/name") and not is_local("") and not is_local(None)
-
-
-def test_secrets_of_the_environment_are_known(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("MY_API_KEY", "0123456789abcdef")
-    monkeypatch.setenv("HF_TOKEN", "short")
-    found = secrets()
-    assert "0123456789abcdef" in found and "short" not in found

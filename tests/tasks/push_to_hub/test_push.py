@@ -15,7 +15,7 @@ from support.hub_server import HubServer
 from configs.artifacts import repository_of
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Scores, SourceCount
-from tasks.decks.card import model_card, public_config
+from tasks.decks.card import model_card, private_paths, public_config
 
 TOKEN = "hf_write_secret"
 
@@ -193,6 +193,21 @@ def test_the_public_config_cuts_lists_and_addresses_too(config: FineTuneConfig) 
     for name in ("a.jsonl", "b.csv", "'*.jsonl'", "eval.jsonl"):
         assert f" {name}\n" in text
     assert "alice" not in text and "secret" not in text
+
+
+def test_the_public_config_has_the_last_part_of_each_place(config: FineTuneConfig) -> None:
+    values = config.model_dump()
+    values["tokenize"]["chat_template"] = "http://user:secret@host/alice/t.jinja?sig=secret"
+    values["train"]["tracking"] |= {"tracker": "tensorboard", "folder": "s3://user:secret@bucket/alice/curves"}
+    values["train"] |= {"sharding": "zero2", "deepspeed": {"config": "/home/alice/zero.json"}}
+    values["push_to_hub"]["revision"] = "a/b/c"
+    full = FineTuneConfig.model_validate(values)
+    text = public_config(full)
+    for name in ("chat_template: t.jinja", "folder: curves", "config: zero.json", "name: base", "revision: a/b/c"):
+        assert f" {name}\n" in text
+    assert "alice" not in text and "secret" not in text
+    assert {"/home/alice/zero.json", "/home/alice/models/base", "/home/alice/out"} <= set(private_paths(full))
+    assert not any("secret@" in path for path in private_paths(full))
 
 
 def test_the_public_config_keeps_settings_and_cuts_paths(config: FineTuneConfig) -> None:

@@ -90,6 +90,26 @@ def test_tensorboard_shows_one_curve_of_a_killed_run(inputs: Any, tmp_path: Path
     assert read.Tensors("tags/text_summary")[0].tensor_proto.string_val == [b"a, b"]
 
 
+def test_no_secret_of_a_folders_address_is_kept_or_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A later attempt goes on with the run, although the checkpoints' store has no address of its folder."""
+    address = "memory://me:hunter2@bucket/curves"
+    settings = {"tracker": "tensorboard", "folder": address, "run_name": "a/b"}
+    config = TrainConfig(tracking=settings, deepspeed={"config": "/home/alice/zero.json"}, sharding="zero2")
+    loading = ModelConfig(name="https://me:hunter2@host/alice/base?sig=hunter2")
+    place = tmp_path / "attempt"
+    for previous in (None, str(place)):
+        places = CheckpointPlaces(str(place), previous)
+        tracking = Tracking(config, loading, TrackingAccess({}, ""), places, seconds_between=0.02)
+        tracking.on_train_begin(None, SimpleNamespace(is_world_process_zero=True, global_step=0, log_history=[]), None)
+        tracking.ended(None)
+    run, again = capsys.readouterr().out.splitlines()
+    assert run == again and run.startswith("train: tensorboard: memory://bucket/curves/a/b-")
+    assert "hunter2" not in (place / "tracker.json").read_text(encoding="utf-8")
+    parameters = tracking._parameters()
+    assert parameters["model.name"] == "https://host/alice/base"
+    assert parameters["train.deepspeed.config"] == "zero.json"
+
+
 def test_tensorboard_files_outlive_the_machine_in_a_store(tmp_path: Path) -> None:
     """The last points before a kill were not uploaded: the next try, which begins after step 4, has them from its
     checkpoint."""

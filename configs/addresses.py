@@ -1,0 +1,238 @@
+"""Addresses as they may be shown and published: without user, password, query and fragment, which may be secrets.
+
+All functions take a whole address or path, or a longer text with any number of them, such as a library's message.
+Where a text can be read in two ways, the reading that shows less is taken.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from ipaddress import ip_address
+from urllib.parse import unquote
+
+HIDDEN = "***"
+"""Stands where a secret was, or an address of which no part is known to be harmless."""
+
+# `:\/\/` is JSON's; `https%3A%2F%2F` is an address within another; `https:/` is what pathlib makes of an address
+_SLASHED = r"(?P<slashed>[A-Za-z][A-Za-z0-9+.-]+):\\?/\\?/"
+_ENCODED = r"(?P<encoded>[A-Za-z][A-Za-z0-9+.-]+)%(?:25)*3[Aa](?:%(?:25)*2[Ff]){2}"
+_COLLAPSED = r"(?P<collapsed>(?:https?|s?ftps?|ssh|s3a?|gc?s|abfss?|az|wasbs?|hf|hdfs|postgres(?:ql)?|git)):/(?!/)"
+_START = re.compile(f"(?:{_SLASHED}|{_ENCODED}|(?i:{_COLLAPSED}))")
+_BEFORE_AN_ADDRESS = tuple(" \t\r\n\"'`<>()[]{}|,;")
+_END = re.compile(r"[\s\"'`<>]")
+_AT = re.compile(r"@|%(?:25)*40")
+_COLON = re.compile(r":|%(?:25)*3[Aa]")
+# what libraries of stores read as a name, and not as a query: `s3://bucket/a?.csv` is a glob
+_STORES: tuple[str, ...] = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs")
+_STORES += ("hf", "hdfs", "file", "local", "memory")
+_NAME_AFTER_MARK = re.compile(r"|[/?*.\[][^=&]*|[^=&]*\.[A-Za-z0-9]{1,7}(?:\.(?:gz|zst))?")
+# in their addresses the container stands where others have the user
+_WITH_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
+_CONTAINER = re.compile(r"(?:\$?[a-z0-9](?:-?[a-z0-9]){2,62})@(?=[^@:]*$)")
+
+# without a scheme: `user:password@host`, `user@host:path` (`name:7`, a row's id, and `image@sha256:` are none), and the
+# queries of libraries that name only the path of an address
+_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])[\w.+%-]+:[^\s@\"'<>]+@(?=[\w\[])(?!sha256:)")
+_USER_OF_SCP = re.compile(r"(?<![\w/:])[\w.+%-]+@(?!sha256:)(?=[\w.-]+:[^\s\d:])")
+_QUERY = re.compile(r"\?(?=[\w.~%$-]{1,80}=)[^\s\"'<>]*")
+_AUTHORIZATION = re.compile(
+    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|digest|token)\s+)?[^\s\"',;]+"
+)
+_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}")
+_NAMED_SECRET = re.compile(
+    r"(?<![\w-])((?i:x-(?:amz|goog|ms)-[\w-]+|sig|signature|credential|password|passwd|pwd|secret|token"
+    r"|(?:access|auth|id|refresh|sas|session|security)[_-]?token|api[_-]?key|secret[_-]?access[_-]?key"
+    r"|AccountKey|SharedAccessSignature|AWSAccessKeyId)|[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY))"
+    r"(=)(?!\*\*\*)[^\s\"'&,;<>]+"
+)
+TOKEN = re.compile(
+    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_\w{20,}\b"
+    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
+)
+"""Tokens that are known by their form: of hubs, GitHub and AWS, and JSON web tokens."""
+_SECRET_NAME = re.compile(
+    r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(?:API|ACCESS|ACCOUNT|SECRET|PRIVATE)_KEY)S?$",
+    re.IGNORECASE,
+)
+_SHORTEST_SECRET = 12
+
+_LOCAL = re.compile(r"(?:~|\.{1,2}(?=[/\\])|[A-Za-z]:[\\/]|/|\\\\)")
+_LOCAL_IN_TEXT = re.compile(
+    r"(?<![\w.~:/\\@*%-])(?:~[\w.-]*|\.{1,2})?/(?:[^\s/\"'`<>,;|]+/)+(?=[^\s/\"'`<>,;|])"
+    r"|(?<!\w)(?:[A-Za-z]:|\\)\\+(?:[^\s\\\"'`<>,;|]+\\+)+(?=[^\s\\\"'`<>,;|])"
+)
+
+
+def shown_address(text: str) -> str:
+    """Return `text` for a log, an error or a Deck: its addresses without user, password, query and fragment.
+
+    Paths of this machine stay. Authorization headers, tokens that are known by their form, and values of names such as
+    `password=` are hidden too. In a store's address a `?` that is part of a name or a glob stays.
+    """
+    return _shown(text, _without_credentials)
+
+
+def public_address(text: str) -> str:
+    """Return `text` for what leaves this machine: as `shown_address`, with local folders cut to their last part.
+
+    A path of two parts without a dot before it stays: it has the form of a hub's id.
+    """
+    shown = shown_address(text)
+    if re.match(r"file:/", shown, re.IGNORECASE) or _is_local_path(shown):
+        return last_part(shown)
+    shown = re.sub(r"(?i)\bfile:\\?/\\?/*(?=[^\s\"'`<>])", "/", shown)
+    return _LOCAL_IN_TEXT.sub("", shown)
+
+
+def last_part(address: str) -> str:
+    """Return the name of the file or folder at one address or path, as `shown_address`; a server has none."""
+    shown = shown_address(address)
+    path = shown.rstrip("/\\")
+    scheme = _START.match(path)
+    if scheme is not None and not re.search(r"[/\\]", path[scheme.end() :]):
+        return path
+    separators = r"[/\\]" if _LOCAL.match(shown) or "/" not in shown else "/"
+    return re.split(separators, path)[-1] or shown
+
+
+def without_secrets(text: str) -> str:
+    """Return `text` as `shown_address`, also without the values of environment variables that are named as secrets."""
+    for value in secrets_of_environment():
+        text = text.replace(value, HIDDEN)
+    return shown_address(text)
+
+
+def first_line(error: BaseException, longest: int = 200) -> str:
+    """Return the first line of another library's error, `without_secrets`: it may quote an address or a header."""
+    lines = str(error).strip().splitlines()
+    # cut at the end only: half a token would not be known as one
+    return without_secrets(lines[0])[:longest] if lines else ""
+
+
+def secrets_of_environment() -> list[str]:
+    """Return the values of environment variables that are named as secrets, longest first."""
+    found = {value for name, value in os.environ.items() if _SECRET_NAME.search(name)}
+    return sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
+
+
+def _shown(text: str, between: Callable[[str], str]) -> str:
+    """Return `text` with its addresses as they are shown, and what stands between them as `between` returns it."""
+    pieces, position = [], 0
+    starts = [start for start in _START.finditer(text) if _is_separate(text, start.start())]
+    for number, start in enumerate(starts):
+        if start.start() < position:
+            continue
+        limit = starts[number + 1].start() if number + 1 < len(starts) else len(text)
+        end = _end_of(text, start.end(), limit)
+        scheme = start["slashed"] or start["encoded"] or start["collapsed"]
+        if start["encoded"]:
+            shown = shown_address(_decoded(text[start.start() : end]))
+        else:
+            mark = text[start.start() + len(scheme) : start.end()]
+            shown = f"{scheme}{mark}{_without_user_and_query(scheme.lower(), text[start.end() : end])}"
+        pieces += [between(text[position : start.start()]), shown]
+        position = end
+    return "".join([*pieces, between(text[position:])])
+
+
+def _is_separate(text: str, position: int) -> bool:
+    """Return whether an address begins there, and is not part of the path or query of the one before."""
+    return position == 0 or text[position - 1] in _BEFORE_AN_ADDRESS or not _is_within_address(text, position)
+
+
+def _is_within_address(text: str, position: int) -> bool:
+    """Return whether an address before `position` goes on up to there; `a::b` are two, chained by fsspec."""
+    if text.endswith("::", 0, position):
+        return False
+    words = _END.split(text[:position])
+    return _START.search(words[-1]) is not None
+
+
+def _end_of(text: str, start: int, limit: int) -> int:
+    """Return where the address ends whose scheme ends at `start`, and which ends at `limit` at the latest."""
+    if not re.search(r"\s", text):
+        # a value of its own, in which nothing but the next address ends this one
+        return _without_separator(text, start, limit)
+    match = _END.search(text, start, limit)
+    end = match.start() if match else limit
+    if _has_half_a_password(text[start:end]):
+        line = re.compile(r"[^\r\n]*").match(text, start, limit)
+        at = line.group().rfind("@") if line else -1
+        if at >= 0:
+            match = _END.search(text, start + at, limit)
+            end = match.start() if match else limit
+    return _without_separator(text, start, end)
+
+
+def _without_separator(text: str, start: int, end: int) -> int:
+    """Return `end` moved before the punctuation that joins an address to the next one, or ends a sentence."""
+    return start + len(re.sub(r"(?:::|[),;:.\]}|\\]+)$", "", text[start:end]))
+
+
+def _has_half_a_password(rest: str) -> bool:
+    head = re.split(r"[/\\?#]", rest, maxsplit=1)[0]
+    return not _AT.search(rest) and bool(_COLON.search(head)) and not _is_host_with_port(head)
+
+
+def _is_host_with_port(head: str) -> bool:
+    """Return whether what follows the scheme is a host, with a port or without."""
+    # `https://host:port` stands for an address in messages
+    return re.fullmatch(r"(?:\[[0-9A-Fa-f:.%\w]+\]|[^:\[\]]*)(?::(?:\d{0,5}|(?i:port)))?", head) is not None
+
+
+def _is_this_machine_or_number(head: str) -> bool:
+    """Return whether the host is an IP address or localhost, which no user's name is."""
+    host = re.sub(r":\d*$", "", head).strip("[]").partition("%")[0]
+    try:
+        ip_address(host)
+    except ValueError:
+        return host.lower() == "localhost"
+    return True
+
+
+def _without_user_and_query(scheme: str, rest: str) -> str:
+    """Return what follows `scheme://` without user information, query and fragment.
+
+    A password may hold @, / and ?, so where there may be one, the host is what follows the last @.
+    """
+    head = re.split(r"[/\\?#]", rest, maxsplit=1)[0]
+    container = _CONTAINER.match(head) if scheme in _WITH_CONTAINERS else None
+    kept = ""
+    if container is not None:
+        kept, rest = container.group(), rest[container.end() :]
+    elif _AT.search(head) or (_COLON.search(head) and "@" in rest and not _is_this_machine_or_number(head)):
+        rest = _AT.split(rest)[-1]
+    elif _has_half_a_password(rest):
+        return HIDDEN
+    mark = re.search(r"[?#]", rest)
+    while mark is not None and scheme in _STORES and _NAME_AFTER_MARK.fullmatch(rest[mark.end() :]):
+        mark = re.compile(r"[?#]").search(rest, mark.end())
+    rest = rest if mark is None else rest[: mark.start()]
+    # an address may stand in the path of another
+    return kept + _shown(rest, lambda path: TOKEN.sub(HIDDEN, path))
+
+
+def _without_credentials(text: str) -> str:
+    """Return a text between addresses without what is secret there."""
+    text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
+    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
+    text = _QUERY.sub("", text)
+    text = _NAMED_SECRET.sub(rf"\1\2{HIDDEN}", text)
+    text = TOKEN.sub(HIDDEN, text)
+    return _USER_OF_SCP.sub("", _USER_WITH_PASSWORD.sub("", text))
+
+
+def _decoded(text: str) -> str:
+    """Return a percent-encoded address as it was; encoded twice, it is decoded twice."""
+    while _START.match(text) and not re.match(r"[\w+.-]+:", text) and (decoded := unquote(text)) != text:
+        text = decoded
+    return text
+
+
+def _is_local_path(text: str) -> bool:
+    """Return whether a whole value is a path of a machine, and not the id of a model, which has one slash."""
+    if _START.match(text) or "\n" in text:
+        return False
+    return _LOCAL.match(text) is not None or (text.count("/") > 1 and not re.search(r"\s", text))

@@ -1,0 +1,52 @@
+"""The settings of a config that are text, by name, and which of them name a file, a folder or a server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+from configs.addresses import shown_address
+
+PLACES = frozenset(
+    {
+        "model.name",
+        "data.sources.path",
+        "data.evaluation.path",
+        "data.contamination.path",
+        "tokenize.chat_template",
+        "train.deepspeed.config",
+        "train.tracking.folder",
+        "output_directory",
+    }
+)
+"""Settings that name a file or a folder, by the name that `texts` gives them. `model.name` may also be a hub's id."""
+
+SERVERS = frozenset({"train.tracking.address"})
+"""Settings that name a server."""
+
+
+def texts(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
+    """Yield (name, value) of each text of a config; the entries of a list have the list's name."""
+    if isinstance(settings, dict):
+        for key, value in settings.items():
+            yield from texts(value, f"{name}.{key}".lstrip("."))
+    elif isinstance(settings, list):
+        for value in settings:
+            yield from texts(value, name)
+    elif isinstance(settings, str):
+        yield name, settings
+
+
+def map_texts(settings: Any, change: Callable[[str, str], str], name: str = "") -> Any:
+    """Return a config's settings with each text as `change` returns it of its name and value; see `texts`."""
+    if isinstance(settings, dict):
+        return {key: map_texts(value, change, f"{name}.{key}".lstrip(".")) for key, value in settings.items()}
+    if isinstance(settings, list):
+        return [map_texts(value, change, name) for value in settings]
+    return change(name, settings) if isinstance(settings, str) else settings
+
+
+def shown_arguments(arguments: Iterable[tuple[str | None, Any]]) -> Iterator[tuple[str | None, Any]]:
+    """Yield what a class shows of itself in its `repr`, with texts as `shown_address`."""
+    for name, value in arguments:
+        yield name, map_texts(value, lambda _, text: shown_address(text))
