@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 
 from configs.errors import ConfigError
+from configs.printable import yaml_text
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
@@ -92,7 +93,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
 
 def dump_config(config: FineTuneConfig | AlignConfig) -> str:
     """Return the resolved config as YAML, with all defaults written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml_text(config.model_dump(mode="json"))
 
 
 def check_config_argument(arguments: list[str] | None = None) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import PackageNotFoundError
 from flytekit.image_spec.image_spec import FLYTE_IMG_FAST_FAIL, ImageBuildEngine
 
 from configs.errors import ConfigError
+from configs.printable import print_text
 
 
 def build() -> list[str]:
@@ -47,6 +48,6 @@ def build() -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print("\n".join(build()))
+        print_text("\n".join(build()))
     except ConfigError as error:
         sys.exit(f"Error: {error}")

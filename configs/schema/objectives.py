@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -77,6 +78,8 @@ class RewardModelConfig(Section):
 
 class RewardFunctionConfig(Section):
     """A reward computed from a generated answer, for tasks whose answers can be verified."""
+
+    free_texts: ClassVar[Collection[str]] = ("pattern",)
 
     kind: Literal["exact_match", "regex", "python"] = Field(
         description="`exact_match`: 1 if the answer equals the expected one, else 0; `regex`: 1 if `pattern` is found "

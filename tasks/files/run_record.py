@@ -11,8 +11,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from configs.printable import yaml_text
 from configs.schema import RunConfig
 from tasks.files.streams import redacted
 
@@ -43,7 +42,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
 
 def public_config_text(config: RunConfig) -> str:
     """Return `public_settings` as YAML, with all defaults written out."""
-    return yaml.safe_dump(public_settings(config), sort_keys=False, allow_unicode=True)
+    return yaml_text(public_settings(config))
 
 
 def identity(config: RunConfig, workflow: str) -> str:

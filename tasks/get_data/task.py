@@ -9,6 +9,7 @@ from flytekit import Cache, Deck, kwtypes, task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+from configs.printable import print_line
 from configs.schema import DataConfig
 from configs.versions import source_version
 from configs.wire import DataReport, Shard
@@ -102,7 +103,7 @@ def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], 
         raise
     Deck("data", html.fragment(render_data(report)))
     for line in merge.summary_lines(report):
-        print(line)
+        print_line(line)
     train, test, quarantine = (
         StructuredDataset(uri=str(output / f"{name}.parquet"), file_format="parquet")
         for name in ("train", "test", "quarantine")

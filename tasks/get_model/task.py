@@ -6,6 +6,7 @@ from flytekit import Cache, Deck, task
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
+from configs.printable import print_line
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -48,7 +49,7 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
     size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
     facts = [("model", redacted(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
     Deck("model", html.fragment(render_facts("Base model", facts)))
-    print(f"model: {redacted(config.name)} ({revision[:12]})", flush=True)
+    print_line(f"model: {redacted(config.name)} ({revision[:12]})")
     # a laptop's model directory is used in place: a copy of tens of gigabytes would gain nothing
     kept = FlyteDirectory(str(model), remote_directory=False) if is_laptop_run() else FlyteDirectory(str(model))
     return BaseModel(model=kept, tokenizer=FlyteDirectory(str(tokenizer)))

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from flytekit import Deck
 from flytekit.loggers import logger
 
+from configs.printable import print_line
 from tasks.runtime.pods import is_laptop_run
 
 _FAILED = "Failed to write flyte deck html"
@@ -46,7 +47,7 @@ class _Publisher:
         # no error of the Deck may stop the task's work
         except Exception as error:
             if not self._has_failed:
-                print(f"warning: the Deck {self._name} is not shown while the task runs: {error!r:.200}", flush=True)
+                print_line(f"warning: the Deck {self._name} is not shown while the task runs: {error!r:.200}")
             self._has_failed = True
             return False
         if html is None:
@@ -92,4 +93,4 @@ def live_deck(name: str, render: Callable[[], str | None], every_seconds: float)
         publisher.update()
         logger.removeFilter(failures)
         if failures.num_failed:
-            print(f"warning: the Deck {name} could not be published {failures.num_failed} times", flush=True)
+            print_line(f"warning: the Deck {name} could not be published {failures.num_failed} times")

@@ -5,6 +5,7 @@ flytekit prints all frames before an error's message, and the console's lists sh
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import ParamSpec, TypeVar
@@ -18,6 +19,7 @@ from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
+from configs.printable import one_line, print_line, printable
 from tasks.runtime.pods import is_laptop_run
 
 ERROR_DECK = "error"
@@ -47,6 +49,7 @@ class ShownRecoverableError(ShownError, FlyteRecoverableException):
 def shown_error(name: str, message: str, is_recoverable: bool = False, timestamp: float | None = None) -> ShownError:
     """Return an error that reads `name: message` in the console; `timestamp` is in seconds since the epoch."""
     base = ShownRecoverableError if is_recoverable else ShownError
+    name, message = one_line(name), printable(message)
     # a traceback prints the module before the class's name, except for Python's own: 15 of the list's 100 characters
     return type(name, (base,), {"__module__": "builtins"})(message, timestamp=timestamp)
 
@@ -96,7 +99,7 @@ def shows_errors(
             if shown is None:
                 raise
             # at flytekit's level INFO the log has the frames
-            logger.info("the frames of the error below", exc_info=True)
+            logger.info("the frames of the error below\n%s", printable(traceback.format_exc()))
             raise shown from None
 
     return showing
@@ -107,7 +110,7 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
         publish(error)
     # no error of the Deck may take the place of the task's
     except Exception as fault:
-        print(f"warning: the Deck of the error below is not shown: {fault!r:.200}", flush=True)
+        print_line(f"warning: the Deck of the error below is not shown: {fault!r:.200}")
 
 
 def _as_shown(error: Exception) -> ShownError | None:

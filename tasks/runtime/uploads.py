@@ -19,6 +19,7 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.exceptions.base import FlyteException
 
 from configs.errors import DataError, RegistrationError
+from configs.printable import one_line, print_line
 from configs.schema import RunConfig
 from tasks.files.local_files import LocalPlace, local_places, with_values
 
@@ -54,7 +55,7 @@ def with_uploads(config: Config, access: FileAccessProvider) -> Config:
         digests = {name: _md5(file) for file, name in place.files}
         root = _content_name(digests)
         if root not in folders:
-            print(f"uploading {place.where}: {_summary(place)}", flush=True)
+            print_line(f"uploading {place.where}: {_summary(place)}")
             folders[root] = _upload(place, root, digests, access)
         values[place.keys] = place.value(folders[root])
     return with_values(config, values) if values else config
@@ -136,7 +137,7 @@ def _put_file(where: str, file: Path, name: str, root: str, md5: bytes, remote: 
     # the part after `root` may be escaped, and readers of stores do not unescape it
     folder = str(signed.native_url).partition(f"/{root}/")[0] + f"/{root}"
     if file.stat().st_size >= LARGE_BYTES and _is_uploaded(remote, signed.native_url, file.stat().st_size, verify):
-        print(f"  {name} is in the store already", flush=True)
+        print_line(f"  {name} is in the store already")
         return folder
     headers = {"Content-Length": str(file.stat().st_size), "Content-MD5": base64.b64encode(md5).decode()}
     headers |= {**remote.get_extra_headers_for_protocol(signed.native_url), **signed.headers}
@@ -193,7 +194,7 @@ class _ProgressFile(io.FileIO):
         super().__init__(file, "rb")
         size = file.stat().st_size
         disable = None if size >= LARGE_BYTES else True
-        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=file.name, disable=disable, leave=False)
+        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=one_line(file.name), disable=disable, leave=False)
 
     def read(self, size: int | None = -1, /) -> bytes | Any:
         block = super().read(-1 if size is None else size)

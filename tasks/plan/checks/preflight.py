@@ -11,11 +11,13 @@ import logging
 import textwrap
 import threading
 import time
+import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from configs.errors import ConfigError, FineTuneError, UnreachableError
+from configs.printable import joined_lines, one_line, printable
 from configs.wire_plan import Check, CheckResult
 
 log = logging.getLogger(__name__)
@@ -137,7 +139,7 @@ def _answer(question: Question) -> Answer:
     except NotCheckedError as reason:
         return Answer(_check(question, "not checked", f"not checked: {reason}"))
     except Exception as fault:
-        log.exception("the check `%s` itself failed", question.name)
+        log.error("the check `%s` itself failed\n%s", one_line(question.name), printable(traceback.format_exc()))
         failure = FineTuneError(
             f"the check `{question.name}` itself failed ({type(fault).__name__})\n"
             "this is a fault of the project, not of the config; the log has its traceback"
@@ -192,7 +194,7 @@ def fail_together(answers: Sequence[Answer], needs_network: bool) -> None:
         return
     if len(errors) == 1:
         raise errors[0][1]
-    lines = [f"{name}: {'; '.join(str(error).splitlines())}" for name, error in errors[:_MAX_SHOWN]]
+    lines = [f"{name}: {joined_lines(error)}" for name, error in errors[:_MAX_SHOWN]]
     others = f" ({len(errors) - _MAX_SHOWN} more than these)" if len(errors) > _MAX_SHOWN else ""
     raise ConfigError("\n".join([*lines, f"{len(errors)} checks failed before anything was started{others}"]))
 
@@ -216,4 +218,4 @@ def _wrapped(text: str, indent: int) -> list[str]:
     # keep paths and addresses whole: users copy them from the table
     width = max(30, _WIDTH - indent)
     settings = {"break_long_words": False, "break_on_hyphens": False}
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, width, **settings)]  # type: ignore[arg-type]
+    return [line for part in printable(text).splitlines() for line in textwrap.wrap(part, width, **settings)]  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ModelError
+from configs.printable import print_line
 from tasks.plan.shapes.dense_families import dense_shape, is_dense
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -109,7 +110,7 @@ def _counted_in_transformers(settings: str, name: str, family: str) -> ModelShap
     """Count the shape of a config.json once: the check of the disk and the plan both ask for it."""
     from tasks.plan.shapes.counted_shapes import count_shape
 
-    print(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute", flush=True)
+    print_line(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute")
     return count_shape(json.loads(settings), name)
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import ArtifactError
+from configs.printable import joined_lines, print_line
 from configs.schema.train import TrainConfig
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, checksum_of, stores
 
@@ -236,7 +237,7 @@ def forget(places: CheckpointPlaces) -> None:
                 if folder.startswith(("checkpoint-", "best-")):
                     remove_whole(store, folder)
         except ArtifactError as error:
-            print(f"train: checkpoints of a run that has ended could not be deleted: {error}", flush=True)
+            print_line(f"train: checkpoints of a run that has ended could not be deleted: {joined_lines(error)}")
 
 
 def remove_whole(store: Store, folder: str) -> None:

@@ -22,6 +22,7 @@ import torch.distributed as dist
 
 from configs.errors import ArtifactError, RetryError
 from configs.objectives import ONLINE
+from configs.printable import first_line, joined_lines, print_line
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
@@ -290,13 +291,12 @@ def _fault_of(action: Callable[[], None]) -> str:
     try:
         action()
     except Exception as error:
-        text = str(error).strip()
         if isinstance(error, ArtifactError):
-            return text
-        return f"{type(error).__name__}: {text.splitlines()[0][:300] if text else 'no reason given'}"
+            return str(error).strip()
+        return f"{type(error).__name__}: {first_line(str(error), 300) or 'no reason given'}"
     return ""
 
 
 def _say(line: str) -> None:
     if rank() == 0:
-        print(line, flush=True)
+        print_line(joined_lines(line))
