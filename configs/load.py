@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from configs.errors import ConfigError
-from configs.printable import yaml_text
+from configs.printable import first_line, one_line, yaml_text
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
@@ -72,22 +72,26 @@ def read_mapping(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.stem, presets, n=1, cutoff=0.8)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(
-            f"config file {path} does not exist{meant}; presets are configs/presets/{{{', '.join(presets)}}}.yaml"
+            f"config file {one_line(path)} does not exist{meant}; presets are "
+            f"configs/presets/{{{', '.join(presets)}}}.yaml"
         )
     try:
         # YAML is a superset of JSON
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"config file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise ConfigError(f"config file {one_line(path)} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"config file {path}{line}: {getattr(error, 'problem', error)}; fix the YAML") from None
+        raise ConfigError(
+            f"config file {one_line(path)}{line}: {first_line(getattr(error, 'problem', None) or str(error))}; fix "
+            "the YAML"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"config file {one_line(path)} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
-        raise ConfigError(f"config file {path} is {kind}; it must hold settings such as `model:` and `data:`")
+        raise ConfigError(f"config file {one_line(path)} is {kind}; it must hold settings such as `model:` and `data:`")
     return content
 
 

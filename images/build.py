@@ -14,7 +14,7 @@ from importlib.metadata import PackageNotFoundError
 from flytekit.image_spec.image_spec import FLYTE_IMG_FAST_FAIL, ImageBuildEngine
 
 from configs.errors import ConfigError
-from configs.printable import print_text
+from configs.printable import first_line, print_text
 
 
 def build() -> list[str]:
@@ -37,7 +37,7 @@ def build() -> list[str]:
         try:
             ImageBuildEngine.build(image)
         except (RuntimeError, AssertionError, PackageNotFoundError, OSError, subprocess.CalledProcessError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(
                 f"IMAGE_BUILDER={BUILDER}: {name} was not built: {reason}\n"
                 "is docker running, and are you logged in to the registry? see docs/images.md"

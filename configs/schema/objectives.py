@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from configs.printable import one_line
 from configs.schema.section import Section
 
 
@@ -112,7 +113,7 @@ class RewardFunctionConfig(Section):
             try:
                 groups = re.compile(self.pattern).groups
             except re.error as error:
-                raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {error}") from None
+                raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {one_line(error)}") from None
             if self.kind == "exact_match" and groups < 1:
                 raise ValueError(f"pattern={self.pattern!r} has no group; put ( ) around the part to compare")
         return self

@@ -13,7 +13,7 @@ from typing import Any
 
 from configs.printable import yaml_text
 from configs.schema import RunConfig
-from tasks.files.streams import redacted
+from tasks.files.streams import is_remote, redacted
 
 _PACKAGES = (
     "flyte-fine-tune",
@@ -113,7 +113,8 @@ def _redacted(value: Any) -> Any:
         return {name: _redacted(part) for name, part in value.items()}
     if isinstance(value, list):
         return [_redacted(part) for part in value]
-    return redacted(value) if isinstance(value, str) else value
+    # other texts are data, and stay as they are
+    return redacted(value) if isinstance(value, str) and is_remote(value) else value
 
 
 def _leaves(settings: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:

@@ -19,6 +19,7 @@ from typing import Any
 from urllib.parse import unquote
 
 from configs.errors import DataError, FineTuneError, UnreachableStoreError
+from configs.printable import one_line
 
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -48,15 +49,15 @@ def is_remote(path: str) -> bool:
 
 
 def redacted(path: str) -> str:
-    """Return `path` for a message: an address without user, password and query, which may be secret."""
+    """Return `path` for a message, on one line: an address without user, password and query, which may be secret."""
     if not is_remote(path):
-        return path
-    return re.sub(r"(?<=://)[^/@]*@", "", without_query(path))
+        return one_line(path)
+    return one_line(re.sub(r"(?<=://)[^/@]*@", "", without_query(path)))
 
 
 def base_name(path: str) -> str:
     name = without_query(path).rstrip("/").rpartition("/")[2]
-    return (unquote(name) if is_remote(path) else name).encode("utf-8", "replace").decode()
+    return one_line((unquote(name) if is_remote(path) else name).encode("utf-8", "replace").decode())
 
 
 def without_query(path: str) -> str:
@@ -205,7 +206,7 @@ def _open_source(path: str) -> Any:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             # a pipe would be empty at the second reading
-            raise DataError(f"{path} is not a regular file; copy its content into one")
+            raise DataError(f"{redacted(path)} is not a regular file; copy its content into one")
         return open(path, "rb")
     except OSError as error:
         raise user_error(path, error) from None
@@ -259,7 +260,7 @@ def _zstd_chunks(source: Any) -> Iterator[bytes]:
             try:
                 content = frame.decompress(data)
             except zstandard.ZstdError as error:
-                raise EOFError(str(error)) from None
+                raise EOFError(one_line(error)) from None
             size = _ZSTD_CHUNK_BYTES if len(content) < _CHUNK_BYTES else _ZSTD_SMALL_CHUNK_BYTES
             yield content
             data = frame.unused_data if frame.eof else b""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
 from configs.errors import ModelError
-from configs.printable import print_text
+from configs.printable import first_line, one_line, print_text
 from tasks.files.model_files import is_hub_id
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
@@ -78,7 +79,7 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
     """
     if not Path(place).is_dir() and not is_hub_id(place):
         raise ModelError(
-            f"there is no folder {place}\nname one such as outputs/demo/model, or the id of a model on a hub"
+            f"there is no folder {one_line(place)}\nname one such as outputs/demo/model, or the id of a model on a hub"
         )
     is_adapter = (Path(place) / _ADAPTER_FILE).is_file()
     kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
@@ -86,8 +87,10 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
         model = kind.from_pretrained(place, device_map="auto" if torch.cuda.is_available() else None)
         words = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
-        reason = str(error).splitlines()[0][:200]
-        raise ModelError(f"{place} cannot be loaded: {reason}\nname a folder such as outputs/demo/model") from None
+        reason = first_line(error)
+        raise ModelError(
+            f"{one_line(place)} cannot be loaded: {reason}\nname a folder such as outputs/demo/model"
+        ) from None
     return Speaker(name, model, words, arguments)
 
 
@@ -103,7 +106,8 @@ def base_of(place: Path) -> str:
     adapter = place / _ADAPTER_FILE
     if adapter.is_file():
         return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    raise ModelError(f"{place}: nothing says which model it began as\nname it: make chat MODEL={place} BASE=owner/name")
+    command = f"make chat MODEL={shlex.quote(str(place))} BASE=owner/name"
+    raise ModelError(f"{one_line(place)}: nothing says which model it began as\nname it: {one_line(command)}")
 
 
 def template_arguments_of(place: Path) -> str:

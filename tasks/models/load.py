@@ -19,6 +19,7 @@ from transformers import (
 
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
+from configs.printable import first_line, one_line
 from configs.schema import ModelConfig
 from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.generation_flags import repair_generation_config
@@ -109,7 +110,7 @@ def _load(
             **kwargs,
         )
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model.name={config.name} cannot be loaded: {str(error).splitlines()[0][:200]}") from None
+        raise ModelError(f"model.name={config.name} cannot be loaded: {first_line(error)}") from None
     choose_kernels(model, f"model.name={config.name}", trains="quantization_config" in kwargs)
     repair_generation_config(model)
     return model, sorted(info["missing_keys"])
@@ -129,7 +130,8 @@ def refuse_missing(config: ModelConfig, missing: list[str]) -> None:
     """
     if missing:
         raise ModelError(
-            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}\n"
+            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first "
+            f"{one_line(missing[0])}\n"
             "part of it would be random: copy the whole model, or name one whose files hold a causal language model"
         )
 

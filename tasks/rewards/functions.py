@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Protocol, cast
 
 from configs.errors import ConfigError
+from configs.printable import first_line
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import ROOT
 
@@ -153,7 +154,7 @@ def _project_function(setting: str, path: str) -> RewardFunction:
         module = importlib.import_module(module_name)
     except Exception as error:  # a user's code may raise anything
         raise ConfigError(
-            f"{setting}: importing {module_name} failed with {type(error).__name__}: {str(error)[:200]}\n"
+            f"{setting}: importing {module_name} failed with {type(error).__name__}: {first_line(error)}\n"
             "correct the file"
         ) from None
     if Path(str(module.__file__)).resolve() != file:
@@ -168,7 +169,7 @@ def _project_function(setting: str, path: str) -> RewardFunction:
         inspect.signature(function).bind(prompts=[], completions=[], expected=[])
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{setting}: the function does not take prompts=, completions= and expected= ({error}); "
+            f"{setting}: the function does not take prompts=, completions= and expected= ({first_line(error)}); "
             f"define `def {name}(prompts, completions, expected)`"
         ) from None
     return cast(RewardFunction, function)

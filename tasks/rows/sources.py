@@ -11,6 +11,7 @@ from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import EMBEDDED_DATA, EMBEDDED_PREFERENCES, parse_embedded_source
 from configs.embedded.preferences import make_preferences
 from configs.errors import DataError
+from configs.printable import first_line
 from configs.schema import SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, find_files
@@ -136,7 +137,7 @@ def hub_records(
         )
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones
-        raise DataError(f"data set {source.hub}: {str(error).splitlines()[0]}; correct name or split") from None
+        raise DataError(f"data set {source.hub}: {first_line(error)}; correct name or split") from None
     except (datasets.exceptions.DatasetsError, OSError) as error:
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"

@@ -17,6 +17,7 @@ from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
 from configs.errors import ArtifactError
+from configs.printable import one_line
 from configs.schema.cluster import ClusterConfig
 from images.specs import PODS
 
@@ -150,7 +151,7 @@ def local_path(artifact: FlyteDirectory | FlyteFile) -> Path:
     """
     path = Path(artifact.download())
     if not path.exists():
-        raise ArtifactError(f"{path} {_DELETED_OUTPUT}")
+        raise ArtifactError(f"{one_line(path)} {_DELETED_OUTPUT}")
     return path
 
 
@@ -165,7 +166,7 @@ def table_path(table: StructuredDataset) -> Path:
     if not access.is_remote(uri):
         path = Path(uri.removeprefix("file://"))
         if not path.exists():
-            raise ArtifactError(f"{uri} {_DELETED_OUTPUT}")
+            raise ArtifactError(f"{one_line(uri)} {_DELETED_OUTPUT}")
         return path
     path = scratch_directory("table") / "table.parquet"
     access.get_data(uri, str(path))

@@ -69,7 +69,7 @@ def _check_sizes(places: list[LocalPlace]) -> None:
             total += size
             if size > LARGEST_FILE_BYTES:
                 raise DataError(
-                    f"{place.where}: {name} has {size / _GIB:.1f} GiB, and a run uploads files of at most "
+                    f"{place.where}: {one_line(name)} has {size / _GIB:.1f} GiB, and a run uploads files of at most "
                     f"{LARGEST_FILE_BYTES // _GIB} GiB\n{_OWN_UPLOAD_FIX}"
                 )
             if total > LARGEST_UPLOAD_BYTES:
@@ -148,10 +148,12 @@ def _put_file(where: str, file: Path, name: str, root: str, md5: bytes, remote: 
             answer = requests.put(signed.signed_url, data=content, headers=headers, verify=verify, timeout=(30, 600))
     except (requests.RequestException, OSError) as error:
         raise RegistrationError(
-            f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+            f"{where}: {one_line(name)} cannot be uploaded ({type(error).__name__}); check the network and run again"
         ) from None
     if not answer.ok:
-        raise RegistrationError(f"{where}: the store answered {answer.status_code} to the upload of {name}; run again")
+        raise RegistrationError(
+            f"{where}: the store answered {answer.status_code} to the upload of {one_line(name)}; run again"
+        )
     return folder
 
 
@@ -165,7 +167,7 @@ def _refusal_at(where: str, name: str, remote: Any, error: BaseException) -> str
     while cause is not None and not isinstance(cause, Call):
         cause = cause.__cause__
     if cause is None:
-        return f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+        return f"{where}: {one_line(name)} cannot be uploaded ({type(error).__name__}); check the network and run again"
     place = f"project {remote.default_project}, domain {remote.default_domain}"
     message = refusal_message(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, entity=name)
     return f"{where}: {message}"

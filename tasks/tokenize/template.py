@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from configs.effective.lengths import longest_row, positions_of
 from configs.errors import ModelError
+from configs.printable import first_line, one_line
 from tasks.tokenize.known_templates import known_template
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
     except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"the model's tokenizer cannot be loaded: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"the model's tokenizer cannot be loaded: {first_line(error)}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -130,7 +131,7 @@ def choose_template(
     text = tokenizer.chat_template
     if isinstance(text, dict) and "default" not in text:
         raise ModelError(
-            f"the model has several chat templates ({', '.join(sorted(text))}), and none is named default\n"
+            f"the model has several chat templates ({one_line(', '.join(sorted(text)))}), and none is named default\n"
             "set tokenize.chat_template to a file with the one to use"
         )
     known = known_template(text["default"] if isinstance(text, dict) else text)

@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 
 from configs.errors import ArtifactError, FineTuneError, RetryError
+from configs.printable import first_line, one_line
 from configs.schema.train import TrainConfig
 
 # messages of gloo, NCCL and TCPStore when a process or a machine is gone; some come as plain RuntimeErrors
@@ -124,7 +125,7 @@ def _disk_full(error: BaseException, config: TrainConfig) -> ArtifactError:
     folder = Path(os.fsdecode(name)).parent if name else Path(tempfile.gettempdir())
     now = f" (now {config.cluster.disk_gib})" if config.cluster.disk_gib else ""
     return ArtifactError(
-        f"{folder}: the disk is full\nfree some space there; on a cluster raise train.cluster.disk_gib{now}"
+        f"{one_line(folder)}: the disk is full\nfree some space there; on a cluster raise train.cluster.disk_gib{now}"
     )
 
 
@@ -165,8 +166,7 @@ def _text(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0][:_LAST_CHARACTERS] if lines else 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(str(error), _LAST_CHARACTERS) or 'no reason given'}"
 
 
 def _rank() -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import ModelError
-from configs.printable import print_line
+from configs.printable import first_line, one_line, print_line
 from tasks.plan.shapes.dense_families import dense_shape, is_dense
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -58,7 +58,8 @@ def _read_shape_file(path: Path) -> KnownShape:
         return KnownShape(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ModelError(
-            f"configs/shapes/{path.name} is not a shape ({error}); it has name, settings, license and source"
+            f"configs/shapes/{path.name} is not a shape ({first_line(error)}); it has name, settings, license and "
+            "source"
         ) from None
 
 
@@ -99,7 +100,7 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
             else f"transformers {_transformers_release()} does not know"
         )
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{family[:60]}', which {reason}"
+            f"model.name={name}: config.json is of architecture '{one_line(family[:60])}', which {reason}"
             "\nname a model of an architecture that transformers has, or install a newer transformers"
         )
     return _counted_in_transformers(json.dumps(settings, sort_keys=True), name, family)

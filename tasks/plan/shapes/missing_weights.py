@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.errors import ModelError
 from configs.objectives import SCORING, Objective
+from configs.printable import first_line, one_line
 from configs.schema import ModelConfig
 from tasks.plan.shapes.dense_families import is_dense
 from tasks.plan.shapes.shape import ModelShape
@@ -71,11 +72,12 @@ def check_weights(config: ModelConfig, settings: dict[str, Any], tensors: Tensor
                 ignore_mismatched_sizes=True,
             )
     except MODEL_BUILD_ERRORS as error:
-        return f"transformers cannot compare them without data: {str(error).strip().partition(chr(10))[0][:100]}"
+        return f"transformers cannot compare them without data: {first_line(error, 100)}"
     refuse_missing(config, sorted(name for name in found["missing_keys"] if not (is_reward and name in HEAD_WEIGHTS)))
     for name, in_file, expected in sorted(found["mismatched_keys"]):
         raise ModelError(
-            f"model.name={config.name}: {name} has the shape {tuple(in_file)} in its file, and {tuple(expected)} by "
+            f"model.name={one_line(config.name)}: {one_line(name)} has the shape {tuple(in_file)} in its file, and "
+            f"{tuple(expected)} by "
             "its config.json\ncopy the model again, or correct config.json"
         )
     return ""

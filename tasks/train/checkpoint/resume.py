@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.printable import joined_lines, print_line
+from configs.printable import joined_lines, one_line, print_line
 from configs.schema.cluster import DEEPSPEED, FSDP
 from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.checkpoints import BrokenCheckpointError, Checkpoint, folder_of
@@ -101,7 +101,7 @@ def _named(store: Store, kind: checkpoints.Kind, folder: str, identity: str) -> 
         if checkpoint.folder == folder:
             return checkpoint
     reasons = [line for line in skipped if f"/{folder}: " in line]
-    raise BrokenCheckpointError(reasons[0] if reasons else f"{folder} is missing")
+    raise BrokenCheckpointError(reasons[0] if reasons else f"{one_line(folder)} is missing")
 
 
 def _check_sharding(checkpoint: Checkpoint, saver: Saver) -> None:

@@ -19,6 +19,7 @@ import xxhash
 from fsspec.implementations.local import LocalFileSystem
 
 from configs.errors import ArtifactError
+from configs.printable import first_line, one_line
 
 _PREVIOUS_FILE = "previous.txt"
 _MOST_ATTEMPTS = 64
@@ -147,8 +148,8 @@ class Store:
                 if number == _TRIES_PER_CALL or _is_full(error):
                     attempts = "1 attempt" if number == 1 else f"{number} attempts"
                     raise ArtifactError(
-                        f"checkpoint {self.uri}/{name}: {type(error).__name__} after {attempts}: "
-                        f"{str(error).splitlines()[0][:200] if str(error) else 'no reason given'}\n"
+                        f"checkpoint {one_line(self.uri)}/{one_line(name)}: {type(error).__name__} after {attempts}: "
+                        f"{first_line(str(error)) or 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
                             if _is_full(error)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from configs.errors import ArtifactError, FineTuneError, RetryError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from tasks.models.pace import say
@@ -125,7 +126,8 @@ class Tracking(Observer):
         text = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"
         for secret in self._access.secrets.values():
             text = text.replace(secret, "***")
-        return text[:300]
+        # only now, so that a secret is found as it is
+        return one_line(text[:300])
 
     def _send(self) -> None:
         if self._tracker is None:
