@@ -19,7 +19,7 @@ from tasks.files.model_files import is_hub_id
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
 
-class _Terminal(TextStreamer):
+class Terminal(TextStreamer):
     """Writes an answer while it is generated; a model may generate what moves a terminal's cursor."""
 
     def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
@@ -43,7 +43,7 @@ class Speaker:
         """
         inputs = self._inputs(question)
         length = inputs["input_ids"].shape[1]
-        streamer = _Terminal(self._tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+        streamer = Terminal(self._tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
         with torch.inference_mode():
             output = self._model.generate(  # type: ignore[operator]
                 **inputs.to(self._model.device), max_new_tokens=new_tokens, do_sample=False, streamer=streamer

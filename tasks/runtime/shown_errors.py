@@ -72,7 +72,7 @@ def shows_errors(
     """Decorate a task's function: in a pod, an error becomes the first Deck, and ours loses its frames.
 
     `publish` shows the error's Deck. On a laptop the error stays as it is, and the step is noted, for Ctrl-C. An error
-    that is not ours keeps its trace.
+    that is not ours keeps its trace; characters that hide in its text become escapes, as flytekit prints it as it is.
     """
 
     @wraps(function)
@@ -91,6 +91,7 @@ def shows_errors(
         except IgnoreOutputs:
             raise
         except Exception as error:
+            _make_printable(error)
             if is_laptop:
                 laptop_run.end_step()
                 raise
@@ -111,6 +112,18 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
     # no error of the Deck may take the place of the task's
     except Exception as fault:
         print_line(f"warning: the Deck of the error below is not shown: {fault!r:.200}")
+
+
+def _make_printable(error: BaseException) -> None:
+    """Make the texts of an error, and of those that led to it, printable."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is earlier for earlier in seen):
+        seen.append(cause)
+        cause.args = tuple(printable(part) if isinstance(part, str) else part for part in cause.args)
+        if isinstance(cause, OSError) and isinstance(cause.filename, str):
+            cause.filename = one_line(cause.filename)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _as_shown(error: Exception) -> ShownError | None:
