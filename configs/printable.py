@@ -2,7 +2,8 @@
 
 Names of files, keys, answers, and messages of libraries and servers may hold characters that move a terminal's cursor,
 begin a line that looks like one of ours, or show letters in another order than they stand in. Such characters are shown
-as `\\x1b` or `\\u202e`. Data are not print: tables of rows, JSON Lines and the quarantine keep the true text.
+as `\\x1b` or `\\u202e`. A backslash stays as it is: the text is for reading, and is not read back. Data are not print:
+tables of rows, JSON Lines and the quarantine keep the true text.
 
 Text of every language stays as it is. Joiners (U+200B to U+200D, U+034F, U+180E) are let through between two visible
 characters beyond ASCII, where Persian, Indic, Khmer and Mongolian words and emoji need them; between Latin letters they
@@ -94,8 +95,23 @@ def print_text(text: str, stream: TextIO | None = None, end: str = "\n") -> None
     out = stream or sys.stdout
     shown = printable(text) + end
     # a terminal or a log that is not UTF-8 must not end the run
-    out.write(shown.encode(out.encoding or "utf-8", "backslashreplace").decode(out.encoding or "utf-8"))
+    encoding = getattr(out, "encoding", None) or "utf-8"
+    out.write(shown.encode(encoding, "backslashreplace").decode(encoding))
     out.flush()
+
+
+def make_printable(error: BaseException) -> None:
+    """Make the texts of an error that nobody foresaw, and of those that led to it, printable: its trace is printed."""
+    seen: list[BaseException] = []
+    cause: BaseException | None = error
+    while cause is not None and not any(cause is earlier for earlier in seen):
+        seen.append(cause)
+        shown = tuple(printable(part) if isinstance(part, str) else part for part in cause.args)
+        if shown != cause.args:
+            cause.args = shown
+        if isinstance(cause, OSError) and isinstance(cause.filename, str):
+            cause.filename = one_line(cause.filename)
+        cause = cause.__cause__ or cause.__context__
 
 
 def _shown(found: re.Match[str]) -> str:

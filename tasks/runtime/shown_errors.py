@@ -19,7 +19,7 @@ from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
-from configs.printable import one_line, print_line, printable
+from configs.printable import make_printable, one_line, print_line, printable
 from tasks.runtime.pods import is_laptop_run
 
 ERROR_DECK = "error"
@@ -91,7 +91,7 @@ def shows_errors(
         except IgnoreOutputs:
             raise
         except Exception as error:
-            _make_printable(error)
+            make_printable(error)
             if is_laptop:
                 laptop_run.end_step()
                 raise
@@ -112,18 +112,6 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
     # no error of the Deck may take the place of the task's
     except Exception as fault:
         print_line(f"warning: the Deck of the error below is not shown: {fault!r:.200}")
-
-
-def _make_printable(error: BaseException) -> None:
-    """Make the texts of an error, and of those that led to it, printable."""
-    seen: list[BaseException] = []
-    cause: BaseException | None = error
-    while cause is not None and not any(cause is earlier for earlier in seen):
-        seen.append(cause)
-        cause.args = tuple(printable(part) if isinstance(part, str) else part for part in cause.args)
-        if isinstance(cause, OSError) and isinstance(cause.filename, str):
-            cause.filename = one_line(cause.filename)
-        cause = cause.__cause__ or cause.__context__
 
 
 def _as_shown(error: Exception) -> ShownError | None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from flytekit.exceptions.user import FlyteRecoverableException
 
-from configs.printable import first_line, print_line, printable
+from configs.printable import first_line, make_printable, print_line, printable
 
 _LAUNCHER_WAIT_SECONDS = 3.0
 _STORE_TIMEOUT = timedelta(seconds=10)
@@ -65,11 +65,14 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
     try:
         return function(**kwargs)
     except FlyteRecoverableException as error:
+        make_printable(error)
         _write(launch, local_rank, _fault(error, is_recoverable=True))
         # the usual cause is that another process was lost; the launcher, which polls once a second, must see that first
         time.sleep(_LAUNCHER_WAIT_SECONDS)
         raise
     except Exception as error:
+        # the trace of this process goes to the log too
+        make_printable(error)
         fault = _fault(error, is_recoverable=False)
         _write(launch, local_rank, fault)
         _share_fault(fault)
