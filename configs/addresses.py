@@ -12,6 +12,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import unquote
 
+from configs.printable import one_line, printable
+
 HIDDEN = "***"
 """Stands where a secret was, or an address of which no part is known to be harmless."""
 
@@ -65,8 +67,13 @@ _LOCAL_IN_TEXT = re.compile(
 )
 
 
-def shown_address(text: str) -> str:
-    """Return `text` for a log, an error or a Deck: its addresses without user, password, query and fragment.
+def shown_address(address: object) -> str:
+    """Return one address or path for a log, an error or a Deck, on one line, as `shown_text`."""
+    return one_line(shown_text(str(address)))
+
+
+def shown_text(text: str) -> str:
+    """Return a text of any lines for a log, an error or a Deck: its addresses without user, password, query, fragment.
 
     Paths of this machine stay. Authorization headers, tokens that are known by their form, and values of names such as
     `password=` are hidden too. In a store's address a `?` that is part of a name or a glob stays.
@@ -75,11 +82,11 @@ def shown_address(text: str) -> str:
 
 
 def public_address(text: str) -> str:
-    """Return `text` for what leaves this machine: as `shown_address`, with local folders cut to their last part.
+    """Return `text` for what leaves this machine: as `shown_text`, with local folders cut to their last part.
 
     A path of two parts without a dot before it stays: it has the form of a hub's id.
     """
-    shown = shown_address(text)
+    shown = shown_text(text)
     if re.match(r"file:/", shown, re.IGNORECASE) or _is_local_path(shown):
         return last_part(shown)
     shown = re.sub(r"(?i)\bfile:\\?/\\?/*(?=[^\s\"'`<>])", "/", shown)
@@ -87,8 +94,8 @@ def public_address(text: str) -> str:
 
 
 def last_part(address: str) -> str:
-    """Return the name of the file or folder at one address or path, as `shown_address`; a server has none."""
-    shown = shown_address(address)
+    """Return the name of the file or folder at one address or path, as `shown_text`; a server has none."""
+    shown = shown_text(address)
     path = shown.rstrip("/\\")
     scheme = _START.match(path)
     if scheme is not None and not re.search(r"[/\\]", path[scheme.end() :]):
@@ -98,17 +105,25 @@ def last_part(address: str) -> str:
 
 
 def without_secrets(text: str) -> str:
-    """Return `text` as `shown_address`, also without the values of environment variables that are named as secrets."""
+    """Return `text` as `shown_text`, also without the values of environment variables that are named as secrets.
+
+    It is printable, with its line breaks.
+    """
     for value in secrets_of_environment():
         text = text.replace(value, HIDDEN)
-    return shown_address(text)
+    return printable(shown_text(text))
 
 
-def first_line(error: BaseException, longest: int = 200) -> str:
-    """Return the first line of another library's error, `without_secrets`: it may quote an address or a header."""
+def first_line(error: BaseException | str, longest: int = 200) -> str:
+    """Return the first line of another library's or server's message, printable and `without_secrets`.
+
+    It may quote an address or a header. Of an empty error it is the error's class.
+    """
     lines = str(error).strip().splitlines()
+    if not lines:
+        return "" if isinstance(error, str) else type(error).__name__
     # cut at the end only: half a token would not be known as one
-    return without_secrets(lines[0])[:longest] if lines else ""
+    return one_line(without_secrets(lines[0])[:longest])
 
 
 def secrets_of_environment() -> list[str]:
@@ -128,7 +143,7 @@ def _shown(text: str, between: Callable[[str], str]) -> str:
         end = _end_of(text, start.end(), limit)
         scheme = start["slashed"] or start["encoded"] or start["collapsed"]
         if start["encoded"]:
-            shown = shown_address(_decoded(text[start.start() : end]))
+            shown = shown_text(_decoded(text[start.start() : end]))
         else:
             mark = text[start.start() + len(scheme) : start.end()]
             shown = f"{scheme}{mark}{_without_user_and_query(scheme.lower(), text[start.end() : end])}"

@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.effective.batches import data_parallel_size
 from configs.errors import ConfigError
+from configs.printable import one_line
 from configs.schema.train import TrainConfig
 
 
@@ -69,7 +70,7 @@ def check_deepspeed(text: str, config: TrainConfig, path: str) -> dict[str, Any]
         ConfigError: the text is not a JSON object, has an unknown key, or a value contradicts the config; names the
             file, the key and both values.
     """
-    where = f"train.deepspeed.config={path}"
+    where = f"train.deepspeed.config={one_line(path)}"
     settings = _parsed(text, where)
     zero = settings.get("zero_optimization", {})
     if not isinstance(zero, dict):
@@ -100,9 +101,11 @@ def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
         settings = json.loads(text, object_pairs_hook=_without_repeated_keys)
     except json.JSONDecodeError as error:
-        raise ConfigError(f"{where} is not JSON: line {error.lineno}, column {error.colno}: {error.msg}") from None
+        raise ConfigError(
+            f"{where} is not JSON: line {error.lineno}, column {error.colno}: {one_line(error.msg)}"
+        ) from None
     except _RepeatedKeyError as error:
-        raise ConfigError(f"{where}: {error} appears twice; keep one") from None
+        raise ConfigError(f"{where}: {one_line(error)} appears twice; keep one") from None
     if not isinstance(settings, dict):
         raise ConfigError(f"{where} is not a JSON object of DeepSpeed settings; write it as {{...}}")
     return settings
@@ -125,7 +128,7 @@ def _check_keys(settings: dict[str, Any], known: frozenset[str], prefix: str, wh
         if key not in known:
             nearest = difflib.get_close_matches(key, known, n=1)
             hint = f"; did you mean {prefix}{nearest[0]}?" if nearest else "; remove it"
-            raise ConfigError(f"{where}: {prefix}{key} is not a DeepSpeed setting{hint}")
+            raise ConfigError(f"{where}: {prefix}{one_line(key)} is not a DeepSpeed setting{hint}")
 
 
 def _check_stage(zero: dict[str, Any], config: TrainConfig, where: str) -> None:
@@ -192,7 +195,8 @@ def _check_offload(zero: dict[str, Any], config: TrainConfig, where: str) -> Non
         if device != ("cpu" if is_offloaded else "none"):
             fix = 'give it {"device": "cpu"}' if is_offloaded else "remove it"
             raise ConfigError(
-                f"{where}: zero_optimization.{part}.device={device} contradicts train.deepspeed.offload={offload}; "
+                f"{where}: zero_optimization.{part}.device={one_line(device)} contradicts "
+                f"train.deepspeed.offload={offload}; "
                 f"{fix}, or change train.deepspeed.offload"
             )
     for old in ("cpu_offload", "cpu_offload_param"):

@@ -3,6 +3,10 @@
 `pyflyte` prints a traceback for every exception but click's own. So these errors derive from click's `Exit`, with the
 message as the exit code: `sys.exit` prints a text to stderr and exits with status 1. In a pod they are ordinary
 exceptions, and Flyte records their message.
+
+A message may quote what a stranger wrote, so no error holds a character that hides or reorders text. Line breaks stay,
+since our own messages have them: what is quoted goes through `one_line` or a function that does
+(tests/test_printed.py).
 """
 
 from __future__ import annotations
@@ -33,7 +37,7 @@ class WithoutTrace:
 
 
 class FineTuneError(WithoutTrace, Exit):
-    """Base of all deliberate errors; `str(error)` is the whole message, without secrets, whatever it was made of."""
+    """Base of all deliberate errors; `str(error)` is the whole message, printable and without secrets."""
 
     def __init__(self, message: str) -> None:
         super().__init__(0)

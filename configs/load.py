@@ -10,7 +10,9 @@ from typing import Any
 
 import yaml
 
+from configs.addresses import first_line
 from configs.errors import ConfigError
+from configs.printable import one_line, yaml_text
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
@@ -71,28 +73,32 @@ def read_mapping(path: Path) -> dict[str, Any]:
         near = difflib.get_close_matches(path.stem, presets, n=1, cutoff=0.8)
         meant = f" (did you mean {near[0]}?)" if near else ""
         raise ConfigError(
-            f"config file {path} does not exist{meant}; presets are configs/presets/{{{', '.join(presets)}}}.yaml"
+            f"config file {one_line(path)} does not exist{meant}; presets are "
+            f"configs/presets/{{{', '.join(presets)}}}.yaml"
         )
     try:
         # YAML is a superset of JSON
         content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
     except UnicodeDecodeError as error:
-        raise ConfigError(f"config file {path} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
+        raise ConfigError(f"config file {one_line(path)} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(f"config file {path}{line}: {getattr(error, 'problem', error)}; fix the YAML") from None
+        raise ConfigError(
+            f"config file {one_line(path)}{line}: {first_line(getattr(error, 'problem', None) or str(error))}; fix "
+            "the YAML"
+        ) from None
     except OSError as error:
-        raise ConfigError(f"config file {path} cannot be read: {error.strerror}") from None
+        raise ConfigError(f"config file {one_line(path)} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
         kind = "empty" if content is None else f"a {type(content).__name__}"
-        raise ConfigError(f"config file {path} is {kind}; it must hold settings such as `model:` and `data:`")
+        raise ConfigError(f"config file {one_line(path)} is {kind}; it must hold settings such as `model:` and `data:`")
     return content
 
 
 def dump_config(config: FineTuneConfig | AlignConfig) -> str:
     """Return the resolved config as YAML, with all defaults written out."""
-    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+    return yaml_text(config.model_dump(mode="json"))
 
 
 def check_config_argument(arguments: list[str] | None = None) -> None:

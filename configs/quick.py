@@ -12,6 +12,7 @@ from typing import Any
 
 from configs.errors import ConfigError
 from configs.load import PRESETS, is_alignment, read_mapping
+from configs.printable import one_line
 from configs.schema import FineTuneConfig
 
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
@@ -97,6 +98,6 @@ def check_quick_arguments(arguments: list[str] | None = None) -> None:
     for option, place in [*pairwise(words), *pairs]:
         if option in ("--data", "--model") and Path(place).exists():
             raise ConfigError(
-                f"{option} {place} is on this machine, and the short form uploads nothing\n"
+                f"{option} {one_line(place)} is on this machine, and the short form uploads nothing\n"
                 "give an address or a hub id, or run fine_tune with --config, which uploads what the config names"
             )

@@ -13,7 +13,9 @@ from importlib.metadata import PackageNotFoundError
 
 from flytekit.image_spec.image_spec import FLYTE_IMG_FAST_FAIL, ImageBuildEngine
 
+from configs.addresses import first_line
 from configs.errors import ConfigError
+from configs.printable import print_text
 
 
 def build() -> list[str]:
@@ -36,7 +38,7 @@ def build() -> list[str]:
         try:
             ImageBuildEngine.build(image)
         except (RuntimeError, AssertionError, PackageNotFoundError, OSError, subprocess.CalledProcessError) as error:
-            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            reason = first_line(error)
             raise ConfigError(
                 f"IMAGE_BUILDER={BUILDER}: {name} was not built: {reason}\n"
                 "is docker running, and are you logged in to the registry? see docs/images.md"
@@ -47,6 +49,6 @@ def build() -> list[str]:
 
 if __name__ == "__main__":
     try:
-        print("\n".join(build()))
+        print_text("\n".join(build()))
     except ConfigError as error:
         sys.exit(f"Error: {error}")

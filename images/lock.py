@@ -15,6 +15,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from configs.printable import print_line
 from images.roles import INDIRECT, PACKAGES, Role
 
 FOLDER = Path(__file__).parent
@@ -95,7 +96,7 @@ def main() -> None:
     for role in PACKAGES:
         path = FOLDER / f"{role}.txt"
         path.write_text(lock_text(role), encoding="utf-8")
-        print(f"{path.relative_to(FOLDER.parent)}: {len(locked_versions(role))} packages")
+        print_line(f"{path.relative_to(FOLDER.parent)}: {len(locked_versions(role))} packages")
 
 
 if __name__ == "__main__":

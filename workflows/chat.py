@@ -14,6 +14,7 @@ import click
 
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import FineTuneError
+from configs.printable import print_line, print_text
 
 
 def _base_place(model: Path, base: str) -> str:
@@ -42,7 +43,7 @@ def _questions(prompt: str | None) -> Iterator[str]:
         try:
             question = input("> " if is_terminal else "").strip()
         except (EOFError, KeyboardInterrupt):
-            print()
+            print_line()
             return
         if question:
             yield question
@@ -71,7 +72,7 @@ def main(model: str, base: str | None, prompt: str | None, new_tokens: int) -> N
     for question in _questions(prompt):
         for speaker in speakers:
             if len(speakers) > 1:
-                print(f"{speaker.name}: ", end="", flush=True)
+                print_text(f"{speaker.name}: ", end="")
             speaker.answer(question, new_tokens)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configs.errors import ConfigError
+from configs.printable import one_line
 
 EMBEDDED_MODEL = "embedded:english-to-sql"
 EMBEDDED_DATA = "embedded:english-to-sql"
@@ -21,8 +22,9 @@ def parse_embedded_source(path: str) -> tuple[str, int]:
     rest, _, rows = path.removeprefix(name).partition(":")
     if not name or rest:
         raise ConfigError(
-            f"path={path} is not an embedded data set; use {' or '.join(known)}, with or without :rows, such as :2000"
+            f"path={one_line(path)} is not an embedded data set; use {' or '.join(known)}, with or without :rows, "
+            "such as :2000"
         )
     if rows and not (rows.isdigit() and int(rows) > 0):
-        raise ConfigError(f"path={path}: {rows!r} is not a number of rows; write {name}:2000")
+        raise ConfigError(f"path={one_line(path)}: {rows!r} is not a number of rows; write {name}:2000")
     return name, int(rows or DEFAULT_ROWS)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -40,6 +41,9 @@ def _refuse_constant(name: str) -> Any:
 class ColumnMap(Section):
     """Which columns of the data hold the fields of a format, where their names differ."""
 
+    # a header of a CSV file may have line breaks, as in "prompt\n(English)"
+    free_texts: ClassVar[Collection[str]] = ("*",)
+
     prompt: str | None = Field(None, description="Column read as `prompt`.")
     completion: str | None = Field(None, description="Column read as `completion`.")
     messages: str | None = Field(None, description="Column read as `messages`: a list of {role, content}.")
@@ -65,6 +69,8 @@ class ColumnMap(Section):
 
 class SourceConfig(Section):
     """One source of rows: a file, a hub data set, or the embedded one."""
+
+    free_texts: ClassVar[Collection[str]] = ("tools",)
 
     path: str | list[str] | None = Field(
         None,
@@ -221,6 +227,8 @@ class ToleranceConfig(Section):
 
 class DataConfig(Section):
     """Where rows come from, how they are checked, and how they are split."""
+
+    free_texts: ClassVar[Collection[str]] = ("group_by",)
 
     sources: list[SourceConfig] = Field(
         min_length=1, description="Where rows come from; the rows of all sources are joined in this order."

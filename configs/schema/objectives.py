@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Collection
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from configs.printable import one_line
 from configs.schema.section import Section
 
 
@@ -78,6 +80,8 @@ class RewardModelConfig(Section):
 class RewardFunctionConfig(Section):
     """A reward computed from a generated answer, for tasks whose answers can be verified."""
 
+    free_texts: ClassVar[Collection[str]] = ("pattern",)
+
     kind: Literal["exact_match", "regex", "python"] = Field(
         description="`exact_match`: 1 if the answer equals the expected one, else 0; `regex`: 1 if `pattern` is found "
         "in the answer, else 0; `python`: the number that `function` returns."
@@ -109,7 +113,7 @@ class RewardFunctionConfig(Section):
             try:
                 groups = re.compile(self.pattern).groups
             except re.error as error:
-                raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {error}") from None
+                raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {one_line(error)}") from None
             if self.kind == "exact_match" and groups < 1:
                 raise ValueError(f"pattern={self.pattern!r} has no group; put ( ) around the part to compare")
         return self

@@ -7,22 +7,31 @@ refused where an integer is wanted, and never rounded.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Self, get_args
+import re
+from collections.abc import Collection, Iterator, Sequence
+from typing import Annotated, Any, ClassVar, Self, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo, field_validator
 
-from configs.addresses import shown_address
+from configs.addresses import shown_address, shown_text
 from configs.errors import ConfigError, ConfigFault
+from configs.printable import one_line
 from configs.schema.rules import joined, missing_in_words, rule_in_words
 from configs.settings_texts import shown_arguments
 
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+
 
 class Section(BaseModel):
-    """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, and integers that a form rounds."""
+    """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, integers that a form rounds, and
+    control characters in names."""
+
+    free_texts: ClassVar[Collection[str]] = ()
+    """Settings whose text may have line breaks, such as separators, JSON, patterns and columns. `*` is all of a
+    section."""
 
     # pydantic's own message would quote the input, which may hold a password
     model_config = ConfigDict(
@@ -55,6 +64,17 @@ class Section(BaseModel):
         # flytekit logs the inputs of tasks
         return shown_arguments(super().__repr_args__())
 
+    @field_validator("*", mode="after")
+    @classmethod
+    def _names_are_one_line(cls, value: Any, info: ValidationInfo) -> Any:
+        """Reject a line break, or another control character, in what is shown as a name: it would forge a line."""
+        if {"*", info.field_name} & set(cls.free_texts):
+            return value
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and (found := _CONTROL.search(item)):
+                raise ValueError(f"is not a plain name or path: it holds the character {one_line(found[0])}; remove it")
+        return value
+
     @classmethod
     def model_validate_json(cls, json_data: str | bytes | bytearray, **kwargs: Any) -> Self:
         """Parse and validate; flytekit calls this for every value of the class, from every source.
@@ -76,7 +96,7 @@ def without_outer_blanks(value: str) -> str:
         ValueError: it begins or ends with white space.
     """
     if value != value.strip():
-        raise ValueError(f"{shown_address(value)!r} begins or ends with white space; remove it")
+        raise ValueError(f"{shown_text(value)!r} begins or ends with white space; remove it")
     return value
 
 
@@ -130,7 +150,7 @@ def _line(fault: ConfigFault) -> str:
     place = fault.path + (f"={fault.value}" if fault.value else "")
     # a rule that begins with a verb continues the path as a sentence
     joint = " " if fault.rule.startswith(("is ", "are ")) else ": "
-    return f"config: {place}{joint}{fault.rule}" if place else f"config: {fault.rule}"
+    return one_line(f"config: {place}{joint}{fault.rule}" if place else f"config: {fault.rule}")
 
 
 def _fault(fault: Any, root: type[Section]) -> ConfigFault:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -14,6 +15,8 @@ from configs.schema.section import Section
 
 class TokenizeConfig(Section):
     """How rows become token ids and labels."""
+
+    free_texts: ClassVar[Collection[str]] = ("template_arguments", "prompt_separator", "new_special_tokens")
 
     max_length: int | None = Field(
         None,

@@ -3,7 +3,8 @@ how training runs."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from collections.abc import Collection
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -61,6 +62,8 @@ class LoraConfig(Section):
 class PromptConfig(Section):
     """Virtual tokens before every sequence: prompt tuning (https://arxiv.org/abs/2104.08691) trains their embeddings,
     prefix tuning (https://arxiv.org/abs/2101.00190) their keys and values in every layer."""
+
+    free_texts: ClassVar[Collection[str]] = ("init_text",)
 
     num_virtual_tokens: int = Field(
         20, ge=1, description="Number of virtual tokens; each takes one of the model's positions."

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
-from configs.addresses import last_part, shown_address
+from configs.addresses import last_part, shown_text
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.linear_weights import share_sentence
 from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
+from configs.printable import yaml_text
 from configs.schema import FineTuneConfig
 from configs.settings_texts import PLACES, map_texts, texts
 from configs.wire import DataReport, Evaluation
+from tasks.decks.markdown import code, fenced
 from tasks.files.model_files import is_hub_id
 
 # how a hub describes what was made from a base; all other artifacts are quantized copies
@@ -34,7 +36,7 @@ _ADAPTERS = {
 def public_config(config: FineTuneConfig) -> str:
     """Return the resolved config as YAML; of addresses and paths the last part, and without what may be a secret."""
     values = map_texts(config.model_dump(mode="json"), _public_setting)
-    return yaml.safe_dump(values, sort_keys=False, allow_unicode=True)
+    return yaml_text(values)
 
 
 def public_base(config: FineTuneConfig, revision: str) -> str:
@@ -52,7 +54,7 @@ def private_paths(config: FineTuneConfig) -> list[str]:
 
 
 def _public_setting(name: str, value: str) -> str:
-    return last_part(value) if _is_of_a_place(name, value) else shown_address(value)
+    return last_part(value) if _is_of_a_place(name, value) else shown_text(value)
 
 
 def _is_of_a_place(name: str, value: str) -> bool:
@@ -67,7 +69,7 @@ def all_scores(
     scores = {"base": base.scores, "tuned": tuned.scores}
     scores |= {scores_name(method): copy.scores for method, copy in zip(methods, quantized, strict=True)}
     for name, evaluation in (("base", base), ("tuned", tuned)):
-        scores |= {f"{name}, on {other.name}": other.scores for other in evaluation.others}
+        scores |= {f"{name}, on {code(other.name)}": other.scores for other in evaluation.others}
     return scores
 
 
@@ -102,12 +104,11 @@ def model_card(
         **(license_ or {}),
     )
     sources = ", ".join(
-        f"`{count.source}` ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
+        f"{code(count.source)} ({count.kept:,} rows)" for count in data.sources if count.role != "evaluation"
     )
     shown_base = config.model.name if base else last_part(config.model.name)
-    content = f"""---
-{metadata.to_yaml()}
----
+    return f"""---
+{yaml_text(metadata.to_dict())}---
 
 # {title}
 
@@ -127,10 +128,8 @@ def model_card(
 {_parity_section(parity)}
 ## Configuration
 
-```yaml
-{public_config(config)}```
+{fenced(public_config(config).removesuffix(chr(10)), "yaml")}
 """
-    return str(ModelCard(content))
 
 
 def card_title(config: FineTuneConfig, artifact: PushedArtifact) -> str:
@@ -140,12 +139,12 @@ def card_title(config: FineTuneConfig, artifact: PushedArtifact) -> str:
 
 def _base_line(shown: str, revision: str, is_on_hub: bool) -> str:
     if shown == EMBEDDED_MODEL:
-        return f"`{shown}`, which each run makes itself"
+        return f"{code(shown)}, which each run makes itself"
     if not revision:
-        return f"`{shown}`"
+        return code(shown)
     if is_on_hub:
-        return f"`{shown}`, revision `{revision}`"
-    return f"`{shown}`, which is on no hub; the hash of its files is `{revision}`"
+        return f"{code(shown)}, revision {code(revision)}"
+    return f"{code(shown)}, which is on no hub; the hash of its files is {code(revision)}"
 
 
 def _parity_section(parity: str) -> str:
@@ -162,9 +161,10 @@ def _pipeline(config: FineTuneConfig) -> str:
 
 def _template_line(config: FineTuneConfig) -> str:
     """Return the item on the chat template's arguments, with a line break; empty without any."""
-    given = shown_address(config.tokenize.template_arguments.strip())
+    text = config.tokenize.template_arguments.strip()
+    given = code(shown_text(json.dumps(json.loads(text), ensure_ascii=False))) if text else ""
     return (
-        f"- Chat template: given `{given}` in training and evaluation; pass the same to `apply_chat_template`\n"
+        f"- Chat template: given {given} in training and evaluation; pass the same to `apply_chat_template`\n"
         if given
         else ""
     )

@@ -1,4 +1,7 @@
-"""HTML fragments for Decks and the report. They escape every value; callers never write a tag."""
+"""HTML fragments for Decks and the report. They escape every value; callers never write a tag.
+
+Values may be content of rows, answers and names of files, so characters that hide or reorder text are shown as escapes.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,8 @@ from collections.abc import Sequence
 from html import escape
 
 import pandas as pd
+
+from configs.printable import one_line, printable, table_cell
 
 STYLE = """<style>
 .ft{font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif;color:#1c2733;max-width:1080px;
@@ -37,7 +42,7 @@ def document(title: str, body: str) -> str:
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'; "
         'img-src data:">'
-        f'<meta name="viewport" content="width=device-width"><title>{escape(title)}</title></head>'
+        f'<meta name="viewport" content="width=device-width"><title>{_line(title)}</title></head>'
         f"<body>{fragment(body)}</body></html>"
     )
 
@@ -49,29 +54,30 @@ def fragment(body: str) -> str:
 
 def heading(text: str, level: int = 2) -> str:
     """Return a heading."""
-    return f"<h{level}>{escape(text)}</h{level}>"
+    return f"<h{level}>{_line(text)}</h{level}>"
 
 
 def paragraph(text: str, css_class: str = "") -> str:
     """Return a paragraph; `css_class` is one of note, warn, good, bad."""
-    return f'<p class="{css_class}">{escape(text)}</p>'
+    return f'<p class="{css_class}">{_text(text)}</p>'
 
 
 def preformatted(text: str) -> str:
     """Return `text`, such as a config file, with its line breaks."""
-    return f"<pre>{escape(text)}</pre>"
+    return f"<pre>{_text(text)}</pre>"
 
 
 def marked(spans: Sequence[tuple[str, bool]]) -> str:
     """Return preformatted text. `spans` are (text, is marked): marked ones stand out in green."""
-    parts = (f"<mark>{escape(text)}</mark>" if is_marked else escape(text) for text, is_marked in spans)
+    parts = (f"<mark>{_text(text)}</mark>" if is_marked else _text(text) for text, is_marked in spans)
     return f"<pre>{''.join(parts)}</pre>"
 
 
 def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
     """Return a table by Flyte's standard TableRenderer, or the word `none` if there are no rows.
 
-    Lines of a cell end between words, and within long ones such as paths, so that tables fit the console's dialog.
+    Lines of a cell end between words, and within long ones such as paths, so that tables fit the console's dialog. A
+    cell that a spreadsheet would compute has an apostrophe before it: tables are copied from the page.
     """
     if not rows:
         return paragraph("none", "note")
@@ -79,11 +85,18 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
         warnings.simplefilter("ignore", FutureWarning)
         from flytekitplugins.deck.renderer import TableRenderer
 
-        frame = pd.DataFrame(
-            [[_breakable(str(cell)) for cell in row] for row in rows], columns=list(header), dtype=object
-        )
+        cells = [[_breakable(table_cell(str(cell))) for cell in row] for row in rows]
+        frame = pd.DataFrame(cells, columns=[table_cell(name) for name in header], dtype=object)
         # a browser ends lines at <wbr>, and text copied from the page does not have it
         return f'<div class="wide">{TableRenderer().to_html(frame).replace(_BREAK, "<wbr>")}</div>'
+
+
+def _text(text: str) -> str:
+    return escape(printable(text))
+
+
+def _line(text: str) -> str:
+    return escape(one_line(text))
 
 
 def _breakable(text: str) -> str:
@@ -109,9 +122,9 @@ def stacked(label: str, parts: Sequence[tuple[str, float]], capacity: float) -> 
         if size * scale < 0.05:
             continue
         bars += f'<i style="width:{size * scale:.2f}%;background:{colour}"></i>'
-        names += f'<span><i style="background:{colour}"></i>{escape(name)} {size:.3g}</span>'
+        names += f'<span><i style="background:{colour}"></i>{_line(name)} {size:.3g}</span>'
     end = f'<u style="left:{capacity * scale:.2f}%"></u>'
-    return f'<div class="stacked"><p>{escape(label)}</p><div>{bars}{end}</div><p class="note">{names}</p></div>'
+    return f'<div class="stacked"><p>{_line(label)}</p><div>{bars}{end}</div><p class="note">{names}</p></div>'
 
 
 def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
@@ -119,7 +132,7 @@ def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:
     return "".join(
         '<div class="card">'
         + "".join(
-            f'<div class="{css}"><b>{escape(label)}</b><span>{escape(text)}</span></div>'
+            f'<div class="{css}"><b>{_line(label)}</b><span>{_text(text)}</span></div>'
             for label, text, css in item
             if text
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from configs.printable import joined_lines, one_line, table_cell
 from configs.wire import TrainReport
 from configs.wire_plan import Check, Expectation, MemoryUse, PhasePlan, Plan
 from tasks.decks import html
@@ -90,7 +91,7 @@ def _check_row(check: Check) -> list[str]:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(text.splitlines())
+    return joined_lines(text)
 
 
 def _unit(phase: PhasePlan) -> str:
@@ -240,20 +241,20 @@ def alternative_rows(phase: PhasePlan) -> Rows:
 
 def plan_text(plan: Plan, name: str) -> str:
     """Return the plan for a terminal, without its checks: each training, then the assumptions."""
-    blocks = [f"plan: {name}"]
+    blocks = [f"plan: {one_line(name)}"]
     for phase in plan.stages:
-        blocks.append(f"{phase.name}\n" + aligned(facts(plan, phase), indent="  "))
+        blocks.append(f"{one_line(phase.name)}\n" + aligned(facts(plan, phase), indent="  "))
         header = [f"GB per {_unit(phase)}", *PARTS[:-2], "spare", "total", "of"]
         table = aligned([header, *(_short_memory_row(use, phase) for use in phase.memory)])
         moments = "; ".join(f"{use.moment} in {use.fullest}" for use in phase.memory)
         blocks.append(table + "\n" + textwrap.fill(f"at the peak: {moments}", _WIDTH))
         if phase.gpus:
             blocks.append(aligned([_GPUS, *gpu_rows(phase)]))
-        blocks.append(verdict(phase))
+        blocks.append(one_line(verdict(phase)))
         if phase.alternatives:
             blocks.append("what would fit:\n" + aligned([_ALTERNATIVES, *alternative_rows(phase)], indent="  "))
     if plan.assumptions:
-        lines = [textwrap.fill(f"- {text}", _WIDTH, subsequent_indent="  ") for text in plan.assumptions]
+        lines = [textwrap.fill(f"- {one_line(text)}", _WIDTH, subsequent_indent="  ") for text in plan.assumptions]
         blocks.append("\n".join(["assumed, and not measured here:", *lines]))
     return "\n\n".join(blocks)
 
@@ -265,7 +266,8 @@ def _short_memory_row(use: MemoryUse, phase: PhasePlan) -> list[str]:
 
 
 def aligned(rows: Sequence[Sequence[str]], indent: str = "") -> str:
-    """Return rows as text with aligned columns."""
+    """Return rows as text with aligned columns; a cell is one line."""
+    rows = [[one_line(table_cell(cell)) for cell in row] for row in rows]
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows)
     return "\n".join(indent + line for line in lines)

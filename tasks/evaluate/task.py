@@ -3,6 +3,7 @@
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 
+from configs.printable import print_line
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
@@ -75,10 +76,10 @@ def evaluate(
         )
     evaluation = evaluation.model_copy(update={"model_digest": digest_in(address_of(model))})
     Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
-    print(f"evaluate {label}: {metrics.score_line(evaluation.scores)}", flush=True)
+    print_line(f"evaluate {label}: {metrics.score_line(evaluation.scores)}")
     if evaluation.scores.quantized_share is not None:
         share = evaluation.scores.quantized_share
-        print(f"evaluate {label}: {share:.1%} of the weights of linear layers are quantized", flush=True)
+        print_line(f"evaluate {label}: {share:.1%} of the weights of linear layers are quantized")
     for other in evaluation.others:
-        print(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}", flush=True)
+        print_line(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}")
     return evaluation

@@ -14,6 +14,7 @@ from pathlib import Path, PurePath
 
 from configs.artifacts import repository_of
 from configs.errors import ConfigError
+from configs.printable import one_line
 from configs.schema import FineTuneConfig, ModelConfig, PushConfig, RunConfig
 from configs.schema.align import AlignConfig
 from tasks.files.local_files import local_settings, setting_name
@@ -35,19 +36,19 @@ def check_apart(config: RunConfig) -> None:
     check_repository(config.model, config.push_to_hub)
     place = Path(config.output_directory) / config.name
     for keys, value in _inputs(config):
-        where = f"{setting_name(keys)}={value}"
+        where, shown = f"{setting_name(keys)}={one_line(value)}", one_line(place)
         if _lies_in(value, place):
             raise ConfigError(
-                f"{where} lies in {place}, the folder that this run writes to; choose another `name`, or move it"
+                f"{where} lies in {shown}, the folder that this run writes to; choose another `name`, or move it"
             )
         if keys[-1] == "path" and _would_find(value, place):
             raise ConfigError(
-                f"{where} would find what this run writes to {place}; name the files, or set output_directory to a "
+                f"{where} would find what this run writes to {shown}; name the files, or set output_directory to a "
                 "folder elsewhere"
             )
         if keys[-1] == "name" and _is_below(_real(place), _real(Path(value))):
             raise ConfigError(
-                f"output_directory={config.output_directory} lies in {where}; set it to a folder elsewhere"
+                f"output_directory={one_line(config.output_directory)} lies in {where}; set it to a folder elsewhere"
             )
 
 

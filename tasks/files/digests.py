@@ -14,6 +14,7 @@ from pathlib import Path
 
 import xxhash
 
+from configs.addresses import shown_address
 from configs.errors import ArtifactError
 
 # 128 bits: https://github.com/Cyan4973/xxHash, several times as fast as a disk reads
@@ -72,7 +73,7 @@ def check_digest(path: Path, address: str, fix: str) -> None:
     """
     if not is_unchanged(path, address):
         raise ArtifactError(
-            f"{address} was changed after it was written: its content no longer has the digest "
+            f"{shown_address(address)} was changed after it was written: its content no longer has the digest "
             f"{digest_in(address)[:_SHOWN_CHARACTERS]}... in its name\n{fix}"
         )
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from configs.errors import ArtifactError, FineTuneError
+from configs.printable import one_line
 
 _FULL = {errno.ENOSPC: "the disk is full", errno.EDQUOT: "the quota is used up", errno.EFBIG: "a file is too large"}
 # libraries in C++ and Rust, SQLite and Arrow say so only in the message; the last is all that torch's writer reports
@@ -59,7 +60,8 @@ def full_disk_error(error: BaseException, fix: str = "", folder: Path | None = N
             advice = fix or "free some space there, or set output_directory or TMPDIR to a folder on another disk"
             if number == errno.EFBIG:
                 advice = "raise the limit (`ulimit -f`), or use a file system that takes larger files"
-            return ArtifactError(f"{folder}: {_FULL[number]}{_disk(folder)}\n{advice}")
+            what = _FULL[number]
+            return ArtifactError(f"{one_line(folder)}: {what}{_disk(folder)}\n{advice}")
     return None
 
 
@@ -100,4 +102,4 @@ def _disk(folder: Path) -> str:
     usage = shutil.disk_usage(place)
     while not place.is_mount():
         place = place.parent
-    return f" (mounted at {place}, {usage.total / 2**30:,.2f} GiB)"
+    return f" (mounted at {one_line(place)}, {usage.total / 2**30:,.2f} GiB)"

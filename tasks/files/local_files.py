@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, DataError, ModelError
+from configs.printable import one_line
 from configs.schema import FineTuneConfig, ModelConfig, RunConfig
 from configs.schema.align import AlignConfig
 from configs.schema.data import DataConfig, SourceConfig
@@ -92,7 +93,7 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
         if folder is not None and not is_remote(folder):
             where = setting_name((*keys, "train", "tracking", "folder"))
             raise ConfigError(
-                f"{where}={folder} is on this machine, and no pod can write to it\n"
+                f"{where}={one_line(folder)} is on this machine, and no pod can write to it\n"
                 "name an address (s3://...), or leave it out for the execution's own store"
             )
     places = [_data_place((*keys, "path"), source) for keys, source in _sources(config) if _has_local_entry(source)]

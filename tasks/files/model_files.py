@@ -7,6 +7,7 @@ from collections.abc import Collection, Iterable
 from typing import Any
 
 from configs.errors import ModelError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 
 INDEX_FILE = "model.safetensors.index.json"
@@ -63,7 +64,7 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
         ModelError: config.json, weights or tokenizer are missing, or the config does not allow the model's pickled
             weights or remote code.
     """
-    where = f"model.name={config.name}"
+    where = f"model.name={one_line(config.name)}"
     if "config.json" not in names:
         fault = "holds an adapter, not a model" if "adapter_config.json" in names else "has no config.json"
         raise ModelError(f"{where} {fault}; name a base model with config.json, weights and tokenizer")
@@ -72,7 +73,7 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
         raise ModelError(f"{where} has no weights (*.safetensors); download the whole model or name another")
     if not weights[0].endswith(".safetensors") and not config.allow_pickled_weights:
         raise ModelError(
-            f"{where} has pickled weights only ({weights[0]}); unpickling runs code from the file\n"
+            f"{where} has pickled weights only ({one_line(weights[0])}); unpickling runs code from the file\n"
             "convert it to safetensors, or set model.allow_pickled_weights=true if you trust it"
         )
     if any("auto_map" in setting for setting in settings) and not config.trust_remote_code:
@@ -93,6 +94,7 @@ def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[s
     missing = sorted({str(name) for name in index.get("weight_map", {}).values() if name not in names})
     if missing:
         raise ModelError(
-            f"model.name={config.name} lacks {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}, "
+            f"model.name={one_line(config.name)} lacks "
+            f"{one_line(', '.join(missing[:3]))}{', ...' if len(missing) > 3 else ''}, "
             f"which {INDEX_FILE} names; download the whole model"
         )

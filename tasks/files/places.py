@@ -17,6 +17,7 @@ from typing import Any
 
 from configs.addresses import shown_address
 from configs.errors import DataError
+from configs.printable import one_line
 from tasks.files.streams import (
     COMPRESSIONS,
     base_name,
@@ -102,7 +103,7 @@ def missing_file_reason(instead: str) -> str:
     """Return the text that follows the name of a missing local file, with the reason that fits a pod or a laptop."""
     if is_pod():
         return f"does not exist here: a pod does not see a laptop's files; {instead}"
-    return f"does not exist (looked in {Path.cwd()}); correct the path"
+    return f"does not exist (looked in {one_line(Path.cwd())}); correct the path"
 
 
 def is_splittable(path: str) -> bool:
@@ -133,14 +134,14 @@ def _local_files(entry: str) -> list[DataFile]:
             # not Path.glob, which refuses `**.jsonl`
             matches = glob.glob(str(local_path), recursive=True)  # noqa: PTH207
             if not matches and is_pod():
-                raise DataError(f"{entry} {missing_file_reason(_UPLOAD_FIX)}")
+                raise DataError(f"{one_line(entry)} {missing_file_reason(_UPLOAD_FIX)}")
             root = glob_root(str(local_path))
             files = [path for path in matches if not Path(path).is_dir()]
             return _readable_files(entry, [(path, _name_below(root, path)) for path in files])
     except (OSError, RuntimeError) as error:
         # RuntimeError: `~name` of an unknown user
         raise user_error(entry, error) from None
-    raise DataError(f"{entry} {missing_file_reason(_UPLOAD_FIX)}")
+    raise DataError(f"{one_line(entry)} {missing_file_reason(_UPLOAD_FIX)}")
 
 
 def _remote_files(entry: str) -> list[DataFile]:
@@ -189,8 +190,8 @@ def _readable_files(entry: str, found: list[tuple[str, str]]) -> list[DataFile]:
         parts = PurePosixPath(name).parts
         endings = [kind + compressed for kind in FILE_ENDINGS for compressed in ("", *COMPRESSIONS)]
         if name.lower().endswith(tuple(endings)) and not any(part.startswith(".") for part in parts):
-            # reports cannot hold a name that is not UTF-8
-            files.append(DataFile(path, name.encode("utf-8", "replace").decode()))
+            # it stands in row ids, messages and reports, which cannot hold a name that is not UTF-8 either
+            files.append(DataFile(path, one_line(name.encode("utf-8", "replace").decode())))
     files = _without_descriptions(files)
     if not files:
         raise DataError(

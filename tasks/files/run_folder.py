@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.errors import ConfigError
+from configs.printable import one_line, print_line
 from tasks.files.copies import is_partial
 from tasks.files.exchange import exchange
 from tasks.files.kept_files import LOCK, RECORD, REPLACED, keep_and_delete, recorded
@@ -91,8 +92,8 @@ def _choose(parent: Path, name: str, identity: str, if_exists: IfExists) -> tupl
         is_busy = any(_is_locked(folder) for folder in parent.glob(f"{place.name}.unfinished*"))
         if not is_busy and _is_free(place, identity):
             break
-        fault = _fault_of(place)
-        busy, other = f"another run is writing {place}", f"{place} {fault or 'holds a run of another config'}"
+        fault, shown = _fault_of(place), one_line(place)
+        busy, other = f"another run is writing {shown}", f"{shown} {fault or 'holds a run of another config'}"
         taken = taken or (busy if is_busy else other)
         if if_exists == "stop":
             fix = "name another with `name`, or set output_exists to number or replace"
@@ -106,7 +107,7 @@ def _choose(parent: Path, name: str, identity: str, if_exists: IfExists) -> tupl
                 )
             return place, f"{other}: it is replaced when this run ends (output_exists: replace)"
     why = "" if taken.startswith("another run") else " (output_exists: number)"
-    return place, f"{taken}: this run's folder is {place}{why}" if taken else ""
+    return place, f"{taken}: this run's folder is {one_line(place)}{why}" if taken else ""
 
 
 def _is_free(place: Path, identity: str) -> bool:
@@ -162,7 +163,7 @@ def _mend(place: Path) -> None:
         return
     kept = keep_and_delete(old, place)
     if kept is not None:
-        print(f"output: files in {place} that no run wrote are now in {kept}", flush=True)
+        print_line(f"output: files in {place} that no run wrote are now in {kept}")
 
 
 def _replaced(place: Path) -> Path:

@@ -11,9 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from configs.addresses import shown_address
+from configs.addresses import shown_text
+from configs.printable import yaml_text
 from configs.schema import RunConfig
 from configs.settings_texts import map_texts
 from tasks.files.kept_files import LOCK, RECORD
@@ -45,7 +44,7 @@ def public_settings(config: RunConfig) -> dict[str, Any]:
 
 def public_config_text(config: RunConfig) -> str:
     """Return `public_settings` as YAML, with all defaults written out."""
-    return yaml.safe_dump(public_settings(config), sort_keys=False, allow_unicode=True)
+    return yaml_text(public_settings(config))
 
 
 def identity(config: RunConfig, workflow: str) -> str:
@@ -115,7 +114,7 @@ def _without_empty(settings: dict[str, Any]) -> dict[str, Any]:
 
 
 def _shown(name: str, value: str) -> str:
-    return shown_address(value)
+    return shown_text(value)
 
 
 def _leaves(settings: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:

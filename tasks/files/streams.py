@@ -20,6 +20,7 @@ from urllib.parse import unquote
 
 from configs.addresses import last_part, shown_address
 from configs.errors import DataError, FineTuneError, UnreachableStoreError
+from configs.printable import one_line
 
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -51,7 +52,7 @@ def is_remote(path: str) -> bool:
 def base_name(path: str) -> str:
     """Return the name of a file or folder; of an address, without what is not shown."""
     name = unquote(last_part(path)) if is_remote(path) else path.rstrip("/").rpartition("/")[2]
-    return name.encode("utf-8", "replace").decode()
+    return one_line(name.encode("utf-8", "replace").decode())
 
 
 def compression(path: str) -> str:
@@ -195,7 +196,7 @@ def _open_source(path: str) -> Any:
     try:
         if not stat.S_ISREG(Path(path).stat().st_mode):
             # a pipe would be empty at the second reading
-            raise DataError(f"{path} is not a regular file; copy its content into one")
+            raise DataError(f"{shown_address(path)} is not a regular file; copy its content into one")
         return open(path, "rb")
     except OSError as error:
         raise user_error(path, error) from None
@@ -249,7 +250,7 @@ def _zstd_chunks(source: Any) -> Iterator[bytes]:
             try:
                 content = frame.decompress(data)
             except zstandard.ZstdError as error:
-                raise EOFError(str(error)) from None
+                raise EOFError(one_line(error)) from None
             size = _ZSTD_CHUNK_BYTES if len(content) < _CHUNK_BYTES else _ZSTD_SMALL_CHUNK_BYTES
             yield content
             data = frame.unused_data if frame.eof else b""

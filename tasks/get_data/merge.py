@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from configs.errors import DataError
+from configs.printable import one_line
 from configs.schema import DataConfig
 from configs.wire import HELD_OUT, CheckCount, DataReport
 from tasks.get_data.all_rows import AllRows, Mask, Positions, source_index
@@ -145,8 +146,8 @@ def _check_group_column(config: DataConfig, rows: AllRows) -> None:
         shards = [s.summary for s in rows.shards if source_index(config, s.summary) == number]
         if not any(summary["has_group"] for summary in shards) and any(summary["columns"] for summary in shards):
             raise DataError(
-                f"data.group_by={config.group_by}: data.sources[{number}] ({shards[0]['label']}) has no such column; "
-                f"it has {shown_columns(shards[0]['columns'])}"
+                f"data.group_by={one_line(config.group_by)}: data.sources[{number}] ({shards[0]['label']}) has no such "
+                f"column; it has {shown_columns(shards[0]['columns'])}"
             )
 
 

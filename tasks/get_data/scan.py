@@ -11,6 +11,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
+from configs.printable import one_line
 from configs.schema import DataConfig, RowFormat, SourceConfig, ToleranceConfig
 from configs.wire import Shard
 from tasks.get_data.contamination import EvaluationTexts
@@ -61,7 +62,7 @@ def scan_shard(
     scan = _ShardScan(config, mapping, row_format, source.tools, writer, counts)
     if shard.section == "sources" and config.contamination:
         scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
-    rows = tqdm(read_shard(source, shard, token), desc=f"read {label}", unit=" rows", disable=None)
+    rows = tqdm(read_shard(source, shard, token), desc=f"read {one_line(label)}", unit=" rows", disable=None)
     for batch in _batches(rows):
         scan.add(batch)
     scan.writer.close(

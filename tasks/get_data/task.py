@@ -9,6 +9,7 @@ from flytekit import Cache, Deck, kwtypes, task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+from configs.printable import one_line, print_line
 from configs.schema import DataConfig
 from configs.versions import source_version
 from configs.wire import DataReport, Shard
@@ -99,10 +100,10 @@ def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], 
         if is_laptop_run():
             page = scratch_directory("get_data") / "failures.html"
             page.write_text(html.document("Failure cases", failures), encoding="utf-8")
-            raise InvalidRowsError(f"{error}\nall failure cases: {page}", error.failures) from None
+            raise InvalidRowsError(f"{error}\nall failure cases: {one_line(page)}", error.failures) from None
         raise
     Deck("data", html.fragment(render_data(report)))
     for line in merge.summary_lines(report):
-        print(line)
+        print_line(line)
     train, test, quarantine = (store_table(output / f"{name}.parquet") for name in ("train", "test", "quarantine"))
     return Rows(train=train, test=test, quarantine=quarantine, report=report)

@@ -7,6 +7,7 @@ from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
 
 from configs.addresses import shown_address
+from configs.printable import print_line
 from configs.schema import ModelConfig
 from configs.versions import source_version
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -49,5 +50,5 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
     size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
     facts = [("model", shown_address(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
     Deck("model", html.fragment(render_facts("Base model", facts)))
-    print(f"model: {shown_address(config.name)} ({revision[:12]})", flush=True)
+    print_line(f"model: {shown_address(config.name)} ({revision[:12]})")
     return BaseModel(model=store_folder(model, "base"), tokenizer=store_folder(tokenizer, "tokenizer"))

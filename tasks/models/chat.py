@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,19 @@ from jinja2 import TemplateError
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from configs.addresses import first_line
+from configs.addresses import first_line, shown_address
 from configs.errors import ModelError
+from configs.printable import one_line, print_text
 from tasks.files.model_files import is_hub_id
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
+
+
+class Terminal(TextStreamer):
+    """Writes an answer while it is generated; a model may generate what moves a terminal's cursor."""
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        print_text(text, end="\n" if stream_end else "")
 
 
 class Speaker:
@@ -35,7 +44,7 @@ class Speaker:
         """
         inputs = self._inputs(question)
         length = inputs["input_ids"].shape[1]
-        streamer = TextStreamer(self._tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
+        streamer = Terminal(self._tokenizer, skip_prompt=True, skip_special_tokens=True)  # type: ignore[arg-type]
         with torch.inference_mode():
             output = self._model.generate(  # type: ignore[operator]
                 **inputs.to(self._model.device), max_new_tokens=new_tokens, do_sample=False, streamer=streamer
@@ -71,7 +80,7 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
     """
     if not Path(place).is_dir() and not is_hub_id(place):
         raise ModelError(
-            f"there is no folder {place}\nname one such as outputs/demo/model, or the id of a model on a hub"
+            f"there is no folder {one_line(place)}\nname one such as outputs/demo/model, or the id of a model on a hub"
         )
     is_adapter = (Path(place) / _ADAPTER_FILE).is_file()
     kind: Any = AutoPeftModelForCausalLM if is_adapter else AutoModelForCausalLM
@@ -80,7 +89,7 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
         words = AutoTokenizer.from_pretrained(tokenizer)
     except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
         raise ModelError(
-            f"{place} cannot be loaded: {first_line(error)}\nname a folder such as outputs/demo/model"
+            f"{shown_address(place)} cannot be loaded: {first_line(error)}\nname a folder such as outputs/demo/model"
         ) from None
     return Speaker(name, model, words, arguments)
 
@@ -97,7 +106,8 @@ def base_of(place: Path) -> str:
     adapter = place / _ADAPTER_FILE
     if adapter.is_file():
         return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    raise ModelError(f"{place}: nothing says which model it began as\nname it: make chat MODEL={place} BASE=owner/name")
+    command = f"make chat MODEL={shlex.quote(str(place))} BASE=owner/name"
+    raise ModelError(f"{one_line(place)}: nothing says which model it began as\nname it: {one_line(command)}")
 
 
 def template_arguments_of(place: Path) -> str:

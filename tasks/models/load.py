@@ -20,6 +20,7 @@ from transformers import (
 from configs.addresses import first_line
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.generation_flags import repair_generation_config
@@ -130,7 +131,8 @@ def refuse_missing(config: ModelConfig, missing: list[str]) -> None:
     """
     if missing:
         raise ModelError(
-            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first {missing[0]}\n"
+            f"model.name={config.name} lacks {len(missing)} weights that its config.json asks for, first "
+            f"{one_line(missing[0])}\n"
             "part of it would be random: copy the whole model, or name one whose files hold a causal language model"
         )
 

@@ -17,6 +17,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from configs.printable import one_line, print_line
+
 _DEFAULT_SECONDS = 30.0
 _VARIABLE = "PROGRESS_SECONDS"
 # of lines that may be left out, this many are printed at once, and then one in so many seconds
@@ -62,7 +64,7 @@ class Count:
         self._began = time.monotonic()
         self._bar: tqdm[Any] | None = None
         if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=unit.removesuffix("s"), dynamic_ncols=True)
+            self._bar = tqdm(total=total, desc=one_line(what), unit=unit.removesuffix("s"), dynamic_ncols=True)
 
     def add(self, number: int, work: int = 0, num_tokens: int = 0) -> None:
         """Count `number` more as done."""
@@ -134,7 +136,7 @@ class Heartbeat:
                 return
             self._lines = max(0.0, self._lines - 1)
             self._printed_at = now
-        print(f"{self.stage}: {line}", flush=True)
+        print_line(f"{self.stage}: {line}")
 
     def activity(self) -> str:
         """Return what is being done; empty where nothing is."""
@@ -191,7 +193,7 @@ def say(line: str, stage: str, always: bool = True) -> None:
     if _hearts:
         _hearts[-1].say(line, always)
     else:
-        print(f"{stage}: {line}", flush=True)
+        print_line(f"{stage}: {line}")
 
 
 @contextmanager

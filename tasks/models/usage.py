@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact
+from tasks.decks.markdown import fenced
 
 QUESTION = "What is the capital of France?"
 """The prompt of the snippets; a reader puts their own in its place."""
@@ -40,13 +42,13 @@ def render_usage(usage: Usage, directory: Path) -> str:
     asked = prompt_format(usage, directory)
     parts = []
     if asked is not None:
-        parts.append(f"The prompt, as it was trained; `{{question}}` stands for the user's text:\n\n{_block(asked)}")
-    parts.append(f"With transformers:\n\n{_block(python_snippet(usage, asked is not None), 'python')}")
+        parts.append(f"The prompt, as it was trained; `{{question}}` stands for the user's text:\n\n{fenced(asked)}")
+    parts.append(f"With transformers:\n\n{fenced(python_snippet(usage, asked is not None), 'python')}")
     if usage.artifact == "adapter" and usage.base == LOCAL_BASE:
         parts.append("The base is on no hub, so the adapter cannot be loaded by its name alone: `base` is its folder.")
     if not usage.is_reward_model:
         words = "With vLLM, which needs a GPU; this was not run here:"
-        parts.append(f"{words}\n\n{_block(vllm_snippet(usage, asked is not None), 'sh')}")
+        parts.append(f"{words}\n\n{fenced(vllm_snippet(usage, asked is not None), 'sh')}")
     return "\n\n".join(parts)
 
 
@@ -119,9 +121,10 @@ def _reward_snippet(usage: Usage) -> str:
 
 def vllm_snippet(usage: Usage, has_template: bool) -> str:
     """Return the commands that serve the model with vLLM and ask it."""
-    serve = f"vllm serve {usage.place}"
+    place = shlex.quote(usage.place)
+    serve = f"vllm serve {place}"
     if usage.artifact == "adapter":
-        serve = f"vllm serve {usage.base} --enable-lora --lora-modules tuned={usage.place} --tokenizer {usage.place}"
+        serve = f"vllm serve {shlex.quote(usage.base)} --enable-lora --lora-modules tuned={place} --tokenizer {place}"
     elif usage.artifact in QUANTIZATIONS and QUANTIZATIONS[usage.artifact].library == "bitsandbytes":
         serve += " --quantization bitsandbytes"
     model = "tuned" if usage.artifact == "adapter" else usage.place
@@ -136,21 +139,9 @@ def vllm_snippet(usage: Usage, has_template: bool) -> str:
         path = "completions"
     return (
         f"{serve}\ncurl http://localhost:8000/v1/{path} -H 'Content-Type: application/json' "
-        f"-d {_quoted(json.dumps(body))}"
+        f"-d {shlex.quote(json.dumps(body))}"
     )
-
-
-def _quoted(text: str) -> str:
-    return "'" + text.replace("'", "'\\''") + "'"
 
 
 def _arguments(usage: Usage) -> dict[str, object]:
     return dict(json.loads(usage.template_arguments)) if usage.template_arguments.strip() else {}
-
-
-def _block(text: str, language: str = "") -> str:
-    """Return a fenced block; a text with fences of its own gets a longer one."""
-    fence = "```"
-    while fence in text:
-        fence += "`"
-    return f"{fence}{language}\n{text}\n{fence}"

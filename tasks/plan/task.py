@@ -13,6 +13,7 @@ from pydantic import BaseModel
 import tasks.runtime.laptop_run as laptop_run
 from configs.artifacts import PushedArtifact
 from configs.effective.device import PLAIN_CPU
+from configs.printable import one_line, print_line, print_text, printable
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from configs.wire import Shard
@@ -95,7 +96,7 @@ class PlanResult(BaseModel):
     plan: Plan
 
     def __str__(self) -> str:
-        return f"\n{self.text}"
+        return printable(f"\n{self.text}")
 
 
 @_planning
@@ -206,7 +207,7 @@ def _plan_only(phases: Mapping[str, FineTuneConfig], name: str, output_directory
     text = f"{plan_text(built.plan, name)}\n\n{text_table(built.plan.checks)}"
     report = _report(built, name, output_directory)
     if any(check.result == "failed" for check in built.plan.checks):
-        print(f"{text}{report}", flush=True)
+        print_text(f"{text}{report}")
         fail_together(built.answers, needs_network=False)
     return PlanResult(text=text + report, plan=built.plan)
 
@@ -262,12 +263,12 @@ def _show_and_verify(built: "BuiltPlan", name: str, output_directory: str) -> No
 
     report = _report(built, name, output_directory)
     if any(answer.error is not None for answer in built.answers):
-        print(f"{text_table(built.plan.checks)}{report}\n", flush=True)
+        print_text(f"{text_table(built.plan.checks)}{report}\n")
     for warning in built.plan.warnings:
-        print(f"warning: {warning}")
+        print_line(f"warning: {warning}")
     fail_together(built.answers, needs_network=True)
     lines = [f"plan: {verdict(stage)}" for stage in built.plan.stages]
-    print("\n".join(lines) + report, flush=True)
+    print_text("\n".join(lines) + report)
 
 
 def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
@@ -290,8 +291,8 @@ def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
         page.parent.mkdir(parents=True, exist_ok=True)
         page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")
     except OSError as error:
-        return f"\nplan.html: could not be written to {page.parent} ({error.strerror})"
-    return f"\nplan.html: {page}"
+        return f"\nplan.html: could not be written to {one_line(page.parent)} ({error.strerror})"
+    return f"\nplan.html: {one_line(page)}"
 
 
 def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:

@@ -11,8 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-import yaml
-
+from configs.printable import yaml_text
 from tasks.files.front_matter import split_card
 
 BEGIN, END = "<!-- fine-tuned model: begin", "<!-- fine-tuned model: end -->"
@@ -40,12 +39,14 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
     record = {"metadata": {key: metadata[key] for key in _RECORDED if key in metadata}, "files": dict(files)}
     # two hyphens would end the comment
     written = json.dumps(record, sort_keys=True).replace("--", "-\\u002d")
+    # a name or an answer in the card must not end our part before its end
+    text = text.replace(END, END.replace("<!--", "<! --")).replace(BEGIN, BEGIN.replace("<!--", "<! --"))
     own = f"{BEGIN} {written} -->\n{text.strip()}\n{END}\n"
     if _OWN.search(rest):
         body = _OWN.sub(lambda _: own, rest, count=1).lstrip("\n")
     else:
         body = f"{own}\n{rest.strip()}\n" if rest.strip() else own
-    return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body}"
+    return f"---\n{yaml_text(head)}---\n\n{body}"
 
 
 def pushed_files(existing: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from configs.addresses import shown_address
 from configs.artifacts import QUANTIZATIONS, PushedArtifact
 from configs.errors import ArtifactError
 from configs.objectives import Objective
@@ -44,8 +45,9 @@ def check_scored(artifact: PushedArtifact, scored: Evaluation, address: str) -> 
     """
     digest = digest_in(address)
     if artifact != "adapter" and scored.model_digest and digest and digest != scored.model_digest:
+        where = f"the {artifact} at {shown_address(address)}"
         raise ArtifactError(
-            f"the {artifact} at {address} is not the one that was scored (digest {scored.model_digest[:12]}...)\n"
+            f"{where} is not the one that was scored (digest {scored.model_digest[:12]}...)\n"
             "publish the model that its evaluation read"
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.addresses import TOKEN
 from configs.errors import HubError
+from configs.printable import one_line
 
 # keys under which libraries store where a model was loaded from
 _PLACES = ("_name_or_path", "name_or_path", "base_model_name_or_path", "tokenizer_name_or_path", "tokenizer_file")
@@ -72,7 +73,7 @@ def check_private(
         what = _private_part(text, is_free, known_paths, [secret for secret in secrets if secret], texts)
         if what:
             raise HubError(
-                f"push_to_hub.repository={repository}: {name} holds {what}; nothing was pushed\n"
+                f"push_to_hub.repository={repository}: {one_line(name)} holds {what}; nothing was pushed\n"
                 "remove it from that file of the base model, or from what the config names"
             )
 

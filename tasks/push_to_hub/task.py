@@ -7,6 +7,7 @@ from flytekit import task
 from flytekit.types.directory import FlyteDirectory
 
 from configs.artifacts import PushedArtifact, repository_of, scores_name
+from configs.printable import print_line
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -51,7 +52,7 @@ def push_to_hub(
     reason = gate.why_not_pushed(config.push_to_hub, config.train.objective, artifact, base, tuned, own)
     if reason:
         note = f"not pushed to {repository}: {reason}"
-        print(note)
+        print_line(note)
         return Published(artifact=artifact, repository=repository, commit_url=None, note=note)
     token = read_hub_token()
     if token is None:
@@ -74,5 +75,5 @@ def push_to_hub(
         rows=[text for prediction in tuned.predictions for text in (prediction.prompt, prediction.expected)],
     )
     note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
-    print(note)
+    print_line(note)
     return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)

@@ -18,6 +18,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from configs.addresses import secrets_of_environment, shown_address
 from configs.errors import HubError
+from configs.printable import one_line
 from configs.schema.push_to_hub import fault_of_public_repository
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
 from tasks.push_to_hub.card_file import joined_card, pushed_files
@@ -100,7 +101,7 @@ def publish(
                 if number == _NUM_TRIES:
                     raise HubError(
                         f"push_to_hub.repository={repository}: others commit to {branch} while this push runs; run the "
-                        f"same command again\nthe artifact is kept at {directory}"
+                        f"same command again\nthe artifact is kept at {one_line(directory)}"
                     ) from None
         raise AssertionError("the loop returns or raises")
     except HubError:
@@ -214,7 +215,8 @@ def _verify(target: _Target, revision: str, hashes: dict[str, Hashes], gone: lis
     wrong = [name for name in hashes if not _same(there.get(name), hashes[name])] + [n for n in gone if n in there]
     if wrong:
         raise HubError(
-            f"push_to_hub.repository={target.repository}: {wrong[0]} is not there as it was sent ({len(wrong)} of "
+            f"push_to_hub.repository={target.repository}: {one_line(wrong[0])} is not there as it was sent "
+            f"({len(wrong)} of "
             f"{len(hashes)} files); was it changed meanwhile? run the same command again"
         )
 
@@ -247,7 +249,9 @@ def _read_text(target: _Target, name: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except UnicodeDecodeError:
-        raise HubError(f"{name} of {target.repository} is not UTF-8; repair it, since a push keeps its text") from None
+        raise HubError(
+            f"{one_line(name)} of {target.repository} is not UTF-8; repair it, since a push keeps its text"
+        ) from None
 
 
 def _delete_branch(target: _Target, branch: str) -> None:
@@ -276,5 +280,5 @@ def _failure(error: Exception, repository: str, directory: Path) -> str:
         what = f"did not take the upload ({type(error).__name__})"
     return (
         f"push_to_hub.repository={repository}: {constants.ENDPOINT} {what}; {fix}: nothing is trained again\n"
-        f"the artifact is kept at {directory}"
+        f"the artifact is kept at {one_line(directory)}"
     )

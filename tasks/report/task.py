@@ -12,6 +12,7 @@ from pydantic import BaseModel
 import tasks.runtime.laptop_run as laptop_run
 from configs.addresses import shown_address
 from configs.artifacts import PushedArtifact, scores_name
+from configs.printable import one_line, print_line, printable
 from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
@@ -36,7 +37,7 @@ class FineTuneResult(BaseModel):
 
     def __str__(self) -> str:
         paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
-        return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
+        return printable(f"\n{self.table}\nreport:  {one_line(paths[0])}\nmetrics: {one_line(paths[1])}")
 
     def __repr__(self) -> str:
         # within another result, what follows must not touch the path
@@ -81,9 +82,9 @@ def write_report(
     results = write.RunResults(
         config, plan, data, tokens, training, evaluations, published, _usage(config, local_path(tokenizer), model)
     )
-    print(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}", flush=True)
+    print_line(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}")
     if warning := parity_warning(base, tuned):
-        print(f"warning: {warning}", flush=True)
+        print_line(f"warning: {warning}")
     Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
     directory = _directory(config, "fine_tune", "report")
     report, metrics = write.write_report(results, directory)
@@ -95,7 +96,7 @@ def write_report(
         scored = [(config, "", data, base, tuned, quantized)]
         directory = _end_laptop_run(config, plan, models, scored)
         if has_quarantine:
-            print(f"quarantine: {directory / 'quarantine.jsonl'}")
+            print_line(f"quarantine: {directory / 'quarantine.jsonl'}")
     return FineTuneResult(
         table=write.text_table(evaluations),
         model=model,
@@ -126,7 +127,7 @@ def _end_laptop_run(
     name = config.model.name
     facts = {"base_model": {"name": shown_address(name), "revision": plan.model_revision}, "data": plan.data_revisions}
     place = laptop_run.end({**facts, "config": public_settings(config)})
-    print(f"models: {place}/{{{','.join(models)}}}")
+    print_line(f"models: {place}/{{{','.join(models)}}}")
     return place
 
 
@@ -169,7 +170,7 @@ def _publications(config: PushConfig, published: list[Published]) -> list[Publis
     if config.repository is not None:
         return published
     note = "not pushed: push_to_hub.repository is not set"
-    print(note)
+    print_line(note)
     return [Published(artifact=name, repository="", commit_url=None, note=note) for name in config.artifacts]
 
 
@@ -187,7 +188,7 @@ class AlignResult(BaseModel):
 
     def __str__(self) -> str:
         paths = [file.remote_source or file.path for file in (self.report, self.metrics)]
-        return f"\n{self.table}\nreport:  {paths[0]}\nmetrics: {paths[1]}"
+        return printable(f"\n{self.table}\nreport:  {one_line(paths[0])}\nmetrics: {one_line(paths[1])}")
 
 
 @task(
@@ -243,9 +244,9 @@ def write_alignment_report(
     policy = config.phase("policy")
     usage = _usage(policy, local_path(tokenizer), model)
     results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published, usage)
-    print(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}", flush=True)
+    print_line(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}")
     if warning := parity_warning(sft_evaluation, tuned):
-        print(f"warning: {warning}", flush=True)
+        print_line(f"warning: {warning}")
     Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
     directory = _directory(config, "align", "report")
     report, metrics = align.write_alignment(results, directory)
@@ -284,7 +285,7 @@ class PreparedData(BaseModel):
     report: FlyteFile
 
     def __str__(self) -> str:
-        return f"\nreport: {self.report.remote_source or self.report.path}\n{self.counts}"
+        return f"\nreport: {one_line(self.report.remote_source or self.report.path)}\n{one_line(self.counts)}"
 
 
 @task(
@@ -318,9 +319,9 @@ def write_data_report(
             export.export_rows(table_path(table), directory / f"{name}.jsonl")
         has_quarantine = export.export_quarantine(table_path(quarantine), directory)
         directory = laptop_run.end({"config": public_settings(config)})
-        print(f"rows: {directory}/{{train.jsonl,test.jsonl}}")
+        print_line(f"rows: {directory}/{{train.jsonl,test.jsonl}}")
         if has_quarantine:
-            print(f"quarantine: {directory / 'quarantine.jsonl'}")
+            print_line(f"quarantine: {directory / 'quarantine.jsonl'}")
     return PreparedData(
         counts=data.counts_line(),
         train=train,

@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.addresses import shown_address
 from configs.artifacts import QUANTIZATIONS, scores_name
+from configs.printable import one_line, table_cell
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_plan import Plan
@@ -129,11 +130,12 @@ def text_table(evaluations: Mapping[str, Evaluation]) -> str:
     others = other_rows(evaluations)
     if not others:
         return table
-    warnings = [f"warning: {warning}" for warning in worse_elsewhere(evaluations)]
+    warnings = [f"warning: {one_line(warning)}" for warning in worse_elsewhere(evaluations)]
     return "\n".join([table, "", _aligned([tuple(other_header(evaluations)), *others]), *warnings])
 
 
-def _aligned(lines: Sequence[tuple[str, ...]]) -> str:
+def _aligned(table: Sequence[tuple[str, ...]]) -> str:
+    lines = [[one_line(table_cell(cell)) for cell in line] for line in table]
     widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
     return "\n".join(
         "  ".join(

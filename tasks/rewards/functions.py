@@ -169,7 +169,7 @@ def _project_function(setting: str, path: str) -> RewardFunction:
         inspect.signature(function).bind(prompts=[], completions=[], expected=[])
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            f"{setting}: the function does not take prompts=, completions= and expected= ({error}); "
+            f"{setting}: the function does not take prompts=, completions= and expected= ({first_line(error)}); "
             f"define `def {name}(prompts, completions, expected)`"
         ) from None
     return cast(RewardFunction, function)

@@ -12,6 +12,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.errors import ModelError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.models.load import device, is_reward_model, load_reward_model, load_tokenizer
 
@@ -94,17 +95,18 @@ def load_reward_models(
     models = []
     for directory in directories:
         if not is_reward_model(directory):
-            raise ModelError(f"{directory} holds no reward model; train one with train.objective=reward")
+            raise ModelError(f"{one_line(directory)} holds no reward model; train one with train.objective=reward")
         own = load_tokenizer(directory, config.trust_remote_code)
         if own.get_vocab() != tokenizer.get_vocab():
             raise ModelError(
-                f"the reward model in {directory} has another vocabulary than the model it scores: the same token ids "
+                f"the reward model in {one_line(directory)} has another vocabulary than the model it scores: the same "
+                "token ids "
                 "would mean different text\ntrain both from base models with one tokenizer, and with the same "
                 "tokenize.new_special_tokens"
             )
         if own.chat_template and tokenizer.chat_template and own.chat_template != tokenizer.chat_template:
             raise ModelError(
-                f"the reward model in {directory} has another chat template than the model it scores\n"
+                f"the reward model in {one_line(directory)} has another chat template than the model it scores\n"
                 "train both with the same tokenize.chat_template"
             )
         model = load_reward_model(config, directory).to(device()).eval()  # type: ignore[arg-type]

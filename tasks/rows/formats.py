@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
+from configs.printable import one_line
 from configs.schema import ColumnMap, RowFormat, SourceConfig
 from tasks.rows.column_advice import suggested_columns
 from tasks.rows.source_tools import check_format_reads_tools, with_source_tools
@@ -74,7 +75,8 @@ def detect_format(source: SourceConfig, label: str, records: list[dict[str, Any]
     for canonical, column in mapping.items():
         if column not in found:
             raise DataError(
-                f"{where}.columns.{canonical}={column}: {label} has no such column; it has {shown_columns(found)}"
+                f"{where}.columns.{canonical}={one_line(column)}: {label} has no such column; it has "
+                f"{shown_columns(found)}"
             )
     names = set(mapping) | (set(found) - set(mapping.values()))
     if NESTED_INSTANCES in names and "instruction" in names:

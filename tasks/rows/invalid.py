@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from configs.errors import DataError
+from configs.printable import one_line
 from configs.wire import FailureCase
 
 
@@ -18,12 +19,13 @@ def describe_invalid(failures: list[FailureCase], num_invalid: int, tolerated: i
     """Return a message that names invalid rows; `among` may limit it, as in ` among the first 20 of rows.jsonl`."""
     first = failures[0]
     others = ", ".join(
-        f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}" for f in failures[1:5]
+        one_line(f"{f.file} row {f.row}, {f.column}" if f.column != "(row)" else f"{f.file} row {f.row}")
+        for f in failures[1:5]
     )
     more = f"; also {others}{', ...' if len(failures) > 5 else ''}" if others else ""
     policy = "" if first.check in ("format", "contamination") else f" (data.checks.{first.check}: warn keeps such rows)"
     return (
-        f"{first.file} row {first.row}, column {first.column}: {first.reason}{policy}{more}\n"
+        f"{one_line(f'{first.file} row {first.row}, column {first.column}: {first.reason}')}{policy}{more}\n"
         f"{num_invalid} invalid row{'s' if num_invalid > 1 else ''}{among}, data.max_invalid_rows={tolerated} "
         "tolerated; repair them or raise it (invalid rows go to the quarantine, never into training)"
     )

@@ -10,6 +10,7 @@ from typing import IO, Any
 
 from configs.addresses import shown_address
 from configs.errors import DataError
+from configs.printable import one_line
 from tasks.rows.rows import Row, bad_row, fault_of_characters, short_name
 from tasks.rows.text_files import open_text, read_lines
 
@@ -77,7 +78,7 @@ class JsonParser:
         try:
             return self._row_or_fault(self._exact_decoder.decode(line), line, 0, len(line))
         except json.JSONDecodeError as error:
-            return bad_row(f"not JSON ({error.msg}: character {error.pos + 1})", line)
+            return bad_row(f"not JSON ({one_line(error.msg)}: character {error.pos + 1})", line)
         except RecursionError:
             return bad_row("not JSON: nested too deeply", line)
 
@@ -221,7 +222,9 @@ def _list_entries(path: str, window: _Window) -> Iterator[tuple[int, Row]]:
             raise json.JSONDecodeError("Extra data", window.text, window.position)
     except json.JSONDecodeError as error:
         line = window.line_number(error.pos)
-        raise DataError(f"{shown_address(path)} line {line} is not JSON ({error.msg}); repair the file") from None
+        raise DataError(
+            f"{shown_address(path)} line {line} is not JSON ({one_line(error.msg)}); repair the file"
+        ) from None
     except RecursionError:
         raise DataError(f"{shown_address(path)} record {number} is nested too deeply; repair the file") from None
 

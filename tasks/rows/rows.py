@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from configs.printable import one_line
+
 _VALUE_CHARACTERS = 2000
 _NAME_CHARACTERS = 40
 
@@ -26,8 +28,7 @@ def bad_row(reason: str, text: str, start: int = 0, end: int | None = None) -> B
 
 def short_name(text: str) -> str:
     """Return a key or a column name for a message: on one line, printable, at most 40 characters."""
-    shown = text if text.isprintable() else ascii(text)[1:-1]
-    return shown[:_NAME_CHARACTERS]
+    return one_line(text)[:_NAME_CHARACTERS]
 
 
 def fault_of_characters(record: Any) -> str | None:

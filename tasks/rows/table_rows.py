@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator
 from itertools import islice
 
-from configs.addresses import shown_address
+from configs.addresses import first_line, shown_address
 from configs.errors import DataError
 from tasks.rows.rows import Row, bad_row
 from tasks.rows.text_files import open_text
@@ -49,7 +49,7 @@ def read_table(path: str, separator: str) -> Iterator[tuple[int, Row]]:
                     yield number, dict(zip(header, cells, strict=True))
         except csv.Error as error:
             last_line = reader.line_num
-            fault = f"is not {'CSV' if separator == ',' else 'TSV'}: {error}; repair its quotes"
+            fault = f"is not {'CSV' if separator == ',' else 'TSV'}: {first_line(error)}; repair its quotes"
             if "field limit" in str(error):
                 line = _line_of_open_quote(path, separator, line, last_line)
                 fault = f"has a cell of over {_MAX_CELL_LENGTH} characters; close the quote before it, or shorten it"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import io
+import shlex
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 
@@ -93,4 +94,6 @@ def _not_utf8(path: str, line: int, byte: int) -> DataError:
 def _conversion(path: str, encoding: str) -> str:
     name = shown_address(path).rpartition("/")[2]
     name = name[: len(name) - len(compression(path))]
-    return f"convert the file, for example: iconv -f {encoding} -t UTF-8 {name} > utf8-{name}"
+    # users copy the command
+    copy = shlex.quote(f"utf8-{name}")
+    return f"convert the file, for example: iconv -f {encoding} -t UTF-8 {shlex.quote(name)} > {copy}"

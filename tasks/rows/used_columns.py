@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
 
 from configs.errors import DataError
+from configs.printable import one_line
 from configs.schema import RowFormat
 from tasks.rows.formats import FORMAT_COLUMNS, NESTED_INSTANCES, OPTIONAL_COLUMNS, TURN_KEYS, is_plain_name
 from tasks.rows.meaningful_names import MEDIA, carries_meaning, read_as
@@ -253,7 +254,7 @@ def _fix(where: str, lost: Found, row_format: RowFormat) -> str:
     field = read_as(lost.name)
     has_label = field == "label" and row_format in ("messages", "sharegpt", "instruction")
     if has_label or field in OPTIONAL_COLUMNS.get(row_format, ()):
-        return f"read it with {where}.columns: {{{field}: {lost.name}}}, or take it out"
+        return f"read it with {where}.columns: {{{field}: {one_line(lost.name)}}}, or take it out"
     readers = [name for name in _readers(lost) if set(FORMAT_COLUMNS[row_format]) <= set(FORMAT_COLUMNS[name])]
     if readers:
         return f"set {where}.format: {readers[0]} if that is what it holds; or rename it, or take it out"
@@ -271,7 +272,7 @@ def _readers(lost: Found) -> list[str]:
 
 def _unread_message(lost: Sequence[Found], num_rows: int, row_format: RowFormat) -> str:
     names = [
-        f"{'column' if item.place == 'column' else 'turn key'} {item.name} ({item.rows} of {num_rows} rows)"
+        f"{'column' if item.place == 'column' else 'turn key'} {one_line(item.name)} ({item.rows} of {num_rows} rows)"
         for item in lost
     ]
     readers = [f"{name} reads {item.name}" for item in lost for name in _readers(item)]

@@ -13,6 +13,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.errors import ArtifactError
+from configs.printable import one_line
 from tasks.files.digests import check_digest, content_digest, sealed_name
 from tasks.runtime.pods import is_laptop_run, scratch_directory
 
@@ -48,7 +49,7 @@ def local_path(artifact: FlyteDirectory) -> Path:
     """
     path = Path(artifact.download())
     if not path.exists():
-        raise ArtifactError(f"{path} {_DELETED_OUTPUT}")
+        raise ArtifactError(f"{one_line(path)} {_DELETED_OUTPUT}")
     check_digest(path, address_of(artifact), _fix())
     return path
 
@@ -66,7 +67,7 @@ def table_path(table: StructuredDataset) -> Path:
         path = scratch_directory("table") / "table.parquet"
         access.get_data(uri, str(path))
     elif not path.exists():
-        raise ArtifactError(f"{uri} {_DELETED_OUTPUT}")
+        raise ArtifactError(f"{one_line(uri)} {_DELETED_OUTPUT}")
     check_digest(path, uri, _fix())
     return path
 

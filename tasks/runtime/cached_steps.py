@@ -19,6 +19,7 @@ from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap
 
 import tasks.runtime.laptop_run as laptop_run
+from configs.printable import print_line
 from tasks.runtime.local_cache import why_unusable
 
 # inputs that tell apart the steps of one task
@@ -66,7 +67,7 @@ def explain_steps() -> None:
         if not step:
             # with `pyflyte run --overwrite-cache`, flytekit does not ask the cache
             step = _step_name(task_name, inputs)
-            print(f"step {step} ran (the cache is overwritten)", flush=True)
+            print_line(f"step {step} ran (the cache is overwritten)")
             laptop_run.note_step(step, "ran (the cache is overwritten)")
         _note(step, {"version": cache_version, "inputs": input_hashes(inputs), "finished": True})
         laptop_run.end_step()
@@ -139,11 +140,11 @@ def _explain(step: str, version: str, inputs: dict[str, Literal], is_cached: boo
     now = {"version": version, "inputs": input_hashes(inputs), "finished": is_cached}
     before = _note(step, now)
     if is_cached:
-        print(f"step {step} comes from the cache", flush=True)
+        print_line(f"step {step} comes from the cache")
         laptop_run.note_step(step, "from the cache")
         return
     why = unusable or why_it_runs(before, now)
-    print(f"step {step} runs ({why})", flush=True)
+    print_line(f"step {step} runs ({why})")
     laptop_run.note_step(step, f"ran ({why})")
     laptop_run.begin_step(step)
 

@@ -17,6 +17,7 @@ from click import Context, Group
 from flytekit.core.context_manager import FlyteContextManager
 
 from configs.errors import FineTuneError, InterruptedRunError
+from configs.printable import one_line, print_line
 
 STATUS_OF_CTRL_C = 128 + signal.SIGINT
 
@@ -32,12 +33,13 @@ def end_readably(main: Group) -> None:
             _say_stopped(error.message)
             sys.exit(STATUS_OF_CTRL_C)
         except FineTuneError as error:
-            error.exit_code = "\n".join([str(error.exit_code), *_kept()])  # type: ignore[misc, assignment]
+            error.exit_code = "\n".join([str(error.exit_code), *map(one_line, _kept())])  # type: ignore[misc, assignment]
             raise
         except SystemExit as end:
             # flytekit has printed the trace of an error that nobody foresaw
             if end.code:
-                sys.stderr.writelines(f"{line}\n" for line in _kept())
+                for line in _kept():
+                    print_line(line, sys.stderr)
             raise
 
     main.invoke = invoke_readably  # type: ignore[method-assign, assignment]
@@ -61,7 +63,7 @@ def _say_stopped(message: str) -> None:
     # Python refuses to flush a stream in the midst of whose writing the signal came
     with suppress(RuntimeError):
         sys.stdout.flush()
-    os.write(sys.stderr.fileno(), ("; ".join([message, *_kept()]) + "\n").encode())
+    os.write(sys.stderr.fileno(), (one_line("; ".join([message, *_kept()])) + "\n").encode())
 
 
 def _kept() -> list[str]:

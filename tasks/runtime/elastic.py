@@ -31,8 +31,8 @@ from flytekitplugins.kfpytorch import Elastic
 from flytekitplugins.kfpytorch.task import PytorchElasticFunctionTask
 
 from configs import errors
-from configs.addresses import without_secrets
 from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace
+from configs.printable import one_line, printable
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
 from tasks.runtime.other_machines import ERROR_FILES, first_error, written_files
@@ -193,8 +193,9 @@ def _first_failure(failed: Any, folder: Path, cluster: ClusterConfig) -> Excepti
 def _error_of(fault: WorkerFault) -> Exception:
     kind = getattr(errors, fault.kind, None)
     if not (isinstance(kind, type) and issubclass(kind, FineTuneError)):
-        message = f"rank {fault.rank} of machine {fault.node} failed: {fault.kind}\n{fault.traceback}"
-        return TrainingDefectError(without_secrets(message), timestamp=fault.seconds)
+        place = f"rank {fault.rank} of machine {fault.node}"
+        message = f"{place} failed: {one_line(fault.kind)}\n{printable(fault.traceback)}"
+        return TrainingDefectError(message, timestamp=fault.seconds)
     # Flyte shows the error of the machine whose process failed first
     return kind(fault.message) if is_laptop_run() else shown_error(fault.kind, fault.message, timestamp=fault.seconds)
 

@@ -18,6 +18,7 @@ from typing import Any
 from flytekit.core.promise import Promise
 from flytekit.types.directory import FlyteDirectory
 
+from configs.printable import print_line
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from tasks.files.kept_files import RECORD
@@ -77,7 +78,7 @@ def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
     key = (config.output_directory, config.name, identity(config, workflow))
     folder = claim(Path(config.output_directory), config.name, key[2], config.output_exists)
     if folder.note:
-        print(f"output: {folder.note}", flush=True)
+        print_line(f"output: {folder.note}")
     record = {
         "name": config.name,
         "workflow": workflow,

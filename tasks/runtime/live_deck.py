@@ -13,6 +13,7 @@ from flytekit import Deck
 from flytekit.loggers import logger
 
 from configs.addresses import without_secrets
+from configs.printable import print_line
 from tasks.runtime.pods import is_laptop_run
 
 _FAILED = "Failed to write flyte deck html"
@@ -48,7 +49,7 @@ class _Publisher:
         except Exception as error:
             if not self._has_failed:
                 what = without_secrets(repr(error))[:200]
-                print(f"warning: the Deck {self._name} is not shown while the task runs: {what}", flush=True)
+                print_line(f"warning: the Deck {self._name} is not shown while the task runs: {what}")
             self._has_failed = True
             return False
         if html is None:
@@ -94,4 +95,4 @@ def live_deck(name: str, render: Callable[[], str | None], every_seconds: float)
         publisher.update()
         logger.removeFilter(failures)
         if failures.num_failed:
-            print(f"warning: the Deck {name} could not be published {failures.num_failed} times", flush=True)
+            print_line(f"warning: the Deck {name} could not be published {failures.num_failed} times")

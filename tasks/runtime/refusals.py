@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import grpc
 
+from configs.addresses import first_line
+
 _GUIDE = "see docs/cluster.md"
 
 
@@ -12,7 +14,7 @@ def refusal_message(code: grpc.StatusCode, details: str, place: str, endpoint: s
 
     The phrases to look for come from github.com/flyteorg/flyte, flyteadmin/pkg/errors and manager/impl/validation.
     """
-    answer = details.strip().splitlines()[0] if details.strip() else code.name
+    answer = first_line(details, 1000) or code.name
     if "with different structure already exists" in details:
         name = answer.split(" ", 1)[0]
         return (

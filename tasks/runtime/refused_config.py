@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, NoReturn, TypeVar
 
 from configs.errors import ConfigError
+from configs.printable import joined_lines
 from configs.schema import RunConfig
 
 Config = TypeVar("Config", bound=RunConfig)
@@ -24,7 +25,7 @@ class RefusedConfig:
 
     def __repr__(self) -> str:
         # flytekit logs a task's inputs
-        return f"RefusedConfig({self._error})"
+        return f"RefusedConfig({joined_lines(self._error)})"
 
 
 def accepted(config: Config) -> Config:

@@ -20,6 +20,7 @@ from flytekit.loggers import logger
 import tasks.runtime.laptop_run as laptop_run
 from configs.addresses import without_secrets
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
+from configs.printable import one_line, print_line, printable
 from tasks.files.full_disk import full_disk_error
 from tasks.runtime.pods import is_laptop_run
 
@@ -50,6 +51,7 @@ class ShownRecoverableError(ShownError, FlyteRecoverableException):
 def shown_error(name: str, message: str, is_recoverable: bool = False, timestamp: float | None = None) -> ShownError:
     """Return an error that reads `name: message` in the console; `timestamp` is in seconds since the epoch."""
     base = ShownRecoverableError if is_recoverable else ShownError
+    name, message = one_line(name), printable(message)
     # a traceback prints the module before the class's name, except for Python's own: 15 of the list's 100 characters
     return type(name, (base,), {"__module__": "builtins"})(without_secrets(message), timestamp=timestamp)
 
@@ -72,7 +74,7 @@ def shows_errors(
     """Decorate a task's function: in a pod, an error becomes the first Deck, and ours loses its frames.
 
     `publish` shows the error's Deck. On a laptop the error stays as it is, and the step is noted, for Ctrl-C. An error
-    that is not ours keeps its trace.
+    that is not ours keeps its trace; characters that hide in its text become escapes, as flytekit prints it as it is.
     """
 
     @wraps(function)
@@ -114,7 +116,7 @@ def _try_to_publish(publish: Callable[[Exception], None], error: Exception) -> N
     # no error of the Deck may take the place of the task's
     except Exception as fault:
         what = without_secrets(repr(fault))[:200]
-        print(f"warning: the Deck of the error below is not shown: {what}", flush=True)
+        print_line(f"warning: the Deck of the error below is not shown: {what}")
 
 
 def _as_shown(error: Exception) -> ShownError | None:

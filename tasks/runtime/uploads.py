@@ -19,6 +19,7 @@ from flytekit.core.data_persistence import FileAccessProvider
 from flytekit.exceptions.base import FlyteException
 
 from configs.errors import DataError, RegistrationError
+from configs.printable import one_line, print_line
 from configs.schema import RunConfig
 from tasks.files.local_files import LocalPlace, local_places, with_values
 
@@ -54,7 +55,7 @@ def with_uploads(config: Config, access: FileAccessProvider) -> Config:
         digests = {name: _md5(file) for file, name in place.files}
         root = _content_name(digests)
         if root not in folders:
-            print(f"uploading {place.where}: {_summary(place)}", flush=True)
+            print_line(f"uploading {place.where}: {_summary(place)}")
             folders[root] = _upload(place, root, digests, access)
         values[place.keys] = place.value(folders[root])
     return with_values(config, values) if values else config
@@ -68,7 +69,7 @@ def _check_sizes(places: list[LocalPlace]) -> None:
             total += size
             if size > LARGEST_FILE_BYTES:
                 raise DataError(
-                    f"{place.where}: {name} has {size / _GIB:.1f} GiB, and a run uploads files of at most "
+                    f"{place.where}: {one_line(name)} has {size / _GIB:.1f} GiB, and a run uploads files of at most "
                     f"{LARGEST_FILE_BYTES // _GIB} GiB\n{_OWN_UPLOAD_FIX}"
                 )
             if total > LARGEST_UPLOAD_BYTES:
@@ -136,7 +137,7 @@ def _put_file(where: str, file: Path, name: str, root: str, md5: bytes, remote: 
     # the part after `root` may be escaped, and readers of stores do not unescape it
     folder = str(signed.native_url).partition(f"/{root}/")[0] + f"/{root}"
     if file.stat().st_size >= LARGE_BYTES and _is_uploaded(remote, signed.native_url, file.stat().st_size, verify):
-        print(f"  {name} is in the store already", flush=True)
+        print_line(f"  {name} is in the store already")
         return folder
     headers = {"Content-Length": str(file.stat().st_size), "Content-MD5": base64.b64encode(md5).decode()}
     headers |= {**remote.get_extra_headers_for_protocol(signed.native_url), **signed.headers}
@@ -147,10 +148,12 @@ def _put_file(where: str, file: Path, name: str, root: str, md5: bytes, remote: 
             answer = requests.put(signed.signed_url, data=content, headers=headers, verify=verify, timeout=(30, 600))
     except (requests.RequestException, OSError) as error:
         raise RegistrationError(
-            f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+            f"{where}: {one_line(name)} cannot be uploaded ({type(error).__name__}); check the network and run again"
         ) from None
     if not answer.ok:
-        raise RegistrationError(f"{where}: the store answered {answer.status_code} to the upload of {name}; run again")
+        raise RegistrationError(
+            f"{where}: the store answered {answer.status_code} to the upload of {one_line(name)}; run again"
+        )
     return folder
 
 
@@ -164,7 +167,7 @@ def _refusal_at(where: str, name: str, remote: Any, error: BaseException) -> str
     while cause is not None and not isinstance(cause, Call):
         cause = cause.__cause__
     if cause is None:
-        return f"{where}: {name} cannot be uploaded ({type(error).__name__}); check the network and run again"
+        return f"{where}: {one_line(name)} cannot be uploaded ({type(error).__name__}); check the network and run again"
     place = f"project {remote.default_project}, domain {remote.default_domain}"
     message = refusal_message(cause.code(), cause.details() or "", place, remote.config.platform.endpoint, entity=name)
     return f"{where}: {message}"
@@ -193,7 +196,7 @@ class _ProgressFile(io.FileIO):
         super().__init__(file, "rb")
         size = file.stat().st_size
         disable = None if size >= LARGE_BYTES else True
-        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=file.name, disable=disable, leave=False)
+        self._bar = tqdm(total=size, unit="B", unit_scale=True, desc=one_line(file.name), disable=disable, leave=False)
 
     def read(self, size: int | None = -1, /) -> bytes | Any:
         block = super().read(-1 if size is None else size)

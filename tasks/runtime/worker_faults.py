@@ -18,6 +18,9 @@ from typing import Any
 
 from flytekit.exceptions.user import FlyteRecoverableException
 
+from configs.addresses import first_line
+from configs.printable import make_printable, print_line, printable
+
 _LAUNCHER_WAIT_SECONDS = 3.0
 _STORE_TIMEOUT = timedelta(seconds=10)
 _STORE_KEY = "fine-tune/fault"
@@ -63,11 +66,14 @@ def run_worker(function: Callable[..., Any], folder: str, **kwargs: Any) -> Any:
     try:
         return function(**kwargs)
     except FlyteRecoverableException as error:
+        make_printable(error)
         _write(launch, local_rank, _fault(error, is_recoverable=True))
         # the usual cause is that another process was lost; the launcher, which polls once a second, must see that first
         time.sleep(_LAUNCHER_WAIT_SECONDS)
         raise
     except Exception as error:
+        # the trace of this process goes to the log too
+        make_printable(error)
         fault = _fault(error, is_recoverable=False)
         _write(launch, local_rank, fault)
         _share_fault(fault)
@@ -83,8 +89,8 @@ def launch_folder() -> Path | None:
 def _print_restart(faults: list[WorkerFault]) -> None:
     number, maximum = (int(os.environ.get(f"TORCHELASTIC_{name}", "0")) for name in ("RESTART_COUNT", "MAX_RESTARTS"))
     if number:
-        cause = faults[0].message.splitlines()[0] if faults else "a process was killed, or another machine was lost"
-        print(f"train: restart {number} of {maximum} within this attempt: {cause}", flush=True)
+        cause = first_line(faults[0].message) if faults else "a process was killed, or another machine was lost"
+        print_line(f"train: restart {number} of {maximum} within this attempt: {cause}")
 
 
 def _launchers_store() -> Any:
@@ -138,8 +144,8 @@ def _fault(error: Exception, is_recoverable: bool) -> WorkerFault:
         node=int(os.environ.get("GROUP_RANK", "0")),
         kind=type(error).__name__,
         # Flyte's own exceptions put their code before the message
-        message=str(error.args[0]) if is_recoverable and error.args else str(error),
-        traceback="".join(traceback.format_exception(error)),
+        message=printable(str(error.args[0]) if is_recoverable and error.args else str(error)),
+        traceback=printable("".join(traceback.format_exception(error))),
         is_recoverable=is_recoverable,
         # it may follow from a fault on another machine, whose clock differs: that one must have the earlier time
         seconds=time.time() + (_LAUNCHER_WAIT_SECONDS if is_recoverable else 0.0),

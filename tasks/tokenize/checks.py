@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, DataError, either
 from configs.objectives import OBJECTIVES, Objective
+from configs.printable import one_line
 from configs.schema import TokenizeConfig, fault_of_tokenize
 from configs.wire import TokenReport
 from tasks.tokenize.counts import FoundRows, SplitCounts
@@ -160,7 +161,7 @@ def _check_embeddings(found: FoundRows, setup: Setup) -> None:
 def _check_bos(found: FoundRows, tokenizer: PreTrainedTokenizerBase) -> None:
     if found.num_rows:
         raise DataError(
-            f"{found.first_ids[0]}: the sequence begins with more than one {tokenizer.bos_token} "
+            f"{found.first_ids[0]}: the sequence begins with more than one {one_line(tokenizer.bos_token)} "
             f"({found.num_rows} such rows); at most one is allowed\n"
             "remove it from the texts, or set tokenize.chat_template to a template that writes it once"
         )
@@ -239,7 +240,7 @@ def warnings(splits: dict[str, SplitCounts], refused: RefusedCounts, setup: Setu
         )
     if total.without_bos.num_rows:
         lines.append(
-            f"{total.without_bos.num_rows} rows begin without {setup.tokenizer.bos_token} "
+            f"{total.without_bos.num_rows} rows begin without {one_line(setup.tokenizer.bos_token)} "
             f"({_first_ids(total.without_bos)}): the tokenizer writes it before a text, the chat template does not; if "
             "the model was trained with it, set tokenize.chat_template to a template that begins with {{ bos_token }}"
         )
@@ -286,7 +287,8 @@ def _unseen_token_warnings(train: SplitCounts, setup: Setup) -> list[str]:
         return []
     return [
         (
-            f"tokenize.new_special_tokens: no training row has {', '.join(unseen)}, so nothing is learned of it; "
+            f"tokenize.new_special_tokens: no training row has {one_line(', '.join(unseen))}, so nothing is learned "
+            "of it; "
             "the chat template or a plain text must hold it: in prompts and answers it is tokenized as plain text"
         )
     ]

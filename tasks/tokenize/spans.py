@@ -16,6 +16,7 @@ from threading import Lock
 from typing import Any, NamedTuple
 
 from configs.errors import DataError
+from configs.printable import joined_lines
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.turns import Conversation, without_thoughts_of_calls
 
@@ -80,9 +81,10 @@ def apply(
         # the error's text may hold content
         raise FailedTemplateError(row_id, f"{setup.template.title} fails on it with {type(error).__name__}") from None
     except TemplateError as error:
-        words = str(error)
-        quotes_row = any(turn["content"] and str(turn["content"]) in words for turn in conversation.turns)
-        raise RefusedRow(row_id, f"{setup.template.title} refuses it" + ("" if quotes_row else f" ({words})")) from None
+        quotes_row = any(turn["content"] and str(turn["content"]) in str(error) for turn in conversation.turns)
+        raise RefusedRow(
+            row_id, f"{setup.template.title} refuses it" + ("" if quotes_row else f" ({joined_lines(error)})")
+        ) from None
     return texts[0], found[0] if found else []
 
 

@@ -11,6 +11,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.objectives import Objective
+from configs.printable import print_line
 from configs.schema import TokenizeConfig
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
@@ -110,7 +111,7 @@ def tokenize(
     prepare.add_to_quarantine(table_path(quarantine), folders, outputs["quarantine"])
     Deck("tokens", html.fragment(render_tokens(report)))
     for line in prepare.summary_lines(report):
-        print(line)
+        print_line(line)
     return Tokens(
         train=store_folder(outputs["train"], "train-tokens"),
         test=store_folder(outputs["test"], "test-tokens"),

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from configs.addresses import first_line
 from configs.effective.lengths import longest_row, positions_of
 from configs.errors import ModelError
+from configs.printable import one_line
 from tasks.tokenize.known_templates import known_template
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def choose_template(
     text = tokenizer.chat_template
     if isinstance(text, dict) and "default" not in text:
         raise ModelError(
-            f"the model has several chat templates ({', '.join(sorted(text))}), and none is named default\n"
+            f"the model has several chat templates ({one_line(', '.join(sorted(text)))}), and none is named default\n"
             "set tokenize.chat_template to a file with the one to use"
         )
     known = known_template(text["default"] if isinstance(text, dict) else text)

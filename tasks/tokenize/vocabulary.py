@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from configs.errors import ConfigError, ModelError
+from configs.printable import one_line
 from configs.schema import TokenizeConfig
 from tasks.tokenize.control_tokens import find_control_tokens, template_text
 from tasks.tokenize.template import MODEL_CONFIG, text_config
@@ -29,7 +30,8 @@ def add_special_tokens(tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> 
     for text in texts:
         if text in known:
             raise ConfigError(
-                f"tokenize.new_special_tokens: {text} is in the model's vocabulary already; remove it from the list"
+                f"tokenize.new_special_tokens: {one_line(text)} is in the model's vocabulary already; remove it from "
+                "the list"
             )
     # a normalized token would also be found in text that is merely similar
     tokenizer.add_tokens([AddedToken(text, special=True, normalized=False) for text in texts], special_tokens=True)
@@ -106,7 +108,8 @@ def check_vocabulary(tokenizer: PreTrainedTokenizerBase, size: int | None) -> No
     if written:
         raise ModelError(
             f"the model's vocabulary of {size} tokens is smaller than its tokenizer's, whose ids go up to "
-            f"{written[-1]}: {tokenizer.convert_ids_to_tokens(written[0])} (token {written[0]}) has no embedding\n"
+            f"{written[-1]}: {one_line(tokenizer.convert_ids_to_tokens(written[0]))} (token {written[0]}) has no "
+            "embedding\n"
             "use the tokenizer that the model was trained with; to add tokens to it, name them in "
             "tokenize.new_special_tokens"
         )

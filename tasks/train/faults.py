@@ -141,7 +141,7 @@ def _text(error: BaseException) -> str:
 
 
 def _first_line(error: BaseException) -> str:
-    return f"{type(error).__name__}: {first_line(error, _LAST_CHARACTERS) or 'no reason given'}"
+    return f"{type(error).__name__}: {first_line(str(error), _LAST_CHARACTERS) or 'no reason given'}"
 
 
 def _rank() -> str:

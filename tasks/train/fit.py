@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
 
-from configs.addresses import shown_address
+from configs.printable import print_line
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
@@ -104,7 +104,7 @@ def _fit(
     arguments = training_arguments(config, choices, num_rows, output, evaluation, inputs.deepspeed_json)
     if arguments.process_index == 0:
         for line in choosing.log_lines(choices):
-            print(line, flush=True)
+            print_line(line)
     prepare_process(config)
     tokenizer = load_tokenizer(inputs.tokenizer, loading.trust_remote_code)
     load = partial(_load, config, loading, inputs, tokenizer, choices)
@@ -114,7 +114,7 @@ def _fit(
     methods.check_method(config, model, longest_sequence(config, tokens_file))
     if arguments.process_index == 0:
         for note in methods.method_notes(config, model):
-            print(note, flush=True)
+            print_line(note)
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
@@ -132,7 +132,7 @@ def _fit(
             with doing("keeping predictions of the trained weights"):
                 keep_predictions(trainer, inputs.test_tokens / TOKENS_FILE, output)
         for finding in report.findings:
-            print(f"finding: {finding}", flush=True)
+            print_line(f"finding: {finding}")
     return report
 
 
@@ -148,7 +148,7 @@ def _resumed(
     identity = broadcast(fingerprint(config, inputs) if rank() == 0 else "")
     trainer.saver = Saver(config, places, identity, output.parent / f"{output.name}-checkpoints", stop_signal)
     if rank() == 0:
-        print(f"train: checkpoints {trainer.saver.interval}, in {shown_address(places.destination)}", flush=True)
+        print_line(f"train: checkpoints {trainer.saver.interval}, in {places.destination}")
     with doing("looking for a checkpoint to resume from"):
         restored = restore(trainer.saver, output)
     if restored is None:

@@ -18,6 +18,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceC
 
 from configs.addresses import shown_address
 from configs.errors import ArtifactError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.models.companions import copy_companions
 from tasks.models.end_tokens import set_end_tokens, write_end_tokens
@@ -125,7 +126,7 @@ def check_saved(directory: Path, loading: ModelConfig | None = None, base: Path 
     """
     files = sorted(directory.glob("*.safetensors"))
     if not files:
-        raise ArtifactError(f"training saved no weights to {directory}; run again, and report this")
+        raise ArtifactError(f"training saved no weights to {one_line(directory)}; run again, and report this")
     shapes: dict[str, tuple[int, ...]] = {}
     for path in files:
         with safe_open(path, framework="pt") as file:
@@ -135,10 +136,10 @@ def check_saved(directory: Path, loading: ModelConfig | None = None, base: Path 
             for name in names:
                 shapes[name] = tuple(file.get_slice(name).get_shape())
                 if 0 in shapes[name]:
-                    raise ArtifactError(f"training saved an empty {name} to {path.name}; report this")
+                    raise ArtifactError(f"training saved an empty {one_line(name)} to {path.name}; report this")
                 tensor = file.get_tensor(name)
                 if tensor.is_floating_point() and not tensor.isfinite().all():
-                    raise ArtifactError(f"{name} in {path.name} has numbers that are not finite; report this")
+                    raise ArtifactError(f"{one_line(name)} in {path.name} has numbers that are not finite; report this")
     if loading is not None and (directory / "adapter_config.json").exists():
         if base is not None:
             _compare(shapes, _adapter_shapes(loading, base, directory), directory)
@@ -160,12 +161,14 @@ def _check_loads(loading: ModelConfig, directory: Path) -> None:
             trust_remote_code=loading.trust_remote_code,
         )
     for name in sorted(found["missing_keys"]):
-        raise ArtifactError(f"training saved no {name} to {directory.name}; report this")
+        raise ArtifactError(f"training saved no {one_line(name)} to {directory.name}; report this")
     for name in sorted(found["unexpected_keys"]):
-        raise ArtifactError(f"training saved {name} to {directory.name}, which the model does not have; report this")
+        raise ArtifactError(
+            f"training saved {one_line(name)} to {directory.name}, which the model does not have; report this"
+        )
     for name, saved, wanted in sorted(found["mismatched_keys"]):
         raise ArtifactError(
-            f"{name} in {directory.name} has shape {tuple(saved)}, and the model {tuple(wanted)}; report this"
+            f"{one_line(name)} in {directory.name} has shape {tuple(saved)}, and the model {tuple(wanted)}; report this"
         )
 
 
@@ -193,12 +196,13 @@ def _adapter_shapes(loading: ModelConfig, base: Path, adapter: Path) -> dict[str
 def _compare(saved: dict[str, tuple[int, ...]], wanted: dict[str, tuple[int, ...]], directory: Path) -> None:
     for name in sorted(wanted.keys() | saved.keys()):
         if name not in saved:
-            raise ArtifactError(f"training saved no {name} to {directory.name}; report this")
+            raise ArtifactError(f"training saved no {one_line(name)} to {directory.name}; report this")
         if name not in wanted:
             raise ArtifactError(
-                f"training saved {name} to {directory.name}, which the model does not have; report this"
+                f"training saved {one_line(name)} to {directory.name}, which the model does not have; report this"
             )
         if saved[name] != wanted[name]:
             raise ArtifactError(
-                f"{name} in {directory.name} has shape {saved[name]}, and the model {wanted[name]}; report this"
+                f"{one_line(name)} in {directory.name} has shape {saved[name]}, and the model {wanted[name]}; report "
+                "this"
             )

@@ -15,6 +15,7 @@ from configs.effective.lengths import FEWEST_TOKENS
 from configs.effective.numbers import precision, trained_base_format
 from configs.errors import ConfigError
 from configs.objectives import ONLINE, SCORING
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from configs.schema.train import PROMPT_METHODS, QUANTIZED_METHODS, TrainConfig
 from tasks.models.end_tokens import end_tokens, set_end_tokens
@@ -230,19 +231,20 @@ def _check_targets(config: TrainConfig, model: PreTrainedModel) -> None:
     for target in targets:
         if any(_is_named(name, target) for name in head_names):
             raise ConfigError(
-                f"train.lora.target_modules: {target} is the output head, whose weight the losses read directly: an "
+                f"train.lora.target_modules: {one_line(target)} is the output head, whose weight the losses read "
+                "directly: an "
                 "adapter on it would not be used\nleave it out"
             )
         if target != ALL_LINEAR and target not in merged and not any(_is_named(name, target) for name in layer_widths):
             raise ConfigError(
-                f"train.lora.target_modules: {target} matches no linear layer of the model; it has "
+                f"train.lora.target_modules: {one_line(target)} matches no linear layer of the model; it has "
                 + ", ".join(sorted(names))
             )
     for name, width in layer_widths.items():
         is_target = (ALL_LINEAR in targets and name not in routers) or any(_is_named(name, each) for each in targets)
         if rank > width and is_target:
             raise ConfigError(
-                f"train.lora.rank={rank} exceeds the width of {name}, {width}; lower it to {width} or less"
+                f"train.lora.rank={rank} exceeds the width of {one_line(name)}, {width}; lower it to {width} or less"
             )
 
 

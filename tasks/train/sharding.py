@@ -31,6 +31,7 @@ from configs.effective import batches
 from configs.effective import training as effective_training
 from configs.effective.device import NOT_HERE
 from configs.errors import ConfigError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema.train import TrainConfig
@@ -138,7 +139,8 @@ def check_divisible(config: TrainConfig, loading: ModelConfig, directory: Path, 
     settings = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
     if not getattr(settings, "base_model_tp_plan", None):
         raise ConfigError(
-            f"train.sharding=tensor_parallel: transformers has no plan to shard the layers of {settings.model_type}; "
+            "train.sharding=tensor_parallel: transformers has no plan to shard the layers of "
+            f"{one_line(settings.model_type)}; "
             "use fsdp_full_shard or zero3"
         )
     fault = fault_of_heads(config.processes_per_node, settings.to_dict())

@@ -14,6 +14,7 @@ from flytekit.extras.accelerators import GPUAccelerator
 from flytekit.types.directory import FlyteDirectory
 
 from configs.errors import ArtifactError, RetryError
+from configs.printable import print_line
 from configs.schema import ModelConfig
 from configs.schema.cluster import CheckpointConfig, ClusterConfig
 from configs.schema.tracking import TrackingConfig
@@ -133,7 +134,7 @@ def _train(
                         uri = address_of(store_folder(output, "trained"))
                     finish(places, uri, report)
                 else:
-                    print("train: an earlier attempt had finished: its model is used", flush=True)
+                    print_line("train: an earlier attempt had finished: its model is used")
                 Deck("training", html.fragment(render_training(report)))
             uri = collectives.broadcast(uri)
     except RetryError as error:
@@ -238,7 +239,7 @@ def train(
         # a laptop uses the range's lower bound
         most = config.fewest_nodes
         if most != config.most_nodes:
-            print(f"train: train.nodes={config.nodes}: a laptop is 1 machine", flush=True)
+            print_line(f"train: train.nodes={config.nodes}: a laptop is 1 machine")
     cluster = config.cluster
     resources = node_resources(config.processes_per_node, cluster)
     result: Trained = ELASTIC_TASKS[topology(config.fewest_nodes, most)](

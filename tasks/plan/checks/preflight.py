@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from configs.addresses import shown_address, without_secrets
+from configs.addresses import shown_text, without_secrets
 from configs.errors import ConfigError, FineTuneError, UnreachableError
+from configs.printable import joined_lines, one_line, printable
 from configs.wire_plan import Check, CheckResult
 
 log = logging.getLogger(__name__)
@@ -140,7 +141,7 @@ def _answer(question: Question) -> Answer:
         return Answer(_check(question, "not checked", f"not checked: {reason}"))
     except Exception as fault:
         # the library's text may quote an address with its password
-        log.error("the check `%s` itself failed\n%s", question.name, without_secrets(traceback.format_exc()))
+        log.error("the check `%s` itself failed\n%s", one_line(question.name), without_secrets(traceback.format_exc()))
         failure = FineTuneError(
             f"the check `{question.name}` itself failed ({type(fault).__name__})\n"
             "this is a fault of the project, not of the config; the log has its traceback"
@@ -159,7 +160,7 @@ def _timed_out(question: Question) -> Answer:
 
 
 def _check(question: Question, result: CheckResult, found: str, fix: str = "") -> Check:
-    return Check(name=question.name, result=result, found=shown_address(found), fix=shown_address(fix))
+    return Check(name=question.name, result=result, found=shown_text(found), fix=shown_text(fix))
 
 
 def _found_and_fix(error: FineTuneError) -> tuple[str, str]:
@@ -195,7 +196,7 @@ def fail_together(answers: Sequence[Answer], needs_network: bool) -> None:
         return
     if len(errors) == 1:
         raise errors[0][1]
-    lines = [f"{name}: {'; '.join(str(error).splitlines())}" for name, error in errors[:_MAX_SHOWN]]
+    lines = [f"{name}: {joined_lines(error)}" for name, error in errors[:_MAX_SHOWN]]
     others = f" ({len(errors) - _MAX_SHOWN} more than these)" if len(errors) > _MAX_SHOWN else ""
     raise ConfigError("\n".join([*lines, f"{len(errors)} checks failed before anything was started{others}"]))
 
@@ -219,4 +220,4 @@ def _wrapped(text: str, indent: int) -> list[str]:
     # keep paths and addresses whole: users copy them from the table
     width = max(30, _WIDTH - indent)
     settings = {"break_long_words": False, "break_on_hyphens": False}
-    return [line for part in text.splitlines() for line in textwrap.wrap(part, width, **settings)]  # type: ignore[arg-type]
+    return [line for part in printable(text).splitlines() for line in textwrap.wrap(part, width, **settings)]  # type: ignore[arg-type]

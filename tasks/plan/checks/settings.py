@@ -8,11 +8,12 @@ import tempfile
 from contextlib import closing
 from pathlib import Path
 
-from configs.addresses import shown_address
+from configs.addresses import first_line, shown_address
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
 from configs.effective.batches import data_parallel_size, fewest_rows
 from configs.errors import ConfigError, DataError, either
 from configs.objectives import ONLINE
+from configs.printable import one_line
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import QUANTIZED_METHODS, Method, TrainConfig
@@ -165,9 +166,9 @@ def _read_text(setting: str, path: str, instead: str) -> str:
         raise ConfigError(f"{setting}={error}") from None
     except FileNotFoundError:
         where = missing_file_reason("put it into the store, and name its address (s3://...)")
-        raise ConfigError(f"{setting}={path} {where}; {instead}") from None
+        raise ConfigError(f"{setting}={one_line(path)} {where}; {instead}") from None
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{setting}={shown_address(path)} cannot be read ({error}); {instead}") from None
+        raise ConfigError(f"{setting}={shown_address(path)} cannot be read ({first_line(error)}); {instead}") from None
 
 
 def check_deepspeed_package(train: TrainConfig) -> None:
@@ -245,5 +246,5 @@ def check_output_directory(config: FineTuneConfig) -> None:
             pass
     except OSError as error:
         raise ConfigError(
-            f"output_directory={directory} cannot be written to ({error.strerror}); name another folder"
+            f"output_directory={one_line(directory)} cannot be written to ({error.strerror}); name another folder"
         ) from None

@@ -12,7 +12,9 @@ from typing import Any
 import jinja2
 from tokenizers import AddedToken, Tokenizer
 
+from configs.addresses import first_line
 from configs.errors import ModelError
+from configs.printable import one_line
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -109,7 +111,7 @@ def template_fault(template: str) -> str | None:
     try:
         render_jinja_template([], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
-        return f"line {error.lineno} is not valid Jinja ({error.message})"
+        return f"line {error.lineno} is not valid Jinja ({first_line(error.message or '')})"
     return None
 
 
@@ -144,7 +146,8 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
     if "eos_token" not in roles:
         if str(settings.get("tokenizer_class") or "") not in _PLAIN_CLASSES:
             raise NotCheckedError(
-                f"the files name no eos_token, but {settings['tokenizer_class']} may define one; the tokenize stage "
+                f"the files name no eos_token, but {one_line(settings['tokenizer_class'])} may define one; the "
+                "tokenize stage "
                 "checks it"
             )
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
@@ -166,7 +169,8 @@ def _roles(files: ModelFiles, settings: dict[str, Any], backend: Tokenizer) -> d
         if text and backend.token_to_id(str(text)) is None:
             if role == "eos_token":
                 raise ModelError(
-                    f"the model's tokenizer does not have the eos_token that tokenizer_config.json names, {text}\n"
+                    "the model's tokenizer does not have the eos_token that tokenizer_config.json names, "
+                    f"{one_line(text)}\n"
                     "use the tokenizer that the model was published with"
                 )
             continue

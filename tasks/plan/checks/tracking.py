@@ -10,6 +10,7 @@ from typing import Any, assert_never
 import httpx2
 
 from configs.errors import ConfigError, UnreachableTrackerError
+from configs.printable import one_line
 from configs.schema.tracking import TrackingConfig
 from configs.schema.train import TrainConfig
 
@@ -72,7 +73,8 @@ def _check_wandb(tracking: TrackingConfig, key: str | None, sources: str) -> Non
     answer = _ask(tracking, f"{address}/graphql", query, ("api", key))
     if answer.status_code in (401, 403) or (answer.is_success and not _viewer(answer)):
         raise ConfigError(
-            f"train.tracking.tracker=wandb: {address} refused the API key; looked in {sources}\ncreate a new one there"
+            f"train.tracking.tracker=wandb: {one_line(address)} refused the API key; looked in {sources}\ncreate a "
+            "new one there"
         )
     _check_answer(answer, address, "W&B")
 
@@ -94,7 +96,8 @@ def _check_mlflow(tracking: TrackingConfig, secrets: Mapping[str, str], sources:
     if answer.status_code in (401, 403):
         found = " and ".join(sorted(secrets)) or "none"
         raise ConfigError(
-            f"train.tracking.address={address} refused access ({answer.status_code}); found {found}, looked in "
+            f"train.tracking.address={one_line(address)} refused access ({answer.status_code}); found {found}, looked "
+            "in "
             f"{sources}\nset a token, or a user and a password, that may write"
         )
     _check_answer(answer, address, "MLflow")
@@ -124,7 +127,7 @@ def _check_answer(answer: httpx2.Response, address: str, kind: str) -> None:
         answer.json()
     except (httpx2.HTTPStatusError, ValueError):
         raise ConfigError(
-            f"train.tracking.address={address} is no {kind} server (it answered {answer.status_code})\n"
+            f"train.tracking.address={one_line(address)} is no {kind} server (it answered {answer.status_code})\n"
             "correct the address, or try again later"
         ) from None
 
@@ -132,7 +135,8 @@ def _check_answer(answer: httpx2.Response, address: str, kind: str) -> None:
 def _check_folder(folder: str, filesystem_of: Callable[[str], Any], is_laptop: bool) -> None:
     if not is_laptop and "://" not in folder:
         raise ConfigError(
-            f"train.tracking.folder={folder} would be on the disk of a pod, and lost with it; name a store, such as "
+            f"train.tracking.folder={one_line(folder)} would be on the disk of a pod, and lost with it; name a store, "
+            "such as "
             "s3://bucket/curves, or leave it unset to use the execution's own"
         )
     try:
@@ -144,6 +148,7 @@ def _check_folder(folder: str, filesystem_of: Callable[[str], Any], is_laptop: b
     # every kind of store has its own errors
     except Exception as error:
         raise ConfigError(
-            f"train.tracking.folder={folder} cannot be written to ({type(error).__name__}); name another, or give this "
+            f"train.tracking.folder={one_line(folder)} cannot be written to ({type(error).__name__}); name another, "
+            "or give this "
             "machine access"
         ) from None

@@ -9,6 +9,7 @@ from configs.effective import training as effective
 from configs.effective.device import Device
 from configs.effective.numbers import precision
 from configs.errors import ArtifactError
+from configs.printable import one_line
 from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import TrainConfig
@@ -40,8 +41,8 @@ def _check_disk(directory: Path, required_bytes: int, fix: str) -> None:
     free = shutil.disk_usage(directory).free
     if free < required_bytes:
         raise ArtifactError(
-            f"{directory} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} GiB there\n"
-            f"free some space, or {fix}"
+            f"{one_line(directory)} has {free / _GIB:.2f} GiB free; this run writes about {required_bytes / _GIB:.2f} "
+            f"GiB there\nfree some space, or {fix}"
         )
 
 

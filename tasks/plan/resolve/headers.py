@@ -14,6 +14,7 @@ from typing import Any
 
 from configs.addresses import first_line
 from configs.errors import HubError, ModelError
+from configs.printable import one_line
 from tasks.plan.shapes.missing_weights import Tensors
 
 # as many requests at a time: a large model has hundreds of files
@@ -50,7 +51,7 @@ def header_of(read: Callable[[int, int], bytes], where: str) -> dict[str, Any]:
         length = int.from_bytes(read(0, 8), "little")
         header = json.loads(read(8, 8 + length))
     except (ValueError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{where} is cut short or damaged ({error}); copy it again") from None
+        raise ModelError(f"{one_line(where)} is cut short or damaged ({first_line(error)}); copy it again") from None
     return dict(header) if isinstance(header, dict) else {}
 
 
@@ -85,5 +86,5 @@ def hub_header(name: str, file: str, commit: str, token: str | None) -> dict[str
         try:
             metadata = HfApi(token=token or False).parse_safetensors_file_metadata(name, file, revision=commit)
         except SafetensorsParsingError as error:
-            raise HubError(f"{subject}: {file} has no readable header ({first_line(error, 100)})") from None
+            raise HubError(f"{subject}: {one_line(file)} has no readable header ({first_line(error, 100)})") from None
     return {tensor: {"shape": info.shape} for tensor, info in metadata.tensors.items()}

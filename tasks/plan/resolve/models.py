@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from configs.addresses import shown_address
+from configs.addresses import first_line, shown_address
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.files.front_matter import split_card
 from tasks.files.model_files import (
@@ -156,7 +157,7 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
 
 def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) -> None:
     """Refuse a file whose length differs from what its header says (https://github.com/huggingface/safetensors#format)."""
-    where = f"{shown_address(config.name)}/{name}"
+    where = f"{shown_address(config.name)}/{one_line(name)}"
     try:
         length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
         if length > file.size - 8:
@@ -166,7 +167,7 @@ def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) 
         if 8 + length + end != file.size:
             raise ValueError(f"it has {file.size} bytes of {8 + length + end}")
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{where} is cut short or damaged ({error}); copy it again") from None
+        raise ModelError(f"{one_line(where)} is cut short or damaged ({first_line(error)}); copy it again") from None
 
 
 def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
@@ -233,7 +234,7 @@ def _check_safetensors(path: Path) -> None:
         with safe_open(path, framework="np") as file:
             file.keys()
     except (SafetensorError, OSError) as error:
-        raise ModelError(f"{path} is cut short or damaged ({error}); copy it again") from None
+        raise ModelError(f"{one_line(path)} is cut short or damaged ({first_line(error)}); copy it again") from None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
@@ -244,14 +245,14 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise ModelError(f"{path} cannot be read ({error.strerror}); copy it again") from None
+        raise ModelError(f"{one_line(path)} cannot be read ({error.strerror}); copy it again") from None
 
 
 def _parse_json(content: bytes, where: str) -> dict[str, Any]:
     try:
         parsed = json.loads(content)
     except ValueError as error:
-        raise ModelError(f"{where} is not readable JSON ({error}); copy it again") from None
+        raise ModelError(f"{one_line(where)} is not readable JSON ({first_line(error)}); copy it again") from None
     if not isinstance(parsed, dict):
-        raise ModelError(f"{where} is not a JSON object; copy it again")
+        raise ModelError(f"{one_line(where)} is not a JSON object; copy it again")
     return parsed

@@ -13,7 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import first_line
 from configs.errors import ModelError
+from configs.printable import one_line, print_line
 from tasks.plan.shapes.dense_families import dense_shape, is_dense
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -57,7 +59,8 @@ def _read_shape_file(path: Path) -> KnownShape:
         return KnownShape(**json.loads(path.read_text(encoding="utf-8")))
     except (ValueError, TypeError) as error:
         raise ModelError(
-            f"configs/shapes/{path.name} is not a shape ({error}); it has name, settings, license and source"
+            f"configs/shapes/{path.name} is not a shape ({first_line(error)}); it has name, settings, license and "
+            "source"
         ) from None
 
 
@@ -98,7 +101,7 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
             else f"transformers {_transformers_release()} does not know"
         )
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{family[:60]}', which {reason}"
+            f"model.name={name}: config.json is of architecture '{one_line(family[:60])}', which {reason}"
             "\nname a model of an architecture that transformers has, or install a newer transformers"
         )
     return _counted_in_transformers(json.dumps(settings, sort_keys=True), name, family)
@@ -109,7 +112,7 @@ def _counted_in_transformers(settings: str, name: str, family: str) -> ModelShap
     """Count the shape of a config.json once: the check of the disk and the plan both ask for it."""
     from tasks.plan.shapes.counted_shapes import count_shape
 
-    print(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute", flush=True)
+    print_line(f"plan: counting {family} in transformers' own model, without data; this takes up to a minute")
     return count_shape(json.loads(settings), name)
 
 

@@ -21,6 +21,7 @@ from transformers.pytorch_utils import Conv1D
 
 from configs.addresses import without_secrets
 from configs.errors import ModelError
+from configs.printable import one_line
 from tasks.models.linear_layers import fused_experts, plannable_weights, replacement_rule, widths
 from tasks.models.lora_targets import merged_targets, router_paths
 from tasks.plan.shapes.counted_activations import (
@@ -101,10 +102,10 @@ def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
 
 
 def _refused(family: str, name: str, error: Exception) -> ModelError:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    reason = without_secrets(" ".join(lines[:2]))[:200] or type(error).__name__
+    lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
+    reason = " ".join(lines[:2])[:200] or type(error).__name__
     return ModelError(
-        f"model.name={name}: config.json is refused by transformers' {family}: {reason}\n"
+        f"model.name={name}: config.json is refused by transformers' {one_line(family)}: {reason}\n"
         "correct config.json, or name another model"
     )
 
@@ -115,14 +116,15 @@ def _causal_config(config: PreTrainedConfig, name: str) -> tuple[PreTrainedConfi
     kind = type(config)
     if kind not in MODEL_FOR_CAUSAL_LM_MAPPING:
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{config.model_type}', which transformers does not "
+            f"model.name={name}: config.json is of architecture '{one_line(config.model_type)}', which transformers "
+            "does not "
             f"load as a causal language model\n{_FIX}"
         )
     loaded = MODEL_FOR_CAUSAL_LM_MAPPING[kind]
     reason = _why_not_causal(config, loaded)
     if reason:
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{config.model_type}', which {reason}\n{_FIX}"
+            f"model.name={name}: config.json is of architecture '{one_line(config.model_type)}', which {reason}\n{_FIX}"
         )
     if loaded.config_class is not kind and loaded.config_class is config.sub_configs.get("text_config"):
         return config.get_text_config(), ("only its text model is planned and trained",)
@@ -164,7 +166,7 @@ def _shape(model: PreTrainedModel, name: str, notes: tuple[str, ...], has_activa
     )
     if head is None:
         raise ModelError(
-            f"model.name={name}: transformers' {config.model_type} names no output head; name another model"
+            f"model.name={name}: transformers' {one_line(config.model_type)} names no output head; name another model"
         )
     linears, experts = _linears(model)
     vocabulary, width = embedding.weight.shape

@@ -15,6 +15,7 @@ from typing import Any
 from configs.addresses import first_line
 from configs.errors import ModelError
 from configs.objectives import SCORING, Objective
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.plan.shapes.dense_families import is_dense
 from tasks.plan.shapes.shape import ModelShape
@@ -76,7 +77,8 @@ def check_weights(config: ModelConfig, settings: dict[str, Any], tensors: Tensor
     refuse_missing(config, sorted(name for name in found["missing_keys"] if not (is_reward and name in HEAD_WEIGHTS)))
     for name, in_file, expected in sorted(found["mismatched_keys"]):
         raise ModelError(
-            f"model.name={config.name}: {name} has the shape {tuple(in_file)} in its file, and {tuple(expected)} by "
+            f"model.name={one_line(config.name)}: {one_line(name)} has the shape {tuple(in_file)} in its file, and "
+            f"{tuple(expected)} by "
             "its config.json\ncopy the model again, or correct config.json"
         )
     return ""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 from configs.errors import ConfigError
 from configs.linear_weights import LinearWeights
+from configs.printable import one_line
 
 
 @dataclass(frozen=True)
@@ -189,8 +190,8 @@ class ModelShape:
         unknown = [name for name in names if name.rsplit(".", 1)[-1] not in known]
         if unknown:
             raise ConfigError(
-                f"train.lora.target_modules: {', '.join(unknown)} matches no linear layer of {self.name}; it has "
-                + ", ".join(sorted(known - {"all-linear"}))
+                f"train.lora.target_modules: {one_line(', '.join(unknown))} matches no linear layer of {self.name}; "
+                "it has " + ", ".join(sorted(known - {"all-linear"}))
             )
         targeted = []
         for linear in self.linear_maps:

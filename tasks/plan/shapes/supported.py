@@ -10,6 +10,7 @@ from typing import Any
 
 from configs.errors import ModelError
 from configs.objectives import SCORING, Objective
+from configs.printable import one_line
 from configs.schema import ModelConfig
 
 _LANGUAGE_MODELS = "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES"
@@ -26,7 +27,7 @@ def check_architecture(config: ModelConfig, settings: dict[str, Any], objective:
     """
     where, family = f"model.name={config.name}", settings.get("model_type")
     if config.trust_remote_code and "auto_map" in settings:
-        return f"{family}, by the model's own code"
+        return f"{one_line(family)}, by the model's own code"
     if not isinstance(family, str) or not family:
         raise ModelError(f"{where}: its config.json has no model_type; name a model that transformers can load")
     if family not in _names("auto_mappings.py", "CONFIG_MAPPING_NAMES"):
@@ -37,7 +38,9 @@ def check_architecture(config: ModelConfig, settings: dict[str, Any], objective:
     table = _SCORING_MODELS if objective in SCORING else _LANGUAGE_MODELS
     if family not in _names("modeling_auto.py", table):
         kind = "has no variant that scores a text" if objective in SCORING else "is not a causal language model"
-        raise ModelError(f"{where} is of the architecture {family}, which {kind} in transformers\nname another model")
+        raise ModelError(
+            f"{where} is of the architecture {one_line(family)}, which {kind} in transformers\nname another model"
+        )
     return str((settings.get("architectures") or [family])[0])
 
 

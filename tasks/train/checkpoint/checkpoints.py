@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from configs.errors import ArtifactError
+from configs.printable import joined_lines, one_line, print_line
 from configs.schema.train import TrainConfig
 from tasks.train.checkpoint.store import CheckpointPlaces, Store, checksum_of, stores
 
@@ -160,7 +161,9 @@ def _whole(store: Store, folder: str, sizes: dict[str, int], identity: str) -> C
         try:
             manifests.append(Manifest.model_validate_json(store.read_text(name) or ""))
         except ValidationError:
-            raise BrokenCheckpointError(f"{name.rpartition('/')[2]} is not a manifest of this version") from None
+            raise BrokenCheckpointError(
+                f"{one_line(name.rpartition('/')[2])} is not a manifest of this version"
+            ) from None
     if not manifests:
         raise BrokenCheckpointError("half-written: it has no manifest")
     wanted = manifests[0].machines
@@ -175,7 +178,7 @@ def _whole(store: Store, folder: str, sizes: dict[str, int], identity: str) -> C
             size = sizes.get(f"{folder}/{name}")
             if size != record.num_bytes:
                 has = "is missing" if size is None else f"has {size} bytes"
-                raise BrokenCheckpointError(f"truncated: {name} {has}, and should have {record.num_bytes}")
+                raise BrokenCheckpointError(f"truncated: {one_line(name)} {has}, and should have {record.num_bytes}")
     return Checkpoint(store=store, folder=folder, manifests=manifests)
 
 
@@ -196,9 +199,9 @@ def download(checkpoint: Checkpoint, local: Path, machines: Iterable[int] | None
             try:
                 checkpoint.store.download(f"{checkpoint.folder}/{name}", local / name)
             except FileNotFoundError:
-                raise BrokenCheckpointError(f"{name} is missing") from None
+                raise BrokenCheckpointError(f"{one_line(name)} is missing") from None
             if checksum_of(local / name) != record.checksum:
-                raise BrokenCheckpointError(f"damaged: {name} is not what was written")
+                raise BrokenCheckpointError(f"damaged: {one_line(name)} is not what was written")
 
 
 def remove_old(store: Store, identity: str, keep: int) -> list[str]:
@@ -236,7 +239,7 @@ def forget(places: CheckpointPlaces) -> None:
                 if folder.startswith(("checkpoint-", "best-")):
                     remove_whole(store, folder)
         except ArtifactError as error:
-            print(f"train: checkpoints of a run that has ended could not be deleted: {error}", flush=True)
+            print_line(f"train: checkpoints of a run that has ended could not be deleted: {joined_lines(error)}")
 
 
 def remove_whole(store: Store, folder: str) -> None:

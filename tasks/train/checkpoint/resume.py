@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from configs.addresses import shown_address
+from configs.printable import joined_lines, one_line, print_line
 from configs.schema.cluster import DEEPSPEED, FSDP
 from tasks.train.checkpoint import checkpoints
 from tasks.train.checkpoint.checkpoints import BrokenCheckpointError, Checkpoint, folder_of
@@ -48,9 +48,9 @@ def restore(saver: Saver, output: Path) -> Restored | None:
         if not fault:
             return _restored(saver, output)
         if rank() == 0:
-            print(f"train: checkpoint not used: {shown_address(uri)}/{folder}: {fault}", flush=True)
+            print_line(f"train: checkpoint not used: {uri}/{folder}: {joined_lines(fault)}")
     if rank() == 0 and (saver.places.previous or os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"):
-        print("train: begins at step 1: earlier attempts left no checkpoint to resume from", flush=True)
+        print_line("train: begins at step 1: earlier attempts left no checkpoint to resume from")
     barrier()
     return None
 
@@ -62,7 +62,7 @@ def _candidates(saver: Saver) -> list[tuple[str, str]]:
         whole, skipped = checkpoints.whole_checkpoints(store, "checkpoint", saver.identity)
         found += whole
         for line in skipped:
-            print(f"train: checkpoint not used: {shown_address(line)}", flush=True)
+            print_line(f"train: checkpoint not used: {joined_lines(line)}")
     # the sort is stable: of two checkpoints of one step, the later attempt's comes first
     newest_first = sorted(found, key=lambda checkpoint: -checkpoint.step)
     return [(checkpoint.store.uri, checkpoint.folder) for checkpoint in newest_first]
@@ -101,7 +101,7 @@ def _named(store: Store, kind: checkpoints.Kind, folder: str, identity: str) -> 
         if checkpoint.folder == folder:
             return checkpoint
     reasons = [line for line in skipped if f"/{folder}: " in line]
-    raise BrokenCheckpointError(reasons[0] if reasons else f"{folder} is missing")
+    raise BrokenCheckpointError(reasons[0] if reasons else f"{one_line(folder)} is missing")
 
 
 def _check_sharding(checkpoint: Checkpoint, saver: Saver) -> None:
@@ -137,5 +137,5 @@ def _restored(saver: Saver, output: Path) -> Restored:
     saver.num_saved, saver.num_failed, saver.saving_seconds = extras["saving"]
     is_universal = saver.sharding in DEEPSPEED and int(extras["processes"]) != num_processes()
     if rank() == 0:
-        print(f"train: resumes from step {step}, the last checkpoint", flush=True)
+        print_line(f"train: resumes from step {step}, the last checkpoint")
     return Restored(directory=directory, step=step, is_universal=is_universal, extras=extras)

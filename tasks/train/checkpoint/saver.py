@@ -23,6 +23,7 @@ import torch.distributed as dist
 from configs.addresses import first_line
 from configs.errors import ArtifactError, RetryError
 from configs.objectives import ONLINE
+from configs.printable import joined_lines, print_line
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
@@ -293,10 +294,10 @@ def _fault_of(action: Callable[[], None]) -> str:
     except Exception as error:
         if isinstance(error, ArtifactError):
             return str(error).strip()
-        return f"{type(error).__name__}: {first_line(error, 300) or 'no reason given'}"
+        return f"{type(error).__name__}: {first_line(str(error), 300) or 'no reason given'}"
     return ""
 
 
 def _say(line: str) -> None:
     if rank() == 0:
-        print(line, flush=True)
+        print_line(joined_lines(line))

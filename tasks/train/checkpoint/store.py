@@ -20,6 +20,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from configs.addresses import first_line
 from configs.errors import ArtifactError
+from configs.printable import one_line
 from tasks.files.full_disk import is_disk_full
 
 _PREVIOUS_FILE = "previous.txt"
@@ -149,8 +150,8 @@ class Store:
                 if number == _TRIES_PER_CALL or is_disk_full(error):
                     attempts = "1 attempt" if number == 1 else f"{number} attempts"
                     raise ArtifactError(
-                        f"checkpoint {self.uri}/{name}: {type(error).__name__} after {attempts}: "
-                        f"{first_line(error) or 'no reason given'}\n"
+                        f"checkpoint {one_line(self.uri)}/{one_line(name)}: {type(error).__name__} after {attempts}: "
+                        f"{first_line(str(error)) or 'no reason given'}\n"
                         + (
                             "the disk is full: raise train.cluster.disk_gib, or lower train.checkpoint.keep"
                             if is_disk_full(error)

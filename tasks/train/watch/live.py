@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from configs.errors import FineTuneError
+from configs.printable import print_line
 from configs.schema.train import TrainConfig
 from tasks.decks import html
 from tasks.decks.progress import LiveTraining, render_live_training
@@ -60,7 +61,7 @@ class LiveReport(Observer):
         except OSError as error:
             # a Deck that cannot be written must not end training
             if not self._has_failed:
-                print(f"train: warning: the curves cannot be shown while training runs: {error.strerror}", flush=True)
+                print_line(f"train: warning: the curves cannot be shown while training runs: {error.strerror}")
             self._has_failed = True
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from tqdm import tqdm
 from transformers import TrainerCallback
 
+from configs.printable import one_line, print_line
 from tasks.models.pace import doing, duration, say
 
 
@@ -106,7 +107,7 @@ class Progress(TrainerCallback):
             return
         line = f"step {state.global_step}/{state.max_steps}  held-out {name} {float(value):.4f}"
         if self._bar is not None:
-            self._bar.write(f"train: {line}", file=sys.stderr)
+            self._bar.write(one_line(f"train: {line}"), file=sys.stderr)
         else:
             say(line, "train")
 
@@ -144,6 +145,6 @@ class Progress(TrainerCallback):
             return
         if state.global_step < state.max_steps:
             why = "held-out reward no longer rises" if args.greater_is_better else "held-out loss no longer falls"
-            print(f"train: ended early at step {state.global_step}/{state.max_steps}: {why}")
+            print_line(f"train: ended early at step {state.global_step}/{state.max_steps}: {why}")
         if state.best_model_checkpoint:
-            print(f"train: the weights of step {state.best_global_step} are kept", flush=True)
+            print_line(f"train: the weights of step {state.best_global_step} are kept")

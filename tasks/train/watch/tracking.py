@@ -14,8 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from configs.addresses import HIDDEN, first_line, public_address, shown_address
+from configs.addresses import first_line, public_address, shown_address
 from configs.errors import ArtifactError, FineTuneError, RetryError
+from configs.printable import one_line
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.settings_texts import PLACES
@@ -127,8 +128,9 @@ class Tracking(Observer):
         text = first_line(error, longest=_MOST_KEPT)
         # on a cluster they are in no variable of the environment
         for secret in self._access.secrets.values():
-            text = text.replace(secret, HIDDEN)
-        return f"{type(error).__name__}: {text}"[:300]
+            text = text.replace(secret, "***")
+        # only now, so that a secret is found as it is
+        return one_line(text[:300])
 
     def _send(self) -> None:
         if self._tracker is None:

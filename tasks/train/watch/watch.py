@@ -23,6 +23,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from configs.errors import DivergedError
 from configs.objectives import ONLINE
+from configs.printable import print_line
 from configs.schema.train import TrainConfig
 from tasks.train.collectives import broadcast, rank
 from tasks.train.row_numbers import RowIds, as_list
@@ -202,10 +203,7 @@ class _StopsBadSteps(TrainerCallback):
             return
         self._stop_at_bad_weights(args, state)
         if state.is_world_process_zero:
-            print(
-                f"train: held-out loss is {loss} at step {state.global_step}; its weights cannot be the best",
-                flush=True,
-            )
+            print_line(f"train: held-out loss is {loss} at step {state.global_step}; its weights cannot be the best")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_at_bad_weights(args, state)

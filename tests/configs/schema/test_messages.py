@@ -82,3 +82,35 @@ def test_what_is_missing_in_two_places_is_two_lines() -> None:
         "config: model is missing; it has no default: set it",
         "config: sft: data and train are missing; they have no default: set them",
     ]
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (
+            {"model": {"name": "m\nError: all is well"}},
+            r"model.name is not a plain name or path: it holds the character \n",
+        ),
+        (
+            {"data": {"sources": [{"path": ["a.jsonl", "b\x1b[2J.jsonl"]}]}},
+            r"path is not a plain name or path: it holds the character \x1b; remove it",
+        ),
+        ({"output_directory": "out\u2028put"}, r"it holds the character \u2028; remove it"),
+        ({"nam\n\u202ee": 1}, r"config: nam\n\u202ee is not a setting"),
+        ({"train": {"objective": "s\x1bft\u202e"}}, r"train.objective='s\x1bft\u202e'"),
+    ],
+)
+def test_a_setting_cannot_forge_a_line(change: dict[str, object], words: str) -> None:
+    with pytest.raises(ConfigError) as raised:
+        FineTuneConfig.model_validate_json(json.dumps({"data": SOURCES} | change))
+    assert words in str(raised.value)
+    assert len(str(raised.value).splitlines()) == 1
+    assert str(raised.value).isprintable()
+
+
+def test_separators_patterns_and_columns_may_have_line_breaks() -> None:
+    source = {"path": "a.csv", "columns": {"prompt": "prompt\n(English)"}, "tools": '[\n{"name": "add"}]'}
+    texts = {"prompt_separator": "\n\t", "new_special_tokens": ["a\n"]}
+    config = FineTuneConfig.model_validate_json(json.dumps({"tokenize": texts, "data": {"sources": [source]}}))
+    assert config.tokenize.prompt_separator == "\n\t"
+    assert config.data.sources[0].columns.prompt == "prompt\n(English)"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import traceback
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from support.pods import NON_RECOVERABLE, RECOVERABLE, Pod
 
 from configs.errors import DataError
 from tasks.runtime.elastic import ConfiguredElasticTask
+from tasks.runtime.shown_errors import shows_errors
 
 # the console's lists of runs show so many
 SHOWN_CHARACTERS = 100
@@ -97,6 +99,21 @@ def test_a_task_that_succeeds_shows_its_own_decks_only(tmp_path: Path) -> None:
 def test_on_a_laptop_an_error_stays_as_it_is() -> None:
     with pytest.raises(DataError, match="has no column prompt"):
         without_decks(how="caused")
+
+
+def test_an_error_that_nobody_foresaw_hides_nothing() -> None:
+    def reads() -> None:
+        try:
+            raise ValueError("unknown \x1b[2Jname\u202e\nsecond line", 7)
+        except ValueError as error:
+            raise FileNotFoundError(2, "No such file", "rows\x1b\n.jsonl") from error
+
+    with pytest.raises(FileNotFoundError) as raised:
+        shows_errors(reads)()
+    shown = "".join(traceback.format_exception(raised.value))
+    assert r"[Errno 2] No such file: 'rows\\x1b\\n.jsonl'" in shown
+    assert r"('unknown \\x1b[2Jname\\u202e\nsecond line', 7)" in shown
+    assert "\x1b" not in shown and "\u202e" not in shown
 
 
 def test_every_task_shows_its_errors_and_none_opens_on_flytekits_own_decks() -> None:

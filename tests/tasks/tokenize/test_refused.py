@@ -169,3 +169,16 @@ def test_a_run_of_which_no_row_is_left_stops(tiny_model, tmp_path) -> None:
     splits = {"train": canonical([("SECRET", "b")] * 3), "test": canonical([GOOD])}
     with pytest.raises(DataError, match=r"^no train row is left: the chat template refuses all 3$"):
         run(tiny_model, tmp_path, splits, InvalidRows(0, 3))
+
+
+def test_the_message_of_a_template_is_one_line_that_hides_nothing(tiny_model, tmp_path, monkeypatch) -> None:
+    """A template comes with a model, and what it raises is shown in errors, reports and the log."""
+    words = r"stop\x1b[2J\u202e\nError: all is well"
+    template = TEMPLATE.replace("raise_exception('no')", f"raise_exception('{words}')")
+    monkeypatch.setattr(f"{__name__}.TEMPLATE", template)
+    splits = dict.fromkeys(("train", "test"), canonical([GOOD, ("SECRET", "b")]))
+    with pytest.raises(DataError) as error:
+        run(tiny_model, tmp_path, splits, InvalidRows())
+    shown = r"(stop\x1b[2J\u202e; Error: all is well)"
+    assert str(error.value).splitlines()[0] == f"f:2: {TITLE} refuses it {shown} (2 such rows)"
+    assert all(line.isprintable() for line in str(error.value).splitlines())
