@@ -93,6 +93,7 @@ def shows_errors(
         except IgnoreOutputs:
             raise
         except Exception as fault:
+            make_printable(fault)
             error = full_disk_error(fault) or fault
             if is_laptop:
                 laptop_run.end_step()
