@@ -20,7 +20,7 @@ from flytekit.loggers import logger
 import tasks.runtime.laptop_run as laptop_run
 from configs.addresses import without_secrets
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
-from configs.printable import one_line, print_line, printable
+from configs.printable import make_printable, one_line, print_line, printable
 from tasks.files.full_disk import full_disk_error
 from tasks.runtime.pods import is_laptop_run
 
