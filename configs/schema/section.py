@@ -18,6 +18,8 @@ from configs.schema.rules import joined, missing_in_words, rule_in_words
 LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
 
+_SHOWN_CHARACTERS = 80
+
 
 class Section(BaseModel):
     """Base of a config's sections. It is immutable, and refuses unknown keys, NaN, and integers that a form rounds."""
@@ -41,9 +43,18 @@ class Section(BaseModel):
         for item in value if isinstance(value, list) else [value]:
             if type(item) is int and abs(item) > LARGEST_INTEGER:
                 raise ValueError(
-                    f"{item} is beyond {LARGEST_INTEGER}, the largest integer that a form sends exactly; use a smaller "
-                    "one"
+                    f"{_shown(item)} is beyond {LARGEST_INTEGER}, the largest integer that a form sends exactly; use a "
+                    "smaller one"
                 )
+        return value
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_hold_characters(cls, value: Any) -> Any:
+        """Reject what is not a character of a text: no path, name or column can hold it, and no file be written."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and ("\0" in item or any("\ud800" <= mark <= "\udfff" for mark in item)):
+                raise ValueError("holds a NUL or half of a character; remove it")
         return value
 
     @classmethod
@@ -71,6 +82,25 @@ def without_outer_blanks(value: str) -> str:
     return value
 
 
+_NAME_BYTES = 100
+
+
+def _not_too_long(value: str) -> str:
+    """Return the name of a run.
+
+    Raises:
+        ValueError: a file system could not hold it with what is added to it: names of files have 255 bytes at most.
+    """
+    if len(value.encode()) > _NAME_BYTES:
+        raise ValueError(f"{cut(repr(value))} has {len(value.encode())} bytes, and {_NAME_BYTES} at most; shorten it")
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_not_too_long)]
+RUN_NAME_PATTERN = r"^\w[\w.-]*$"
+"""A name that begins with a hyphen would be an option in a command, and one that begins with a dot a hidden folder."""
+
+
 Name = Annotated[str, AfterValidator(without_outer_blanks)]
 """The text of a name or an address: a blank that was copied with it is refused, as nobody sees it in a message."""
 
@@ -84,7 +114,7 @@ def _types_in(annotation: Any) -> set[Any]:
 _PATTERNS_IN_WORDS = {
     "repository": "of the form owner/name",
     "function": "of the form package.module:function",
-    "name": "a name of letters, digits, _, . and - that begins with no dot",
+    "name": "a name of letters, digits, _, . and - that begins with no dot and no hyphen",
 }
 
 
@@ -110,7 +140,7 @@ def _line(fault: ConfigFault) -> str:
 
 def _fault(fault: Any, root: type[Section]) -> ConfigFault:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    value = repr(_as_written(fault["input"]))
+    value = _shown(_as_written(fault["input"]))
     if fault["type"] == "extra_forbidden":
         suggestion = _suggestion(fault["loc"], root)
         return ConfigFault(path, "", f"is not a setting{suggestion}; see configs/schema for all of them")
@@ -132,6 +162,17 @@ def _fault(fault: Any, root: type[Section]) -> ConfigFault:
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return ConfigFault(path, "", message)
     return ConfigFault(path, value, f"{message[0].lower()}{message[1:]}")
+
+
+def _shown(value: Any) -> str:
+    # Python makes no text of a number that is much longer
+    is_long = isinstance(value, int) and abs(value) >= 10**_SHOWN_CHARACTERS
+    return "a number of very many digits" if is_long else cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """Return a value's text for a message: a long one without its end."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _as_written(value: Any) -> Any:

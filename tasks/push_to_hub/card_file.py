@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from configs.foreign_json import JsonFault, parse_json
 from tasks.files.front_matter import split_card
 
 BEGIN, END = "<!-- fine-tuned model: begin", "<!-- fine-tuned model: end -->"
@@ -57,8 +58,8 @@ def _record(text: str) -> dict[str, Any]:
     """Return what the first marker in a README records; empty where it has none that can be read."""
     match = _OWN.search(text)
     try:
-        record = json.loads(match["record"]) if match and match["record"].strip() else {}
-    except ValueError:
+        record = parse_json(match["record"]) if match and match["record"].strip() else {}
+    except JsonFault:
         return {}
     is_record = isinstance(record, dict) and all(isinstance(record.get(key, {}), dict) for key in ("metadata", "files"))
     return record if is_record else {}

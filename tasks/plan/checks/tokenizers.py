@@ -13,6 +13,7 @@ import jinja2
 from tokenizers import AddedToken, Tokenizer
 
 from configs.errors import ModelError
+from tasks.files.model_settings import check_size
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -126,6 +127,7 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
         raise NotCheckedError(f"the tokenize stage makes the tokenizer from a SentencePiece model, {sentencepiece}")
     if _FILE not in files.sizes:
         raise NotCheckedError("the model has no tokenizer.json, the only file read here; the tokenize stage checks it")
+    check_size(_FILE, files.sizes[_FILE], f"{where}: {_FILE}")
     try:
         backend = Tokenizer.from_str(files.read(_FILE).decode("utf-8"))
     # the package raises plain `Exception`s
@@ -134,7 +136,7 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
             raise
         raise ModelError(f"{where}: the tokenizers package cannot read tokenizer.json\ncopy the model again") from None
     settings = files.settings.get(_SETTINGS, {})
-    decoder = settings.get("added_tokens_decoder", {})
+    decoder = settings.get("added_tokens_decoder") or {}
     added = [decoder[token_id] for token_id in sorted(decoder, key=int) if isinstance(decoder[token_id], dict)]
     known = backend.get_vocab(with_added_tokens=True)
     for token in added:
