@@ -42,8 +42,9 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
     # two hyphens would end the comment
     written = json.dumps(record, sort_keys=True).replace("--", "-\\u002d")
     own = f"{BEGIN} {written} -->\n{text.strip()}\n{END}\n"
-    if _OWN.search(rest):
-        body = _OWN.sub(lambda _: own, rest, count=1).lstrip("\n")
+    match = _own_part(rest)
+    if match is not None:
+        body = f"{rest[: match.start()]}{own}{rest[match.end() :]}".lstrip("\n")
     else:
         body = f"{own}\n{rest.strip()}\n" if rest.strip() else own
     return f"---\n{yaml.safe_dump(head, sort_keys=False, allow_unicode=True)}---\n\n{body}"
@@ -54,9 +55,16 @@ def pushed_files(existing: str) -> dict[str, str]:
     return dict(_record(split_card(existing)[1]).get("files", {}))
 
 
+def _own_part(text: str) -> re.Match[str] | None:
+    """Return the part of a README that a push wrote. Only what stands before the last end is searched: many markers
+    without an end would take hours."""
+    end = text.rfind(END)
+    return _OWN.search(text, 0, end + len(END) + 1) if end >= 0 else None
+
+
 def _record(text: str) -> dict[str, Any]:
     """Return what the first marker in a README records; empty where it has none that can be read."""
-    match = _OWN.search(text)
+    match = _own_part(text)
     try:
         record = parse_json(match["record"]) if match and match["record"].strip() else {}
     except JsonFault:

@@ -225,21 +225,21 @@ def _folder_hash(directory: Path, names: Iterable[str]) -> str:
 def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, hf_hub_download
 
-    from tasks.plan.resolve.hub import explain_hub_errors
+    from tasks.plan.resolve.hub import answered, explain_hub_errors
 
     subject = f"model.name={config.name}"
     with explain_hub_errors(subject, config.revision):
         info = HfApi(token=token or False).model_info(config.name, revision=config.revision, files_metadata=True)
-    if info.sha is None:
+        sizes = {answered(file.rfilename, str): answered(file.size or 0, int) for file in info.siblings or []}
+        tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+        commit = answered(info.sha or "", str)
+    if not commit:
         raise HubError(f"{subject}: the hub names no commit for revision {config.revision}")
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    commit = info.sha
 
     def read(name: str) -> bytes:
         with explain_hub_errors(subject, config.revision):
             return Path(hf_hub_download(config.name, name, revision=commit, token=token or False)).read_bytes()
 
-    tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return ModelFiles(
         sizes=sizes,
         settings={name: _settings(sizes, read, name, f"{subject}: {name}") for name in SETTINGS_FILES if name in sizes},
