@@ -7,7 +7,7 @@ aliases, depth and digits are counted while nodes are composed, before any value
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -157,13 +157,14 @@ def _mapping(loader: _Loader, node: yaml.MappingNode) -> Iterator[Mapping]:
         for key, value in node.value
         if isinstance(key, yaml.ScalarNode) and isinstance(value, yaml.ScalarNode) and value.tag != _TEXT
     }
-    data.update(loader.construct_mapping(node))
+    data.update(cast(dict[str, Any], loader.construct_mapping(node)))
 
 
 _Loader.add_constructor(f"{_TAG}map", _mapping)
 
 
-def _short(text: str) -> str:
+def _short(text: str | None) -> str:
     """Return a piece of the text for a message, printable and on one line."""
+    text = text or ""
     shown = text if text.isprintable() else ascii(text)[1:-1]
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."

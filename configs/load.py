@@ -14,7 +14,7 @@ import yaml
 from configs.errors import ConfigError, ConfigFault
 from configs.foreign_json import JsonFault, parse_object
 from configs.foreign_yaml import MAX_BYTES, Mapping, YamlFault, parse_yaml
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, RunConfig
 from configs.schema.align import AlignConfig
 from configs.schema.section import cut, describe_faults
 
@@ -25,7 +25,7 @@ _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "prepare_data": FineTuneConfig,
     "align": AlignConfig,
 }
-Config = TypeVar("Config", FineTuneConfig, AlignConfig)
+Config = TypeVar("Config", bound=RunConfig)
 PRESETS = Path(__file__).parent / "presets"
 
 

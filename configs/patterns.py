@@ -1,6 +1,6 @@
 """Regular expressions that a user writes: read as Python reads them, and run with a limit of time.
 
-Python's own `re` cannot be stopped: `(a+)+$` may take years on a line of 40 characters. So patterns are run by the
+Python's own `re` cannot be stopped: `(a|aa)+$` takes years on a line of 100 characters. So patterns are run by the
 package regex, which can, and which reads Python's syntax and more; what `re` does not read, or reads otherwise, is
 refused.
 """

@@ -146,7 +146,7 @@ def _limited(number: int, function: RewardFunction) -> RewardFunction:
             raise ConfigError(
                 f"train.policy.rewards[{number}].pattern took more than {LIMIT_SECONDS:g} s on one text, of at most "
                 f"{max(map(len, [*completions, *expected]))} characters\n"
-                "write it without repeats within repeats, such as (a+)+, which try every division of a text"
+                "write it without repeats within repeats, such as (a|aa)+, which try every division of a text"
             ) from None
 
     limited.__name__ = function.__name__

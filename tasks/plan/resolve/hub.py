@@ -120,8 +120,8 @@ def check_push_access(
     with explain_hub_errors(subject):
         access = identity.get("auth", {}).get("accessToken", {})
         # all that is read of the answer below
-        may_write, _ = _may_write(access), (_written_entities(access), _roles(identity))
-    if not may_write:
+        is_writing, _ = _may_write(access), (_written_entities(access), _roles(identity))
+    if not is_writing:
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
     targets = [repository_of(repository, artifact) for artifact in artifacts]
     write_access = {target: _write_access(target, token) for target in targets}
