@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from configs.errors import ConfigError
+from configs.foreign_json import parse_object
 
 RECORD = "run.json"
 _LOCK = ".fine-tune.lock"
@@ -134,7 +134,7 @@ def _replaced(place: Path) -> Path:
 def _recorded(folder: Path) -> tuple[str | None, list[str]]:
     """Return the identity and the files of the run in a folder, by its record; (None, []) without a record of ours."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = parse_object((folder / RECORD).read_bytes())
         return record["identity"], record.get("files", [])
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None, []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -37,7 +38,11 @@ class JsonParser:
 
     def __init__(self) -> None:
         self._fault: str | None = None
-        strict: Any = {"object_pairs_hook": self._object, "parse_constant": self._constant}
+        strict: Any = {
+            "object_pairs_hook": self._object,
+            "parse_constant": self._constant,
+            "parse_float": self._float,
+        }
         # a call for each integer would double the cost, and `int` itself raises for integers that are too long
         int_raises = sys.get_int_max_str_digits() == _MAX_DIGITS
         self._fast_decode = json.JSONDecoder(**strict, parse_int=None if int_raises else self._integer).raw_decode
@@ -113,6 +118,12 @@ class JsonParser:
 
     def _constant(self, name: str) -> None:
         self._fault = self._fault or f"holds {name}, which is not JSON"
+
+    def _float(self, text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            self._fault = self._fault or "holds a number beyond 1.8e308"
+        return number
 
     def _integer(self, number: str) -> int:
         num_digits = len(number.removeprefix("-"))

@@ -179,6 +179,7 @@ def _roles(files: ModelFiles, settings: dict[str, Any], backend: Tokenizer) -> d
 
 def _own_template(files: ModelFiles, settings: dict[str, Any]) -> str | dict[str, str] | None:
     if _TEMPLATE_FILE in files.sizes:
+        check_size(_TEMPLATE_FILE, files.sizes[_TEMPLATE_FILE], _TEMPLATE_FILE)
         return files.read(_TEMPLATE_FILE).decode("utf-8", "replace")
     template = settings.get("chat_template")
     if isinstance(template, list):
