@@ -9,6 +9,7 @@ from typing import Any
 
 from configs.effective.batches import data_parallel_size
 from configs.errors import ConfigError
+from configs.foreign_json import JsonFault, parse_object
 from configs.printable import one_line
 from configs.schema.train import TrainConfig
 
@@ -99,28 +100,9 @@ def check_deepspeed(text: str, config: TrainConfig, path: str) -> dict[str, Any]
 
 def _parsed(text: str, where: str) -> dict[str, Any]:
     try:
-        settings = json.loads(text, object_pairs_hook=_without_repeated_keys)
-    except json.JSONDecodeError as error:
-        raise ConfigError(
-            f"{where} is not JSON: line {error.lineno}, column {error.colno}: {one_line(error.msg)}"
-        ) from None
-    except _RepeatedKeyError as error:
-        raise ConfigError(f"{where}: {one_line(error)} appears twice; keep one") from None
-    if not isinstance(settings, dict):
-        raise ConfigError(f"{where} is not a JSON object of DeepSpeed settings; write it as {{...}}")
-    return settings
-
-
-class _RepeatedKeyError(Exception):
-    """A key that an object has twice; Python's JSON reader would silently keep the last value."""
-
-
-def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKeyError(next(name for name in names if names.count(name) > 1))
-    return found
+        return parse_object(text, is_strict=True)
+    except JsonFault as fault:
+        raise ConfigError(f"{where} {fault}; write DeepSpeed's settings as one JSON object, {{...}}") from None
 
 
 def _check_keys(settings: dict[str, Any], known: frozenset[str], prefix: str, where: str) -> None:

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import yaml
-
-from configs.addresses import first_line
-from configs.errors import ConfigError
+from configs.errors import ConfigError, ConfigFault
+from configs.foreign_json import JsonFault, parse_object
+from configs.foreign_yaml import MAX_BYTES, Mapping, YamlFault, parse_yaml
 from configs.printable import one_line, yaml_text
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, RunConfig
 from configs.schema.align import AlignConfig
+from configs.schema.section import cut, describe_faults
 
 _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "fine_tune": FineTuneConfig,
@@ -23,6 +24,7 @@ _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "prepare_data": FineTuneConfig,
     "align": AlignConfig,
 }
+Config = TypeVar("Config", bound=RunConfig)
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -32,7 +34,8 @@ def load_config(path: str | Path, **overrides: Any) -> FineTuneConfig:
     Raises:
         ConfigError: the file is missing, is not a mapping, or holds a wrong key, type or value.
     """
-    return FineTuneConfig.model_validate_json(json.dumps({**read_mapping(Path(path)), **overrides}))
+    mapping = read_mapping(Path(path))
+    return _validated(FineTuneConfig, mapping, {**mapping, **overrides})
 
 
 def load_align_config(path: str | Path) -> AlignConfig:
@@ -41,7 +44,30 @@ def load_align_config(path: str | Path) -> AlignConfig:
     Raises:
         ConfigError: as for `load_config`.
     """
-    return AlignConfig.model_validate_json(json.dumps(read_mapping(Path(path))))
+    mapping = read_mapping(Path(path))
+    return _validated(AlignConfig, mapping, mapping)
+
+
+def _validated(config_class: type[Config], written: Any, values: dict[str, Any]) -> Config:
+    """Return the config with `values`; errors show a value as it stands in the file, where YAML reads another."""
+    try:
+        return config_class.model_validate_json(json.dumps(values))
+    except ConfigError as error:
+        faults = [_as_written(fault, written) for fault in error.faults]
+        raise ConfigError(describe_faults(faults) if faults else str(error), faults) from None
+
+
+def _as_written(fault: ConfigFault, written: Any) -> ConfigFault:
+    """Return a fault with `yes` where YAML reads true, and `0123` where it reads 83."""
+    *parents, key = re.findall(r"[^.\[\]]+", fault.path) or [""]
+    for part in parents:
+        if isinstance(written, list) and part.isdigit() and int(part) < len(written):
+            written = written[int(part)]
+        else:
+            written = written.get(part) if isinstance(written, dict) else None
+    if fault.value and isinstance(written, Mapping) and key in written.written:
+        return fault._replace(value=cut(written.written[key]))
+    return fault
 
 
 def is_alignment(preset: Path) -> bool:
@@ -49,23 +75,11 @@ def is_alignment(preset: Path) -> bool:
     return any(line.startswith("sft:") for line in preset.read_text(encoding="utf-8").splitlines())
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """YAML's safe loader, but a repeated key is an error; YAML itself would silently take its last value."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key, _ in node.value:
-            if key.value in seen:
-                raise yaml.constructor.ConstructorError(None, None, f"`{key.value}` is named twice", key.start_mark)
-            seen.add(key.value)
-        return super().construct_mapping(node, deep)
-
-
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the mapping in a YAML or JSON file.
 
     Raises:
-        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, empty, or not a mapping.
+        ConfigError: the file is missing, unreadable, not UTF-8, not YAML, beyond a bound, empty, or not a mapping.
     """
     if not path.is_file():
         presets = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
@@ -77,17 +91,15 @@ def read_mapping(path: Path) -> dict[str, Any]:
             f"configs/presets/{{{', '.join(presets)}}}.yaml"
         )
     try:
+        with path.open("rb") as file:
+            # one byte more shows that the file is too long, however long it is
+            text = file.read(MAX_BYTES + 1).decode("utf-8-sig")
         # YAML is a superset of JSON
-        content = yaml.load(path.read_text(encoding="utf-8"), _UniqueKeyLoader)
+        content = parse_yaml(text)
     except UnicodeDecodeError as error:
         raise ConfigError(f"config file {one_line(path)} is not UTF-8 (byte {error.start}); save it as UTF-8") from None
-    except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f" line {mark.line + 1}" if mark else ""
-        raise ConfigError(
-            f"config file {one_line(path)}{line}: {first_line(getattr(error, 'problem', None) or str(error))}; fix "
-            "the YAML"
-        ) from None
+    except YamlFault as fault:
+        raise ConfigError(f"config file {one_line(path)} {fault}") from None
     except OSError as error:
         raise ConfigError(f"config file {one_line(path)} cannot be read: {error.strerror}") from None
     if not isinstance(content, dict):
@@ -105,7 +117,7 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
     """Check the `--config` of a `pyflyte run` command line before pyflyte parses it.
 
     pyflyte reports a missing file as invalid JSON, and a YAML error as a traceback; this check names the file and the
-    line. It leaves inline JSON and all other commands to pyflyte.
+    line. Inline JSON is checked too; all other commands are left to pyflyte.
 
     Raises:
         ConfigError: the config is missing, or as for `load_config`.
@@ -122,8 +134,14 @@ def check_config_argument(arguments: list[str] | None = None) -> None:
             value = word.removeprefix("--config=")
         else:
             continue
-        if not value.lstrip().startswith(("{", "[")):
-            mapping = read_mapping(Path(value))
-            # the command line of a launch plan names no workflow, so its config is validated by pyflyte alone
-            for config_class in (_WORKFLOWS[word] for word in words if word in _WORKFLOWS):
-                config_class.model_validate_json(json.dumps(mapping))
+        mapping = _inline(value) if value.lstrip().startswith(("{", "[")) else read_mapping(Path(value))
+        # the command line of a launch plan names no workflow, so its config is validated by pyflyte alone
+        for config_class in (_WORKFLOWS[word] for word in words if word in _WORKFLOWS):
+            _validated(config_class, mapping, mapping)
+
+
+def _inline(text: str) -> dict[str, Any]:
+    try:
+        return parse_object(text, MAX_BYTES, is_strict=True)
+    except JsonFault as fault:
+        raise ConfigError(f"--config {fault}; write one JSON object, or name a file") from None

@@ -10,7 +10,7 @@ from typing import Literal
 
 Role = Literal["cpu", "gpu", "gptq"]
 
-_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML", "xxhash")
+_SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML", "regex", "xxhash")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
 _SCORES = ("tqdm", "rapidfuzz", "scipy")
 

@@ -25,12 +25,13 @@ SHOWING = {
     "without_secrets",
     "table_cell",
     "shown_address",
+    "reason_of",
     "short_name",
 }
 SHOWING |= {"shown_columns", "setting_name"}
 # errors of ours: what they quote was shown where the message was made
 OWN = re.compile(r"\w*(Config|Data|Model|Artifact|Hub|FineTune|Rows|Unreachable|Interrupted\w*)Error|RefusedRow")
-OWN_TOO = {"Fault", "BrokenCheckpointError", "NotCheckedError"}
+OWN_TOO = {"Fault", "BrokenCheckpointError", "NotCheckedError", "JsonFault", "YamlFault"}
 MESSAGES = re.compile(r"\w*Error|RefusedRow|Fault|bad_row")
 # of other errors: numbers, and words of the operating system
 HARMLESS = {"strerror", "errno", "lineno", "colno", "pos", "start", "status_code", "status"}
@@ -44,6 +45,7 @@ OURS = {
     "configs/embedded/names.py": {"' or '.join(known)"},
     "configs/load.py": {"', '.join(presets)"},
     "images/lock.py": {"', '.join(unpinned)"},
+    "tasks/files/model_settings.py": {"key"},
     "tasks/get_data/merge.py": {"shards[0]['label']"},
     "tasks/models/vocabulary.py": {"unknown[0]"},
     "tasks/plan/checks/settings.py": {"setting.split('=')[0]"},

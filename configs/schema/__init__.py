@@ -29,7 +29,7 @@ from configs.schema.model import ModelConfig
 from configs.schema.plan import PlanConfig
 from configs.schema.push_to_hub import PushConfig
 from configs.schema.quantize import QuantizeConfig
-from configs.schema.section import LocalFolder, Section
+from configs.schema.section import RUN_NAME_PATTERN, LocalFolder, RunName, Section
 from configs.schema.tokenize import TokenizeConfig, fault_of_tokenize
 from configs.schema.train import PROMPT_METHODS, RewardFunctionConfig, TrainConfig
 
@@ -79,8 +79,8 @@ class FineTuneConfig(RunConfig):
     """The whole config of a run. Only `data.sources` has no default; all workflows but `prepare_data` also need
     `model.name`."""
 
-    name: str = Field(
-        "fine-tune", pattern=r"^[\w-][\w.-]*$", description="Name of the run, of its report, and of its output folder."
+    name: RunName = Field(
+        "fine-tune", pattern=RUN_NAME_PATTERN, description="Name of the run, of its report, and of its output folder."
     )
     model: ModelConfig = Field(ModelConfig(), description="The base model; only prepare_data works without one.")
     data: DataConfig = Field(description="Where rows come from, and how they are checked and split.")

@@ -23,7 +23,7 @@ from configs.schema import (
 )
 from configs.schema.data import DataConfig
 from configs.schema.plan import PlanConfig
-from configs.schema.section import LocalFolder, Section
+from configs.schema.section import RUN_NAME_PATTERN, LocalFolder, RunName, Section
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 
 
@@ -37,8 +37,8 @@ class PhaseConfig(Section):
 class AlignConfig(RunConfig):
     """SFT, then DPO or KTO; or SFT, a reward model, then RLOO or GRPO. All phases share the tokenizer and template."""
 
-    name: str = Field(
-        "align", pattern=r"^[\w-][\w.-]*$", description="Name of the run, of its report, and of its output folder."
+    name: RunName = Field(
+        "align", pattern=RUN_NAME_PATTERN, description="Name of the run, of its report, and of its output folder."
     )
     model: ModelConfig = Field(description="The base model of the SFT phase.")
     sft: PhaseConfig = Field(description="The first phase; its model is the reference of the last phase.")

@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator, model_validator
 
 from configs.addresses import shown_address
+from configs.foreign_json import JsonFault, parse_json
 from configs.schema.section import Name, Section, without_outer_blanks
 
 RowFormat = Literal[
@@ -32,10 +33,6 @@ RowFormat = Literal[
 ]
 CheckPolicy = Literal["fail", "quarantine", "warn"]
 _TOOLS_EXAMPLE = 'a list of definitions, such as [{"name": "add", "parameters": {}}]'
-
-
-def _refuse_constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON")
 
 
 class ColumnMap(Section):
@@ -141,9 +138,9 @@ class SourceConfig(Section):
         if not isinstance(value, str) or not value.strip():
             return value
         try:
-            tools = json.loads(value, parse_constant=_refuse_constant)
-        except (ValueError, RecursionError):
-            raise ValueError(f"is not JSON; write {_TOOLS_EXAMPLE}") from None
+            tools = parse_json(value, is_strict=True)
+        except JsonFault as fault:
+            raise ValueError(f"{fault}; write {_TOOLS_EXAMPLE}") from None
         for number, tool in enumerate(tools if isinstance(tools, list) else [tools], 1):
             function = tool.get("function", tool) if isinstance(tool, dict) else None
             name = function.get("name") if isinstance(function, dict) else None

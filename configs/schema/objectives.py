@@ -7,8 +7,9 @@ from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
+from configs.patterns import LIMIT_SECONDS, compiled
 from configs.printable import one_line
-from configs.schema.section import Section
+from configs.schema.section import Section, cut
 
 
 class DpoConfig(Section):
@@ -88,8 +89,9 @@ class RewardFunctionConfig(Section):
     )
     pattern: str | None = Field(
         None,
-        description="Regular expression. For exact_match, its first group is the part of answer and expected text to "
-        "compare, such as `#### (-?[0-9.,]+)` for GSM8K; when not set, the whole texts are compared.",
+        description=f"Regular expression, in Python's syntax; it may take {LIMIT_SECONDS:g} s on an answer. For "
+        "exact_match, its first group is the part of answer and expected text to compare, such as `#### (-?[0-9.,]+)` "
+        "for GSM8K; when not set, the whole texts are compared.",
     )
     function: str | None = Field(
         None,
@@ -108,14 +110,12 @@ class RewardFunctionConfig(Section):
         if self.kind == "regex" and self.pattern is None:
             raise ValueError("kind=regex needs pattern; set it")
         if self.pattern is not None:
-            import re
-
             try:
-                groups = re.compile(self.pattern).groups
-            except re.error as error:
-                raise ValueError(f"pattern={self.pattern!r} is not a regular expression: {one_line(error)}") from None
+                groups = compiled(self.pattern).groups
+            except ValueError as error:
+                raise ValueError(f"pattern={cut(repr(self.pattern))} {one_line(error)}") from None
             if self.kind == "exact_match" and groups < 1:
-                raise ValueError(f"pattern={self.pattern!r} has no group; put ( ) around the part to compare")
+                raise ValueError(f"pattern={cut(repr(self.pattern))} has no group; put ( ) around the part to compare")
         return self
 
 

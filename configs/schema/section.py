@@ -23,6 +23,7 @@ LARGEST_INTEGER = 2**53 - 1
 """A double holds all integers up to here (ECMA-262, Number.MAX_SAFE_INTEGER); a form rounds larger ones."""
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_SHOWN_CHARACTERS = 80
 
 
 class Section(BaseModel):
@@ -55,8 +56,8 @@ class Section(BaseModel):
         for item in value if isinstance(value, list) else [value]:
             if type(item) is int and abs(item) > LARGEST_INTEGER:
                 raise ValueError(
-                    f"{item} is beyond {LARGEST_INTEGER}, the largest integer that a form sends exactly; use a smaller "
-                    "one"
+                    f"{_shown(item)} is beyond {LARGEST_INTEGER}, the largest integer that a form sends exactly; use a "
+                    "smaller one"
                 )
         return value
 
@@ -73,6 +74,14 @@ class Section(BaseModel):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and (found := _CONTROL.search(item)):
                 raise ValueError(f"is not a plain name or path: it holds the character {one_line(found[0])}; remove it")
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _texts_hold_characters(cls, value: Any) -> Any:
+        """Reject what is not a character of a text: no path, name or column can hold it, and no file be written."""
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, str) and ("\0" in item or any("\ud800" <= mark <= "\udfff" for mark in item)):
+                raise ValueError("holds a NUL or half of a character; remove it")
         return value
 
     @classmethod
@@ -98,6 +107,25 @@ def without_outer_blanks(value: str) -> str:
     if value != value.strip():
         raise ValueError(f"{shown_text(value)!r} begins or ends with white space; remove it")
     return value
+
+
+_NAME_BYTES = 100
+
+
+def _not_too_long(value: str) -> str:
+    """Return the name of a run.
+
+    Raises:
+        ValueError: a file system could not hold it with what is added to it: names of files have 255 bytes at most.
+    """
+    if len(value.encode()) > _NAME_BYTES:
+        raise ValueError(f"{cut(repr(value))} has {len(value.encode())} bytes, and {_NAME_BYTES} at most; shorten it")
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_not_too_long)]
+RUN_NAME_PATTERN = r"^\w[\w.-]*$"
+"""A name that begins with a hyphen would be an option in a command, and one that begins with a dot a hidden folder."""
 
 
 Name = Annotated[str, AfterValidator(without_outer_blanks)]
@@ -128,7 +156,7 @@ def _types_in(annotation: Any) -> set[Any]:
 _PATTERNS_IN_WORDS = {
     "repository": "of the form owner/name",
     "function": "of the form package.module:function",
-    "name": "a name of letters, digits, _, . and - that begins with no dot",
+    "name": "a name of letters, digits, _, . and - that begins with no dot and no hyphen",
 }
 
 
@@ -155,7 +183,7 @@ def _line(fault: ConfigFault) -> str:
 
 def _fault(fault: Any, root: type[Section]) -> ConfigFault:
     path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
-    value = repr(_as_written(fault["input"]))
+    value = _shown(_as_written(fault["input"]))
     if fault["type"] == "extra_forbidden":
         suggestion = _suggestion(fault["loc"], root)
         return ConfigFault(path, "", f"is not a setting{suggestion}; see configs/schema for all of them")
@@ -177,6 +205,17 @@ def _fault(fault: Any, root: type[Section]) -> ConfigFault:
     if not path or isinstance(fault["input"], dict | list) or fault["type"] == "value_error":
         return ConfigFault(path, "", message)
     return ConfigFault(path, value, f"{message[0].lower()}{message[1:]}")
+
+
+def _shown(value: Any) -> str:
+    # Python makes no text of a number that is much longer
+    is_long = isinstance(value, int) and abs(value) >= 10**_SHOWN_CHARACTERS
+    return "a number of very many digits" if is_long else cut(repr(value))
+
+
+def cut(text: str) -> str:
+    """Return a value's text for a message: a long one without its end."""
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _as_written(value: Any) -> Any:

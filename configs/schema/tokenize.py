@@ -9,6 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from configs.effective.lengths import FEWEST_TOKENS, LONGEST_ROW
+from configs.foreign_json import JsonFault, parse_object
 from configs.objectives import WHOLE_TEXT, Objective
 from configs.schema.section import Section
 
@@ -79,11 +80,9 @@ class TokenizeConfig(Section):
         if not isinstance(value, str) or not value.strip():
             return value
         try:
-            arguments = json.loads(value)
-        except ValueError:
-            arguments = None
-        if not isinstance(arguments, dict):
-            raise ValueError('is not a JSON object; write one, such as {"enable_thinking": false}')
+            arguments = parse_object(value, is_strict=True)
+        except JsonFault as fault:
+            raise ValueError(f'{fault}; write an object, such as {{"enable_thinking": false}}') from None
         reserved = sorted(_RESERVED & arguments.keys())
         if reserved:
             raise ValueError(f"is not allowed to set {', '.join(reserved)}, which come from the rows; remove them")

@@ -7,13 +7,14 @@ user's.
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from itertools import count
 from pathlib import Path
+
+from configs.foreign_json import parse_object
 
 RECORD = "run.json"
 LOCK = ".fine-tune.lock"
@@ -37,9 +38,9 @@ class Recorded:
 def recorded(folder: Path) -> Recorded:
     """Return the record of a folder; an empty one if there is none, or none of ours."""
     try:
-        record = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+        record = parse_object((folder / RECORD).read_bytes())
         identity, names, hashes = record["identity"], record.get("files", []), record.get("sha256", {})
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+    except (OSError, ValueError, KeyError, TypeError):
         return Recorded()
     if not (isinstance(identity, str) and isinstance(names, list) and isinstance(hashes, dict)):
         return Recorded()

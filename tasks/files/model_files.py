@@ -9,8 +9,8 @@ from typing import Any
 from configs.errors import ModelError
 from configs.printable import one_line
 from configs.schema import ModelConfig
+from tasks.files.model_settings import INDEX_FILE
 
-INDEX_FILE = "model.safetensors.index.json"
 SETTINGS_FILES = ("config.json", "tokenizer_config.json")
 """Files of which the content is checked too, not only the name."""
 UNUSED_PATTERNS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "original/*", "*.ckpt")
@@ -91,7 +91,7 @@ def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[s
     Raises:
         ModelError: weight files are missing; names the first three.
     """
-    missing = sorted({str(name) for name in index.get("weight_map", {}).values() if name not in names})
+    missing = sorted({name for name in (index.get("weight_map") or {}).values() if name not in names})
     if missing:
         raise ModelError(
             f"model.name={one_line(config.name)} lacks "

@@ -12,6 +12,7 @@ from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import HubError, ModelError
 from configs.schema import ModelConfig
 from tasks.files.model_files import PICKLED_PATTERNS, UNUSED_PATTERNS, needed_files
+from tasks.files.model_settings import check_folder
 from tasks.files.stored_folder import folder_revision, stored_files
 from tasks.files.streams import is_remote
 
@@ -37,7 +38,8 @@ def fetch_model(
 
     Raises:
         HubError: the download fails.
-        ModelError: a store's folder has changed since the run was planned.
+        ModelError: a store's folder has changed since the run was planned; or a file that transformers would parse
+            has wrong content, which the plan has not read for a folder that changed.
         DataError: a store cannot be read.
     """
     if config.name == EMBEDDED_MODEL:
@@ -47,14 +49,14 @@ def fetch_model(
         return
     if is_remote(config.name):
         _fetch_stored(config, revision, directory, download)
-        return
-    local = Path(config.name).expanduser()
-    if local.is_dir():
+    elif (local := Path(config.name).expanduser()).is_dir():
         for file in local.resolve().iterdir():
             if not file.name.startswith("."):
                 (directory / file.name).symlink_to(file)
-        return
-    _download(config, revision, directory, token)
+    else:
+        _download(config, revision, directory, token)
+    # all later stages load this copy
+    check_folder(directory, shown_address(config.name))
 
 
 def _fetch_stored(config: ModelConfig, revision: str, directory: Path, download: Callable[[str, Path], None]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -12,10 +11,12 @@ from jinja2 import TemplateError
 from peft import AutoPeftModelForCausalLM
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, TextStreamer
 
-from configs.addresses import first_line, shown_address
+from configs.addresses import shown_address
 from configs.errors import ModelError
+from configs.foreign_json import parse_json, read_object
 from configs.printable import one_line, print_text
 from tasks.files.model_files import is_hub_id
+from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
@@ -34,7 +35,7 @@ class Speaker:
         """`arguments` is the JSON of the chat template's variables, or empty."""
         self.name = name
         self._model, self._tokenizer = model.eval(), tokenizer
-        self._arguments: dict[str, Any] = json.loads(arguments) if arguments.strip() else {}
+        self._arguments: dict[str, Any] = parse_json(arguments) if arguments.strip() else {}
         self._turns: list[dict[str, str]] = []
 
     def answer(self, question: str, new_tokens: int) -> str:
@@ -87,9 +88,9 @@ def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speak
     try:
         model = kind.from_pretrained(place, device_map="auto" if torch.cuda.is_available() else None)
         words = AutoTokenizer.from_pretrained(tokenizer)
-    except (OSError, ValueError, KeyError, RuntimeError, ImportError) as error:
+    except LIBRARY_ERRORS as error:
         raise ModelError(
-            f"{shown_address(place)} cannot be loaded: {first_line(error)}\nname a folder such as outputs/demo/model"
+            f"{shown_address(place)} cannot be loaded: {reason_of(error)}\nname a folder such as outputs/demo/model"
         ) from None
     return Speaker(name, model, words, arguments)
 
@@ -100,12 +101,14 @@ def base_of(place: Path) -> str:
     Raises:
         ModelError: neither says it.
     """
-    run = place.parent / _RUN_FILE
+    run, adapter = place.parent / _RUN_FILE, place / _ADAPTER_FILE
+    name: Any = None
     if run.is_file():
-        return str(json.loads(run.read_text(encoding="utf-8"))["config"]["model"]["name"])
-    adapter = place / _ADAPTER_FILE
-    if adapter.is_file():
-        return str(json.loads(adapter.read_text(encoding="utf-8"))["base_model_name_or_path"])
+        name = _config_of(run).get("model", {}).get("name")
+    elif adapter.is_file():
+        name = read_object(adapter, ModelError).get("base_model_name_or_path")
+    if isinstance(name, str) and name:
+        return name
     command = f"make chat MODEL={shlex.quote(str(place))} BASE=owner/name"
     raise ModelError(f"{one_line(place)}: nothing says which model it began as\nname it: {one_line(command)}")
 
@@ -115,5 +118,11 @@ def template_arguments_of(place: Path) -> str:
     run = place.parent / _RUN_FILE
     if not run.is_file():
         return ""
-    config = json.loads(run.read_text(encoding="utf-8"))["config"]
-    return str(config.get("tokenize", {}).get("template_arguments", ""))
+    return str(_config_of(run).get("tokenize", {}).get("template_arguments", ""))
+
+
+def _config_of(run: Path) -> dict[str, Any]:
+    config = read_object(run, ModelError).get("config")
+    if not isinstance(config, dict) or not all(isinstance(config.get(key, {}), dict) for key in ("model", "tokenize")):
+        raise ModelError(f"{run} does not hold the config of a run; copy the folder of the run again")
+    return config

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,14 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from configs.addresses import first_line
 from configs.effective.numbers import loaded_format
 from configs.errors import ModelError
 from configs.printable import one_line
 from configs.schema import ModelConfig
+from tasks.files.model_settings import read_settings
 from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.generation_flags import repair_generation_config
+from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -46,7 +46,7 @@ def weight_dtype(config: ModelConfig) -> torch.dtype:
 
 def checkpoint_dtype(directory: Path) -> torch.dtype:
     """Return the dtype in which the model in `directory` was published; float32 where its config does not say."""
-    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(directory / "config.json")
     return DTYPES.get(str(settings.get("dtype") or settings.get("torch_dtype")), torch.float32)
 
 
@@ -90,8 +90,8 @@ def is_reward_model(directory: Path) -> bool:
     adapter = directory / ADAPTER_FOLDER / "adapter_config.json"
     if adapter.is_file():
         # config.json is that of the base, which has no head yet
-        return json.loads(adapter.read_text(encoding="utf-8")).get("task_type") == "SEQ_CLS"
-    settings = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+        return bool(read_settings(adapter).get("task_type") == "SEQ_CLS")
+    settings = read_settings(directory / "config.json")
     return any(name.endswith("ForSequenceClassification") for name in (settings.get("architectures") or [])[:1])
 
 
@@ -110,8 +110,8 @@ def _load(
             output_loading_info=True,
             **kwargs,
         )
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        raise ModelError(f"model.name={config.name} cannot be loaded: {first_line(error)}") from None
+    except LIBRARY_ERRORS as error:
+        raise ModelError(f"model.name={config.name} cannot be loaded: {reason_of(error)}") from None
     choose_kernels(model, f"model.name={config.name}", trains="quantization_config" in kwargs)
     repair_generation_config(model)
     return model, sorted(info["missing_keys"])

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from configs.foreign_json import JsonFault, parse_json
 from configs.printable import yaml_text
 from tasks.files.front_matter import split_card
 
@@ -42,8 +43,9 @@ def joined_card(card: str, existing: str, files: Mapping[str, str]) -> str:
     # a name or an answer in the card must not end our part before its end
     text = text.replace(END, END.replace("<!--", "<! --")).replace(BEGIN, BEGIN.replace("<!--", "<! --"))
     own = f"{BEGIN} {written} -->\n{text.strip()}\n{END}\n"
-    if _OWN.search(rest):
-        body = _OWN.sub(lambda _: own, rest, count=1).lstrip("\n")
+    match = _own_part(rest)
+    if match is not None:
+        body = f"{rest[: match.start()]}{own}{rest[match.end() :]}".lstrip("\n")
     else:
         body = f"{own}\n{rest.strip()}\n" if rest.strip() else own
     return f"---\n{yaml_text(head)}---\n\n{body}"
@@ -54,12 +56,19 @@ def pushed_files(existing: str) -> dict[str, str]:
     return dict(_record(split_card(existing)[1]).get("files", {}))
 
 
+def _own_part(text: str) -> re.Match[str] | None:
+    """Return the part of a README that a push wrote. Only what stands before the last end is searched: many markers
+    without an end would take hours."""
+    end = text.rfind(END)
+    return _OWN.search(text, 0, end + len(END) + 1) if end >= 0 else None
+
+
 def _record(text: str) -> dict[str, Any]:
     """Return what the first marker in a README records; empty where it has none that can be read."""
-    match = _OWN.search(text)
+    match = _own_part(text)
     try:
-        record = json.loads(match["record"]) if match and match["record"].strip() else {}
-    except ValueError:
+        record = parse_json(match["record"]) if match and match["record"].strip() else {}
+    except JsonFault:
         return {}
     is_record = isinstance(record, dict) and all(isinstance(record.get(key, {}), dict) for key in ("metadata", "files"))
     return record if is_record else {}

@@ -13,6 +13,7 @@ from typing import Any
 
 from configs.addresses import TOKEN
 from configs.errors import HubError
+from configs.foreign_json import read_object
 from configs.printable import one_line
 
 # keys under which libraries store where a model was loaded from
@@ -35,9 +36,8 @@ def without_places(files: Mapping[str, Path | bytes], base: str) -> dict[str, Pa
 def _without_places(name: str, content: Path | bytes, base: str) -> Path | bytes:
     if not name.endswith("config.json") or isinstance(content, bytes):
         return content
-    text = content.read_text(encoding="utf-8")
-    settings = json.loads(text)
-    places = [key for key in _PLACES if isinstance(settings, dict) and is_local(settings.get(key))]
+    settings = read_object(content, HubError)
+    places = [key for key in _PLACES if is_local(settings.get(key))]
     if not places:
         return content
     settings |= dict.fromkeys(places, base)

@@ -18,6 +18,7 @@ from huggingface_hub.utils.sha import git_hash
 
 from configs.addresses import secrets_of_environment, shown_address
 from configs.errors import HubError
+from configs.foreign_yaml import MAX_BYTES
 from configs.printable import one_line
 from configs.schema.push_to_hub import fault_of_public_repository
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
@@ -106,8 +107,8 @@ def publish(
         raise AssertionError("the loop returns or raises")
     except HubError:
         raise
-    except (httpx2.HTTPError, OSError, RuntimeError, KeyError, ValueError) as error:
-        # the last two: an answer of the hub without what the client reads from it
+    except (httpx2.HTTPError, OSError, RuntimeError, AttributeError, LookupError, TypeError, ValueError) as error:
+        # the last four: an answer of the hub without what the client reads from it, or of another type
         raise HubError(_failure(error, repository, directory)) from None
 
 
@@ -118,7 +119,8 @@ def _check_visibility(api: HfApi, repository: str, private: bool) -> None:
 
 def _look_at(api: HfApi, repository: str, branch: str) -> _Target:
     head = api.repo_info(repository, revision=branch).sha
-    assert head is not None
+    if not isinstance(head, str):
+        raise ValueError("the hub names no commit")
     return _Target(api, repository, branch, head, _remote_files(api, repository, head))
 
 
@@ -245,6 +247,9 @@ def _same(there: Hashes | None, here: Hashes) -> bool:
 def _read_text(target: _Target, name: str) -> str:
     if name not in target.files:
         return ""
+    if target.files[name][0] > MAX_BYTES:
+        fix = "shorten it, since a push keeps its text"
+        raise HubError(f"{name} of {target.repository} is larger than {MAX_BYTES // 2**20} MiB; {fix}")
     path = target.api.hf_hub_download(target.repository, name, revision=target.head)
     try:
         return Path(path).read_text(encoding="utf-8")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
@@ -13,6 +12,7 @@ import pyarrow.parquet as pq
 from configs.artifacts import methods_of
 from configs.errors import ConfigError, ModelError, either
 from configs.schema import ModelConfig
+from tasks.files.model_settings import read_settings
 from tasks.models.companions import copy_record
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.pace import doing
@@ -93,7 +93,7 @@ def group_size(name: str, model: Path) -> int:
     Raises:
         ModelError: none of them does.
     """
-    settings = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    settings = read_settings(model / "config.json")
     settings = settings.get("text_config") or settings
     widths = [settings[key] for key in ("hidden_size", "intermediate_size") if settings.get(key)]
     for size in _GROUP_SIZES:

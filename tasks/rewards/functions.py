@@ -9,7 +9,6 @@ import hashlib
 import importlib.util
 import inspect
 import math
-import re
 import sys
 import traceback
 from collections.abc import Sequence
@@ -19,8 +18,12 @@ from typing import Protocol, cast
 
 from configs.addresses import first_line
 from configs.errors import ConfigError
+from configs.patterns import LIMIT_SECONDS, compiled
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import ROOT
+
+# a pattern with repeats within repeats tries every division of such a text before it gives up at its last character
+_PROBES = tuple(part * (2000 // len(part)) + "!" for part in ("a", "0", " ", "a ", "1,"))
 
 
 class RewardFunction(Protocol):
@@ -39,18 +42,21 @@ def reward_functions(configs: Sequence[RewardFunctionConfig]) -> list[RewardFunc
 
     Raises:
         ConfigError: a function is not of this project, does not exist, cannot be imported or takes other arguments.
-            A call raises it where the function fails or returns anything but one finite number per answer.
+            A call raises it where the function fails or returns anything but one finite number per answer, or where
+            a pattern takes longer than `LIMIT_SECONDS` on an answer.
     """
     return [_reward_function(number, config) for number, config in enumerate(configs)]
 
 
 def check_rewards(configs: Sequence[RewardFunctionConfig]) -> None:
-    """Import every function that `configs` names, and check its arguments.
+    """Import every function that `configs` names, and check its arguments; try every pattern on long texts.
 
     Raises:
-        ConfigError: as `reward_functions`.
+        ConfigError: as `reward_functions`; or a pattern takes too long on a text of one repeated part.
     """
-    reward_functions(configs)
+    for config, function in zip(configs, reward_functions(configs), strict=True):
+        if config.pattern is not None:
+            function([""] * len(_PROBES), list(_PROBES), [""] * len(_PROBES))
 
 
 def total_reward(
@@ -86,10 +92,10 @@ def _reward_function(number: int, config: RewardFunctionConfig) -> RewardFunctio
     if config.kind == "python":
         function = _project_function(_setting(number, config), str(config.function))
     elif config.kind == "regex":
-        function = _regex(str(config.pattern))
+        function = _limited(number, _regex(str(config.pattern)))
     else:
-        function = _exact_match(config.pattern)
-    return _checked(_setting(number, config), function)
+        function = _limited(number, _exact_match(config.pattern))
+    return function if config.kind != "python" else _checked(_setting(number, config), function)
 
 
 def _setting(number: int, config: RewardFunctionConfig) -> str:
@@ -106,12 +112,13 @@ def _exact_match(pattern: str | None) -> RewardFunction:
     without a match gets 0.0. An expected text without a match is compared as a whole: it is the bare result. Nothing
     else is normalized: `1,000` is not `1000` (but it is for `tasks.rewards.numbers:last_number_matches`).
     """
-    compiled = re.compile(pattern) if pattern is not None else None
+    expression = compiled(pattern) if pattern is not None else None
 
     def result(text: str) -> str | None:
-        if compiled is None:
+        if expression is None:
             return text.strip()
-        groups = [match.group(1) for match in compiled.finditer(text) if match.group(1) is not None]
+        matches = expression.finditer(text, timeout=LIMIT_SECONDS)
+        groups = [match.group(1) for match in matches if match.group(1) is not None]
         return groups[-1].strip() if groups else None
 
     def exact_match(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
@@ -122,12 +129,29 @@ def _exact_match(pattern: str | None) -> RewardFunction:
 
 
 def _regex(pattern: str) -> RewardFunction:
-    compiled = re.compile(pattern)
+    expression = compiled(pattern)
 
     def regex(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
-        return [float(compiled.search(answer) is not None) for answer in completions]
+        return [float(expression.search(answer, timeout=LIMIT_SECONDS) is not None) for answer in completions]
 
     return regex
+
+
+def _limited(number: int, function: RewardFunction) -> RewardFunction:
+    """Return `function`, whose pattern is stopped by time: a reward that is not known is neither 0 nor 1."""
+
+    def limited(prompts: list[str], completions: list[str], expected: list[str]) -> list[float]:
+        try:
+            return function(prompts, completions, expected)
+        except TimeoutError:
+            raise ConfigError(
+                f"train.policy.rewards[{number}].pattern took more than {LIMIT_SECONDS:g} s on one text, of at most "
+                f"{max(map(len, [*completions, *expected]))} characters\n"
+                "write it without repeats within repeats, such as (a|aa)+, which try every division of a text"
+            ) from None
+
+    limited.__name__ = function.__name__
+    return limited
 
 
 def _module_of(config: RewardFunctionConfig) -> str:

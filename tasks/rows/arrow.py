@@ -23,6 +23,7 @@ from tasks.files.streams import (
     user_error,
 )
 from tasks.rows.rows import Row, bad_row, fault_of_characters
+from tasks.rows.text_files import MAX_ROW_LENGTH
 from tasks.rows.values import without_padding
 
 _IPC_FILE_START = b"ARROW1"
@@ -37,11 +38,13 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
 
     A null in a struct is left out, since a table also has one for each key that a row does not have.
     Memory is bounded by 4,096 rows or about 8 MiB of a Parquet file, by the sizes in its metadata, and by one batch of
-    an Arrow file. A local Arrow file is memory-mapped. A compressed file, or a file on a web server that does not serve
-    ranges, is first copied to a temporary file.
+    an Arrow file; texts that stand in a dictionary are counted as often as rows have them. A local Arrow file is
+    memory-mapped. A compressed file, or a file on a web server that does not serve ranges, is first copied to a
+    temporary file.
 
     Raises:
-        DataError: the file cannot be read, is cut short or damaged, or has two columns of the same name.
+        DataError: the file cannot be read, is cut short or damaged, has two columns of the same name, has a row of
+            more than 64 MiB, or needs more memory than there is.
     """
     import pyarrow as pa
 
@@ -57,9 +60,17 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
                 batch.validate(full=True)
                 for record in _records(batch):
                     number += 1
+                    if record is None:
+                        raise DataError(
+                            f"{shown_address(path)} row {number} has more than 64 MiB, where a text of a dictionary "
+                            "counts each time; shorten it"
+                        )
                     fault = fault_of_characters(record)
                     yield number, bad_row(fault, _as_text(record)) if fault else record
-    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, MemoryError, RecursionError):
+    except MemoryError:
+        fix = f"write it with smaller {'row groups' if kind == '.parquet' else 'batches'}, or as JSON Lines"
+        raise DataError(f"{shown_address(path)} needs more memory than there is; {fix}") from None
+    except (pa.ArrowException, OSError, ValueError, LookupError, TypeError, OverflowError, RecursionError):
         if is_pointer(path):
             raise pointer_error(path) from None
         raise DataError(
@@ -67,11 +78,41 @@ def read_rows(path: str, kind: str) -> Iterator[tuple[int, Row]]:
         ) from None
 
 
-def _records(batch: Any) -> Iterator[dict[str, Any]]:
-    """Yield the rows of a batch, converting a bounded number of them to Python objects at a time."""
-    step = _rows_at_a_time(batch.num_rows, batch.get_total_buffer_size())
+def _records(batch: Any) -> Iterator[dict[str, Any] | None]:
+    """Yield the rows of a batch, converting a bounded number of them to Python objects at a time; None for one that is
+    too large."""
+    step = _rows_at_a_time(batch.num_rows, sum(map(_decoded_bytes, batch.columns)))
     for start in range(0, batch.num_rows, step):
-        yield from map(without_padding, batch.slice(start, step).to_pylist())
+        rows = batch.slice(start, step)
+        if sum(map(_decoded_bytes, rows.columns)) <= MAX_ROW_LENGTH:
+            yield from map(without_padding, rows.to_pylist())
+        else:
+            yield from _single_records(rows)
+
+
+def _single_records(rows: Any) -> Iterator[dict[str, Any] | None]:
+    for number in range(rows.num_rows):
+        row = rows.slice(number, 1)
+        is_small = sum(map(_decoded_bytes, row.columns)) <= MAX_ROW_LENGTH
+        yield without_padding(row.to_pylist()[0]) if is_small else None
+
+
+def _decoded_bytes(array: Any) -> int:
+    """Return the size of an array's values, where each row has its own copy of a value in a dictionary."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    kind = array.type
+    if pa.types.is_dictionary(kind):
+        if pa.types.is_string(kind.value_type) or pa.types.is_binary(kind.value_type):
+            sizes = pc.binary_length(array.dictionary).take(array.indices)
+            return int(pc.sum(sizes.cast(pa.int64())).as_py() or 0) + len(array)
+        return array.indices.nbytes + array.dictionary.nbytes
+    if pa.types.is_struct(kind):
+        return sum(map(_decoded_bytes, array.flatten()))
+    if pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_map(kind):
+        return 8 * len(array) + _decoded_bytes(array.flatten())
+    return int(array.nbytes)
 
 
 def _rows_at_a_time(num_rows: int, num_bytes: int) -> int:
@@ -81,12 +122,26 @@ def _rows_at_a_time(num_rows: int, num_bytes: int) -> int:
 def _parquet_batches(file: Any) -> Iterator[Any]:
     import pyarrow.parquet as pq
 
+    metadata = pq.ParquetFile(file).metadata
+    groups = [metadata.row_group(number) for number in range(metadata.num_row_groups)]
+    # a text of megabytes, once in the file, would be copied for each row of a batch
+    encoded = {
+        column.path_in_schema
+        for group in groups
+        for column in (group.column(number) for number in range(group.num_columns))
+        if column.has_dictionary_page and column.physical_type == "BYTE_ARRAY"
+    }
     # with a buffer size, pyarrow reads columns page by page, not as a whole
-    reader = pq.ParquetFile(file, buffer_size=_BUFFER_BYTES, pre_buffer=False)
-    num_left = reader.metadata.num_rows
-    for number in range(reader.num_row_groups):
-        group = reader.metadata.row_group(number)
-        size = _rows_at_a_time(group.num_rows, group.total_byte_size)
+    reader = pq.ParquetFile(
+        file, metadata=metadata, buffer_size=_BUFFER_BYTES, pre_buffer=False, read_dictionary=sorted(encoded)
+    )
+    num_left = metadata.num_rows
+    for number, group in enumerate(groups):
+        num_values = sum(group.column(column).num_values for column in range(group.num_columns))
+        if num_values > MAX_ROW_LENGTH * max(group.num_rows, 1):
+            # runs of equal values take no room in the file
+            raise MemoryError
+        size = _rows_at_a_time(group.num_rows, max(group.total_byte_size, num_values))
         for batch in reader.iter_batches(batch_size=size, row_groups=[number]):
             num_left -= batch.num_rows
             yield batch

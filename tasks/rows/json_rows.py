@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -10,9 +11,10 @@ from typing import IO, Any
 
 from configs.addresses import shown_address
 from configs.errors import DataError
+from configs.foreign_json import MAX_DEPTH, is_nested_deeper
 from configs.printable import one_line
 from tasks.rows.rows import Row, bad_row, fault_of_characters, short_name
-from tasks.rows.text_files import open_text, read_lines
+from tasks.rows.text_files import MAX_ROW_LENGTH, open_text, read_lines
 
 _JSON_SPACE = " \t\n\r"
 _SPACE = re.compile(f"[{_JSON_SPACE}]*")
@@ -37,7 +39,11 @@ class JsonParser:
 
     def __init__(self) -> None:
         self._fault: str | None = None
-        strict: Any = {"object_pairs_hook": self._object, "parse_constant": self._constant}
+        strict: Any = {
+            "object_pairs_hook": self._object,
+            "parse_constant": self._constant,
+            "parse_float": self._float,
+        }
         # a call for each integer would double the cost, and `int` itself raises for integers that are too long
         int_raises = sys.get_int_max_str_digits() == _MAX_DIGITS
         self._fast_decode = json.JSONDecoder(**strict, parse_int=None if int_raises else self._integer).raw_decode
@@ -83,7 +89,7 @@ class JsonParser:
             return bad_row("not JSON: nested too deeply", line)
 
     def _is_valid(self, record: Any, text: str, start: int, end: int) -> bool:
-        if self._fault is not None or type(record) is not dict:
+        if self._fault is not None or type(record) is not dict or _is_too_deep(record, text, start, end):
             return False
         # Parsed text has a NUL or a surrogate only where an escape stands for it. Finding one character is several
         # times faster than finding two.
@@ -98,6 +104,8 @@ class JsonParser:
         fault, self._fault = self._fault, None
         if fault is None and not isinstance(record, dict):
             fault = f"a JSON {type(record).__name__}, not an object"
+        if fault is None and _is_too_deep(record, text, start, end):
+            fault = f"is nested more than {MAX_DEPTH} deep"
         fault = fault or fault_of_characters(record)
         return record if fault is None else bad_row(fault, text, start, end)
 
@@ -112,6 +120,12 @@ class JsonParser:
     def _constant(self, name: str) -> None:
         self._fault = self._fault or f"holds {name}, which is not JSON"
 
+    def _float(self, text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            self._fault = self._fault or "holds a number beyond 1.8e308"
+        return number
+
     def _integer(self, number: str) -> int:
         num_digits = len(number.removeprefix("-"))
         if num_digits > _MAX_DIGITS:
@@ -120,11 +134,20 @@ class JsonParser:
         return int(number)
 
 
-class _Window:
-    """The part of a stream that is being parsed: `text` from `position` on; more is read when it is needed."""
+def _is_too_deep(record: Any, text: str, start: int, end: int) -> bool:
+    """Return whether a record, parsed from `text[start:end]`, could be read but not be written again, or compared."""
+    num_marks = text.count("[", start, end) + text.count("{", start, end)
+    return num_marks > MAX_DEPTH and is_nested_deeper(record)
 
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
+
+class _Window:
+    """The part of a stream that is being parsed: `text` from `position` on; more is read when it is needed.
+
+    A row, and the space between two, has 64 Mi characters at most.
+    """
+
+    def __init__(self, path: str, stream: IO[str]) -> None:
+        self._path, self._stream = path, stream
         self._lines_before = 0
         self.text = ""
         self.position = 0
@@ -145,10 +168,17 @@ class _Window:
         return self._lines_before + self.text.count("\n", 0, position) + 1
 
     def skip_space(self, pattern: re.Pattern[str] = _SPACE) -> None:
+        num_blank = 0
         while True:
             match = pattern.match(self.text, self.position)
             assert match is not None
+            num_blank += match.end() - self.position
             self.position = match.end()
+            if num_blank > MAX_ROW_LENGTH:
+                where = f"before line {self.line_number(self.position)}"
+                raise DataError(
+                    f"{shown_address(self._path)} has more than {MAX_ROW_LENGTH} blank characters {where}; remove them"
+                )
             if self.position < len(self.text) or not self.read_more():
                 return
 
@@ -159,6 +189,14 @@ class _Window:
         self.position += 1
         self.skip_space()
         return True
+
+    def _check_length(self) -> None:
+        if len(self.text) - self.position > MAX_ROW_LENGTH:
+            where = f"{shown_address(self._path)} line {self.line_number(self.position)}"
+            raise DataError(
+                f"{where} begins a row of over {MAX_ROW_LENGTH} characters\n"
+                "close its quote or bracket, or write the rows as a JSON list, or one on each line"
+            )
 
     def take_object(self, parser: JsonParser) -> Row:
         """Return the object that comes next, and skip it; more text is read until the object is whole.
@@ -171,6 +209,7 @@ class _Window:
                 row, end = parser.parse_object(self.text, self.position)
             except json.JSONDecodeError as error:
                 is_at_edge = error.pos + _EDGE_CHARACTERS > len(self.text) or error.msg.startswith("Unterminated")
+                self._check_length()
                 if not is_at_edge or not self.read_more():
                     raise
             else:
@@ -184,9 +223,8 @@ def read_json_lines(lines: Iterable[tuple[int, str]]) -> Iterator[tuple[int, Row
     """Yield (line number, row) of the lines that are not blank."""
     parser = JsonParser()
     for number, line in lines:
-        row = parser.parse_line(line)
-        if type(row) is dict or line.strip():
-            yield number, row
+        if line and not line.isspace():
+            yield number, parser.parse_line(line)
 
 
 def read_json(path: str) -> Iterator[tuple[int, Row]]:
@@ -198,7 +236,7 @@ def read_json(path: str) -> Iterator[tuple[int, Row]]:
         DataError: the file cannot be read, is not UTF-8, is not JSON, or is one object over several lines.
     """
     with open_text(path) as stream:
-        window = _Window(stream)
+        window = _Window(path, stream)
         window.skip_space(_ANY_SPACE)
         if window.skip_mark("["):
             yield from _list_entries(path, window)

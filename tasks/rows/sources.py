@@ -146,4 +146,33 @@ def hub_records(
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"
         ) from None
-    return (without_padding(dict(record)) for record in dataset)
+    return _records_of(source, dataset)
+
+
+def _records_of(source: SourceConfig, dataset: Any) -> Iterator[dict[str, Any]]:
+    """Yield the rows of a hub data set.
+
+    Raises:
+        DataError: `datasets`, which parses the files, cannot read them; it has no error class of its own for that.
+    """
+    import datasets
+
+    try:
+        for record in dataset:
+            yield without_padding(dict(record))
+    except MemoryError:
+        raise DataError(
+            f"data set {source.hub} needs more memory than there is; copy its files, and name them"
+        ) from None
+    except (
+        datasets.exceptions.DatasetsError,
+        AttributeError,
+        LookupError,
+        OSError,
+        RuntimeError,
+        TypeError,
+        ValueError,
+    ) as error:
+        raise DataError(
+            f"data set {source.hub} has a file that cannot be read ({type(error).__name__}); check it on the hub"
+        ) from None

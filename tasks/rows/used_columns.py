@@ -6,7 +6,6 @@ that is known to carry meaning, such as tool definitions, stops the run unless `
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal, NamedTuple
@@ -17,6 +16,7 @@ from configs.schema import RowFormat
 from tasks.rows.formats import FORMAT_COLUMNS, NESTED_INSTANCES, OPTIONAL_COLUMNS, TURN_KEYS, is_plain_name
 from tasks.rows.meaningful_names import MEDIA, carries_meaning, read_as
 from tasks.rows.source_tools import SOURCE_TOOLS, takes_source_tools
+from tasks.rows.values import parse_json
 
 Place = Literal["column", "turn"]
 Key = tuple[Place, str]
@@ -189,8 +189,8 @@ def _turns(value: Any) -> Iterator[dict[str, Any]]:
 
 def _parsed(text: str) -> Any:
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return parse_json(text)
+    except ValueError:
         # a fault of the row, which is found where it is read
         return None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import configs.foreign_json
 from tasks.rows.rows import fault_of_characters
 
 _TYPE_NAMES: dict[type, str] = {
@@ -63,13 +64,10 @@ def parse_json(text: str) -> Any:
     """Return the value of a JSON text that is a value of a row.
 
     Raises:
-        ValueError: it is not JSON, an object has a key twice, or it holds characters that are not text, which its
-            escapes may stand for.
+        ValueError: it is not JSON, an object has a key twice, it is nested too deeply, or it holds characters that are
+            not text, which its escapes may stand for.
     """
-    try:
-        value = json.loads(text, parse_constant=_refuse_constant, object_pairs_hook=_object)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
+    value = configs.foreign_json.parse_json(text, configs.foreign_json.INDEX_BYTES, is_strict=True)
     if "\\u" in text and (fault := fault_of_characters(value)):
         raise ValueError(fault)
     return value
@@ -103,14 +101,3 @@ def _without_nulls(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _without_nulls(item) for key, item in value.items() if item is not None}
     return [_without_nulls(item) for item in value] if isinstance(value, list) else value
-
-
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("an object has a key twice")
-    return found
-
-
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")

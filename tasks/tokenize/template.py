@@ -10,10 +10,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from configs.addresses import first_line
 from configs.effective.lengths import longest_row, positions_of
 from configs.errors import ModelError
 from configs.printable import one_line
+from tasks.files.model_settings import read_settings
+from tasks.models.library_errors import is_of_library, reason_of
 from tasks.tokenize.known_templates import known_template
 
 if TYPE_CHECKING:
@@ -91,8 +92,10 @@ def load_tokenizer(directory: Path, trust_remote_code: bool) -> PreTrainedTokeni
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=trust_remote_code)
-    except (ValueError, OSError, KeyError) as error:
-        raise ModelError(f"the model's tokenizer cannot be loaded: {first_line(error)}") from None
+    except Exception as error:
+        if not is_of_library(error):
+            raise
+        raise ModelError(f"the model's tokenizer cannot be loaded: {reason_of(error)}") from None
     if tokenizer.eos_token_id is None:
         raise ModelError("the model's tokenizer has no eos_token; set it in tokenizer_config.json")
     if tokenizer.pad_token_id is None:
@@ -159,7 +162,7 @@ def template_for(tokenizer: PreTrainedTokenizerBase, has_tools: bool) -> str:
 
 def text_config(directory: Path) -> dict[str, Any]:
     """Return the model's config.json; of a model with several parts, the section of its language model."""
-    config = json.loads((directory / MODEL_CONFIG).read_text(encoding="utf-8"))
+    config = read_settings(directory / MODEL_CONFIG)
     return dict(config.get("text_config") or config)
 
 

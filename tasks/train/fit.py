@@ -18,6 +18,7 @@ from configs.printable import print_line
 from configs.schema import ModelConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Choice, TrainReport
+from tasks.files.model_settings import read_settings
 from tasks.models.companions import copy_companions, stated_license
 from tasks.models.load import load_tokenizer
 from tasks.models.pace import doing
@@ -94,7 +95,7 @@ def _fit(
     usable = held_out_rows(config, inputs)
     held_out = [usable[number] for number in held_out_sample(len(usable), evaluated_rows(config, num_steps))]
     is_packed = "position_ids" in pq.read_schema(tokens_file).names
-    model_type = json.loads((inputs.model / "config.json").read_text(encoding="utf-8")).get("model_type", "")
+    model_type = read_settings(inputs.model / "config.json").get("model_type") or ""
     choices = choosing.choose(config, loading, choosing.detect(), is_packed, model_type)
     lines = [*choices.lines, *inputs.notes, *watch_choices(config, len(usable), len(held_out))]
     if left_out := prompts_left_out(config, num_rows):

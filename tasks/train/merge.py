@@ -20,6 +20,7 @@ from configs.addresses import shown_address
 from configs.errors import ArtifactError
 from configs.printable import one_line
 from configs.schema import ModelConfig
+from tasks.files.model_settings import read_settings
 from tasks.models.companions import copy_companions
 from tasks.models.end_tokens import set_end_tokens, write_end_tokens
 from tasks.models.load import (
@@ -84,7 +85,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
 def _end_token_ids(adapter: Path) -> list[int]:
     """Return the ids at which the adapter's model stops; none for a reward model, which generates nothing."""
     path = adapter / _GENERATION_FILE
-    ids = json.loads(path.read_text(encoding="utf-8")).get("eos_token_id") if path.exists() else None
+    ids = read_settings(path).get("eos_token_id") if path.exists() else None
     return [] if ids is None else ids if isinstance(ids, list) else [ids]
 
 
@@ -93,7 +94,7 @@ def _write_end_tokens(
 ) -> None:
     """Write the ids into the copied config.json in `directory`, and into the section of its language model, if any."""
     path = directory / "config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_settings(path)
     config = AutoConfig.from_pretrained(directory, trust_remote_code=loading.trust_remote_code).get_text_config()
     if end_token_ids:
         write_end_tokens(config, end_token_ids, pad_token_id)
@@ -106,7 +107,7 @@ def _write_end_tokens(
 def name_base(model_config: ModelConfig, adapter: Path) -> None:
     """Write the name and revision of the base into `adapter`, where peft wrote a path of this machine."""
     path = adapter / "adapter_config.json"
-    settings = json.loads(path.read_text(encoding="utf-8"))
+    settings = read_settings(path)
     name = shown_address(model_config.name)
     settings |= {"base_model_name_or_path": name, "revision": model_config.revision}
     if settings.get("tokenizer_name_or_path"):

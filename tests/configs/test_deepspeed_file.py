@@ -152,10 +152,10 @@ def test_a_value_that_contradicts_the_config_is_named(changes: dict, train: dict
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ('{"bf16": {\n  "enabled": tru}}', "is not JSON: line 2, column 14"),
-        ("", "is not JSON: line 1, column 1"),
+        ('{"bf16": {\n  "enabled": tru}}', r"is not readable JSON \(line 2, column 14"),
+        ("", r"is not readable JSON \(line 1, column 1"),
         ("[1]", "is not a JSON object"),
-        ('{"bf16": {}, "bf16": {}}', "bf16 appears twice"),
+        ('{"bf16": {}, "bf16": {}}', "names 'bf16' twice"),
     ],
 )
 def test_text_that_is_not_json_is_refused_with_the_line_and_column(text: str, words: str) -> None:

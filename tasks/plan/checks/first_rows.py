@@ -28,6 +28,7 @@ from tasks.rows.invalid import InvalidRowsError, describe_invalid
 from tasks.rows.rows import BadRow
 from tasks.rows.schemas import find_faults
 from tasks.rows.sources import RawRow, hub_records, read_source, source_label
+from tasks.rows.text_files import MAX_ROW_LENGTH
 from tasks.rows.tolerance import mended_entry, mended_row
 from tasks.rows.used_columns import ColumnCounts, check_unread, fault_of_media
 from tasks.tokenize.checks import wrong_kind_error
@@ -225,5 +226,6 @@ def _estimated_rows(source: SourceConfig, read: Sequence[RawRow], held_out: froz
     from tasks.files.streams import open_lines
 
     with open_lines(files[0].path) as stream:
-        lines = [line for line in islice(stream, _ROWS_READ) if line.strip()]
+        first = islice(iter(lambda: stream.readline(MAX_ROW_LENGTH), b""), _ROWS_READ)
+        lines = [line for line in first if line.strip()]
     return sum(size or 0 for size in sizes) / max(1.0, sum(map(len, lines)) / max(1, len(lines)))

@@ -12,6 +12,8 @@ from configs.addresses import first_line, shown_address
 from configs.artifacts import QUANTIZATIONS, QuantizationMethod, methods_of
 from configs.effective.batches import data_parallel_size, fewest_rows
 from configs.errors import ConfigError, DataError, either
+from configs.foreign_json import in_mebibytes
+from configs.foreign_yaml import MAX_BYTES
 from configs.objectives import ONLINE
 from configs.printable import one_line
 from configs.schema import FineTuneConfig
@@ -158,10 +160,12 @@ def read_chat_template(path: str | None) -> str | None:
 def _read_text(setting: str, path: str, instead: str) -> str:
     """Return the content of the file that a setting names, on this machine or at an address."""
     try:
-        if is_remote(path):
-            with closing(open_raw(path)) as stream:
-                return stream.read().decode("utf-8")
-        return Path(path).expanduser().read_text(encoding="utf-8")
+        # a byte order mark is no part of the text
+        with closing(open_raw(path) if is_remote(path) else Path(path).expanduser().open("rb")) as stream:
+            content = stream.read(MAX_BYTES + 1)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{setting}={shown_address(path)} is larger than {in_mebibytes(MAX_BYTES)}; {instead}")
+        return content.decode("utf-8-sig")
     except DataError as error:
         raise ConfigError(f"{setting}={error}") from None
     except FileNotFoundError:

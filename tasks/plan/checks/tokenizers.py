@@ -15,6 +15,7 @@ from tokenizers import AddedToken, Tokenizer
 from configs.addresses import first_line
 from configs.errors import ModelError
 from configs.printable import one_line
+from tasks.files.model_settings import check_size
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -128,6 +129,7 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
         raise NotCheckedError(f"the tokenize stage makes the tokenizer from a SentencePiece model, {sentencepiece}")
     if _FILE not in files.sizes:
         raise NotCheckedError("the model has no tokenizer.json, the only file read here; the tokenize stage checks it")
+    check_size(_FILE, files.sizes[_FILE], f"{where}: {_FILE}")
     try:
         backend = Tokenizer.from_str(files.read(_FILE).decode("utf-8"))
     # the package raises plain `Exception`s
@@ -136,7 +138,7 @@ def read_tokenizer(files: ModelFiles, where: str) -> SmallTokenizer:
             raise
         raise ModelError(f"{where}: the tokenizers package cannot read tokenizer.json\ncopy the model again") from None
     settings = files.settings.get(_SETTINGS, {})
-    decoder = settings.get("added_tokens_decoder", {})
+    decoder = settings.get("added_tokens_decoder") or {}
     added = [decoder[token_id] for token_id in sorted(decoder, key=int) if isinstance(decoder[token_id], dict)]
     known = backend.get_vocab(with_added_tokens=True)
     for token in added:
@@ -181,6 +183,7 @@ def _roles(files: ModelFiles, settings: dict[str, Any], backend: Tokenizer) -> d
 
 def _own_template(files: ModelFiles, settings: dict[str, Any]) -> str | dict[str, str] | None:
     if _TEMPLATE_FILE in files.sizes:
+        check_size(_TEMPLATE_FILE, files.sizes[_TEMPLATE_FILE], _TEMPLATE_FILE)
         return files.read(_TEMPLATE_FILE).decode("utf-8", "replace")
     template = settings.get("chat_template")
     if isinstance(template, list):

@@ -160,11 +160,12 @@ def _revision(where: str, source: SourceConfig, token: str | None) -> str:
     if source.hub is not None:
         from huggingface_hub import HfApi
 
-        from tasks.plan.resolve.hub import explain_hub_errors
+        from tasks.plan.resolve.hub import answered, explain_hub_errors
 
         instead = f"name a file or folder as `path` ({source.hub} is neither on this machine)"
         with explain_hub_errors(f"{where}.hub={source.hub}", source.revision, instead):
-            return HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
+            sha = HfApi(token=token or False).dataset_info(source.hub, revision=source.revision).sha or "main"
+            return answered(sha, str)
     if isinstance(source.path, str) and source.path.startswith("embedded:"):
         name, num_rows = parse_embedded_source(source.path)
         return f"{name.replace(':', '-')}-{num_rows}"

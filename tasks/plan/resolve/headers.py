@@ -6,7 +6,6 @@ shapes (https://github.com/huggingface/safetensors#format), so a model of any si
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,9 +13,12 @@ from typing import Any
 
 from configs.addresses import first_line
 from configs.errors import HubError, ModelError
+from configs.foreign_json import JsonFault, in_mebibytes, parse_object
 from configs.printable import one_line
 from tasks.plan.shapes.missing_weights import Tensors
 
+HEADER_BYTES = 100_000_000
+"""Most bytes of a header: the library's own limit, MAX_HEADER_SIZE."""
 # as many requests at a time: a large model has hundreds of files
 _REQUESTS = 16
 
@@ -32,13 +34,19 @@ def read_tensors(read_header: Callable[[str], dict[str, Any]], files: Iterable[s
         headers = list(pool.map(read_header, files))
     try:
         return {
-            name: tuple(int(size) for size in tensor["shape"])
+            name: tuple(map(_size, tensor["shape"]))
             for header in headers
             for name, tensor in header.items()
             if name != "__metadata__"
         }
     except (KeyError, TypeError, ValueError, AttributeError):
         raise ModelError("a safetensors header of the model is damaged; copy the model again") from None
+
+
+def _size(size: Any) -> int:
+    if not isinstance(size, int) or not 0 <= size < 2**63:
+        raise ValueError("a size is not a number of elements")
+    return size
 
 
 def header_of(read: Callable[[int, int], bytes], where: str) -> dict[str, Any]:
@@ -49,10 +57,11 @@ def header_of(read: Callable[[int, int], bytes], where: str) -> dict[str, Any]:
     """
     try:
         length = int.from_bytes(read(0, 8), "little")
-        header = json.loads(read(8, 8 + length))
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise ModelError(f"{one_line(where)} is cut short or damaged ({first_line(error)}); copy it again") from None
-    return dict(header) if isinstance(header, dict) else {}
+        if length > HEADER_BYTES:
+            raise JsonFault(f"is longer than {in_mebibytes(HEADER_BYTES)}")
+        return parse_object(read(8, 8 + length), HEADER_BYTES)
+    except JsonFault as fault:
+        raise ModelError(f"{where} is cut short or damaged (its header {fault}); copy it again") from None
 
 
 def local_header(path: Path) -> dict[str, Any]:
@@ -65,7 +74,7 @@ def local_header(path: Path) -> dict[str, Any]:
     def read(start: int, end: int) -> bytes:
         with path.open("rb") as file:
             file.seek(start)
-            return file.read(min(end, path.stat().st_size) - start)
+            return file.read(max(min(end, path.stat().st_size) - start, 0))
 
     return header_of(read, str(path))
 

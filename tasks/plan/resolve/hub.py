@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import httpx2
 from huggingface_hub import HfApi, constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -18,8 +19,12 @@ from huggingface_hub.errors import (
 )
 
 from configs.artifacts import PushedArtifact, repository_of
-from configs.errors import HubError, UnreachableHubError
+from configs.errors import FineTuneError, HubError, UnreachableHubError
 from configs.schema.push_to_hub import fault_of_public_repository
+
+T = TypeVar("T")
+# what a client raises for a JSON that lacks a key, is of another type, or is no JSON; RecursionError for a deep one
+MALFORMED_ANSWERS = (ValueError, TypeError, AttributeError, LookupError, AssertionError, RecursionError)
 
 
 @contextmanager
@@ -32,11 +37,14 @@ def explain_hub_errors(
 
     Raises:
         UnreachableHubError: the hub cannot be reached.
-        HubError: the hub refuses or fails; the message never holds a token.
+        HubError: the hub refuses or fails, or its answer is not of the form that its client, or the code in this
+            context, reads; the message never holds a token.
     """
     endpoint = constants.ENDPOINT
     try:
         yield
+    except FineTuneError:
+        raise
     except GatedRepoError:
         raise HubError(
             f"{subject} is gated; ask for access on {endpoint} and set HF_TOKEN to a token of that account"
@@ -58,6 +66,20 @@ def explain_hub_errors(
         raise UnreachableHubError(
             f"{subject}: {endpoint} cannot be reached ({type(error).__name__}); connect to the network or {instead}"
         ) from None
+    except HFValidationError:
+        raise HubError(f"{subject} is not a hub id of the form owner/name; correct it") from None
+    except MALFORMED_ANSWERS as error:
+        raise HubError(
+            f"{subject}: {endpoint} answered in a form that is not a hub's ({type(error).__name__})\n"
+            "check the address in HF_ENDPOINT, and what stands between this machine and the hub"
+        ) from None
+
+
+def answered(value: Any, kind: type[T]) -> T:
+    """Return a value of the hub's answer. Raises `TypeError`, for `explain_hub_errors`, where it is of another type."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{type(value).__name__} where {kind.__name__} belongs")
+    return value
 
 
 def check_push_access(
@@ -95,8 +117,11 @@ def check_push_access(
             if error.response.status_code == 404:
                 return [f"{subject}: {constants.ENDPOINT} does not say who owns the token; not checked"]
             raise
-    access = identity.get("auth", {}).get("accessToken", {})
-    if not _may_write(access):
+    with explain_hub_errors(subject):
+        access = identity.get("auth", {}).get("accessToken", {})
+        # all that is read of the answer below
+        is_writing, _ = _may_write(access), (_written_entities(access), _roles(identity))
+    if not is_writing:
         raise HubError(f"{subject}: the token may only read; create one with write access and set HF_TOKEN")
     targets = [repository_of(repository, artifact) for artifact in artifacts]
     write_access = {target: _write_access(target, token) for target in targets}
@@ -115,7 +140,7 @@ def check_push_access(
 
 def _check_owner(subject: str, owner: str, identity: dict[str, Any]) -> list[str]:
     """Return a warning if the token's user is not known to have rights at the owner of a repository to be created."""
-    roles = {str(org.get("name")).lower(): str(org.get("roleInOrg") or "") for org in identity.get("orgs", [])}
+    roles = _roles(identity)
     if roles.get(owner.lower()) == "read":
         raise HubError(
             f"{subject}: the token's user may only read in the organization {owner}\n"
@@ -124,6 +149,11 @@ def _check_owner(subject: str, owner: str, identity: dict[str, Any]) -> list[str
     if owner.lower() not in [str(identity.get("name")).lower(), *roles]:
         return [f"{subject}: {owner} is neither the token's user nor one of its organizations; the push may be refused"]
     return []
+
+
+def _roles(identity: dict[str, Any]) -> dict[str, str]:
+    """Return the user's roles by organization, in lower case."""
+    return {str(org.get("name")).lower(): str(org.get("roleInOrg") or "") for org in identity.get("orgs", [])}
 
 
 def _may_write(access: dict[str, Any]) -> bool:

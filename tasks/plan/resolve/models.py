@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,11 +11,12 @@ from typing import Any
 from configs.addresses import first_line, shown_address
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.errors import ConfigError, HubError, ModelError
+from configs.foreign_json import JsonFault, parse_object
+from configs.foreign_yaml import MAX_BYTES
 from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.files.front_matter import split_card
 from tasks.files.model_files import (
-    INDEX_FILE,
     SETTINGS_FILES,
     check_files,
     check_shards,
@@ -25,10 +25,11 @@ from tasks.files.model_files import (
     missing_model_message,
     needed_files,
 )
+from tasks.files.model_settings import CHECKED_FILES, INDEX_FILE, VOCABULARY_FILE, check_size, settings_of
 from tasks.files.places import is_pod
 from tasks.files.stored_folder import StoredFile, folder_revision, read_range, stored_files
 from tasks.files.streams import is_remote
-from tasks.plan.resolve.headers import header_of, hub_header, local_header
+from tasks.plan.resolve.headers import HEADER_BYTES, header_of, hub_header, local_header
 
 NOT_STATED = "not stated"
 _CARD = "README.md"
@@ -53,7 +54,8 @@ class ModelFiles:
 
     `settings` holds the contents of those of `SETTINGS_FILES` that exist. `revision` identifies the whole content, and
     may have to read all of it. `check_weights` checks one weight file, and
-    `read_header` returns the header of one of safetensors: names with types and shapes.
+    `read_header` returns the header of one of safetensors: names with types and shapes. `place` stands before the name
+    of a file in errors.
     """
 
     sizes: dict[str, int]
@@ -63,14 +65,17 @@ class ModelFiles:
     check_weights: Callable[[str], None]
     read_header: Callable[[str], dict[str, Any]]
     license: str = ""
+    place: str = ""
 
     def json(self, name: str) -> dict[str, Any]:
         """Return a file's JSON object, or an empty one if there is no such file.
 
         Raises:
-            ModelError: it is not a JSON object.
+            ModelError: it is not a JSON object, goes beyond a bound, or has a known key of a wrong type.
         """
-        return _parse_json(self.read(name), name) if name in self.sizes else {}
+        if name in self.settings:
+            return self.settings[name]
+        return _settings(self.sizes, self.read, name, f"{self.place}{name}") if name in self.sizes else {}
 
 
 EMBEDDED = ResolvedModel("embedded", 8 * 2**20, license="that of this project")
@@ -112,13 +117,18 @@ def check_model(config: ModelConfig, files: ModelFiles) -> ResolvedModel:
     """Check that the model is complete and that `config` allows to load it; return it with its revision.
 
     Raises:
-        ModelError: weights are missing, or there are pickled weights or remote code that the config does not allow.
+        ModelError: weights are missing, or there are pickled weights or remote code that the config does not allow; a
+            file that transformers would parse is no JSON object, or goes beyond a bound.
     """
     check_files(config, list(files.sizes), list(files.settings.values()))
     weights = loaded_weights(files.sizes)
     for name in weights:
         if name.endswith(".safetensors"):
             files.check_weights(name)
+    for name in CHECKED_FILES:
+        # a vocabulary may be large, and is checked when the model is fetched
+        if name != VOCABULARY_FILE:
+            files.json(name)
     if INDEX_FILE in files.sizes:
         check_shards(config, files.json(INDEX_FILE), files.sizes)
     size = sum(files.sizes[name] for name in weights)
@@ -129,6 +139,8 @@ def license_of(files: ModelFiles) -> str:
     """Return the license that the model's card names, by the hub's identifier, or `not stated`."""
     if files.license or _CARD not in files.sizes:
         return files.license or NOT_STATED
+    if files.sizes[_CARD] > MAX_BYTES:
+        return NOT_STATED
     card, _ = split_card(files.read(_CARD).decode("utf-8", "replace"))
     stated = card.get("license_name") or card.get("license")
     return " or ".join(map(str, stated if isinstance(stated, list) else [stated])) if stated else NOT_STATED
@@ -138,20 +150,26 @@ def _stored_model(config: ModelConfig) -> ModelFiles:
     """Return the files of a model in a store without downloading the weights; `check_weights` reads their headers."""
     stored = stored_files(config.name)
     files = {name: stored[name] for name in needed_files(stored, config.allow_pickled_weights)}
+    # of all files, so that an error can name the kind of weights found
+    sizes = {name: file.size for name, file in stored.items()}
+
+    def read(name: str) -> bytes:
+        return read_range(config.name, stored[name])
+
     return ModelFiles(
-        # of all files, so that an error can name the kind of weights found
-        sizes={name: file.size for name, file in stored.items()},
+        sizes=sizes,
         settings={
-            name: _parse_json(read_range(config.name, files[name]), f"{shown_address(config.name)}/{name}")
+            name: _settings(sizes, read, name, f"{shown_address(config.name)}/{name}")
             for name in SETTINGS_FILES
             if name in files
         },
-        read=lambda name: read_range(config.name, stored[name]),
+        read=read,
         revision=lambda: folder_revision(files),
         check_weights=lambda name: _check_stored_safetensors(config, name, stored[name]),
         read_header=lambda name: header_of(
             lambda start, end: read_range(config.name, stored[name], start, end), f"{shown_address(config.name)}/{name}"
         ),
+        place=f"{shown_address(config.name)}/",
     )
 
 
@@ -162,12 +180,14 @@ def _check_stored_safetensors(config: ModelConfig, name: str, file: StoredFile) 
         length = int.from_bytes(read_range(config.name, file, 0, 8), "little")
         if length > file.size - 8:
             raise ValueError("its header is longer than the file")
-        header = json.loads(read_range(config.name, file, 8, 8 + length))
+        header = parse_object(read_range(config.name, file, 8, 8 + min(length, HEADER_BYTES + 1)), HEADER_BYTES)
         end = max((tensor["data_offsets"][1] for key, tensor in header.items() if key != "__metadata__"), default=0)
         if 8 + length + end != file.size:
             raise ValueError(f"it has {file.size} bytes of {8 + length + end}")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{one_line(where)} is cut short or damaged ({first_line(error)}); copy it again") from None
+    except JsonFault as fault:
+        raise ModelError(f"{where} is cut short or damaged (its header {fault}); copy it again") from None
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ModelError(f"{where} is cut short or damaged ({first_line(error)}); copy it again") from None
 
 
 def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
@@ -178,13 +198,20 @@ def _local_model(config: ModelConfig, directory: Path) -> ModelFiles:
         for file in sorted(directory.rglob("*"))
         if file.is_file() and not any(part.startswith(".") for part in file.relative_to(directory).parts)
     }
+
+    def read(name: str) -> bytes:
+        return _read_bytes(directory / name)
+
     return ModelFiles(
         sizes=sizes,
-        settings={name: _read_json(directory / name) for name in SETTINGS_FILES if name in sizes},
-        read=lambda name: _read_bytes(directory / name),
+        settings={
+            name: _settings(sizes, read, name, str(directory / name)) for name in SETTINGS_FILES if name in sizes
+        },
+        read=read,
         revision=lambda: _folder_hash(directory, sizes),
         check_weights=lambda name: _check_safetensors(directory / name),
         read_header=lambda name: local_header(directory / name),
+        place=f"{directory}/",
     )
 
 
@@ -200,30 +227,31 @@ def _folder_hash(directory: Path, names: Iterable[str]) -> str:
 def _hub_model(config: ModelConfig, token: str | None) -> ModelFiles:
     from huggingface_hub import HfApi, hf_hub_download
 
-    from tasks.plan.resolve.hub import explain_hub_errors
+    from tasks.plan.resolve.hub import answered, explain_hub_errors
 
     subject = f"model.name={config.name}"
     with explain_hub_errors(subject, config.revision):
         info = HfApi(token=token or False).model_info(config.name, revision=config.revision, files_metadata=True)
-    if info.sha is None:
+        sizes = {answered(file.rfilename, str): answered(file.size or 0, int) for file in info.siblings or []}
+        tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
+        commit = answered(info.sha or "", str)
+    if not commit:
         raise HubError(f"{subject}: the hub names no commit for revision {config.revision}")
-    sizes = {file.rfilename: file.size or 0 for file in info.siblings or []}
-    commit = info.sha
 
     def read(name: str) -> bytes:
         with explain_hub_errors(subject, config.revision):
             return Path(hf_hub_download(config.name, name, revision=commit, token=token or False)).read_bytes()
 
-    tags = [tag.removeprefix("license:") for tag in info.tags or [] if tag.startswith("license:")]
     return ModelFiles(
         sizes=sizes,
-        settings={name: _parse_json(read(name), f"{subject}: {name}") for name in SETTINGS_FILES if name in sizes},
+        settings={name: _settings(sizes, read, name, f"{subject}: {name}") for name in SETTINGS_FILES if name in sizes},
         read=read,
         revision=lambda: commit,
         # files of a hub commit are complete
         check_weights=lambda name: None,
         read_header=lambda name: hub_header(config.name, name, commit, token),
         license=tags[0] if tags else "",
+        place=f"{subject}: ",
     )
 
 
@@ -237,10 +265,6 @@ def _check_safetensors(path: Path) -> None:
         raise ModelError(f"{one_line(path)} is cut short or damaged ({first_line(error)}); copy it again") from None
 
 
-def _read_json(path: Path) -> dict[str, Any]:
-    return _parse_json(_read_bytes(path), str(path))
-
-
 def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
@@ -248,11 +272,6 @@ def _read_bytes(path: Path) -> bytes:
         raise ModelError(f"{one_line(path)} cannot be read ({error.strerror}); copy it again") from None
 
 
-def _parse_json(content: bytes, where: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(content)
-    except ValueError as error:
-        raise ModelError(f"{one_line(where)} is not readable JSON ({first_line(error)}); copy it again") from None
-    if not isinstance(parsed, dict):
-        raise ModelError(f"{one_line(where)} is not a JSON object; copy it again")
-    return parsed
+def _settings(sizes: dict[str, int], read: Callable[[str], bytes], name: str, where: str) -> dict[str, Any]:
+    check_size(name, sizes[name], where)
+    return settings_of(read(name), name, where)

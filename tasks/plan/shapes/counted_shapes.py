@@ -14,14 +14,13 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 from transformers.pytorch_utils import Conv1D
 
-from configs.addresses import without_secrets
 from configs.errors import ModelError
 from configs.printable import one_line
+from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
 from tasks.models.linear_layers import fused_experts, plannable_weights, replacement_rule, widths
 from tasks.models.lora_targets import merged_targets, router_paths
 from tasks.plan.shapes.counted_activations import (
@@ -44,18 +43,6 @@ _EXPERTS_PER_TOKEN_KEYS = (
     "top_k_experts",
     "top_k",
 )
-# raised by the constructors of a hundred architectures when settings contradict each other or a kernel is missing
-MODEL_BUILD_ERRORS = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    RuntimeError,
-    StrictDataclassError,
-    TypeError,
-    ValueError,
-)
 _FIX = "name a model that writes text from left to right, such as one of llama or qwen3"
 _IGNORED_SETTINGS = ("auto_map", "quantization_config", "dtype", "torch_dtype", "transformers_version")
 
@@ -75,7 +62,7 @@ def count_shape(settings: dict[str, Any], name: str, has_activations: bool = Tru
         try:
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
-        except MODEL_BUILD_ERRORS as error:
+        except LIBRARY_ERRORS as error:
             raise _refused(config.model_type, name, error) from None
     return _shape(model, name, notes, has_activations)
 
@@ -97,15 +84,13 @@ def _config(settings: dict[str, Any], name: str) -> PreTrainedConfig:
     shape_settings = {key: value for key, value in settings.items() if key not in _IGNORED_SETTINGS}
     try:
         return CONFIG_MAPPING[family].from_dict(shape_settings)
-    except MODEL_BUILD_ERRORS as error:
+    except LIBRARY_ERRORS as error:
         raise _refused(family, name, error) from None
 
 
 def _refused(family: str, name: str, error: Exception) -> ModelError:
-    lines = [line.strip() for line in without_secrets(str(error)).splitlines() if line.strip()]
-    reason = " ".join(lines[:2])[:200] or type(error).__name__
     return ModelError(
-        f"model.name={name}: config.json is refused by transformers' {one_line(family)}: {reason}\n"
+        f"model.name={name}: config.json is refused by transformers' {one_line(family)}: {reason_of(error)}\n"
         "correct config.json, or name another model"
     )
 
@@ -277,9 +262,9 @@ def _activations(
         return None, (assumed,)
     deadline = time.monotonic() + limit_seconds
     try:
-        with suppress(*MODEL_BUILD_ERRORS):
+        with suppress(*LIBRARY_ERRORS):
             return count_activations(config, kinds, deadline), notes
-        with suppress(*MODEL_BUILD_ERRORS):
+        with suppress(*LIBRARY_ERRORS):
             in_16_bits = "activations are counted for 16-bit weights, and twice as many taken for others"
             return count_16_bit_activations(config, kinds, deadline), (*notes, in_16_bits)
     except CountingTooLongError:

@@ -52,9 +52,10 @@ def check_weights(config: ModelConfig, settings: dict[str, Any], tensors: Tensor
         MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING,
     )
 
+    from tasks.models.library_errors import LIBRARY_ERRORS
     from tasks.models.load import HEAD_WEIGHTS, refuse_missing
     from tasks.plan.shapes.counted_activations import quiet
-    from tasks.plan.shapes.counted_shapes import MODEL_BUILD_ERRORS, causal_config
+    from tasks.plan.shapes.counted_shapes import causal_config
 
     is_reward = objective in SCORING
     loaded_config = causal_config(settings, config.name)
@@ -72,7 +73,7 @@ def check_weights(config: ModelConfig, settings: dict[str, Any], tensors: Tensor
                 output_loading_info=True,
                 ignore_mismatched_sizes=True,
             )
-    except MODEL_BUILD_ERRORS as error:
+    except LIBRARY_ERRORS as error:
         return f"transformers cannot compare them without data: {first_line(error, 100)}"
     refuse_missing(config, sorted(name for name in found["missing_keys"] if not (is_reward and name in HEAD_WEIGHTS)))
     for name, in_file, expected in sorted(found["mismatched_keys"]):

@@ -47,7 +47,8 @@ EMPTY = "is an empty entry; fill it in, or remove it from the list"
         ),
         (
             {"data": {"sources": [{"path": "a", "tools": '[{"name": "add",]'}]}},
-            "data.sources[0].tools is not JSON; write a list of definitions, such as "
+            "data.sources[0].tools is not readable JSON (line 1, column 17: Expecting property name enclosed in double "
+            "quotes); write a list of definitions, such as "
             '[{"name": "add", "parameters": {}}]',
         ),
         (

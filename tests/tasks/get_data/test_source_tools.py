@@ -121,7 +121,9 @@ def test_a_format_that_reads_no_tools_is_named(tmp_path: Path) -> None:
     "tools", ["{", "[NaN]", "[" * 100_000, '"add"', "[1]", "[{}]", '[{"function": "add"}]', "[null]"]
 )
 def test_malformed_definitions_are_one_line(tools: str) -> None:
-    with pytest.raises(ValueError, match=r"is not JSON; write|tool 1 is not a function with a name; write") as caught:
+    with pytest.raises(
+        ValueError, match=r"readable JSON|NaN|nested|tool 1 is not a function with a name; write"
+    ) as caught:
         SourceConfig(path="rows.jsonl", tools=tools)
     assert sum("write a list" in line for line in str(caught.value).splitlines()) == 1
 

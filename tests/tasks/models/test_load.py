@@ -12,6 +12,7 @@ import torch
 from configs.errors import ModelError
 from configs.schema import ModelConfig
 from tasks.models.load import is_reward_model, load_model, load_reward_model, load_tokenizer
+from tasks.tokenize import template
 
 
 def config(**settings: object) -> ModelConfig:
@@ -94,3 +95,41 @@ def test_virtual_tokens_in_the_adapter_folder_are_loaded_with_their_model(tiny_m
 def test_a_kernel_that_the_caller_chose_goes_before_the_configs(tiny_model: Path) -> None:
     model = load_model(config(attn_implementation="sdpa"), tiny_model, attn_implementation="eager")
     assert model.config._attn_implementation == "eager"
+
+
+@pytest.mark.parametrize(
+    ("file", "change", "words"),
+    [
+        ("config.json", {"rms_norm_eps": "a"}, r"cannot be loaded: Validation error for field 'rms_norm_eps'"),
+        (
+            "config.json",
+            {"rope_scaling": {"rope_type": "linear", "factor": "x"}},
+            "cannot be loaded: unsupported operand",
+        ),
+        ("config.json", {"attn_implementation": 5}, "cannot be loaded: 'int' object has no attribute"),
+        ("config.json", {"pad_token_id": 10**9}, "cannot be loaded: Padding_idx must be within num_embeddings"),
+        (
+            "adapter_config.json",
+            {"a": 1},
+            "cannot be loaded: The PeftConfig config that is trying to be loaded is missing",
+        ),
+    ],
+)
+def test_what_transformers_refuses_is_an_error_of_the_model(
+    file: str, change: dict, words: str, tiny_model: Path, tmp_path: Path
+) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    content = json.loads((model / file).read_text()) if (model / file).exists() else {}
+    (model / file).write_text(json.dumps({**content, **change}))
+    with pytest.raises(ModelError, match=words) as caught:
+        load_model(ModelConfig(name="./model"), model)
+    assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
+
+
+def test_what_the_tokenizers_refuse_is_an_error_of_the_model(tiny_model: Path, tmp_path: Path) -> None:
+    model = Path(shutil.copytree(tiny_model, tmp_path / "model"))
+    for file, content in (("tokenizer.json", '{"model": 5}'), ("tokenizer_config.json", '{"tokenizer_class": ["a"]}')):
+        (model / file).write_text(content)
+        with pytest.raises(ModelError, match="the model's tokenizer cannot be loaded: ") as caught:
+            template.load_tokenizer(model, trust_remote_code=False)
+        assert len(str(caught.value).splitlines()) == 1

@@ -182,3 +182,44 @@ def test_checking_rewards_loads_no_torch() -> None:
         "assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True, timeout=60)
+
+
+def test_a_pattern_that_takes_too_long_on_an_answer_is_named() -> None:
+    with pytest.raises(ConfigError) as caught:
+        rewards(["a" * 60 + "!"], ["a"], kind="regex", pattern=r"(a|aa)+$")
+    assert str(caught.value).splitlines() == [
+        "train.policy.rewards[0].pattern took more than 1 s on one text, of at most 61 characters",
+        "write it without repeats within repeats, such as (a|aa)+, which try every division of a text",
+    ]
+
+
+def test_an_endless_pattern_is_found_before_training() -> None:
+    configs = [
+        RewardFunctionConfig(kind="regex", pattern=r"^(?:[^#]*\n)*#### -?\d+$"),
+        RewardFunctionConfig(kind="exact_match", pattern=GSM8K),
+    ]
+    check_rewards(configs)
+    with pytest.raises(ConfigError, match=r"^train\.policy\.rewards\[2\]\.pattern took more than 1 s on one text"):
+        check_rewards([*configs, RewardFunctionConfig(kind="exact_match", pattern=r"(\d|\d\d)+$")])
+
+
+@pytest.mark.parametrize(
+    ("pattern", "rule"),
+    [
+        ("(a", r"is not a regular expression: missing \), unterminated subpattern at position 0"),
+        ("a{1000000001}", "has counts of repeats whose product is above 1,000,000; lower them"),
+        ("((a{1000}){1000}){2}", "has counts of repeats whose product is above 1,000,000; lower them"),
+        ("(" * 900 + ")" * 900, "is nested too deeply; write it flatter"),
+        ("a" * 2001, "has 2001 characters, and the most are 2000; shorten it"),
+        ("(?:answer){e<=1}", r"has a brace before a letter; write \\{ for the character"),
+        ("(?R)", "is not a regular expression"),
+    ],
+)
+def test_a_pattern_that_cannot_be_run_is_refused(pattern: str, rule: str) -> None:
+    with pytest.raises(ValueError, match=rule):
+        RewardFunctionConfig(kind="regex", pattern=pattern)
+
+
+@pytest.mark.parametrize("pattern", [r"\{a", r"x{1000000}", r"\d{1,3}(,\d{3}){0,10}", r"{}", "a" * 2000])
+def test_a_usual_pattern_is_accepted(pattern: str) -> None:
+    assert RewardFunctionConfig(kind="regex", pattern=pattern).pattern == pattern

@@ -198,8 +198,8 @@ def test_template_arguments_may_be_an_object_in_a_file() -> None:
 @pytest.mark.parametrize(
     ("value", "rule"),
     [
-        ("enable_thinking: false", "is not a JSON object; write one"),
-        ("[1]", "is not a JSON object; write one"),
+        ("enable_thinking: false", r"is not readable JSON \(line 1, column 1: Expecting value\); write an object"),
+        ("[1]", "is not a JSON object; write an object"),
         ('{"tools": [], "messages": []}', "is not allowed to set messages, tools, which come from the rows"),
     ],
 )

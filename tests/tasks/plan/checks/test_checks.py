@@ -313,3 +313,13 @@ def test_heads_that_tensor_parallelism_cannot_divide_are_found_by_the_plan() -> 
     model = {"num_attention_heads": 6, "num_key_value_heads": 2}
     assert "does not divide the model's num_key_value_heads=2" in str(fault_of_heads(3, model))
     assert fault_of_heads(2, model) is None
+
+
+def test_a_file_of_a_setting_has_a_bound_and_may_begin_with_a_mark(tmp_path: Path) -> None:
+    path = tmp_path / "template.jinja"
+    path.write_bytes(b"\xef\xbb\xbf{{ messages }}")
+    assert read_chat_template(str(path)) == "{{ messages }}"
+    with path.open("ab") as file:
+        file.truncate(2**40)
+    with pytest.raises(ConfigError, match=r"^tokenize\.chat_template=.*template\.jinja is larger than 4 MiB; name a"):
+        read_chat_template(str(path))
