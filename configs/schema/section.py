@@ -74,6 +74,7 @@ class Section(BaseModel):
         for item in value if isinstance(value, list) else [value]:
             if isinstance(item, str) and (found := _CONTROL.search(item)):
                 raise ValueError(f"is not a plain name or path: it holds the character {one_line(found[0])}; remove it")
+        return value
 
     @field_validator("*", mode="before")
     @classmethod
