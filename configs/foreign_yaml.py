@@ -46,6 +46,10 @@ class Mapping(dict[str, Any]):
     written: dict[str, str]
 
 
+# what is parsed here may be written again
+yaml.SafeDumper.add_representer(Mapping, yaml.SafeDumper.represent_dict)
+
+
 def parse_yaml(text: str, is_strict: bool = True) -> Any:
     """Return the value of a YAML text; a strict one has only what JSON has, and each key once.
 

@@ -86,7 +86,7 @@ class JsonParser:
         except json.JSONDecodeError as error:
             return bad_row(f"not JSON ({one_line(error.msg)}: character {error.pos + 1})", line)
         except RecursionError:
-            return bad_row("not JSON: nested too deeply", line)
+            return bad_row(f"is nested more than {MAX_DEPTH} deep", line)
 
     def _is_valid(self, record: Any, text: str, start: int, end: int) -> bool:
         if self._fault is not None or type(record) is not dict or _is_too_deep(record, text, start, end):

@@ -41,7 +41,7 @@ GOOD_ROW = {"prompt": "q", "completion": "a"}
         ('{"prompt": -Infinity}', "holds -Infinity, which is not JSON"),
         ("NaN", "holds NaN, which is not JSON"),
         ('{"n": ' + "1" * 5000 + "}", "holds a number of 5000 digits"),
-        ('{"n": ' + "[" * 100_000 + "]" * 100_000 + "}", "not JSON: nested too deeply"),
+        ('{"n": ' + "[" * 100_000 + "]" * 100_000 + "}", "is nested more than 64 deep"),
         ("[1]", "a JSON list, not an object"),
     ],
 )
