@@ -57,7 +57,7 @@ def test_a_bad_line_is_quarantined_with_its_reason_and_the_others_are_read(
     # the same entry in a list; after an entry that is not JSON, nothing shows where the next one begins
     path = tmp_path / "rows.json"
     path.write_text(f"[{GOOD}, \n {line}, {GOOD}]")
-    if reason.startswith("not JSON") or line.startswith("\0"):
+    if reason.startswith(("not JSON", "is nested")) or line.startswith("\0"):
         assert "rows.json line 2 is not JSON" in read_error(path) or "record 2 is nested too deeply" in read_error(path)
     else:
         found = read(path)
