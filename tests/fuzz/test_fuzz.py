@@ -34,7 +34,7 @@ SECONDS = float(os.environ.get("FUZZ_SECONDS", "60")) / 3
 FIRST_SEED = random.randrange(2**32) if "FUZZ_SECONDS" in os.environ else 0
 PRESETS = sorted((Path(__file__).parents[2] / "configs" / "presets").glob("*.yaml"))
 
-NUMBERS = st.sampled_from([0, -1, 1, 2**31, 2**63, 10**40, 10**5000, 1e308, -0.0, 0.1, float("inf"), float("nan")])
+NUMBERS = st.sampled_from([0, -1, 1, 2**31, 2**63, 10**40, 1e308, -0.0, 0.1, float("inf"), float("nan")])
 LOOP = "{% for i in range(10**9) %}{% endfor %}"
 TEXTS = st.text(max_size=20) | st.sampled_from(
     ["", "\x00", "\u202e", "\ufeff", "{{ 1/0 }}", LOOP, "../../x", "=1+1", "a" * 9999]
@@ -43,7 +43,7 @@ SCALARS = st.none() | st.booleans() | NUMBERS | TEXTS
 VALUES = st.recursive(
     SCALARS, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3), max_leaves=6
 )
-DEEP = st.sampled_from(["[" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "[" * 300 + "]" * 300])
+DEEP = st.sampled_from(["[" * 100_000, '{"a":' * 5_000 + "1" + "}" * 5_000, "[" * 300 + "]" * 300, "9" * 5000])
 
 
 def for_a_while(strategy: st.SearchStrategy[Any], check: Callable[[Any], None]) -> None:
@@ -80,10 +80,20 @@ def assert_clear(error: BaseException) -> None:
     assert printable(text) == text
 
 
+class Known:
+    """Values to change. Hypothesis prints its strategies, and these are long."""
+
+    def __init__(self, values: list[Any]) -> None:
+        self.values = values
+
+    def __repr__(self) -> str:
+        return f"{len(self.values)} known"
+
+
 @st.composite
-def changed_json(draw: st.DrawFn, documents: list[Any]) -> Any:
-    """A document in which up to three values, keys or entries are others, or gone."""
-    document = json.loads(json.dumps(draw(st.sampled_from(documents))))
+def changed_json(draw: st.DrawFn, known: Known) -> Any:
+    """One of the known documents, in which up to three values, keys or entries are others, or gone."""
+    document = json.loads(json.dumps(known.values[draw(st.integers(0, len(known.values) - 1))]))
     for _ in range(draw(st.integers(1, 3))):
         parent: Any = document
         while isinstance(parent, dict | list) and parent:
@@ -102,9 +112,9 @@ def changed_json(draw: st.DrawFn, documents: list[Any]) -> Any:
 
 
 @st.composite
-def changed_bytes(draw: st.DrawFn, contents: list[bytes]) -> bytes:
-    """Bytes of which a stretch is cut out, repeated or replaced."""
-    content = draw(st.sampled_from(contents))
+def changed_bytes(draw: st.DrawFn, known: Known) -> bytes:
+    """Some of the known bytes, of which a stretch is cut out, repeated or replaced."""
+    content = known.values[draw(st.integers(0, len(known.values) - 1))]
     for _ in range(draw(st.integers(1, 3))):
         start = draw(st.integers(0, len(content)))
         end = min(len(content), start + draw(st.sampled_from([0, 1, 4, 100, len(content)])))
@@ -123,9 +133,11 @@ def test_any_bytes_of_a_config_are_a_config_or_one_error(tmp_path: Path) -> None
 
     texts = [preset.read_bytes() for preset in PRESETS]
     documents = [yaml.safe_load(text) for text in texts]
-    changed = changed_json(documents)
+    changed = changed_json(Known(documents))
     as_yaml = changed.map(lambda value: yaml.safe_dump(value, allow_unicode=True).encode("utf-8", "surrogatepass"))
-    contents = changed.map(encoded) | as_yaml | changed_bytes(texts) | st.binary(max_size=200) | DEEP.map(str.encode)
+    contents = (
+        changed.map(encoded) | as_yaml | changed_bytes(Known(texts)) | st.binary(max_size=200) | DEEP.map(str.encode)
+    )
     path = tmp_path / "config.yaml"
 
     def check(content: bytes) -> None:
@@ -159,12 +171,12 @@ def test_any_bytes_of_rows_are_rows_or_one_error(tmp_path: Path) -> None:
     flat = [[{key: str(value) for key, value in row.items()} for _ in range(3)] for row in ROWS]
     files = {kind: [encode(kind, rows) for rows in flat] for kind in (".csv", ".tsv", ".parquet", ".arrow", ".json")}
     files[".jsonl"] = [b"".join(encoded(row) + b"\n" for row in [row] * 3) for row in ROWS]
-    one_of = changed_json([[row] * 3 for row in ROWS])
+    one_of = changed_json(Known([[row] * 3 for row in ROWS]))
     lines = one_of.map(lambda rows: b"".join(encoded(row) + b"\n" for row in rows if row or rows))
     contents = st.one_of(
         lines.map(lambda content: (".jsonl", content)),
         one_of.map(lambda rows: (".json", encoded(rows))),
-        *(changed_bytes(known).map(lambda content, kind=kind: (kind, content)) for kind, known in files.items()),
+        *(changed_bytes(Known(known)).map(lambda content, kind=kind: (kind, content)) for kind, known in files.items()),
         st.tuples(st.sampled_from(sorted(files)), st.binary(max_size=100) | DEEP.map(str.encode)),
     )
     compressed = st.tuples(contents, st.sampled_from(["", "", "", ".gz", ".zst"]), st.booleans())
@@ -174,7 +186,7 @@ def test_any_bytes_of_rows_are_rows_or_one_error(tmp_path: Path) -> None:
         packed = COMPRESS[compression](content)
         path = tmp_path / f"rows{kind}{compression}"
         path.write_bytes(packed[: len(packed) // 2] if is_cut and compression else packed)
-        data = {"sources": [{"path": str(path)}], "max_invalid_rows": 10, "test_fraction": 0}
+        data = {"sources": [{"path": str(path)}], "max_invalid_rows": 10}
         outcome(lambda: load_data(DataConfig.model_validate(data)))
         path.unlink()
 
@@ -191,13 +203,13 @@ def test_any_bytes_in_a_models_folder_are_a_plan_or_errors(tiny_model: Path, row
     changed = st.sampled_from(sorted(parsed)).flatmap(
         lambda name: st.tuples(
             st.just(name),
-            changed_json([parsed[name]]).map(encoded)
-            | changed_bytes([encoded(parsed[name])])
+            changed_json(Known([parsed[name]])).map(encoded)
+            | changed_bytes(Known([encoded(parsed[name])]))
             | DEEP.map(str.encode)
             | VALUES.map(encoded),
         )
     )
-    weights = changed_bytes([(tiny_model / "model.safetensors").read_bytes()]).map(
+    weights = changed_bytes(Known([(tiny_model / "model.safetensors").read_bytes()])).map(
         lambda content: ("model.safetensors", content)
     )
     given_template = TEXTS.map(lambda text: ("chat_template.jinja", text.encode("utf-8", "surrogatepass")))
