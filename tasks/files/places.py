@@ -22,6 +22,7 @@ from tasks.files.streams import (
     is_remote,
     redacted,
     user_error,
+    waiting_for_store,
     without_query,
 )
 
@@ -67,8 +68,9 @@ def file_size(path: str) -> int | None:
     try:
         if not is_remote(path):
             return Path(path).stat().st_size
-        system, store_path = file_system(path)
-        size = system.info(store_path).get("size")
+        with waiting_for_store(path):
+            system, store_path = file_system(path)
+            size = system.info(store_path).get("size")
         return None if size is None else int(size)
     except Exception as error:  # see `file_system`
         raise user_error(path, error) from None
@@ -149,13 +151,16 @@ def _remote_files(entry: str) -> list[DataFile]:
         file_kind(entry)
         return [DataFile(entry, base_name(entry))]
     try:
-        system, store_path = file_system(entry)
-        kind = _kind_in_store(system, store_path)
+        with waiting_for_store(entry):
+            system, store_path = file_system(entry)
+            kind = _kind_in_store(system, store_path)
         if kind == "directory":
-            paths, root = system.find(store_path), store_path
+            with waiting_for_store(entry):
+                paths, root = system.find(store_path), store_path
         elif kind is None and is_glob(store_path):
             try:
-                matches = system.glob(store_path, detail=True)
+                with waiting_for_store(entry):
+                    matches = system.glob(store_path, detail=True)
             except ValueError:
                 raise DataError(f"{redacted(entry)}: `**` must stand alone between slashes, as in **/*.jsonl") from None
             paths = [path for path, info in matches.items() if info["type"] == "file"]

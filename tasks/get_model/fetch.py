@@ -71,12 +71,18 @@ def _download(config: ModelConfig, revision: str, directory: Path, token: str | 
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    from tasks.files.hub_client import use_patient_client
+    from tasks.files.waiting import NoAnswerError
+
     # pickled weights that must not be loaded are not downloaded either
     ignored = list(UNUSED_PATTERNS if config.allow_pickled_weights else UNUSED_PATTERNS + PICKLED_PATTERNS)
+    use_patient_client()
     try:
         snapshot_download(
             config.name, revision=revision, local_dir=directory, token=token or False, ignore_patterns=ignored
         )
+    except NoAnswerError as error:
+        raise HubError(f"model.name={config.name}: download failed: {error}; run again") from None
     except (HfHubHTTPError, LocalEntryNotFoundError, httpx2.HTTPError) as error:
         raise HubError(f"model.name={config.name}: download failed ({type(error).__name__}); run again") from None
     shutil.rmtree(directory / ".cache", ignore_errors=True)

@@ -13,6 +13,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, P
 
 from configs.errors import ModelError
 from tasks.files.model_files import is_hub_id
+from tasks.models.templates import ending
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
@@ -57,9 +58,10 @@ class Speaker:
         return inputs
 
     def _rendered(self, turns: list[dict[str, str]]) -> Any:
-        return self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self._arguments
-        )
+        with ending("the model's chat template"):
+            return self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self._arguments
+            )
 
 
 def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speaker:

@@ -18,6 +18,8 @@ from huggingface_hub.utils.sha import git_hash
 
 from configs.errors import HubError
 from configs.schema.push_to_hub import fault_of_public_repository
+from tasks.files.hub_client import use_patient_client
+from tasks.files.waiting import NoAnswerError
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
 from tasks.push_to_hub.card_file import joined_card, pushed_files
 from tasks.push_to_hub.private_texts import check_private, secrets, without_places
@@ -79,6 +81,7 @@ def publish(
     files = without_places(artifact_files(directory), base)
     files[CONFIG_FILE] = config.encode()
     check_private(repository, {**files, CARD_FILE: card.encode()}, [*paths, str(directory)], [token, *secrets()], rows)
+    use_patient_client()
     api = HfApi(token=token)
     branch = revision or "main"
     try:
@@ -258,9 +261,11 @@ def _tag(target: _Target, digest: str, revision: str) -> None:
 
 def _failure(error: Exception, repository: str, directory: Path) -> str:
     # the client raises a RuntimeError for the answer of a storage server, which is its cause
-    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    answer = error if isinstance(error, HfHubHTTPError | NoAnswerError) else error.__cause__
     fix = "run the same command again"
-    if isinstance(answer, HfHubHTTPError):
+    if isinstance(answer, NoAnswerError):
+        what = f"does not answer: {answer}"
+    elif isinstance(answer, HfHubHTTPError):
         status = answer.response.status_code
         what = f"answered {status}"
         if status in (401, 403):

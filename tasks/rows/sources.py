@@ -127,7 +127,10 @@ def hub_records(
     import datasets
 
     from configs.errors import HubError
+    from tasks.files.hub_client import use_patient_client
+    from tasks.files.waiting import NoAnswerError
 
+    use_patient_client()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
@@ -137,6 +140,8 @@ def hub_records(
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones
         raise DataError(f"data set {source.hub}: {str(error).splitlines()[0]}; correct name or split") from None
+    except NoAnswerError as error:
+        raise HubError(f"data set {source.hub}: {error}; try again later") from None
     except (datasets.exceptions.DatasetsError, OSError) as error:
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"

@@ -17,11 +17,12 @@ from typing import Any, Generic, TypeVar
 
 from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.wire_plan import Check, CheckResult
+from tasks.files.waiting import limit_seconds
 
 log = logging.getLogger(__name__)
 
-NETWORK_SECONDS = 60.0
-"""Time limit of a question to a server."""
+NETWORK_SECONDS = 1.5 * limit_seconds()
+"""Time limit of a question to a server, which may be several requests."""
 READING_SECONDS = 24 * 3600.0
 """Time limit of a question that reads whole files: in effect none."""
 _WIDTH = 110

@@ -13,6 +13,7 @@ import jinja2
 from tokenizers import AddedToken, Tokenizer
 
 from configs.errors import ModelError
+from tasks.models.templates import ending
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -107,7 +108,8 @@ def template_fault(template: str) -> str | None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        render_jinja_template([], chat_template=template)
+        with ending("the chat template"):
+            render_jinja_template([], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno} is not valid Jinja ({error.message})"
     return None
