@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.embedded.english_to_sql import make_rows
@@ -123,10 +125,12 @@ def hub_records(
     Raises:
         DataError: the data set has no such configuration or split.
         HubError: the data set cannot be loaded.
+        ArtifactError: the copy that the library keeps on this machine is damaged.
     """
     import datasets
+    import pyarrow as pa
 
-    from configs.errors import HubError
+    from configs.errors import ArtifactError, HubError
     from tasks.files.hub_client import use_patient_client
     from tasks.files.waiting import NoAnswerError
 
@@ -137,6 +141,13 @@ def hub_records(
         dataset = datasets.load_dataset(
             source.hub, source.name, split=source.split, revision=revision, token=token or False, streaming=streaming
         )
+    except (pa.ArrowInvalid, json.JSONDecodeError) as error:
+        # of what is on the hub the library raises errors of its own
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / str(source.hub).replace("/", "___")
+        raise ArtifactError(
+            f"data set {source.hub}: its copy on this machine is damaged ({type(error).__name__}); delete it: "
+            f"rm -rf {folder}"
+        ) from None
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones
         raise DataError(f"data set {source.hub}: {str(error).splitlines()[0]}; correct name or split") from None
