@@ -25,6 +25,7 @@ _UPLOAD_FACTOR = 3
 """A hub may work long on a commit before it answers, and another try would send it all again."""
 _ASKS = ("GET", "HEAD", "OPTIONS")
 _PIECE_BYTES = 2**16
+_XET_TRIES = 3
 # the client pauses at most 8 seconds between two tries
 _SAME_WAIT_SECONDS = 15.0
 _is_installed = False
@@ -38,9 +39,11 @@ def use_patient_client() -> None:
     with _installing:
         if _is_installed:
             return
-        seconds = f"{limit_seconds():.0f}s"
-        for name in ("CLIENT_CONNECT_TIMEOUT", "CLIENT_READ_TIMEOUT", "CLIENT_RETRY_MAX_DURATION"):
-            os.environ.setdefault(f"HF_XET_{name}", seconds)
+        # Xet's library tries many times by default, and each of its requests on its own
+        seconds = f"{max(1, round(limit_seconds() / _XET_TRIES))}s"
+        limits = {"CONNECT_TIMEOUT": seconds, "READ_TIMEOUT": seconds, "RETRY_MAX_ATTEMPTS": str(_XET_TRIES)}
+        for name, value in limits.items():
+            os.environ.setdefault(f"HF_XET_CLIENT_{name}", value)
         before = get_session()
         hooks, follows, timeout = before.event_hooks, before.follow_redirects, before.timeout
         set_client_factory(lambda: _PatientClient(event_hooks=hooks, follow_redirects=follows, timeout=timeout))

@@ -10,6 +10,7 @@ Python can only end what runs in Python: a call into a library in another langua
 from __future__ import annotations
 
 import ctypes
+import math
 import os
 import threading
 import time
@@ -109,7 +110,8 @@ class Wait:
         if seconds < self._next_line or seconds > self.limit:
             return ""
         self._next_line = max(2 * self._next_line, seconds)
-        return f"still waiting for {self.what} ({seconds:.0f} s; gives up after {self.limit:g} s)"
+        end = f"; gives up after {self.limit:g} s" if math.isfinite(self.limit) else ""
+        return f"still waiting for {self.what} ({seconds:.0f} s{end})"
 
     def give_up(self) -> None:
         """Raise the error in the thread that waits; it comes through once that thread runs Python code.
@@ -131,6 +133,8 @@ class Wait:
 
 def waiting_for(what: str, limit: float | None = None) -> Wait:
     """Return a block in which a run waits for `what`, at most `limit` seconds, by default those of `limit_seconds`.
+
+    With `math.inf` it only says so, where something else ends the wait.
 
     Raises:
         NoAnswerError: it took longer.

@@ -6,6 +6,7 @@ hub keeps the large files that it has. The same artifact again makes no commit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -19,7 +20,7 @@ from huggingface_hub.utils.sha import git_hash
 from configs.errors import HubError
 from configs.schema.push_to_hub import fault_of_public_repository
 from tasks.files.hub_client import use_patient_client
-from tasks.files.waiting import NoAnswerError
+from tasks.files.waiting import NoAnswerError, waiting_for
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
 from tasks.push_to_hub.card_file import joined_card, pushed_files
 from tasks.push_to_hub.private_texts import check_private, secrets, without_places
@@ -191,12 +192,15 @@ def _stage(target: _Target, staging: str, files: dict[str, Path | bytes], hashes
     there = _remote_files(target.api, target.repository, staging)
     missing = [name for name in files if not _same(there.get(name), hashes[name])]
     if missing:
-        target.api.create_commit(
-            target.repository,
-            [CommitOperationAdd(name, files[name]) for name in missing],
-            commit_message=_MESSAGE,
-            revision=staging,
-        )
+        size = sum(hashes[name][0] for name in missing)
+        # what travels by Xet is no request of this client, which ends its own
+        with waiting_for(f"{constants.ENDPOINT} to take {len(missing)} files, {size / 1e9:,.2f} GB", math.inf):
+            target.api.create_commit(
+                target.repository,
+                [CommitOperationAdd(name, files[name]) for name in missing],
+                commit_message=_MESSAGE,
+                revision=staging,
+            )
     _verify(target, staging, hashes, [])
 
 
