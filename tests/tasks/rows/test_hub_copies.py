@@ -1,4 +1,4 @@
-"""A damaged copy of a hub data set is named, with the command that deletes it; a slow hub is given up. Real clients."""
+"""A damaged copy of a hub data set is named, with the command that deletes it. The real client."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 
 from conftest import ROOT
 from support.hub_server import HubServer
-from support.slow_server import SlowServer
 
 # loads the data set, and again after each damage to the library's copy; prints what comes
 _LOAD = """
@@ -37,8 +36,8 @@ load()
 """
 
 
-def load(endpoint: str, home: Path, revision: str, *damages: str, **variables: str) -> list[str]:
-    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1", **variables}
+def load(endpoint: str, home: Path, revision: str, *damages: str) -> list[str]:
+    environment = os.environ | {"HF_ENDPOINT": endpoint, "HF_HOME": str(home), "HF_HUB_DISABLE_XET": "1"}
     command = [sys.executable, "-c", _LOAD, str(home), revision, *damages]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=100)
     assert result.returncode == 0, result.stderr
@@ -53,9 +52,3 @@ def test_a_damaged_copy_is_named_with_its_command(tmp_path: Path) -> None:
     copy = f"delete it: rm -rf {tmp_path}/datasets/owner___rows"
     where = "ArtifactError data set owner/rows: its copy on this machine is damaged"
     assert said == ["20", f"{where} (ArrowInvalid); {copy}", f"{where} (JSONDecodeError); {copy}", "20"]
-
-
-def test_a_slow_hub_is_given_up(tmp_path: Path) -> None:
-    with SlowServer("silent") as server:
-        *said, last = load(server.url, tmp_path, "main", WAITING_SECONDS="1.5")
-    assert last.startswith("HubError data set owner/rows: gave up waiting for ") and "after 1.5 s" in last, said

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
 from conftest import ROOT
 
 # prints the own folder of the run, and the paths of an output that the cache names and of a copy that it does not
@@ -76,6 +77,7 @@ def left(home: Path, named: str) -> list[str]:
     return [str(path) for path in paths if str(path) not in expected]
 
 
+@pytest.mark.slow
 def test_nothing_is_left_however_a_run_ends(tmp_path: Path) -> None:
     endings = {"ends": (None, 0), "fails": (None, 1), "SIGINT": (signal.SIGINT, 130), "SIGTERM": (signal.SIGTERM, 143)}
     runs = {}
