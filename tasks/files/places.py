@@ -25,6 +25,7 @@ from tasks.files.streams import (
     waiting_for_store,
     without_query,
 )
+from tasks.files.waiting import waiting_for
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _SAME_KIND = {".ndjson": ".jsonl", ".jsonlines": ".jsonl"}
@@ -68,7 +69,8 @@ def file_size(path: str) -> int | None:
     try:
         if not is_remote(path):
             return Path(path).stat().st_size
-        with waiting_for_store(path):
+        is_web = path.startswith(("http://", "https://"))
+        with waiting_for(redacted(path)) if is_web else waiting_for_store(path):
             system, store_path = file_system(path)
             size = system.info(store_path).get("size")
         return None if size is None else int(size)

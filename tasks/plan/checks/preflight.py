@@ -21,7 +21,7 @@ from tasks.files.waiting import limit_seconds
 
 log = logging.getLogger(__name__)
 
-NETWORK_SECONDS = 1.5 * limit_seconds()
+NETWORK_SECONDS = 2.5 * limit_seconds()
 """Time limit of a question to a server, which may be several requests."""
 READING_SECONDS = 24 * 3600.0
 """Time limit of a question that reads whole files: in effect none."""
