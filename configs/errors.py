@@ -12,6 +12,7 @@ since our own messages have them: what is quoted goes through `one_line` or a fu
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from signal import SIGINT, Signals
 from types import TracebackType
 from typing import NamedTuple
 
@@ -112,8 +113,15 @@ class RegistrationError(FineTuneError):
     """The cluster refused a registration or an execution, or cannot be reached."""
 
 
+def stopped_by(signal_number: int) -> str:
+    """Return the words for a run that a signal has ended."""
+    return "stopped by the user" if signal_number == SIGINT else f"stopped by {Signals(signal_number).name}"
+
+
 class InterruptedRunError(FineTuneError):
     """A signal ended the run, such as that of Ctrl-C."""
+
+    signal_number: int = SIGINT
 
 
 class DivergedError(FineTuneError):

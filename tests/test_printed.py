@@ -31,7 +31,7 @@ SHOWING = {
 SHOWING |= {"shown_columns", "setting_name"}
 # errors of ours: what they quote was shown where the message was made
 OWN = re.compile(r"\w*(Config|Data|Model|Artifact|Hub|FineTune|Rows|Unreachable|Interrupted\w*)Error|RefusedRow")
-OWN_TOO = {"Fault", "BrokenCheckpointError", "NotCheckedError", "JsonFault", "YamlFault"}
+OWN_TOO = {"Fault", "BrokenCheckpointError", "NotCheckedError", "JsonFault", "YamlFault", "NoAnswerError"}
 MESSAGES = re.compile(r"\w*Error|RefusedRow|Fault|bad_row")
 # of other errors: numbers, and words of the operating system
 HARMLESS = {"strerror", "errno", "lineno", "colno", "pos", "start", "status_code", "status"}

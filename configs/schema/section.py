@@ -183,7 +183,7 @@ def _line(fault: ConfigFault) -> str:
 
 
 def _fault(fault: Any, root: type[Section]) -> ConfigFault:
-    path = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in fault["loc"]).lstrip(".")
+    path = "".join(f"[{part}]" if isinstance(part, int) else f".{cut(part)}" for part in fault["loc"]).lstrip(".")
     value = _shown(_as_written(fault["input"]))
     if fault["type"] == "extra_forbidden":
         suggestion = _suggestion(fault["loc"], root)

@@ -25,7 +25,9 @@ from tasks.files.streams import (
     file_system,
     is_remote,
     user_error,
+    waiting_for_store,
 )
+from tasks.files.waiting import waiting_for
 
 FILE_ENDINGS = (".jsonl", ".ndjson", ".jsonlines", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".txt")
 _SAME_KIND = {".ndjson": ".jsonl", ".jsonlines": ".jsonl"}
@@ -69,8 +71,10 @@ def file_size(path: str) -> int | None:
     try:
         if not is_remote(path):
             return Path(path).stat().st_size
-        system, store_path = file_system(path)
-        size = system.info(store_path).get("size")
+        is_web = path.startswith(("http://", "https://"))
+        with waiting_for(shown_address(path)) if is_web else waiting_for_store(path):
+            system, store_path = file_system(path)
+            size = system.info(store_path).get("size")
         return None if size is None else int(size)
     except Exception as error:  # see `file_system`
         raise user_error(path, error) from None
@@ -151,13 +155,16 @@ def _remote_files(entry: str) -> list[DataFile]:
         file_kind(entry)
         return [DataFile(entry, base_name(entry))]
     try:
-        system, store_path = file_system(entry)
-        kind = _kind_in_store(system, store_path)
+        with waiting_for_store(entry):
+            system, store_path = file_system(entry)
+            kind = _kind_in_store(system, store_path)
         if kind == "directory":
-            paths, root = system.find(store_path), store_path
+            with waiting_for_store(entry):
+                paths, root = system.find(store_path), store_path
         elif kind is None and is_glob(store_path):
             try:
-                matches = system.glob(store_path, detail=True)
+                with waiting_for_store(entry):
+                    matches = system.glob(store_path, detail=True)
             except ValueError:
                 raise DataError(
                     f"{shown_address(entry)}: `**` must stand alone between slashes, as in **/*.jsonl"

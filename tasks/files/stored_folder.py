@@ -12,11 +12,12 @@ from typing import Any
 
 from configs.addresses import shown_address
 from configs.errors import ModelError
-from tasks.files.streams import file_system, user_error
+from tasks.files.streams import file_system, user_error, waiting_for_store
 
 # the keys under which s3fs, gcsfs and adlfs report a checksum
 _CHECKSUM_KEYS = ("ETag", "md5Hash", "etag")
 _CHUNK_BYTES = 2**20
+_PIECE_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,9 @@ def stored_files(address: str) -> dict[str, StoredFile]:
             "such as s3://bucket/model, a hub id or a directory"
         )
     try:
-        system, folder = file_system(address)
-        found = system.find(folder, detail=True)
+        with waiting_for_store(address):
+            system, folder = file_system(address)
+            found = system.find(folder, detail=True)
     except Exception as error:  # see `file_system`
         raise user_error(address, error) from None
     names = {path: path.removeprefix(folder).strip("/") for path in sorted(found)}
@@ -74,8 +76,14 @@ def read_range(address: str, file: StoredFile, start: int = 0, end: int | None =
         DataError: the file cannot be read.
     """
     try:
-        system, _ = file_system(address)
-        return bytes(system.cat_file(file.path, start=start, end=end))
+        last = file.size if end is None else min(end, file.size)
+        with waiting_for_store(address) as wait:
+            system, _ = file_system(address)
+            pieces = []
+            for first in range(start, last, _PIECE_BYTES):
+                pieces.append(bytes(system.cat_file(file.path, start=first, end=min(first + _PIECE_BYTES, last))))
+                wait.moved(len(pieces[-1]))
+            return b"".join(pieces)
     except Exception as error:  # see `file_system`
         raise user_error(address, error) from None
 
@@ -87,9 +95,10 @@ def _checksum(address: str, system: Any, path: str, info: dict[str, Any]) -> str
         return kept.strip('"')
     digest = hashlib.sha256()
     try:
-        with system.open(path, "rb") as file:
+        with waiting_for_store(address) as wait, system.open(path, "rb") as file:
             while chunk := file.read(_CHUNK_BYTES):
                 digest.update(chunk)
+                wait.moved(len(chunk))
     except Exception as error:  # see `file_system`
         raise user_error(address, error) from None
     return digest.hexdigest()

@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from configs.addresses import last_part, shown_address
 from configs.errors import DataError, FineTuneError, UnreachableStoreError
 from configs.printable import one_line
+from tasks.files.waiting import NoAnswerError, Wait, limit_seconds, waiting_for
 
 COMPRESSIONS = (".gz", ".zst")
 _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
@@ -28,6 +29,9 @@ POINTER_BYTES = 1024
 """A Git LFS pointer is shorter: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md."""
 POINTER_START = b"version https://git-lfs.github.com/spec/v1"
 _CHUNK_BYTES = 2**20
+_WEB_PIECE_BYTES = 2**16
+_STORE_FACTOR = 2
+_STORE_BLOCK_BYTES = 2**23
 # a few bytes of zstd may decompress to megabytes: after a piece that did, smaller pieces are read
 _ZSTD_CHUNK_BYTES = 2**14
 _ZSTD_SMALL_CHUNK_BYTES = 2**8
@@ -143,16 +147,28 @@ def open_seekable(path: str, probe_offset: int = 1) -> Any | None:
     if not path.startswith(("http://", "https://")):
         return _open_source(path)
     try:
-        system, address = file_system(path)
-        source = system.open(address, "rb")
-        source.seek(probe_offset)
-        source.read(1)
-        source.seek(0)
+        with waiting_for(shown_address(path)):
+            system, address = file_system(path)
+            source = system.open(address, "rb")
+            source.seek(probe_offset)
+            source.read(1)
+            source.seek(0)
     except ValueError:
         return None
     except Exception as error:  # see `file_system`
         raise user_error(path, error) from None
-    return source
+    return _PatientFile(path, source, waiting_for_store(path))
+
+
+def waiting_for_store(address: str) -> Wait:
+    """Return a block in which the store of an address is awaited.
+
+    It is given twice the time, since of a block of a file, of 8 MiB, nothing is seen before it is whole.
+
+    Raises:
+        NoAnswerError: it did not come in time.
+    """
+    return waiting_for(shown_address(address), limit_seconds() * _STORE_FACTOR)
 
 
 def file_system(path: str) -> tuple[Any, str]:
@@ -169,8 +185,9 @@ def file_system(path: str) -> tuple[Any, str]:
         return url_to_fs(path)
     import aiohttp
 
-    # by default a whole file must arrive within five minutes, and the environment's proxy is ignored
-    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=60)
+    # by default a whole file must arrive within five minutes, and the environment's proxy is ignored; what takes too
+    # long ends by `waiting_for`
+    timeout = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=2 * limit_seconds())
     return url_to_fs(path, client_kwargs={"trust_env": True, "timeout": timeout})
 
 
@@ -180,6 +197,7 @@ def _s3_options() -> dict[str, Any]:
         name: os.environ.get(f"FLYTE_AWS_{name}") for name in ("ACCESS_KEY_ID", "SECRET_ACCESS_KEY", "ENDPOINT")
     }
     options: dict[str, Any] = {"key": variables["ACCESS_KEY_ID"], "secret": variables["SECRET_ACCESS_KEY"]}
+    options["default_block_size"] = _STORE_BLOCK_BYTES
     options["client_kwargs"] = {"endpoint_url": variables["ENDPOINT"]} if variables["ENDPOINT"] else None
     return {name: value for name, value in options.items() if value}
 
@@ -187,10 +205,13 @@ def _s3_options() -> dict[str, Any]:
 def _open_source(path: str) -> Any:
     if is_remote(path):
         try:
-            system, store_path = file_system(path)
             # block_size=0 streams a web file in one request; others are read in blocks
             web = path.startswith(("http://", "https://"))
-            return system.open(store_path, "rb", **({"block_size": 0} if web else {}))
+            wait = waiting_for(shown_address(path)) if web else waiting_for_store(path)
+            with wait:
+                system, store_path = file_system(path)
+                source = system.open(store_path, "rb", **({"block_size": 0} if web else {}))
+            return _PatientFile(path, source, wait, _WEB_PIECE_BYTES if web else _CHUNK_BYTES)
         except Exception as error:  # see `file_system`
             raise user_error(path, error) from None
     try:
@@ -200,6 +221,33 @@ def _open_source(path: str) -> Any:
         return open(path, "rb")
     except OSError as error:
         raise user_error(path, error) from None
+
+
+class _PatientFile:
+    """A file of a store or web server whose reading ends: with bytes, or with an error that a user reads."""
+
+    def __init__(self, path: str, source: Any, wait: Wait, most_bytes: int | None = None) -> None:
+        self._path, self._source, self._wait, self._most_bytes = path, source, wait, most_bytes
+
+    def read(self, size: int = -1) -> bytes:
+        """Read as the file itself does, or at most `most_bytes`, so that slow progress is seen.
+
+        Raises:
+            UnreachableStoreError: the server was silent for too long.
+        """
+        if self._most_bytes is not None and size > self._most_bytes:
+            size = self._most_bytes
+        try:
+            with self._wait:
+                content: bytes = self._source.read(size)
+        except NoAnswerError as error:
+            # a library that reads would take a `TimeoutError` for a damaged file
+            raise user_error(self._path, error) from None
+        self._wait.moved(len(content))
+        return content
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._source, name)
 
 
 def _open_at(path: str, start: int) -> Any:
@@ -304,6 +352,9 @@ def user_error(path: str, error: Exception) -> FineTuneError:
     name = shown_address(path)
     if isinstance(error, FineTuneError):
         return error
+    if isinstance(error, NoAnswerError):
+        found = f"its server was silent, or nearly so, for {error.seconds:g} s"
+        return UnreachableStoreError(f"{name} cannot be read: {found}; check the address and the server, and run again")
     if isinstance(error, FileNotFoundError) and isinstance(error.__cause__, Exception):
         # fsspec raises this for every failure of a web server, with the real error as its cause
         return user_error(path, error.__cause__)

@@ -9,6 +9,7 @@ from flytekit import Cache, Deck, kwtypes, task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+import tasks.runtime.laptop_run as laptop_run
 from configs.printable import one_line, print_line
 from configs.schema import DataConfig
 from configs.versions import source_version
@@ -98,7 +99,8 @@ def get_data(config: DataConfig, contamination: list[str], shards: list[Shard], 
         Deck("data", html.fragment(failures))
         Deck.publish()
         if is_laptop_run():
-            page = scratch_directory("get_data") / "failures.html"
+            # what is in a scratch directory goes with the run
+            page = (laptop_run.unfinished_folder() or scratch_directory("get_data")) / "failures.html"
             page.write_text(html.document("Failure cases", failures), encoding="utf-8")
             raise InvalidRowsError(f"{error}\nall failure cases: {one_line(page)}", error.failures) from None
         raise

@@ -1,5 +1,7 @@
 """Flyte task: fetch the base model once; all later stages read this copy."""
 
+from contextlib import suppress
+from pathlib import Path
 from typing import NamedTuple
 
 from flytekit import Cache, Deck, task
@@ -42,13 +44,21 @@ def get_model(config: ModelConfig, revision: str) -> BaseModel:
 
     model, tokenizer = scratch_directory("model"), scratch_directory("tokenizer")
     access = FlyteContextManager.current_context().file_access
-    with heartbeat("model"), doing("fetching the base model"):
+    with heartbeat("model"), doing(lambda: f"fetching the base model, {_size_of(model)} so far"):
         fetch.fetch_model(
             config, revision, model, read_hub_token(), lambda address, path: access.get_data(address, str(path))
         )
     fetch.copy_tokenizer(model, tokenizer)
-    size = sum(file.stat().st_size for file in model.rglob("*") if file.is_file())
-    facts = [("model", shown_address(config.name)), ("revision", revision), ("size", f"{size / 1e9:,.2f} GB")]
+    facts = [("model", shown_address(config.name)), ("revision", revision), ("size", _size_of(model))]
     Deck("model", html.fragment(render_facts("Base model", facts)))
     print_line(f"model: {shown_address(config.name)} ({revision[:12]})")
     return BaseModel(model=store_folder(model, "base"), tokenizer=store_folder(tokenizer, "tokenizer"))
+
+
+def _size_of(folder: Path) -> str:
+    """Return the size of the files in a folder; a file may go while it is read, as one that is not whole yet."""
+    size = 0
+    for file in folder.rglob("*"):
+        with suppress(FileNotFoundError):
+            size += file.stat().st_size if file.is_file() else 0
+    return f"{size / 1e9:,.2f} GB"

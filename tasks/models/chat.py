@@ -17,6 +17,7 @@ from configs.foreign_json import parse_json, read_object
 from configs.printable import one_line, print_text
 from tasks.files.model_files import is_hub_id
 from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
+from tasks.models.templates import ending
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
@@ -68,9 +69,10 @@ class Speaker:
         return inputs
 
     def _rendered(self, turns: list[dict[str, str]]) -> Any:
-        return self._tokenizer.apply_chat_template(
-            turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self._arguments
-        )
+        with ending("the model's chat template"):
+            return self._tokenizer.apply_chat_template(
+                turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self._arguments
+            )
 
 
 def load_speaker(name: str, place: str, tokenizer: str, arguments: str) -> Speaker:

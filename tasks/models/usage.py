@@ -9,6 +9,7 @@ from pathlib import Path
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact
 from tasks.decks.markdown import fenced
+from tasks.models.templates import ending
 
 QUESTION = "What is the capital of France?"
 """The prompt of the snippets; a reader puts their own in its place."""
@@ -59,9 +60,9 @@ def prompt_format(usage: Usage, directory: Path) -> str | None:
     tokenizer = AutoTokenizer.from_pretrained(directory, trust_remote_code=usage.trust_remote_code)
     if not tokenizer.chat_template:
         return None
-    asked = tokenizer.apply_chat_template(
-        [{"role": "user", "content": "{question}"}], tokenize=False, add_generation_prompt=True, **_arguments(usage)
-    )
+    turns = [{"role": "user", "content": "{question}"}]
+    with ending("the model's chat template"):
+        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_arguments(usage))
     return str(asked)
 
 

@@ -6,6 +6,7 @@ hub keeps the large files that it has. The same artifact again makes no commit.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,6 +22,8 @@ from configs.errors import HubError
 from configs.foreign_yaml import MAX_BYTES
 from configs.printable import one_line
 from configs.schema.push_to_hub import fault_of_public_repository
+from tasks.files.hub_client import use_patient_client
+from tasks.files.waiting import NoAnswerError, waiting_for
 from tasks.push_to_hub.artifact_files import CARD_FILE, CONFIG_FILE, artifact_files, is_licence, stale_files
 from tasks.push_to_hub.card_file import joined_card, pushed_files
 from tasks.push_to_hub.private_texts import check_private, without_places
@@ -88,6 +91,7 @@ def publish(
         [token, *secrets_of_environment()],
         rows,
     )
+    use_patient_client()
     api = HfApi(token=token)
     branch = revision or "main"
     try:
@@ -198,12 +202,15 @@ def _stage(target: _Target, staging: str, files: dict[str, Path | bytes], hashes
     there = _remote_files(target.api, target.repository, staging)
     missing = [name for name in files if not _same(there.get(name), hashes[name])]
     if missing:
-        target.api.create_commit(
-            target.repository,
-            [CommitOperationAdd(name, files[name]) for name in missing],
-            commit_message=_MESSAGE,
-            revision=staging,
-        )
+        size = sum(hashes[name][0] for name in missing)
+        # what travels by Xet is no request of this client, which ends its own
+        with waiting_for(f"{constants.ENDPOINT} to take {len(missing)} files, {size / 1e9:,.2f} GB", math.inf):
+            target.api.create_commit(
+                target.repository,
+                [CommitOperationAdd(name, files[name]) for name in missing],
+                commit_message=_MESSAGE,
+                revision=staging,
+            )
     _verify(target, staging, hashes, [])
 
 
@@ -274,9 +281,11 @@ def _tag(target: _Target, digest: str, revision: str) -> None:
 
 def _failure(error: Exception, repository: str, directory: Path) -> str:
     # the client raises a RuntimeError for the answer of a storage server, which is its cause
-    answer = error if isinstance(error, HfHubHTTPError) else error.__cause__
+    answer = error if isinstance(error, HfHubHTTPError | NoAnswerError) else error.__cause__
     fix = "run the same command again"
-    if isinstance(answer, HfHubHTTPError):
+    if isinstance(answer, NoAnswerError):
+        what = f"does not answer: {answer}"
+    elif isinstance(answer, HfHubHTTPError):
         status = answer.response.status_code
         what = f"answered {status}"
         if status in (401, 403):

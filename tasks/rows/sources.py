@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import sys
 from collections.abc import Iterator
 from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from configs.addresses import first_line, last_part, shown_address
@@ -12,6 +15,7 @@ from configs.embedded.english_to_sql import make_rows
 from configs.embedded.names import EMBEDDED_DATA, EMBEDDED_PREFERENCES, parse_embedded_source
 from configs.embedded.preferences import make_preferences
 from configs.errors import DataError
+from configs.printable import one_line
 from configs.schema import SourceConfig
 from configs.wire import FileRange, Shard
 from tasks.files.places import DataFile, find_files
@@ -128,20 +132,34 @@ def hub_records(
     Raises:
         DataError: the data set has no such configuration or split.
         HubError: the data set cannot be loaded.
+        ArtifactError: the copy that the library keeps on this machine is damaged.
     """
     import datasets
+    import pyarrow as pa
 
-    from configs.errors import HubError
+    from configs.errors import ArtifactError, HubError
+    from tasks.files.hub_client import use_patient_client
+    from tasks.files.waiting import NoAnswerError
 
+    use_patient_client()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
     try:
         dataset = datasets.load_dataset(
             source.hub, source.name, split=source.split, revision=revision, token=token or False, streaming=streaming
         )
+    except (pa.ArrowInvalid, json.JSONDecodeError) as error:
+        # of what is on the hub the library raises errors of its own
+        folder = Path(datasets.config.HF_DATASETS_CACHE) / str(source.hub).replace("/", "___")
+        raise ArtifactError(
+            f"data set {source.hub}: its copy on this machine is damaged ({type(error).__name__}); delete it: "
+            f"rm -rf {one_line(shlex.quote(str(folder)))}"
+        ) from None
     except ValueError as error:
         # unknown configuration or split; the library lists the known ones
         raise DataError(f"data set {source.hub}: {first_line(error)}; correct name or split") from None
+    except NoAnswerError as error:
+        raise HubError(f"data set {source.hub}: {error}; try again later") from None
     except (datasets.exceptions.DatasetsError, OSError) as error:
         raise HubError(
             f"data set {source.hub} cannot be loaded ({type(error).__name__}); check it on the hub"

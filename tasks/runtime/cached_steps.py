@@ -10,17 +10,15 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import msgpack
-from flytekit.core import local_cache
 from flytekit.core.local_cache import LocalTaskCache
 from flytekit.models.literals import Literal, LiteralMap
 
 import tasks.runtime.laptop_run as laptop_run
 from configs.printable import print_line
-from tasks.runtime.local_cache import why_unusable
+from tasks.runtime.local_cache import explained_cache, open_cache, why_unusable
 
 # inputs that tell apart the steps of one task
 _NAMING = ("label", "method")
@@ -43,7 +41,8 @@ def explain_steps() -> None:
     def explained_get(
         task_name: str, cache_version: str, input_literal_map: LiteralMap, cache_ignore_input_vars: tuple[str, ...]
     ) -> LiteralMap | None:
-        found = get(task_name, cache_version, input_literal_map, cache_ignore_input_vars)
+        with explained_cache():
+            found = get(task_name, cache_version, input_literal_map, cache_ignore_input_vars)
         unusable = why_unusable(found) if found is not None and task_name.startswith("tasks.") else ""
         if unusable:
             # the step runs, and its new result takes this one's place in the cache
@@ -60,7 +59,8 @@ def explain_steps() -> None:
         cache_ignore_input_vars: tuple[str, ...],
         value: LiteralMap,
     ) -> None:
-        put(task_name, cache_version, input_literal_map, cache_ignore_input_vars, value)
+        with explained_cache():
+            put(task_name, cache_version, input_literal_map, cache_ignore_input_vars, value)
         if not _is_step(task_name, input_literal_map):
             return
         step, inputs = laptop_run.step_under_way(), _read_inputs(input_literal_map, cache_ignore_input_vars)
@@ -155,7 +155,7 @@ def _read_inputs(inputs: LiteralMap, ignored: tuple[str, ...]) -> dict[str, Lite
 
 def _note(step: str, note: dict[str, Any]) -> Any:
     """Note a step's inputs; return its note of the last run, or None."""
-    with _notes() as notes:
+    with explained_cache(), open_cache() as notes:
         text = notes.get(_key(step))
         notes.set(_key(step), json.dumps(note))
     return json.loads(text) if text else None
@@ -163,9 +163,3 @@ def _note(step: str, note: dict[str, Any]) -> Any:
 
 def _key(step: str) -> str:
     return f"inputs of the last run: {laptop_run.run_name()}: {step}"
-
-
-def _notes() -> Any:
-    from diskcache import Cache
-
-    return Cache(Path(local_cache.CACHE_LOCATION).expanduser())

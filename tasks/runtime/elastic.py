@@ -30,8 +30,9 @@ from flytekit.extend import IgnoreOutputs, TaskPlugins
 from flytekitplugins.kfpytorch import Elastic
 from flytekitplugins.kfpytorch.task import PytorchElasticFunctionTask
 
+import tasks.runtime.leftovers as leftovers
 from configs import errors
-from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace
+from configs.errors import FineTuneError, InterruptedRunError, RetryError, WithoutTrace, stopped_by
 from configs.printable import one_line, printable
 from configs.schema.cluster import ClusterConfig
 from configs.schema.train import TrainConfig
@@ -94,6 +95,7 @@ class ConfiguredElasticTask(PytorchElasticFunctionTask):
         # in memory: a full disk is one of the faults to record
         memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
         with tempfile.TemporaryDirectory(prefix="fine-tune-launch-", dir=memory) as folder:
+            leftovers.belongs(Path(folder))
             self._task_config = launch_config(declared, config, cluster)
             self._task_function: Callable[..., Any] = partial(run_worker, function, folder)
             try:
@@ -219,15 +221,18 @@ def _kill_message(rank: int, signal_number: int, cluster: ClusterConfig) -> str:
 
 def _interruption(signal_error: BaseException, folder: Path) -> Exception:
     """Return the error for a signal that ended this machine's processes. `signal_error` is torch's."""
+    number = int(getattr(signal_error, "sigval", signal.SIGTERM))
     fault = earliest_fault(folder)
     # the message of a process that had time to save
     saved = re.search(r"after (step \d+); its checkpoint is saved", fault.message if fault else "")
     if is_laptop_run():
         step = f" ({saved[1]})" if saved else ""
-        return InterruptedRunError(
-            f"stopped by the user; run the same command again to go on from the last checkpoint{step}"
+        stopped = InterruptedRunError(
+            f"{stopped_by(number)}; run the same command again to go on from the last checkpoint{step}"
         )
-    name = signal.Signals(getattr(signal_error, "sigval", signal.SIGTERM)).name
+        stopped.signal_number = number
+        return stopped
+    name = signal.Signals(number).name
     outcome = f"saved after {saved[1]}" if saved else "the next attempt resumes from the last checkpoint"
     return _recoverable(f"preempted: the machine was asked to stop ({name}); {outcome}")
 

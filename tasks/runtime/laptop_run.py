@@ -49,11 +49,14 @@ def start(config: FineTuneConfig | AlignConfig, workflow: str) -> None:
 
     Raises:
         ConfigError: as for `begin`.
+        ArtifactError: Flyte's local cache cannot be used.
     """
     from tasks.runtime.cached_steps import explain_steps
+    from tasks.runtime.local_cache import check_cache
 
     if not is_laptop_run():
         return
+    check_cache()
     explain_steps()
     with suppress(OSError):
         begin(config, workflow)

@@ -14,6 +14,7 @@ from flytekit.core.context_manager import FlyteContextManager
 
 from configs.schema.cluster import ClusterConfig
 from images.specs import PODS
+from tasks.runtime.leftovers import CHECKPOINTS_VARIABLE
 
 _GRACE_SECONDS = 120
 # none of Flyte's own Decks: the console would open on Timeline, the dependencies Deck runs pip, which images may lack,
@@ -118,8 +119,11 @@ def checkpoint_uris(fingerprint: str) -> tuple[str, str | None] | None:
 
 def laptop_checkpoints(fingerprint: str) -> Path:
     """Return the folder in which a laptop keeps the checkpoints of a run."""
+    # while a run has a temporary folder of its own, the checkpoints lie beside it
+    given = os.environ.get(CHECKPOINTS_VARIABLE)
     # tempfile would choose another folder once $TMPDIR is full, without the checkpoints
-    return Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / "fine-tune-checkpoints" / fingerprint
+    folder = Path(os.environ.get("TMPDIR") or tempfile.gettempdir()) / "fine-tune-checkpoints"
+    return (Path(given) if given else folder) / fingerprint
 
 
 def delete_finished_checkpoints() -> None:

@@ -18,6 +18,7 @@ from flytekit.extend import IgnoreOutputs
 from flytekit.loggers import logger
 
 import tasks.runtime.laptop_run as laptop_run
+import tasks.runtime.leftovers as leftovers
 from configs.addresses import without_secrets
 from configs.errors import ConfigFault, FineTuneError, RetryError, WithoutTrace
 from configs.printable import make_printable, one_line, print_line, printable
@@ -80,6 +81,8 @@ def shows_errors(
     @wraps(function)
     def showing(*args: Inputs.args, **kwargs: Inputs.kwargs) -> Output:
         is_laptop = is_laptop_run()
+        if is_laptop:
+            leftovers.begin()
         stage = function.__module__.removeprefix("tasks.").removesuffix(".task")
         # the local cache has named its own steps, and a dynamic task is none
         is_step = is_laptop and not laptop_run.step_under_way() and "." not in stage

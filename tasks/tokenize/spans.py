@@ -17,12 +17,14 @@ from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from configs.printable import joined_lines
+from tasks.models.templates import ending
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.turns import Conversation, without_thoughts_of_calls
 
 _MARKED = re.compile(r"\{%-?\s*generation\s*-?%\}")
 # transformers keeps one compiled template, which notes the blocks of one rendering at a time; the plan has threads
 _RENDERING = Lock()
+_FAILURES = (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, RecursionError, MemoryError)
 OTHER_TEMPLATE = "set tokenize.chat_template to another template"
 Span = tuple[int, int]
 
@@ -62,13 +64,14 @@ def apply(
 
     Raises:
         RefusedRow: the template refuses the conversation, or fails on it.
+        ModelError: the template does not end.
     """
     from jinja2 import TemplateError, UndefinedError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     variables = {**setup.tokenizer.special_tokens_map, **setup.template.arguments}
     try:
-        with _RENDERING:
+        with _RENDERING, ending(setup.template.title, row_id):
             texts, found = render_jinja_template(
                 [conversation.turns],
                 tools=conversation.tools or None,
@@ -77,7 +80,7 @@ def apply(
                 return_assistant_tokens_mask=blocks,
                 **variables,
             )
-    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError, UndefinedError) as error:
+    except (*_FAILURES, UndefinedError) as error:
         # the error's text may hold content
         raise FailedTemplateError(row_id, f"{setup.template.title} fails on it with {type(error).__name__}") from None
     except TemplateError as error:

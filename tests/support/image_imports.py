@@ -24,7 +24,7 @@ _OTHER_ROLES: list[tuple[str, str, Role]] = [
 ]
 
 # imported in pods too, but its functions run on a laptop alone
-_LAPTOP_ONLY = ("tasks.runtime.laptop_run",)
+_LAPTOP_ONLY = ("tasks.runtime.laptop_run", "tasks.runtime.leftovers")
 
 
 def imports_of(role: Role) -> tuple[set[str], set[str]]:

@@ -56,8 +56,11 @@ def test_an_interrupted_run_says_so_leaves_nothing_running_and_goes_on(
     assert again.returncode == 0, again.stderr
     steps = [int(step) for step in re.findall(r"train: step (\d+)/120", again.stdout)]
     assert steps == list(range(int(found[1]) + 1, 121))
-    # nothing is kept of a run that has ended
+    # nothing is kept of a run that has ended, but what the cache names
     assert not list((tmp_path / "fine-tune-checkpoints").iterdir())
+    for copies in ("fine-tune-trained-*", "torchelastic_*", "*.lock"):
+        assert not list(tmp_path.glob(copies))
+    assert all(path.name in ("lock", "folders.json") for path in tmp_path.glob("fine-tune-run-*/*"))
 
 
 @pytest.mark.slow

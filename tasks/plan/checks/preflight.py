@@ -20,11 +20,12 @@ from configs.addresses import shown_text, without_secrets
 from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.printable import joined_lines, one_line, printable
 from configs.wire_plan import Check, CheckResult
+from tasks.files.waiting import limit_seconds
 
 log = logging.getLogger(__name__)
 
-NETWORK_SECONDS = 60.0
-"""Time limit of a question to a server."""
+NETWORK_SECONDS = 2.5 * limit_seconds()
+"""Time limit of a question to a server, which may be several requests."""
 READING_SECONDS = 24 * 3600.0
 """Time limit of a question that reads whole files: in effect none."""
 _WIDTH = 110

@@ -16,6 +16,7 @@ from configs.addresses import first_line
 from configs.errors import ModelError
 from configs.printable import one_line
 from tasks.files.model_settings import check_size
+from tasks.models.templates import ending
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -110,7 +111,8 @@ def template_fault(template: str) -> str | None:
     from transformers.utils.chat_template_utils import render_jinja_template
 
     try:
-        render_jinja_template([], chat_template=template)
+        with ending("the chat template"):
+            render_jinja_template([], chat_template=template)
     except jinja2.TemplateSyntaxError as error:
         return f"line {error.lineno} is not valid Jinja ({first_line(error.message or '')})"
     return None

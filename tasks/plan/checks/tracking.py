@@ -13,6 +13,7 @@ from configs.errors import ConfigError, UnreachableTrackerError
 from configs.printable import one_line
 from configs.schema.tracking import TrackingConfig
 from configs.schema.train import TrainConfig
+from tasks.files.waiting import NoAnswerError, waiting_for
 
 _CLOUD = "https://api.wandb.ai"
 _TIMEOUT_SECONDS = 15.0
@@ -111,8 +112,9 @@ def _ask(
     headers: dict[str, str] | None = None,
 ) -> httpx2.Response:
     try:
-        return httpx2.post(url, json=content, auth=basic, headers=headers, timeout=_TIMEOUT_SECONDS)
-    except httpx2.HTTPError as error:
+        with waiting_for(url):
+            return httpx2.post(url, json=content, auth=basic, headers=headers, timeout=_TIMEOUT_SECONDS)
+    except (httpx2.HTTPError, NoAnswerError) as error:
         setting = "tracker=wandb" if tracking.address is None else f"address={tracking.address}"
         raise UnreachableTrackerError(
             f"train.tracking.{setting}: {url.split('/api/')[0].removesuffix('/graphql')} cannot be reached "

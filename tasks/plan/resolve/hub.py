@@ -21,6 +21,8 @@ from huggingface_hub.errors import (
 from configs.artifacts import PushedArtifact, repository_of
 from configs.errors import FineTuneError, HubError, UnreachableHubError
 from configs.schema.push_to_hub import fault_of_public_repository
+from tasks.files.hub_client import use_patient_client
+from tasks.files.waiting import NoAnswerError
 
 T = TypeVar("T")
 # what a client raises for a JSON that lacks a key, is of another type, or is no JSON; RecursionError for a deep one
@@ -36,13 +38,16 @@ def explain_hub_errors(
     `instead` is the fix for a user without a network.
 
     Raises:
-        UnreachableHubError: the hub cannot be reached.
+        UnreachableHubError: the hub cannot be reached, or does not answer in time.
         HubError: the hub refuses or fails, or its answer is not of the form that its client, or the code in this
             context, reads; the message never holds a token.
     """
     endpoint = constants.ENDPOINT
+    use_patient_client()
     try:
         yield
+    except NoAnswerError as error:
+        raise UnreachableHubError(f"{subject}: {error}; try again later, connect to the network or {instead}") from None
     except FineTuneError:
         raise
     except GatedRepoError:
@@ -182,6 +187,7 @@ def _has_scope(access: dict[str, Any], target: str, is_new: bool) -> bool:
 
 def _write_access(repository: str, token: str) -> Literal["yes", "no", "unknown"]:
     """Ask whether the token may write to a repository; `unknown` if it does not exist yet, or the hub has no answer."""
+    use_patient_client()
     try:
         HfApi(token=token).auth_check(repository, write=True)
     except (RepositoryNotFoundError, GatedRepoError) as error:
@@ -191,6 +197,10 @@ def _write_access(repository: str, token: str) -> Literal["yes", "no", "unknown"
             return "no"
         # a self-hosted hub may not have this endpoint
         return "unknown"
+    except NoAnswerError as error:
+        raise UnreachableHubError(
+            f"push_to_hub.repository={repository}: {error}; try again later or unset push_to_hub.repository"
+        ) from None
     except (httpx2.HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise UnreachableHubError(
             f"push_to_hub.repository={repository}: {constants.ENDPOINT} cannot be reached ({type(error).__name__}); "

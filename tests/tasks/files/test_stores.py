@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +15,7 @@ import pytest
 from rehearsal.store import Store
 from support.resolved import resolve_model
 
-from configs.errors import ConfigError, DataError, FineTuneError, ModelError
+from configs.errors import ConfigError, DataError, FineTuneError, ModelError, UnreachableStoreError
 from configs.schema import DataConfig, ModelConfig, TrainConfig
 from tasks.files.places import find_files
 from tasks.files.streams import open_bytes
@@ -157,6 +159,31 @@ def test_the_fetched_model_equals_the_planned_one_byte_for_byte(
     with pytest.raises(ModelError, match="has changed since this run began; run again"):
         fetch_model(ModelConfig(name=model), planned.revision, tmp_path, None, download)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_download_that_stalls_is_given_up_and_one_that_grows_is_not(
+    store: Store, model: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    planned = resolve(model)
+    # a store has twice as long
+    monkeypatch.setenv("WAITING_SECONDS", "0.5")
+
+    def stall(address: str, path: Path) -> None:
+        path.write_bytes(b"first")
+        threading.Event().wait(20)
+
+    def grow(address: str, path: Path) -> None:
+        with path.open("wb", buffering=0) as file:
+            for _ in range(5 if path.name == "model.safetensors" else 0):
+                file.write(b"x" * 2**16)
+                threading.Event().wait(0.3)
+
+    began = time.monotonic()
+    with pytest.raises(UnreachableStoreError, match=r"cannot be read: its server was silent, or nearly so, for 1 s"):
+        fetch_model(ModelConfig(name=model), planned.revision, tmp_path, None, stall)
+    assert time.monotonic() - began < 8
+    fetch_model(ModelConfig(name=model), planned.revision, tmp_path, None, grow)
+    assert (tmp_path / "model.safetensors").stat().st_size == 5 * 2**16
 
 
 def test_a_template_and_a_deepspeed_file_are_read_from_addresses(store: Store) -> None:
