@@ -35,6 +35,12 @@ _KEY = "task_name, cache_version, input_literal_map, cache_ignore_input_vars"
 _PLUGIN = "flytekit.configuration.plugin.FlytekitPlugin"
 
 SEAMS = (
+    Seam(
+        "transformers.TextStreamer",
+        "on_finalized_text",
+        "(self, text, stream_end=False)",
+        "an answer of `make chat` is printed without characters that move the cursor",
+    ),
     # trainers: overridden in tasks/train/seams.py, where each says why
     Seam(
         "transformers.Trainer",

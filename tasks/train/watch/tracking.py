@@ -130,7 +130,7 @@ class Tracking(Observer):
         for secret in self._access.secrets.values():
             text = text.replace(secret, "***")
         # only now, so that a secret is found as it is
-        return one_line(text[:300])
+        return one_line(f"{type(error).__name__}: {text}"[:300])
 
     def _send(self) -> None:
         if self._tracker is None:
