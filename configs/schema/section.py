@@ -24,6 +24,7 @@ LARGEST_INTEGER = 2**53 - 1
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _SHOWN_CHARACTERS = 80
+_LONGEST_PART = 800
 
 
 class Section(BaseModel):
@@ -164,7 +165,7 @@ _PATTERNS_IN_WORDS = {
 def faults_of(error: ValidationError, root: type[Section]) -> list[ConfigFault]:
     """Return every fault of a config of class `root`."""
     faults = (_fault(fault, root) for fault in joined(error.errors()))
-    return [ConfigFault(*map(shown_address, fault)) for fault in faults]
+    return [ConfigFault(*(_shortened(shown_address(part)) for part in fault)) for fault in faults]
 
 
 def describe_faults(faults: Sequence[ConfigFault], limit: int = 3) -> str:
@@ -212,6 +213,12 @@ def _shown(value: Any) -> str:
     # Python makes no text of a number that is much longer
     is_long = isinstance(value, int) and abs(value) >= 10**_SHOWN_CHARACTERS
     return "a number of very many digits" if is_long else cut(repr(value))
+
+
+def _shortened(text: str) -> str:
+    """Return a part of a message without the middle of what is long: a list of long paths, or a key of 10,000
+    characters."""
+    return text if len(text) <= _LONGEST_PART else f"{text[: _LONGEST_PART - 200]}...{text[-200:]}"
 
 
 def cut(text: str) -> str:

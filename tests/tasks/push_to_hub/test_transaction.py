@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
@@ -261,6 +262,30 @@ def test_a_push_that_is_killed_leaves_the_old_model_or_the_new_one(
     files = hub.files(REPO)
     assert {name: files[name] for name in expected} == expected and "model.safetensors" not in files
     assert len(hub.commits(REPO)) == 3 and hub.refs(REPO)[0] == ["main"]
+
+
+@pytest.mark.parametrize("chance", range(5))
+def test_a_push_that_is_killed_at_a_random_request_leaves_the_old_model_or_the_new_one(
+    chance: int, artifacts: dict[str, Path], hub: HubServer, tmp_path: Path
+) -> None:
+    push(artifacts["one file"])
+    old, before = hub.files(REPO), len(hub.requests)
+    # a push makes about twenty
+    last = before + random.Random(chance).randint(1, 20)
+    environment = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_XET": "1"}
+    arguments = [sys.executable, "-c", KILLED_PUSH, str(artifacts["shards"]), CARD]
+    with subprocess.Popen(arguments, env=os.environ | environment, stderr=subprocess.DEVNULL) as process:
+        while len(hub.requests) < last and process.poll() is None:
+            time.sleep(0.001)
+        process.kill()
+    now = hub.files(REPO)
+    expected = {path.name: path.read_bytes() for path in artifacts["shards"].iterdir()}
+    is_new = "model.safetensors.index.json" in now
+    assert ({name: now.get(name) for name in expected} == expected) if is_new else now == old
+    push(artifacts["shards"])
+    files = hub.files(REPO)
+    assert {name: files[name] for name in expected} == expected and "model.safetensors" not in files
+    assert hub.refs(REPO)[0] == ["main"]
 
 
 @pytest.mark.parametrize("route", ["create", "info", "commit", "tag"])
