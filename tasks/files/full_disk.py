@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -34,7 +34,7 @@ def full_disks_named(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = full_disk_error(error, folder=folder)
+        full = full_disk_error(error, written_to=[folder])
         if full is None:
             raise
         raise full from error
@@ -45,18 +45,18 @@ def is_disk_full(error: BaseException) -> bool:
     return _number(error) is not None
 
 
-def full_disk_error(error: BaseException, fix: str = "", folder: Path | None = None) -> ArtifactError | None:
+def full_disk_error(error: BaseException, fix: str = "", written_to: Sequence[Path] = ()) -> ArtifactError | None:
     """Return the error to show for one of a full disk, or for one that was raised from it; None for any other.
 
-    The message ends with `fix`, if it is given, and names `folder`, or else the one that the error names. A deliberate
-    error is its own explanation.
+    The message names the folder that the error names, or else the fullest one of `written_to` and of those that every
+    run writes to; it ends with `fix`, if it is given. A deliberate error is its own explanation.
     """
     for cause in causes(error):
         if isinstance(cause, FineTuneError):
             return None
         number = _number(cause)
         if number is not None:
-            folder = folder or _folder(cause)
+            folder = _folder(cause, written_to)
             advice = fix or "free some space there, or set output_directory or TMPDIR to a folder on another disk"
             if number == errno.EFBIG:
                 advice = "raise the limit (`ulimit -f`), or use a file system that takes larger files"
@@ -82,16 +82,12 @@ def _number(error: BaseException) -> int | None:
     return next((number for words, number in _WORDS.items() if words in text), None)
 
 
-def _folder(error: BaseException) -> Path:
-    """Return the folder that could not be written to; where the error names none, the fullest that is written to."""
+def _folder(error: BaseException, written_to: Sequence[Path]) -> Path:
     name = getattr(error, "filename2", None) or getattr(error, "filename", None)
     if isinstance(name, str | bytes):
         return Path(os.fsdecode(name)).parent
-    return min(_written_to(), key=lambda folder: shutil.disk_usage(folder).free)
-
-
-def _written_to() -> Iterable[Path]:
-    return [folder for folder in (Path(tempfile.gettempdir()), Path.cwd(), Path.home()) if folder.exists()]
+    folders = [*written_to, Path(tempfile.gettempdir()), Path.cwd(), Path.home()]
+    return min(filter(Path.exists, folders), key=lambda folder: shutil.disk_usage(folder).free)
 
 
 def _disk(folder: Path) -> str:

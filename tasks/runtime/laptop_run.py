@@ -113,6 +113,11 @@ def unfinished_folder() -> Path | None:
     return None if _run is None else _run.folder.unfinished
 
 
+def folders_written_to() -> list[Path]:
+    """Return the folder that the run under way writes to; none if there is none."""
+    return [] if _run is None else [_run.folder.unfinished]
+
+
 def run_name() -> str:
     """Return the name of the run under way; empty if there is none."""
     return "" if _run is None else _run.key[1]

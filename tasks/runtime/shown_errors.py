@@ -97,7 +97,7 @@ def shows_errors(
             raise
         except Exception as fault:
             make_printable(fault)
-            error = full_disk_error(fault) or fault
+            error = full_disk_error(fault, written_to=laptop_run.folders_written_to()) or fault
             if is_laptop:
                 laptop_run.end_step()
                 if error is not fault:
