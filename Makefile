@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan chat register run-remote test rehearse test-fast lint types package benchmark clean images lock test-gptq console-form
+.PHONY: help setup run align plan chat register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -86,6 +86,9 @@ test: lint types ## Lint, check types, and run all tests
 
 rehearse: $(INSTALLED) ## Run what registration sends, task by task, as a cluster would
 	$(BIN)/python -m pytest tests/rehearsal -n 2 --dist loadfile -v
+
+fuzz: $(INSTALLED) ## Try any bytes as configs, rows and model folders, with new seeds: make fuzz [SECONDS=60]
+	FUZZ_SECONDS=$(or $(SECONDS),60) $(BIN)/python -m pytest tests/fuzz -q
 
 test-fast: $(INSTALLED) ## Run the tests that take seconds
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

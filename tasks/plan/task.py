@@ -277,6 +277,7 @@ def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
     from tasks.decks import html
     from tasks.decks.data import render_failures
     from tasks.decks.plan import render_plan
+    from tasks.files.whole_files import write_whole
 
     failures = [case for answer in built.answers for case in getattr(answer.error, "failures", [])]
     body = render_plan(built.plan, name) + (render_failures(failures) if failures else "")
@@ -289,7 +290,7 @@ def _report(built: "BuiltPlan", name: str, output_directory: str) -> str:
     page = Path(output_directory) / f"{name}.plan.html" if run is None else run / "plan.html"
     try:
         page.parent.mkdir(parents=True, exist_ok=True)
-        page.write_text(html.document(f"Plan: {name}", body), encoding="utf-8")
+        write_whole(page, html.document(f"Plan: {name}", body))
     except OSError as error:
         return f"\nplan.html: could not be written to {one_line(page.parent)} ({error.strerror})"
     return f"\nplan.html: {one_line(page)}"

@@ -23,6 +23,7 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 from tasks.files.kept_files import RECORD
 from tasks.files.run_folder import RunFolder, claim, finish, release
+from tasks.files.whole_files import write_whole
 from tasks.runtime.artifacts import local_path
 from tasks.runtime.pods import is_laptop_run
 
@@ -220,6 +221,4 @@ def _now() -> str:
 
 def _write(folder: Path, record: Mapping[str, Any]) -> None:
     text = json.dumps(record, indent=2, ensure_ascii=False) + "\n"
-    partial = folder / f".{RECORD}"
-    partial.write_text(text, encoding="utf-8", errors="surrogatepass")
-    partial.replace(folder / RECORD)
+    write_whole(folder / RECORD, text)

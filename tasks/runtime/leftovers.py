@@ -49,14 +49,17 @@ def begin() -> None:
     parent = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     for left in parent.glob(f"{_PREFIX}*"):
         _delete_if_dead(left)
+    folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+        lock = FileLock(folder / _LOCK)
+        lock.acquire()
+        (folder / _RECORD).write_text(json.dumps({"cache": _cache(), "folders": _flyte_folders()}), encoding="utf-8")
     except OSError:
         # the checks of the plan name a full or unwritable disk
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         return
-    lock = FileLock(folder / _LOCK)
-    lock.acquire()
-    (folder / _RECORD).write_text(json.dumps({"cache": _cache(), "folders": _flyte_folders()}), encoding="utf-8")
     values = {CHECKPOINTS_VARIABLE: str(parent / "fine-tune-checkpoints"), "TMPDIR": str(folder)}
     _own = _Own(folder, lock, {name: os.environ.get(name) for name in values})
     os.environ |= values
