@@ -197,6 +197,8 @@ def variables(home: Path, hub: HubServer) -> dict[str, str]:
     own = {"HF_ENDPOINT": hub.endpoint, "HF_HOME": str(home / "hf"), "HF_HUB_DISABLE_XET": "1"}
     # where a store is asked for, none answers
     own |= {"AWS_ENDPOINT_URL": "http://127.0.0.1:9", "AWS_MAX_ATTEMPTS": "1"}
+    # Decks and what else a run has in its temporary folder are searched too
+    own["FINE_TUNE_KEEP"] = "1"
     return {**SECRETS, **own, "PYTHONPATH": str(ROOT), "GOOGLE_APPLICATION_CREDENTIALS": str(credentials)}
 
 
@@ -214,6 +216,7 @@ def test_a_run_its_failure_and_its_push_show_no_canary(tmp_path: Path, tiny_mode
         hub.fail_next("commit", status=418)
         broken = flyte.fine_tune(settings, variables(home, hub))
         assert broken.returncode == 1 and "answered 418" in broken.stderr, broken.stderr
+        assert found_in_files(home) == {}
         result = flyte.fine_tune(settings, variables(home, hub))
         assert result.returncode == 0, result.stderr
         pushed = {**hub.files("me/tuned"), **hub.files("me/tuned-adapter")}

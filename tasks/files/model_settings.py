@@ -93,6 +93,7 @@ _TEXTS = Rule(lambda value: _is_list(value, _is_text), "a list of texts")
 _OBJECT = Rule(lambda value: isinstance(value, dict), "an object")
 _NUMBER = Rule(_is_number, "a number")
 _INTEGER = Rule(lambda value: _is_integer(value) and abs(value) < 2**63, "a whole number of 64 bits")
+_LENGTH = Rule(lambda value: _is_number(value) and 0 <= value < 2**63, "a number of positions")
 _FLAG = Rule(lambda value: isinstance(value, bool), "true or false")
 _IDS = Rule(lambda value: _is_id(value) or _is_list(value, _is_id), "the number of a token, or a list of such numbers")
 _ID_LIST = Rule(lambda value: _is_list(value, _is_id), "a list of numbers of tokens")
@@ -119,6 +120,9 @@ _RULES: dict[str, dict[str, Rule]] = {
         "rope_scaling": _OBJECT,
         "rope_parameters": _OBJECT,
         "num_labels": _INTEGER,
+        "vocab_size": _INTEGER,
+        "hidden_act": _TEXT,
+        **dict.fromkeys(("max_position_embeddings", "n_positions"), _LENGTH),
         **dict.fromkeys(
             ("dtype", "torch_dtype"),
             Rule(

@@ -19,6 +19,8 @@ from typing import NamedTuple
 from filelock import FileLock, Timeout
 
 CHECKPOINTS_VARIABLE = "FINE_TUNE_CHECKPOINTS"
+KEEP_VARIABLE = "FINE_TUNE_KEEP"
+"""With it, the temporary folder of a run stays until the next run, for a look at its Decks."""
 _PREFIX = "fine-tune-run-"
 _LOCK, _RECORD = "lock", "folders.json"
 
@@ -75,9 +77,9 @@ def belongs(folder: Path) -> None:
 
 
 def clean() -> None:
-    """Delete all that the run of this command has left, if `begin` was called."""
+    """Delete all that the run of this command has left, if `begin` was called, and $FINE_TUNE_KEEP is not set."""
     global _own
-    if _own is None:
+    if _own is None or os.environ.get(KEEP_VARIABLE):
         return
     own, _own = _own, None
     for name, value in own.variables.items():

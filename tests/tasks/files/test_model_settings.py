@@ -98,6 +98,8 @@ WRONG_VALUES: list[tuple[str, str, Any, str]] = [
     (INDEX_FILE, "weight_map", {"a": 5}, f"weight_map={{'a': 5}} {_FILES}"),
     (INDEX_FILE, "weight_map", {"a": "../b.safetensors"}, f"weight_map={{'a': '../b.safetensors'}} {_FILES}"),
     (INDEX_FILE, "weight_map", {"a": "/etc/b.safetensors"}, _FILES),
+    (CONFIG, "max_position_embeddings", [None], "max_position_embeddings=[None] is not a number of positions"),
+    (CONFIG, "vocab_size", "many", "vocab_size='many' is not a whole number of 64 bits"),
     (INDEX_FILE, "weight_map", {"a": "config.json"}, f"weight_map={{'a': 'config.json'}} {_FILES}"),
     (INDEX_FILE, "metadata", 5, "metadata=5 is not an object"),
     ("chat_template.json", "chat_template", 5, "chat_template=5 is not text"),
