@@ -6,6 +6,7 @@ aliases, depth and digits are counted while nodes are composed, before any value
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any, cast
 
@@ -28,6 +29,8 @@ _UNTAGGED = {
     yaml.SequenceStartEvent: {None, "!", f"{_TAG}seq"},
     yaml.MappingStartEvent: {None, "!", f"{_TAG}map"},
 }
+# `010` is 8, `1:30` is 90 and `0x10` is 16
+_PLAIN_NUMBER = re.compile(r"[-+]?(0|[1-9][\d_]*)?(\.[\d_]*)?([eE][-+]?\d+)?|[-+]?\.(inf|Inf|INF|nan|NaN|NAN)")
 # what PyYAML's own constructors raise for a value that its tag does not fit, such as a date in month 13
 _MISFITS = (ValueError, KeyError, AttributeError, TypeError, OverflowError)
 
@@ -58,7 +61,7 @@ def parse_yaml(text: str, is_strict: bool = True) -> Any:
             `is_strict`, also for tags, dates, and keys that are not text. Names the line.
     """
     if len(text) > MAX_BYTES:
-        raise YamlFault(f"is larger than {MAX_BYTES // 2**20} MiB")
+        raise YamlFault(f"is larger than {MAX_BYTES // 2**20} MiB; shorten it")
     try:
         return _Loader(text, is_strict).get_single_data()
     except yaml.reader.ReaderError as error:
@@ -115,6 +118,9 @@ class _Loader(yaml.SafeLoader):
             raise self._fault(mark, f"{self._place()}{rule}")
         if not self._is_strict or node.tag == _MERGE:
             return node
+        if node.tag in (f"{_TAG}int", f"{_TAG}float") and not _PLAIN_NUMBER.fullmatch(text):
+            rule = "is another number in YAML than it looks like; write it in plain digits, or in quotes"
+            raise self._fault(mark, f"{self._place()}{_short(text)} {rule}")
         if node.tag == _DATE:
             raise self._fault(mark, f"{self._place()}{_short(text)} is a date in YAML; write it in quotes")
         if node.tag not in _OF_JSON:

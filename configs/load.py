@@ -81,6 +81,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
     Raises:
         ConfigError: the file is missing, unreadable, not UTF-8, not YAML, beyond a bound, empty, or not a mapping.
     """
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"config file {one_line(path)} is not a regular file; name a YAML or JSON file")
     if not path.is_file():
         presets = sorted(preset.stem for preset in PRESETS.glob("*.yaml"))
         # launch plans have the presets' names, with dashes for dots

@@ -48,7 +48,7 @@ class Section(BaseModel):
         if types & {int, float} and bool not in types:
             for item in value if isinstance(value, list) else [value]:
                 if isinstance(item, bool):
-                    raise ValueError(f"{str(item).lower()} is not a number")
+                    raise ValueError(f"{str(item).lower()} is not a number; write one")
         return value
 
     @field_validator("*", mode="after")
@@ -125,7 +125,14 @@ def _not_too_long(value: str) -> str:
     return value
 
 
-RunName = Annotated[str, AfterValidator(_not_too_long)]
+def _not_reserved(value: str) -> str:
+    """Return the name of a run, unless it is that of a folder which this project makes beside another run's."""
+    if re.search(r"\.(unfinished|kept)(-\d+)?$|\.plan\.html$", value):
+        raise ValueError(f"{value!r} is the name of what another run leaves; choose another")
+    return value
+
+
+RunName = Annotated[str, AfterValidator(_not_too_long), AfterValidator(_not_reserved)]
 RUN_NAME_PATTERN = r"^\w[\w.-]*$"
 """A name that begins with a hyphen would be an option in a command, and one that begins with a dot a hidden folder."""
 

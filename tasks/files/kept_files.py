@@ -76,24 +76,20 @@ def keep_and_delete(old: Path, place: Path) -> Path | None:
 
 
 def _files_of_the_user(old: Path, record: Recorded) -> Iterator[Path]:
-    written = (old / RECORD).stat().st_ctime if record.identity is not None else 0
     for folder, names, files in os.walk(old):
         links = [name for name in names if Path(folder, name).is_symlink()]
         for path in (Path(folder, name) for name in (*files, *links)):
             name = path.relative_to(old).as_posix()
-            if name not in _NOT_LISTED and _is_of_the_user(path, name, record, written):
+            if name not in _NOT_LISTED and _is_of_the_user(path, name, record):
                 yield path
 
 
-def _is_of_the_user(path: Path, name: str, record: Recorded, written: float) -> bool:
+def _is_of_the_user(path: Path, name: str, record: Recorded) -> bool:
     if not record.hashes:
         # an older version's record lists no files within a model
         return name.partition("/")[0] not in record.names
     if name not in record.hashes or path.is_symlink():
         return True
-    # unlike the time of a change, that of a file's entry cannot be set: an older one needs no hash
-    if path.stat().st_ctime <= written:
-        return False
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest() != record.hashes[name]
 

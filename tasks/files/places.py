@@ -9,6 +9,7 @@ from __future__ import annotations
 import glob
 import os
 import re
+import stat
 from collections import Counter
 from dataclasses import dataclass
 from itertools import count
@@ -70,7 +71,10 @@ def file_size(path: str) -> int | None:
     """
     try:
         if not is_remote(path):
-            return Path(path).stat().st_size
+            found = Path(path).stat()
+            if not stat.S_ISREG(found.st_mode):
+                raise DataError(f"{shown_address(path)} is not a regular file; copy its content into one")
+            return found.st_size
         is_web = path.startswith(("http://", "https://"))
         with waiting_for(shown_address(path)) if is_web else waiting_for_store(path):
             system, store_path = file_system(path)

@@ -130,10 +130,13 @@ def _unfinished_folder(place: Path, identity: str) -> Path:
     """Return a folder to write to: not one that holds the models of a failed run with another config."""
     for number in count(1):
         folder = place.with_name(f"{place.name}.unfinished{'' if number == 1 else f'-{number}'}")
-        if folder.is_symlink():
+        if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
             continue
-        if not folder.exists():
+        if not folder.exists() or not any(folder.iterdir()):
             break
+        if recorded(folder).identity is None and not (folder / LOCK).is_file():
+            # no run has made it
+            continue
         models = [path for path in folder.iterdir() if path.is_dir() and not path.is_symlink()]
         is_same = recorded(folder).identity == identity
         if not models or is_same:

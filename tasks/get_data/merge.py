@@ -51,7 +51,7 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     removed.check_invalid_rows()
     kept = ~removed.quarantined & ~removed.repeated
     num_repeated = int((removed.repeated & (rows.roles != "evaluation")).sum())
-    is_test, copies = _split_rows(config, rows, kept, num_repeated)
+    is_test, copies = _split_rows(config, rows, kept, num_repeated, removed)
     dataset_names = [HELD_OUT] * len(config.sources) + labels[len(config.sources) :]
     splits = write_splits(rows, copies, is_test, dataset_names, output)
     quarantine = write_quarantine(removed.failures(), output)
@@ -80,7 +80,17 @@ def merge_shards(config: DataConfig, directories: Sequence[Path], output: Path) 
     )
 
 
-def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int) -> tuple[Mask, Positions]:
+def _first_reason(removed: RemovedRows) -> str:
+    """Return a line with the first row that was set aside, and why; empty if none was. It never shows the content."""
+    first = next(removed.failures(), None)
+    if first is None:
+        return ""
+    return f"\nthe first of those set aside: {one_line(first['file'])}:{first['row']}: {one_line(first['reason'])}"
+
+
+def _split_rows(
+    config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int, removed: RemovedRows
+) -> tuple[Mask, Positions]:
     """Return (mask of held-out rows, number of copies of each training row).
 
     All rows of evaluation sets, and of sources and files with the role `test`, are held out; without such a role,
@@ -91,7 +101,7 @@ def _split_rows(config: DataConfig, rows: AllRows, kept: Mask, num_repeated: int
         repeats = f" without {num_repeated} repeated ones" if num_repeated else ""
         raise DataError(
             f"data.sources: {int(from_sources.sum())} valid rows in all{repeats}, at least {MIN_ROWS} are needed; "
-            "add rows or sources"
+            f"add rows or sources{_first_reason(removed)}"
         )
     is_test = kept & ((rows.roles == "test") | (rows.roles == "evaluation"))
     if not any(shard.summary["role"] == "test" for shard in rows.shards):

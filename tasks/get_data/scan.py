@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -11,7 +12,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from configs.printable import one_line
+from configs.printable import one_line, print_line
 from configs.schema import DataConfig, RowFormat, SourceConfig, ToleranceConfig
 from configs.wire import Shard
 from tasks.get_data.contamination import EvaluationTexts
@@ -36,6 +37,7 @@ from tasks.rows.used_columns import ColumnCounts, fault_of_media
 
 # a batch is held in memory: it ends with this many rows, or with about this many characters
 _BATCH_ROWS = 2000
+_SECONDS_BETWEEN_LINES = 10.0
 _BATCH_CHARACTERS = 2**23
 _NAMED_ROWS = 5
 
@@ -63,8 +65,13 @@ def scan_shard(
     if shard.section == "sources" and config.contamination:
         scan.evaluation_texts = _evaluation_texts(config, contamination_revisions, token)
     rows = tqdm(read_shard(source, shard, token), desc=f"read {one_line(label)}", unit=" rows", disable=None)
+    said = time.monotonic()
     for batch in _batches(rows):
         scan.add(batch)
+        # the bar shows nothing where the output is no terminal
+        if time.monotonic() - said > _SECONDS_BETWEEN_LINES:
+            said = time.monotonic()
+            print_line(f"data: {one_line(label)}: {scan.num_read:,} rows read so far")
     scan.writer.close(
         {
             "section": shard.section,

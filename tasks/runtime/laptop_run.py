@@ -18,9 +18,11 @@ from typing import Any
 from flytekit.core.promise import Promise
 from flytekit.types.directory import FlyteDirectory
 
-from configs.printable import print_line
+from configs.errors import ConfigError
+from configs.printable import one_line, print_line
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
+from tasks.files.full_disk import is_disk_full
 from tasks.files.kept_files import RECORD
 from tasks.files.run_folder import RunFolder, claim, finish, release
 from tasks.files.whole_files import write_whole
@@ -38,6 +40,8 @@ class _LaptopRun:
 
 
 _run: _LaptopRun | None = None
+# where the last run that was begun was to write
+_wanted: Path | None = None
 _steps: dict[str, str] = {}
 _counts: Counter[str] = Counter()
 _under_way = ""
@@ -70,7 +74,7 @@ def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
         ConfigError: the run would write over what it reads, or its folder is taken and `output_exists` forbids another.
         OSError: the folder cannot be written to.
     """
-    global _run
+    global _run, _wanted
     from tasks.files.apart import check_apart
     from tasks.files.run_record import identity, public_settings
 
@@ -79,6 +83,7 @@ def begin(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
         # of an earlier run in this session, which has failed
         release(_run.folder)
         _run = None
+    _wanted = Path(config.output_directory)
     key = (config.output_directory, config.name, identity(config, workflow))
     folder = claim(Path(config.output_directory), config.name, key[2], config.output_exists)
     if folder.note:
@@ -106,7 +111,13 @@ def folder(config: FineTuneConfig | AlignConfig, workflow: str) -> Path:
     """
     if _run is not None and _run.key[:2] == (config.output_directory, config.name):
         return _run.folder.unfinished
-    return begin(config, workflow)
+    try:
+        return begin(config, workflow)
+    except OSError as error:
+        if is_disk_full(error):
+            raise
+        where = f"output_directory={one_line(config.output_directory)}"
+        raise ConfigError(f"{where} cannot be written to ({error.strerror}); name another folder") from None
 
 
 def unfinished_folder() -> Path | None:
@@ -115,8 +126,10 @@ def unfinished_folder() -> Path | None:
 
 
 def folders_written_to() -> list[Path]:
-    """Return the folder that the run under way writes to; none if there is none."""
-    return [] if _run is None else [_run.folder.unfinished]
+    """Return the folder that the run under way writes to, or would have written to; none if no run has begun."""
+    if _run is not None:
+        return [_run.folder.unfinished]
+    return [] if _wanted is None else [_wanted]
 
 
 def run_name() -> str:

@@ -14,15 +14,19 @@ import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from filelock import FileLock, Timeout
+
+from configs.foreign_json import JsonFault, parse_object
 
 CHECKPOINTS_VARIABLE = "FINE_TUNE_CHECKPOINTS"
 KEEP_VARIABLE = "FINE_TUNE_KEEP"
 """With it, the temporary folder of a run stays until the next run, for a look at its Decks."""
 _PREFIX = "fine-tune-run-"
 _LOCK, _RECORD = "lock", "folders.json"
+# what flytekit and this project call their folders
+_OWN_NAMES = ("flyte", "fine-tune-")
 
 
 class _Own(NamedTuple):
@@ -71,7 +75,7 @@ def begin() -> None:
 def belongs(folder: Path) -> None:
     """Have a folder elsewhere, such as in memory, deleted with the rest of the run, if its process is killed."""
     if _own is not None:
-        record = json.loads((_own.folder / _RECORD).read_text(encoding="utf-8"))
+        record = _read(_own.folder)
         record["folders"].append(str(folder))
         (_own.folder / _RECORD).write_text(json.dumps(record), encoding="utf-8")
 
@@ -79,7 +83,12 @@ def belongs(folder: Path) -> None:
 def clean() -> None:
     """Delete all that the run of this command has left, if `begin` was called, and $FINE_TUNE_KEEP is not set."""
     global _own
-    if _own is None or os.environ.get(KEEP_VARIABLE):
+    if os.environ.get(KEEP_VARIABLE):
+        return
+    if _own is None:
+        # a command that was refused before its run began
+        if _is_allowed:
+            _delete_unnamed(_flyte_folders())
         return
     own, _own = _own, None
     for name, value in own.variables.items():
@@ -94,22 +103,22 @@ def clean() -> None:
 
 def _delete_if_dead(folder: Path) -> None:
     """Delete what a run has left whose process is gone, with its lock; of another user's run, nothing."""
-    lock = FileLock(folder / _LOCK)
     # between the two a living run has made its folder, and not yet locked it
-    if not (folder / _RECORD).is_file():
+    if folder.is_symlink() or folder.stat().st_uid != os.geteuid() or not (folder / _RECORD).is_file():
         return
+    lock = FileLock(folder / _LOCK)
     with suppress(Timeout, OSError), lock.acquire(blocking=False):
         _delete(folder)
 
 
 def _delete(folder: Path) -> None:
     """Delete the folder of a run, and of Flyte's folders what the cache does not name; kept ones stay on record."""
-    record = json.loads((folder / _RECORD).read_text(encoding="utf-8"))
+    record = _read(folder)
     if record["cache"] != _cache():
         # of a user with another cache, which may name what is there
         return
     named = _named_outputs()
-    folders = [path for path in record["folders"] if Path(path).is_dir()]
+    folders = [path for path in record["folders"] if _is_own(Path(path), folder.parent)]
     kept = [path for path in folders if named is None or _prune(Path(path), named)]
     if not kept:
         shutil.rmtree(folder, ignore_errors=True)
@@ -118,6 +127,31 @@ def _delete(folder: Path) -> None:
         if path.name not in (_LOCK, _RECORD):
             _remove(path)
     (folder / _RECORD).write_text(json.dumps({**record, "folders": kept}), encoding="utf-8")
+
+
+def _delete_unnamed(folders: list[str]) -> None:
+    named = _named_outputs()
+    for path in map(Path, folders):
+        if named is not None and path.is_dir():
+            _prune(path, named)
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """Return what a run noted in its folder; a note that a full disk cut short names no other folders."""
+    try:
+        record = parse_object((folder / _RECORD).read_bytes())
+    except (OSError, JsonFault):
+        record = {}
+    folders = record.get("folders")
+    names = [name for name in folders if isinstance(name, str)] if isinstance(folders, list) else []
+    return {"cache": record.get("cache", _cache()), "folders": names}
+
+
+def _is_own(path: Path, parent: Path) -> bool:
+    """Return whether a folder may be one that a run of this user left: whoever can write a record there cannot have
+    others deleted."""
+    is_known = path.parent in (parent, Path("/dev/shm")) and path.name.startswith(_OWN_NAMES)
+    return is_known and path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.geteuid()
 
 
 def _prune(path: Path, named: set[str]) -> bool:

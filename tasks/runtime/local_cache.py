@@ -7,6 +7,7 @@ and the next step would end in a traceback about a path, or take whatever has co
 from __future__ import annotations
 
 import shlex
+import shutil
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,9 +23,11 @@ from configs.addresses import first_line
 from configs.errors import ArtifactError
 from configs.printable import one_line
 from tasks.files.digests import is_unchanged
+from tasks.files.full_disk import is_disk_full
 from tasks.files.waiting import NoAnswerError, waiting_for
 
 LOCKED_SECONDS = 20.0
+_SMALLEST_BYTES = 2**17
 
 
 def cache_folder() -> Path:
@@ -52,6 +55,10 @@ def explained_cache() -> Iterator[None]:
     except sqlite3.OperationalError as error:
         if "locked" in str(error):
             raise ArtifactError(_locked(folder)) from None
+        if is_disk_full(error) or _is_full(folder):
+            raise ArtifactError(
+                f"{_named(folder)}: the disk is full; free some space, or set HOME to another"
+            ) from None
         raise ArtifactError(_unusable(folder, first_line(error))) from None
     except (sqlite3.Error, DecodeError) as error:
         raise ArtifactError(
@@ -60,6 +67,12 @@ def explained_cache() -> Iterator[None]:
         ) from None
     except OSError as error:
         raise ArtifactError(_unusable(folder, error.strerror or type(error).__name__)) from None
+
+
+def _is_full(folder: Path) -> bool:
+    """Return whether its disk has no room; SQLite then speaks of an error of input and output."""
+    place = next(path for path in (folder, *folder.parents) if path.exists())
+    return shutil.disk_usage(place).free < _SMALLEST_BYTES
 
 
 def _unusable(folder: Path, reason: str) -> str:

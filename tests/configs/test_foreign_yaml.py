@@ -68,7 +68,11 @@ def refused(text: str | bytes, folder: Path) -> str:
         ("a: 1\n<<: [1]\n", "config file FILE line 2: expected a mapping for merging, but found scalar; fix the YAML"),
         ("a: <<\n", "config file FILE line 1: a: << is not a value; write it in quotes"),
         ("a: =\n", "config file FILE line 1: a: = is a sign of YAML's own; write it in quotes"),
-        ("a: 0b_\n", "config file FILE line 1: a value does not fit its type; write it in quotes"),
+        (
+            "a: 0b_\n",
+            "config file FILE line 1: a: 0b_ is another number in YAML than it looks like; write it in plain digits, or "
+            "in quotes",
+        ),
         ("a: *b\n", "config file FILE line 1: found undefined alias 'b'; fix the YAML"),
         ("name: x\nname: y\n", "config file FILE line 2: `name` is named twice; keep one"),
         ('name: "a\\0b"\n', "config file FILE line 1: name: an escape stands for no character of a text; remove it"),
@@ -83,11 +87,19 @@ def test_a_hostile_config_is_one_line(text: str | bytes, message: str, tmp_path:
     assert message in refused(text, tmp_path)
 
 
+@pytest.mark.parametrize("number", ["010", "1:30:00", "0x10", "0b11", "1:30.5"])
+def test_a_number_that_is_another_than_it_looks_like_is_refused(number: str, tmp_path: Path) -> None:
+    fault = f"line 2: max_steps: {number} is another number in YAML than it looks like; write it in plain digits, or in"
+    assert fault in refused(f"train:\n  max_steps: {number}\n{SMALLEST}", tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "rule"),
     [
+        ("x.unfinished", "name: 'x.unfinished' is the name of what another run leaves; choose another"),
+        ("x.kept-2", "name: 'x.kept-2' is the name of what another run leaves; choose another"),
         ("2024", "name=2024 is not text; write it in quotes"),
-        ("0123", "name=0123 is not text; write it in quotes"),
+        ("0123", "name: 0123 is another number in YAML than it looks like; write it in plain digits, or in quotes"),
         ("1_000", "name=1_000 is not text; write it in quotes"),
         ("1.5e+3", "name=1.5e+3 is not text; write it in quotes"),
         ("yes", "name=yes is not text; write it in quotes"),

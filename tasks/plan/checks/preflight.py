@@ -16,8 +16,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
-from configs.addresses import shown_text, without_secrets
-from configs.errors import ConfigError, FineTuneError, UnreachableError
+from configs.addresses import first_line, shown_text, without_secrets
+from configs.errors import ConfigError, FineTuneError, ModelError, UnreachableError
 from configs.printable import joined_lines, one_line, printable
 from configs.wire_plan import Check, CheckResult
 from tasks.files.waiting import limit_seconds
@@ -146,6 +146,15 @@ def _answer(question: Question) -> Answer:
         failure = FineTuneError(
             f"the check `{question.name}` itself failed ({type(fault).__name__})\n"
             "this is a fault of the project, not of the config; the log has its traceback"
+        )
+        return Answer(_check(question, "failed", *_found_and_fix(failure)), error=failure)
+    except BaseException as fault:
+        # pyo3, by which Rust's libraries are called, has no public class for it
+        if type(fault).__name__ != "PanicException":
+            raise
+        failure = ModelError(
+            f"{question.name}: a file of the model makes the library that reads it fail ({first_line(fault)})\n"
+            "copy the model again, or name another"
         )
         return Answer(_check(question, "failed", *_found_and_fix(failure)), error=failure)
     if finding.warning:

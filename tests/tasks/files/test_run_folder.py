@@ -124,6 +124,7 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     # a link within the folder of a failed run
     unfinished = runs / "demo.unfinished-2"
     unfinished.mkdir()
+    (unfinished / ".fine-tune.lock").touch()
     for name in ("report", "models", "run.json"):
         (unfinished / name).symlink_to(theirs / "report" if name != "models" else theirs)
     again = claim(runs, "demo", "a", "number")
@@ -139,6 +140,30 @@ def test_nothing_is_written_through_a_link(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic links"):
         claim(runs, "demo", "a", "number")
     assert not (theirs / "new").exists()
+
+
+def test_an_unfinished_folder_that_no_run_made_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo.unfinished").mkdir()
+    (tmp_path / "demo.unfinished" / "thesis.txt").write_text("mine")
+    (tmp_path / "demo.unfinished-2").write_text("mine")
+    folder = claim(tmp_path, "demo", "a", "number")
+    assert folder.unfinished == tmp_path / "demo.unfinished-3"
+    written(folder, "a", report="1")
+    assert (tmp_path / "demo.unfinished" / "thesis.txt").read_text() == "mine"
+    assert (tmp_path / "demo.unfinished-2").read_text() == "mine"
+
+
+def test_what_a_user_changed_is_known_by_its_content_alone(tmp_path: Path) -> None:
+    """`chmod -R`, a restored backup or `cp -a` make times say nothing."""
+    folder = claim(tmp_path, "demo", "a", "number")
+    (folder.unfinished / "rows").write_text("ours")
+    record = {"identity": "a", "files": ["rows"], "sha256": {"rows": sha256(b"ours").hexdigest()}}
+    (folder.unfinished / "run.json").write_text(json.dumps(record))
+    place = finish(folder)
+    (place / "rows").write_text("edited")
+    (place / "run.json").chmod(0o640)
+    finished(tmp_path, "a", rows="new")
+    assert (texts(place), (tmp_path / "demo.kept" / "rows").read_text()) == ({"rows": "new"}, "edited")
 
 
 def test_what_a_user_changed_or_put_into_a_models_folder_is_moved_aside(tmp_path: Path) -> None:

@@ -7,11 +7,15 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from flytekit.core import local_cache
+
+from tasks.runtime import leftovers
 
 # prints the own folder of the run, and the paths of an output that the cache names and of a copy that it does not
 _RUN = """
@@ -129,3 +133,40 @@ def test_runs_of_another_cache_are_left_alone(tmp_path: Path) -> None:
     _, errors = run.communicate(timeout=60)
     assert run.returncode == 0, errors
     assert (other / "folders.json").is_file() and time.monotonic() - began < 60
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A home and a temporary folder of the test's own; the folder of Flyte's cache in that home."""
+    (tmp_path / "tmp").mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "tmp"))
+    monkeypatch.setattr(local_cache, "CACHE_LOCATION", str(tmp_path / "home"))
+    monkeypatch.setattr(leftovers, "_is_allowed", True)
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    return str(tmp_path / "home")
+
+
+def test_a_record_deletes_no_folder_but_those_of_runs(tmp_path: Path, cache: str) -> None:
+    """Whoever may write to the temporary folder could name any folder in such a record."""
+    victim, known = tmp_path / "photos", tmp_path / "tmp" / "flyte-1"
+    linked, other = tmp_path / "tmp" / "flyte-linked", tmp_path / "tmp" / "fine-tune-run-9-x"
+    for folder in (victim, known, other):
+        folder.mkdir()
+        (folder / "file").touch()
+    linked.symlink_to(victim)
+    named = [str(victim), str(known), str(linked), f"{tmp_path}/tmp/flyte-1/../../photos", 7]
+    (other / "folders.json").write_text(json.dumps({"cache": cache, "folders": named}))
+    leftovers.begin()
+    leftovers.clean()
+    assert (victim / "file").is_file()
+    assert not known.exists() and not other.exists()
+
+
+@pytest.mark.parametrize("content", ["", "[1]", '{"cache": 7}', '{"folders": {"a": 1}}', "[" * 100_000])
+def test_a_record_that_was_cut_short_breaks_no_run(content: str, tmp_path: Path, cache: str) -> None:
+    broken = tmp_path / "tmp" / "fine-tune-run-9-x"
+    broken.mkdir()
+    (broken / "folders.json").write_text(content)
+    leftovers.begin()
+    leftovers.clean()
+    assert not broken.exists() or content == '{"cache": 7}'

@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -332,3 +333,17 @@ def test_architectures_are_those_of_transformers(family: str | None, objective: 
     else:
         with pytest.raises(ModelError, match=fault):
             check_architecture(ModelConfig(name="m"), settings, objective)
+
+
+def test_a_file_that_makes_a_library_fail_is_named_at_once(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    """tokenizers panics in Rust, which is no `Exception` in Python."""
+    path = model / "tokenizer.json"
+    settings = json.loads(path.read_text())
+    settings["normalizer"] = {"type": "Replace", "pattern": {"String": ""}, "content": "x" * 1000}
+    path.write_text(json.dumps(settings))
+    began = time.monotonic()
+    failed = [
+        given.check for given in ask(config(model, rows_file, tmp_path), surroundings_in(tmp_path)) if given.error
+    ]
+    assert time.monotonic() - began < 60
+    assert any("a file of the model makes the library that reads it fail" in check.found for check in failed), failed
