@@ -70,8 +70,8 @@ def refused(text: str | bytes, folder: Path) -> str:
         ("a: =\n", "config file FILE line 1: a: = is a sign of YAML's own; write it in quotes"),
         (
             "a: 0b_\n",
-            "config file FILE line 1: a: 0b_ is another number in YAML than it looks like; write it in plain digits, or "
-            "in quotes",
+            "config file FILE line 1: a: 0b_ is another number in YAML than it looks like; write it in plain digits, "
+            "or in quotes",
         ),
         ("a: *b\n", "config file FILE line 1: found undefined alias 'b'; fix the YAML"),
         ("name: x\nname: y\n", "config file FILE line 2: `name` is named twice; keep one"),
