@@ -63,9 +63,10 @@ def test_a_loop_is_said_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
         while True:
             pass
     assert 0.6 <= time.monotonic() - began < 2
-    # after 0.2 s, and after twice that
-    line = "still waiting for the answer (0 s; gives up after 0.6 s)"
-    assert capsys.readouterr().out.splitlines() == [line, line]
+    # after 0.2 s, and after twice that, which rounds to 0 or 1 s
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "still waiting for the answer (0 s; gives up after 0.6 s)"
+    assert second in (first, first.replace("(0 s", "(1 s"))
 
 
 def test_what_makes_progress_is_not_given_up() -> None:
