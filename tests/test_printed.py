@@ -47,6 +47,7 @@ OURS = {
     "images/lock.py": {"', '.join(unpinned)"},
     "tasks/files/model_settings.py": {"key"},
     "tasks/get_data/merge.py": {"shards[0]['label']"},
+    "tasks/models/template_bounds.py": {"error"},
     "tasks/models/vocabulary.py": {"unknown[0]"},
     "tasks/plan/checks/settings.py": {"setting.split('=')[0]"},
     "tasks/plan/hardware/gpus.py": {"', '.join(types)"},

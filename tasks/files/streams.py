@@ -243,7 +243,7 @@ class _PatientFile:
         except NoAnswerError as error:
             # a library that reads would take a `TimeoutError` for a damaged file
             raise user_error(self._path, error) from None
-        self._wait.moved(len(content))
+        self._wait.received(len(content))
         return content
 
     def __getattr__(self, name: str) -> Any:

@@ -2,7 +2,8 @@
 
 A server may accept a connection and never answer, or send a byte a second, which no timeout between two bytes ends. A
 chat template may loop without end. So what may last is done within `waiting_for`: after 5 seconds, and then at growing
-intervals, a line says what is waited for and when it is given up. What makes progress (`Wait.moved`) is not given up.
+intervals, a line says what is waited for and when it is given up. What makes progress (`Wait.moved`) is not given up;
+of what is received for long (`Wait.received`), lines say how much has come.
 
 Python can only end what runs in Python: a call into a library in another language ends once it returns.
 """
@@ -27,6 +28,7 @@ TICK_SECONDS = 0.1
 _IDLE_TICKS = 50
 _MOST_RAISED = 3
 _MOST_LINES = 3
+_RECEIVING_SECONDS = 10.0
 
 
 def limit_seconds() -> float:
@@ -45,6 +47,14 @@ class NoAnswerError(TimeoutError):
         self.seconds = seconds
 
 
+class RefusedAnswerError(NoAnswerError):
+    """What was waited for answers in a way that would never end; the message says what, and the reason."""
+
+    def __init__(self, what: str, reason: str) -> None:
+        TimeoutError.__init__(self, f"gave up waiting for {one_line(what)}: {one_line(reason)}")
+        self.seconds = 0.0
+
+
 class Wait:
     """What is waited for, in one or more blocks; only the time within them counts. Blocks are of one thread at a time.
 
@@ -59,6 +69,9 @@ class Wait:
         self._thread = 0
         self._entered = 0.0
         self._num_raised = 0
+        self._received_since = 0.0
+        self._num_received = 0
+        self._next_receiving_line = _RECEIVING_SECONDS
         self._begin_anew()
 
     def _begin_anew(self) -> None:
@@ -70,6 +83,17 @@ class Wait:
         self._num_bytes += num_bytes
         if self._num_bytes >= self._fewest_bytes:
             self._begin_anew()
+
+    def received(self, num_bytes: int) -> None:
+        """Count bytes that came, and print how many once they come for long, at growing intervals."""
+        self.moved(num_bytes)
+        now = time.monotonic()
+        self._received_since = self._received_since or now
+        self._num_received += num_bytes
+        seconds = now - self._received_since
+        if seconds >= self._next_receiving_line:
+            self._next_receiving_line = 2 * seconds
+            print_line(f"still receiving {self.what} ({seconds:.0f} s, {self._num_received / 1e6:.0f} MB so far)")
 
     def add(self, seconds: float) -> None:
         """Count time between two blocks, such as the pause before another try."""

@@ -17,7 +17,7 @@ from configs.foreign_json import parse_json, read_object
 from configs.printable import one_line, print_text
 from tasks.files.model_files import is_hub_id
 from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
-from tasks.models.templates import ending
+from tasks.models.templates import ending, try_apart
 
 _RUN_FILE, _ADAPTER_FILE = "run.json", "adapter_config.json"
 
@@ -69,7 +69,9 @@ class Speaker:
         return inputs
 
     def _rendered(self, turns: list[dict[str, str]]) -> Any:
-        with ending("the model's chat template"):
+        title, words = "the model's chat template", self._tokenizer
+        try_apart(title, words.get_chat_template(), {**words.special_tokens_map, **self._arguments}, turns)
+        with ending(title):
             return self._tokenizer.apply_chat_template(
                 turns, add_generation_prompt=True, return_tensors="pt", return_dict=True, **self._arguments
             )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from configs.artifacts import QUANTIZATIONS, PushedArtifact
 from tasks.decks.markdown import fenced
-from tasks.models.templates import ending
+from tasks.models.templates import accepted, ending, try_apart
 
 QUESTION = "What is the capital of France?"
 """The prompt of the snippets; a reader puts their own in its place."""
@@ -61,9 +61,11 @@ def prompt_format(usage: Usage, directory: Path) -> str | None:
     if not tokenizer.chat_template:
         return None
     turns = [{"role": "user", "content": "{question}"}]
-    with ending("the model's chat template"):
-        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **_arguments(usage))
-    return str(asked)
+    title, arguments = "the model's chat template", _arguments(usage)
+    try_apart(title, tokenizer.get_chat_template(), {**tokenizer.special_tokens_map, **arguments}, turns)
+    with ending(title):
+        asked = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **arguments)
+    return accepted(str(asked), title)
 
 
 def python_snippet(usage: Usage, has_template: bool) -> str:

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from configs.errors import DataError
 from configs.printable import joined_lines
-from tasks.models.templates import ending
+from tasks.models.templates import accepted, ending, try_apart
 from tasks.tokenize.rows import Setup
 from tasks.tokenize.turns import Conversation, without_thoughts_of_calls
 
@@ -64,14 +64,16 @@ def apply(
 
     Raises:
         RefusedRow: the template refuses the conversation, or fails on it.
-        ModelError: the template does not end.
+        ModelError: the template does not end, or computes too much.
     """
     from jinja2 import TemplateError, UndefinedError
     from transformers.utils.chat_template_utils import render_jinja_template
 
     variables = {**setup.tokenizer.special_tokens_map, **setup.template.arguments}
+    title = setup.template.title
+    try_apart(title, template, variables, conversation.turns, conversation.tools or None, row_id)
     try:
-        with _RENDERING, ending(setup.template.title, row_id):
+        with _RENDERING, ending(title, row_id):
             texts, found = render_jinja_template(
                 [conversation.turns],
                 tools=conversation.tools or None,
@@ -88,7 +90,7 @@ def apply(
         raise RefusedRow(
             row_id, f"{setup.template.title} refuses it" + ("" if quotes_row else f" ({joined_lines(error)})")
         ) from None
-    return texts[0], found[0] if found else []
+    return accepted(texts[0], title, row_id), found[0] if found else []
 
 
 def render(conversation: Conversation, template: str, setup: Setup, row_id: str, positions: list[int]) -> Rendering:

@@ -190,6 +190,16 @@ SEAMS = (
         "continue_final_message=False, add_generation_prompt=False, **kwargs)",
         "the plan renders templates without torch",
     ),
+    Seam(
+        "transformers.utils.chat_template_utils",
+        "ImmutableSandboxedEnvironment",
+        "(*args, **kwargs)",
+        "operators of templates are bounded by a subclass in its place",
+    ),
+    Seam(
+        "transformers.utils.chat_template_utils", "_compile_jinja_template", "(chat_template)", "its cache is cleared"
+    ),
+    Seam("httpx2._models", "_content", None, "an answer is read up to a limit, which `read` does not have"),
     Seam("transformers.utils.logging", "set_tqdm_hook", "(hook)", "loaded weights are counted"),
     Seam("transformers.integrations.integration_utils", "rewrite_logs", "(d)", "names of quantities in trackers"),
     Seam("transformers.integrations.deepspeed", "set_hf_deepspeed_config", "(hf_deepspeed_config_obj)", "ZeRO 3"),

@@ -16,7 +16,7 @@ from configs.addresses import first_line
 from configs.errors import ModelError
 from configs.printable import one_line
 from tasks.files.model_settings import check_size
-from tasks.models.templates import ending
+from tasks.models.templates import ending, try_apart
 from tasks.plan.checks.preflight import NotCheckedError
 from tasks.plan.resolve.models import ModelFiles
 from tasks.tokenize.template import sentencepiece_file
@@ -110,6 +110,7 @@ def template_fault(template: str) -> str | None:
     """Return why a template does not parse, with the line, or None if it does."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
+    try_apart("the chat template", template, {})
     try:
         with ending("the chat template"):
             render_jinja_template([], chat_template=template)

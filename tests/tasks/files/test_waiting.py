@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -64,10 +63,10 @@ def test_a_loop_is_said_and_ended(capsys: pytest.CaptureFixture[str]) -> None:
         while True:
             pass
     assert 0.6 <= time.monotonic() - began < 2
-    # after 0.2 s, and after twice that
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2
-    assert all(re.fullmatch(r"still waiting for the answer \([01] s; gives up after 0.6 s\)", line) for line in lines)
+    # after 0.2 s, and after twice that, which rounds to 0 or 1 s
+    first, second = capsys.readouterr().out.splitlines()
+    assert first == "still waiting for the answer (0 s; gives up after 0.6 s)"
+    assert second in (first, first.replace("(0 s", "(1 s"))
 
 
 def test_what_makes_progress_is_not_given_up() -> None:
