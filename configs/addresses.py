@@ -12,10 +12,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 from urllib.parse import unquote
 
+from configs.credentials import HIDDEN, TOKEN, without_credentials
 from configs.printable import one_line, printable
-
-HIDDEN = "***"
-"""Stands where a secret was, or an address of which no part is known to be harmless."""
 
 # `:\/\/` is JSON's; `https%3A%2F%2F` is an address within another; `https:/` is what pathlib makes of an address
 _SLASHED = r"(?P<slashed>[A-Za-z][A-Za-z0-9+.-]+):\\?/\\?/"
@@ -34,26 +32,6 @@ _NAME_AFTER_MARK = re.compile(r"|[/?*.\[][^=&]*|[^=&]*\.[A-Za-z0-9]{1,7}(?:\.(?:
 _WITH_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
 _CONTAINER = re.compile(r"(?:\$?[a-z0-9](?:-?[a-z0-9]){2,62})@(?=[^@:]*$)")
 
-# without a scheme: `user:password@host`, `user@host:path` (`name:7`, a row's id, and `image@sha256:` are none), and the
-# queries of libraries that name only the path of an address
-_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])[\w.+%-]+:[^\s@\"'<>]+@(?=[\w\[])(?!sha256:)")
-_USER_OF_SCP = re.compile(r"(?<![\w/:])[\w.+%-]+@(?!sha256:)(?=[\w.-]+:[^\s\d:])")
-_QUERY = re.compile(r"\?(?=[\w.~%$-]{1,80}=)[^\s\"'<>]*")
-_AUTHORIZATION = re.compile(
-    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|digest|token)\s+)?[^\s\"',;]+"
-)
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}")
-_NAMED_SECRET = re.compile(
-    r"(?<![\w-])((?i:x-(?:amz|goog|ms)-[\w-]+|sig|signature|credential|password|passwd|pwd|secret|token"
-    r"|(?:access|auth|id|refresh|sas|session|security)[_-]?token|api[_-]?key|secret[_-]?access[_-]?key"
-    r"|AccountKey|SharedAccessSignature|AWSAccessKeyId)|[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY))"
-    r"(=)(?!\*\*\*)[^\s\"'&,;<>]+"
-)
-TOKEN = re.compile(
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_\w{20,}\b"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
-)
-"""Tokens that are known by their form: of hubs, GitHub and AWS, and JSON web tokens."""
 _SECRET_NAME = re.compile(
     r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(?:API|ACCESS|ACCOUNT|SECRET|PRIVATE)_KEY)S?$",
     re.IGNORECASE,
@@ -78,7 +56,7 @@ def shown_text(text: str) -> str:
     Paths of this machine stay. Authorization headers, tokens that are known by their form, and values of names such as
     `password=` are hidden too. In a store's address a `?` that is part of a name or a glob stays.
     """
-    return _shown(text, _without_credentials)
+    return _shown(text, without_credentials)
 
 
 def public_address(text: str) -> str:
@@ -227,16 +205,6 @@ def _without_user_and_query(scheme: str, rest: str) -> str:
     rest = rest if mark is None else rest[: mark.start()]
     # an address may stand in the path of another
     return kept + _shown(rest, lambda path: TOKEN.sub(HIDDEN, path))
-
-
-def _without_credentials(text: str) -> str:
-    """Return a text between addresses without what is secret there."""
-    text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    text = _QUERY.sub("", text)
-    text = _NAMED_SECRET.sub(rf"\1\2{HIDDEN}", text)
-    text = TOKEN.sub(HIDDEN, text)
-    return _USER_OF_SCP.sub("", _USER_WITH_PASSWORD.sub("", text))
 
 
 def _decoded(text: str) -> str:
