@@ -33,6 +33,7 @@ _HEADER = re.compile(
 _BEARER = re.compile(r"\b([Bb]earer|BEARER)\s+(?!\*\*\*)([\w.~+/=-]{8,})")
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)\s+([A-Za-z0-9+/]{4,}={0,2})(?![\w-])")
 _LONG_WORD = 20
+_SHORTEST_PASSWORD = 4
 
 _SECRET_NAMES = (
     r"(?:(?i:x-(?:amz|goog|ms)-[\w-]+|sig|signature|credential|password|passwd|pwd|secret|token"
@@ -57,16 +58,14 @@ _NAMED_IN_DICT = re.compile(
 
 # without a scheme: `user:password@host`, `user@host:path` (`name:7`, a row's id, and `image@sha256:` are none), and the
 # queries of libraries that name only the path of an address
-_LABELS = r"(?i:mailto|contact|e-?mail|mail|from|to|cc|bcc|by|author|sips?|xmpp|acct|embedded):"
-_IS_FILE = r"(?![\w.-]*\.(?:jsonl?|csv|tsv|parquet|arrow|txt|ya?ml|py|md|gz|zst)\b)"
+_LABELS = re.compile(r"(?i:mailto|contact|e-?mail|mail|from|to|cc|bcc|by|author|sips?|xmpp|acct|embedded)")
+_FILE = re.compile(r"[\w.-]{1,99}\.(?:jsonl?|csv|tsv|parquet|arrow|txt|ya?ml|py|md|gz|zst)\b")
 _DOTTED = r"(?:\[[0-9A-Fa-f:.]+\]|\d{1,3}(?:\.\d{1,3}){3}|(?:[\w-]{1,63}\.){1,8}[A-Za-z]{2,24})(?![\w.]*\()"
+_DOTTED_HOST = re.compile(_DOTTED)
+_HOST_WITH_PORT = re.compile(r"[\w.-]{1,99}:\d{2,5}\b|localhost[:/]")
+_HOST_WITH_PATH = re.compile(r"[\w-]{1,63}/")
 _HOST = rf"(?:{_DOTTED}|localhost|[\w.-]{{1,99}}(?=:\d{{2,5}}\b))"
-_USER_WITH_PASSWORD = re.compile(
-    rf"(?<![\w/])(?!{_LABELS})(?:(?=[\w.+%-]*[A-Za-z])[\w.+%-]{{1,256}}:[^\s@\"'<>]{{1,512}}@(?!sha256:)"
-    rf"(?=[\w.-]{{1,99}}:\d{{2,5}}\b|localhost[:/])"
-    rf"|[\w.+%-]{{1,256}}:[^\s@\"'<>]{{4,512}}@(?!sha256:){_IS_FILE}(?={_DOTTED})"
-    rf"|[\w.+%-]{{1,256}}:(?=[^\s@\"'<>]*\d)(?=[^\s@\"'<>]*[A-Za-z])[^\s@\"'<>/]{{8,512}}@(?!sha256:)(?=[\w-]+/))"
-)
+_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])([\w.+%-]{1,256}):([^\s@\"'<>]{1,512})@(?!sha256:)")
 _USER_AFTER_SLASHES = re.compile(rf"(?<![\w:/\\.])(//)[^\s\"'<>/]{{1,512}}@(?={_HOST}|[\w.-]+/)")
 _USER_OF_SCP = re.compile(
     r"(?<![\w/:])[\w.+%-]{1,256}@(?!sha256:)(?=(?:[\w-]{1,63}\.){1,8}[\w-]+:[^\s\d:]|[\w.-]{1,99}:[\w.~-]*/)"
@@ -88,8 +87,11 @@ def without_credentials(text: str) -> str:
     text = _NAMED_SECRET.sub(_hidden, text)
     text = _NAMED_IN_DICT.sub(rf"\g<before>{HIDDEN}", text)
     text = TOKEN.sub(HIDDEN, text)
+    if "@" not in text:
+        return text
     text = _USER_AFTER_SLASHES.sub(r"\1", text)
-    return _USER_OF_SCP.sub("", _USER_WITH_PASSWORD.sub("", text))
+    text = _USER_WITH_PASSWORD.sub(lambda found: "" if _is_user_with_password(found) else found[0], text)
+    return _USER_OF_SCP.sub("", text)
 
 
 def _hidden_header(found: re.Match[str]) -> str:
@@ -98,6 +100,19 @@ def _hidden_header(found: re.Match[str]) -> str:
 
 def _hidden(found: re.Match[str]) -> str:
     return f"{found['name']}{found['joint']}{found['quote'] or ''}{HIDDEN}"
+
+
+def _is_user_with_password(found: re.Match[str]) -> bool:
+    """Return whether `name:word@` stands before a host, and not before an operand or the rest of a mail's address."""
+    user, password, text, end = found[1], found[2], found.string, found.end()
+    if _LABELS.fullmatch(user):
+        return False
+    if _HOST_WITH_PORT.match(text, end):
+        return re.search("[A-Za-z]", user) is not None
+    if _DOTTED_HOST.match(text, end):
+        return len(password) >= _SHORTEST_PASSWORD and not _FILE.match(text, end)
+    is_mixed = re.fullmatch(r"(?=.*\d)(?=.*[A-Za-z])[^/]{8,}", password) is not None
+    return is_mixed and _HOST_WITH_PATH.match(text, end) is not None
 
 
 def _is_bearer(word: str) -> bool:
