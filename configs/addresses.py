@@ -28,6 +28,8 @@ _WITHOUT_SERVERS = ("file", "hdfs", "local", "memory", "sqlite")
 _END = re.compile(r"[\s\"'`<>]")
 _AT = re.compile(r"@|%(?:25)*40")
 _MARK = re.compile(r"[?#]|%(?:25)*(?:3[Ff]|23)(?=[\w.~$-]{1,80}(?:=|%(?:25)*3[Dd]))")
+# what is secret in a setting that is data: a user, or a parameter with a value
+_OPENED = re.compile(r":/+[^\s/?#\\]{1,512}@|[?&#][\w.~%$-]{1,80}=[^\s\"'`<>&]")
 _LONGEST_SCHEME = 100
 _MOST_NESTED = 10
 # the rest of a user or a password, up to its @
@@ -72,9 +74,10 @@ def shown_text(text: str) -> str:
 def shown_data(text: str) -> str:
     """Return a setting that is data, such as a separator or a pattern, as it is but for addresses and known tokens.
 
-    An address has a scheme and two slashes, and loses user, password, query and fragment.
+    An address loses user, password, query and fragment if it has a user or a parameter: a pattern such as
+    `http://(.+)#(.*)` has none.
     """
-    return _shown(text, lambda between: TOKEN.sub(HIDDEN, between), is_value=False)
+    return _shown(text, lambda between: TOKEN.sub(HIDDEN, between), is_data=True)
 
 
 def public_address(text: str) -> str:
@@ -128,11 +131,11 @@ def secrets_of_environment() -> list[str]:
     return sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
-def _shown(text: str, between: Callable[[str], str], is_value: bool | None = None) -> str:
+def _shown(text: str, between: Callable[[str], str], is_data: bool = False) -> str:
     """Return `text` with its addresses as they are shown, and what stands between them as `between` returns it."""
     pieces, position = [], 0
     # a value of its own, in which nothing but the next address ends this one
-    is_value = re.search(r"\s", text) is None if is_value is None else is_value
+    is_value = not is_data and re.search(r"\s", text) is None
     ends = [0, *(end.end() for end in _END.finditer(text))]
     starts = [start for start in _START.finditer(text) if _is_separate(text, start.start(), ends)]
     for number, start in enumerate(starts):
@@ -145,6 +148,8 @@ def _shown(text: str, between: Callable[[str], str], is_value: bool | None = Non
             decoded = _decoded(text[start.start() : end])
             # what decodes to no address is shown in no part
             shown = shown_text(decoded) if not _is_encoded(decoded) else f"{scheme}{HIDDEN}"
+        elif is_data and not _OPENED.search(text, start.start(), end):
+            shown = between(text[start.start() : end])
         else:
             head = start.end()
             if scheme.lower() not in _WITHOUT_SERVERS:
