@@ -25,10 +25,12 @@ _SCHEME = (
     r"(?:bearer|basic|digest|token|api-?key|key|negotiate|ntlm|kerberos|sharedkey(?:lite)?|hawk|oauth|dpop|mac|vapid"
     r"|googlelogin|sso-key|privatetoken|aws4-hmac-sha256|hmac[\w-]*|scram-[\w-]+)"
 )
+# any other capital word before what looks like a credential
+_OTHER_SCHEME = r"(?-i:[A-Z][\w-]{1,40})(?=\s+(?:[\w-]{1,60}=\"|[^\s\"',;]{0,200}[\d=]))"
 _HEADER_NAME = r"(?:authorization|x-[\w-]{0,60}(?:key|token|secret)|api-key|private-token|set-cookie)"
 _HEADER = re.compile(
     rf"(?i)(?P<name>\b{_HEADER_NAME}(?:\\*[\"']\s*[:=,]|\s*[:=])\s*[\[(]?\s*(?:b(?=\\*[\"']))?)"
-    rf"(?:{_QUOTED}|(?!\*\*\*)(?:{_SCHEME}\s+)?(?:{_PARAMETER}(?:\s*,\s*{_PARAMETER})*|[^\s\"',;]+))"
+    rf"(?:{_QUOTED}|(?!\*\*\*)(?:{_SCHEME}\s+|{_OTHER_SCHEME}\s+)?(?:{_PARAMETER}(?:\s*,\s*{_PARAMETER})*|[^\s\"',;]+))"
 )
 _BEARER = re.compile(r"\b([Bb]earer|BEARER)\s+(?!\*\*\*)([\w.~+/=-]{8,})")
 _BASIC = re.compile(r"\b([Bb]asic|BASIC)\s+([A-Za-z0-9+/]{4,}={0,2})(?![\w-])")
@@ -43,11 +45,11 @@ _SECRET_NAMES = (
 )
 # `token=None` and `password=%s` are code, and `MAX_TOKEN=5` is a number
 _NO_SECRET = (
-    r"(?!\*\*\*|(?:(?i:none|null|true|false)|\?|%s|%\(\w+\)s|\{[\w.]*\}|\$\{?\w+\}?|<[^<>\s]*>|\[[A-Z]+\]|(?P=name)"
+    r"(?!\*\*\*|(?:(?i:none|null|true|false)|\?|%s|%\(\w+\)s|\{[\w.]*\}|\$\{?\w+\}?|<[^<>\s]*>|\[[A-Z]+\]|(?:[A-Za-z_]\w{0,60}\.){0,4}(?P=name)"
     r"|(?<=(?i:token)=)[\d.]{1,8})(?![^\s\"'),;&\]}\\]))"
 )
 _NAMED_SECRET = re.compile(
-    rf"(?<![\w-])(?P<name>{_SECRET_NAMES})(?P<joint>=|\s=\s(?=\\*[\"']))"
+    rf"(?<![\w-])(?P<name>{_SECRET_NAMES})(?P<joint>=|(?:\\*[\"']\])?\s?=\s?(?=\\*[\"']))"
     rf"(?:(?P<quote>\\*[\"']){_NO_SECRET}(?:(?!(?<!\\)(?P=quote))[^\r\n])+|(?!\\*[\"']){_NO_SECRET}[^\s\"'&,;<>]+)"
 )
 _NAMED_IN_DICT = re.compile(
@@ -66,7 +68,7 @@ _HOST_WITH_PORT = re.compile(r"[\w.-]{1,99}:\d{2,5}\b|localhost[:/]")
 _HOST_WITH_PATH = re.compile(r"[\w-]{1,63}/")
 _HOST = rf"(?:{_DOTTED}|localhost|[\w.-]{{1,99}}(?=:\d{{2,5}}\b))"
 _USER_WITH_PASSWORD = re.compile(r"(?<![\w/])([\w.+%-]{1,256}):([^\s@\"'<>]{1,512})@(?!sha256:)")
-_USER_AFTER_SLASHES = re.compile(rf"(?<![\w:/\\.])(//)[^\s\"'<>/]{{1,512}}@(?={_HOST}|[\w.-]+/)")
+_USER_AFTER_SLASHES = re.compile(rf"(?<![\w:/\\.])(\\?/\\?/)[^\s\"'<>/]{{1,512}}@(?={_HOST}|[\w.-]+/)")
 _USER_OF_SCP = re.compile(
     r"(?<![\w/:])[\w.+%-]{1,256}@(?!sha256:)(?=(?:[\w-]{1,63}\.){1,8}[\w-]+:[^\s\d:]|[\w.-]{1,99}:[\w.~-]*/)"
 )
