@@ -8,23 +8,33 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_right
 from collections.abc import Callable
 from ipaddress import ip_address
-from urllib.parse import unquote
+from urllib.parse import quote, unquote
 
+from configs.credentials import HIDDEN, TOKEN, without_credentials
 from configs.printable import one_line, printable
 
-HIDDEN = "***"
-"""Stands where a secret was, or an address of which no part is known to be harmless."""
-
 # `:\/\/` is JSON's; `https%3A%2F%2F` is an address within another; `https:/` is what pathlib makes of an address
-_SLASHED = r"(?P<slashed>[A-Za-z][A-Za-z0-9+.-]+):\\?/\\?/"
-_ENCODED = r"(?P<encoded>[A-Za-z][A-Za-z0-9+.-]+)%(?:25)*3[Aa](?:%(?:25)*2[Ff]){2}"
+_SLASHED = r"(?P<slashed>[A-Za-z][A-Za-z0-9+.-]{1,40}):\\?/\\?/"
+_ENCODED = r"(?P<encoded>[A-Za-z][A-Za-z0-9+.-]{1,40})(?::|%(?:25)*3[Aa])(?:\\?/|%(?:25)*2[Ff]){2}"
 _COLLAPSED = r"(?P<collapsed>(?:https?|s?ftps?|ssh|s3a?|gc?s|abfss?|az|wasbs?|hf|hdfs|postgres(?:ql)?|git)):/(?!/)"
 _START = re.compile(f"(?:{_SLASHED}|{_ENCODED}|(?i:{_COLLAPSED}))")
 _BEFORE_AN_ADDRESS = tuple(" \t\r\n\"'`<>()[]{}|,;")
+_EXTRA_SLASHES = re.compile(r"(?:\\?/)*")
+# `file:///home` is a path; elsewhere a third slash hides the server from a reader of two
+_WITHOUT_SERVERS = ("file", "hdfs", "local", "memory", "sqlite")
 _END = re.compile(r"[\s\"'`<>]")
 _AT = re.compile(r"@|%(?:25)*40")
+_MARK = re.compile(r"[?#]|%(?:25)*(?:3[Ff]|23)(?=[\w.~$-]{1,80}(?:=|%(?:25)*3[Dd]))")
+# what is secret in a setting that is data: a user, or a parameter with a value
+_OPENED = re.compile(r":/+[^\s/?#\\]{1,512}@|[?&#][\w.~%$-]{1,80}=[^\s\"'`<>&]")
+_LONGEST_SCHEME = 100
+_MOST_NESTED = 10
+# the rest of a user or a password, up to its @
+_IN_USER = re.compile(r"[^\s\"'`<>/]{0,512}@")
+_QUOTES = "\"'`"
 _COLON = re.compile(r":|%(?:25)*3[Aa]")
 # what libraries of stores read as a name, and not as a query: `s3://bucket/a?.csv` is a glob
 _STORES: tuple[str, ...] = ("s3", "s3a", "s3n", "gs", "gcs", "abfs", "abfss", "az", "adl", "wasb", "wasbs")
@@ -34,26 +44,6 @@ _NAME_AFTER_MARK = re.compile(r"|[/?*.\[][^=&]*|[^=&]*\.[A-Za-z0-9]{1,7}(?:\.(?:
 _WITH_CONTAINERS = ("abfs", "abfss", "wasb", "wasbs")
 _CONTAINER = re.compile(r"(?:\$?[a-z0-9](?:-?[a-z0-9]){2,62})@(?=[^@:]*$)")
 
-# without a scheme: `user:password@host`, `user@host:path` (`name:7`, a row's id, and `image@sha256:` are none), and the
-# queries of libraries that name only the path of an address
-_USER_WITH_PASSWORD = re.compile(r"(?<![\w/])[\w.+%-]+:[^\s@\"'<>]+@(?=[\w\[])(?!sha256:)")
-_USER_OF_SCP = re.compile(r"(?<![\w/:])[\w.+%-]+@(?!sha256:)(?=[\w.-]+:[^\s\d:])")
-_QUERY = re.compile(r"\?(?=[\w.~%$-]{1,80}=)[^\s\"'<>]*")
-_AUTHORIZATION = re.compile(
-    r"(?i)(\bauthorization[\"']?\s*[:=]\s*[\"']?)(?:(?:bearer|basic|digest|token)\s+)?[^\s\"',;]+"
-)
-_BEARER = re.compile(r"(?i)\b(bearer|basic)\s+(?=\S*[\d=])[\w.~+/=-]{8,}")
-_NAMED_SECRET = re.compile(
-    r"(?<![\w-])((?i:x-(?:amz|goog|ms)-[\w-]+|sig|signature|credential|password|passwd|pwd|secret|token"
-    r"|(?:access|auth|id|refresh|sas|session|security)[_-]?token|api[_-]?key|secret[_-]?access[_-]?key"
-    r"|AccountKey|SharedAccessSignature|AWSAccessKeyId)|[A-Z0-9_]*(?:TOKEN|SECRET|PASSWORD|PASSWD|API_KEY|ACCESS_KEY))"
-    r"(=)(?!\*\*\*)[^\s\"'&,;<>]+"
-)
-TOKEN = re.compile(
-    r"\b(?:hf|api_org)_[A-Za-z0-9]{20,}\b|\bgh[pousr]_[A-Za-z0-9]{30,}\b|\bgithub_pat_\w{20,}\b"
-    r"|\b(?:AKIA|ASIA)[A-Z0-9]{16}\b|\beyJ[\w-]{10,}\.[\w-]{10,}\.[\w-]+"
-)
-"""Tokens that are known by their form: of hubs, GitHub and AWS, and JSON web tokens."""
 _SECRET_NAME = re.compile(
     r"(?:TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE|CONNECTION_STRING|(?:API|ACCESS|ACCOUNT|SECRET|PRIVATE)_KEY)S?$",
     re.IGNORECASE,
@@ -78,7 +68,16 @@ def shown_text(text: str) -> str:
     Paths of this machine stay. Authorization headers, tokens that are known by their form, and values of names such as
     `password=` are hidden too. In a store's address a `?` that is part of a name or a glob stays.
     """
-    return _shown(text, _without_credentials)
+    return _shown(text, without_credentials)
+
+
+def shown_data(text: str) -> str:
+    """Return a setting that is data, such as a separator or a pattern, as it is but for addresses and known tokens.
+
+    An address loses user, password, query and fragment if it has a user or a parameter: a pattern such as
+    `http://(.+)#(.*)` has none.
+    """
+    return _shown(text, lambda between: TOKEN.sub(HIDDEN, between), is_data=True)
 
 
 def public_address(text: str) -> str:
@@ -132,46 +131,50 @@ def secrets_of_environment() -> list[str]:
     return sorted((value for value in found if len(value) >= _SHORTEST_SECRET), key=len, reverse=True)
 
 
-def _shown(text: str, between: Callable[[str], str]) -> str:
+def _shown(text: str, between: Callable[[str], str], is_data: bool = False) -> str:
     """Return `text` with its addresses as they are shown, and what stands between them as `between` returns it."""
     pieces, position = [], 0
-    starts = [start for start in _START.finditer(text) if _is_separate(text, start.start())]
+    # a value of its own, in which nothing but the next address ends this one
+    is_value = not is_data and re.search(r"\s", text) is None
+    ends = [0, *(end.end() for end in _END.finditer(text))]
+    starts = [start for start in _START.finditer(text) if _is_separate(text, start.start(), ends)]
     for number, start in enumerate(starts):
         if start.start() < position:
             continue
         limit = starts[number + 1].start() if number + 1 < len(starts) else len(text)
-        end = _end_of(text, start.end(), limit)
+        end = _end_of(text, start.end(), limit, is_value)
         scheme = start["slashed"] or start["encoded"] or start["collapsed"]
         if start["encoded"]:
-            shown = shown_text(_decoded(text[start.start() : end]))
+            decoded = _decoded(text[start.start() : end])
+            # what decodes to no address is shown in no part
+            shown = shown_text(decoded) if not _is_encoded(decoded) else f"{scheme}{HIDDEN}"
+        elif is_data and not _OPENED.search(text, start.start(), end):
+            shown = between(text[start.start() : end])
         else:
-            mark = text[start.start() + len(scheme) : start.end()]
-            shown = f"{scheme}{mark}{_without_user_and_query(scheme.lower(), text[start.end() : end])}"
+            head = start.end()
+            if scheme.lower() not in _WITHOUT_SERVERS:
+                head = _EXTRA_SLASHES.match(text, head, end).end()  # type: ignore[union-attr]
+            shown = f"{text[start.start() : head]}{_without_user_and_query(scheme.lower(), text[head:end])}"
         pieces += [between(text[position : start.start()]), shown]
         position = end
     return "".join([*pieces, between(text[position:])])
 
 
-def _is_separate(text: str, position: int) -> bool:
-    """Return whether an address begins there, and is not part of the path or query of the one before."""
-    return position == 0 or text[position - 1] in _BEFORE_AN_ADDRESS or not _is_within_address(text, position)
+def _is_separate(text: str, position: int, ends: list[int]) -> bool:
+    """Return whether an address begins there, and is not part of the path or query of the one before.
+
+    `ends` are the places after each mark that ends an address; `a::b` are two addresses, chained by fsspec.
+    """
+    if position == 0 or text[position - 1] in _BEFORE_AN_ADDRESS or text.endswith("::", 0, position):
+        return True
+    return _START.search(text, ends[bisect_right(ends, position) - 1], position) is None
 
 
-def _is_within_address(text: str, position: int) -> bool:
-    """Return whether an address before `position` goes on up to there; `a::b` are two, chained by fsspec."""
-    if text.endswith("::", 0, position):
-        return False
-    words = _END.split(text[:position])
-    return _START.search(words[-1]) is not None
-
-
-def _end_of(text: str, start: int, limit: int) -> int:
+def _end_of(text: str, start: int, limit: int, is_value: bool) -> int:
     """Return where the address ends whose scheme ends at `start`, and which ends at `limit` at the latest."""
-    if not re.search(r"\s", text):
-        # a value of its own, in which nothing but the next address ends this one
+    if is_value:
         return _without_separator(text, start, limit)
-    match = _END.search(text, start, limit)
-    end = match.start() if match else limit
+    end = _first_end(text, start, limit)
     if _has_half_a_password(text[start:end]):
         line = re.compile(r"[^\r\n]*").match(text, start, limit)
         at = line.group().rfind("@") if line else -1
@@ -179,6 +182,34 @@ def _end_of(text: str, start: int, limit: int) -> int:
             match = _END.search(text, start + at, limit)
             end = match.start() if match else limit
     return _without_separator(text, start, end)
+
+
+def _first_end(text: str, start: int, limit: int) -> int:
+    """Return where an address within a longer text ends: at white space, or at a mark that is no part of it.
+
+    A quote is a part if it begins the value of a query, or if more of the address follows and it opened nothing.
+    """
+    scheme = re.compile(r"[^\s\"'`<>]*$").search(text[max(0, start - _LONGEST_SCHEME) : start])
+    opening = text[start - len(scheme[0]) - 1 : start - len(scheme[0])] if scheme else ""
+    position = start
+    while (found := _END.search(text, position, limit)) is not None:
+        end, mark = found.start(), found[0]
+        is_quote = mark in _QUOTES and mark != opening
+        if is_quote and text.endswith("=", start, end):
+            closing = re.compile(rf"[^\r\n{mark}]*{mark}").match(text, end + 1, limit)
+            position = closing.end() if closing else end + 1
+        elif (is_quote and re.match(r"[\w%@]", text[end + 1 : end + 2])) or _is_in_user(text, start, end, limit):
+            position = end + 1
+        else:
+            return end
+    return limit
+
+
+def _is_in_user(text: str, start: int, position: int, limit: int) -> bool:
+    """Return whether the < or > at `position` is part of a user or a password, since an @ follows it."""
+    if text[position] not in "<>" or re.compile(r"[/?#]").search(text, start, position):
+        return False
+    return _IN_USER.match(text, position + 1, limit) is not None
 
 
 def _without_separator(text: str, start: int, end: int) -> int:
@@ -221,29 +252,30 @@ def _without_user_and_query(scheme: str, rest: str) -> str:
         rest = _AT.split(rest)[-1]
     elif _has_half_a_password(rest):
         return HIDDEN
-    mark = re.search(r"[?#]", rest)
+    mark = _MARK.search(rest)
     while mark is not None and scheme in _STORES and _NAME_AFTER_MARK.fullmatch(rest[mark.end() :]):
-        mark = re.compile(r"[?#]").search(rest, mark.end())
+        mark = _MARK.search(rest, mark.end())
     rest = rest if mark is None else rest[: mark.start()]
-    # an address may stand in the path of another
+    # an address may stand in the path of another; nobody writes more of them than this
+    if sum(1 for _ in _START.finditer(rest)) > _MOST_NESTED:
+        return HIDDEN
     return kept + _shown(rest, lambda path: TOKEN.sub(HIDDEN, path))
-
-
-def _without_credentials(text: str) -> str:
-    """Return a text between addresses without what is secret there."""
-    text = _AUTHORIZATION.sub(rf"\1{HIDDEN}", text)
-    text = _BEARER.sub(rf"\1 {HIDDEN}", text)
-    text = _QUERY.sub("", text)
-    text = _NAMED_SECRET.sub(rf"\1\2{HIDDEN}", text)
-    text = TOKEN.sub(HIDDEN, text)
-    return _USER_OF_SCP.sub("", _USER_WITH_PASSWORD.sub("", text))
 
 
 def _decoded(text: str) -> str:
     """Return a percent-encoded address as it was; encoded twice, it is decoded twice."""
-    while _START.match(text) and not re.match(r"[\w+.-]+:", text) and (decoded := unquote(text)) != text:
+    while (start := _START.match(text)) and start["encoded"]:
+        # what was no end of the encoded address is none now
+        decoded = _END.sub(lambda found: quote(found[0]), unquote(text))
+        if decoded == text:
+            break
         text = decoded
     return text
+
+
+def _is_encoded(text: str) -> bool:
+    start = _START.match(text)
+    return start is not None and start["encoded"] is not None
 
 
 def _is_local_path(text: str) -> bool:

@@ -12,6 +12,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import FineTuneError
 from configs.printable import one_line
 
@@ -150,5 +151,5 @@ def _without_repeated_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         names = [name for name, _ in pairs]
         repeated = next(name for name in names if names.count(name) > 1)
-        raise JsonFault(f"names {repeated[:40]!r} twice; keep one")
+        raise JsonFault(f"names {shown_address(repeated)[:40]!r} twice; keep one")
     return found

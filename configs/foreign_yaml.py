@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import yaml
 
+from configs.addresses import shown_text
 from configs.printable import one_line
 
 MAX_BYTES = 4 * 2**20
@@ -179,7 +180,7 @@ _Loader.add_constructor(f"{_TAG}map", _mapping)
 
 
 def _short(text: str | None) -> str:
-    """Return a piece of the text for a message, printable and on one line."""
-    text = text or ""
+    """Return a piece of the text for a message, as `shown_address`; cleaned before it is cut."""
+    text = shown_text(text or "")
     shown = text if text.isprintable() else ascii(text)[1:-1]
     return shown if len(shown) <= _SHOWN_CHARACTERS else f"{shown[:_SHOWN_CHARACTERS]}..."

@@ -6,9 +6,11 @@ as `\\x1b` or `\\u202e`. A backslash stays as it is: the text is for reading, an
 tables of rows, JSON Lines and the quarantine keep the true text.
 
 Text of every language stays as it is. Joiners (U+200B to U+200D, U+034F, U+180E) are let through between two visible
-characters beyond ASCII, where Persian, Indic, Khmer and Mongolian words and emoji need them; between Latin letters they
-only hide. A variation selector is let through alone, after a visible character; the tags of a flag after the flag that
-they belong to. Marks of direction (U+200E, U+200F, U+061C) are always shown: letters have their direction without them.
+characters beyond Latin, where Khmer and Mongolian words and emoji need them; those of Arabic and Indic scripts also
+beside one letter, at the end of a word or before a Latin one. Between Latin letters they only hide. The fillers and
+invisible vowels of Korean, Khmer and Mongolian are let through within their own script. A variation selector is let
+through alone, after a visible character; the tags of a flag after the flag that they belong to. Marks of direction
+(U+200E, U+200F, U+061C) are always shown: letters have their direction without them.
 """
 
 from __future__ import annotations
@@ -24,14 +26,24 @@ _SELECTORS = r"\ufe00-\ufe0f\U000e0100-\U000e01ef"
 _JOINERS = r"\u034f\u180e\u200b-\u200d"
 # C0, C1, DEL, soft hyphen, directions, separators, invisible operators, fillers, surrogates, annotations, tags
 _HIDDEN = (
-    r"\x00-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff9-\ufffb"
-    r"\U0001bca0-\U0001bca3\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
+    r"\x00-\x1f\x7f-\x9f\xad\u061c\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ud800-\udfff\ufeff\uffa0\ufff0-\ufffb"
+    r"\U0001bca0-\U0001bca3\U0001d159\U0001d173-\U0001d17a\U000e0000-\U000e0fff"
 )
-_VISIBLE = rf"[^\x00-\xa0{_HIDDEN}{_JOINERS}]"
+# letters of Latin: between them joiners only hide
+_LATIN = r"\x00-\u024f\u1e00-\u1eff\uff21-\uff3a\uff41-\uff5a"
+_VISIBLE = rf"[^{_LATIN}{_HIDDEN}{_JOINERS}]"
+# Arabic, Syriac, N'Ko and the Indic scripts up to Sinhala, with their later blocks
+_JOINING = r"[\u0620-\u0669\u066e-\u06d5\u06ee-\u07ff\u0840-\u0dff\ua8e0-\ua8ff\ufb50-\ufdff\ufe70-\ufefc]"
+_OWN = (
+    r"(?<=[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff])[\u115f\u1160]|[\u115f\u1160](?=[\u1100-\u11ff\ua960-\ua97f\ud7b0-\ud7ff])"
+    r"|(?<=[\u1780-\u17dd])[\u17b4\u17b5]|(?<=[\u1807\u1820-\u18aa])[\u180b-\u180d\u180f]"
+)
+_OF_ONE_SCRIPT = r"\u115f\u1160\u17b4\u17b5\u180b-\u180d\u180f"
 _FLAG = r"\U0001f3f4[\U000e0030-\U000e0039\U000e0061-\U000e007a]{3,6}\U000e007f"
 _CHARACTERS = re.compile(
     rf"(?P<kept>{_FLAG}|(?<={_VISIBLE})[{_JOINERS}](?={_VISIBLE})"
-    rf"|(?<=[^\x20\xa0{_HIDDEN}{_JOINERS}{_SELECTORS}])[{_SELECTORS}])|[{_HIDDEN}{_JOINERS}{_SELECTORS}]"
+    rf"|(?<={_JOINING})[\u200c\u200d]|(?<=[^\s{_HIDDEN}{_JOINERS}])[\u200c\u200d](?={_JOINING})|{_OWN}"
+    rf"|(?<=[^\x20\xa0{_HIDDEN}{_JOINERS}{_SELECTORS}])[{_SELECTORS}])|[{_HIDDEN}{_JOINERS}{_SELECTORS}{_OF_ONE_SCRIPT}]"
 )
 # what spreadsheets take for the beginning of a formula; full-width forms are read as the ASCII ones by some
 _FORMULA = re.compile(r"[=+\-@\t\r\uff1d\uff0b\uff0d\uff20]")

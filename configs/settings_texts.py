@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from configs.addresses import shown_address
+from configs.addresses import shown_address, shown_data, shown_text
 
 PLACES = frozenset(
     {
@@ -23,6 +23,21 @@ PLACES = frozenset(
 
 SERVERS = frozenset({"train.tracking.address"})
 """Settings that name a server."""
+
+
+DATA = frozenset(
+    {
+        "columns",
+        "group_by",
+        "init_text",
+        "new_special_tokens",
+        "pattern",
+        "prompt_separator",
+        "template_arguments",
+        "tools",
+    }
+)
+"""Settings, or sections of them, whose text is data: what is shown of them must say what the run did."""
 
 
 def texts(settings: Any, name: str = "") -> Iterator[tuple[str, str]]:
@@ -50,3 +65,11 @@ def shown_arguments(arguments: Iterable[tuple[str | None, Any]]) -> Iterator[tup
     """Yield what a class shows of itself in its `repr`, with texts as `shown_address`."""
     for name, value in arguments:
         yield name, map_texts(value, lambda _, text: shown_address(text))
+
+
+def shown_setting(name: str, value: str) -> str:
+    """Return a setting's text for a record of the run, by the name that `texts` gives it.
+
+    What is data stays as it is, but for what is certainly a secret; everything else is as `shown_text`.
+    """
+    return shown_data(value) if DATA & set(name.split(".")) else shown_text(value)

@@ -229,7 +229,9 @@ def _shortened(text: str) -> str:
 
 
 def cut(text: str) -> str:
-    """Return a value's text for a message: a long one without its end."""
+    """Return a value's text for a message, as `shown_address`: a long one without its end."""
+    # first cleaned: without its @ or its second half, a password or a token would not be known as one
+    text = shown_address(text)
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 

@@ -17,7 +17,7 @@ from configs.measures import MEASURES, Scores, formatted, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.printable import yaml_text
 from configs.schema import FineTuneConfig
-from configs.settings_texts import PLACES, map_texts, texts
+from configs.settings_texts import PLACES, map_texts, shown_setting, texts
 from configs.wire import DataReport, Evaluation
 from tasks.decks.markdown import code, fenced
 from tasks.files.model_files import is_hub_id
@@ -54,7 +54,7 @@ def private_paths(config: FineTuneConfig) -> list[str]:
 
 
 def _public_setting(name: str, value: str) -> str:
-    return last_part(value) if _is_of_a_place(name, value) else shown_text(value)
+    return last_part(value) if _is_of_a_place(name, value) else shown_setting(name, value)
 
 
 def _is_of_a_place(name: str, value: str) -> bool:

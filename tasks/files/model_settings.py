@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from configs.addresses import shown_text
 from configs.errors import ModelError
 from configs.foreign_json import INDEX_BYTES, SETTINGS_BYTES, in_mebibytes, object_of, read_bounded
 
@@ -223,5 +224,5 @@ def _check_rules(settings: dict[str, Any], name: str, where: str, section: str =
 
 
 def _shown(value: Any) -> str:
-    text = ascii(value)
+    text = shown_text(ascii(value))
     return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."

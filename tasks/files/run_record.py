@@ -11,10 +11,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from configs.addresses import shown_text
 from configs.printable import yaml_text
 from configs.schema import RunConfig
-from configs.settings_texts import map_texts
+from configs.settings_texts import map_texts, shown_setting
 from tasks.files.kept_files import LOCK, RECORD
 
 _PACKAGES = (
@@ -37,8 +36,8 @@ _NO_RESULTS_OF_TRAINING = ("cluster", "checkpoint", "tracking")
 
 
 def public_settings(config: RunConfig) -> dict[str, Any]:
-    """Return the config with all defaults, and addresses as `shown_address`."""
-    settings: dict[str, Any] = map_texts(config.model_dump(mode="json"), _shown)
+    """Return the config with all defaults, and texts as `shown_setting`."""
+    settings: dict[str, Any] = map_texts(config.model_dump(mode="json"), shown_setting)
     return settings
 
 
@@ -52,7 +51,7 @@ def identity(config: RunConfig, workflow: str) -> str:
 
     Settings with their default values are left out: a later version may have more of them.
     """
-    given = map_texts(config.model_dump(mode="json", exclude_defaults=True), _shown)
+    given = map_texts(config.model_dump(mode="json", exclude_defaults=True), shown_setting)
     settings = {name: value for name, value in given.items() if name not in _NO_RESULTS}
     for phase in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         for name in _NO_RESULTS_OF_TRAINING if isinstance(phase.get("train"), dict) else ():
@@ -111,10 +110,6 @@ def _git(project: Path, *arguments: str) -> list[str] | None:
 def _without_empty(settings: dict[str, Any]) -> dict[str, Any]:
     pruned = {name: _without_empty(part) if isinstance(part, dict) else part for name, part in settings.items()}
     return {name: part for name, part in pruned.items() if part != {}}
-
-
-def _shown(name: str, value: str) -> str:
-    return shown_text(value)
 
 
 def _leaves(settings: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:

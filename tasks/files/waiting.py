@@ -17,6 +17,7 @@ import threading
 import time
 from types import TracebackType
 
+from configs.addresses import shown_address
 from configs.printable import one_line, print_line
 
 _FIRST_LINE_SECONDS = 5.0
@@ -58,12 +59,12 @@ class RefusedAnswerError(NoAnswerError):
 class Wait:
     """What is waited for, in one or more blocks; only the time within them counts. Blocks are of one thread at a time.
 
-    `what` is the object of "waiting for"; it holds no secret. The wait begins anew with each `fewest_bytes` that came,
-    so that a large file may take hours, and a server that sends a byte a second may not.
+    `what` is the object of "waiting for", which is kept as `shown_address`. The wait begins anew with each
+    `fewest_bytes` that came, so that a large file may take hours, and a server that sends a byte a second may not.
     """
 
     def __init__(self, what: str, limit: float | None = None, fewest_bytes: int = _FEWEST_BYTES) -> None:
-        self.what = what
+        self.what = shown_address(what)
         self.limit = limit_seconds() if limit is None else limit
         self._fewest_bytes = fewest_bytes
         self._thread = 0

@@ -204,7 +204,8 @@ def _stage(target: _Target, staging: str, files: dict[str, Path | bytes], hashes
     if missing:
         size = sum(hashes[name][0] for name in missing)
         # what travels by Xet is no request of this client, which ends its own
-        with waiting_for(f"{constants.ENDPOINT} to take {len(missing)} files, {size / 1e9:,.2f} GB", math.inf):
+        hub = shown_address(constants.ENDPOINT)
+        with waiting_for(f"{hub} to take {len(missing)} files, {size / 1e9:,.2f} GB", math.inf):
             target.api.create_commit(
                 target.repository,
                 [CommitOperationAdd(name, files[name]) for name in missing],
@@ -293,6 +294,7 @@ def _failure(error: Exception, repository: str, directory: Path) -> str:
     else:
         what = f"did not take the upload ({type(error).__name__})"
     return (
-        f"push_to_hub.repository={repository}: {constants.ENDPOINT} {what}; {fix}: nothing is trained again\n"
+        f"push_to_hub.repository={repository}: {shown_address(constants.ENDPOINT)} {what}; {fix}: "
+        "nothing is trained again\n"
         f"the artifact is kept at {one_line(directory)}"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from configs.printable import one_line
+from configs.addresses import shown_address
 
 _VALUE_CHARACTERS = 2000
 _NAME_CHARACTERS = 40
@@ -28,7 +28,7 @@ def bad_row(reason: str, text: str, start: int = 0, end: int | None = None) -> B
 
 def short_name(text: str) -> str:
     """Return a key or a column name for a message: on one line, printable, at most 40 characters."""
-    return one_line(text)[:_NAME_CHARACTERS]
+    return shown_address(text)[:_NAME_CHARACTERS]
 
 
 def fault_of_characters(record: Any) -> str | None:

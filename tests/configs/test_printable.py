@@ -30,6 +30,14 @@ from configs.printable import one_line, print_line, print_text, printable, table
         # bytes hidden in selectors after one letter
         ("a\ufe01\ufe02\U000e0101", "a\ufe01" + r"\ufe02\U000e0101"),
         ("\u3164\uffa0", r"\u3164\uffa0"),
+        # invisible outside their own scripts, and what no script has yet
+        ("ad\u115fmin ad\u1160min", r"ad\u115fmin ad\u1160min"),
+        ("ad\u17b4min ad\u17b5min", r"ad\u17b4min ad\u17b5min"),
+        ("ad\u180bmin ad\u180dmin ad\u180fmin", r"ad\u180bmin ad\u180dmin ad\u180fmin"),
+        ("ad\ufff0min ad\ufff8min", r"ad\ufff0min ad\ufff8min"),
+        ("ad\U0001d159min", r"ad\U0001d159min"),
+        # a joiner between Latin letters, also beyond ASCII
+        ("é\u200cé \u200dx x\u200d.", r"é\u200cé \u200dx x\u200d."),
     ],
 )
 def test_characters_that_hide_or_reorder_are_shown(text: str, shown: str) -> None:
@@ -43,6 +51,12 @@ def test_characters_that_hide_or_reorder_are_shown(text: str, shown: str) -> Non
         "Привет, мир! 你好，世界。 日本語テキスト 한국어",
         "שלום עולם, مرحبا بالعالم",
         "می\u200cخواهم کتاب\u200cها را بخوانم",  # Persian with ZWNJ
+        "PDF\u200cها و API\u200cهای",  # Persian suffixes on Latin words
+        "അവന്\u200d വന്നു, അവള്\u200d.",  # Malayalam chillus at the end of words
+        "क्\u200d x",
+        "\u1112\u1161\u11ab \u115f\u1161 \u1112\u1160",  # Korean in letters, with fillers
+        "ក\u17b4 ក\u17b5",
+        "ᠮᠣ\u180b ᠮᠣ\u180d ᠮᠣ\u180f",
         "क\u094d\u200dष और क\u094d\u200cष",  # Hindi with both
         "ខ្មែរ\u200bភាសា",  # Khmer with ZWSP between words
         "e\u0301a\u0308o\u0302 Việt Nam",

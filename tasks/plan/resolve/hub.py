@@ -18,6 +18,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from configs.addresses import shown_address
 from configs.artifacts import PushedArtifact, repository_of
 from configs.errors import FineTuneError, HubError, UnreachableHubError
 from configs.schema.push_to_hub import fault_of_public_repository
@@ -42,7 +43,7 @@ def explain_hub_errors(
         HubError: the hub refuses or fails, or its answer is not of the form that its client, or the code in this
             context, reads; the message never holds a token.
     """
-    endpoint = constants.ENDPOINT
+    endpoint = shown_address(constants.ENDPOINT)
     use_patient_client()
     try:
         yield
@@ -116,11 +117,11 @@ def check_push_access(
         except HfHubHTTPError as error:
             if error.response.status_code in (401, 403):
                 raise HubError(
-                    f"{subject}: {constants.ENDPOINT} refused the token ({error.response.status_code})\n"
+                    f"{subject}: {shown_address(constants.ENDPOINT)} refused the token ({error.response.status_code})\n"
                     "create a new one with write access and set HF_TOKEN"
                 ) from None
             if error.response.status_code == 404:
-                return [f"{subject}: {constants.ENDPOINT} does not say who owns the token; not checked"]
+                return [f"{subject}: {shown_address(constants.ENDPOINT)} does not say who owns the token; not checked"]
             raise
     with explain_hub_errors(subject):
         access = identity.get("auth", {}).get("accessToken", {})
@@ -203,8 +204,8 @@ def _write_access(repository: str, token: str) -> Literal["yes", "no", "unknown"
         ) from None
     except (httpx2.HTTPError, OfflineModeIsEnabled, ConnectionError) as error:
         raise UnreachableHubError(
-            f"push_to_hub.repository={repository}: {constants.ENDPOINT} cannot be reached ({type(error).__name__}); "
-            "connect to the network or unset push_to_hub.repository"
+            f"push_to_hub.repository={repository}: {shown_address(constants.ENDPOINT)} cannot be reached "
+            f"({type(error).__name__}); connect to the network or unset push_to_hub.repository"
         ) from None
     return "yes"
 

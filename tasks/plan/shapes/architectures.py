@@ -13,9 +13,9 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from configs.addresses import first_line
+from configs.addresses import first_line, shown_address
 from configs.errors import ModelError
-from configs.printable import one_line, print_line
+from configs.printable import print_line
 from tasks.plan.shapes.dense_families import dense_shape, is_dense
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -101,7 +101,7 @@ def _shape_of_family(settings: dict[str, Any], name: str, family: str) -> ModelS
             else f"transformers {_transformers_release()} does not know"
         )
         raise ModelError(
-            f"model.name={name}: config.json is of architecture '{one_line(family[:60])}', which {reason}"
+            f"model.name={name}: config.json is of architecture '{shown_address(family)[:60]}', which {reason}"
             "\nname a model of an architecture that transformers has, or install a newer transformers"
         )
     return _counted_in_transformers(json.dumps(settings, sort_keys=True), name, family)

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import ModelError
 from tasks.plan.shapes.shape import Linear, ModelShape
 
@@ -149,7 +150,7 @@ def _checked_value(settings: dict[str, Any], key: str, default: Any, family: Fam
     if value is None and key in family.nullable:
         return None
     if isinstance(value, bool) or not isinstance(value, int):
-        shown = str(value)[:40]
+        shown = shown_address(value)[:40]
         raise _refused(name, f"{key}={shown} is not a whole number")
     if not 0 < value <= _LARGEST[key]:
         raise _refused(name, f"{key}={value} is not between 1 and {_LARGEST[key]}")
@@ -159,7 +160,7 @@ def _checked_value(settings: dict[str, Any], key: str, default: Any, family: Fam
 def _checked_switch(settings: dict[str, Any], key: str, name: str) -> bool:
     value = settings.get(key, False)
     if not isinstance(value, bool):
-        raise _refused(name, f"{key}={str(value)[:40]} is neither true nor false")
+        raise _refused(name, f"{key}={shown_address(value)[:40]} is neither true nor false")
     return value
 
 

@@ -8,6 +8,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from configs.addresses import shown_address
 from configs.errors import ModelError
 from configs.objectives import SCORING, Objective
 from configs.printable import one_line
@@ -32,8 +33,8 @@ def check_architecture(config: ModelConfig, settings: dict[str, Any], objective:
         raise ModelError(f"{where}: its config.json has no model_type; name a model that transformers can load")
     if family not in _names("auto_mappings.py", "CONFIG_MAPPING_NAMES"):
         raise ModelError(
-            f"{where} is of the architecture {family[:60]!r}, which transformers {_version()} does not know\n"
-            "correct model_type in its config.json, or name another model"
+            f"{where} is of the architecture {shown_address(family)[:60]!r}, which transformers {_version()} does "
+            "not know\ncorrect model_type in its config.json, or name another model"
         )
     table = _SCORING_MODELS if objective in SCORING else _LANGUAGE_MODELS
     if family not in _names("modeling_auto.py", table):
