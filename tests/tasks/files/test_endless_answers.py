@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -149,9 +150,10 @@ def test_a_file_that_runs_on_is_said(
     monkeypatch.setattr(waiting, "_RECEIVING_SECONDS", 0.25)
     assert len(open_bytes(f"{url}/file/7?key=secret").read()) == 7 * 10**6
     lines = capsys.readouterr().out.splitlines()
-    # after a quarter of a second and after twice that; a megabyte comes each tenth
-    assert [line.split(" (")[0] for line in lines] == [f"still receiving {url}/file/7"] * 2
-    assert lines[0].endswith("(0 s, 3 MB so far)") or lines[0].endswith("(0 s, 4 MB so far)")
+    # after a quarter of a second and after twice that; a megabyte comes each tenth, or later on a busy machine
+    assert 2 <= len(lines) <= 4
+    form = rf"still receiving {url}/file/7 \(\d s, [2-7] MB so far\)"
+    assert all(re.fullmatch(form, line) for line in lines), lines
     with get_session().stream("GET", f"{url}/file/7") as response:
         assert sum(map(len, response.iter_bytes())) == 7 * 10**6
-    assert len(capsys.readouterr().out.splitlines()) == 2
+    assert 2 <= len(capsys.readouterr().out.splitlines()) <= 4
