@@ -23,7 +23,7 @@ SETTINGS_BYTES = 16 * 2**20
 INDEX_BYTES = 64 * 2**20
 """Most bytes of an index of weights or of a vocabulary; the index of 100,000 tensors has 10 MiB."""
 # transformers' own largest integer, the length of a model without a limit, has 31
-_MAX_DIGITS = 40
+MAX_DIGITS = 40
 
 
 class JsonFault(ValueError):
@@ -130,8 +130,8 @@ def is_nested_deeper(value: Any, most: int = MAX_DEPTH) -> bool:
 
 
 def _integer(digits: str) -> int:
-    if len(digits) > _MAX_DIGITS:
-        raise JsonFault(f"holds a number of {len(digits.lstrip('-'))} digits, and the most are {_MAX_DIGITS}")
+    if len(digits) > MAX_DIGITS:
+        raise JsonFault(f"holds a number of {len(digits.lstrip('-'))} digits, and the most are {MAX_DIGITS}")
     return int(digits)
 
 

@@ -13,14 +13,13 @@ from typing import Any, cast
 import yaml
 
 from configs.addresses import shown_text
+from configs.foreign_json import MAX_DEPTH, MAX_DIGITS
 from configs.printable import one_line
 
 MAX_BYTES = 4 * 2**20
 """Most bytes of a text."""
-MAX_DEPTH = 64
 # characters and values, after each alias was replaced by what it stands for
 _MAX_SIZE = 2 * MAX_BYTES
-_MAX_DIGITS = 40
 _SHOWN_CHARACTERS = 40
 _TAG = "tag:yaml.org,2002:"
 _TEXT, _MERGE, _DATE = f"{_TAG}str", f"{_TAG}merge", f"{_TAG}timestamp"
@@ -114,8 +113,8 @@ class _Loader(yaml.SafeLoader):
         """Return a scalar, unless it is a number of very many digits, or, in a strict text, not a value of JSON."""
         node = super().compose_scalar_node(anchor)
         text, mark = node.value, node.start_mark
-        if node.tag == f"{_TAG}int" and len(text) > _MAX_DIGITS:
-            rule = f"a number of {len(text.lstrip('+-'))} digits is too long, the most are {_MAX_DIGITS}; shorten it"
+        if node.tag == f"{_TAG}int" and len(text) > MAX_DIGITS:
+            rule = f"a number of {len(text.lstrip('+-'))} digits is too long, the most are {MAX_DIGITS}; shorten it"
             raise self._fault(mark, f"{self._place()}{rule}")
         if not self._is_strict or node.tag == _MERGE:
             return node

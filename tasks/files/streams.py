@@ -12,7 +12,7 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from urllib.parse import unquote
 from configs.addresses import last_part, shown_address
 from configs.errors import DataError, FineTuneError, UnreachableStoreError
 from configs.printable import one_line
+from tasks.files.chunks import CHUNK_BYTES, chunks, line_chunks, zstd_chunks
 from tasks.files.waiting import NoAnswerError, Wait, limit_seconds, waiting_for
 
 COMPRESSIONS = (".gz", ".zst")
@@ -28,15 +29,9 @@ _PROTOCOL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 POINTER_BYTES = 1024
 """A Git LFS pointer is shorter: https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md."""
 POINTER_START = b"version https://git-lfs.github.com/spec/v1"
-_CHUNK_BYTES = 2**20
 _WEB_PIECE_BYTES = 2**16
 _STORE_FACTOR = 2
 _STORE_BLOCK_BYTES = 2**23
-# a few bytes of zstd may decompress to megabytes: after a piece that did, smaller pieces are read
-_ZSTD_CHUNK_BYTES = 2**14
-_ZSTD_SMALL_CHUNK_BYTES = 2**8
-# `zstd --long=31` writes windows of this size; the library's default limit is 2**27
-_ZSTD_WINDOW_BYTES = 2**31
 _UNREACHABLE_ERRORS = {
     "ClientConnectionError",
     "ClientConnectorError",
@@ -71,7 +66,7 @@ def open_raw(path: str) -> io.BufferedReader:
         DataError: the file does not exist or cannot be read; reading the stream may raise it too.
     """
     source = _open_source(path)
-    return _buffered_stream(path, _chunks(source), source)
+    return _buffered_stream(path, chunks(source), source)
 
 
 def open_bytes(path: str) -> io.BufferedReader:
@@ -82,8 +77,8 @@ def open_bytes(path: str) -> io.BufferedReader:
     """
     source = _open_source(path)
     if compression(path) == ".gz":
-        return _buffered_stream(path, _chunks(gzip.GzipFile(fileobj=source, mode="rb")), source)
-    return _buffered_stream(path, _zstd_chunks(source) if compression(path) == ".zst" else _chunks(source), source)
+        return _buffered_stream(path, chunks(gzip.GzipFile(fileobj=source, mode="rb")), source)
+    return _buffered_stream(path, zstd_chunks(source) if compression(path) == ".zst" else chunks(source), source)
 
 
 def open_lines(path: str, start: int = 0, end: int | None = None) -> io.BufferedReader:
@@ -99,7 +94,7 @@ def open_lines(path: str, start: int = 0, end: int | None = None) -> io.Buffered
         return io.BufferedReader(io.BytesIO())  # type: ignore[arg-type]
     # the byte before `start` tells whether a line begins there
     source = _open_at(path, max(start - 1, 0))
-    return _buffered_stream(path, _line_chunks(source, start, end), source)
+    return _buffered_stream(path, line_chunks(source, start, end), source)
 
 
 def is_pointer(path: str) -> bool:
@@ -129,7 +124,7 @@ def range_digest(path: str, start: int = 0, end: int | None = None) -> tuple[str
     """
     digest, num_lines, last = hashlib.sha256(), 0, b"\n"
     with closing(open_lines(path, start, end)) as stream:
-        while block := stream.read(_CHUNK_BYTES):
+        while block := stream.read(CHUNK_BYTES):
             digest.update(block)
             num_lines += block.count(b"\n")
             last = block[-1:]
@@ -211,7 +206,7 @@ def _open_source(path: str) -> Any:
             with wait:
                 system, store_path = file_system(path)
                 source = system.open(store_path, "rb", **({"block_size": 0} if web else {}))
-            return _PatientFile(path, source, wait, _WEB_PIECE_BYTES if web else _CHUNK_BYTES)
+            return _PatientFile(path, source, wait, _WEB_PIECE_BYTES if web else CHUNK_BYTES)
         except Exception as error:  # see `file_system`
             raise user_error(path, error) from None
     try:
@@ -258,57 +253,15 @@ def _open_at(path: str, start: int) -> Any:
             source.seek(start)
         else:
             source = _open_source(path)
-            while start and (chunk := source.read(min(start, _CHUNK_BYTES))):
+            while start and (chunk := source.read(min(start, CHUNK_BYTES))):
                 start -= len(chunk)
     except Exception as error:  # see `file_system`
         raise user_error(path, error) from None
     return source
 
 
-def _chunks(source: Any) -> Iterator[bytes]:
-    return iter(lambda: source.read(_CHUNK_BYTES), b"")
-
-
-def _line_chunks(source: Any, start: int, end: int | None) -> Iterator[bytes]:
-    """Yield the lines that begin in [start, end), in pieces, from a source positioned one byte before `start`."""
-    position, has_begun = max(start - 1, 0), start == 0
-    for chunk in _chunks(source):
-        first = 0 if has_begun else chunk.find(b"\n") + 1
-        if not has_begun:
-            has_begun = first > 0
-            if end is not None and position + (first or len(chunk)) >= end:
-                return
-        # the first \n at `end - 1` or later ends the last line of the range
-        last = -1 if end is None or not has_begun else chunk.find(b"\n", max(end - 1 - position, first))
-        if has_begun:
-            yield chunk[first : last + 1 if last >= 0 else None]
-        if last >= 0:
-            return
-        position += len(chunk)
-
-
-def _zstd_chunks(source: Any) -> Iterator[bytes]:
-    """Yield the content of all frames. The library's own stream ends without an error if a file was cut short."""
-    import zstandard
-
-    frame, size = None, _ZSTD_SMALL_CHUNK_BYTES
-    while data := source.read(size):
-        while data:
-            frame = frame or zstandard.ZstdDecompressor(max_window_size=_ZSTD_WINDOW_BYTES).decompressobj()
-            try:
-                content = frame.decompress(data)
-            except zstandard.ZstdError as error:
-                raise EOFError(one_line(error)) from None
-            size = _ZSTD_CHUNK_BYTES if len(content) < _CHUNK_BYTES else _ZSTD_SMALL_CHUNK_BYTES
-            yield content
-            data = frame.unused_data if frame.eof else b""
-            frame = None if frame.eof else frame
-    if frame is not None:
-        raise EOFError("the last frame has no end")
-
-
 def _buffered_stream(path: str, chunks: Iterable[bytes], source: Any) -> io.BufferedReader:
-    return io.BufferedReader(_ChunkStream(path, chunks, source), _CHUNK_BYTES)
+    return io.BufferedReader(_ChunkStream(path, chunks, source), CHUNK_BYTES)
 
 
 class _ChunkStream(io.RawIOBase):
