@@ -25,6 +25,7 @@ from configs.schema.data import (
     ToleranceConfig,
 )
 from configs.schema.evaluate import EvaluateConfig
+from configs.schema.gate import GateConfig, GateRule
 from configs.schema.model import ModelConfig
 from configs.schema.plan import PlanConfig
 from configs.schema.push_to_hub import PushConfig
@@ -40,6 +41,8 @@ __all__ = [
     "DataConfig",
     "EvaluateConfig",
     "FineTuneConfig",
+    "GateConfig",
+    "GateRule",
     "ModelConfig",
     "PlanConfig",
     "PushConfig",
@@ -87,6 +90,7 @@ class FineTuneConfig(RunConfig):
     train: TrainConfig = Field(TrainConfig(), description="Objective, method, schedule, and processes.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the tuned model.")
+    gate: GateConfig = Field(GateConfig(), description="What a model must show before it is published.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the tuned model on a hub.")
     tokenize: TokenizeConfig = Field(TokenizeConfig(), description="Chat template, sequence length and masks.")
     plan: PlanConfig = Field(PlanConfig(), description="Further GPU types, and what to do if the plan does not fit.")

@@ -15,6 +15,7 @@ from configs.schema import (
     OUTPUT_EXISTS,
     EvaluateConfig,
     FineTuneConfig,
+    GateConfig,
     ModelConfig,
     PushConfig,
     QuantizeConfig,
@@ -46,6 +47,7 @@ class AlignConfig(RunConfig):
     policy: PhaseConfig = Field(description=f"The last phase, with the objective {either(objectives_of('policy'))}.")
     evaluate: EvaluateConfig = Field(EvaluateConfig(), description="Scores on the held-out rows of the last phase.")
     quantize: QuantizeConfig = Field(QuantizeConfig(), description="Quantized copies of the last phase's model.")
+    gate: GateConfig = Field(GateConfig(), description="What the last phase's model must show before it is published.")
     push_to_hub: PushConfig = Field(PushConfig(), description="Publication of the last phase's model on a hub.")
     tokenize: TokenizeConfig = Field(
         TokenizeConfig(),
@@ -111,7 +113,7 @@ class AlignConfig(RunConfig):
             tokenize = tokenize.model_copy(update={"new_special_tokens": [], "packing": "none"})
         publication: dict[str, Any] = {"quantize": self.quantize.model_copy(update={"methods": []})}
         if name == "policy":
-            publication = {"quantize": self.quantize, "push_to_hub": self.push_to_hub}
+            publication = {"quantize": self.quantize, "gate": self.gate, "push_to_hub": self.push_to_hub}
         return FineTuneConfig(
             name=self.name,
             model=self.model,

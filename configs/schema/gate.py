@@ -1,0 +1,72 @@
+"""The gate section of a config: what a model must show before it is published."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from configs.schema.section import Section
+
+
+class GateRule(Section):
+    """One rule: a measure of the model itself, or its difference to another model, has a bound."""
+
+    measure: str = Field(
+        min_length=1, description="A measure by its name or title in tables, such as exact_match or eval_loss."
+    )
+    set: str = Field(
+        "held-out",
+        min_length=1,
+        description="The evaluation set: `held-out`, or the name of another set in the tables of the report.",
+    )
+    versus: str | None = Field(
+        None,
+        min_length=1,
+        description="The model to compare with: `base` (what training began with), `few_shot`, or the name of one of "
+        "evaluate.others, such as `previous`; when not set, the bounds are for the value itself.",
+    )
+    at_least: float | None = Field(
+        None, description="Lowest value; with `versus`, the lowest gain in the measure's own direction."
+    )
+    at_most: float | None = Field(None, description="Highest value; not with `versus`.")
+    at_most_drop: float | None = Field(
+        None,
+        ge=0.0,
+        description="Largest loss in the measure's own direction against `versus`, which is base if not set.",
+    )
+    significant: bool = Field(
+        False,
+        description="The model must be better than `versus` by more than noise: the paired test, corrected by Holm "
+        "over the rules of the gate, gives less than 5 %.",
+    )
+    required: bool = Field(True, description="Whether the model is held back; else the report has a warning.")
+
+    @model_validator(mode="after")
+    def _has_a_bound(self) -> GateRule:
+        bounds = [self.at_least, self.at_most, self.at_most_drop]
+        if all(bound is None for bound in bounds) and not self.significant:
+            raise ValueError("has no bound; give at_least, at_most, at_most_drop or significant: true")
+        if self.at_most is not None and self.versus is not None:
+            raise ValueError("`at_most` is for the value itself; with `versus`, give at_least or at_most_drop")
+        if self.significant and self.versus is None:
+            raise ValueError("`significant` needs `versus`, the model to compare with, such as base")
+        if self.at_least is not None and self.at_most_drop is not None:
+            raise ValueError("give one of `at_least` and `at_most_drop`")
+        return self
+
+    @property
+    def compared_with(self) -> str | None:
+        """The model to compare with; None if the bounds are for the value itself."""
+        return "base" if self.versus is None and self.at_most_drop is not None else self.versus
+
+
+class GateConfig(Section):
+    """What a model must show before it is published."""
+
+    rules: list[GateRule] = Field(
+        [],
+        description="Rules over all measures; when empty, those of the objective (docs/evaluation.md).",
+    )
+    approval: bool = Field(
+        False, description="Ask a person in Flyte's console before anything is published; a laptop asks nobody."
+    )
+    approval_hours: int = Field(24, ge=1, le=720, description="How long a cluster waits for the person.")

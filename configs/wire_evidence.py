@@ -1,0 +1,66 @@
+"""The typed values of the comparison of models: differences with intervals, the rules of the gate, the verdict."""
+
+from __future__ import annotations
+
+from pydantic import Field
+
+from configs.wire_type import WireType
+
+
+class Difference(WireType):
+    """How a measure differs between two models on the same rows. `difference` is after minus before."""
+
+    measure: str
+    set: str
+    model: str = Field(description="The model with the value `after`, such as `tuned` or `quantized_4bit`.")
+    versus: str = Field(description="The model with the value `before`, such as `base` or `few_shot`.")
+    before: float
+    after: float
+    difference: float
+    low: float = Field(description="Lower end of the 95 % interval of the difference.")
+    high: float
+    p_value: float = Field(description="Two-sided.")
+    test: str = Field(description="The test behind the p-value, in words.")
+    rows: int = Field(description="Rows that count for both models.")
+    groups: int = Field(0, description="Groups of rows that were resampled together; 0 where each row stands alone.")
+    wins: int = Field(description="Rows on which `model` is better.")
+    losses: int
+    ties: int
+    detectable: float | None = Field(
+        None, description="The smallest difference that so many rows show with 80 % power; None where unknown."
+    )
+
+
+class RuleOutcome(WireType):
+    """What became of one rule of the gate for one artifact."""
+
+    rule: str = Field(description="The rule in words.")
+    passed: bool
+    required: bool = True
+    reason: str = Field(description="What was found, in words, with numbers.")
+
+
+class ArtifactVerdict(WireType):
+    """Whether one model may be published, with a row for each rule."""
+
+    model: str = Field(description="`tuned`, or a quantized copy's name.")
+    promote: bool
+    outcomes: list[RuleOutcome]
+
+    @property
+    def reasons(self) -> list[str]:
+        """Why the model is held back, one for each required rule that it broke."""
+        return [outcome.reason for outcome in self.outcomes if outcome.required and not outcome.passed]
+
+
+class Verdict(WireType):
+    """The comparison of all models of a run."""
+
+    headline: str = Field(description="One sentence: is the tuned model better, by how much, with its interval.")
+    sentences: list[str] = Field([], description="What else to know: prompting, power, warnings.")
+    differences: list[Difference] = Field([])
+    artifacts: list[ArtifactVerdict] = Field([])
+
+    def of(self, model: str) -> ArtifactVerdict:
+        """Return the verdict on the model of a name."""
+        return next(artifact for artifact in self.artifacts if artifact.model == model)
