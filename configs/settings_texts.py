@@ -14,6 +14,11 @@ PLACES = frozenset(
         "data.evaluation.path",
         "data.contamination.path",
         "tokenize.chat_template",
+        "evaluate.others.model",
+        "evaluate.retained.general_text",
+        "evaluate.retained.harmless_prompts",
+        "evaluate.retained.harness.task",
+        "evaluate.retained.unsafe_prompts",
         "train.deepspeed.config",
         "train.tracking.folder",
         "output_directory",
@@ -21,18 +26,21 @@ PLACES = frozenset(
 )
 """Settings that name a file or a folder, by the name that `texts` gives them. `model.name` may also be a hub's id."""
 
-SERVERS = frozenset({"train.tracking.address"})
+SERVERS = frozenset({"evaluate.judge.endpoint", "evaluate.others.endpoint", "train.tracking.address"})
 """Settings that name a server."""
 
 
 DATA = frozenset(
     {
         "columns",
+        "database",
         "group_by",
         "init_text",
         "new_special_tokens",
         "pattern",
         "prompt_separator",
+        "rubric",
+        "schema_text",
         "template_arguments",
         "tools",
     }

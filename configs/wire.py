@@ -292,7 +292,7 @@ class Parity(WireType):
     prediction, in nats.
     """
 
-    rows: list[int] = Field(description="Numbers of the rows, among those of `Scores.row_losses`.")
+    rows: list[int] = Field(description="Numbers of the rows, among those of `Evaluation.kept_losses`.")
     tokens: int
     held_loss: float = Field(description="Loss of the weights as training held them.")
     own_loss: float = Field(description="Loss of the saved model.")
@@ -313,6 +313,10 @@ class Evaluation(WireType):
     others: list[SetScores] = Field([])
     parity: Parity | None = None
     model_digest: str = ""
+    kept_losses: list[float] = Field(
+        [], description="Summed loss, in nats, of the rows on which saved models are compared with trained weights."
+    )
+    measures_note: str = Field("", description="Which measures of answers were chosen, and why; empty if configured.")
 
 
 class Published(WireType):

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from pydantic import Field
 
+from configs.measures import MEASURES, Measure
 from configs.wire_type import WireType
 
 
 class Difference(WireType):
     """How a measure differs between two models on the same rows. `difference` is after minus before."""
 
-    measure: str
+    measure: str = Field(description="The measure's key: its name, or the title that the user gave it.")
+    name: str = Field(description="Its name in `configs.measures.MEASURES`.")
+    lower_is_better: bool = False
     set: str
     model: str = Field(description="The model with the value `after`, such as `tuned` or `quantized_4bit`.")
     versus: str = Field(description="The model with the value `before`, such as `base` or `few_shot`.")
@@ -29,6 +34,24 @@ class Difference(WireType):
     detectable: float | None = Field(
         None, description="The smallest difference that so many rows show with 80 % power; None where unknown."
     )
+
+    @property
+    def shown(self) -> Measure:
+        """How the measure is titled, written and oriented."""
+        measure = MEASURES[self.name]
+        title = measure.title if self.measure == self.name else self.measure.replace("_", " ")
+        words = measure.words if self.measure == self.name else ""
+        return replace(measure, title=title, words=words, lower_is_better=self.lower_is_better)
+
+    @property
+    def gain(self) -> float:
+        """The difference in the measure's own direction: positive where `model` is better."""
+        return -self.difference if self.lower_is_better else self.difference
+
+    @property
+    def gain_interval(self) -> tuple[float, float]:
+        """The 95 % interval of `gain`."""
+        return (-self.high, -self.low) if self.lower_is_better else (self.low, self.high)
 
 
 class RuleOutcome(WireType):
@@ -57,6 +80,7 @@ class Verdict(WireType):
     """The comparison of all models of a run."""
 
     headline: str = Field(description="One sentence: is the tuned model better, by how much, with its interval.")
+    is_better: bool = Field(False, description="Whether the tuned model keeps the required rules of the gate.")
     sentences: list[str] = Field([], description="What else to know: prompting, power, warnings.")
     differences: list[Difference] = Field([])
     artifacts: list[ArtifactVerdict] = Field([])

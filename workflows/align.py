@@ -9,7 +9,7 @@ within minutes, and not after the SFT.
 from flytekit import workflow
 
 from configs.schema.align import AlignConfig
-from tasks.evaluate.task import evaluate
+from tasks.gate.task import compare_models
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_alignment
 from tasks.report.task import AlignResult, write_alignment_report
@@ -17,6 +17,7 @@ from workflows.forms import ALIGN_DEMO, open_form_with
 from workflows.phases import train_phases
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import publish
+from workflows.score import score_baselines
 
 
 @workflow
@@ -58,18 +59,18 @@ def align(config: AlignConfig) -> AlignResult:
         mapped_parts=planned.policy_mapped_parts,
         tokenizer=sft_tokens.tokenizer,
     ).with_overrides(node_name="policy-data")
-    before = evaluate(
-        label="base",
-        config=planned.evaluate,
-        loading=planned.model,
-        model=base.model,
-        tokens=tokens.test,
+    before = score_baselines(
+        config=planned.policy,
+        base=base.model,
+        train_tokens=tokens.train,
+        test_tokens=tokens.test,
         tokenizer=tokens.tokenizer,
-        end_token_ids=tokens.report.end_token_ids,
-        rewards=planned.rewards,
-        reward_models=[],
+        token_report=tokens.report,
+        train_rows=tokens.train_rows,
+        test_rows=tokens.test_rows,
+        chat_template=plan.chat_template,
         rewards_version=plan.rewards_version,
-    ).with_overrides(node_name="evaluate-base")
+    ).with_overrides(node_name="baselines")
     trained = train_phases(
         sft=planned.sft,
         sft_deepspeed_json=planned.sft_deepspeed_json,
@@ -91,6 +92,19 @@ def align(config: AlignConfig) -> AlignResult:
         base=base.model,
         rewards_version=plan.rewards_version,
     ).with_overrides(node_name="phases")
+    decided = compare_models(
+        config=planned.policy,
+        start="sft",
+        start_evaluation=trained.sft_evaluation,
+        start_rows=trained.sft_rows,
+        tuned=trained.evaluation,
+        tuned_rows=trained.rows,
+        quantized=trained.quantized,
+        quantized_rows=trained.quantized_rows,
+        rivals=before.all_names,
+        rival_evaluations=before.all_evaluations,
+        rival_rows=before.all_rows,
+    ).with_overrides(node_name="gate")
     published = publish(
         config=planned.policy,
         artifacts=planned.artifacts,
@@ -99,6 +113,7 @@ def align(config: AlignConfig) -> AlignResult:
         base=trained.sft_evaluation,
         tuned=trained.evaluation,
         quantized=trained.quantized,
+        verdict=decided.verdict,
         base_revision=planned.base_revision,
     )
     return write_alignment_report(
@@ -111,11 +126,15 @@ def align(config: AlignConfig) -> AlignResult:
         policy_data=tokens.data,
         policy_tokens=tokens.report,
         training=trained.reports,
-        base=before,
+        base=before.base,
+        rivals=before.rivals,
+        rival_evaluations=before.rival_evaluations,
         sft_evaluation=trained.sft_evaluation,
         reward_evaluations=trained.reward_evaluations,
         tuned=trained.evaluation,
         quantized=trained.quantized,
+        verdict=decided.verdict,
+        rows=decided.rows,
         model=trained.model,
         sft_model=trained.sft_model,
         reward_models=trained.reward_models,

@@ -6,13 +6,14 @@ pyflyte run workflows/fine_tune.py fine_tune --config configs/presets/demo.yaml
 from flytekit import workflow
 
 from configs.schema import FineTuneConfig
-from tasks.evaluate.task import evaluate
+from tasks.gate.task import compare_models
 from tasks.get_model.task import get_model
 from tasks.plan.task import make_plan
 from tasks.report.task import FineTuneResult, write_report
 from workflows.forms import DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
 from workflows.publish import publish
+from workflows.score import score_baselines
 from workflows.tune import tune
 
 
@@ -43,18 +44,18 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         mapped_parts=planned.mapped_parts,
         tokenizer=base.tokenizer,
     ).with_overrides(node_name="data")
-    before = evaluate(
-        label="base",
-        config=planned.evaluate,
-        loading=planned.model,
-        model=base.model,
-        tokens=tokens.test,
+    before = score_baselines(
+        config=planned.config,
+        base=base.model,
+        train_tokens=tokens.train,
+        test_tokens=tokens.test,
         tokenizer=tokens.tokenizer,
-        end_token_ids=tokens.report.end_token_ids,
-        rewards=planned.rewards,
-        reward_models=[],
+        token_report=tokens.report,
+        train_rows=tokens.train_rows,
+        test_rows=tokens.test_rows,
+        chat_template=plan.chat_template,
         rewards_version=plan.rewards_version,
-    ).with_overrides(node_name="evaluate-base")
+    ).with_overrides(node_name="baselines")
     tuned = tune(
         config=planned.config,
         deepspeed_json=plan.deepspeed_json,
@@ -65,14 +66,28 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         token_report=tokens.report,
         rewards_version=plan.rewards_version,
     ).with_overrides(node_name="tune")
+    decided = compare_models(
+        config=planned.config,
+        start="base",
+        start_evaluation=before.base,
+        start_rows=before.base_rows,
+        tuned=tuned.evaluation,
+        tuned_rows=tuned.rows,
+        quantized=tuned.quantized,
+        quantized_rows=tuned.quantized_rows,
+        rivals=before.rivals,
+        rival_evaluations=before.rival_evaluations,
+        rival_rows=before.rival_rows,
+    ).with_overrides(node_name="gate")
     published = publish(
         config=planned.config,
         artifacts=planned.artifacts,
         directories=tuned.artifacts,
         data=tokens.data,
-        base=before,
+        base=before.base,
         tuned=tuned.evaluation,
         quantized=tuned.quantized,
+        verdict=decided.verdict,
         base_revision=planned.base_revision,
     )
     return write_report(
@@ -81,9 +96,13 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         data=tokens.data,
         tokens=tokens.report,
         training=tuned.report,
-        base=before,
+        base=before.base,
         tuned=tuned.evaluation,
         quantized=tuned.quantized,
+        rivals=before.rivals,
+        rival_evaluations=before.rival_evaluations,
+        verdict=decided.verdict,
+        rows=decided.rows,
         model=tuned.model,
         quantized_models=tuned.quantized_models,
         quarantine=tokens.quarantine,

@@ -4,6 +4,7 @@ from typing import NamedTuple, Optional
 
 from flytekit import dynamic
 from flytekit.types.directory import FlyteDirectory
+from flytekit.types.structured import StructuredDataset
 
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Shard, TokenReport, TrainReport
@@ -13,11 +14,10 @@ from tasks.runtime.pods import DECK_FIELDS, SMALL
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import check_same_tokenizer, require_same_tokenizer
 from workflows.prepare_tokens import PreparedTokens, prepare_tokens
+from workflows.score import Tokens, score
 from workflows.tune import (
-    Tokens,
     published_artifacts,
     quantize_and_score,
-    score,
     show_steps,
     train_and_merge,
     training_steps,
@@ -25,7 +25,9 @@ from workflows.tune import (
 
 
 class TrainedPhases(NamedTuple):
-    """All models of an alignment, with their scores. Lists of `reward` have one item; none without a reward model.
+    """All models of an alignment, with their scores and tables of rows.
+
+    Lists of `reward` have one item; none without a reward model.
 
     `reports` has one report for each phase, in their order; `artifacts` are to be published.
     """
@@ -38,10 +40,13 @@ class TrainedPhases(NamedTuple):
     reward_data: list[DataReport]
     reward_tokens: list[TokenReport]
     evaluation: Evaluation
+    rows: StructuredDataset
     sft_evaluation: Evaluation
+    sft_rows: StructuredDataset
     reward_evaluations: list[Evaluation]
     quantized_models: list[FlyteDirectory]
     quantized: list[Evaluation]
+    quantized_rows: list[StructuredDataset]
     artifacts: list[FlyteDirectory]
 
 
@@ -127,12 +132,12 @@ def train_phases(
         scorer = train_and_merge(config, reward_deepspeed_json, first.model, pairs, [], "", phase="reward-")
         reward_models.append(scorer.model)
         reward_reports.append(scorer.report)
-        reward_evaluations.append(score("reward_model", config, scorer.model, pairs, [], ""))
-    sft_evaluation = score("sft", policy, first.model, tokens, reward_models, rewards_version)
+        reward_evaluations.append(score("reward_model", config, scorer.model, pairs, [], "").evaluation)
+    sft_scored = score("sft", policy, first.model, tokens, reward_models, rewards_version)
     trained = train_and_merge(
         policy, policy_deepspeed_json, first.model, tokens, reward_models, rewards_version, phase="policy-"
     )
-    evaluation = score("tuned", policy, trained.model, tokens, reward_models, rewards_version)
+    scored = score("tuned", policy, trained.model, tokens, reward_models, rewards_version)
     quantized = quantize_and_score(policy, trained.model, tokens, reward_models, rewards_version)
     return TrainedPhases(
         model=trained.model,
@@ -142,10 +147,13 @@ def train_phases(
         reports=[first.report, *reward_reports, trained.report],
         reward_data=[made.data for made in prepared],
         reward_tokens=[made.report for made in prepared],
-        evaluation=evaluation,
-        sft_evaluation=sft_evaluation,
+        evaluation=scored.evaluation,
+        rows=scored.rows,
+        sft_evaluation=sft_scored.evaluation,
+        sft_rows=sft_scored.rows,
         reward_evaluations=reward_evaluations,
         quantized_models=quantized.models,
         quantized=quantized.evaluations,
+        quantized_rows=quantized.rows,
         artifacts=published_artifacts(policy, trained, quantized.models),
     )

@@ -19,7 +19,8 @@ from workflows.forms import DEMO, open_form_with
 class PreparedTokens(NamedTuple):
     """Training and held-out rows as token ids, the tokenizer with new tokens, and what was counted on the way.
 
-    `quarantine` holds the rows that were set aside by the checks of the data, then by the chat template.
+    `train_rows` and `test_rows` are the rows before tokenizing. `quarantine` holds the rows that were set aside by the
+    checks of the data, then by the chat template.
     """
 
     train: FlyteDirectory
@@ -27,6 +28,8 @@ class PreparedTokens(NamedTuple):
     tokenizer: FlyteDirectory
     report: TokenReport
     data: DataReport
+    train_rows: StructuredDataset
+    test_rows: StructuredDataset
     quarantine: StructuredDataset
 
 
@@ -95,6 +98,8 @@ def prepare_tokens(
         tokenizer=tokens.tokenizer,
         report=tokens.report,
         data=rows.report,
+        train_rows=rows.train,
+        test_rows=rows.test,
         quarantine=tokens.quarantine,
     )
 

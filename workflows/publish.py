@@ -8,6 +8,7 @@ from flytekit.types.directory import FlyteDirectory
 from configs.artifacts import PushedArtifact
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published
+from configs.wire_evidence import Verdict
 from tasks.push_to_hub.task import push_to_hub
 
 
@@ -19,6 +20,7 @@ def publish(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    verdict: Verdict,
     base_revision: str,
 ) -> list[Published]:
     """Push artifacts, whose folders are `directories`, each to its own repository; call it in a workflow."""
@@ -29,6 +31,7 @@ def publish(
         base=base,
         tuned=tuned,
         quantized=quantized,
+        verdict=verdict,
         base_revision=base_revision,
     )
     published: list[Published] = map_task(push)(artifact=artifacts, directory=directories).with_overrides(

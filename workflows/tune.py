@@ -9,29 +9,21 @@ from typing import NamedTuple
 
 from flytekit import Deck, dynamic
 from flytekit.types.directory import FlyteDirectory
+from flytekit.types.structured import StructuredDataset
 
 import tasks.runtime.laptop_run as laptop_run
 from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.schema import FineTuneConfig
 from configs.wire import Evaluation, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
-from tasks.evaluate.task import evaluate
 from tasks.quantize.task import quantize, quantize_gptq
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
+from workflows.score import Tokens, score
 
 # the folder of a phase's model in the output folder of a laptop's run; the last phase's is `model`
 _KEPT_AS = {"sft-": "sft", "reward-": "reward_model"}
-
-
-class Tokens(NamedTuple):
-    """Training and held-out rows as token ids, the tokenizer, and what tokenizing found."""
-
-    train: FlyteDirectory
-    test: FlyteDirectory
-    tokenizer: FlyteDirectory
-    report: TokenReport
 
 
 class TrainedModel(NamedTuple):
@@ -43,22 +35,27 @@ class TrainedModel(NamedTuple):
 
 
 class QuantizedModels(NamedTuple):
-    """Quantized copies and their scores, in the order of `quantize.methods`."""
+    """Quantized copies, their scores and tables of rows, in the order of `quantize.methods`."""
 
     models: list[FlyteDirectory]
     evaluations: list[Evaluation]
+    rows: list[StructuredDataset]
 
 
 class Tuned(NamedTuple):
-    """The tuned model and its copies, with their scores. `artifacts` are to be published, in the order of
-    `push_to_hub.artifacts`; empty if nothing is."""
+    """The tuned model and its copies, with their scores and tables of rows.
+
+    `artifacts` are to be published, in the order of `push_to_hub.artifacts`; empty if nothing is.
+    """
 
     model: FlyteDirectory
     adapter: FlyteDirectory
     report: TrainReport
     evaluation: Evaluation
+    rows: StructuredDataset
     quantized_models: list[FlyteDirectory]
     quantized: list[Evaluation]
+    quantized_rows: list[StructuredDataset]
     artifacts: list[FlyteDirectory]
 
 
@@ -98,30 +95,6 @@ def train_and_merge(
     return TrainedModel(model=model, adapter=trained.model, report=trained.report)
 
 
-def score(
-    label: str,
-    config: FineTuneConfig,
-    model: FlyteDirectory,
-    tokens: Tokens,
-    reward_models: list[FlyteDirectory],
-    rewards_version: str,
-) -> Evaluation:
-    """Score a model on the held-out rows; `label` names it in logs and Decks, and its node."""
-    evaluation: Evaluation = evaluate(
-        label=label,
-        config=config.evaluate,
-        loading=config.model,
-        model=model,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
-        end_token_ids=tokens.report.end_token_ids,
-        rewards=config.train.policy.rewards,
-        reward_models=reward_models,
-        rewards_version=rewards_version,
-    ).with_overrides(node_name=f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}")
-    return evaluation
-
-
 def quantize_and_score(
     config: FineTuneConfig,
     model: FlyteDirectory,
@@ -133,7 +106,7 @@ def quantize_and_score(
 
     Only gptqmodel's methods read training rows, for calibration.
     """
-    models, evaluations = [], []
+    models, evaluations, tables = [], [], []
     for method in config.quantize.methods:
         is_gptq = QUANTIZATIONS[method].library == "gptqmodel"
         if is_gptq:
@@ -143,13 +116,13 @@ def quantize_and_score(
             min_share = config.quantize.min_share
             copy = quantize(method=method, min_share=min_share, loading=config.model, model=model)
         copy = copy.with_overrides(node_name=f"quantize-{method}")
-        evaluation = score(scores_name(method), config, copy, tokens, reward_models, rewards_version)
-        if is_gptq and not is_laptop_run():
-            # only gptqmodel unpacks the weights that it packed
-            evaluation = evaluation.with_overrides(container_image=GPTQ_IMAGE.image_name())  # type: ignore[attr-defined]
-        evaluations.append(evaluation)
+        # only gptqmodel unpacks the weights that it packed
+        image = GPTQ_IMAGE.image_name() if is_gptq and not is_laptop_run() else ""
+        scored = score(scores_name(method), config, copy, tokens, reward_models, rewards_version, image)
+        evaluations.append(scored.evaluation)
+        tables.append(scored.rows)
         models.append(copy)
-    return QuantizedModels(models=models, evaluations=evaluations)
+    return QuantizedModels(models=models, evaluations=evaluations, rows=tables)
 
 
 def published_artifacts(
@@ -204,14 +177,16 @@ def tune(
     show_steps(config, training_steps(config))
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
-    evaluation = score("tuned", config, trained.model, tokens, [], rewards_version)
+    scored = score("tuned", config, trained.model, tokens, [], rewards_version)
     quantized = quantize_and_score(config, trained.model, tokens, [], rewards_version)
     return Tuned(
         model=trained.model,
         adapter=trained.adapter,
         report=trained.report,
-        evaluation=evaluation,
+        evaluation=scored.evaluation,
+        rows=scored.rows,
         quantized_models=quantized.models,
         quantized=quantized.evaluations,
+        quantized_rows=quantized.rows,
         artifacts=published_artifacts(config, trained, quantized.models),
     )

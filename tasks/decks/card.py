@@ -13,7 +13,7 @@ from configs.addresses import last_part, shown_text
 from configs.artifacts import QUANTIZATIONS, PushedArtifact, QuantizationMethod, repository_of, scores_name
 from configs.embedded.names import EMBEDDED_MODEL
 from configs.linear_weights import share_sentence
-from configs.measures import MEASURES, Scores, formatted, shown_measures
+from configs.measures import Scores, formatted, measure_of, shown_measures
 from configs.objectives import OBJECTIVES, SCORING
 from configs.printable import yaml_text
 from configs.schema import FineTuneConfig
@@ -82,12 +82,14 @@ def model_card(
     base_revision: str = "",
     usage: str = "",
     parity: str = "",
+    evidence: str = "",
 ) -> str:
     """Return the card of `artifact` as Markdown with metadata.
 
     `scores` holds `base`, `tuned` and `quantized_*`; the metadata carry those of this artifact. `license_` is what the
     base model's card says of its licence, `base_revision` its commit or the hash of its files, `usage` Markdown on how
-    to ask the model, and `parity` a sentence on how far it is from the weights as training held them.
+    to ask the model, `parity` a sentence on how far it is from the weights as training held them, and
+    `evidence` the section on the gate's verdict.
     """
     own = scores[scores_name(artifact)]
     title = card_title(config, artifact)
@@ -125,7 +127,7 @@ def model_card(
 {_score_table(scores)}
 
 {_what_was_scored(own)}
-{_parity_section(parity)}
+{_parity_section(parity)}{evidence}
 ## Configuration
 
 {fenced(public_config(config).removesuffix(chr(10)), "yaml")}
@@ -183,7 +185,7 @@ def _what_it_is(config: FineTuneConfig, artifact: PushedArtifact) -> str:
 def _score_table(scores: Mapping[str, Scores]) -> str:
     """Return a Markdown table of the measures that are always shown or that some model has."""
     columns = shown_measures(scores.values())
-    lines = [["model", *(MEASURES[name].title for name in columns)], ["---"] * (len(columns) + 1)]
+    lines = [["model", *(measure_of(name, scores.values()).title for name in columns)], ["---"] * (len(columns) + 1)]
     # a map arrives in any order, and a second attempt must write the same bytes
     for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
         lines.append([name, *(formatted(column, scores[name]) for column in columns)])
@@ -193,12 +195,18 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
 def _what_was_scored(own: Scores) -> str:
     sentences = []
     if not own.is_of_reward_model:
-        titles = [MEASURES[name].title for name in shown_measures([own]) if MEASURES[name].source == "answers"]
-        of_answers = f"{', '.join(titles[:-1])} and\n{titles[-1]}"
-        sentences.append(
-            f"Loss and perplexity are over {own.loss_tokens:,} completion tokens of {own.loss_rows:,} held-out rows; "
-            f"{of_answers} over greedy answers to {own.generated_rows:,} of them."
-        )
+        counted = [
+            f"{measure_of(measured.key, [own]).title} over {measured.rows:,}"
+            for measured in own.answers
+            if measured.key in shown_measures([own])
+        ]
+        if own.eval_loss is not None:
+            sentences.append(
+                f"Loss and perplexity are over {own.loss_tokens:,} completion tokens of {own.loss_rows:,} held-out "
+                "rows."
+            )
+        if counted:
+            sentences.append(f"Of {own.generated_rows:,} greedy answers: {', '.join(counted)}.")
     if own.preference_margin is not None:
         unit = "score" if own.is_of_reward_model else "log-likelihood in nats"
         sentences.append(f"Preferences compare the {unit} of wanted and unwanted answers.")
@@ -211,9 +219,9 @@ def _eval_results(scores: Scores, task: str) -> list[EvalResult]:
             task_type=task,
             dataset_type="held-out",
             dataset_name="held-out rows",
-            metric_type=measure.hub_name or name,
+            metric_type=measure_of(name, [scores]).hub_name or name,
             metric_value=round(value, 6),
         )
-        for name, measure in MEASURES.items()
+        for name in shown_measures([scores])
         if (value := scores.value(name)) is not None
     ]

@@ -18,7 +18,7 @@ def lost_share(base: Evaluation, parity: Parity) -> float | None:
 
     Base, trained weights and saved model are compared on the rows of `parity`.
     """
-    losses = base.scores.row_losses
+    losses = base.kept_losses
     if not parity.rows or parity.rows[-1] >= len(losses):
         return None
     learned = sum(losses[row] for row in parity.rows) / parity.tokens - parity.held_loss

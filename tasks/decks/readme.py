@@ -12,7 +12,9 @@ from configs.embedded.names import EMBEDDED_MODEL
 from configs.objectives import SCORING
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation
+from configs.wire_evidence import Verdict
 from tasks.decks import card, html
+from tasks.decks.card_evidence import evidence_section
 from tasks.decks.parity import parity_line
 from tasks.files.model_files import is_hub_id
 from tasks.models.record import RECORD_FILE
@@ -28,12 +30,14 @@ def artifact_readme(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    verdict: Verdict | None,
     base_revision: str,
     is_here: bool = False,
 ) -> str:
     """Return the README of the artifact in `directory`, which its users load from `place`.
 
-    One that stays on the machine of its run (`is_here`) may name the folder of the base.
+    `verdict` is the gate's; None for a model that it did not judge. One that stays on the machine of its run
+    (`is_here`) may name the folder of the base.
     """
     usage = usage_of(config, artifact, place, is_here)
     copies: dict[str, Evaluation] = dict(zip(config.quantize.methods, quantized, strict=True))
@@ -47,6 +51,7 @@ def artifact_readme(
         base_revision,
         render_usage(usage, directory),
         "" if artifact == "adapter" else parity_line(base, own),
+        evidence_section(config, artifact, verdict),
     )
 
 

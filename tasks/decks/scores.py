@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from configs.measures import HEADLINES, MEASURES, Scores, formatted, shown_measures
+from configs.measures import Scores, formatted, headlines, measure_of, shown_measures
 from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
 
@@ -98,7 +98,7 @@ def _what_was_scored(scores: Scores) -> str:
     if scores.eval_loss is not None:
         sentences.append(
             f"Loss over {scores.loss_rows:,} held-out sequences ({scores.loss_tokens:,} tokens); answers to "
-            f"{scores.generated_rows:,} of them. ROUGE-L only where the median expected answer has 16 words or more."
+            f"{scores.generated_rows:,} of them."
         )
     if scores.preference_margin is not None:
         sentences.append(
@@ -112,8 +112,9 @@ def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Return a bar chart of each headline that all models have, in one unit."""
     kinds = {evaluation.scores.is_of_reward_model for evaluation in evaluations.values()}
     drawn = []
-    for name in HEADLINES:
-        measure = MEASURES[name]
+    scores = [evaluation.scores for evaluation in evaluations.values()]
+    for name in headlines(scores):
+        measure = measure_of(name, scores)
         if measure.reward_model_unit is not None and len(kinds) > 1:
             continue
         unit = measure.reward_model_unit if measure.reward_model_unit and kinds == {True} else measure.chart_unit

@@ -1,212 +1,134 @@
-"""Score one model on the held-out rows: loss and preferences over all of them, greedy answers to some of them."""
+"""Score one model on the held-out rows: loss and preferences over all of them, greedy answers to some of them.
+
+The result is a table of rows (tasks/evidence/table.py). Scores are made of it in scores.py.
+"""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from statistics import mean
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import pandas as pd
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+import pyarrow as pa
+import xxhash
 
-from configs.errors import DataError, ModelError
-from configs.measures import MEASURES
-from configs.paired_rows import spaced
-from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema.train import RewardFunctionConfig
-from configs.wire import HELD_OUT, Evaluation, Prediction, Scores, SetScores
+from configs.errors import ModelError
+from configs.wire import HELD_OUT
 from tasks.evaluate.answers import Answer, generate_answers
-from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
-from tasks.evaluate.metrics import OF_ANSWERS
-from tasks.evaluate.preferences import paired_rows, preference_accuracy, preference_margin, with_preferences
-from tasks.models.end_tokens import end_tokens
-from tasks.models.linear_layers import quantized_share
-from tasks.models.load import device, is_reward_model, load_model, load_reward_model, load_tokenizer, weights_size
-from tasks.models.loading import counted_loading
-from tasks.models.pace import doing, say
-from tasks.models.parity import compare
-from tasks.models.quiet import quiet_libraries
-from tasks.models.record import PARITY_FILE
-from tasks.models.vocabulary import make_room
-from tasks.rewards.functions import RewardFunction, reward_functions, total_reward
-from tasks.rewards.models import RewardModel, load_reward_models
+from tasks.evaluate.likelihood import IGNORED, token_log_probabilities
+from tasks.evaluate.preferences import gap_of_labels, paired_rows, values_of_pairs, with_preferences
+from tasks.evaluate.subject import Subject
+from tasks.evidence.table import table_of_rows
+from tasks.measures.measured import RowValues, mean_values
+from tasks.models.pace import doing
+from tasks.rewards.functions import total_reward
+from tasks.rewards.models import RewardModel
 
 
-@dataclass(frozen=True)
-class _Subject:
-    """The model that is scored, with everything that scoring it needs except rows."""
-
-    config: EvaluateConfig
-    name: str
-    model: PreTrainedModel
-    is_reward_model: bool
-    tokenizer: PreTrainedTokenizerBase
-    end_token_ids: list[int]
-    size_bytes: int
-    quantized_share: float | None
-    rewards: Sequence[RewardFunctionConfig]
-    functions: Sequence[RewardFunction]
-    reward_models: Sequence[RewardModel]
+def rows_of_part(rows: pd.DataFrame, number: int, of: int) -> pd.DataFrame:
+    """Return the rows [number * n // of, (number + 1) * n // of) of the n rows."""
+    return rows.iloc[number * len(rows) // of : (number + 1) * len(rows) // of].reset_index(drop=True)
 
 
-class _Preferences(NamedTuple):
-    accuracy: float | None
-    margin: float | None
+def chosen_rows(rows: pd.DataFrame, number: int) -> np.ndarray:
+    """Return [rows] bool: `number` of the wanted rows with a prompt, chosen by a hash of their ids.
+
+    The choice does not depend on the order of the rows, and hardly on which others there are: few-shot prompts leave
+    out rows that are too long, and the rest must be the same as for every other model.
+    """
+    can_be_asked = np.flatnonzero(with_preferences(rows).is_wanted & (rows.prompt_length > 0))
+    hashes = [xxhash.xxh3_64_intdigest(str(rows.row_id.iloc[place])) for place in can_be_asked]
+    first = [int(can_be_asked[place]) for place in np.argsort(np.asarray(hashes, dtype=np.uint64), kind="stable")]
+    is_asked = np.zeros(len(rows), dtype=bool)
+    is_asked[first[:number]] = True
+    return is_asked
 
 
-def evaluate_model(
-    config: EvaluateConfig,
-    model_config: ModelConfig,
-    model_directory: Path,
-    rows: pd.DataFrame,
-    tokenizer_directory: Path,
-    end_token_ids: list[int],
-    rewards: Sequence[RewardFunctionConfig] = (),
-    reward_models: Sequence[Path] = (),
-) -> Evaluation:
-    """Return the scores of the model on `rows` (as the tokenize stage wrote them), and its answers.
-
-    A language model has loss and perplexity on wanted answers, measures of its greedy answers (`OF_ANSWERS`), and the
-    mean reward that these answers get from `rewards` and from the models in the directories `reward_models`. A language
-    model and a reward model both have preference accuracy and margin, where rows hold preferences.
-
-    Answers end at one of `end_token_ids` or of the model's own end tokens, where a saved model stops too.
-
-    Rows whose column `dataset` is `held-out` are scored together; those of every other value are a further set, scored
-    by itself.
+def score_rows(subject: Subject, tokens: pd.DataFrame, is_asked: np.ndarray, dataset: str = HELD_OUT) -> pa.Table:
+    """Return the table of a set's rows, without the measures of answers; those of `is_asked` [rows] are answered.
 
     Raises:
-        ModelError: the model cannot be loaded, its loss or a score is not a number, or a reward model has another
-            vocabulary.
-        ConfigError: a reward function cannot be used.
-        DataError: no held-out row is left.
+        ModelError: the loss is not a number.
+        ConfigError: a reward function fails.
     """
-    quiet_libraries()
-    held_out = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
-    names = [name for name in dict.fromkeys(rows.dataset) if name != HELD_OUT]
-    others = [rows[rows.dataset == name].reset_index(drop=True) for name in names]
-    if held_out.empty:
-        raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
-    tokenizer = load_tokenizer(tokenizer_directory, model_config.trust_remote_code)
-    is_reward = is_reward_model(model_directory)
-    load = load_reward_model if is_reward else load_model
-    with doing("loading the model"), counted_loading("load"):
-        model = load(model_config, model_directory)
-    make_room(model, model_config, model_directory, len(tokenizer))
-    subject = _Subject(
-        config,
-        model_config.name,
-        model.to(device()).eval(),  # type: ignore[arg-type]
-        is_reward,
-        tokenizer,
-        # the base is asked to stop where the tuned model is, and at its own end tokens
-        end_token_ids if is_reward else end_tokens(model, tokenizer, end_token_ids),
-        weights_size(model_directory),
-        quantized_share(model),
-        rewards,
-        reward_functions(rewards),
-        [] if is_reward else load_reward_models(model_config, reward_models, tokenizer),
-    )
-    scores, predictions = _score(subject, held_out)
-    further = []
-    for name, rows_of_set in zip(names, others, strict=True):
-        say(f"evaluation set {name}, {len(rows_of_set):,} rows", "evaluate")
-        further.append(SetScores(name=name, scores=_score(subject, rows_of_set)[0]))
-    parity = None
-    if not is_reward and (model_directory / PARITY_FILE).is_file():
-        with doing("comparing with the weights as training held them"):
-            parity = compare(model, model_directory / PARITY_FILE)
-    return Evaluation(scores=scores, predictions=predictions, others=further, parity=parity)
-
-
-def _score(subject: _Subject, tokens: pd.DataFrame) -> tuple[Scores, list[Prediction]]:
     rows = with_preferences(tokens)
+    answers: dict[int, Answer] = {}
     if subject.is_reward_model:
-        preferences = _score_preferences(subject, rows)
-        return _reward_model_scores(subject, preferences), []
-    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
-    values, preferences = _likelihood_preferences(subject, rows, counted)
-    wanted = np.flatnonzero(rows.is_wanted).tolist()
-    loss, num_tokens = mean_loss([values[row] for row in wanted], [counted[row] for row in wanted])
-    row_losses = [-float(values[row][1:][counted[row][1:]].sum(dtype=np.float64)) for row in wanted]
-    if loss is not None and not math.isfinite(loss):
-        raise ModelError(f"{subject.name}: the held-out loss is {loss}; its weights are damaged or diverged")
-    asked = _evenly_spaced(rows[rows.is_wanted & (rows.prompt_length > 0)], subject.config.generate_rows)
-    answers = generate_answers(subject.model, subject.tokenizer, asked, subject.config, subject.end_token_ids)
-    texts, expected = [answer.text for answer in answers], list(asked.expected)
-    predictions = [
-        Prediction(
-            row_id=row.row_id, prompt=row.prompt, expected=row.expected, answer=answer.text, reasoning=answer.reasoning
-        )
-        for row, answer in zip(asked.itertuples(), answers, strict=True)
-    ]
-    scores = Scores(
-        eval_loss=loss,
-        perplexity=None if loss is None else math.exp(min(loss, 700.0)),
-        preference_accuracy=preferences.accuracy,
-        preference_margin=preferences.margin,
-        mean_reward=_mean_reward(subject, asked, answers),
-        **{name: score(texts, expected) for name, score in OF_ANSWERS.items()},
-        row_losses=spaced(row_losses),
-        loss_rows=len(wanted),
-        loss_tokens=num_tokens,
-        generated_rows=len(asked),
-        size_bytes=subject.size_bytes,
-        quantized_share=subject.quantized_share,
-    )
-    return scores, predictions
+        measures = _scored_preferences(subject, rows)
+    else:
+        measures = _likelihoods(subject, rows)
+        places = np.flatnonzero(is_asked)
+        asked = rows.iloc[places]
+        given = generate_answers(subject.model, subject.tokenizer, asked, subject.config, subject.end_token_ids)
+        answers = dict(zip(places.tolist(), given, strict=True))
+        measures |= _rewards(subject, asked, given, places, len(rows))
+    return table_of_rows(_facts(rows, answers, dataset), measures)
 
 
-def _reward_model_scores(subject: _Subject, preferences: _Preferences) -> Scores:
-    measured = {"preference_accuracy": preferences.accuracy, "preference_margin": preferences.margin}
-    return Scores(
-        **{**dict.fromkeys(MEASURES), **measured},
-        loss_rows=0,
-        loss_tokens=0,
-        generated_rows=0,
-        size_bytes=subject.size_bytes,
-        quantized_share=subject.quantized_share,
-    )
+def _facts(rows: pd.DataFrame, answers: dict[int, Answer], dataset: str) -> dict[str, Sequence[Any]]:
+    of_answers = [answers.get(place) for place in range(len(rows))]
+    return {
+        "dataset": [dataset] * len(rows),
+        "row_id": list(rows.row_id),
+        "group": list(rows.group) if "group" in rows else [""] * len(rows),
+        "prompt": list(rows.prompt),
+        "expected": list(rows.expected),
+        "answer": [answer and answer.text for answer in of_answers],
+        "reasoning": [answer and answer.reasoning for answer in of_answers],
+        "prompt_tokens": [int(length) for length in rows.prompt_length],
+        "answer_tokens": [answer and len(answer.ids) for answer in of_answers],
+        "ended": [answer and answer.ended for answer in of_answers],
+    }
 
 
-def _likelihood_preferences(
-    subject: _Subject, rows: pd.DataFrame, counted: Sequence[np.ndarray]
-) -> tuple[list[np.ndarray], _Preferences]:
-    """Return the log-probabilities of all rows' trained tokens, [seq] a row, and a language model's preferences.
+def _likelihoods(subject: Subject, rows: pd.DataFrame) -> dict[str, RowValues]:
+    """Return the loss of each wanted row, and a language model's preferences.
 
     In a pair, an answer's value is the sum of log p over its tokens, the end token included. Without pairs, the margin
     is the mean log p of a token over all wanted answers, minus that over all unwanted ones.
     """
-    tokenizer, model, size = subject.tokenizer, subject.model, subject.config.rows_per_pass
-    sequences, masks = [list(ids) for ids in rows.input_ids], list(counted)
     with_rejected = [row for row, ids in enumerate(rows.rejected_ids) if ids]
+    pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
+    if subject.config.loss == "skip" and not pairs and rows.is_wanted.all():
+        return {}
+    counted = [np.asarray(labels) != IGNORED for labels in rows.labels]
+    sequences, masks = [list(ids) for ids in rows.input_ids], list(counted)
     for row in with_rejected:
         prompt = int(rows.prompt_length[row])
         sequences.append(sequences[row][:prompt] + rows.rejected_ids[row])
         masks.append(_mask_from(prompt, len(sequences[-1])))
         # the whole chosen answer counts for the preference, also where the loss counts only some of it
         masks[row] = counted[row] | _mask_from(prompt, len(sequences[row]))
-    values = token_log_probabilities(model, sequences, masks, tokenizer.pad_token_id, size)
-    sums = [
-        float(value[int(rows.prompt_length[row]) :].sum(dtype=np.float64))
-        for row, value in zip([*range(len(rows)), *with_rejected], values, strict=True)
-    ]
-    pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
+    values = token_log_probabilities(
+        subject.model, sequences, masks, subject.tokenizer.pad_token_id, subject.config.rows_per_pass
+    )
+    losses = np.asarray(
+        [-float(value[1:][mask[1:]].sum(dtype=np.float64)) for value, mask in zip(values, counted, strict=False)]
+    )
+    numbers = np.asarray([int(mask[1:].sum()) for mask in counted], dtype=np.float64)
+    measures = {} if subject.config.loss == "skip" else {"eval_loss": _loss(subject, losses, numbers, rows)}
     if pairs:
-        return values[: len(rows)], _of_pairs(
-            [sums[first] for first, _ in pairs], [sums[second] for _, second in pairs]
-        )
-    groups = [np.flatnonzero(rows.is_wanted == kind).tolist() for kind in (True, False)]
-    losses = [mean_loss([values[row] for row in group], [counted[row] for row in group])[0] for group in groups]
-    margin = None if losses[0] is None or losses[1] is None else losses[1] - losses[0]
-    return values[: len(rows)], _Preferences(None, margin)
+        starts = [int(rows.prompt_length[row]) for row in [*range(len(rows)), *with_rejected]]
+        sums = [float(value[start:].sum(dtype=np.float64)) for value, start in zip(values, starts, strict=True)]
+        return measures | values_of_pairs(sums, pairs, len(rows))
+    return measures | gap_of_labels(-losses, numbers, rows.is_wanted.to_numpy(dtype=bool))
 
 
-def _score_preferences(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
+def _loss(subject: Subject, losses: np.ndarray, numbers: np.ndarray, rows: pd.DataFrame) -> RowValues:
+    """Return the loss of a counted token for each wanted row; the score is over all their tokens."""
+    is_counted = rows.is_wanted.to_numpy(dtype=bool) & (numbers > 0)
+    total = float(losses[is_counted].sum())
+    if not math.isfinite(total):
+        raise ModelError(f"{subject.name}: the held-out loss is {total}; its weights are damaged or diverged")
+    with np.errstate(invalid="ignore", divide="ignore"):
+        values = np.where(is_counted, losses / numbers, np.nan)
+    sums = np.stack([losses, numbers], axis=-1) * is_counted[:, None]
+    return RowValues(values, sums)
+
+
+def _scored_preferences(subject: Subject, rows: pd.DataFrame) -> dict[str, RowValues]:
     """Return a reward model's preferences; without pairs, the margin is that of the mean scores of rows."""
     scorer = RewardModel(subject.model, subject.tokenizer, subject.config.rows_per_pass)
     prompts = [list(ids)[:length] for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)]
@@ -217,22 +139,16 @@ def _score_preferences(subject: _Subject, rows: pd.DataFrame) -> _Preferences:
         scores = scorer.score(asked, [*answers, *(rows.rejected_ids[row] for row in with_rejected)])
     pairs = [(row, len(rows) + number) for number, row in enumerate(with_rejected)] or paired_rows(rows)
     if pairs:
-        return _of_pairs([scores[first] for first, _ in pairs], [scores[second] for _, second in pairs])
-    wanted, unwanted = (
-        [score for score, is_wanted in zip(scores, rows.is_wanted, strict=True) if is_wanted == kind]
-        for kind in (True, False)
-    )
-    return _Preferences(None, mean(wanted) - mean(unwanted) if wanted and unwanted else None)
+        return values_of_pairs(scores, pairs, len(rows))
+    return gap_of_labels(np.asarray(scores), np.ones(len(rows)), rows.is_wanted.to_numpy(dtype=bool))
 
 
-def _of_pairs(chosen: list[float], rejected: list[float]) -> _Preferences:
-    return _Preferences(preference_accuracy(chosen, rejected), preference_margin(chosen, rejected))
-
-
-def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) -> float | None:
-    """Return the mean of an answer's weighted rewards plus the reward models' scores; None without any of them."""
+def _rewards(
+    subject: Subject, asked: pd.DataFrame, answers: list[Answer], places: np.ndarray, num_rows: int
+) -> dict[str, RowValues]:
+    """Return each answer's weighted rewards plus the reward models' scores; nothing without any of them."""
     if not answers or not (subject.functions or subject.reward_models):
-        return None
+        return {}
     with doing(f"rewarding {len(answers):,} answers"):
         rewards = total_reward(
             subject.rewards,
@@ -246,15 +162,11 @@ def _mean_reward(subject: _Subject, asked: pd.DataFrame, answers: list[Answer]) 
         with doing(f"scoring {len(answers):,} answers by a reward model"):
             scores = scorer.score(prompts, [answer.ids for answer in answers])
         rewards = [reward + score for reward, score in zip(rewards, scores, strict=True)]
-    return mean(rewards)
+    values = np.full(num_rows, np.nan)
+    values[places] = rewards
+    return {"mean_reward": mean_values(values)}
 
 
 def _mask_from(start: int, length: int) -> np.ndarray:
     """Return [length] bool: True from `start` on."""
     return np.arange(length) >= start
-
-
-def _evenly_spaced(rows: pd.DataFrame, number: int) -> pd.DataFrame:
-    """Return `number` of `rows` at even distances, so that every source is represented."""
-    chosen = np.linspace(0, len(rows) - 1, min(number, len(rows))).round().astype(int)
-    return rows.iloc[chosen]

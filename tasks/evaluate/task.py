@@ -1,36 +1,113 @@
-"""Flyte task: score one model on the held-out rows."""
+"""Flyte tasks: score one model on the held-out rows, whole or in parts on several machines.
+
+The scores come with the table of rows behind them, which comparisons read (tasks/gate).
+"""
+
+from pathlib import Path
+from typing import NamedTuple
 
 from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
+from flytekit.types.structured import StructuredDataset
 
 from configs.printable import print_line
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.schema.evaluate import MeasureConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
-from configs.wire import Evaluation
+from configs.wire import Evaluation, Part
 from images.specs import GPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.artifacts import address_of, local_path
+from tasks.runtime.artifacts import address_of, local_path, store_folder, store_table
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
+
+_VERSION = source_version(
+    "tasks/evaluate",
+    "tasks/evidence/table.py",
+    "tasks/measures",
+    "tasks/models",
+    "tasks/retained",
+    "tasks/rewards",
+    "configs/artifacts.py",
+    "configs/effective",
+    "configs/measures.py",
+    "configs/objectives.py",
+)
+
+
+class Evaluated(NamedTuple):
+    """The scores of a model, and the table of rows behind them."""
+
+    evaluation: Evaluation
+    rows: StructuredDataset
+
+
+def _score(
+    label: str,
+    config: EvaluateConfig,
+    loading: ModelConfig,
+    model: FlyteDirectory,
+    tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    end_token_ids: list[int],
+    rewards: list[RewardFunctionConfig],
+    reward_models: list[FlyteDirectory],
+    training_tokens: list[FlyteDirectory],
+    part: Part,
+) -> Path:
+    """Score a part of the rows; return the folder with what was found."""
+    import pandas as pd
+
+    from tasks.decks import html
+    from tasks.decks.progress import render_counts
+    from tasks.evaluate.part import score_part
+    from tasks.evaluate.subject import load_subject
+    from tasks.files.digests import digest_in
+    from tasks.models.pace import doing, every_seconds, heartbeat
+
+    stage = f"evaluate {label}" + (f", part {part.number + 1} of {part.of}" if part.of > 1 else "")
+    output = scratch_directory("scores")
+    with (
+        heartbeat(stage) as heart,
+        live_deck(
+            "evaluation", lambda: html.fragment(render_counts(stage, heart.counts, heart.activity())), every_seconds()
+        ),
+    ):
+        with doing("downloading the model"):
+            rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
+            trained = [pd.read_parquet(local_path(folder) / "tokens.parquet") for folder in training_tokens]
+            scorers = [local_path(directory) for directory in reward_models]
+            directory = local_path(model)
+        subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers)
+        score_part(subject, directory, rows, trained, part, output, digest_in(address_of(model)))
+    return output
+
+
+def _join(label: str, measures: list[MeasureConfig], parts: list[Path], num_samples: int) -> Evaluated:
+    from tasks.decks import html
+    from tasks.decks.progress import render_evaluation
+    from tasks.evaluate.scores import join_parts, score_line
+
+    table = scratch_directory("rows") / f"{label}.parquet"
+    evaluation = join_parts(measures, parts, table)
+    Deck("evaluation", html.fragment(render_evaluation(label, evaluation, num_samples)))
+    print_line(f"evaluate {label}: {score_line(evaluation.scores)}")
+    if evaluation.measures_note:
+        print_line(f"evaluate {label}: {evaluation.measures_note}")
+    if evaluation.scores.quantized_share is not None:
+        share = evaluation.scores.quantized_share
+        print_line(f"evaluate {label}: {share:.1%} of the weights of linear layers are quantized")
+    for other in evaluation.others:
+        print_line(f"evaluate {label} on {other.name}: {score_line(other.scores)}")
+    return Evaluated(evaluation, store_table(table))
 
 
 @task(
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(
-        version=source_version(
-            "tasks/evaluate",
-            "tasks/models",
-            "tasks/rewards",
-            "configs/artifacts.py",
-            "configs/effective",
-            "configs/measures.py",
-            "configs/objectives.py",
-        ),
-        serialize=True,
-    ),
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,
@@ -46,40 +123,82 @@ def evaluate(
     end_token_ids: list[int],
     rewards: list[RewardFunctionConfig],
     reward_models: list[FlyteDirectory],
-    rewards_version: str,
-) -> Evaluation:
+    training_tokens: list[FlyteDirectory],
+    code_version: str,
+) -> Evaluated:
     """Score `model` on the held-out rows. One task scores base, tuned and quantized models; `label` names them.
 
-    `rewards_version` is read by nothing: it makes the cached result depend on the project's reward functions.
+    `training_tokens` is empty unless `config.retained.memorization_rows` asks for training rows. `code_version` is read
+    by nothing: it makes the cached result depend on the project's functions that the config names.
     """
-    import pandas as pd
+    whole = Part(number=0, of=1)
+    scored = _score(
+        label,
+        config,
+        loading,
+        model,
+        tokens,
+        tokenizer,
+        end_token_ids,
+        rewards,
+        reward_models,
+        training_tokens,
+        whole,
+    )
+    return _join(label, config.measures, [scored], config.num_samples)
 
-    from tasks.decks import html
-    from tasks.decks.progress import render_counts, render_evaluation
-    from tasks.evaluate import metrics, score
-    from tasks.files.digests import digest_in
-    from tasks.models.pace import doing, every_seconds, heartbeat
 
-    stage = f"evaluate {label}"
-    with (
-        heartbeat(stage) as heart,
-        live_deck(
-            "evaluation", lambda: html.fragment(render_counts(stage, heart.counts, heart.activity())), every_seconds()
-        ),
-    ):
-        with doing("downloading the model"):
-            rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
-            scorers = [local_path(directory) for directory in reward_models]
-            directory = local_path(model)
-        evaluation = score.evaluate_model(
-            config, loading, directory, rows, local_path(tokenizer), end_token_ids, rewards, scorers
-        )
-    evaluation = evaluation.model_copy(update={"model_digest": digest_in(address_of(model))})
-    Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
-    print_line(f"evaluate {label}: {metrics.score_line(evaluation.scores)}")
-    if evaluation.scores.quantized_share is not None:
-        share = evaluation.scores.quantized_share
-        print_line(f"evaluate {label}: {share:.1%} of the weights of linear layers are quantized")
-    for other in evaluation.others:
-        print_line(f"evaluate {label} on {other.name}: {metrics.score_line(other.scores)}")
-    return evaluation
+@task(
+    container_image=GPU_IMAGE,
+    requests=ONE_GPU,
+    retries=3,
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+)
+@shows_errors
+def evaluate_part(
+    label: str,
+    config: EvaluateConfig,
+    loading: ModelConfig,
+    model: FlyteDirectory,
+    tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    end_token_ids: list[int],
+    rewards: list[RewardFunctionConfig],
+    reward_models: list[FlyteDirectory],
+    training_tokens: list[FlyteDirectory],
+    code_version: str,
+    part: Part,
+) -> FlyteDirectory:
+    """Score a part of the rows, as the entry of a map; `join_evaluations` makes the scores of all parts."""
+    scored = _score(
+        label,
+        config,
+        loading,
+        model,
+        tokens,
+        tokenizer,
+        end_token_ids,
+        rewards,
+        reward_models,
+        training_tokens,
+        part,
+    )
+    return store_folder(scored, "scores")
+
+
+@task(
+    container_image=GPU_IMAGE,
+    requests=SMALL,
+    retries=2,
+    cache=Cache(version=_VERSION),
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
+def join_evaluations(
+    label: str, measures: list[MeasureConfig], parts: list[FlyteDirectory], num_samples: int, code_version: str
+) -> Evaluated:
+    """Make the scores of a model from the parts of its rows: the same for any number of parts."""
+    return _join(label, measures, [local_path(part) for part in parts], num_samples)

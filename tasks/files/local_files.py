@@ -138,6 +138,11 @@ def _single_files(config: RunConfig) -> Iterator[tuple[Keys, str]]:
     assert isinstance(config, FineTuneConfig | AlignConfig)
     found: list[tuple[Keys, str | None]] = [(("tokenize", "chat_template"), config.tokenize.chat_template)]
     found += [((*keys, "train", "deepspeed", "config"), train.deepspeed.config) for keys, _, train in _phases(config)]
+    retained = config.evaluate.retained
+    for name in ("general_text", "unsafe_prompts", "harmless_prompts"):
+        value = getattr(retained, name)
+        if value is not None and not value.startswith("embedded:"):
+            found.append((("evaluate", "retained", name), value))
     for keys, value in found:
         if value is not None and not is_remote(value):
             yield keys, value
@@ -196,10 +201,19 @@ def _relative(path: str, folder: str) -> str:
     return name
 
 
+_KINDS_OF_FILES = {
+    "chat_template": "a Jinja chat template",
+    "config": "a JSON file of DeepSpeed settings",
+    "general_text": "a text file",
+    "unsafe_prompts": "a JSONL file of prompts",
+    "harmless_prompts": "a JSONL file of prompts",
+}
+
+
 def _file_place(keys: Keys, value: str) -> LocalPlace:
     path = Path(value).expanduser()
     if not path.is_file():
-        kind = "a Jinja chat template" if keys[-1] == "chat_template" else "a JSON file of DeepSpeed settings"
+        kind = _KINDS_OF_FILES.get(str(keys[-1]), "a file")
         raise ConfigError(f"{setting_name(keys)}={value} does not exist (looked in {Path.cwd()}); name {kind}")
     return LocalPlace(keys, (path.name,), ((path.absolute(), path.name),))
 

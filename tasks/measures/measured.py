@@ -71,8 +71,17 @@ def _exp_mean(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(_mean(sums), _HIGHEST_EXPONENT))
 
 
-REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": _mean, "exp_mean": _exp_mean}
-"""Functions from sums [..., k] to scores [...]; NaN where nothing counts. `mean` is sums[..., 0] / sums[..., 1]."""
+def _mean_gap(sums: np.ndarray) -> np.ndarray:
+    return _mean(sums[..., :2]) - _mean(sums[..., 2:])
+
+
+REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": _mean,
+    "exp_mean": _exp_mean,
+    "mean_gap": _mean_gap,
+}
+"""Functions from sums [..., k] to scores [...]; NaN where nothing counts. `mean` is sums[..., 0] / sums[..., 1];
+`mean_gap` is the mean of the first two sums minus that of the last two."""
 
 
 def score(sums: np.ndarray, reduction: str) -> float | None:

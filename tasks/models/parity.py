@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from transformers import PreTrainedModel
 
-from configs.paired_rows import spaced_positions
 from configs.wire import Parity
 from tasks.models.logits import logits_before
 
@@ -26,19 +25,26 @@ _NUM_LIKELIEST = 256
 
 
 class CountedRow(NamedTuple):
-    """A row as the loss counts it: token ids [seq], and which of them count [seq]; `number` is its place among all."""
+    """A row as the loss counts it: token ids [seq], and which of them count [seq]; `number` is its place among
+    the kept ones."""
 
     number: int
     input_ids: Sequence[int]
     is_counted: np.ndarray
 
 
+def kept_positions(num_rows: int) -> list[int]:
+    """Return the positions of at most 16 of `num_rows` rows, at even distances."""
+    number = min(num_rows, NUM_ROWS)
+    return [n * num_rows // number for n in range(number)]
+
+
 def rows_to_keep(rows: Sequence[tuple[Sequence[int], Sequence[bool]]]) -> list[CountedRow]:
-    """Return at most 16 of `rows` (token ids, which count) at even distances, of those whose losses are kept too."""
-    kept = spaced_positions(len(rows))
-    number = min(len(kept), NUM_ROWS)
-    numbers = [n * len(kept) // number for n in range(number)]
-    return [CountedRow(n, rows[kept[n]][0], np.asarray(rows[kept[n]][1], dtype=bool)) for n in numbers]
+    """Return at most 16 of `rows` (token ids, which count) at even distances."""
+    return [
+        CountedRow(number, rows[place][0], np.asarray(rows[place][1], dtype=bool))
+        for number, place in enumerate(kept_positions(len(rows)))
+    ]
 
 
 @torch.inference_mode()

@@ -1,38 +1,25 @@
-"""Decides for each artifact by its own scores whether it is published."""
+"""Decides for each artifact by the gate's verdict on it whether it is published."""
 
 from __future__ import annotations
 
 from configs.addresses import shown_address
-from configs.artifacts import QUANTIZATIONS, PushedArtifact
+from configs.artifacts import PushedArtifact
 from configs.errors import ArtifactError
-from configs.objectives import Objective
 from configs.schema import PushConfig
-from configs.wire import Evaluation, Scores
-from tasks.decks.parity import why_broken
-from tasks.decks.verdict import is_better, lost_share, why_not_better
+from configs.wire import Evaluation
+from configs.wire_evidence import ArtifactVerdict
 from tasks.files.digests import digest_in
 
 
-def why_not_pushed(
-    config: PushConfig,
-    objective: Objective,
-    artifact: PushedArtifact,
-    base: Evaluation,
-    tuned: Evaluation,
-    own: Scores,
-) -> str:
+def why_not_pushed(config: PushConfig, verdict: ArtifactVerdict) -> str:
     """Return, as half a sentence, why an artifact is not published, and which setting publishes it; else nothing.
 
-    `own` are the scores of the artifact itself; an adapter has those of the tuned model. A model in full precision must
-    also be the one that was trained (`why_broken`).
+    `verdict` is that of the artifact itself; an adapter has that of the tuned model.
     """
-    if not config.only_if_better:
+    if not config.only_if_better or verdict.promote:
         return ""
-    fix = "set push_to_hub.only_if_better=false to push it anyway"
-    reason = _why_not_better(config, objective, artifact, base.scores, tuned.scores, own)
-    if not reason and artifact == "model":
-        reason = why_broken(base, tuned, config.quantized_tolerance)
-    return f"{reason}; {fix}" if reason else ""
+    reasons = "; ".join(verdict.reasons)
+    return f"{reasons}; set push_to_hub.only_if_better=false to push it anyway"
 
 
 def check_scored(artifact: PushedArtifact, scored: Evaluation, address: str) -> None:
@@ -50,21 +37,3 @@ def check_scored(artifact: PushedArtifact, scored: Evaluation, address: str) -> 
             f"{where} is not the one that was scored (digest {scored.model_digest[:12]}...)\n"
             "publish the model that its evaluation read"
         )
-
-
-def _why_not_better(
-    config: PushConfig, objective: Objective, artifact: PushedArtifact, base: Scores, tuned: Scores, own: Scores
-) -> str:
-    if not is_better(objective, base, own):
-        reason = why_not_better(objective, base, own)
-        if artifact in QUANTIZATIONS:
-            reason = reason.replace("the tuned model's", f"the {artifact} copy's")
-        return reason
-    lost = lost_share(objective, base, tuned, own) if artifact in QUANTIZATIONS else 0.0
-    if lost > config.quantized_tolerance:
-        return (
-            f"the {artifact} copy lost {lost:.0%} of what the tuned model gained over its base, and "
-            f"push_to_hub.quantized_tolerance={config.quantized_tolerance:g} allows {config.quantized_tolerance:.0%}; "
-            "raise it"
-        )
-    return ""

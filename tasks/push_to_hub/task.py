@@ -10,6 +10,7 @@ from configs.artifacts import PushedArtifact, repository_of, scores_name
 from configs.printable import print_line
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published
+from configs.wire_evidence import Verdict
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.artifacts import address_of, local_path
 from tasks.runtime.pods import CPU
@@ -33,6 +34,7 @@ def push_to_hub(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    verdict: Verdict,
     base_revision: str,
 ) -> Published:
     """Upload `directory` with a model card, or return why not: what is not better is published only if told so.
@@ -47,9 +49,8 @@ def push_to_hub(
     from tasks.push_to_hub import gate, upload
 
     repository = repository_of(config.push_to_hub.repository, artifact)
-    all_scores = card.all_scores(config.quantize.methods, base, tuned, quantized)
-    own = all_scores[scores_name(artifact)]
-    reason = gate.why_not_pushed(config.push_to_hub, config.train.objective, artifact, base, tuned, own)
+    own = verdict.of(scores_name(artifact))
+    reason = gate.why_not_pushed(config.push_to_hub, own)
     if reason:
         note = f"not pushed to {repository}: {reason}"
         print_line(note)
@@ -61,7 +62,7 @@ def push_to_hub(
     scored = copies.get(artifact, tuned)
     gate.check_scored(artifact, scored, address_of(directory))
     path = local_path(directory)
-    text = artifact_readme(config, artifact, path, repository, data, base, tuned, quantized, base_revision)
+    text = artifact_readme(config, artifact, path, repository, data, base, tuned, quantized, verdict, base_revision)
     commit = upload.publish(
         path,
         repository,

@@ -11,16 +11,17 @@ from typing import Any
 from configs.addresses import shown_address
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
+from configs.wire_evidence import Verdict
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.evidence import render_evidence, render_verdict
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
 from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
-from tasks.decks.verdict import is_better, verdict
 from tasks.files.run_record import public_config_text
 from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
@@ -46,6 +47,7 @@ class AlignmentResults:
     stages: Sequence[PhaseReport]
     evaluations: Mapping[str, Evaluation]
     reward: Sequence[Evaluation]
+    verdict: Verdict
     published: Sequence[Published]
     usage: str = ""
 
@@ -53,8 +55,6 @@ class AlignmentResults:
 def render_alignment(results: AlignmentResults) -> str:
     """Return the body of the report."""
     config, objective = results.config, results.config.policy.train.objective
-    sft, tuned = results.evaluations["sft"].scores, results.evaluations["tuned"].scores
-    better = is_better(objective, sft, tuned)
     reward_accuracies = [evaluation.scores.preference_accuracy for evaluation in results.reward]
     return "".join(
         [
@@ -62,11 +62,7 @@ def render_alignment(results: AlignmentResults) -> str:
             html.paragraph(
                 f"{shown_address(config.model.name)}: {', then '.join(_trainings(results.stages))}.", "note"
             ),
-            html.paragraph(
-                ("Better than the SFT model. " if better else "Not better than the SFT model. ")
-                + verdict(objective, sft, tuned),
-                "good" if better else "bad",
-            ),
+            render_verdict(results.verdict),
             held_out_warning(objective, results.stages[-1].tokens, results.evaluations["sft"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             *(
@@ -75,6 +71,7 @@ def render_alignment(results: AlignmentResults) -> str:
                 if accuracy is not None
             ),
             *(html.paragraph(item.note, "note") for item in results.published),
+            render_evidence(results.verdict),
             render_scores(results.evaluations, config.evaluate.num_samples),
             render_parity(results.evaluations, "sft"),
             render_usage_section(results.usage),
@@ -108,6 +105,7 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
     return {
         "name": results.config.name,
         **{name: evaluation.scores.as_metrics() for name, evaluation in results.evaluations.items()},
+        "verdict": results.verdict.model_dump(),
         "reward_model": results.reward[0].scores.as_metrics() if results.reward else None,
         "stages": {
             phase.name: {

@@ -1,8 +1,9 @@
-"""Copies of a laptop run's rows, beside its report: those of the data, and the quarantine."""
+"""Copies of a laptop run's rows, beside its report: those of the data, the quarantine, and the scored ones."""
 
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -26,3 +27,8 @@ def export_rows(table: Path, path: Path) -> None:
         for batch in file.iter_batches(batch_size=_BATCH_ROWS):
             for row in batch.to_pylist():
                 lines.write(json.dumps({k: v for k, v in row.items() if v != ""}, ensure_ascii=False) + "\n")
+
+
+def copy_table(table: Path, path: Path) -> None:
+    """Copy the Parquet table of scored rows; the cache keeps its own."""
+    shutil.copyfile(table, path)

@@ -16,6 +16,7 @@ from configs.printable import one_line, print_line, printable
 from configs.schema import FineTuneConfig, PushConfig
 from configs.schema.align import AlignConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
+from configs.wire_evidence import Verdict
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
@@ -31,6 +32,8 @@ class FineTuneResult(BaseModel):
     model: FlyteDirectory
     quantized_models: list[FlyteDirectory]
     quarantine: StructuredDataset
+    rows: StructuredDataset
+    promote: bool
     published: list[Published]
     report: FlyteFile
     metrics: FlyteFile
@@ -62,6 +65,10 @@ def write_report(
     base: Evaluation,
     tuned: Evaluation,
     quantized: list[Evaluation],
+    rivals: list[str],
+    rival_evaluations: list[Evaluation],
+    verdict: Verdict,
+    rows: StructuredDataset,
     model: FlyteDirectory,
     quantized_models: list[FlyteDirectory],
     quarantine: StructuredDataset,
@@ -73,16 +80,15 @@ def write_report(
     from tasks.decks import html
     from tasks.decks.parity import parity_warning
     from tasks.decks.short import render_cached_note
-    from tasks.decks.verdict import verdict
     from tasks.report import export, write
 
     published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
-    evaluations = {"base": base, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
-    results = write.RunResults(
-        config, plan, data, tokens, training, evaluations, published, _usage(config, local_path(tokenizer), model)
-    )
-    print_line(f"report: {verdict(config.train.objective, base.scores, tuned.scores)}")
+    others = dict(zip(rivals, rival_evaluations, strict=True))
+    evaluations = {"base": base, **others, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
+    usage = _usage(config, local_path(tokenizer), model)
+    results = write.RunResults(config, plan, data, tokens, training, evaluations, verdict, published, usage)
+    print_line(f"report: {verdict.headline}")
     if warning := parity_warning(base, tuned):
         print_line(f"warning: {warning}")
     Deck("report", html.fragment(write.render_report(results) + render_cached_note()))
@@ -93,7 +99,8 @@ def write_report(
         if config.train.method != "full":
             models["adapter"] = adapter
         has_quarantine = export.export_quarantine(table_path(quarantine), directory)
-        scored = [(config, "", data, base, tuned, quantized)]
+        export.copy_table(table_path(rows), directory / "rows.parquet")
+        scored = [(config, "", data, base, tuned, quantized, verdict)]
         directory = _end_laptop_run(config, plan, models, scored)
         if has_quarantine:
             print_line(f"quarantine: {directory / 'quarantine.jsonl'}")
@@ -102,6 +109,8 @@ def write_report(
         model=model,
         quantized_models=quantized_models,
         quarantine=quarantine,
+        rows=rows,
+        promote=verdict.of("tuned").promote,
         published=published,
         report=_file(directory / report.name),
         metrics=_file(directory / metrics.name),
@@ -113,9 +122,9 @@ def _directory(config: FineTuneConfig | AlignConfig, workflow: str, name: str) -
     return laptop_run.folder(config, workflow) if is_laptop_run() else scratch_directory(name)
 
 
-# of a training: its config, the name of its model's folder or empty for the last one's, its rows, and the scores of its
-# base, of its model and of its quantized copies
-_Scored = tuple[FineTuneConfig, str, DataReport, Evaluation, Evaluation, list[Evaluation]]
+# of a training: its config, the name of its model's folder or empty for the last one's, its rows, the scores of its
+# base, of its model and of its quantized copies, and the gate's verdict on the last one's
+_Scored = tuple[FineTuneConfig, str, DataReport, Evaluation, Evaluation, list[Evaluation], Verdict | None]
 
 
 def _end_laptop_run(
@@ -136,7 +145,7 @@ def _write_readmes(plan: Plan, scored: Sequence[_Scored]) -> None:
     from tasks.decks.readme import artifact_readme
 
     made = laptop_run.made_models()
-    for config, folder_name, data, base, tuned, quantized in scored:
+    for config, folder_name, data, base, tuned, quantized, verdict in scored:
         artifacts: dict[str, PushedArtifact] = {folder_name or "model": "model"}
         if not folder_name:
             artifacts |= {"adapter": "adapter", **{scores_name(method): method for method in config.quantize.methods}}
@@ -145,7 +154,17 @@ def _write_readmes(plan: Plan, scored: Sequence[_Scored]) -> None:
                 continue
             folder, place = made[name]
             text = artifact_readme(
-                config, artifact, folder, str(place), data, base, tuned, quantized, plan.model_revision, is_here=True
+                config,
+                artifact,
+                folder,
+                str(place),
+                data,
+                base,
+                tuned,
+                quantized,
+                verdict,
+                plan.model_revision,
+                is_here=True,
             )
             (folder / "README.md").write_text(text, encoding="utf-8")
 
@@ -182,6 +201,8 @@ class AlignResult(BaseModel):
     sft_model: FlyteDirectory
     reward_models: list[FlyteDirectory]
     quantized_models: list[FlyteDirectory]
+    rows: StructuredDataset
+    promote: bool
     published: list[Published]
     report: FlyteFile
     metrics: FlyteFile
@@ -211,10 +232,14 @@ def write_alignment_report(
     policy_tokens: TokenReport,
     training: list[TrainReport],
     base: Evaluation,
+    rivals: list[str],
+    rival_evaluations: list[Evaluation],
     sft_evaluation: Evaluation,
     reward_evaluations: list[Evaluation],
     tuned: Evaluation,
     quantized: list[Evaluation],
+    verdict: Verdict,
+    rows: StructuredDataset,
     model: FlyteDirectory,
     sft_model: FlyteDirectory,
     reward_models: list[FlyteDirectory],
@@ -230,12 +255,12 @@ def write_alignment_report(
     from tasks.decks import html
     from tasks.decks.parity import parity_warning
     from tasks.decks.short import render_cached_note
-    from tasks.decks.verdict import verdict
-    from tasks.report import align, write
+    from tasks.report import align, export, write
 
     published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
-    evaluations = {"base": base, "sft": sft_evaluation, "tuned": tuned, **dict(zip(names, quantized, strict=True))}
+    evaluations = {"base": base, **dict(zip(rivals, rival_evaluations, strict=True)), "sft": sft_evaluation}
+    evaluations |= {"tuned": tuned, **dict(zip(names, quantized, strict=True))}
     data, tokens = [sft_data, *reward_data, policy_data], [sft_tokens, *reward_tokens, policy_tokens]
     phases = [
         align.PhaseReport(name, rows, counts, trained)
@@ -243,8 +268,8 @@ def write_alignment_report(
     ]
     policy = config.phase("policy")
     usage = _usage(policy, local_path(tokenizer), model)
-    results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, published, usage)
-    print_line(f"report: {verdict(config.policy.train.objective, sft_evaluation.scores, tuned.scores)}")
+    results = align.AlignmentResults(config, plan, phases, evaluations, reward_evaluations, verdict, published, usage)
+    print_line(f"report: {verdict.headline}")
     if warning := parity_warning(sft_evaluation, tuned):
         print_line(f"warning: {warning}")
     Deck("report", html.fragment(align.render_alignment(results) + render_cached_note()))
@@ -257,11 +282,14 @@ def write_alignment_report(
         if config.policy.train.method != "full":
             models["adapter"] = adapter
         scored: list[_Scored] = [
-            (policy, "", policy_data, sft_evaluation, tuned, quantized),
-            (config.phase("sft"), "sft", sft_data, base, sft_evaluation, []),
+            (policy, "", policy_data, sft_evaluation, tuned, quantized, verdict),
+            (config.phase("sft"), "sft", sft_data, base, sft_evaluation, [], None),
         ]
         if reward_models:
-            scored.append((config.phase("reward"), "reward_model", reward_data[0], base, reward_evaluations[0], []))
+            scored.append(
+                (config.phase("reward"), "reward_model", reward_data[0], base, reward_evaluations[0], [], None)
+            )
+        export.copy_table(table_path(rows), directory / "rows.parquet")
         directory = _end_laptop_run(config, plan, models, scored)
     return AlignResult(
         table=write.text_table(evaluations),
@@ -269,6 +297,8 @@ def write_alignment_report(
         sft_model=sft_model,
         reward_models=reward_models,
         quantized_models=quantized_models,
+        rows=rows,
+        promote=verdict.of("tuned").promote,
         published=published,
         report=_file(directory / report.name),
         metrics=_file(directory / metrics.name),

@@ -13,16 +13,17 @@ from configs.artifacts import QUANTIZATIONS, scores_name
 from configs.printable import one_line, table_cell
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
+from configs.wire_evidence import Verdict
 from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
+from tasks.decks.evidence import render_evidence, render_verdict
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
 from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
-from tasks.decks.verdict import is_against_chance, is_better, verdict
 from tasks.files.run_record import public_config_text
 from tasks.report.rows import all_rows, are_many_left_out, held_out_warning, quarantined_rows, training_rows
 
@@ -40,16 +41,14 @@ class RunResults:
     tokens: TokenReport
     training: TrainReport
     evaluations: Mapping[str, Evaluation]
+    verdict: Verdict
     published: Sequence[Published]
     usage: str = ""
 
 
 def render_report(results: RunResults) -> str:
     """Return the body of the report: verdict, scores and samples first, then training, plan, rows and config."""
-    base, tuned = results.evaluations["base"].scores, results.evaluations["tuned"].scores
     objective = results.config.train.objective
-    better = is_better(objective, base, tuned)
-    rival = "chance" if is_against_chance(objective, base) else "the base model"
     return "".join(
         [
             html.heading(f"Fine-tuning report: {results.config.name}", 1),
@@ -59,15 +58,13 @@ def render_report(results: RunResults) -> str:
                 "warn" if are_many_left_out(results.tokens) else "note",
             ),
             html.paragraph(all_rows(results.data, results.tokens), "note"),
-            html.paragraph(
-                f"{'Better' if better else 'Not better'} than {rival}. {verdict(objective, base, tuned)}",
-                "good" if better else "bad",
-            ),
+            render_verdict(results.verdict),
             held_out_warning(objective, results.tokens, results.evaluations["base"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             # the most important finding; the section on training has all of them
             *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
+            render_evidence(results.verdict),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
             render_parity(results.evaluations),
             render_usage_section(results.usage),
@@ -90,10 +87,10 @@ def metrics(results: RunResults) -> dict[str, Any]:
     }
     return {
         "name": results.config.name,
-        "base": scores["base"],
-        "tuned": scores["tuned"],
+        **{name: own for name, own in scores.items() if name not in _quantized()},
+        "verdict": results.verdict.model_dump(),
         "parity": {name: own.parity.model_dump() for name, own in results.evaluations.items() if own.parity} or None,
-        **{scores_name(method): scores.get(scores_name(method)) for method in QUANTIZATIONS},
+        **{name: scores.get(name) for name in _quantized()},
         "train_rows": results.data.train_rows,
         "test_rows": results.data.test_rows,
         "train_sequences": results.tokens.train_rows,
@@ -113,6 +110,10 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "choices": {choice.name: choice.value for choice in results.training.choices},
         "published": [item.model_dump() for item in results.published],
     }
+
+
+def _quantized() -> list[str]:
+    return [scores_name(method) for method in QUANTIZATIONS]
 
 
 def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:

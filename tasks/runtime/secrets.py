@@ -11,6 +11,8 @@ from flytekit import Secret
 from configs.schema.tracking import TrackerName
 
 HUB_TOKEN = Secret(group="huggingface", key="token")
+JUDGE_KEY = Secret(group="judge", key="api_key")
+_JUDGE_VARIABLES = ("JUDGE_API_KEY",)
 _HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
 # keyed by the variable that the tracker's own library reads
@@ -35,6 +37,14 @@ HUB_TOKEN_SOURCES = _sources(HUB_TOKEN, _HUB_VARIABLES)
 def read_hub_token() -> str | None:
     """Return the hub token from the Flyte secret or else from the environment; None if neither holds one."""
     return _read(HUB_TOKEN, _HUB_VARIABLES)
+
+
+JUDGE_KEY_SOURCES = _sources(JUDGE_KEY, _JUDGE_VARIABLES)
+
+
+def read_judge_key() -> str | None:
+    """Return the key of a judge's or another model's endpoint; None if there is none, as servers of one's own need."""
+    return _read(JUDGE_KEY, _JUDGE_VARIABLES)
 
 
 def read_tracker_secrets(tracker: TrackerName) -> dict[str, str]:

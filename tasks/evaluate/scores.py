@@ -1,0 +1,172 @@
+"""Turn tables of rows into the scores of a model: join the parts, measure the answers, count."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+
+from configs.errors import ArtifactError
+from configs.measures import MEASURES, Measured, ReasonCount, Scores, headlines, measure_of
+from configs.schema.measures import MeasureConfig
+from configs.wire import HELD_OUT, Evaluation, Prediction, SetScores
+from tasks.evaluate.part import FACTS_FILE, TABLE_FILE, ModelFacts
+from tasks.evidence.table import (
+    datasets,
+    join_tables,
+    measures_in,
+    read_table,
+    rows_of,
+    score_of,
+    values_of,
+    with_measures,
+    write_table,
+)
+from tasks.measures.defaults import suited_measures
+from tasks.measures.measured import AnsweredRow, RowValues, score
+from tasks.measures.table import measure_rows
+from tasks.retained.degenerate import degenerate_values
+
+# how the log says what a measure was taken over, by its source
+_COUNTED_OVER = {"tokens": " over {0.loss_rows} rows", "answers": " of {0.generated_rows}"}
+
+
+def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output: Path) -> Evaluation:
+    """Write the joined table of rows, with the measures of answers, to `output`; return the scores.
+
+    `parts` are the folders that `score_part` wrote, in any order. Without `measures`, those that suit the expected
+    answers are taken.
+
+    Raises:
+        ArtifactError: the parts are not all parts of one evaluation.
+        ConfigError: a measure does not fit the rows, or a function fails.
+    """
+    found = sorted(
+        ((ModelFacts.model_validate_json((part / FACTS_FILE).read_text("utf-8")), part) for part in parts),
+        key=lambda pair: pair[0].part.number,
+    )
+    if [(facts.part.number, facts.part.of) for facts, _ in found] != [(n, len(found)) for n in range(len(found))]:
+        raise ArtifactError(f"the {len(found)} parts of the scores do not belong to one run; score the model again")
+    facts = found[0][0]
+    table = join_tables([read_table(part / TABLE_FILE) for _, part in found])
+    expected = [row.expected for row in _answered(rows_of(table))]
+    configs, note = (list(measures), "") if measures else suited_measures(expected)
+    measured_sets, scores = [], {}
+    for name in datasets(table):
+        of_set, answers = _measured(rows_of(table, name), configs)
+        measured_sets.append(of_set)
+        scores[name] = _scores(of_set, answers, facts)
+    whole = join_tables(measured_sets)
+    write_table(whole, output)
+    return Evaluation(
+        scores=scores.pop(HELD_OUT),
+        predictions=_predictions(rows_of(whole)),
+        others=[SetScores(name=name, scores=own) for name, own in scores.items()],
+        parity=facts.parity,
+        model_digest=facts.model_digest,
+        kept_losses=_losses_of(rows_of(whole), facts.kept_row_ids),
+        measures_note=note,
+    )
+
+
+def score_line(scores: Scores) -> str:
+    """Return the headline scores that a model has, as a line for the log."""
+    facts = []
+    for key in headlines([scores]):
+        value, measure, answered = scores.value(key), measure_of(key, [scores]), scores.measured(key)
+        if value is not None:
+            over = f" of {answered.rows}" if answered else _COUNTED_OVER.get(measure.source, "").format(scores)
+            facts.append(f"{measure.title} {measure.number.format(value)}{over}")
+    return ", ".join(facts) or "no score"
+
+
+def _answered(table: pa.Table) -> list[AnsweredRow]:
+    """Return the rows of a set that were answered."""
+    columns = [table[name].to_pylist() for name in ("row_id", "prompt", "expected", "answer")]
+    return [
+        AnsweredRow(row_id, prompt, expected.strip(), answer)
+        for row_id, prompt, expected, answer in zip(*columns, strict=True)
+        if answer is not None
+    ]
+
+
+def _measured(table: pa.Table, configs: Sequence[MeasureConfig]) -> tuple[pa.Table, list[Measured]]:
+    """Return a set's table with the measures of its answers, and these over the whole set."""
+    answered = _answered(table)
+    if not answered:
+        return table, []
+    places = np.flatnonzero([answer is not None for answer in table["answer"].to_pylist()])
+    by_key = {"exact_match": MeasureConfig(name="exact_match")} | {config.key: config for config in configs}
+    values = measure_rows(list(by_key.values()), answered) | degenerate_values(table.take(places))
+    results = []
+    for key, measure in values.items():
+        counted, config = np.isfinite(measure.values), by_key.get(key)
+        name = key if config is None else config.name
+        results.append(
+            Measured(
+                key=key,
+                name=name,
+                value=score(measure.sums.sum(axis=0), measure.reduction) if counted.any() else None,
+                rows=int(counted.sum()),
+                lower_is_better=MEASURES[name].lower_is_better or (config is not None and config.lower_is_better),
+                not_counted=_reasons(measure.not_counted),
+                failed=_reasons(measure.failed),
+            )
+        )
+    spread = {key: _spread(measure, places, table.num_rows) for key, measure in values.items()}
+    return with_measures(table, spread), results
+
+
+def _reasons(counts: dict[str, int]) -> list[ReasonCount]:
+    return [ReasonCount(reason=reason, rows=rows) for reason, rows in counts.items() if rows]
+
+
+def _spread(measure: RowValues, places: np.ndarray, num_rows: int) -> RowValues:
+    """Return a measure of answered rows, at `places`, as one of all rows of the set."""
+    values = np.full(num_rows, np.nan)
+    values[places] = measure.values
+    sums = np.zeros((num_rows, measure.sums.shape[1]))
+    sums[places] = measure.sums
+    return RowValues(values, sums, measure.reduction)
+
+
+def _scores(table: pa.Table, answers: list[Measured], facts: ModelFacts) -> Scores:
+    known = set(measures_in(table))
+
+    def own(key: str) -> float | None:
+        return score_of(table, key)[0] if key in known else None
+
+    loss, tokens = own("eval_loss"), 0
+    if loss is not None:
+        tokens = int(values_of(table, "eval_loss").sums[:, 1].sum())
+    return Scores(
+        eval_loss=loss,
+        perplexity=None if loss is None else math.exp(min(loss, 700.0)),
+        preference_accuracy=own("preference_accuracy"),
+        preference_margin=own("preference_margin"),
+        mean_reward=own("mean_reward"),
+        answers=answers,
+        loss_rows=score_of(table, "eval_loss")[1] if loss is not None else 0,
+        loss_tokens=tokens,
+        generated_rows=table.num_rows - table["answer"].null_count,
+        is_of_reward_model=facts.is_reward_model,
+        size_bytes=facts.size_bytes,
+        quantized_share=facts.quantized_share,
+    )
+
+
+def _losses_of(table: pa.Table, row_ids: Sequence[str]) -> list[float]:
+    """Return the summed loss of each of the rows, in nats; empty where the loss was not measured."""
+    if "eval_loss" not in measures_in(table):
+        return []
+    sums = dict(zip(table["row_id"].to_pylist(), values_of(table, "eval_loss").sums[:, 0].tolist(), strict=True))
+    return [round(sums[row_id], 6) for row_id in row_ids]
+
+
+def _predictions(table: pa.Table) -> list[Prediction]:
+    names = ("row_id", "prompt", "expected", "answer", "reasoning")
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    return [Prediction(**dict(zip(names, row, strict=True))) for row in rows if row[3] is not None]

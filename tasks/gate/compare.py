@@ -1,0 +1,150 @@
+"""Compare models row by row: every difference with its interval, its test, and what so many rows can show."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from configs.measures import MEASURES, Scores
+from configs.schema import FineTuneConfig
+from configs.wire import HELD_OUT, Evaluation
+from configs.wire_evidence import Difference
+from tasks.evidence.differences import RowArrays, paired_difference
+from tasks.evidence.table import aligned, datasets, groups_of, measures_in, rows_of, values_of
+from tasks.measures.measured import RowValues, mean_values
+
+CHANCE = "chance"
+"""The name of guessing, with which a reward model is compared: of two answers, one is the chosen one."""
+_CHANCE_VALUE = 0.5
+
+
+@dataclass(frozen=True)
+class Rated:
+    """A model of a run, with its scores and its table of rows."""
+
+    evaluation: Evaluation
+    table: pa.Table
+
+
+@dataclass(frozen=True)
+class Run:
+    """All models of a run by name: `tuned`, the one that training began with (`start`), copies, and others."""
+
+    config: FineTuneConfig
+    models: Mapping[str, Rated]
+    start: str = "base"
+
+    def scores(self, name: str) -> Scores:
+        """Return the scores of a model on the held-out rows."""
+        return self.models[name].evaluation.scores
+
+
+class Pair(NamedTuple):
+    """What is compared: a measure of `model` with that of `versus`, on one set."""
+
+    model: str
+    versus: str
+    set: str
+    measure: str
+
+
+def all_pairs(models: Mapping[str, Rated], versus: str, model: str = "tuned") -> list[Pair]:
+    """Return every measure of every set that both models have."""
+    first, second = models[model].table, models[versus].table
+    pairs = []
+    for name in datasets(first):
+        known = set(measures_in(rows_of(second, name)))
+        pairs += [Pair(model, versus, name, key) for key in measures_in(rows_of(first, name)) if key in known]
+    return pairs
+
+
+def differences(models: Mapping[str, Rated], pairs: Sequence[Pair]) -> list[Difference]:
+    """Return the difference of each of `pairs`, over the rows that count for both models; none where no row does."""
+    return [found for pair in dict.fromkeys(pairs) if (found := _difference(models, pair)) is not None]
+
+
+def find(known: Sequence[Difference], pair: Pair) -> Difference | None:
+    """Return the difference of a pair; None where it could not be computed."""
+    return next((own for own in known if (own.model, own.versus, own.set, own.measure) == pair), None)
+
+
+def _difference(models: Mapping[str, Rated], pair: Pair) -> Difference | None:
+    after_table = rows_of(models[pair.model].table, pair.set)
+    if pair.versus == CHANCE:
+        before_table, before = after_table, None
+    else:
+        before_table = rows_of(models[pair.versus].table, pair.set)
+        after_table, before_table = aligned(after_table, before_table)
+        if pair.measure not in measures_in(before_table):
+            return None
+        before = values_of(before_table, pair.measure)
+    if pair.measure not in measures_in(after_table):
+        return None
+    after = values_of(after_table, pair.measure)
+    before = _of_chance(after) if before is None else before
+    groups = groups_of(after_table)
+    name, lower_is_better = _measure(models, pair)
+    result = paired_difference(
+        _arrays(before),
+        _arrays(after),
+        groups=groups,
+        is_binary=_is_binary(before) and _is_binary(after),
+        lower_is_better=lower_is_better,
+    )
+    if result is None:
+        return None
+    return Difference(
+        measure=pair.measure,
+        name=name,
+        lower_is_better=lower_is_better,
+        set=pair.set,
+        model=pair.model,
+        versus=pair.versus,
+        before=result.before,
+        after=result.after,
+        difference=result.difference,
+        low=result.low,
+        high=result.high,
+        p_value=result.p_value,
+        test=result.test,
+        rows=result.rows,
+        groups=0 if groups is None else result.groups,
+        wins=result.wins,
+        losses=result.losses,
+        ties=result.ties,
+        detectable=result.detectable,
+    )
+
+
+def scores_on(models: Mapping[str, Rated], name: str, dataset: str) -> list[Scores]:
+    """Return the scores of a model on a set; empty where it has none."""
+    evaluation = models[name].evaluation
+    if dataset == HELD_OUT:
+        return [evaluation.scores]
+    return [other.scores for other in evaluation.others if other.name == dataset]
+
+
+def _measure(models: Mapping[str, Rated], pair: Pair) -> tuple[str, bool]:
+    """Return a measure's name in the table of measures, and whether lower is better."""
+    of_set = scores_on(models, pair.model, pair.set)
+    own = next((own for scores in of_set if (own := scores.measured(pair.measure))), None)
+    if own is not None:
+        return own.name, own.lower_is_better
+    return pair.measure, MEASURES[pair.measure].lower_is_better
+
+
+def _arrays(values: RowValues) -> RowArrays:
+    return RowArrays(values.values, values.sums, values.reduction)
+
+
+def _of_chance(values: RowValues) -> RowValues:
+    return mean_values(np.where(np.isfinite(values.values), _CHANCE_VALUE, np.nan))
+
+
+def _is_binary(values: RowValues) -> bool:
+    known = values.values[np.isfinite(values.values)]
+    return values.reduction == "mean" and bool(np.isin(known, (0.0, 1.0)).all())

@@ -1,0 +1,89 @@
+"""From the tables of all models of a run to the verdict: differences, rules, headline, and the joined table of rows."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from configs.artifacts import QuantizationMethod, scores_name
+from configs.wire import HELD_OUT
+from configs.wire_evidence import RuleOutcome, Verdict
+from tasks.decks.parity import why_broken
+from tasks.evidence.table import datasets, measures_in, rows_of
+from tasks.gate.compare import CHANCE, Pair, Rated, Run, all_pairs, differences
+from tasks.gate.rules import (
+    deciding_measure,
+    gain_kept,
+    judge_model,
+    pairs_of_rules,
+    rival,
+    rules_of_objective,
+    verdict_on,
+)
+from tasks.gate.words import cautions, headline
+
+_TUNED = "tuned"
+_SHARED = ("group", "prompt", "expected")
+_OWN = ("answer", "answer_tokens", "ended")
+
+
+def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
+    """Return the verdict on the tuned model and on its copies, made by `methods`."""
+    rules = run.config.gate.rules or rules_of_objective(run)
+    deciding = deciding_measure(run)
+    copies = [scores_name(method) for method in methods]
+    pairs = [Pair(_TUNED, rival(run), HELD_OUT, deciding)]
+    for versus in (name for name in run.models if name not in (_TUNED, *copies)):
+        pairs += all_pairs(run.models, versus)
+    comparable = [rule for rule in rules if rule.compared_with in (CHANCE, *run.models)]
+    for name in (_TUNED, *copies):
+        pairs += [*pairs_of_rules(comparable, name), Pair(name, rival(run), HELD_OUT, deciding)]
+    known = differences(run.models, pairs)
+    tuned = judge_model(rules, _TUNED, run.models, known)
+    is_better = all(outcome.passed for outcome in tuned if outcome.required)
+    verdicts = [verdict_on(_TUNED, [*tuned, *_saved_as_trained(run)])]
+    for method, name in zip(methods, copies, strict=True):
+        kept = gain_kept(run, method, deciding, known)
+        verdicts.append(verdict_on(name, [*judge_model(rules, name, run.models, known), *([kept] if kept else [])]))
+    return Verdict(
+        headline=headline(run, known, is_better),
+        is_better=is_better,
+        sentences=cautions(run, known),
+        differences=known,
+        artifacts=verdicts,
+    )
+
+
+def _saved_as_trained(run: Run) -> list[RuleOutcome]:
+    """Return the rule that the saved model predicts what the weights did in training; none where nothing was kept."""
+    start, tuned = run.models[run.start].evaluation, run.models[_TUNED].evaluation
+    if tuned.parity is None:
+        return []
+    reason = why_broken(start, tuned, run.config.push_to_hub.quantized_tolerance)
+    found = reason or f"mean KL divergence {tuned.parity.mean_divergence:.2g} nats"
+    return [RuleOutcome(rule="the saved model is the one that was trained", passed=not reason, reason=found)]
+
+
+def write_joined(models: Mapping[str, Rated], path: Path) -> None:
+    """Write one table of all rows: id, set, prompt and expected answer once, then answer and measures of each model.
+
+    A column of a model is called `<column>:<model>`; a row that a model lacks is null there.
+    """
+    tables = [_joined(models, name) for name in datasets(next(iter(models.values())).table)]
+    pq.write_table(pa.concat_tables(tables, promote_options="default"), path, compression="zstd")
+
+
+def _joined(models: Mapping[str, Rated], dataset: str) -> pa.Table:
+    first = rows_of(next(iter(models.values())).table, dataset)
+    ids = first["row_id"].to_pylist()
+    whole = pa.table({name: first[name] for name in ("dataset", "row_id", *_SHARED)})
+    for model, rated in models.items():
+        own = rows_of(rated.table, dataset)
+        places = {row_id: place for place, row_id in enumerate(own["row_id"].to_pylist())}
+        indices = pa.array([places.get(row_id) for row_id in ids], pa.int64())
+        for name in (*_OWN, *measures_in(own)):
+            whole = whole.append_column(f"{name}:{model}", own[name].take(indices))
+    return whole

@@ -1,0 +1,96 @@
+"""Flyte task: compare all models of a run on the same rows, and decide by the gate's rules what is published."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from flytekit import Cache, Deck, task
+from flytekit.types.structured import StructuredDataset
+
+from configs.artifacts import scores_name
+from configs.printable import print_line, print_text
+from configs.schema import FineTuneConfig
+from configs.versions import source_version
+from configs.wire import Evaluation
+from configs.wire_evidence import Verdict
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.artifacts import store_table, table_path
+from tasks.runtime.pods import CPU, DECK_FIELDS, scratch_directory
+from tasks.runtime.secrets import JUDGE_KEY, read_judge_key
+from tasks.runtime.shown_errors import shows_errors
+
+
+class Decided(NamedTuple):
+    """The verdict, and the table of all rows with the answers and measures of all models."""
+
+    verdict: Verdict
+    rows: StructuredDataset
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(
+        version=source_version(
+            "tasks/gate",
+            "tasks/evidence",
+            "tasks/endpoints",
+            "tasks/measures/measured.py",
+            "tasks/retained/thresholds.py",
+            "tasks/decks",
+            "configs/measures.py",
+            "configs/objectives.py",
+            "configs/artifacts.py",
+        ),
+        serialize=True,
+    ),
+    secret_requests=[JUDGE_KEY],
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
+def compare_models(
+    config: FineTuneConfig,
+    start: str,
+    start_evaluation: Evaluation,
+    start_rows: StructuredDataset,
+    tuned: Evaluation,
+    tuned_rows: StructuredDataset,
+    quantized: list[Evaluation],
+    quantized_rows: list[StructuredDataset],
+    rivals: list[str],
+    rival_evaluations: list[Evaluation],
+    rival_rows: list[StructuredDataset],
+) -> Decided:
+    """Return the verdict on the tuned model and its copies.
+
+    `start` is the name of the model that training began with, `base` or `sft`. `quantized` are the evaluations of the
+    copies, in the order of `quantize.methods`; `rivals` are the names of the other models, such as few_shot.
+    """
+    from tasks.decks import html
+    from tasks.decks.evidence import render_differences, render_verdict, verdict_text
+    from tasks.decks.forest import render_forest
+    from tasks.evidence.table import read_table
+    from tasks.gate import decide, judged
+    from tasks.gate.compare import Rated, Run
+
+    def rated(evaluation: Evaluation, rows: StructuredDataset) -> Rated:
+        return Rated(evaluation, read_table(table_path(rows)))
+
+    copies = [scores_name(method) for method in config.quantize.methods]
+    models = {start: rated(start_evaluation, start_rows), "tuned": rated(tuned, tuned_rows)}
+    models |= {name: rated(*own) for name, *own in zip(copies, quantized, quantized_rows, strict=True)}
+    models |= {name: rated(*own) for name, *own in zip(rivals, rival_evaluations, rival_rows, strict=True)}
+    models, judgement = judged.with_judgements(config.evaluate.judge, read_judge_key(), models)
+    verdict = decide.decide(Run(config, models, start), config.quantize.methods)
+    verdict = verdict.model_copy(update={"sentences": [*verdict.sentences, *judgement]})
+    path: Path = scratch_directory("comparison") / "rows.parquet"
+    decide.write_joined(models, path)
+    Deck(
+        "verdict",
+        html.fragment(render_verdict(verdict) + render_forest(verdict.differences) + render_differences(verdict)),
+    )
+    print_line(f"verdict: {verdict.headline}")
+    print_text(verdict_text(verdict))
+    return Decided(verdict, store_table(path))

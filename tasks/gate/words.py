@@ -1,0 +1,108 @@
+"""The verdict in words: the headline with its interval, prompting, power, and what to be careful about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from configs.measures import DEGENERATE, measure_of
+from configs.wire import HELD_OUT
+from configs.wire_evidence import Difference
+from tasks.gate.compare import CHANCE, Pair, Run, find
+from tasks.gate.rules import LEAST_LOSS, LEVEL, deciding_measure, is_against_chance, main_answer_measure, rival
+
+_MOST_DEGENERATE = 0.5
+_FEW_ROWS = 20
+
+
+def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
+    """Return one or two sentences: is the tuned model better than its base, by what, and how sure that is."""
+    deciding = deciding_measure(run)
+    versus = rival(run)
+    found = find(known, Pair("tuned", versus, HELD_OUT, deciding))
+    named = "chance" if versus == CHANCE else "the model that training began with"
+    if found is None:
+        return f"Nothing tells which model is better: {_missing(run, deciding)}."
+    measure = found.shown
+    low, high = (measure.difference(value).removesuffix(" points") for value in (found.low, found.high))
+    change = (
+        f"{measure.heading} {measure.short_number.format(found.before)} -> {measure.short_number.format(found.after)}: "
+        f"{measure.difference(found.difference)}, 95 % interval {low} to {high}, on {found.rows:,} held-out rows."
+    )
+    if is_better:
+        return f"Better than {named}. {change}"
+    if found.gain_interval[1] < 0 and found.p_value < LEVEL:
+        return f"Worse than {named}. {change}"
+    if 0 < found.gain < LEAST_LOSS and deciding == "eval_loss":
+        return f"Not better than {named}. {change} Less than {LEAST_LOSS:g} nats a token shows in no table."
+    return f"Not told apart from {named}. {change}"
+
+
+def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
+    """Return what a reader must know beside the headline: wrong answers, faults of answers, few rows, power."""
+    deciding = deciding_measure(run)
+    tuned = run.scores("tuned")
+    found = []
+    answers = main_answer_measure(run)
+    if deciding == "eval_loss" and answers:
+        own = tuned.measured(answers)
+        if own is not None and own.value == 0:
+            title = measure_of(answers, [tuned]).title
+            found.append(
+                f"The loss decides, but no answer is right: {title} is 0 on {own.rows:,} answers. Read some before "
+                "you trust the verdict."
+            )
+    for key in DEGENERATE:
+        own = tuned.measured(key)
+        if own is not None and own.value is not None and own.value >= _MOST_DEGENERATE:
+            found.append(f"{own.value:.0%} of the tuned model's answers: {measure_of(key, [tuned]).title}.")
+    for measured in tuned.answers:
+        failed = sum(count.rows for count in measured.failed)
+        left_out = sum(count.rows for count in measured.not_counted)
+        title = measure_of(measured.key, [tuned]).title
+        if failed:
+            reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.failed)
+            found.append(f"{title}: {failed:,} of {measured.rows:,} answers count as wrong ({reasons}).")
+        if left_out:
+            reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
+            found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
+    versus = rival(run)
+    difference = find(known, Pair("tuned", versus, HELD_OUT, deciding))
+    if difference is not None:
+        found += _on_power(difference)
+    return found
+
+
+def _on_power(found: Difference) -> list[str]:
+    measure = found.shown
+    lines = []
+    if found.rows < _FEW_ROWS:
+        lines.append(f"Only {found.rows:,} held-out rows count: the scores are a rough guess.")
+    if found.detectable is not None and found.low <= 0 <= found.high:
+        smallest = measure.difference(found.detectable).lstrip("+")
+        lines.append(
+            f"{found.rows:,} rows show a difference of {smallest} or more with 80 % power; a smaller one needs more "
+            "rows."
+        )
+    return lines
+
+
+def _missing(run: Run, deciding: str) -> str:
+    has_start = is_against_chance(run) or run.scores(run.start).value(deciding) is not None
+    has_tuned = run.scores("tuned").value(deciding) is not None
+    title = _title(run, deciding)
+    if has_start and has_tuned:
+        lacking = "which no row has of both models"
+    elif has_tuned:
+        lacking = "which only the tuned model has"
+    elif has_start:
+        lacking = "which the tuned model does not have"
+    else:
+        lacking = "which neither model has"
+    return f"{run.config.train.objective} is judged by the {title}, {lacking}"
+
+
+def _title(run: Run, key: str) -> str:
+    try:
+        return measure_of(key, [own.evaluation.scores for own in run.models.values()]).name_in_sentences
+    except KeyError:
+        return key
