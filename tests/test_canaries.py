@@ -186,7 +186,7 @@ def settings_of(host: str, model: str, tracking: dict[str, Any]) -> dict[str, An
         "train": {"method": "lora", "max_steps": 2, "learning_rate": 1e-2, "tracking": tracking},
         "evaluate": {"generate_rows": 2, "max_new_tokens": 4},
         "quantize": {"methods": []},
-        "push_to_hub": {"repository": "me/tuned", "artifacts": ["model", "adapter"], "only_if_better": False},
+        "push_to_hub": {"repository": "me/tuned", "artifacts": ["model", "adapter"], "reason": "a trial"},
     }
 
 

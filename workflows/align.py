@@ -16,7 +16,7 @@ from tasks.report.task import AlignResult, write_alignment_report
 from workflows.forms import ALIGN_DEMO, open_form_with
 from workflows.phases import train_phases
 from workflows.prepare_tokens import prepare_tokens
-from workflows.publish import publish
+from workflows.push import publish
 from workflows.score import score_baselines
 
 

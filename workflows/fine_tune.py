@@ -12,7 +12,7 @@ from tasks.plan.task import make_plan
 from tasks.report.task import FineTuneResult, write_report
 from workflows.forms import DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
-from workflows.publish import publish
+from workflows.push import publish
 from workflows.score import score_baselines
 from workflows.tune import tune
 

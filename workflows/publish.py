@@ -1,40 +1,29 @@
-"""Publish artifacts, with a pod for each; no pod if there is nothing to publish."""
+"""Publish what the gate held back: the run again, whose steps come from the cache, with a reason that the card shows.
 
-from functools import partial
+pyflyte run workflows/publish.py publish_anyway --config my.yaml --reason "for a trial with two customers"
+"""
 
-from flytekit import map_task
-from flytekit.types.directory import FlyteDirectory
+from flytekit import workflow
 
-from configs.artifacts import PushedArtifact
 from configs.schema import FineTuneConfig
-from configs.wire import DataReport, Evaluation, Published
-from configs.wire_evidence import Verdict
-from tasks.push_to_hub.task import push_to_hub
+from tasks.plan.task import with_reason
+from tasks.report.task import FineTuneResult
+from workflows.fine_tune import fine_tune
+from workflows.forms import DEMO, open_form_with
 
 
-def publish(
-    config: FineTuneConfig,
-    artifacts: list[PushedArtifact],
-    directories: list[FlyteDirectory],
-    data: DataReport,
-    base: Evaluation,
-    tuned: Evaluation,
-    quantized: list[Evaluation],
-    verdict: Verdict,
-    base_revision: str,
-) -> list[Published]:
-    """Push artifacts, whose folders are `directories`, each to its own repository; call it in a workflow."""
-    push = partial(
-        push_to_hub,
-        config=config,
-        data=data,
-        base=base,
-        tuned=tuned,
-        quantized=quantized,
-        verdict=verdict,
-        base_revision=base_revision,
-    )
-    published: list[Published] = map_task(push)(artifact=artifacts, directory=directories).with_overrides(
-        node_name="push"
-    )
-    return published
+@workflow
+def publish_anyway(config: FineTuneConfig, reason: str) -> FineTuneResult:
+    """Publish a model that the gate held back.
+
+    Runs `fine_tune` again with the reason. Steps that ran before come from Flyte's cache: nothing is trained again
+    unless the cache is gone or the config differs.
+
+    Args:
+        config: The config of the run, with `push_to_hub.repository`.
+        reason: Why the model is published although the gate held it back; its card says so.
+    """
+    return fine_tune(config=with_reason(config=config, reason=reason).with_overrides(node_name="reason"))
+
+
+open_form_with(publish_anyway, config=DEMO, reason="")

@@ -28,18 +28,18 @@ class PushConfig(Section):
         min_length=1,
         description="What to push; each artifact but `model` has its own repository, `<repository>-<artifact>`.",
     )
-    only_if_better: bool = Field(
-        True,
-        description="Push an artifact only if it beats the model that training began with, in held-out loss, "
-        "preferences or reward, as the objective measures, each by its own scores. A held-out loss must be lower by "
-        "more than noise, by a paired test over the rows. A reward model must beat chance.",
+    reason: str = Field(
+        "",
+        max_length=500,
+        description="Why an artifact that the gate holds back is published nevertheless; its card says so. When empty, "
+        "only artifacts that the gate promotes are published, each by its own scores.",
     )
     quantized_tolerance: float = Field(
         0.5,
         ge=0.0,
         le=1.0,
-        description="With `only_if_better`, the largest share of what the tuned model gained over its base that a "
-        "quantized copy may have lost.",
+        description="The largest share of what the tuned model gained over its base that a quantized copy may have "
+        "lost.",
     )
 
     @model_validator(mode="after")

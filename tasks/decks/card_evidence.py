@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from configs.artifacts import PushedArtifact, scores_name
+from configs.printable import one_line, table_cell
 from configs.schema import FineTuneConfig
 from configs.wire_evidence import ArtifactVerdict, Difference, Verdict
 from tasks.decks.markdown import code
@@ -19,8 +20,9 @@ def evidence_section(config: FineTuneConfig, artifact: PushedArtifact, verdict: 
     lines = [verdict.headline, "", *_rules(own), "", *_differences([d for d in verdict.differences if d.model == name])]
     if verdict.sentences:
         lines += ["", *(f"- {sentence}" for sentence in verdict.sentences)]
-    if not own.promote and not config.push_to_hub.only_if_better:
-        lines += ["", "Published although the gate holds it back: push_to_hub.only_if_better is false."]
+    if not own.promote and config.push_to_hub.reason.strip():
+        reason = table_cell(one_line(config.push_to_hub.reason))
+        lines += ["", f"Published although the gate holds it back, for this reason: {reason}"]
     return "\n## Evidence\n\n" + "\n".join(lines) + "\n"
 
 

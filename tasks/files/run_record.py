@@ -53,6 +53,8 @@ def identity(config: RunConfig, workflow: str) -> str:
     """
     given = map_texts(config.model_dump(mode="json", exclude_defaults=True), shown_setting)
     settings = {name: value for name, value in given.items() if name not in _NO_RESULTS}
+    # a reason to publish changes no model, and publishing later belongs to the same run
+    settings.get("push_to_hub", {}).pop("reason", None)
     for phase in (settings, *(value for value in settings.values() if isinstance(value, dict))):
         for name in _NO_RESULTS_OF_TRAINING if isinstance(phase.get("train"), dict) else ():
             phase["train"].pop(name, None)

@@ -32,11 +32,13 @@ class Rated:
 
 @dataclass(frozen=True)
 class Run:
-    """All models of a run by name: `tuned`, the one that training began with (`start`), copies, and others."""
+    """All models of a run by name: the one to be judged (`candidate`), the one that training began with (`start`),
+    quantized copies, and others."""
 
     config: FineTuneConfig
     models: Mapping[str, Rated]
     start: str = "base"
+    candidate: str = "tuned"
 
     def scores(self, name: str) -> Scores:
         """Return the scores of a model on the held-out rows."""
@@ -52,7 +54,7 @@ class Pair(NamedTuple):
     measure: str
 
 
-def all_pairs(models: Mapping[str, Rated], versus: str, model: str = "tuned") -> list[Pair]:
+def all_pairs(models: Mapping[str, Rated], model: str, versus: str) -> list[Pair]:
     """Return every measure of every set that both models have."""
     first, second = models[model].table, models[versus].table
     pairs = []
@@ -85,6 +87,8 @@ def _difference(models: Mapping[str, Rated], pair: Pair) -> Difference | None:
     if pair.measure not in measures_in(after_table):
         return None
     after = values_of(after_table, pair.measure)
+    if before is not None and pair.measure == "eval_loss" and not has_same_tokens(before, after):
+        return None
     before = _of_chance(after) if before is None else before
     groups = groups_of(after_table)
     name, lower_is_better = _measure(models, pair)
@@ -126,6 +130,21 @@ def scores_on(models: Mapping[str, Rated], name: str, dataset: str) -> list[Scor
     if dataset == HELD_OUT:
         return [evaluation.scores]
     return [other.scores for other in evaluation.others if other.name == dataset]
+
+
+def has_same_tokens(before: RowValues, after: RowValues) -> bool:
+    """Return whether two losses are over the same numbers of tokens: else tokenizers differ, and so does the unit."""
+    both = np.isfinite(before.values) & np.isfinite(after.values)
+    return bool(np.array_equal(before.sums[both, 1], after.sums[both, 1]))
+
+
+def other_tokens(models: Mapping[str, Rated], model: str, versus: str) -> bool:
+    """Return whether the losses of two models on the held-out rows cannot be compared."""
+    tables = aligned(*(rows_of(models[name].table) for name in (model, versus)))
+    if any("eval_loss" not in measures_in(table) for table in tables):
+        return False
+    after, before = (values_of(table, "eval_loss") for table in tables)
+    return not has_same_tokens(before, after)
 
 
 def _measure(models: Mapping[str, Rated], pair: Pair) -> tuple[str, bool]:

@@ -25,26 +25,25 @@ from tasks.gate.rules import (
 )
 from tasks.gate.words import cautions, headline
 
-_TUNED = "tuned"
 _SHARED = ("group", "prompt", "expected")
 _OWN = ("answer", "answer_tokens", "ended")
 
 
 def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
-    """Return the verdict on the tuned model and on its copies, made by `methods`."""
+    """Return the verdict on the model to be judged and on its copies, made by `methods`."""
     rules = run.config.gate.rules or rules_of_objective(run)
     deciding = deciding_measure(run)
     copies = [scores_name(method) for method in methods]
-    pairs = [Pair(_TUNED, rival(run), HELD_OUT, deciding)]
-    for versus in (name for name in run.models if name not in (_TUNED, *copies)):
-        pairs += all_pairs(run.models, versus)
+    pairs = [Pair(run.candidate, rival(run), HELD_OUT, deciding)]
+    for versus in (name for name in run.models if name not in (run.candidate, *copies)):
+        pairs += all_pairs(run.models, run.candidate, versus)
     comparable = [rule for rule in rules if rule.compared_with in (CHANCE, *run.models)]
-    for name in (_TUNED, *copies):
+    for name in (run.candidate, *copies):
         pairs += [*pairs_of_rules(comparable, name), Pair(name, rival(run), HELD_OUT, deciding)]
     known = differences(run.models, pairs)
-    tuned = judge_model(rules, _TUNED, run.models, known)
+    tuned = judge_model(rules, run.candidate, run.models, known)
     is_better = all(outcome.passed for outcome in tuned if outcome.required)
-    verdicts = [verdict_on(_TUNED, [*tuned, *_saved_as_trained(run)])]
+    verdicts = [verdict_on(run.candidate, [*tuned, *_saved_as_trained(run)])]
     for method, name in zip(methods, copies, strict=True):
         kept = gain_kept(run, method, deciding, known)
         verdicts.append(verdict_on(name, [*judge_model(rules, name, run.models, known), *([kept] if kept else [])]))
@@ -59,7 +58,7 @@ def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
 
 def _saved_as_trained(run: Run) -> list[RuleOutcome]:
     """Return the rule that the saved model predicts what the weights did in training; none where nothing was kept."""
-    start, tuned = run.models[run.start].evaluation, run.models[_TUNED].evaluation
+    start, tuned = run.models[run.start].evaluation, run.models[run.candidate].evaluation
     if tuned.parity is None:
         return []
     reason = why_broken(start, tuned, run.config.push_to_hub.quantized_tolerance)

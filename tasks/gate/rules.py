@@ -27,7 +27,7 @@ def deciding_measure(run: Run) -> str:
     measured, the first measure of the answers takes its place.
     """
     rules = OBJECTIVES[run.config.train.objective]
-    base, tuned = run.scores(run.start), run.scores("tuned")
+    base, tuned = run.scores(run.start), run.scores(run.candidate)
     if rules.trains_each_token:
         if run.config.evaluate.measures:
             return run.config.evaluate.measures[0].key
@@ -41,7 +41,7 @@ def deciding_measure(run: Run) -> str:
 
 def main_answer_measure(run: Run) -> str:
     """Return the measure of answers that says most: the first that was configured or chosen; empty without answers."""
-    answers = run.scores("tuned").answers
+    answers = run.scores(run.candidate).answers
     named = [run.config.evaluate.measures[0].key] if run.config.evaluate.measures else []
     chosen = [own.key for own in answers if own.key != "exact_match" and MEASURES[own.name].chart_unit is not None]
     exact = [own.key for own in answers if own.key == "exact_match"]
@@ -72,7 +72,7 @@ def rules_of_objective(run: Run) -> list[GateRule]:
     versus = rival(run)
     at_least = LEAST_LOSS if deciding == "eval_loss" else None
     rules = [GateRule(measure=deciding, versus=versus, at_least=at_least, significant=True)]
-    scores = run.scores("tuned")
+    scores = run.scores(run.candidate)
     if (
         deciding != "eval_loss"
         and scores.eval_loss is not None
@@ -203,7 +203,7 @@ def gain_kept(run: Run, method: QuantizationMethod, deciding: str, known: Sequen
     """Return the rule that a quantized copy keeps enough of the tuned model's gain; None where nothing was gained."""
     versus = rival(run)
     name = scores_name(method)
-    tuned = find(known, Pair("tuned", versus, HELD_OUT, deciding))
+    tuned = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     copy = find(known, Pair(name, versus, HELD_OUT, deciding))
     if tuned is None or copy is None:
         return None

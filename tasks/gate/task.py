@@ -1,12 +1,13 @@
 """Flyte task: compare all models of a run on the same rows, and decide by the gate's rules what is published."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 from flytekit import Cache, Deck, task
 from flytekit.types.structured import StructuredDataset
 
-from configs.artifacts import scores_name
+from configs.artifacts import QuantizationMethod, scores_name
 from configs.printable import print_line, print_text
 from configs.schema import FineTuneConfig
 from configs.versions import source_version
@@ -14,7 +15,7 @@ from configs.wire import Evaluation
 from configs.wire_evidence import Verdict
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.artifacts import store_table, table_path
-from tasks.runtime.pods import CPU, DECK_FIELDS, scratch_directory
+from tasks.runtime.pods import CPU, DECK_FIELDS, is_laptop_run, scratch_directory
 from tasks.runtime.secrets import JUDGE_KEY, read_judge_key
 from tasks.runtime.shown_errors import shows_errors
 
@@ -26,7 +27,8 @@ class Decided(NamedTuple):
     rows: StructuredDataset
 
 
-@task(
+_comparing = partial(
+    task,
     container_image=CPU_IMAGE,
     requests=CPU,
     retries=2,
@@ -49,6 +51,9 @@ class Decided(NamedTuple):
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
+
+
+@_comparing
 @shows_errors
 def compare_models(
     config: FineTuneConfig,
@@ -68,29 +73,53 @@ def compare_models(
     `start` is the name of the model that training began with, `base` or `sft`. `quantized` are the evaluations of the
     copies, in the order of `quantize.methods`; `rivals` are the names of the other models, such as few_shot.
     """
+    copies = [scores_name(method) for method in config.quantize.methods]
+    names = [start, "tuned", *copies, *rivals]
+    evaluations = [start_evaluation, tuned, *quantized, *rival_evaluations]
+    tables = [start_rows, tuned_rows, *quantized_rows, *rival_rows]
+    return _compare(config, start, "tuned", config.quantize.methods, names, evaluations, tables)
+
+
+def _compare(
+    config: FineTuneConfig,
+    start: str,
+    candidate: str,
+    methods: list[QuantizationMethod],
+    names: list[str],
+    evaluations: list[Evaluation],
+    tables: list[StructuredDataset],
+) -> Decided:
     from tasks.decks import html
-    from tasks.decks.evidence import render_differences, render_verdict, verdict_text
-    from tasks.decks.forest import render_forest
+    from tasks.decks.evidence import render_evidence, render_verdict, verdict_text
     from tasks.evidence.table import read_table
     from tasks.gate import decide, judged
     from tasks.gate.compare import Rated, Run
 
-    def rated(evaluation: Evaluation, rows: StructuredDataset) -> Rated:
-        return Rated(evaluation, read_table(table_path(rows)))
-
-    copies = [scores_name(method) for method in config.quantize.methods]
-    models = {start: rated(start_evaluation, start_rows), "tuned": rated(tuned, tuned_rows)}
-    models |= {name: rated(*own) for name, *own in zip(copies, quantized, quantized_rows, strict=True)}
-    models |= {name: rated(*own) for name, *own in zip(rivals, rival_evaluations, rival_rows, strict=True)}
-    models, judgement = judged.with_judgements(config.evaluate.judge, read_judge_key(), models)
-    verdict = decide.decide(Run(config, models, start), config.quantize.methods)
+    models = {
+        name: Rated(evaluation, read_table(table_path(rows)))
+        for name, evaluation, rows in zip(names, evaluations, tables, strict=True)
+    }
+    cache = Path(config.output_directory) / ".judge-answers" if is_laptop_run() else scratch_directory("judge")
+    judge = config.evaluate.judge
+    models, judgement = judged.with_judgements(judge, read_judge_key(), models, start, candidate, cache)
+    verdict = decide.decide(Run(config, models, start, candidate), methods)
     verdict = verdict.model_copy(update={"sentences": [*verdict.sentences, *judgement]})
-    path: Path = scratch_directory("comparison") / "rows.parquet"
+    path = scratch_directory("comparison") / "rows.parquet"
     decide.write_joined(models, path)
-    Deck(
-        "verdict",
-        html.fragment(render_verdict(verdict) + render_forest(verdict.differences) + render_differences(verdict)),
-    )
+    Deck("verdict", html.fragment(render_verdict(verdict) + render_evidence(verdict)))
     print_line(f"verdict: {verdict.headline}")
     print_text(verdict_text(verdict))
     return Decided(verdict, store_table(path))
+
+
+@_comparing
+@shows_errors
+def compare_listed(
+    config: FineTuneConfig, names: list[str], evaluations: list[Evaluation], rows: list[StructuredDataset]
+) -> Decided:
+    """Return the verdict on the second model against the first, and the differences to all others.
+
+    A single model is compared with none: the verdict only repeats its scores.
+    """
+    candidate = names[1] if len(names) > 1 else names[0]
+    return _compare(config, names[0], candidate, [], names, evaluations, rows)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from configs.measures import DEGENERATE, measure_of
 from configs.wire import HELD_OUT
 from configs.wire_evidence import Difference
-from tasks.gate.compare import CHANCE, Pair, Run, find
+from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
 from tasks.gate.rules import LEAST_LOSS, LEVEL, deciding_measure, is_against_chance, main_answer_measure, rival
 
 _MOST_DEGENERATE = 0.5
@@ -18,7 +18,7 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     """Return one or two sentences: is the tuned model better than its base, by what, and how sure that is."""
     deciding = deciding_measure(run)
     versus = rival(run)
-    found = find(known, Pair("tuned", versus, HELD_OUT, deciding))
+    found = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     named = "chance" if versus == CHANCE else "the model that training began with"
     if found is None:
         return f"Nothing tells which model is better: {_missing(run, deciding)}."
@@ -40,7 +40,7 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
 def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
     """Return what a reader must know beside the headline: wrong answers, faults of answers, few rows, power."""
     deciding = deciding_measure(run)
-    tuned = run.scores("tuned")
+    tuned = run.scores(run.candidate)
     found = []
     answers = main_answer_measure(run)
     if deciding == "eval_loss" and answers:
@@ -54,7 +54,7 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
     for key in DEGENERATE:
         own = tuned.measured(key)
         if own is not None and own.value is not None and own.value >= _MOST_DEGENERATE:
-            found.append(f"{own.value:.0%} of the tuned model's answers: {measure_of(key, [tuned]).title}.")
+            found.append(f"{own.value:.0%} of the answers of {run.candidate}: {measure_of(key, [tuned]).title}.")
     for measured in tuned.answers:
         failed = sum(count.rows for count in measured.failed)
         left_out = sum(count.rows for count in measured.not_counted)
@@ -65,8 +65,11 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
         if left_out:
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
             found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
+    others = [name for name in run.models if name != run.candidate and other_tokens(run.models, run.candidate, name)]
+    if others:
+        found.append(f"The loss of {', '.join(others)} is over other tokens, and is not compared.")
     versus = rival(run)
-    difference = find(known, Pair("tuned", versus, HELD_OUT, deciding))
+    difference = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     if difference is not None:
         found += _on_power(difference)
     return found
@@ -88,7 +91,7 @@ def _on_power(found: Difference) -> list[str]:
 
 def _missing(run: Run, deciding: str) -> str:
     has_start = is_against_chance(run) or run.scores(run.start).value(deciding) is not None
-    has_tuned = run.scores("tuned").value(deciding) is not None
+    has_tuned = run.scores(run.candidate).value(deciding) is not None
     title = _title(run, deciding)
     if has_start and has_tuned:
         lacking = "which no row has of both models"

@@ -134,6 +134,24 @@ def make_plan(config: FineTuneConfig) -> Planned:
 
 @_planning
 @shows_errors
+def with_reason(config: FineTuneConfig, reason: str) -> FineTuneConfig:
+    """Return the config with the reason to publish what the gate holds back.
+
+    Raises:
+        ConfigError: there is no reason, or no repository.
+    """
+    from configs.errors import ConfigError
+
+    config = accepted(config)
+    if not reason.strip():
+        raise ConfigError("reason is empty: say why the model is published although the gate held it back")
+    if config.push_to_hub.repository is None:
+        raise ConfigError("push_to_hub.repository is not set: name the repository to publish to")
+    return config.model_copy(update={"push_to_hub": config.push_to_hub.model_copy(update={"reason": reason})})
+
+
+@_planning
+@shows_errors
 def plan_alignment(config: AlignConfig) -> PlannedAlignment:
     """Do as `make_plan`, for all phases at once, before the first of them runs."""
     config = accepted(config)

@@ -16,10 +16,10 @@ def why_not_pushed(config: PushConfig, verdict: ArtifactVerdict) -> str:
 
     `verdict` is that of the artifact itself; an adapter has that of the tuned model.
     """
-    if not config.only_if_better or verdict.promote:
+    if config.reason.strip() or verdict.promote:
         return ""
     reasons = "; ".join(verdict.reasons)
-    return f"{reasons}; set push_to_hub.only_if_better=false to push it anyway"
+    return f"{reasons}; to publish it anyway, give push_to_hub.reason, which its card will show"
 
 
 def check_scored(artifact: PushedArtifact, scored: Evaluation, address: str) -> None:

@@ -73,7 +73,7 @@ def has_commit(stage: Stage, repository: str) -> bool:
 def test_a_lost_node_and_pods_lost_in_other_stages_change_no_weight(losses: Losses) -> None:
     stage = losses.stage
     train = {**losses.config["train"], "nodes": 2, "processes_per_node": 1}
-    push = {"repository": "me/lost", "only_if_better": False}
+    push = {"repository": "me/lost", "reason": "a trial"}
     asked = stage.run_remote({**losses.config, "train": train, "push_to_hub": push})
     assert asked.returncode == 0, asked.stdout[-2000:] + asked.stderr[-2000:]
     # else the pod may end between the commit and its kill

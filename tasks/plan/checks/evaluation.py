@@ -1,0 +1,96 @@
+"""Checks of the evaluate and gate sections that a CPU can do before anything runs."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+from configs.errors import ConfigError
+from configs.objectives import SCORING
+from configs.printable import one_line
+from configs.schema import FineTuneConfig, ModelConfig
+from configs.wire import HELD_OUT
+from tasks.files.streams import is_remote
+from tasks.plan.checks.preflight import Finding
+
+_NAMED = {"base", "sft", "few_shot", "chance"}
+
+
+def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], str]) -> Finding:
+    """Check measures, few-shot examples, files and the gate; return a hash of what the config names, and the revisions.
+
+    The value is (version, revisions of the models in `evaluate.others`): cached scores depend on both. `resolve`
+    returns the revision of a model.
+
+    Raises:
+        ConfigError: a setting cannot be used.
+        DataError: a file of prompts cannot be read.
+    """
+    from tasks.measures.functions import functions_hash
+    from tasks.measures.table import check_measures
+    from tasks.retained.harness import check_tasks
+    from tasks.retained.refusals import prompts
+
+    evaluate = config.evaluate
+    measures = [*evaluate.measures, *config.train.watch.measures]
+    check_measures(measures, [])
+    _check_few_shot(config)
+    _check_gate(config)
+    digest = hashlib.sha256(functions_hash(measures).encode())
+    retained = evaluate.retained
+    if retained.refusals:
+        prompts(retained)
+    check_tasks(retained.harness)
+    for place in (retained.general_text, retained.unsafe_prompts, retained.harmless_prompts):
+        digest.update(_content_hash(place).encode())
+    revisions = [
+        resolve(ModelConfig(name=other.model, revision=other.revision)) if other.model else ""
+        for other in evaluate.others
+    ]
+    names = [measure.key for measure in evaluate.measures] or ["chosen by what the answers look like"]
+    return Finding(f"measures: {', '.join(names)}", (digest.hexdigest()[:16], revisions))
+
+
+def _content_hash(place: str | None) -> str:
+    if place is None or place.startswith("embedded:") or is_remote(place):
+        return place or ""
+    path = Path(place).expanduser()
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    except OSError as error:
+        raise ConfigError(
+            f"evaluate.retained names {one_line(path)}, which cannot be read ({error.strerror})"
+        ) from None
+
+
+def _check_few_shot(config: FineTuneConfig) -> None:
+    if config.evaluate.few_shot and config.train.objective in SCORING:
+        raise ConfigError(
+            f"evaluate.few_shot={config.evaluate.few_shot}: a reward model writes no answers; set it to 0"
+        )
+    if config.evaluate.few_shot and config.train.objective == "cpt":
+        raise ConfigError(
+            f"evaluate.few_shot={config.evaluate.few_shot}: plain text has no prompts and answers; set it to 0"
+        )
+
+
+def _check_gate(config: FineTuneConfig) -> None:
+    """Refuse a rule that names a model or a set which no run of this config has."""
+    others = {other.name for other in config.evaluate.others}
+    for number, rule in enumerate(config.gate.rules):
+        versus = rule.compared_with
+        if versus is not None and versus not in _NAMED | others:
+            known = ", ".join(sorted({"base", "few_shot"} | others))
+            raise ConfigError(
+                f"gate.rules[{number}].versus={one_line(versus)} is no model of this run; choose {known}, or name it "
+                "in evaluate.others"
+            )
+        if versus == "few_shot" and not config.evaluate.few_shot:
+            raise ConfigError(f"gate.rules[{number}].versus=few_shot needs evaluate.few_shot, such as 4")
+        if rule.measure.startswith("judge_") and config.evaluate.judge.endpoint is None:
+            raise ConfigError(f"gate.rules[{number}].measure={one_line(rule.measure)} needs evaluate.judge.endpoint")
+        if rule.measure in ("refusal_rate", "over_refusal_rate") and not config.evaluate.retained.refusals:
+            raise ConfigError(f"gate.rules[{number}].measure={rule.measure} needs evaluate.retained.refusals: true")
+        if rule.measure == "eval_loss" and config.evaluate.loss == "skip" and rule.set == HELD_OUT:
+            raise ConfigError(f"gate.rules[{number}].measure=eval_loss is not measured with evaluate.loss=skip")

@@ -1,0 +1,70 @@
+"""Say whether a run's model may be published: `make gate RUN=outputs/demo`, with the exit status 0 or 1 for CI.
+
+No workflow: registration finds nothing in it, so what needs a report is imported when it runs.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import click
+
+from configs.errors import ArtifactError, FineTuneError
+from configs.foreign_json import JsonFault, parse_json
+from configs.printable import one_line, print_text
+from configs.wire_evidence import Verdict
+
+_METRICS = "metrics.json"
+
+
+def read_verdict(place: Path) -> Verdict:
+    """Return the verdict in a run's folder, or in its metrics.json.
+
+    Raises:
+        ArtifactError: there is none, or the file is not one of this project.
+    """
+    from pydantic import ValidationError
+
+    path = place / _METRICS if place.is_dir() else place
+    where = one_line(path)
+    try:
+        content = parse_json(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ArtifactError(f"{where} cannot be read ({error.strerror}); name the folder of a run") from None
+    except (JsonFault, UnicodeDecodeError):
+        raise ArtifactError(f"{where} is not JSON; name the folder of a run") from None
+    found = content.get("verdict") if isinstance(content, dict) else None
+    try:
+        return Verdict.model_validate(found)
+    except ValidationError:
+        raise ArtifactError(f"{where} holds no verdict; run the config again with this version") from None
+
+
+@click.command(
+    help="Print the gate's verdict on a run's models. The exit status is 0 if the model may be published, 1 if not, "
+    "and 2 on an error."
+)
+@click.argument("run", type=click.Path(path_type=Path))
+@click.option(
+    "--model", default="tuned", show_default=True, help="Which model: tuned, or a copy such as quantized_4bit."
+)
+def main(run: Path, model: str) -> None:
+    """Print the verdict, and exit with it."""
+    from tasks.decks.evidence import verdict_text
+
+    try:
+        verdict = read_verdict(run)
+        names = [artifact.model for artifact in verdict.artifacts]
+        if model not in names:
+            raise ArtifactError(f"--model={one_line(model)} was not judged in this run; choose {' or '.join(names)}")
+    except FineTuneError as error:
+        failure = click.ClickException(str(error))
+        failure.exit_code = 2
+        raise failure from None
+    print_text(verdict_text(verdict))
+    sys.exit(0 if verdict.of(model).promote else 1)
+
+
+if __name__ == "__main__":
+    main()
