@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tasks.measures.reductions import bleu, chrf, macro_f1
+
 _HIGHEST_EXPONENT = 700.0
 """exp() of more than 709 is infinite."""
 
@@ -71,7 +73,13 @@ def _exp_mean(sums: np.ndarray) -> np.ndarray:
     return np.exp(np.minimum(_mean(sums), _HIGHEST_EXPONENT))
 
 
-REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"mean": _mean, "exp_mean": _exp_mean}
+REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "mean": _mean,
+    "exp_mean": _exp_mean,
+    "macro_f1": macro_f1,
+    "bleu": bleu,
+    "chrf": chrf,
+}
 """Functions from sums [..., k] to scores [...]; NaN where nothing counts. `mean` is sums[..., 0] / sums[..., 1]."""
 
 
