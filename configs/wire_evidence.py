@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import inf
 
 from pydantic import Field
 
@@ -22,8 +23,10 @@ class Difference(WireType):
     before: float
     after: float
     difference: float
-    low: float = Field(description="Lower end of the 95 % interval of the difference.")
-    high: float
+    low: float | None = Field(
+        description="Lower end of the 95 % interval of the difference; None where the rows are too few to bound it."
+    )
+    high: float | None
     p_value: float = Field(description="Two-sided.")
     test: str = Field(description="The test behind the p-value, in words.")
     rows: int = Field(description="Rows that count for both models.")
@@ -51,7 +54,20 @@ class Difference(WireType):
     @property
     def gain_interval(self) -> tuple[float, float]:
         """The 95 % interval of `gain`."""
-        return (-self.high, -self.low) if self.lower_is_better else (self.low, self.high)
+        low, high = self.bounds
+        return (-high, -low) if self.lower_is_better else (low, high)
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The 95 % interval of `difference`; infinite where the rows are too few to bound it."""
+        return (-inf if self.low is None else self.low, inf if self.high is None else self.high)
+
+    @property
+    def interval_words(self) -> str:
+        """The 95 % interval as text, such as `+1.2 to +3.4`, in points for a share."""
+        if self.low is None or self.high is None:
+            return "unbounded: too few rows"
+        return " to ".join(self.shown.difference(value).removesuffix(" points") for value in (self.low, self.high))
 
 
 class RuleOutcome(WireType):

@@ -11,7 +11,7 @@ import pytest
 from conftest import ROOT
 
 HEAVY = {"torch", "transformers", "datasets", "trl", "peft", "deepspeed", "bitsandbytes", "accelerate", "pandas"}
-SHARED_ROOMS = {"decks", "files", "models", "rewards", "rows"}
+SHARED_ROOMS = {"decks", "endpoints", "evidence", "files", "measures", "models", "retained", "rewards", "rows"}
 # the plan asks the rules of later stages before they run; each module here is pure: it loads neither torch nor a model
 PURE_RULES = {
     "tasks/plan/checks/first_rows.py": {"tasks.tokenize.checks"},

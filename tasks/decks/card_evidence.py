@@ -42,8 +42,7 @@ def _differences(differences: Sequence[Difference]) -> list[str]:
 
 def _row(found: Difference) -> list[str]:
     measure = found.shown
-    low, high = (measure.difference(value).removesuffix(" points") for value in (found.low, found.high))
-    change = f"{measure.difference(found.difference)} ({low} to {high})"
+    change = f"{measure.difference(found.difference)} ({found.interval_words})"
     before, after = (measure.number.format(value) for value in (found.before, found.after))
     set_name = found.set if found.set == "held-out" else code(found.set)
     return [measure.title, set_name, found.versus, before, after, change, f"{found.p_value:.2g}", f"{found.rows:,}"]

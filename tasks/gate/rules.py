@@ -168,12 +168,11 @@ def _of_difference(
 def changed(found: Difference) -> str:
     """Return how a measure changed, with its interval: `exact match 0.0% -> 95.7%: +95.7 points (93.6 to 97.4)`."""
     measure = found.shown
-    low, high = (measure.difference(value).removesuffix(" points") for value in (found.low, found.high))
     before, after = measure.number.format(found.before), measure.number.format(found.after)
     on = _on(found.set)
     return (
         f"{measure.title}{on} {before} -> {after} against {found.versus}: {measure.difference(found.difference)} "
-        f"(95 % interval {low} to {high})"
+        f"(95 % interval {found.interval_words})"
     )
 
 

@@ -23,10 +23,9 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     if found is None:
         return f"Nothing tells which model is better: {_missing(run, deciding)}."
     measure = found.shown
-    low, high = (measure.difference(value).removesuffix(" points") for value in (found.low, found.high))
     change = (
         f"{measure.heading} {measure.short_number.format(found.before)} -> {measure.short_number.format(found.after)}: "
-        f"{measure.difference(found.difference)}, 95 % interval {low} to {high}, on {found.rows:,} held-out rows."
+        f"{measure.difference(found.difference)}, 95 % interval {found.interval_words}, on {found.rows:,} held-out rows."
     )
     if is_better:
         return f"Better than {named}. {change}"
@@ -80,7 +79,7 @@ def _on_power(found: Difference) -> list[str]:
     lines = []
     if found.rows < _FEW_ROWS:
         lines.append(f"Only {found.rows:,} held-out rows count: the scores are a rough guess.")
-    if found.detectable is not None and found.low <= 0 <= found.high:
+    if found.detectable is not None and found.bounds[0] <= 0 <= found.bounds[1]:
         smallest = measure.difference(found.detectable).lstrip("+")
         lines.append(
             f"{found.rows:,} rows show a difference of {smallest} or more with 80 % power; a smaller one needs more "

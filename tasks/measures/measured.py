@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from tasks.measures.reductions import bleu, chrf, macro_f1
+
 _HIGHEST_EXPONENT = 700.0
 """exp() of more than 709 is infinite."""
 
@@ -79,6 +81,9 @@ REDUCTIONS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "mean": _mean,
     "exp_mean": _exp_mean,
     "mean_gap": _mean_gap,
+    "macro_f1": macro_f1,
+    "bleu": bleu,
+    "chrf": chrf,
 }
 """Functions from sums [..., k] to scores [...]; NaN where nothing counts. `mean` is sums[..., 0] / sums[..., 1];
 `mean_gap` is the mean of the first two sums minus that of the last two."""

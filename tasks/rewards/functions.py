@@ -23,7 +23,7 @@ from configs.schema.train import RewardFunctionConfig
 from configs.versions import ROOT
 
 # a pattern with repeats within repeats tries every division of such a text before it gives up at its last character
-_PROBES = tuple(part * (2000 // len(part)) + "!" for part in ("a", "0", " ", "a ", "1,"))
+PROBES = tuple(part * (2000 // len(part)) + "!" for part in ("a", "0", " ", "a ", "1,"))
 
 
 class RewardFunction(Protocol):
@@ -48,6 +48,15 @@ def reward_functions(configs: Sequence[RewardFunctionConfig]) -> list[RewardFunc
     return [_reward_function(number, config) for number, config in enumerate(configs)]
 
 
+def project_function(setting: str, path: str) -> RewardFunction:
+    """Return the function of this project at `path` (`module:function`); `setting` names it in errors.
+
+    Raises:
+        ConfigError: as `reward_functions`.
+    """
+    return _checked(setting, _project_function(setting, path))
+
+
 def check_rewards(configs: Sequence[RewardFunctionConfig]) -> None:
     """Import every function that `configs` names, and check its arguments; try every pattern on long texts.
 
@@ -56,7 +65,7 @@ def check_rewards(configs: Sequence[RewardFunctionConfig]) -> None:
     """
     for config, function in zip(configs, reward_functions(configs), strict=True):
         if config.pattern is not None:
-            function([""] * len(_PROBES), list(_PROBES), [""] * len(_PROBES))
+            function([""] * len(PROBES), list(PROBES), [""] * len(PROBES))
 
 
 def total_reward(
