@@ -32,6 +32,7 @@ SHOWING |= {"shown_columns", "setting_name"}
 # errors of ours: what they quote was shown where the message was made
 OWN = re.compile(r"\w*(Config|Data|Model|Artifact|Hub|FineTune|Rows|Unreachable|Interrupted\w*)Error|RefusedRow")
 OWN_TOO = {"Fault", "BrokenCheckpointError", "NotCheckedError", "JsonFault", "YamlFault", "NoAnswerError"}
+OWN_TOO |= {"NotCounted", "Failed", "QueryFault"}
 MESSAGES = re.compile(r"\w*Error|RefusedRow|Fault|bad_row")
 # of other errors: numbers, and words of the operating system
 HARMLESS = {"strerror", "errno", "lineno", "colno", "pos", "start", "status_code", "status"}
@@ -47,6 +48,7 @@ OURS = {
     "images/lock.py": {"', '.join(unpinned)"},
     "tasks/files/model_settings.py": {"key"},
     "tasks/get_data/merge.py": {"shards[0]['label']"},
+    "tasks/measures/sql_process.py": {"error"},
     "tasks/models/template_bounds.py": {"error"},
     "tasks/models/vocabulary.py": {"unknown[0]"},
     "tasks/plan/checks/settings.py": {"setting.split('=')[0]"},

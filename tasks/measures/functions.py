@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 
 from configs.schema.measures import MeasureConfig
 from tasks.measures.measured import AnsweredRow, RowValues, mean_values
-from tasks.rewards.functions import RewardFunction, project_function
+from tasks.rewards.functions import RewardFunction, project_file, project_function
 
 _TRIED_ROWS = 8
 
@@ -28,7 +29,20 @@ def measure_function(config: MeasureConfig) -> RewardFunction:
     Raises:
         ConfigError: it is not of this project, does not exist, cannot be imported or takes other arguments.
     """
-    return project_function(f"evaluate.measures: function={config.function}", str(config.function))
+    return project_function(_setting(config), str(config.function))
+
+
+def functions_hash(configs: Sequence[MeasureConfig]) -> str:
+    """Return a hash of the files that hold the project's functions, on which cached results depend; empty without any.
+
+    Raises:
+        ConfigError: a function is not of this project.
+    """
+    named = [config for config in configs if config.function]
+    digest = hashlib.sha256()
+    for config in named:
+        digest.update(project_file(_setting(config), str(config.function).partition(":")[0]).read_bytes())
+    return digest.hexdigest()[:16] if named else ""
 
 
 def try_function(config: MeasureConfig, prompts: Sequence[str], expected: Sequence[str]) -> None:
@@ -41,3 +55,7 @@ def try_function(config: MeasureConfig, prompts: Sequence[str], expected: Sequen
     if expected:
         wanted = [*expected[:_TRIED_ROWS], expected[0]]
         function([*prompts[:_TRIED_ROWS], prompts[0]], [*wanted[:-1], ""], wanted)
+
+
+def _setting(config: MeasureConfig) -> str:
+    return f"evaluate.measures: function={config.function}"

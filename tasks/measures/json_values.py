@@ -15,7 +15,7 @@ from configs.patterns import LIMIT_SECONDS, compiled
 from configs.printable import one_line
 from configs.schema.measures import MeasureConfig
 from tasks.measures.measured import AnsweredRow, RowValues
-from tasks.measures.rows import Failed, rows_scored
+from tasks.measures.rows import Failed, place_of, rows_scored
 from tasks.rewards.functions import PROBES
 
 _MOST_BYTES = 2**20
@@ -90,15 +90,13 @@ def schema_validator(config: MeasureConfig) -> Any:
     try:
         base.check_schema(schema)
     except jsonschema.SchemaError as error:
-        place, rule = one_line(error.json_path), one_line(error.message)[:200]
+        where, rule = one_line(error.json_path), one_line(error.message)[:200]
         raise ConfigError(
-            f"evaluate.measures: schema_text of {config.key} is no JSON Schema, at {place}: {rule}\n"
+            f"{place_of(config, 'schema_text')} is no JSON Schema, at {where}: {rule}\n"
             "correct it; https://json-schema.org has the rules"
         ) from None
     except RecursionError:
-        raise ConfigError(
-            f"evaluate.measures: schema_text of {config.key} is nested too deeply; write it flatter"
-        ) from None
+        raise ConfigError(f"{place_of(config, 'schema_text')} is nested too deeply; write it flatter") from None
     for pattern in _patterns(schema):
         _check_pattern(config, pattern)
     bounded = jsonschema.validators.extend(base, {"pattern": _bounded_pattern})
@@ -117,8 +115,7 @@ def _fits(config: MeasureConfig, validator: Any, value: Any) -> bool:
         raise _unknown_reference(config, error.ref) from None
     except RecursionError:
         raise ConfigError(
-            f"evaluate.measures: schema_text of {config.key} refers to itself without end\n"
-            "let its $ref go to a part of it"
+            f"{place_of(config, 'schema_text')} refers to itself without end\nlet its $ref go to a part of it"
         ) from None
 
 
@@ -145,7 +142,7 @@ def _check_references(config: MeasureConfig, schema: Any) -> None:
 def _unknown_reference(config: MeasureConfig, reference: str) -> ConfigError:
     shown = one_line(reference)[:200]
     return ConfigError(
-        f"evaluate.measures: schema_text of {config.key} refers to {shown}, which it does not hold\n"
+        f"{place_of(config, 'schema_text')} refers to {shown}, which it does not hold\n"
         "write that part under $defs; nothing is fetched"
     )
 
@@ -174,14 +171,12 @@ def _check_pattern(config: MeasureConfig, pattern: str) -> None:
     except TimeoutError:
         raise _slow_pattern(config) from None
     except ValueError as error:
-        raise ConfigError(
-            f"evaluate.measures: a pattern in schema_text of {config.key} {one_line(error)}; correct it"
-        ) from None
+        raise ConfigError(f"{place_of(config, 'a pattern in schema_text')} {one_line(error)}; correct it") from None
 
 
 def _slow_pattern(config: MeasureConfig) -> ConfigError:
     return ConfigError(
-        f"evaluate.measures: a pattern in schema_text of {config.key} took more than {LIMIT_SECONDS:g} s on one text\n"
+        f"{place_of(config, 'a pattern in schema_text')} took more than {LIMIT_SECONDS:g} s on one text\n"
         "write it without repeats within repeats, such as (a|aa)+, which try every division of a text"
     )
 

@@ -84,7 +84,7 @@ def macro_f1(config: MeasureConfig, rows: Sequence[AnsweredRow]) -> RowValues:
         sums[number, 2, place[expected]] = 1
         if answered in place:
             sums[number, 1, place[answered]] = 1
-    return replace(measured, sums=sums.reshape(len(rows), -1), reduction="macro_f1")
+    return replace(measured, sums=sums.reshape(len(rows), 3 * len(labels)), reduction="macro_f1")
 
 
 def label_table(rows: Sequence[AnsweredRow]) -> LabelTable:

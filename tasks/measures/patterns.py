@@ -9,7 +9,7 @@ from configs.errors import ConfigError
 from configs.patterns import LIMIT_SECONDS, compiled
 from configs.schema.measures import MeasureConfig
 from tasks.measures.measured import AnsweredRow, RowValues
-from tasks.measures.rows import Failed, NotCounted, rows_scored
+from tasks.measures.rows import Failed, NotCounted, place_of, rows_scored
 from tasks.rewards.functions import PROBES
 
 _TOO_SLOW = f"the pattern took more than {LIMIT_SECONDS:g} s on the answer"
@@ -57,7 +57,7 @@ def fitting_rows(config: MeasureConfig, expected: Sequence[str]) -> int:
         )
     except TimeoutError:
         raise ConfigError(
-            f"evaluate.measures: the pattern of {config.key} took more than {LIMIT_SECONDS:g} s on one text\n"
+            f"{place_of(config, 'pattern')} took more than {LIMIT_SECONDS:g} s on one text\n"
             "write it without repeats within repeats, such as (a|aa)+, which try every division of a text"
         ) from None
 

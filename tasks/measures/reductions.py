@@ -10,7 +10,6 @@ import numpy as np
 BLEU_ORDER = 4
 CHRF_ORDER = 6
 _CHRF_BETA = 2
-_EACH_LABEL = ("hits", "answered wrongly", "missed")
 
 
 def macro_f1(sums: np.ndarray) -> np.ndarray:
@@ -19,7 +18,7 @@ def macro_f1(sums: np.ndarray) -> np.ndarray:
     `sums` [..., 3 * labels] holds the true positives of all labels, then their false positives, then their false
     negatives. A label that no row expects or answers is not in the mean; NaN where no row counts.
     """
-    hits, wrong, missed = np.moveaxis(sums.reshape(*sums.shape[:-1], len(_EACH_LABEL), -1), -2, 0)
+    hits, wrong, missed = np.moveaxis(sums.reshape(*sums.shape[:-1], 3, sums.shape[-1] // 3), -2, 0)
     total = 2 * hits + wrong + missed
     occurs = total > 0
     f1 = np.divide(2 * hits, total, out=np.zeros(total.shape), where=occurs)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from configs.schema.measures import MeasureConfig
 from tasks.measures.measured import AnsweredRow, RowValues, mean_values
 
 
@@ -16,6 +17,11 @@ class NotCounted(Exception):
 
 class Failed(Exception):
     """The row counts as 0 because its answer could not be scored, for a reason that all such rows share."""
+
+
+def place_of(config: MeasureConfig, setting: str) -> str:
+    """Return how errors name a setting of a measure; a key is a word of letters, digits and `_`."""
+    return f"evaluate.measures: {setting} of {config.key}"
 
 
 def rows_scored(rows: Sequence[AnsweredRow], value: Callable[[AnsweredRow], float]) -> RowValues:

@@ -18,7 +18,7 @@ from configs.printable import one_line
 from configs.schema.measures import MeasureConfig
 from tasks.measures.demo_database import DEMO_DATABASE, demo_database
 from tasks.measures.measured import AnsweredRow, RowValues
-from tasks.measures.rows import Failed, NotCounted, rows_scored
+from tasks.measures.rows import Failed, NotCounted, place_of, rows_scored
 
 _PROGRAM = Path(__file__).with_name("sql_process.py")
 _SIGNIFICANT_DIGITS = 9
@@ -89,8 +89,9 @@ class Database:
             raise ConfigError(f"{self._setting} {what}; name a smaller one")
         if "fault" in reply:
             self.close()
+            number = int(reply["statement"])
             raise ConfigError(
-                f"{self._setting}: statement {reply['statement']} failed: {one_line(reply['fault'])[:200]}\n"
+                f"{self._setting}: statement {number} failed: {one_line(reply['fault'])[:200]}\n"
                 "write statements that make tables and rows in SQLite, with a semicolon after each; no file is read"
             )
         return self._process
@@ -117,10 +118,10 @@ def opened_database(config: MeasureConfig) -> Iterator[Database]:
     text = demo_database() if config.database.strip() == DEMO_DATABASE else config.database
     if text.strip().startswith("embedded:"):
         raise ConfigError(
-            f"evaluate.measures: database={one_line(text.strip())[:80]} of {config.key} does not exist; "
+            f"{place_of(config, 'database')}: {one_line(text.strip())[:80]} does not exist; "
             f"write {DEMO_DATABASE}, or SQL statements"
         )
-    database = Database(f"evaluate.measures: database of {config.key}", text)
+    database = Database(place_of(config, "database"), text)
     try:
         yield database
     finally:

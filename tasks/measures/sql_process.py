@@ -58,7 +58,7 @@ _SETTINGS = {"foreign_keys"}
 _FUNCTIONS = (
     "abs avg ceil ceiling char coalesce concat concat_ws count cume_dist current_date current_time current_timestamp "
     "date datetime dense_rank exp first_value floor format glob group_concat hex ifnull iif instr json json_array "
-    "json_array_length json_each json_extract json_group_array json_group_object json_object json_type json_valid "
+    "json_array_length json_extract json_group_array json_group_object json_object json_type json_valid "
     "julianday lag last_value lead length like likelihood likely ln log log10 log2 lower ltrim max min mod nth_value "
     "ntile nullif percent_rank pi pow power printf quote rank replace round row_number rtrim sign sqrt strftime "
     "string_agg substr substring sum time total trim trunc typeof unicode unixepoch unlikely upper -> ->>"
@@ -203,8 +203,10 @@ def _alarm(seconds: float) -> Iterator[None]:
 
 
 def _reply(answer: Answer) -> None:
-    sys.stdout.write(json.dumps(answer) + "\n")
-    sys.stdout.flush()
+    # for the process that started this one, not for people
+    output = sys.stdout.buffer
+    output.write(json.dumps(answer).encode() + b"\n")
+    output.flush()
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
+from configs.printable import one_line
 from configs.schema.measures import MeasureConfig
 from tasks.measures import functions, json_values, labels, numbers, patterns, sql, texts, tool_calls
 from tasks.measures.call_formats import calls_in
@@ -217,9 +218,9 @@ def check_measures(
         if config.name == "function" and prompts is not None:
             functions.try_function(config, prompts, expected)
         if expected and not num_fitting:
-            fit = f"of {len(expected)} expected answers 0 (0%) fit"
+            named, found = one_line(config.key), f"of {len(expected)} expected answers 0 (0%) fit"
             raise ConfigError(
-                f"evaluate.measures: {config.key} needs {measure.needs}; {fit}\n"
+                f"evaluate.measures: {named} needs {measure.needs}; {found}\n"
                 + "; ".join(filter(None, ("take it out of evaluate.measures", measure.fix)))
             )
         if expected:

@@ -92,7 +92,7 @@ def rewards_hash(configs: Sequence[RewardFunctionConfig]) -> str:
     digest = hashlib.sha256()
     for number, config in enumerate(configs):
         if config.kind == "python":
-            digest.update(_project_file(_setting(number, config), _module_of(config)).read_bytes())
+            digest.update(project_file(_setting(number, config), _module_of(config)).read_bytes())
     return digest.hexdigest()[:16]
 
 
@@ -167,8 +167,12 @@ def _module_of(config: RewardFunctionConfig) -> str:
     return str(config.function).partition(":")[0]
 
 
-def _project_file(setting: str, module: str) -> Path:
-    """Return the file of `module`, found by its name: nothing is imported."""
+def project_file(setting: str, module: str) -> Path:
+    """Return the file of `module`, found by its name: nothing is imported.
+
+    Raises:
+        ConfigError: it is no file of this project; `setting` names it.
+    """
     base = ROOT.joinpath(*module.split("."))
     for path in (base / "__init__.py", base.with_name(base.name + ".py")):
         if path.is_file() and path.resolve().is_relative_to(ROOT.resolve()):
@@ -181,7 +185,7 @@ def _project_file(setting: str, module: str) -> Path:
 
 def _project_function(setting: str, path: str) -> RewardFunction:
     module_name, _, name = path.partition(":")
-    file = _project_file(setting, module_name)
+    file = project_file(setting, module_name)
     _make_importable(setting, module_name.partition(".")[0])
     try:
         module = importlib.import_module(module_name)
@@ -241,7 +245,7 @@ def _checked(setting: str, function: RewardFunction) -> RewardFunction:
             raise ConfigError(f"{setting} returned {type(rewards).__name__}; return a list of one number per answer")
         if len(rewards) != len(completions):
             raise ConfigError(
-                f"{setting} returned {len(rewards)} rewards for {len(completions)} answers; return one per answer"
+                f"{setting} returned {len(rewards)} numbers for {len(completions)} answers; return one per answer"
             )
         return [_finite(setting, reward) for reward in rewards]
 
@@ -251,11 +255,11 @@ def _checked(setting: str, function: RewardFunction) -> RewardFunction:
 
 def _finite(setting: str, reward: object) -> float:
     if isinstance(reward, str | bytes):
-        raise ConfigError(f"{setting} returned text for a reward; return numbers")
+        raise ConfigError(f"{setting} returned text for an answer; return numbers")
     try:
         number = float(reward)  # type: ignore[arg-type]
     except (TypeError, ValueError):
-        raise ConfigError(f"{setting} returned {type(reward).__name__} for a reward; return numbers") from None
+        raise ConfigError(f"{setting} returned {type(reward).__name__} for an answer; return numbers") from None
     if not math.isfinite(number):
-        raise ConfigError(f"{setting} returned {number} for a reward; return finite numbers")
+        raise ConfigError(f"{setting} returned {number} for an answer; return finite numbers")
     return number

@@ -82,8 +82,15 @@ def test_parts_of_a_schema_refer_to_one_another() -> None:
 def test_a_schema_fetches_nothing(reference: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(0.1)
-        schema = {"properties": {"a": {"$ref": reference.format(server.getsockname()[1])}}}
-        for call in (lambda: fits(schema, "{}"), lambda: fitting_rows(config_of(schema), [])):
+        address = reference.format(server.getsockname()[1])
+        schema = {"properties": {"a": {"$ref": address}}}
+        # what is only met in an answer is not fetched either
+        dynamic = {"properties": {"a": {"$dynamicRef": address}}}
+        for call in (
+            lambda: fits(schema, "{}"),
+            lambda: fitting_rows(config_of(schema), []),
+            lambda: fits(dynamic, '{"a": 1}'),
+        ):
             with pytest.raises(ConfigError, match="which it does not hold\nwrite that part under"):
                 call()
         with pytest.raises(TimeoutError):

@@ -76,6 +76,8 @@ def test_a_resample_without_a_label_has_the_mean_of_the_others() -> None:
 
 
 def test_an_empty_expected_answer_does_not_count() -> None:
+    nothing = macro_f1(MeasureConfig(name="macro_f1"), rows_of([("a", ""), ("", " ")]))
+    assert score(nothing.sums.sum(0), nothing.reduction) is None
     for compute in (accuracy, macro_f1):
         measure = compute(MeasureConfig(name="accuracy"), rows_of([("", ""), ("a", "a")]))
         assert np.isnan(measure.values[0]) and measure.not_counted == {"the expected answer is empty": 1}

@@ -39,6 +39,6 @@ def test_an_answer_that_takes_too_long_counts_as_zero() -> None:
 
 
 def test_a_pattern_that_divides_texts_is_refused_before_generation() -> None:
-    with pytest.raises(ConfigError, match=r"pattern of regex took more than 1 s") as error:
+    with pytest.raises(ConfigError, match=r"evaluate.measures: pattern of regex took more than 1 s") as error:
         fitting_rows(MeasureConfig(name="regex", pattern=r"^(a|aa)+$"), ["a"])
     assert len(str(error.value).splitlines()) == 2

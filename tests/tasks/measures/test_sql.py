@@ -105,7 +105,7 @@ HOSTILE = [
     (FOREVER + "SELECT COUNT(*) FROM n", "takes too long"),
     # 2^40 tables to prepare, before SQLite runs a single step
     (DOUBLING + " SELECT COUNT(*) FROM a40", "takes too"),
-    ("SELECT " + "hex(" * 300 + "1" + ")" * 300, "is too large"),
+    ("SELECT " + "hex(" * 300 + "1" + ")" * 300, None),
     ("SELECT " + "1," * 20_000 + "1", "is too large"),
     ("SELECT nothing FROM items", "fails on the database"),
     ("I do not know", "fails on the database"),
@@ -148,7 +148,7 @@ def test_hostile_queries_count_as_zero_with_a_reason(shop: MeasureConfig, tmp_pa
         ("CREATE TABLE a (x); ATTACH '/tmp/x.db' AS o;", "statement 2 failed: not authorized"),
         ("CREATE TABLE a (x", "statement 1 failed: near"),
         ("SELECT load_extension('x');", "statement 1 failed: not authorized"),
-        ("embedded:nothing", "database=embedded:nothing of sql does not exist; write embedded:english-to-sql"),
+        ("embedded:nothing", "database of sql: embedded:nothing does not exist; write embedded:english-to-sql"),
     ],
 )
 def test_a_wrong_database_is_one_error(text: str, message: str) -> None:

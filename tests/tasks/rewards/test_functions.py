@@ -140,14 +140,14 @@ def test_a_function_that_cannot_be_used_is_refused_before_any_work(body: str, wo
 @pytest.mark.parametrize(
     ("result", "words"),
     [
-        ("[1.0]", "returned 1 rewards for 2 answers; return one per answer"),
+        ("[1.0]", "returned 1 numbers for 2 answers; return one per answer"),
         ("None", "returned NoneType; return a list"),
         ("3.0", "returned float; return a list"),
         ("'12'", "returned str; return a list"),
-        ("['SECRET', 1.0]", "returned text for a reward"),
-        ("[None, 1.0]", "returned NoneType for a reward"),
-        ("[float('nan'), 1.0]", "returned nan for a reward; return finite numbers"),
-        ("[1.0, float('-inf')]", "returned -inf for a reward"),
+        ("['SECRET', 1.0]", "returned text for an answer"),
+        ("[None, 1.0]", "returned NoneType for an answer"),
+        ("[float('nan'), 1.0]", "returned nan for an answer; return finite numbers"),
+        ("[1.0, float('-inf')]", "returned -inf for an answer"),
         ("[int(c) for c in completions]", "failed with ValueError in line 2 of my_rewards_"),
     ],
 )
