@@ -31,6 +31,7 @@ class Answer:
     text: str
     reasoning: str
     whole_text: str
+    ended: bool
 
 
 @torch.inference_mode()
@@ -76,7 +77,8 @@ def generate_answers(
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for row, prompt, tokens, text in zip(index, prompts, new, texts, strict=True):
                 parts = reader.read(prompt, tokens)
-                answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip())
+                ended = bool(tokens) and tokens[-1] in end_token_ids
+                answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip(), ended)
             _show(count, rows.loc[index], answers, sum(map(len, new)))
     return [answers[position] for position in rows.index]
 

@@ -9,12 +9,14 @@ import pandas as pd
 from pydantic import Field
 
 from configs.errors import DataError
+from configs.schema import EvaluateConfig
 from configs.wire import HELD_OUT, Parity, Part
 from configs.wire_type import WireType
 from tasks.evaluate.preferences import with_preferences
 from tasks.evaluate.score import chosen_rows, rows_of_part, score_rows
 from tasks.evaluate.subject import Subject
 from tasks.evidence.table import join_tables, write_table
+from tasks.measures.table import check_measures
 from tasks.models.pace import doing, say
 from tasks.models.parity import compare, kept_positions
 from tasks.models.record import PARITY_FILE
@@ -32,6 +34,20 @@ class ModelFacts(WireType):
     kept_row_ids: list[str] = Field(description="The rows on which saved models are compared with trained weights.")
     parity: Parity | None = None
     model_digest: str = ""
+
+
+def check_rows(config: EvaluateConfig, rows: pd.DataFrame) -> None:
+    """Check, before a model is loaded, that there are held-out rows and that the measures fit their answers.
+
+    Raises:
+        DataError: no held-out row is left.
+        ConfigError: a measure fits no answer.
+    """
+    held_out = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
+    if held_out.empty:
+        raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
+    asked = held_out[chosen_rows(held_out, config.generate_rows)]
+    check_measures(config.measures, list(asked.expected), list(asked.prompt))
 
 
 def score_part(
@@ -53,10 +69,7 @@ def score_part(
     Raises:
         ModelError: the loss is not a number.
         ConfigError: a reward function fails.
-        DataError: no held-out row is left.
     """
-    if not (rows.dataset == HELD_OUT).any():
-        raise DataError("no held-out row is left: all are longer than tokenize.max_length; raise it")
     tables, kept_ids = [], []
     for name in dict.fromkeys([HELD_OUT, *rows.dataset]):
         of_set = rows[rows.dataset == name].reset_index(drop=True)

@@ -39,7 +39,7 @@ def chosen_rows(rows: pd.DataFrame, number: int) -> np.ndarray:
     out rows that are too long, and the rest must be the same as for every other model.
     """
     can_be_asked = np.flatnonzero(with_preferences(rows).is_wanted & (rows.prompt_length > 0))
-    hashes = [xxhash.xxh3_64_intdigest(str(rows.row_id.iloc[place])) for place in can_be_asked]
+    hashes = [xxhash.xxh3_64_intdigest(str(rows.row_id.iloc[place]).encode()) for place in can_be_asked]
     first = [int(can_be_asked[place]) for place in np.argsort(np.asarray(hashes, dtype=np.uint64), kind="stable")]
     is_asked = np.zeros(len(rows), dtype=bool)
     is_asked[first[:number]] = True

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import math
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 
 from configs.errors import ArtifactError
 from configs.measures import MEASURES, Measured, ReasonCount, Scores, headlines, measure_of
+from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.measures import MeasureConfig
-from configs.wire import HELD_OUT, Evaluation, Prediction, SetScores
-from tasks.evaluate.part import FACTS_FILE, TABLE_FILE, ModelFacts
+from configs.schema.train import RewardFunctionConfig
+from configs.wire import HELD_OUT, Evaluation, Part, Prediction, SetScores
+from tasks.evaluate.part import FACTS_FILE, TABLE_FILE, ModelFacts, check_rows, score_part
+from tasks.evaluate.subject import load_subject
 from tasks.evidence.table import (
     datasets,
     join_tables,
@@ -32,6 +37,39 @@ from tasks.retained.degenerate import degenerate_values
 
 # how the log says what a measure was taken over, by its source
 _COUNTED_OVER = {"tokens": " over {0.loss_rows} rows", "answers": " of {0.generated_rows}"}
+
+
+def evaluate_model(
+    config: EvaluateConfig,
+    model_config: ModelConfig,
+    model_directory: Path,
+    rows: pd.DataFrame,
+    tokenizer_directory: Path,
+    end_token_ids: list[int],
+    rewards: Sequence[RewardFunctionConfig] = (),
+    reward_models: Sequence[Path] = (),
+    table: Path | None = None,
+) -> Evaluation:
+    """Return the scores of the model on `rows` (as the tokenize stage wrote them), and its answers.
+
+    A language model has loss and perplexity on wanted answers, measures of its greedy answers, and the mean reward that
+    these answers get from `rewards` and from the models in the directories `reward_models`. A language model and a
+    reward model both have preference accuracy and margin, where rows hold preferences. The table of rows is written to
+    `table`, if it is given.
+
+    Raises:
+        ModelError: the model cannot be loaded, its loss is not a number, or a reward model has another vocabulary.
+        ConfigError: a measure or a reward function cannot be used.
+        DataError: no held-out row is left.
+    """
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(scratch)
+        check_rows(config, rows)
+        subject = load_subject(
+            config, model_config, model_directory, tokenizer_directory, end_token_ids, rewards, reward_models
+        )
+        score_part(subject, model_directory, rows, [], Part(number=0, of=1), folder)
+        return join_parts(config.measures, [folder], table or folder / "joined.parquet")
 
 
 def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output: Path) -> Evaluation:

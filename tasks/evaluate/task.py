@@ -61,7 +61,7 @@ def _score(
 
     from tasks.decks import html
     from tasks.decks.progress import render_counts
-    from tasks.evaluate.part import score_part
+    from tasks.evaluate.part import check_rows, score_part
     from tasks.evaluate.subject import load_subject
     from tasks.files.digests import digest_in
     from tasks.models.pace import doing, every_seconds, heartbeat
@@ -78,6 +78,7 @@ def _score(
             rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
             trained = [pd.read_parquet(local_path(folder) / "tokens.parquet") for folder in training_tokens]
             scorers = [local_path(directory) for directory in reward_models]
+            check_rows(config, rows)
             directory = local_path(model)
         subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers)
         score_part(subject, directory, rows, trained, part, output, digest_in(address_of(model)))

@@ -106,10 +106,11 @@ def values_of(table: pa.Table, key: str) -> RowValues:
     if key + _SUMS not in table.column_names:
         return RowValues(values, sums_of_values(values), reduction)
     rows = table[key + _SUMS].to_pylist()
-    width = max((len(row) for row in rows if row is not None), default=0)
-    empty = [0.0] * width
-    sums = np.asarray([empty if row is None else row for row in rows], dtype=np.float64).reshape(len(rows), width)
-    return RowValues(values, sums, reduction)
+    width = max((len(row) for row in rows if row is not None), default=2)
+    # a set whose sums are those of a plain mean is stored without them
+    plain = sums_of_values(values) if width == 2 else np.zeros((len(rows), width))
+    sums = [own if row is None else row for row, own in zip(rows, plain, strict=True)]
+    return RowValues(values, np.asarray(sums, dtype=np.float64).reshape(len(rows), width), reduction)
 
 
 def score_of(table: pa.Table, key: str) -> tuple[float | None, int]:

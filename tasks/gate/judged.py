@@ -67,7 +67,7 @@ def _chosen(first: pa.Table, second: pa.Table, number: int) -> list[str]:
         }
         for table in (first, second)
     ]
-    return sorted(answered[0] & answered[1], key=lambda row_id: xxhash.xxh3_64_intdigest(row_id))[:number]
+    return sorted(answered[0] & answered[1], key=lambda row_id: xxhash.xxh3_64_intdigest(row_id.encode()))[:number]
 
 
 _KEYS = ("dataset", "row_id", "answer")

@@ -23,8 +23,9 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     if found is None:
         return f"Nothing tells which model is better: {_missing(run, deciding)}."
     measure = found.shown
+    before, after = (measure.short_number.format(value) for value in (found.before, found.after))
     change = (
-        f"{measure.heading} {measure.short_number.format(found.before)} -> {measure.short_number.format(found.after)}: "
+        f"{measure.heading} {before} -> {after}: "
         f"{measure.difference(found.difference)}, 95 % interval {found.interval_words}, on {found.rows:,} held-out rows."
     )
     if is_better:

@@ -17,7 +17,7 @@ from configs.objectives import Objective
 from configs.schema import EvaluateConfig, ModelConfig, TokenizeConfig
 from configs.schema.train import RewardFunctionConfig, TrainConfig
 from configs.wire import HELD_OUT, Evaluation, TokenReport, TrainReport
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model
 from tasks.tokenize.prepare import join_parts, tokenize_part
 from tasks.train.fit import FitInputs, fit
 from tasks.train.merge import merge_adapter

@@ -15,7 +15,7 @@ from support.loading import load_data
 from configs.load import load_config
 from configs.schema import EvaluateConfig
 from configs.schema.train import Method, TrainConfig
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model
 from tasks.get_model.fetch import fetch_model
 
 POINTS = 0.05

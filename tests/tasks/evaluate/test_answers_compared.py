@@ -13,8 +13,10 @@ import torch
 from support.vendor_templates import vendor_setup
 
 from configs.schema import EvaluateConfig
+from configs.schema.measures import MeasureConfig
 from tasks.evaluate.answers import Answer, generate_answers
-from tasks.evaluate.metrics import exact_match, rouge_l
+from tasks.measures.measured import AnsweredRow
+from tasks.measures.table import measure_rows
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.tokens import tokenize_rows
 
@@ -48,8 +50,15 @@ def answered(rows: pd.DataFrame, setup: Setup, text: str) -> Answer:
     return answer
 
 
+def measured(name: str, rows: pd.DataFrame, answer: str) -> float:
+    """Return a measure of one answer to the first row."""
+    config = MeasureConfig.model_validate({"name": name})
+    (value,) = measure_rows([config], [AnsweredRow("f:1", "Sum?", rows.expected[0], answer)])[name].values
+    return float(value)
+
+
 def score(rows: pd.DataFrame, setup: Setup, text: str) -> float | None:
-    return exact_match([answered(rows, setup, text).text], list(rows.expected))
+    return measured("exact_match", rows, answered(rows, setup, text).text)
 
 
 def own_answer(rows: pd.DataFrame, setup: Setup) -> str:
@@ -107,7 +116,7 @@ def test_an_answer_is_judged_by_what_follows_its_reasoning(name: str) -> None:
     # reward functions get the whole answer
     assert "Two and two." in answer.whole_text
     # by hand: the words It, is, 4 in both
-    assert rouge_l([answer.text], list(rows.expected)) == 1
+    assert measured("rouge_l", rows, answer.text) == 1
 
 
 def test_reasoning_inside_a_content_is_left_out_too() -> None:

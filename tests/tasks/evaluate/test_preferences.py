@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -16,8 +17,9 @@ from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.wire import Scores
 from tasks.evaluate.answers import generate_answers
-from tasks.evaluate.preferences import preference_accuracy, preference_margin
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.preferences import gap_of_labels, values_of_pairs
+from tasks.evaluate.scores import evaluate_model
+from tasks.measures.measured import score
 from tasks.models.load import load_model, load_tokenizer
 
 MODEL = ModelConfig(name="tiny")
@@ -249,6 +251,16 @@ def test_models_with_virtual_tokens_are_scored_and_answer_whatever_their_batch(
 
 
 def test_accuracy_and_margin_by_hand() -> None:
-    assert preference_accuracy([1.0, 2.0, 3.0, -1.0], [0.0, 2.0, 4.0, -2.0]) == (1 + 0.5 + 0 + 1) / 4
-    assert preference_margin([1.0, 2.0, 3.0, -1.0], [0.0, 2.0, 4.0, -2.0]) == pytest.approx((1 + 0 - 1 + 1) / 4)
-    assert preference_accuracy([], []) is None and preference_margin([], []) is None
+    chosen, rejected = [1.0, 2.0, 3.0, -1.0], [0.0, 2.0, 4.0, -2.0]
+    found = values_of_pairs([*chosen, *rejected], [(place, place + 4) for place in range(4)], 5)
+    # the last row is no chosen answer
+    np.testing.assert_array_equal(found["preference_accuracy"].values, [1, 0.5, 0, 1, np.nan])
+    np.testing.assert_array_equal(found["preference_margin"].values, [1, 0, -1, 1, np.nan])
+
+
+def test_the_gap_of_labels_is_by_token() -> None:
+    # wanted: (-2 - 4) / (1 + 2) = -2; unwanted: -9 / 3 = -3
+    found = gap_of_labels(np.array([-2.0, -4.0, -9.0]), np.array([1.0, 2.0, 3.0]), np.array([True, True, False]))
+    margin = found["preference_margin"]
+    assert score(margin.sums.sum(axis=0), margin.reduction) == pytest.approx(1.0)
+    assert gap_of_labels(np.array([-2.0]), np.array([1.0]), np.array([True])) == {}

@@ -17,8 +17,7 @@ from configs.schema.train import RewardFunctionConfig
 from configs.wire import Evaluation
 from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
-from tasks.evaluate.metrics import exact_match, is_long_text, rouge_l, score_line
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model, score_line
 from tasks.models.load import load_model, load_tokenizer
 
 
@@ -176,7 +175,7 @@ def test_text_rows_have_loss_but_no_answers(tiny_model: Path) -> None:
         EvaluateConfig(), ModelConfig(name="tiny"), tiny_model, rows_of(([5, 6, 7], 0)), tiny_model, [1]
     )
     assert evaluation.scores.exact_match is None
-    assert evaluation.scores.rouge_l is None
+    assert evaluation.scores.answers == []
     assert evaluation.predictions == []
     assert evaluation.scores.perplexity == pytest.approx(math.exp(evaluation.scores.eval_loss))
 
@@ -189,7 +188,7 @@ def test_generate_rows_limits_answers_and_not_loss(tiny_model: Path) -> None:
 
 
 def test_rewards_see_the_reasoning_and_exact_match_does_not(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = [Answer([5, 1], "e", "Hm.", "<think>Hm.</think>e"), Answer([5, 1], "f", "", "f")]
+    given = [Answer([5, 1], "e", "Hm.", "<think>Hm.</think>e", True), Answer([5, 1], "f", "", "f", True)]
     monkeypatch.setattr("tasks.evaluate.score.generate_answers", lambda *_: given)
     rows = rows_of(([5, 6, 7, 8], 2), ([5, 6, 7, 8], 2))
     reward = RewardFunctionConfig(kind="regex", pattern="<think>")
@@ -215,28 +214,6 @@ def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
     with pytest.raises(DataError, match="no held-out row is left"):
         scores(rows.assign(dataset="books"))
     assert [prediction.row_id for prediction in together.predictions] == ["r:0", "r:1"]
-
-
-def test_exact_match_ignores_only_white_space_at_the_ends() -> None:
-    assert exact_match([" a b\n", "a  b", "A b", "a b"], ["a b"] * 4) == 0.5
-    assert exact_match([], []) is None
-
-
-def test_rouge_l_by_hand() -> None:
-    # common subsequence "police the gunman" of 3 words: P = 3/4, R = 3/4 (Lin 2004, section 3)
-    assert rouge_l(["police kill the gunman"], ["police killed the gunman"]) == pytest.approx(0.75)
-    # P = 2/4, R = 2/3: F1 = 2 * 1/2 * 2/3 / (1/2 + 2/3) = 4/7
-    assert rouge_l(["a x b y"], ["a, b! c"]) == pytest.approx(4 / 7)
-    assert rouge_l(["", "c"], ["a b", "a b"]) == 0.0
-    # other scripts are words too
-    assert rouge_l(["привет мир"], ["Привет, мир"]) == 1.0
-    assert rouge_l([], []) is None
-
-
-def test_long_texts_have_a_median_of_sixteen_words() -> None:
-    assert is_long_text(["w " * 16])
-    assert not is_long_text(["w " * 15])
-    assert not is_long_text([])
 
 
 def test_the_line_of_the_log_has_what_is_known(tiny_model: Path) -> None:

@@ -13,7 +13,6 @@ from learning.tasks import LOADING, evaluate, tokenize, train
 from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-from configs.paired_rows import MOST_ROWS
 from configs.schema import TokenizeConfig
 from configs.schema.train import TrainConfig
 from configs.wire import Parity
@@ -64,12 +63,13 @@ def test_the_rest_of_a_vocabulary_is_one_outcome(tmp_path: Path, monkeypatch: py
     assert found.mean_divergence == pytest.approx(0.5 * math.log(2) + 0.5 * math.log(2 / 3), rel=1e-5)
 
 
-@pytest.mark.parametrize(("number", "kept"), [(3, 3), (16, 16), (100, 16), (MOST_ROWS + 1000, 16)])
-def test_the_rows_are_among_those_whose_losses_are_kept(number: int, kept: int) -> None:
+@pytest.mark.parametrize(
+    ("number", "places"), [(3, [0, 1, 2]), (16, list(range(16))), (32, list(range(0, 32, 2))), (1, [0]), (0, [])]
+)
+def test_the_rows_are_at_even_distances_and_numbered_in_their_order(number: int, places: list[int]) -> None:
     rows = rows_to_keep([([n, n], [False, True]) for n in range(number)])
-    assert len(rows) == kept and [row.number for row in rows] == sorted({row.number for row in rows})
-    positions = [n * number // min(number, MOST_ROWS) for n in range(min(number, MOST_ROWS))]
-    assert all(row.input_ids[0] == positions[row.number] for row in rows)
+    assert [row.number for row in rows] == list(range(len(places)))
+    assert [row.input_ids[0] for row in rows] == places
 
 
 ROWS = [(f"What is {n} plus {n}?", f"It is {n + n}.") for n in range(24)]
@@ -99,7 +99,7 @@ def test_what_is_evaluated_is_what_was_trained(method: str, tiny_model: Path, tm
     found = merged.parity
     assert found is not None and len(found.rows) == 8
     # the rows are those of the scores
-    losses = [merged.scores.row_losses[number] for number in found.rows]
+    losses = [merged.kept_losses[number] for number in found.rows]
     assert sum(losses) / found.tokens == pytest.approx(found.own_loss, abs=1e-4)
     assert found.own_loss == pytest.approx(found.held_loss, abs=1e-5)
     assert found.mean_divergence < 1e-10 and found.same_choice == 1.0

@@ -16,7 +16,7 @@ from learning.tasks import LOADING, Tokens, tokenize, train
 from configs.artifacts import PushedArtifact
 from configs.schema import EvaluateConfig, TokenizeConfig
 from configs.schema.train import TrainConfig
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model
 from tasks.models.usage import QUESTION, Usage, prompt_format, python_snippet, render_usage, vllm_snippet
 from tasks.quantize.bitsandbytes import quantize_model
 

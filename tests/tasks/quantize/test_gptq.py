@@ -20,7 +20,7 @@ from transformers import AutoModelForCausalLM, LlamaForSequenceClassification
 
 from configs.errors import ConfigError, ModelError
 from configs.schema import EvaluateConfig, FineTuneConfig, ModelConfig
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model
 from tasks.models.load import load_model, load_tokenizer
 from tasks.plan.checks.settings import check_quantization
 from tasks.quantize.gptq import calibration_rows, group_size, quantize_model

@@ -13,7 +13,7 @@ from configs.linear_weights import share_sentence
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.wire import Evaluation
 from tasks.decks.scores import quantized_shares, render_scores
-from tasks.evaluate.score import evaluate_model
+from tasks.evaluate.scores import evaluate_model
 from tasks.models.load import load_tokenizer
 from tasks.quantize.bitsandbytes import quantize_model
 
