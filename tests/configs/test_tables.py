@@ -19,10 +19,12 @@ from configs.artifacts import (
 )
 from configs.errors import either
 from configs.measures import HEADLINES, MEASURES, Scores
+from configs.measures import OF_ANSWERS as of_answers
 from configs.objectives import OBJECTIVES, Objective, Phase, objectives_of
 from configs.schema.data import RowFormat
+from configs.schema.measures import MeasureName
 from configs.schema.tracking import TrackerName
-from tasks.evaluate.metrics import OF_ANSWERS
+from tasks.measures.table import OF_ANSWERS
 from tasks.quantize.bitsandbytes import SETTINGS
 from tasks.rows.formats import FORMAT_COLUMNS
 from tasks.rows.schemas import SCHEMAS
@@ -32,7 +34,8 @@ from tasks.train.objectives import FORMS
 from tasks.train.watch.diagnose import series_of
 from tasks.train.watch.trackers import TRACKERS
 
-COUNTS = {"loss_rows", "loss_tokens", "generated_rows", "size_bytes", "quantized_share"}
+COUNTS = {"loss_rows", "loss_tokens", "generated_rows", "size_bytes"}
+FACTS = {"quantized_share", "is_of_reward_model", "answers"}
 
 
 def test_each_objective_has_rules_and_a_trainer() -> None:
@@ -79,14 +82,16 @@ def test_an_objective_of_pairs_takes_nothing_but_preferences() -> None:
 
 
 def test_each_field_of_the_scores_is_a_measure_or_a_count() -> None:
-    assert set(Scores.model_fields) == {*MEASURES, *COUNTS, "row_losses"}
+    fields = {name for name in MEASURES if name in Scores.model_fields}
+    assert set(Scores.model_fields) == {*fields, *COUNTS, *FACTS}
+    assert fields | set(of_answers) == set(MEASURES)
     # a model may lack any of them
-    none = Scores(**dict.fromkeys(MEASURES), **dict.fromkeys(COUNTS, 0))
+    none = Scores(**dict.fromkeys(COUNTS, 0))
     assert [none.value(name) for name in MEASURES] == [None] * len(MEASURES)
 
 
-def test_each_measure_of_answers_is_computed() -> None:
-    assert [name for name, measure in MEASURES.items() if measure.source == "answers"] == list(OF_ANSWERS)
+def test_each_measure_of_a_config_is_computed_and_has_a_title() -> None:
+    assert list(OF_ANSWERS) == list(get_args(MeasureName)) == list(of_answers)[: len(OF_ANSWERS)]
 
 
 def test_each_quantization_has_an_entry_and_settings() -> None:

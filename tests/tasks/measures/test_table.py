@@ -11,10 +11,11 @@ import pytest
 from conftest import ROOT
 
 from configs.errors import ConfigError
+from configs.measures import MEASURES, Measured, Scores, measure_of
 from configs.schema.measures import MeasureConfig, MeasureName
 from tasks.measures.functions import functions_hash
 from tasks.measures.measured import REDUCTIONS, AnsweredRow, score
-from tasks.measures.table import OF_ANSWERS, check_measures, is_lower_better, measure_rows, title_of
+from tasks.measures.table import OF_ANSWERS, check_measures, measure_rows
 
 CALL = '<tool_call>{"name": "f", "arguments": {}}</tool_call>'
 CONFIGS = {
@@ -60,7 +61,7 @@ def test_every_measure_gives_a_right_answer_one_and_no_rows_no_score(name: str) 
     assert measure.values.shape == (2,) and measure.sums.shape[0] == 2 and measure.reduction in REDUCTIONS
     assert measure.values.tolist() == pytest.approx([1, 0], abs=0.06)
     assert score(measure.sums[0], measure.reduction) == pytest.approx(1.0)
-    if OF_ANSWERS[name].is_binary:
+    if MEASURES[name].is_binary:
         assert set(measure.values) <= {0.0, 1.0}
     empty = OF_ANSWERS[name].compute(config, [])
     assert empty.values.shape == (0,) and score(empty.sums.sum(0), empty.reduction) is None
@@ -97,8 +98,10 @@ def test_the_share_of_rows_that_fit_is_told() -> None:
 
 def test_titles_and_directions() -> None:
     mine = config_of("function", title="words_used", lower_is_better=True)
-    assert (title_of(mine), is_lower_better(mine)) == ("words used", True)
-    assert (title_of(config_of("rouge_l")), is_lower_better(config_of("rouge_l"))) == ("ROUGE-L", False)
+    own = Measured(key=mine.key, name=mine.name, value=2.0, rows=1, lower_is_better=mine.lower_is_better)
+    shown = measure_of("words_used", [Scores(answers=[own], loss_rows=0, loss_tokens=0, generated_rows=1, size_bytes=1)])
+    assert (shown.title, shown.lower_is_better) == ("words used", True)
+    assert (MEASURES["rouge_l"].title, MEASURES["rouge_l"].lower_is_better) == ("ROUGE-L", False)
     two = [config_of("regex", title="digit", pattern=r"\d"), config_of("regex", title="letter", pattern="[a-z]")]
     measures = measure_rows(two, [AnsweredRow("1", "", "x", "x")])
     assert [measures[key].values.tolist() for key in ("digit", "letter")] == [[0.0], [1.0]]
