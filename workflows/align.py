@@ -69,7 +69,8 @@ def align(config: AlignConfig) -> AlignResult:
         train_rows=tokens.train_rows,
         test_rows=tokens.test_rows,
         chat_template=plan.chat_template,
-        rewards_version=plan.rewards_version,
+        scores_version=plan.scores_version,
+        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="baselines")
     trained = train_phases(
         sft=planned.sft,
@@ -91,6 +92,7 @@ def align(config: AlignConfig) -> AlignResult:
         policy_token_report=tokens.report,
         base=base.model,
         rewards_version=plan.rewards_version,
+        scores_version=plan.scores_version,
     ).with_overrides(node_name="phases")
     decided = compare_models(
         config=planned.policy,

@@ -54,7 +54,8 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         train_rows=tokens.train_rows,
         test_rows=tokens.test_rows,
         chat_template=plan.chat_template,
-        rewards_version=plan.rewards_version,
+        scores_version=plan.scores_version,
+        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="baselines")
     tuned = tune(
         config=planned.config,
@@ -65,6 +66,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         tokenizer=tokens.tokenizer,
         token_report=tokens.report,
         rewards_version=plan.rewards_version,
+        scores_version=plan.scores_version,
     ).with_overrides(node_name="tune")
     decided = compare_models(
         config=planned.config,

@@ -108,6 +108,7 @@ def train_phases(
     policy_token_report: TokenReport,
     base: FlyteDirectory,
     rewards_version: str,
+    scores_version: str,
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
     show_steps(policy, _steps(sft, reward, policy))
@@ -133,12 +134,12 @@ def train_phases(
         reward_models.append(scorer.model)
         reward_reports.append(scorer.report)
         reward_evaluations.append(score("reward_model", config, scorer.model, pairs, [], "").evaluation)
-    sft_scored = score("sft", policy, first.model, tokens, reward_models, rewards_version)
+    sft_scored = score("sft", policy, first.model, tokens, reward_models, scores_version)
     trained = train_and_merge(
         policy, policy_deepspeed_json, first.model, tokens, reward_models, rewards_version, phase="policy-"
     )
-    scored = score("tuned", policy, trained.model, tokens, reward_models, rewards_version)
-    quantized = quantize_and_score(policy, trained.model, tokens, reward_models, rewards_version)
+    scored = score("tuned", policy, trained.model, tokens, reward_models, scores_version)
+    quantized = quantize_and_score(policy, trained.model, tokens, reward_models, scores_version)
     return TrainedPhases(
         model=trained.model,
         adapter=trained.adapter,

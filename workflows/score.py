@@ -34,7 +34,7 @@ def score(
     model: FlyteDirectory,
     tokens: Tokens,
     reward_models: list[FlyteDirectory],
-    rewards_version: str,
+    scores_version: str,
     image: str = "",
 ) -> Evaluated:
     """Score a model on the held-out rows; `label` names it in logs and Decks, and its node.
@@ -56,7 +56,7 @@ def score(
         "rewards": config.train.policy.rewards,
         "reward_models": reward_models,
         "training_tokens": [tokens.train] if settings.retained.memorization_rows else [],
-        "code_version": rewards_version,
+        "code_version": scores_version,
     }
     if config.evaluate.shards == 1:
         scored: Evaluated = evaluate(**inputs).with_overrides(node_name=node, **overrides)
@@ -70,7 +70,7 @@ def score(
         measures=settings.measures,
         parts=found,
         num_samples=settings.num_samples,
-        code_version=rewards_version,
+        code_version=scores_version,
     ).with_overrides(node_name=node)
     return joined
 
@@ -103,11 +103,12 @@ def score_baselines(
     train_rows: StructuredDataset,
     test_rows: StructuredDataset,
     chat_template: Optional[str],
-    rewards_version: str,
+    scores_version: str,
+    other_revisions: list[str],
 ) -> Baselines:
     """Score the base model, also with examples in its prompts, and the other models of the config."""
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
-    scored = score("base", config, base, tokens, [], rewards_version)
+    scored = score("base", config, base, tokens, [], scores_version)
     rivals, evaluations, tables = [], [], []
     return Baselines(
         base=scored.evaluation,

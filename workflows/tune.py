@@ -100,7 +100,7 @@ def quantize_and_score(
     model: FlyteDirectory,
     tokens: Tokens,
     reward_models: list[FlyteDirectory],
-    rewards_version: str,
+    scores_version: str,
 ) -> QuantizedModels:
     """Quantize the tuned model by all `quantize.methods`, and score every copy on the held-out rows.
 
@@ -118,7 +118,7 @@ def quantize_and_score(
         copy = copy.with_overrides(node_name=f"quantize-{method}")
         # only gptqmodel unpacks the weights that it packed
         image = GPTQ_IMAGE.image_name() if is_gptq and not is_laptop_run() else ""
-        scored = score(scores_name(method), config, copy, tokens, reward_models, rewards_version, image)
+        scored = score(scores_name(method), config, copy, tokens, reward_models, scores_version, image)
         evaluations.append(scored.evaluation)
         tables.append(scored.rows)
         models.append(copy)
@@ -172,13 +172,14 @@ def tune(
     tokenizer: FlyteDirectory,
     token_report: TokenReport,
     rewards_version: str,
+    scores_version: str,
 ) -> Tuned:
     """Train, merge, score, quantize, and score the quantized copies."""
     show_steps(config, training_steps(config))
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
-    scored = score("tuned", config, trained.model, tokens, [], rewards_version)
-    quantized = quantize_and_score(config, trained.model, tokens, [], rewards_version)
+    scored = score("tuned", config, trained.model, tokens, [], scores_version)
+    quantized = quantize_and_score(config, trained.model, tokens, [], scores_version)
     return Tuned(
         model=trained.model,
         adapter=trained.adapter,

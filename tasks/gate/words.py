@@ -25,8 +25,8 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     measure = found.shown
     before, after = (measure.short_number.format(value) for value in (found.before, found.after))
     change = (
-        f"{measure.heading} {before} -> {after}: "
-        f"{measure.difference(found.difference)}, 95 % interval {found.interval_words}, on {found.rows:,} held-out rows."
+        f"{measure.heading} {before} -> {after}: {measure.difference(found.difference)}, 95 % interval "
+        f"{found.interval_words}, on {found.rows:,} held-out rows."
     )
     if is_better:
         return f"Better than {named}. {change}"

@@ -1,7 +1,7 @@
 """The functions that compute the measures of answers, and what each needs of the expected answers.
 
-A new measure is an entry here, a function that returns its `RowValues`, a name in `configs.schema.measures`, and an entry
-with its title and direction in `configs.measures.OF_ANSWERS`.
+A new measure is an entry here, a function that returns its `RowValues`, a name in `configs.schema.measures`, and an
+entry with its title and direction in `configs.measures.OF_ANSWERS`.
 """
 
 from __future__ import annotations

@@ -82,10 +82,14 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         all_answers += [_memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
         _check_length(all_answers, prefix, config, found_shape.shape)
     checks = [given.check for given in all_answers]
+    rewards_version = value_of(answers, _last_name(phases, "rewards"), "")
+    scores_version, watched_version, other_revisions = value_of(answers, _last_name(phases, "evaluation"), ("", "", []))
     whole_plan = Plan(
         model_revision=model.revision if model is not None else "",
         chat_template=value_of(answers, _last_name(phases, "chat template file")),
-        rewards_version=value_of(answers, _last_name(phases, "rewards"), ""),
+        rewards_version=rewards_version + watched_version,
+        scores_version=rewards_version + scores_version,
+        other_revisions=other_revisions,
         deepspeed_json=value_of(answers, _last_name(phases, "deepspeed file"), ""),
         warnings=[f"{check.name}: {check.found}" for check in checks if check.result == "warning"],
         model=_model_facts(last, found_shape, model, answers),

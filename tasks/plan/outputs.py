@@ -6,10 +6,8 @@ from configs.artifacts import PushedArtifact
 from configs.objectives import Objective
 from configs.schema import (
     DataConfig,
-    EvaluateConfig,
     FineTuneConfig,
     ModelConfig,
-    RewardFunctionConfig,
     TokenizeConfig,
 )
 from configs.schema.align import AlignConfig
@@ -33,14 +31,12 @@ class Planned(NamedTuple):
     model: ModelConfig
     data: DataConfig
     tokenize: TokenizeConfig
-    evaluate: EvaluateConfig
     objective: Objective
     trust_remote_code: bool
     contamination: list[str]
     shards: list[Shard]
     mapped_shards: list[Shard]
     mapped_parts: list[Part]
-    rewards: list[RewardFunctionConfig]
     artifacts: list[PushedArtifact]
     base_revision: str
 
@@ -54,7 +50,6 @@ class PlannedAlignment(NamedTuple):
     plan: Plan
     config: AlignConfig
     model: ModelConfig
-    evaluate: EvaluateConfig
     trust_remote_code: bool
     sft: FineTuneConfig
     sft_data: DataConfig
@@ -77,7 +72,6 @@ class PlannedAlignment(NamedTuple):
     policy_shards: list[Shard]
     policy_mapped_shards: list[Shard]
     policy_mapped_parts: list[Part]
-    rewards: list[RewardFunctionConfig]
     artifacts: list[PushedArtifact]
     base_revision: str
 

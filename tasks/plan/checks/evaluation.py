@@ -18,10 +18,10 @@ _NAMED = {"base", "sft", "few_shot", "chance"}
 
 
 def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], str]) -> Finding:
-    """Check measures, few-shot examples, files and the gate; return a hash of what the config names, and the revisions.
+    """Check measures, few-shot examples, files and the gate; return what cached results depend on.
 
-    The value is (version, revisions of the models in `evaluate.others`): cached scores depend on both. `resolve`
-    returns the revision of a model.
+    The value is (hash of the functions and files that scores depend on, hash of the functions of train.watch.measures,
+    revisions of the models in `evaluate.others`). `resolve` returns the revision of a model.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -33,11 +33,11 @@ def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], st
     from tasks.retained.refusals import prompts
 
     evaluate = config.evaluate
-    measures = [*evaluate.measures, *config.train.watch.measures]
-    check_measures(measures, [])
+    check_measures([*evaluate.measures, *config.train.watch.measures], [])
+    watched = functions_hash(config.train.watch.measures)
     _check_few_shot(config)
     _check_gate(config)
-    digest = hashlib.sha256(functions_hash(measures).encode())
+    digest = hashlib.sha256(functions_hash(evaluate.measures).encode())
     retained = evaluate.retained
     if retained.refusals:
         prompts(retained)
@@ -49,7 +49,7 @@ def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], st
         for other in evaluate.others
     ]
     names = [measure.key for measure in evaluate.measures] or ["chosen by what the answers look like"]
-    return Finding(f"measures: {', '.join(names)}", (digest.hexdigest()[:16], revisions))
+    return Finding(f"measures: {', '.join(names)}", (digest.hexdigest()[:16], watched, revisions))
 
 
 def _content_hash(place: str | None) -> str:

@@ -15,14 +15,14 @@ from pathlib import Path
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.objectives import ONLINE
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, ModelConfig
 from configs.schema.cluster import DEEPSPEED
 from tasks.files.apart import check_apart, check_repository
 from tasks.files.model_files import check_files, loaded_weights
 from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, NotCheckedError, Question
-from tasks.plan.checks.surroundings import Base, Surroundings, base_model
+from tasks.plan.checks.surroundings import READING_SECONDS, Base, Surroundings, base_model
 from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import first_rows_of, token_questions
 from tasks.plan.hardware import disk
@@ -45,6 +45,7 @@ def training_questions(config: FineTuneConfig, surroundings: Surroundings, base:
     about_model = [] if base is not None else _model_questions(model, config)
     about_training = [
         *_settings_questions(config, surroundings, model),
+        _evaluation_question(config, surroundings),
         *token_questions(config, model, surroundings),
         *_machine_questions(config, surroundings, model),
         *_service_questions(config, surroundings),
@@ -187,6 +188,15 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
     if train.sharding == "tensor_parallel":
         questions.append(Question("attention heads", heads))
     return questions
+
+
+def _evaluation_question(config: FineTuneConfig, surroundings: Surroundings) -> Question:
+    from tasks.plan.checks.evaluation import check_evaluation
+
+    def resolve(other: ModelConfig) -> str:
+        return base_model(other, surroundings.token).resolved.value().revision
+
+    return Question("evaluation", lambda: check_evaluation(config, resolve), READING_SECONDS)
 
 
 def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base) -> list[Question]:

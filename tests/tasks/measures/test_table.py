@@ -99,7 +99,9 @@ def test_the_share_of_rows_that_fit_is_told() -> None:
 def test_titles_and_directions() -> None:
     mine = config_of("function", title="words_used", lower_is_better=True)
     own = Measured(key=mine.key, name=mine.name, value=2.0, rows=1, lower_is_better=mine.lower_is_better)
-    shown = measure_of("words_used", [Scores(answers=[own], loss_rows=0, loss_tokens=0, generated_rows=1, size_bytes=1)])
+    shown = measure_of(
+        "words_used", [Scores(answers=[own], loss_rows=0, loss_tokens=0, generated_rows=1, size_bytes=1)]
+    )
     assert (shown.title, shown.lower_is_better) == ("words used", True)
     assert (MEASURES["rouge_l"].title, MEASURES["rouge_l"].lower_is_better) == ("ROUGE-L", False)
     two = [config_of("regex", title="digit", pattern=r"\d"), config_of("regex", title="letter", pattern="[a-z]")]
