@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
+import signal
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -12,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from conftest import ROOT
 
 from configs.embedded.english_to_sql import make_rows
 from configs.errors import ConfigError
@@ -139,6 +144,29 @@ def test_hostile_queries_count_as_zero_with_a_reason(shop: MeasureConfig, tmp_pa
     assert measure.failed == {"the query does more than read tables": 1}
     assert measure.not_counted == {"the expected query does more than read tables": 1}
     assert score(measure.sums.sum(0), measure.reduction) == 0.5
+
+
+def test_each_limit_holds_without_the_others(shop: MeasureConfig) -> None:
+    with opened_database(shop) as database:
+        first = database._process.pid
+        # one address space for SQLite and Python, in bytes
+        assert f"{2**29}" in Path(f"/proc/{first}/limits").read_text(encoding="utf-8")
+        with pytest.raises(QueryFault, match="takes too long"):
+            database.result(FOREVER + "SELECT MAX(x) FROM n")
+        # SQLite ended it, and not the kernel
+        assert database._process.pid == first
+        # as the kernel does where SQLite does not
+        os.kill(first, signal.SIGALRM)
+        with pytest.raises(QueryFault, match="takes too long"):
+            database.result("SELECT 1")
+        assert database._process.pid != first and database.result("SELECT COUNT(*) FROM items") == [(3,)]
+
+
+def test_the_kernel_ends_what_neither_sqlite_nor_python_can() -> None:
+    endless = "from tasks.measures.sql_process import _alarm\nwith _alarm(0.1): sum(range(10**12))"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run([sys.executable, "-c", endless], env=environment, cwd=ROOT, timeout=20)
+    assert ended.returncode == -signal.SIGALRM
 
 
 @pytest.mark.parametrize(

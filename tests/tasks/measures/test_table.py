@@ -9,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from configs.errors import ConfigError
 from configs.measures import MEASURES, Measured, Scores, measure_of
 from configs.schema.measures import MeasureConfig, MeasureName
+from tasks.measures.defaults import suited_measures
 from tasks.measures.functions import functions_hash
 from tasks.measures.measured import REDUCTIONS, AnsweredRow, score
 from tasks.measures.table import OF_ANSWERS, check_measures, measure_rows
@@ -151,3 +154,22 @@ def test_a_function_of_the_project_may_give_any_number(project_file: Path) -> No
     project_file.write_text(FAULTY + "# changed", encoding="utf-8")
     assert first != functions_hash([config]) and functions_hash([config_of("bleu")]) == ""
     assert measure.values.tolist() == [4, 2] and score(measure.sums.sum(0), measure.reduction) == 3
+
+
+MARKS = (
+    "<tool_call> </tool_call> <function=f> <parameter=a> </parameter> <arg_key> [TOOL_CALLS] [ARGS] {} } [ ] f(a= ) f{ "
+    '{"name":"f" "arguments": ; \\u #### $ - 1/ 0 1e % , . é ``` NaN " the'
+)
+PIECES = st.sampled_from([*MARKS.split(" "), "to=functions.f commentary", "\ud800", "\x00", "\n", " "])
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(PIECES, max_size=8).map("".join), st.lists(PIECES, max_size=8).map("".join))
+def test_any_answer_has_a_value_between_zero_and_one_or_does_not_count(answer: str, expected: str) -> None:
+    # a function may fail as it likes, and SQL is tried with texts of its own
+    configs = [config_of(name) for name in OF_ANSWERS if name not in ("function", "sql")]
+    for measure in measure_rows(configs, [AnsweredRow("1", "", expected, answer)]).values():
+        assert np.isnan(measure.values[0]) or 0 <= measure.values[0] <= 1 + 1e-9
+        assert np.isnan(measure.values[0]) == (score(measure.sums[0], measure.reduction) is None)
+        assert sum(measure.not_counted.values()) == np.isnan(measure.values[0])
+    suited_measures([expected, answer])

@@ -80,6 +80,7 @@ def test_what_vendors_templates_write_is_read(template: str, calls: tuple[tuple[
         ("", []),
         ("It rains in Paris.", []),
         ('{"name": "Bob", "age": 7}', []),
+        ('{"name": "Bob"}', []),
         ("[1, 2]", []),
         ("{}", []),
         ('Sure: {"name": "f", "arguments": {}}', []),
