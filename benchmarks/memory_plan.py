@@ -201,7 +201,7 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
     import pandas as pd
 
     from configs.schema import EvaluateConfig, ModelConfig
-    from tasks.evaluate.answers import generate_answers
+    from tasks.models.generation import generate_answers
     from tasks.evaluate.likelihood import token_log_probabilities
     from tasks.models.load import device, load_model, load_tokenizer
 

@@ -9,7 +9,7 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import PreTrainedModel
 
-from tasks.evaluate.batches import pad
+from tasks.models.batches import pad
 from tasks.models.logits import logits_before
 from tasks.models.pace import counting
 

@@ -16,12 +16,12 @@ import xxhash
 
 from configs.errors import ModelError
 from configs.wire import HELD_OUT
-from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, token_log_probabilities
 from tasks.evaluate.preferences import gap_of_labels, paired_rows, values_of_pairs, with_preferences
 from tasks.evaluate.subject import Subject
 from tasks.evidence.table import table_of_rows
 from tasks.measures.measured import RowValues, mean_values
+from tasks.models.generation import Answer, generate_answers
 from tasks.models.pace import doing
 from tasks.rewards.functions import total_reward
 from tasks.rewards.models import RewardModel

@@ -344,7 +344,7 @@ def test_answers_are_as_long_as_the_evaluation_generates_them(tiny_model: Path) 
 
     import pandas as pd
 
-    from tasks.evaluate.answers import generate_answers
+    from tasks.models.generation import generate_answers
 
     rows = pd.DataFrame({"input_ids": [[2] * 1000], "prompt_length": [1], "prompt": "", "expected": ""})
     model: Any = Model()

@@ -14,9 +14,9 @@ from support.vendor_templates import vendor_setup
 
 from configs.schema import EvaluateConfig
 from configs.schema.measures import MeasureConfig
-from tasks.evaluate.answers import Answer, generate_answers
 from tasks.measures.measured import AnsweredRow
 from tasks.measures.table import measure_rows
+from tasks.models.generation import Answer, generate_answers
 from tasks.tokenize.rows import Row, Setup
 from tasks.tokenize.tokens import tokenize_rows
 

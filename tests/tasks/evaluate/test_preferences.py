@@ -16,10 +16,10 @@ from configs.errors import ModelError
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.wire import Scores
-from tasks.evaluate.answers import generate_answers
 from tasks.evaluate.preferences import gap_of_labels, values_of_pairs
 from tasks.evaluate.scores import evaluate_model
 from tasks.measures.measured import score
+from tasks.models.generation import generate_answers
 from tasks.models.load import load_model, load_tokenizer
 
 MODEL = ModelConfig(name="tiny")

@@ -15,9 +15,9 @@ from configs.errors import DataError
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.wire import Evaluation
-from tasks.evaluate.answers import Answer, generate_answers
 from tasks.evaluate.likelihood import IGNORED, mean_loss, token_log_probabilities
 from tasks.evaluate.scores import evaluate_model, score_line
+from tasks.models.generation import Answer, generate_answers
 from tasks.models.load import load_model, load_tokenizer
 
 

@@ -12,8 +12,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from configs.effective.lengths import LONGEST_ANSWER
 from configs.schema import EvaluateConfig
-from tasks.evaluate.batches import pad, prompt_batches
 from tasks.models.answer_text import AnswerReader
+from tasks.models.batches import pad, prompt_batches
 from tasks.models.pace import Count, counting
 
 _SHOWN_SAMPLES = 4
