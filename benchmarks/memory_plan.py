@@ -201,8 +201,8 @@ def measure_evaluation(cell: EvaluationCell, directory: Path) -> int:
     import pandas as pd
 
     from configs.schema import EvaluateConfig, ModelConfig
-    from tasks.models.generation import generate_answers
     from tasks.evaluate.likelihood import token_log_probabilities
+    from tasks.models.generation import generate_answers
     from tasks.models.load import device, load_model, load_tokenizer
 
     folder = directory / "model"

@@ -276,6 +276,7 @@ class Prediction(WireType):
     expected: str = Field(description="What the answer is compared with, without reasoning.")
     answer: str = Field(description="Without the reasoning that the model wrote before it.")
     reasoning: str = ""
+    is_right: bool | None = Field(None, description="By the first measure that is 0 or 1; else by exact match.")
 
 
 class SetScores(WireType):

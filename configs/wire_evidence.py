@@ -47,6 +47,11 @@ class Difference(WireType):
         return replace(measure, title=title, words=words, lower_is_better=self.lower_is_better)
 
     @property
+    def p_words(self) -> str:
+        """The p-value as text; small ones as a bound."""
+        return "< 0.0001" if self.p_value < 1e-4 else f"{self.p_value:.2g}"
+
+    @property
     def gain(self) -> float:
         """The difference in the measure's own direction: positive where `model` is better."""
         return -self.difference if self.lower_is_better else self.difference

@@ -45,7 +45,7 @@ def _row(found: Difference) -> list[str]:
     change = f"{measure.difference(found.difference)} ({found.interval_words})"
     before, after = (measure.number.format(value) for value in (found.before, found.after))
     set_name = found.set if found.set == "held-out" else code(found.set)
-    return [measure.title, set_name, found.versus, before, after, change, f"{found.p_value:.2g}", f"{found.rows:,}"]
+    return [measure.title, set_name, found.versus, before, after, change, found.p_words, f"{found.rows:,}"]
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:

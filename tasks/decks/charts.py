@@ -16,7 +16,7 @@ _FEW_POINTS = 40
 _COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")
 
 
-def _svg(figure: Figure, name: str) -> str:
+def svg(figure: Figure, name: str) -> str:
     """Return the figure's SVG element. `name` begins all its ids, so that the charts of one page do not share any."""
     buffer = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
@@ -46,7 +46,7 @@ def histogram(edges: Sequence[int], counts: Sequence[int], limit: int | None, ti
     if limit is not None and edges and limit <= 1.5 * edges[-1]:
         axes.axvline(limit, color="#b3261e", linestyle="--", linewidth=1)
         axes.text(limit, axes.get_ylim()[1], " max_length", color="#b3261e", fontsize=8, va="top")
-    return _svg(figure, "histogram")
+    return svg(figure, "histogram")
 
 
 def lines(
@@ -74,7 +74,7 @@ def lines(
         axes.text(marked_step, axes.get_ylim()[1], " kept", color="#5b6b7c", fontsize=8, va="top")
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=8)
-    return _svg(figure, name)
+    return svg(figure, name)
 
 
 def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:
@@ -93,4 +93,4 @@ def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y
     if low:
         axes.axhline(0, color=_GREY, linewidth=1)
     axes.tick_params(axis="x", labelsize=8)
-    return _svg(figure, name)
+    return svg(figure, name)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 import pandas as pd
@@ -32,6 +32,13 @@ margin:0 auto;padding:8px 16px}
 .ft .stacked u{position:absolute;top:-4px;bottom:-4px;border-left:3px solid #1c2733}
 .ft .stacked span{margin-right:14px;white-space:nowrap}.ft .stacked span i{display:inline-block;width:11px;height:11px;
 margin-right:5px}
+.ft .box{border-left:5px solid;border-radius:4px;padding:10px 14px;font-size:17px;font-weight:600}
+.ft .box.good{background:#e3f5e9;border-color:#0a7d38}.ft .box.bad{background:#fbe9e7;border-color:#b3261e}
+.ft .box.unclear{background:#eef1f5;border-color:#64748b;color:#1c2733}
+.ft .filters>input{margin:0 3px 0 12px}.ft ins{background:#fde2df;text-decoration:none}
+.ft del{background:#e6f4ea;color:#5b6b7c}.ft .card{overflow:hidden}
+.ft .filters:has(.f-wrong:checked) .card:not(.k-wrong),.ft .filters:has(.f-right:checked) .card:not(.k-right),
+.ft .filters:has(.f-changed:checked) .card:not(.k-changed){display:none}
 .ft .good{color:#0a7d38}.ft .bad{color:#b3261e}.ft svg{max-width:100%;height:auto}
 </style>"""
 
@@ -125,6 +132,39 @@ def stacked(label: str, parts: Sequence[tuple[str, float]], capacity: float) -> 
         names += f'<span><i style="background:{colour}"></i>{_line(name)} {size:.3g}</span>'
     end = f'<u style="left:{capacity * scale:.2f}%"></u>'
     return f'<div class="stacked"><p>{_line(label)}</p><div>{bars}{end}</div><p class="note">{names}</p></div>'
+
+
+def boxed(text: str, css_class: str) -> str:
+    """Return a box with a sentence that stands out; `css_class` is one of good, bad, unclear."""
+    return f'<p class="box {css_class}">{_text(text)}</p>'
+
+
+_SPANS = {"same": "{}", "whole": "{}", "added": "<ins>{}</ins>", "removed": "<del>{}</del>"}
+
+
+def filtered(
+    counts: Mapping[str, int], items: Sequence[tuple[Sequence[tuple[str, Sequence[tuple[str, str]], str]], str]]
+) -> str:
+    """Return cards under a row of filters, of which one is chosen at a time without a script.
+
+    `counts` maps a filter to the number of rows that it has. An item is the lines of a card, (label, spans of text with
+    their kind, CSS class), and the filters that show it, with blanks between them.
+    """
+    buttons = "".join(
+        f'<input type="radio" name="shown" class="f-{name}"{"" if place else " checked"}> {_line(name)} ({count:,})'
+        for place, (name, count) in enumerate(counts.items())
+    )
+    drawn = ""
+    for lines, kinds in items:
+        body = "".join(
+            f'<div class="{css}"><b>{_line(label)}</b><span>'
+            + "".join(_SPANS[kind].format(_text(text)) for text, kind in spans)
+            + "</span></div>"
+            for label, spans, css in lines
+        )
+        classes = " ".join(f"k-{kind}" for kind in kinds.split())
+        drawn += f'<div class="card {classes}">{body}</div>'
+    return f'<div class="filters">{buttons}{drawn}</div>'
 
 
 def cards(items: Sequence[Sequence[tuple[str, str, str]]]) -> str:

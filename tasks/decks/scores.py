@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 from configs.measures import Scores, formatted, headlines, measure_of, shown_measures
 from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
+from tasks.decks.answers import ComparedAnswer, render_answers
 
 _MIB = 2**20
 
@@ -27,9 +28,8 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in worse_elsewhere(evaluations)),
             html.table(other_rows(evaluations), other_header(evaluations)),
         ]
-    samples = _samples(evaluations["base"].predictions, evaluations["tuned"].predictions, num_samples)
-    if samples:
-        parts += [html.heading("Before and after", 3), html.cards(samples)]
+    answers = compared_answers(evaluations["base"].predictions, evaluations["tuned"].predictions)
+    parts.append(render_answers(answers, num_samples))
     return "".join(parts)
 
 
@@ -126,32 +126,19 @@ def _score_charts(evaluations: Mapping[str, Evaluation]) -> list[str]:
     return drawn
 
 
-def _samples(base: list[Prediction], tuned: list[Prediction], num_samples: int) -> list[list[tuple[str, str, str]]]:
-    """Return cards of the first rows; about a quarter of them wrong after training, if there are so many."""
-    # a reward model has no answers
-    pairs = list(zip(base, tuned, strict=True)) if base and tuned else []
-    wrong = [pair for pair in pairs if not _is_right(pair[1])]
-    right = [pair for pair in pairs if _is_right(pair[1])]
-    num_wrong = min(len(wrong), max(num_samples - len(right), num_samples // 4))
-    shown = right[: num_samples - num_wrong] + wrong[:num_wrong]
+def compared_answers(base: Sequence[Prediction], tuned: Sequence[Prediction]) -> list[ComparedAnswer]:
+    """Return the rows that both models answered, in the order of the tuned model's; a reward model has no answers."""
+    before = {prediction.row_id: prediction for prediction in base}
     return [
-        [
-            ("row", after.row_id, "note"),
-            ("prompt", after.prompt, ""),
-            ("expected", after.expected, ""),
-            ("before", before.answer or "(nothing)", ""),
-            ("after", after.answer or "(nothing)", _colour_of_change(_is_right(before), _is_right(after))),
-        ]
-        for before, after in shown
+        ComparedAnswer(
+            after.row_id,
+            after.prompt,
+            after.expected,
+            before[after.row_id].answer,
+            after.answer,
+            before[after.row_id].is_right,
+            after.is_right,
+        )
+        for after in tuned
+        if after.row_id in before
     ]
-
-
-def _is_right(prediction: Prediction) -> bool:
-    return prediction.answer.strip() == prediction.expected.strip()
-
-
-def _colour_of_change(was_right: bool, is_right: bool) -> str:
-    """Return the CSS class of an answer after training: a colour only where training made it right or wrong."""
-    if was_right == is_right:
-        return ""
-    return "good" if is_right else "bad"

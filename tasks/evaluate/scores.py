@@ -101,7 +101,7 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
     write_table(whole, output)
     return Evaluation(
         scores=scores.pop(HELD_OUT),
-        predictions=_predictions(rows_of(whole)),
+        predictions=_predictions(rows_of(whole), [config.key for config in configs]),
         others=[SetScores(name=name, scores=own) for name, own in scores.items()],
         parity=facts.parity,
         model_digest=facts.model_digest,
@@ -204,7 +204,21 @@ def _losses_of(table: pa.Table, row_ids: Sequence[str]) -> list[float]:
     return [round(sums[row_id], 6) for row_id in row_ids]
 
 
-def _predictions(table: pa.Table) -> list[Prediction]:
+def _predictions(table: pa.Table, keys: Sequence[str]) -> list[Prediction]:
+    """Return the answers, each right or wrong by the first of `keys` whose values are all 0 or 1, else exact match."""
     names = ("row_id", "prompt", "expected", "answer", "reasoning")
     rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    return [Prediction(**dict(zip(names, row, strict=True))) for row in rows if row[3] is not None]
+    known = [key for key in (*keys, "exact_match") if key in measures_in(table)]
+    judged = next((values for key in known if _is_binary(values := values_of(table, key).values)), None)
+    return [
+        Prediction(
+            **dict(zip(names, row, strict=True)),
+            is_right=None if judged is None or not np.isfinite(judged[place]) else bool(judged[place]),
+        )
+        for place, row in enumerate(rows)
+        if row[3] is not None
+    ]
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())

@@ -159,9 +159,10 @@ def _of_difference(
     if rule.significant:
         is_outside = found.gain_interval[0] > 0
         p_value = adjusted.get(pair, found.p_value)
+        words = "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
         if not (is_outside and p_value < LEVEL):
-            return False, f"{text}: no more than noise (p = {p_value:.2g} on {found.rows:,} rows)"
-        return True, f"{text} (p = {p_value:.2g} on {found.rows:,} rows)"
+            return False, f"{text}: no more than noise ({words} on {found.rows:,} rows)"
+        return True, f"{text} ({words} on {found.rows:,} rows)"
     return True, text
 
 

@@ -18,6 +18,7 @@ from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.evidence import render_evidence, render_verdict
+from tasks.decks.findings import findings_to_show
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
@@ -62,13 +63,13 @@ def render_report(results: RunResults) -> str:
             held_out_warning(objective, results.tokens, results.evaluations["base"]),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in results.plan.warnings),
             # the most important finding; the section on training has all of them
-            *(html.paragraph(finding, "warn") for finding in results.training.findings[:1]),
+            *(html.paragraph(finding, "warn") for finding in _findings(results)[:1]),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_evidence(results.verdict),
             render_scores(results.evaluations, results.config.evaluate.num_samples),
             render_parity(results.evaluations),
             render_usage_section(results.usage),
-            render_training(results.training),
+            render_training(results.training.model_copy(update={"findings": _findings(results)})),
             render_planned(results.plan, [results.training]),
             render_data(results.data),
             render_tokens(results.tokens),
@@ -106,10 +107,14 @@ def metrics(results: RunResults) -> dict[str, Any]:
         "method": results.training.method,
         "steps": results.training.steps,
         "best_step": results.training.best_step,
-        "findings": results.training.findings,
+        "findings": _findings(results),
         "choices": {choice.name: choice.value for choice in results.training.choices},
         "published": [item.model_dump() for item in results.published],
     }
+
+
+def _findings(results: RunResults) -> list[str]:
+    return findings_to_show(results.training.findings, results.evaluations["tuned"].scores)
 
 
 def _quantized() -> list[str]:

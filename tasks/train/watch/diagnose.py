@@ -18,6 +18,8 @@ _LEAST_FALL = 0.05
 _LEAST_RISE = 0.05
 _RISE = 0.10
 _STILL_FALLING = 0.03
+# nats per token: a lower loss has nothing left to lose that a measure of answers would show
+_AT_LIMIT = 0.01
 _NO_BETTER_THAN_CHANCE = 0.55
 _FEW_STEPS = 20
 _LARGE_KL_NATS = 10.0
@@ -232,6 +234,8 @@ def _still_falling(run: _Run) -> str | None:
         return None
     values, steps = run.held_out.values, run.held_out.steps
     before = [value for value, step in zip(values, steps, strict=True) if step <= steps[-1] * 2 / 3]
+    if values[-1] < _AT_LIMIT:
+        return None
     if not before or min(values) < values[-1] or before[-1] - values[-1] <= _STILL_FALLING * abs(before[-1]):
         return None
     return (
