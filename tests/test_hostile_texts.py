@@ -11,12 +11,13 @@ import pytest
 import yaml
 from markdown_it import MarkdownIt
 from support.loading import load_data
+from support.scored import scores
 
 from configs.errors import DataError, FineTuneError
 from configs.load import read_mapping
 from configs.printable import print_line, yaml_text
 from configs.schema import DataConfig, FineTuneConfig
-from configs.wire import DataReport, Evaluation, Prediction, Scores, SetScores, SourceCount
+from configs.wire import DataReport, Evaluation, Prediction, SetScores, SourceCount
 from tasks.decks import html
 from tasks.decks.card import all_scores, model_card
 from tasks.decks.data import render_data
@@ -49,11 +50,10 @@ NAMES = [
 HIDDEN = re.compile(
     r"[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff\U000e0000-\U000e0fff]"
 )
-SCORES = Scores(
+SCORES = scores(
     eval_loss=1.0,
     perplexity=2.7,
     exact_match=0.5,
-    rouge_l=None,
     loss_rows=4,
     loss_tokens=20,
     generated_rows=1,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from support.scored import scores
+
 from configs.errors import ConfigFault
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
@@ -17,7 +19,6 @@ from configs.wire import (
     Prediction,
     Published,
     Sample,
-    Scores,
     Series,
     SetScores,
     Share,
@@ -26,6 +27,7 @@ from configs.wire import (
     TokenReport,
     TrainReport,
 )
+from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome, Verdict
 from configs.wire_plan import Alternative, Check, Expectation, GpuFit, Machines, MemoryUse, ModelFacts, PhasePlan, Plan
 from tasks.decks.data import render_data
 from tasks.decks.error import render_defect, render_error
@@ -207,8 +209,36 @@ def training() -> TrainReport:
     )
 
 
+def verdict() -> Verdict:
+    differences = [
+        Difference(
+            measure="eval_loss",
+            name="eval_loss",
+            lower_is_better=True,
+            set=ADDRESS,
+            model="quantized_8bit",
+            versus="few_shot",
+            before=1.23,
+            after=1.5,
+            difference=0.27,
+            low=-0.1,
+            high=0.3,
+            p_value=0.2,
+            test="",
+            rows=100_000,
+            groups=10_000,
+            wins=40_000,
+            losses=50_000,
+            ties=10_000,
+        )
+    ]
+    rule = RuleOutcome(rule=SENTENCE, passed=False, reason=ADDRESS)
+    held_back = ArtifactVerdict(model="tuned", promote=False, outcomes=[rule])
+    return Verdict(headline=SENTENCE, sentences=[ADDRESS], differences=differences, artifacts=[held_back])
+
+
 def evaluation() -> Evaluation:
-    scores = Scores(
+    own = scores(
         eval_loss=1.2345,
         perplexity=12.345,
         exact_match=0.5,
@@ -219,7 +249,7 @@ def evaluation() -> Evaluation:
         size_bytes=810 * GB,
     )
     answers = [Prediction(row_id=f"{ADDRESS}:{n}", prompt=SENTENCE, expected=ADDRESS, answer=ADDRESS) for n in range(2)]
-    return Evaluation(scores=scores, predictions=answers, others=[SetScores(name=ADDRESS, scores=scores)])
+    return Evaluation(scores=own, predictions=answers, others=[SetScores(name=ADDRESS, scores=own)])
 
 
 def reports() -> dict[str, str]:
@@ -234,8 +264,8 @@ def reports() -> dict[str, str]:
     tuned = {name: one for name, one in made.items() if name != "sft"}
     trained = [PhaseReport(name=name, data=data(), tokens=tokens(), training=training()) for name in ("sft", "policy")]
     return {
-        "report": render_report(RunResults(config, plan(), data(), tokens(), training(), tuned, published)),
-        "alignment": render_alignment(AlignmentResults(align, plan(), trained, made, [], published)),
+        "report": render_report(RunResults(config, plan(), data(), tokens(), training(), tuned, verdict(), published)),
+        "alignment": render_alignment(AlignmentResults(align, plan(), trained, made, [], verdict(), published)),
     }
 
 

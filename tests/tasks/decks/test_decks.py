@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 
 import pytest
+from support.scored import changed as changed_scores
+from support.scored import scores
 
 from configs.schema import EvaluateConfig, FineTuneConfig
 from configs.wire import (
@@ -18,13 +20,13 @@ from configs.wire import (
     Prediction,
     Published,
     Sample,
-    Scores,
     SetScores,
     SourceCount,
     Span,
     TokenReport,
     TrainReport,
 )
+from configs.wire_evidence import ArtifactVerdict, Verdict
 from configs.wire_plan import Plan
 from tasks.decks.progress import render_evaluation
 from tasks.decks.tokens import render_tokens
@@ -35,17 +37,16 @@ EVIL = "<script>alert('x')</script><img src=http://evil/>\" onload=\"y()"
 
 
 def evaluation(loss: float, answer: str, match: float | None = 0.5) -> Evaluation:
-    scores = Scores(
+    own = scores(
         eval_loss=loss,
         perplexity=2.0,
         exact_match=match,
-        rouge_l=None,
         loss_rows=4,
         loss_tokens=20,
         generated_rows=1,
         size_bytes=3 * 2**20,
     )
-    return Evaluation(scores=scores, predictions=[Prediction(row_id=EVIL, prompt=EVIL, expected=EVIL, answer=answer)])
+    return Evaluation(scores=own, predictions=[Prediction(row_id=EVIL, prompt=EVIL, expected=EVIL, answer=answer)])
 
 
 @pytest.fixture
@@ -104,7 +105,9 @@ def results() -> RunResults:
     plan = Plan(model_revision="r", chat_template=None, warnings=[EVIL])
     published = [Published(artifact="model", repository="me/x", commit_url=None, note=EVIL)]
     evaluations = {"base": evaluation(2.0, EVIL), "tuned": evaluation(1.0, EVIL, 1.0)}
-    return RunResults(config, plan, data, tokens, training, evaluations, published)
+    judged = ArtifactVerdict(model="tuned", promote=True, outcomes=[])
+    verdict = Verdict(headline=EVIL, sentences=[EVIL], artifacts=[judged])
+    return RunResults(config, plan, data, tokens, training, evaluations, verdict, published)
 
 
 def test_no_value_from_data_becomes_markup(results: RunResults) -> None:
@@ -149,43 +152,50 @@ def test_the_metrics_file_is_plain_json(results: RunResults, tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("num_samples", [0, 1, 4, 50])
-def test_samples_are_as_many_as_configured_and_show_failures(num_samples: int, results: RunResults) -> None:
-    rows = [Prediction(row_id=str(n), prompt="p", expected="e", answer="e" if n < 5 else "no") for n in range(8)]
+def test_samples_are_as_many_as_configured_and_wrong_ones_come_first(num_samples: int, results: RunResults) -> None:
+    rows = [
+        Prediction(row_id=str(n), prompt="p", expected="e", answer="e" if n < 5 else "no", is_right=n < 5)
+        for n in range(8)
+    ]
     base, tuned = (Evaluation(scores=evaluation(loss, "").scores, predictions=rows) for loss in (2.0, 1.0))
     config = results.config.model_copy(update={"evaluate": EvaluateConfig(num_samples=num_samples)})
     changed = {**vars(results), "config": config, "evaluations": {"base": base, "tuned": tuned}}
     page = render_report(RunResults(**changed))
     samples = page[: page.index("<h2>Training")]
-    assert samples.count('class="card"') == min(num_samples, 8)
-    assert samples.count("<span>no</span>") == 2 * {0: 0, 1: 0, 4: 1, 50: 3}[num_samples]
+    assert samples.count('class="card') == min(num_samples, 8)
+    assert samples.count("k-wrong") == {0: 0, 1: 1, 4: 3, 50: 3}[num_samples]
 
 
 def test_the_reasoning_of_an_answer_is_shown_before_it_and_is_no_part_of_it() -> None:
-    scores = evaluation(1.0, "").scores
+    own = evaluation(1.0, "").scores
     rows = [
         Prediction(row_id="1", prompt="p", expected="4", answer="4", reasoning="<b>Two and two."),
         Prediction(row_id="2", prompt="p", expected="4", answer="4"),
     ]
-    page = render_evaluation("tuned", Evaluation(scores=scores, predictions=rows), 2)
+    page = render_evaluation("tuned", Evaluation(scores=own, predictions=rows), 2)
     assert page.count("<b>reasoning</b><span>&lt;b&gt;Two and two.</span>") == page.count("<b>reasoning</b>") == 1
     assert page.count('<div class="good"><b>answer</b><span>4</span>') == 2
 
 
 def test_an_answer_has_a_colour_where_training_made_it_right_or_wrong(results: RunResults) -> None:
     def answers(*texts: str) -> list[Prediction]:
-        return [Prediction(row_id=str(n), prompt="p", expected="e", answer=text) for n, text in enumerate(texts)]
+        return [
+            Prediction(row_id=str(n), prompt="p", expected="e", answer=text, is_right=text == "e")
+            for n, text in enumerate(texts)
+        ]
 
-    scores = evaluation(1.0, "").scores
-    base = Evaluation(scores=scores, predictions=answers("e", "no", "e", "no"))
-    tuned = Evaluation(scores=scores, predictions=answers("e", "e", "worse", "still no"))
+    own = evaluation(1.0, "").scores
+    base = Evaluation(scores=own, predictions=answers("e", "no", "e", "no"))
+    tuned = Evaluation(scores=own, predictions=answers("e", "e", "worse", "still no"))
     page = render_report(RunResults(**{**vars(results), "evaluations": {"base": base, "tuned": tuned}}))
-    shown = re.findall(r'<div class="(\w*)"><b>after</b><span>([^<]*)<', page)
-    assert sorted(shown) == [("", "e"), ("", "still no"), ("bad", "worse"), ("good", "e")]
+    shown = re.findall(r'<div class="(\w*)"><b>after</b><span>(.*?)</span>', page)
+    texts = sorted((colour, re.sub("<del>.*?</del>|<[^>]*>", "", text)) for colour, text in shown)
+    assert texts == [("", "e"), ("", "still no"), ("bad", "worse"), ("good", "e")]
 
 
 def charts_of(results: RunResults, base: dict, tuned: dict) -> set[str]:
     changed = {
-        name: evaluation(2.0, "").model_copy(update={"scores": evaluation(2.0, "").scores.model_copy(update=values)})
+        name: evaluation(2.0, "").model_copy(update={"scores": changed_scores(evaluation(2.0, "").scores, **values)})
         for name, values in (("base", base), ("tuned", tuned))
     }
     page = render_report(RunResults(**{**vars(results), "evaluations": changed}))
@@ -201,7 +211,7 @@ def test_there_are_bars_of_each_score_that_all_models_have_below_0_too(results: 
     assert rewards == always | {"mean-reward"}
     assert charts_of(results, {}, {"eval_loss": float("nan")}) == {"exact-match"}
     base = {"preference_accuracy": 0.5, "preference_margin": 1.0}
-    reward_model = {**base, "eval_loss": None, "exact_match": None}
+    reward_model = {**base, "eval_loss": None, "exact_match": None, "is_of_reward_model": True}
     assert charts_of(results, base, reward_model) == {"preference-accuracy"}
 
 
@@ -247,18 +257,18 @@ def test_expected_answers_are_not_called_trained_where_a_reward_trains(
     assert ("of them in expected answers, shown and not trained" in page) is not is_trained
 
 
-@pytest.mark.parametrize(("tuned", "words"), [(1.0, "Better than the base"), (2.0, "Not better than the base")])
-def test_the_verdict_follows_the_held_out_loss(tuned: float, words: str, results: RunResults) -> None:
-    evaluations = {"base": evaluation(2.0, ""), "tuned": evaluation(tuned, "")}
-    assert words in render_report(RunResults(**{**vars(results), "evaluations": evaluations}))
+def test_the_report_begins_with_the_verdict(results: RunResults) -> None:
+    verdict = results.verdict.model_copy(update={"headline": "Worse than it."})
+    page = render_report(RunResults(**{**vars(results), "verdict": verdict}))
+    assert page.index('<p class="box bad">Worse than it.</p>') < page.index("<h2>")
 
 
 def test_the_table_is_aligned_and_has_a_dash_for_what_has_no_meaning() -> None:
     table = text_table({"base": evaluation(2.0, "", None), "tuned": evaluation(1.0, "", 1.0)})
     header, base, tuned = table.splitlines()
     assert len(header) == len(base) == len(tuned)
-    assert base.split() == ["base", "2.0000", "2", "-", "-", "3.0", "MiB"]
-    assert tuned.split() == ["tuned", "1.0000", "2", "100.0%", "-", "3.0", "MiB"]
+    assert base.split() == ["base", "2.0000", "2", "-", "3.0", "MiB"]
+    assert tuned.split() == ["tuned", "1.0000", "2", "100.0%", "3.0", "MiB"]
 
 
 def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_is_a_warning(
@@ -271,9 +281,9 @@ def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_
     evaluations = {"base": with_others(2.0, 1.0, 3.0), "tuned": with_others(1.0, 1.5, 2.5)}
     first, second = text_table(evaluations).split("\n\n")
     assert len(first.splitlines()) == 3
-    assert [line.split()[-6:] for line in second.splitlines()[1:3]] == [
-        ["base", "1.0000", "2", "50.0%", "-", "4"],
-        ["tuned", "1.5000", "2", "50.0%", "-", "4"],
+    assert [line.split()[-5:] for line in second.splitlines()[1:3]] == [
+        ["base", "1.0000", "2", "50.0%", "4"],
+        ["tuned", "1.5000", "2", "50.0%", "4"],
     ]
     assert second.splitlines()[-1] == "warning: on books the loss went up from 1.000 to 1.500"
     changed = RunResults(**{**vars(results), "evaluations": evaluations})
@@ -286,14 +296,14 @@ def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_
 def test_preferences_and_rewards_have_columns_where_some_model_has_them(results: RunResults, tmp_path: Path) -> None:
     base, tuned = evaluation(2.0, "", None), evaluation(1.0, "", None)
     assert text_table({"base": base, "tuned": tuned}).splitlines()[0].split() == [
-        "model", "eval_loss", "perplexity", "exact_match", "rouge_l", "size",
+        "model", "eval_loss", "perplexity", "exact_match", "size",
     ]  # fmt: skip
     scored = {"preference_accuracy": 0.75, "preference_margin": -1.5, "mean_reward": -0.25}
     tuned = tuned.model_copy(update={"scores": tuned.scores.model_copy(update=scored)})
     header, first, second = text_table({"base": base, "tuned": tuned}).splitlines()
-    assert header.split()[5:] == ["preference_accuracy", "preference_margin", "mean_reward", "size"]
-    assert first.split()[5:] == ["-", "-", "-", "3.0", "MiB"]
-    assert second.split()[5:] == ["75.0%", "-1.5000", "-0.2500", "3.0", "MiB"]
+    assert header.split()[4:] == ["preference_accuracy", "preference_margin", "mean_reward", "size"]
+    assert first.split()[4:] == ["-", "-", "-", "3.0", "MiB"]
+    assert second.split()[4:] == ["75.0%", "-1.5000", "-0.2500", "3.0", "MiB"]
     assert len(header) == len(first) == len(second)
     changed = RunResults(**{**vars(results), "evaluations": {"base": base, "tuned": tuned}})
     assert "<td>-1.5000</td>" in render_report(changed)
@@ -302,13 +312,14 @@ def test_preferences_and_rewards_have_columns_where_some_model_has_them(results:
 
 def test_a_reward_model_is_shown_without_loss_and_without_answers(results: RunResults, tmp_path: Path) -> None:
     none = {"eval_loss": None, "perplexity": None, "exact_match": None, "loss_rows": 0, "generated_rows": 0}
+    none["is_of_reward_model"] = True
     preferred = {"preference_accuracy": 0.5, "preference_margin": 3.0}
     base, tuned = (
         evaluation(2.0, "answer").model_copy(
             update={
-                "scores": evaluation(2.0, "").scores.model_copy(update={**preferred, **changed}),
+                "scores": changed_scores(evaluation(2.0, "").scores, **{**preferred, **changed}),
                 "predictions": predictions,
-                "others": [SetScores(name="books", scores=evaluation(2.0, "").scores.model_copy(update=changed))],
+                "others": [SetScores(name="books", scores=changed_scores(evaluation(2.0, "").scores, **changed))],
             }
         )
         for changed, predictions in (({}, evaluation(2.0, "").predictions), ({**none, "preference_accuracy": 0.9}, []))
@@ -318,9 +329,8 @@ def test_a_reward_model_is_shown_without_loss_and_without_answers(results: RunRe
     changed = RunResults(**{**vars(results), "config": config, "evaluations": {"base": base, "tuned": tuned}})
     page, _ = write_report(changed, tmp_path)
     text = re.sub(r"<[^>]+>", " ", page.read_text())
-    assert " Better than chance. Preference accuracy 90.0 %; chance is 50 %." in text
-    assert "Before and after" not in text[: text.index("Resolved configuration")]
+    assert "wrong ones first" not in text[: text.index("Resolved configuration")]
     table, others = text_table({"base": base, "tuned": tuned}).split("\n\n")
-    assert table.splitlines()[2].split() == ["tuned", "-", "-", "-", "-", "90.0%", "3.0000", "3.0", "MiB"]
-    assert others.splitlines()[2].split() == ["books", "tuned", "-", "-", "-", "-", "90.0%", "-"]
+    assert table.splitlines()[2].split() == ["tuned", "-", "-", "-", "90.0%", "3.0000", "3.0", "MiB"]
+    assert others.splitlines()[2].split() == ["books", "tuned", "-", "-", "-", "90.0%", "-"]
     assert "warning" not in others

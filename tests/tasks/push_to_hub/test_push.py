@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from huggingface_hub import ModelCard
 from support.hub_server import HubServer
+from support.scored import changed
+from support.scored import scores as scored
 
 from configs.artifacts import repository_of
 from configs.schema import FineTuneConfig
@@ -40,11 +42,10 @@ def config() -> FineTuneConfig:
 
 
 def scores(loss: float) -> Scores:
-    return Scores(
+    return scored(
         eval_loss=loss,
         perplexity=2.0,
         exact_match=0.5,
-        rouge_l=None,
         loss_rows=10,
         loss_tokens=100,
         generated_rows=8,
@@ -242,7 +243,7 @@ def test_a_reward_models_card_is_of_a_classifier_with_its_preferences(config: Fi
     train = config.train.model_copy(update={"objective": "reward"})
     preferred = {"preference_accuracy": 0.875, "preference_margin": 1.25}
     none = {"eval_loss": None, "perplexity": None, "exact_match": None, "loss_rows": 0, "loss_tokens": 0}
-    tuned = scores(1.0).model_copy(update={**none, **preferred})
+    tuned = changed(scores(1.0), **none, **preferred, is_of_reward_model=True)
     text = model_card(config.model_copy(update={"train": train}), "model", DATA, {"base": scores(3.0), "tuned": tuned})
     card = ModelCard(text)
     assert card.data.pipeline_tag == "text-classification"
@@ -250,18 +251,18 @@ def test_a_reward_models_card_is_of_a_classifier_with_its_preferences(config: Fi
     assert {r.metric_type: r.metric_value for r in card.data.eval_results} == preferred
     assert "The reward model in full precision. It yields one score" in text
     assert "- Objective: reward, reward model (Bradley-Terry)" in text
-    assert "| tuned | - | - | - | - | 87.5% | 1.2500 |" in text and "| base | 3.0000 | 2 | 50.0% | - | - | - |" in text
+    assert "| tuned | - | - | - | 87.5% | 1.2500 |" in text and "| base | 3.0000 | 2 | 50.0% | - | - |" in text
     assert "Preferences compare the score of wanted and unwanted answers." in text
     assert "Loss and perplexity" not in text
 
 
 def test_rewards_and_preferences_are_in_table_and_metadata_where_they_are_known(config: FineTuneConfig) -> None:
     plain = model_card(config, "model", DATA, {"base": scores(3.0), "tuned": scores(1.0)})
-    assert "| model | loss | perplexity | exact match | ROUGE-L |\n|" in plain and "Preferences" not in plain
+    assert "| model | loss | perplexity | exact match |\n|" in plain and "Preferences" not in plain
     tuned = scores(1.0).model_copy(update={"mean_reward": 0.5})
     text = model_card(config, "model", DATA, {"base": scores(3.0), "tuned": tuned})
-    assert "| model | loss | perplexity | exact match | ROUGE-L | mean reward |" in text
-    assert "| tuned | 1.0000 | 2 | 50.0% | - | 0.5000 |" in text
+    assert "| model | loss | perplexity | exact match | mean reward |" in text
+    assert "| tuned | 1.0000 | 2 | 50.0% | 0.5000 |" in text
     assert {r.metric_type: r.metric_value for r in ModelCard(text).data.eval_results}["mean_reward"] == 0.5
 
 

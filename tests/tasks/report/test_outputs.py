@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.scored import scores
 
 from configs.schema import FineTuneConfig
 from configs.wire import (
@@ -25,16 +26,45 @@ from configs.wire import (
     TokenReport,
     TrainReport,
 )
+from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome, Verdict
 from configs.wire_plan import Plan
 from tasks.decks.card import model_card
+from tasks.decks.card_evidence import evidence_section
 from tasks.decks.scores import render_scores
-from tasks.decks.verdict import verdict
-from tasks.evaluate.metrics import score_line
+from tasks.evaluate.scores import score_line
 from tasks.report.write import RunResults, metrics, text_table
 
+_RULE = RuleOutcome(rule="loss: better than base by more than noise", passed=True, reason="it fell")
+_DIFFERENCE = Difference(
+    measure="exact_match",
+    name="exact_match",
+    set="held-out",
+    model="tuned",
+    versus="base",
+    before=0.0,
+    after=0.9,
+    difference=0.9,
+    low=0.75,
+    high=0.95,
+    p_value=1e-8,
+    test="exact McNemar test",
+    rows=30,
+    wins=27,
+    losses=0,
+    ties=3,
+)
+VERDICT = Verdict(
+    headline="Better than the model that training began with.",
+    is_better=True,
+    sentences=["Only 30 rows."],
+    differences=[_DIFFERENCE],
+    artifacts=[
+        ArtifactVerdict(model=name, promote=name == "tuned", outcomes=[_RULE]) for name in ("tuned", "quantized_4bit")
+    ],
+)
 GOLDEN = Path(__file__).parent / "golden"
 COUNTS = {"loss_rows": 40, "loss_tokens": 1234, "generated_rows": 30}
-BASE = Scores(
+BASE = scores(
     eval_loss=2.5,
     perplexity=12.182493960703473,
     exact_match=0.0,
@@ -45,7 +75,7 @@ BASE = Scores(
     size_bytes=3 * 2**20,
     **COUNTS,
 )
-TUNED = Scores(
+TUNED = scores(
     eval_loss=0.75,
     perplexity=2.117000016612675,
     exact_match=0.9,
@@ -57,10 +87,11 @@ TUNED = Scores(
     **COUNTS,
 )
 # of no preferences and without a reward
-QUANTIZED = Scores(
+QUANTIZED = scores(
     eval_loss=0.875, perplexity=2.4, exact_match=None, rouge_l=None, size_bytes=2**20, **COUNTS | {"generated_rows": 0}
 )
-REWARD_MODEL = Scores(
+REWARD_MODEL = scores(
+    is_of_reward_model=True,
     eval_loss=None,
     perplexity=None,
     exact_match=None,
@@ -137,14 +168,15 @@ def results(objective: str) -> RunResults:
     }
     published = [Published(artifact="4bit", repository="me/tuned-4bit", commit_url=None, note="not pushed")]
     plan = Plan(model_revision="r", chat_template=None, warnings=[])
-    return RunResults(config, plan, data, tokens, training, evaluations, published)
+    return RunResults(config, plan, data, tokens, training, evaluations, VERDICT, published)
 
 
 def card(artifact: str, objective: str = "sft", own: Scores = TUNED) -> str:
     run = results(objective)
-    scores = {"base": BASE, "tuned": own, "quantized_4bit": QUANTIZED, "base, on books": BASE}
+    by_name = {"base": BASE, "tuned": own, "quantized_4bit": QUANTIZED, "base, on books": BASE}
+    evidence = evidence_section(run.config, artifact, VERDICT)
     # what follows is the whole config
-    return model_card(run.config, artifact, run.data, scores).split("## Configuration")[0]
+    return model_card(run.config, artifact, run.data, by_name, evidence=evidence).split("## Configuration")[0]
 
 
 def scores_section() -> str:
@@ -169,10 +201,7 @@ def known_keys(values: Any, golden: Any) -> Any:
 
 
 def log() -> str:
-    lines = [score_line(scores) for scores in (BASE, TUNED, QUANTIZED, REWARD_MODEL)]
-    for objective in ("sft", "cpt", "dpo", "kto", "reward", "rloo", "grpo"):
-        lines.append(f"{objective}: {verdict(objective, BASE, TUNED)}")
-        lines.append(f"{objective}: {verdict(objective, REWARD_MODEL, REWARD_MODEL)}")
+    lines = [score_line(own) for own in (BASE, TUNED, QUANTIZED, REWARD_MODEL)]
     return "\n".join(lines) + "\n"
 
 
