@@ -34,6 +34,7 @@ RowTable = Annotated[
         answer=str,
         rejected_answer=str,
         dataset=str,
+        group=str,
     ),
 ]
 QuarantineTable = Annotated[StructuredDataset, kwtypes(file=str, check=str, row=int, column=str, reason=str, value=str)]

@@ -16,10 +16,11 @@ from configs.wire import Balance, Sample, Share
 from tasks.files.grouped_tables import GroupWriter
 from tasks.get_data.all_rows import AllRows, Mask, Positions
 from tasks.get_data.balance import CompletionCounts, LabelCounts, LanguageCounts
+from tasks.get_data.hashed_texts import Digests
 from tasks.get_data.system_prompts import SystemPrompts
 from tasks.rows.formats import CANONICAL_COLUMNS
 
-SPLIT_SCHEMA = pa.schema([(name, pa.string()) for name in [*CANONICAL_COLUMNS, "dataset"]])
+SPLIT_SCHEMA = pa.schema([(name, pa.string()) for name in [*CANONICAL_COLUMNS, "dataset", "group"]])
 _NUM_SAMPLES = 5
 _SHOWN_CHARACTERS = 600
 
@@ -39,17 +40,19 @@ def write_splits(
     """Write `train.parquet`, each row `copies` times, and `test.parquet`, the held-out rows.
 
     Column `dataset` is empty in training rows. In held-out rows it is the name of their source in `dataset_names`:
-    `held-out`, or the name of the evaluation set.
+    `held-out`, or the name of the evaluation set. Column `group` is the first 16 hexadecimal digits of the hash of the
+    row's `data.group_by` value, which the column must not show, and empty where the row has none.
     """
     counter = _RowCounter()
     train, test = (GroupWriter(directory / name, SPLIT_SCHEMA) for name in ("train.parquet", "test.parquet"))
     for start, batch in rows.batches():
         in_batch = slice(start, start + batch.num_rows)
         training = np.repeat(np.arange(batch.num_rows), copies[in_batch])
-        train.add(_table(batch, training, [""] * len(training)))
+        groups = _group_names(rows.digests["group"][in_batch])
+        train.add(_table(batch, training, [""] * len(training), groups))
         held_out = np.flatnonzero(is_test[in_batch])
         names = [dataset_names[source] for source in rows.sources[in_batch][held_out].tolist()]
-        test.add(_table(batch, held_out, names))
+        test.add(_table(batch, held_out, names, groups))
         from_sources = (copies[in_batch] > 0) | (is_test[in_batch] & (rows.roles[in_batch] != "evaluation"))
         counter.add(batch.take(pa.array(np.flatnonzero(from_sources))), batch.take(pa.array(training[:_NUM_SAMPLES])))
     train.close()
@@ -107,6 +110,12 @@ def _shares(counts: Iterable[tuple[str, int]]) -> list[Share]:
     return [Share(name=name, rows=rows) for name, rows in counts]
 
 
-def _table(batch: pa.RecordBatch, indices: Positions, names: Sequence[str]) -> pa.Table:
-    rows = batch.select(CANONICAL_COLUMNS).take(pa.array(indices))
-    return pa.Table.from_arrays([*rows.columns, pa.array(names, pa.string())], schema=SPLIT_SCHEMA)
+def _group_names(digests: Digests) -> pa.Array:
+    """Return the first 64 of the 128 bits of each digest, in hexadecimal digits; empty for a digest of 0."""
+    return pa.array([f"{high:016x}" if high or low else "" for high, low in digests.tolist()], pa.string())
+
+
+def _table(batch: pa.RecordBatch, indices: Positions, names: Sequence[str], groups: pa.Array) -> pa.Table:
+    taken = pa.array(indices)
+    rows = batch.select(CANONICAL_COLUMNS).take(taken)
+    return pa.Table.from_arrays([*rows.columns, pa.array(names, pa.string()), groups.take(taken)], schema=SPLIT_SCHEMA)

@@ -67,6 +67,7 @@ def as_rows(row: Row, conversation: Conversation, parts: list[tuple[int, Attempt
         questions = [turn["content"] for turn in given.turns if turn["role"] == "user"]
         named = row._replace(
             row_id=f"{row.row_id}#answer{number}",
+            group=row.group_of_parts,
             prompt=questions[-1] if questions else row.prompt,
             completion=given.turns[-1]["content"],
         )

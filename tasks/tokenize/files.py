@@ -32,6 +32,7 @@ TOKEN_SCHEMA = pa.schema(
         ("dataset", pa.string()),
         ("rejected_ids", _TOKENS),
         ("is_wanted", pa.bool_()),
+        ("group", pa.string()),
     ]
 )
 TOKEN_COLUMNS = TOKEN_SCHEMA.names
@@ -139,6 +140,7 @@ def token_table(records: Sequence[Record]) -> pa.RecordBatch:
         *(pa.array([getattr(r, name) for r in records], pa.string()) for name in ("prompt", "expected", "dataset")),
         _list_array([r.rejected_ids for r in records]),
         pa.array([r.is_wanted for r in records], pa.bool_()),
+        pa.array([r.group for r in records], pa.string()),
     ]
     return pa.RecordBatch.from_arrays(columns, schema=TOKEN_SCHEMA)
 

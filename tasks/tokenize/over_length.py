@@ -24,7 +24,7 @@ class Record:
     last answer; 0 for a plain text, and where a cut or a split parted the prompt from its answer. `has_answer` is false
     for a plain text. `may_lack_end` is true where `over_length` cut the end away. `rejected_ids` are the tokens of the
     rejected answer with its end token, which follows the same prompt; empty without one. `is_wanted` is false for an
-    unwanted answer of a kto row.
+    unwanted answer of a kto row. `group` is that of the row; the sequences of one row share a group.
     """
 
     row_id: str
@@ -38,6 +38,7 @@ class Record:
     may_lack_end: bool = False
     rejected_ids: list[int] = field(default_factory=list)
     is_wanted: bool = True
+    group: str = ""
 
     @property
     def num_tokens(self) -> int:
@@ -194,6 +195,7 @@ def _split(record: Record, max_length: int) -> Fitted:
                 prompt=record.prompt if has_prompt else "",
                 expected=record.expected if has_prompt else "",
                 may_lack_end=not start <= last_trained < end,
+                group=record.group or record.row_id,
             )
         )
     return Fitted("split", pieces, len(starts) - len(pieces)) if pieces else Fitted("dropped")

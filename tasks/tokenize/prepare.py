@@ -82,7 +82,7 @@ def tokenize_part(
     """
     checks.check_settings(config, objective)
     has_messages = checks.check_kinds(splits, objective)
-    setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    setup = make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     counts = PartCounts(
         part_number=part_number,
         num_parts=num_parts,
@@ -139,7 +139,7 @@ def join_parts(
     if [(part.part_number, part.num_parts) for part in counts] != [(n, len(counts)) for n in range(len(counts))]:
         raise ArtifactError(f"the {len(counts)} parts of the tokens do not belong to one run; tokenize the rows again")
     has_messages = any(part.has_messages for part in counts)
-    setup = _make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
+    setup = make_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, has_messages)
     splits = {name: merge_splits(counts, name) for name in ("train", "test")}
     checks.check_complete(splits)
     refused = count_parts(folders)
@@ -169,7 +169,7 @@ def _in_order(parts: Sequence[Path]) -> tuple[list[PartCounts], list[Path]]:
     return [counts for counts, _ in found], [folder for _, folder in found]
 
 
-def _make_setup(
+def make_setup(
     config: TokenizeConfig,
     objective: Objective,
     chat_template: str | None,
@@ -177,6 +177,12 @@ def _make_setup(
     trust_remote_code: bool,
     has_messages: bool,
 ) -> Setup:
+    """Return what all rows of a run share, from the folder of a model's tokenizer.
+
+    Raises:
+        ConfigError: a new special token is in the vocabulary already.
+        ModelError: the tokenizer cannot be used, or its vocabulary or `max_length` exceeds the model's.
+    """
     tokenizer = load_tokenizer(directory, trust_remote_code)
     max_length = resolve_max_length(text_config(directory), config.max_length)
     without_pair_template(tokenizer, config.prompt_separator)

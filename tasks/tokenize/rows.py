@@ -21,7 +21,7 @@ class Row(NamedTuple):
     `kto` row. `completion` is the answer, the chosen one in a `preference` row. `label` is `true` or `false` in a `kto`
     row. `dataset` is empty for training rows. `tools` is the JSON of the tool definitions. `answer` and
     `rejected_answer` are the JSON of the answers' turns, where these are more than the text in `completion` and
-    `rejected`.
+    `rejected`. Rows of one `group` are not independent, such as those of one customer; a row without one stands alone.
     """
 
     row_id: str
@@ -35,6 +35,7 @@ class Row(NamedTuple):
     tools: str = ""
     answer: str = ""
     rejected_answer: str = ""
+    group: str = ""
 
     @property
     def has_rejected(self) -> bool:
@@ -44,6 +45,11 @@ class Row(NamedTuple):
     def has_turns(self) -> bool:
         """Whether a template must render the row: it holds more than the texts of a prompt and an answer."""
         return bool(self.messages or self.tools or self.answer or self.rejected_answer)
+
+    @property
+    def group_of_parts(self) -> str:
+        """The group of the sequences that the row is taken apart into: its own, or else its id, which they share."""
+        return self.group or self.row_id
 
     def without_rejected(self) -> Row:
         return self._replace(rejected="", rejected_answer="")
@@ -94,8 +100,9 @@ def rows_to_train(row: Row, objective: Objective) -> list[Row]:
     if row.kind != "preference":
         return [row]
     if OBJECTIVES[objective].learns_from_labels:
+        judged = row._replace(kind="kto", group=row.group_of_parts)
         return [
-            row.without_rejected()._replace(row_id=f"{row.row_id}#chosen", kind="kto", label="true"),
-            row.with_rejected_as_answer()._replace(row_id=f"{row.row_id}#rejected", kind="kto", label="false"),
+            judged.without_rejected()._replace(row_id=f"{row.row_id}#chosen", label="true"),
+            judged.with_rejected_as_answer()._replace(row_id=f"{row.row_id}#rejected", label="false"),
         ]
     return [row.without_rejected()] if objective in ONLINE else [row]

@@ -1,4 +1,4 @@
-"""Flyte tasks: tokenize the rows, and join the parts in which they were tokenized in parallel.
+"""Flyte tasks: tokenize the rows, join the parts in which they were tokenized in parallel, and add examples to prompts.
 
 All nodes and attempts of training read the result, so no row is tokenized twice. With a single part, the pod that joins
 tokenizes the rows itself.
@@ -15,6 +15,7 @@ from configs.printable import print_line
 from configs.schema import TokenizeConfig
 from configs.versions import source_version
 from configs.wire import Part, TokenReport
+from configs.wire_few_shot import FewShotReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.artifacts import local_path, store_folder, store_table, table_path
 from tasks.runtime.pods import CPU, DECK_FIELDS, SMALL, scratch_directory
@@ -28,6 +29,7 @@ _VERSION = source_version(
     "tasks/models/answer_text.py",
     "configs/effective",
     "configs/objectives.py",
+    "configs/wire_few_shot.py",
 )
 
 
@@ -119,6 +121,55 @@ def tokenize(
         quarantine=store_table(outputs["quarantine"] / "quarantine.parquet"),
         report=report,
     )
+
+
+class FewShotTokens(NamedTuple):
+    """The held-out rows with examples before each, as tokens, and what the examples cost."""
+
+    tokens: FlyteDirectory
+    report: FewShotReport
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+)
+@shows_errors
+def few_shot_tokens(
+    config: TokenizeConfig,
+    objective: Objective,
+    shots: int,
+    chat_template: Optional[str],
+    tokenizer: FlyteDirectory,
+    trust_remote_code: bool,
+    train: StructuredDataset,
+    test: StructuredDataset,
+) -> FewShotTokens:
+    """Tokenize the held-out rows with `shots` training rows as examples before each: the baseline of prompting.
+
+    `tokenizer` is the one that `tokenize` saved, and `train` and `test` are the rows that it read.
+    """
+    from tasks.tokenize import few_shot
+
+    output = scratch_directory("few-shot")
+    report = few_shot.few_shot_tokens(
+        config,
+        objective,
+        shots,
+        chat_template,
+        local_path(tokenizer),
+        trust_remote_code,
+        table_path(train),
+        table_path(test),
+        output,
+    )
+    print_line(report.summary_line())
+    for warning in report.warnings:
+        print_line(f"warning: {warning}")
+    return FewShotTokens(tokens=store_folder(output, "few-shot-tokens"), report=report)
 
 
 def require_same_tokenizer(reports: list[TokenReport]) -> None:

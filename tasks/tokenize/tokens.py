@@ -170,7 +170,7 @@ def _encode_texts(texts: list[str], tokenizer: PreTrainedTokenizerBase) -> list[
 
 def _text_record(row: Row, ids: list[int]) -> Record:
     """Return a plain text as a record whose labels are its token ids; the loss skips the first label of a sequence."""
-    return Record(row.row_id, ids, ids, 0, "", "", row.dataset, has_answer=False)
+    return Record(row.row_id, ids, ids, 0, "", "", row.dataset, has_answer=False, group=row.group)
 
 
 def _join_pieces(
@@ -210,6 +210,7 @@ def _join_pieces(
         has_answer=True,
         rejected_ids=rejected_ids,
         is_wanted=row.kind != "kto" or row.label == "true",
+        group=row.group,
     )
 
 

@@ -121,6 +121,7 @@ def test_the_columns_and_their_types(tiny_model, tmp_path) -> None:
         "dataset": "string",
         "rejected_ids": "list<element: int32>",
         "is_wanted": "bool",
+        "group": "string",
     }
     assert table.column("dataset").to_pylist() == ["gsm8k"] * 3
 
