@@ -17,6 +17,7 @@ from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import Evaluated, evaluate, evaluate_part, join_evaluations
 from tasks.runtime.pods import SMALL, evaluation_resources
 from tasks.runtime.shown_errors import shows_errors
+from tasks.tokenize.task import few_shot_tokens
 
 
 class Tokens(NamedTuple):
@@ -42,7 +43,7 @@ def score(
     With `evaluate.shards`, several pods score parts of the rows. `image` is the container that the model needs, if not
     the usual one.
     """
-    settings = config.evaluate.for_scoring()
+    settings = config.evaluate.for_scoring(is_rival=label not in ("base", "sft", "tuned"))
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
     overrides = {"requests": evaluation_resources(config.evaluate.gpus)} | ({"container_image": image} if image else {})
     inputs = {
@@ -110,6 +111,21 @@ def score_baselines(
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     scored = score("base", config, base, tokens, [], scores_version)
     rivals, evaluations, tables = [], [], []
+    if config.evaluate.few_shot:
+        prompts = few_shot_tokens(
+            config=config.tokenize,
+            objective=config.train.objective,
+            shots=config.evaluate.few_shot,
+            chat_template=chat_template,
+            tokenizer=tokenizer,
+            trust_remote_code=config.model.trust_remote_code,
+            train=train_rows,
+            test=test_rows,
+        ).with_overrides(node_name="few-shot-tokens")
+        shown = score("few_shot", config, base, tokens._replace(test=prompts.tokens), [], scores_version)
+        rivals.append("few_shot")
+        evaluations.append(shown.evaluation)
+        tables.append(shown.rows)
     return Baselines(
         base=scored.evaluation,
         base_rows=scored.rows,

@@ -120,8 +120,10 @@ class EvaluateConfig(Section):
         """Rows per forward pass: `batch_size` as set by the user or by a plan, else 32."""
         return self.batch_size or MOST_EVALUATION_ROWS
 
-    def for_scoring(self) -> EvaluateConfig:
-        """Return the settings on which the scores of one model depend, so that others do not score it again."""
-        return self.model_copy(
-            update={"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
-        )
+    def for_scoring(self, is_rival: bool = False) -> EvaluateConfig:
+        """Return the settings on which the scores of one model depend, so that others do not score it again.
+
+        Of a rival, such as the base with examples, only the held-out rows are scored.
+        """
+        changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
+        return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text=None)} if is_rival else {}))

@@ -13,6 +13,7 @@ from configs.schema import EvaluateConfig
 from configs.wire import HELD_OUT, Parity, Part
 from configs.wire_type import WireType
 from tasks.evaluate.preferences import with_preferences
+from tasks.evaluate.retained import retained_tables
 from tasks.evaluate.score import chosen_rows, rows_of_part, score_rows
 from tasks.evaluate.subject import Subject
 from tasks.evidence.table import join_tables, write_table
@@ -81,6 +82,9 @@ def score_part(
         is_asked = pd.DataFrame({"is_asked": chosen_rows(of_set, subject.config.generate_rows)})
         own, own_asked = (rows_of_part(frame, part.number, part.of) for frame in (of_set, is_asked))
         tables.append(score_rows(subject, own, own_asked.is_asked.to_numpy(dtype=bool), name))
+    if part.number == 0 and not subject.is_reward_model:
+        held_out = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
+        tables += retained_tables(subject, training, held_out)
     parity = None
     if part.number == 0 and not subject.is_reward_model and (model_directory / PARITY_FILE).is_file():
         with doing("comparing with the weights as training held them"):

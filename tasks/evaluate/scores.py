@@ -12,7 +12,7 @@ import pandas as pd
 import pyarrow as pa
 
 from configs.errors import ArtifactError
-from configs.measures import MEASURES, Measured, ReasonCount, Scores, headlines, measure_of
+from configs.measures import MEASURES, OF_ANSWERS, Measured, ReasonCount, Scores, headlines, measure_of
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.measures import MeasureConfig
 from configs.schema.train import RewardFunctionConfig
@@ -133,6 +133,10 @@ def _answered(table: pa.Table) -> list[AnsweredRow]:
 
 def _measured(table: pa.Table, configs: Sequence[MeasureConfig]) -> tuple[pa.Table, list[Measured]]:
     """Return a set's table with the measures of its answers, and these over the whole set."""
+    found = [key for key in OF_ANSWERS if key in measures_in(table)]
+    if found:
+        # a set of its own kind, such as refusals: its answers have no expected texts
+        return table, [_measured_of(table, key) for key in found]
     answered = _answered(table)
     if not answered:
         return table, []
@@ -156,6 +160,11 @@ def _measured(table: pa.Table, configs: Sequence[MeasureConfig]) -> tuple[pa.Tab
         )
     spread = {key: _spread(measure, places, table.num_rows) for key, measure in values.items()}
     return with_measures(table, spread), results
+
+
+def _measured_of(table: pa.Table, key: str) -> Measured:
+    value, rows = score_of(table, key)
+    return Measured(key=key, name=key, value=value, rows=rows, lower_is_better=MEASURES[key].lower_is_better)
 
 
 def _reasons(counts: dict[str, int]) -> list[ReasonCount]:

@@ -11,7 +11,9 @@ from configs.schema.gate import GateRule
 from configs.wire import HELD_OUT
 from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome
 from tasks.evidence.holm import holm
+from tasks.evidence.table import datasets, measures_in, rows_of
 from tasks.gate.compare import CHANCE, Pair, Rated, Run, find, scores_on
+from tasks.retained.thresholds import default_rules
 
 LEVEL = 0.05
 LEAST_LOSS = 0.001
@@ -82,7 +84,9 @@ def rules_of_objective(run: Run) -> list[GateRule]:
     answers = main_answer_measure(run)
     if answers and answers != deciding:
         rules.append(GateRule(measure=answers, versus=run.start, at_most_drop=ANSWERS_MAY_DROP, required=False))
-    return rules
+    table = run.models[run.candidate].table
+    measured = [(name, key) for name in datasets(table) for key in measures_in(rows_of(table, name))]
+    return [*rules, *default_rules(measured, run.start)]
 
 
 def pairs_of_rules(rules: Sequence[GateRule], model: str) -> list[Pair]:

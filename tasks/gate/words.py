@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from configs.measures import DEGENERATE, measure_of
 from configs.wire import HELD_OUT
 from configs.wire_evidence import Difference
+from tasks.decks.prompting import prompting_sentence
+from tasks.evidence.table import aligned, rows_of
 from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
 from tasks.gate.rules import LEAST_LOSS, LEVEL, deciding_measure, is_against_chance, main_answer_measure, rival
 
@@ -35,6 +39,33 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     if 0 < found.gain < LEAST_LOSS and deciding == "eval_loss":
         return f"Not better than {named}. {change} Less than {LEAST_LOSS:g} nats a token shows in no table."
     return f"Not told apart from {named}. {change}"
+
+
+def prompting(run: Run, known: Sequence[Difference]) -> list[str]:
+    """Return the sentence on whether tuning beat prompting with examples; nothing where that was not scored."""
+    key = deciding_measure(run)
+    found = find(known, Pair(run.candidate, "few_shot", HELD_OUT, key))
+    if found is None:
+        return []
+    low, high = found.bounds
+    with_examples, without = (_mean_prompt(run, name) for name in ("few_shot", run.candidate))
+    return [
+        prompting_sentence(
+            shots=run.config.evaluate.few_shot,
+            few_shot=found.before,
+            tuned=found.after,
+            low=low,
+            high=high,
+            saved_tokens=with_examples - without,
+            measure=found.shown,
+        )
+    ]
+
+
+def _mean_prompt(run: Run, name: str) -> float:
+    """Return the mean tokens of a prompt, over the rows that the base with examples has."""
+    tables = aligned(*(rows_of(run.models[model].table) for model in (name, "few_shot")))
+    return float(np.mean(tables[0]["prompt_tokens"].to_numpy()))
 
 
 def cautions(run: Run, known: Sequence[Difference]) -> list[str]:

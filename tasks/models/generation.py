@@ -41,12 +41,14 @@ def generate_answers(
     rows: pd.DataFrame,
     config: EvaluateConfig,
     end_token_ids: list[int],
+    counts_right: bool = True,
 ) -> list[Answer]:
     """Return the model's greedy answers to the prompts of `rows`, in their order, stripped of white space at the ends.
 
     `tasks.models.answer_text` says what of an answer is its reasoning.
 
-    An answer ends at one of `end_token_ids`, at the longest length allowed, or where the model has no more positions.
+    The log counts right answers unless `counts_right` is false, for prompts without an expected answer. An answer ends
+    at one of `end_token_ids`, at the longest length allowed, or where the model has no more positions.
     """
     if rows.empty:
         return []
@@ -79,17 +81,18 @@ def generate_answers(
                 parts = reader.read(prompt, tokens)
                 ended = bool(tokens) and tokens[-1] in end_token_ids
                 answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip(), ended)
-            _show(count, rows.loc[index], answers, sum(map(len, new)))
+            _show(count, rows.loc[index], answers, sum(map(len, new)), counts_right)
     return [answers[position] for position in rows.index]
 
 
-def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int) -> None:
+def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int, counts_right: bool) -> None:
     """Add the `rows` that were just answered to `count`, which logs and the Deck show."""
     texts = [answers[position].text for position in rows.index]
     count.samples = list(zip(rows.prompt, rows.expected, texts, strict=True))[-_SHOWN_SAMPLES:]
     count.num_right += sum(text == expected.strip() for text, expected in zip(texts, rows.expected, strict=True))
     count.add(len(rows), num_tokens=num_tokens)
-    count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
+    if counts_right:
+        count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
 
 
 def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:
