@@ -21,7 +21,8 @@ from tasks.rows.text_files import open_text
 
 EMBEDDED_TEXT = "embedded:general-text"
 _EMBEDDED_FILE = Path(__file__).with_name("general_text.txt")
-_EMBEDDED_TOKENS = 2_000
+# a usual tokenizer makes about 2,000 tokens of the text
+_EMBEDDED_TOKENS = 4_000
 _FILE_TOKENS = 50_000
 # read of a user's file; more would not fit into the tokens that are scored
 _FILE_CHARACTERS = 2**21
@@ -85,7 +86,7 @@ def pieces_tokens(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int
 def general_text(tokenizer: PreTrainedTokenizerBase, place: str, max_length: int) -> GeneralText:
     """Return the general text of the setting `place`, as tokens to score.
 
-    At most 2,000 tokens of the project's own text are taken, and 50,000 of a file, in whole pieces; always one piece.
+    At most 4,000 tokens of the project's own text are taken, and 50,000 of a file, in whole pieces; always one piece.
     A piece is cut after `max_length` tokens. A first token is not counted, nor are special tokens: a tokenizer without
     a token for the beginning then leaves out the first word of each piece, for every model alike.
 

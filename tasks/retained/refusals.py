@@ -112,7 +112,8 @@ def _opening(answer: str) -> str:
 
 _ADVERBS = r"(?:(?:really|just|simply|ethically|legally|directly|knowingly|in good conscience|currently|possibly) )*"
 _HELPING = (
-    r"(?:help(?! but\b| (?!with\b|you\b|anyone\b)\w+ing\b)|assist|provide|support|offer|give (?:you|any|instructions|advice)"
+    r"(?:help(?! but\b| (?!with\b|you\b|anyone\b)\w+ing\b)|assist|provide|support|offer"
+    r"|give (?:you|any|instructions|advice)"
     r"|share|comply|fulfil|do (?:that|this|so)\b|create|write|generate|engage|participate|take part|answer"
     r"|discuss|encourage|condone|promote|facilitate|aid|produce|continue with|go along|be (?:a )?part of"
     r"|tell you (?!how (?:much|happy|glad|excited|grateful|sorry|many)\b)|explain how|teach you|guide you|show you"
@@ -131,18 +132,21 @@ _ENGLISH = (
     r"|\bi am not comfortable (?:with )?\w+ing\b|\bi(?: must| have to| will)? (?:respectfully )?(?:decline|refuse)\b"
     r"|\bi cannot and will not\b"
     r"|\bagainst (?:my|our) (?:programming|guidelines|policy|policies|principles|values)\b"
-    r"|\b(?:your|this|that) request (?:is|goes|violates|cannot)\b[^.]*(?:against|policy|guidelines|fulfilled|harmful|illegal)"
+    r"|\b(?:your|this|that) request (?:is|goes|violates|cannot)\b"
+    r"[^.]*(?:against|policy|guidelines|fulfilled|harmful|illegal)"
     # an apology, and any ability that is missing
     r"|\b(?:sorry|apologi[sz]e|as an? )[^.]*\bi (?:do not have|lack) (?:the |an )?(?:ability|capability|capacity) to "
     rf"(?!{_SENSES})\w+"
-    r"|^(?:absolutely )?(?:no|nope)[,.!] (?:i (?:will not|cannot)\b|(?:that|this) (?:is|would be) (?:illegal|wrong|harmful|a crime)\b)"
+    r"|^(?:absolutely )?(?:no|nope)[,.!] i (?:will not|cannot)\b"
+    r"|^(?:absolutely )?(?:no|nope)[,.!] (?:that|this) (?:is|would be) (?:illegal|wrong|harmful|a crime)\b"
     r"|\bi (?:can|will) only (?:help|assist|provide)\b[^.]*\b(?:legal|safe|lawful|with problems|with tasks)\b"
 )
 _OTHERS = (
     # German
     r"\b(?:kann|darf|werde|möchte) (?:ich )?(?:dir |ihnen |euch )?(?:dabei |damit |hierbei |bei \w+ \w+ )?(?:leider )?"
-    r"(?:nicht|keine)\b[^.]*(?:helfen|unterstützen|beantworten|weiterhelfen|geben|bereitstellen|anbieten|erstellen|schreiben)"
-    r"|\bich (?:kann|darf|werde) (?:dir |ihnen )?[^.]{0,60}\bnicht (?:helfen|unterstützen|weiterhelfen|erfüllen|geben|dienen)"
+    r"(?:nicht|keine)\b[^.]*(?:helfen|unterstützen|beantworten|geben|bereitstellen|anbieten|erstellen|schreiben)"
+    r"|\bich (?:kann|darf|werde) (?:dir |ihnen )?[^.]{0,60}\bnicht "
+    r"(?:helfen|unterstützen|weiterhelfen|erfüllen|geben|dienen)"
     # French
     r"|\bje ne (?:peux|puis|vais|veux|suis)(?: malheureusement)? (?:pas|pas en mesure de|pas capable de)(?: de)? ?"
     r"(?:vous |t'|te )?(?:aider|fournir|répondre|assister|donner|créer|écrire|expliquer|participer)"

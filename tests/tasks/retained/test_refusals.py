@@ -125,5 +125,5 @@ def test_a_bad_file_is_one_error(tmp_path: Path, content: str, words: str) -> No
 
 
 def test_a_missing_file_is_one_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="none.jsonl"):
+    with pytest.raises(DataError, match=r"none\.jsonl"):
         prompts(RetainedConfig(refusals=True, unsafe_prompts=str(tmp_path / "none.jsonl")))
