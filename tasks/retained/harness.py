@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import logging
 import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -95,6 +96,8 @@ def run_tasks(
         return []
     check_tasks(tasks)
     use_patient_client()
+    # it warns of a model that is loaded already, which is how it is used here
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
     huggingface = importlib.import_module("lm_eval.models.huggingface")
     wrapped = huggingface.HFLM(pretrained=model, tokenizer=tokenizer, batch_size=batch_size)
     with tempfile.TemporaryDirectory() as scratch:
@@ -263,5 +266,10 @@ def _one_error(where: str, fault: str, fix: str) -> Iterator[None]:
         yield
     except FineTuneError:
         raise
+    except (ConnectionError, TimeoutError) as error:
+        raise ConfigError(
+            f"{where} {fault}, since the hub cannot be reached: {first_line(error)}\n"
+            "allow access to the hub, load the task's data set into its cache before, or remove the task"
+        ) from error
     except (*usual, rows, network, parser, template) as error:
         raise ConfigError(f"{where} {fault}: {first_line(error)}\n{fix}") from error

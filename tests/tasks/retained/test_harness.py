@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from conftest import ROOT, clean_environment
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from configs.errors import ConfigError
@@ -155,6 +159,29 @@ def test_the_check_runs_no_code_and_the_run_does(loaded: tuple[Any, Any], tmp_pa
     assert not (tmp_path / "ran").exists()
     [result] = run_tasks([HarnessTaskConfig(task=str(path))], *loaded, 2)
     assert (tmp_path / "ran").exists() and result.prompts[0] == "What is 3 plus 4?"
+
+
+def test_a_hub_that_never_answers_is_one_error(tiny_model: Path, tmp_path: Path) -> None:
+    path = own_task(tmp_path, ROWS, dataset_path="someone/sums", dataset_kwargs={})
+    script = (
+        "import sys\nfrom transformers import AutoModelForCausalLM, AutoTokenizer\n"
+        "from configs.schema.measures import HarnessTaskConfig\nfrom tasks.retained.harness import run_tasks\n"
+        "folder, task = sys.argv[1:]\nmodel = AutoModelForCausalLM.from_pretrained(folder)\n"
+        "run_tasks([HarnessTaskConfig(task=task)], model, AutoTokenizer.from_pretrained(folder), 2)"
+    )
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        environment = {
+            **clean_environment(),
+            "PYTHONPATH": str(ROOT),
+            "HOME": str(tmp_path),
+            "HF_ENDPOINT": f"http://127.0.0.1:{silent.getsockname()[1]}",
+            "WAITING_SECONDS": "0.5",
+        }
+        command = [sys.executable, "-c", script, str(tiny_model), str(path)]
+        result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
+    *_, first, fix = result.stderr.strip().splitlines()
+    assert result.returncode == 1 and "ConfigError: evaluate.retained.harness[0].task=" in first
+    assert "own.yaml cannot be loaded, since the hub cannot be reached" in first and fix.endswith("or remove the task")
 
 
 def test_names_are_checked_without_a_network() -> None:
