@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan chat gate evaluate register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
+.PHONY: help setup run align plan chat gate register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -49,11 +49,6 @@ chat: $(INSTALLED) ## Ask a model: make chat [MODEL=outputs/demo/model] [BASE=1,
 gate: RUN = outputs/demo
 gate: $(INSTALLED) ## Exit 0 if a run's model may be published, else 1: make gate [RUN=outputs/demo] [MODEL=tuned]
 	@$(BIN)/python -m workflows.gate $(RUN) $(if $(MODEL),--model $(MODEL))
-
-evaluate: export TMPDIR := $(CURDIR)/.flyte
-evaluate: $(INSTALLED) ## Compare models without training: make evaluate CONFIG=my.yaml
-	@mkdir -p $(TMPDIR)
-	@$(BIN)/pyflyte run workflows/evaluate.py evaluate_models --config $(CONFIG)
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune

@@ -59,10 +59,12 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
 
 INDIRECT: dict[Role, dict[str, str]] = {
     "cpu": {
+        "lm-eval": "the plan checks the names of its tasks, if the config names any",
         "sentencepiece": "transformers reads the tokenizers with it that have no tokenizer.json",
         "trl": "its chat templates for training are read as files",
     },
     "gpu": {
+        "lm-eval": "its tasks measure what a model retained, if the config names any",
         "mlflow-skinny": "a tracker, imported if the config names it",
         "ninja": "DeepSpeed and PyTorch compile with it",
         "tensorboard": "a tracker, imported if the config names it",

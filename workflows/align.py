@@ -70,7 +70,6 @@ def align(config: AlignConfig) -> AlignResult:
         test_rows=tokens.test_rows,
         chat_template=plan.chat_template,
         scores_version=plan.scores_version,
-        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="baselines")
     trained = train_phases(
         sft=planned.sft,

@@ -55,7 +55,6 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         test_rows=tokens.test_rows,
         chat_template=plan.chat_template,
         scores_version=plan.scores_version,
-        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="baselines")
     tuned = tune(
         config=planned.config,

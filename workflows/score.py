@@ -15,7 +15,7 @@ from configs.schema import FineTuneConfig
 from configs.wire import Evaluation, Part, TokenReport
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import Evaluated, evaluate, evaluate_part, join_evaluations
-from tasks.runtime.pods import SMALL, evaluation_resources
+from tasks.runtime.pods import SMALL
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import few_shot_tokens
 
@@ -45,7 +45,7 @@ def score(
     """
     settings = config.evaluate.for_scoring(is_rival=label not in ("base", "sft", "tuned"))
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
-    overrides = {"requests": evaluation_resources(config.evaluate.gpus)} | ({"container_image": image} if image else {})
+    overrides = {"container_image": image} if image else {}
     inputs = {
         "label": label,
         "config": settings,
@@ -105,9 +105,8 @@ def score_baselines(
     test_rows: StructuredDataset,
     chat_template: Optional[str],
     scores_version: str,
-    other_revisions: list[str],
 ) -> Baselines:
-    """Score the base model, also with examples in its prompts, and the other models of the config."""
+    """Score the base model, also with examples in its prompts."""
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
     scored = score("base", config, base, tokens, [], scores_version)
     rivals, evaluations, tables = [], [], []

@@ -13,7 +13,6 @@ from configs.schema.measures import (
     JudgeConfig,
     MeasureConfig,
     MeasureName,
-    OtherModelConfig,
     RetainedConfig,
     measures_from_names,
 )
@@ -25,7 +24,6 @@ __all__ = [
     "JudgeConfig",
     "MeasureConfig",
     "MeasureName",
-    "OtherModelConfig",
     "RetainedConfig",
 ]
 
@@ -66,21 +64,10 @@ class EvaluateConfig(Section):
         description="Training rows shown to the base model as examples before each held-out row, the same for all: the "
         "score that prompting alone reaches. 0 for none.",
     )
-    others: list[OtherModelConfig] = Field(
-        [], description="Other models that answer the same rows, such as the one to be replaced."
-    )
     judge: JudgeConfig = Field(JudgeConfig(), description="A model that judges answers.")
     retained: RetainedConfig = Field(RetainedConfig(), description="What the model should not lose in training.")
     loss: Literal["measure", "skip"] = Field(
         "measure", description="Whether the held-out loss is measured; without it, generated answers decide."
-    )
-    load_in: Literal["as_saved", "4bit"] = Field(
-        "as_saved",
-        description="How models are loaded for scoring: `4bit` is NF4, for models that one GPU cannot hold; base and "
-        "tuned model are then both scored in 4 bits.",
-    )
-    gpus: int = Field(
-        1, ge=1, le=16, description="GPUs of a node over which a model is divided for scoring, layer by layer."
     )
     shards: int = Field(
         1,
@@ -97,14 +84,10 @@ class EvaluateConfig(Section):
 
     @model_validator(mode="after")
     def _names_are_unique(self) -> EvaluateConfig:
-        for setting, names in (
-            ("measures", [measure.key for measure in self.measures]),
-            ("others", [other.name for other in self.others]),
-        ):
-            for name in names:
-                if names.count(name) > 1:
-                    fix = "give each a `title`" if setting == "measures" else "give each its own `name`"
-                    raise ValueError(f"evaluate.{setting} names {name} more than once; {fix}")
+        names = [measure.key for measure in self.measures]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"evaluate.measures names {name} more than once; give each a `title`")
         return self
 
     @model_validator(mode="after")
@@ -125,5 +108,5 @@ class EvaluateConfig(Section):
 
         Of a rival, such as the base with examples, only the held-out rows are scored.
         """
-        changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
+        changes = {"few_shot": 0, "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
         return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text=None)} if is_rival else {}))

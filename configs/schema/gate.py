@@ -21,8 +21,8 @@ class GateRule(Section):
     versus: str | None = Field(
         None,
         min_length=1,
-        description="The model to compare with: `base` (what training began with), `few_shot`, or the name of one of "
-        "evaluate.others, such as `previous`; when not set, the bounds are for the value itself.",
+        description="The model to compare with: `base`, `sft` in an alignment, or `few_shot`, the base with examples; "
+        "when not set, the bounds are for the value itself.",
     )
     at_least: float | None = Field(
         None, description="Lowest value; with `versus`, the lowest gain in the measure's own direction."
@@ -66,7 +66,3 @@ class GateConfig(Section):
         [],
         description="Rules over all measures; when empty, those of the objective (docs/evaluation.md).",
     )
-    approval: bool = Field(
-        False, description="Ask a person in Flyte's console before anything is published; a laptop asks nobody."
-    )
-    approval_hours: int = Field(24, ge=1, le=720, description="How long a cluster waits for the person.")

@@ -1,17 +1,17 @@
-"""The settings of measures of answers, and of the models and endpoints that answers are compared with."""
+"""The settings of measures of answers, of the judge, and of what a model should not lose."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Collection
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from configs.foreign_json import JsonFault, parse_json
 from configs.patterns import compiled
-from configs.schema.section import Name, Section
+from configs.schema.section import Section
 
 MeasureName = Literal[
     "exact_match",
@@ -99,6 +99,8 @@ class MeasureConfig(Section):
 
     @model_validator(mode="after")
     def _settings_are_those_of_the_measure(self) -> MeasureConfig:
+        if self.title != self.name and self.title in get_args(MeasureName):
+            raise ValueError(f"title={self.title} is the name of another measure; choose another title")
         needed = _NEEDED.get(self.name)
         if needed and not getattr(self, needed):
             raise ValueError(f"the measure {self.name} needs `{needed}`; set it")
@@ -129,36 +131,6 @@ def check_server(name: str, address: str) -> None:
         raise ValueError(f"{name} holds a user, a password, a query or a fragment; the key comes from the secret")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise ValueError(f"{name} is not the address of a server; write it as https://host:port/v1")
-
-
-class OtherModelConfig(Section):
-    """Another model whose answers and scores stand beside those of base and tuned model."""
-
-    name: str = Field(
-        pattern=r"^[a-z][a-z0-9_-]*$", description="Its name in tables and gate rules, such as `previous`."
-    )
-    model: Name = Field("", description="Local folder, address or hub id of a model, or of an adapter with its base.")
-    revision: str | None = Field(None, description="Branch, tag or commit of a hub model.")
-    endpoint: str | None = Field(
-        None, description="Address of an OpenAI-compatible API, such as https://host/v1; it gives answers, no losses."
-    )
-    endpoint_model: str = Field("", description="Name of the model at the endpoint.")
-
-    @model_validator(mode="after")
-    def _one_place(self) -> OtherModelConfig:
-        if bool(self.model) == bool(self.endpoint):
-            raise ValueError("give exactly one of `model` and `endpoint`")
-        if self.name in ("base", "tuned", "few_shot") or self.name.startswith("quantized"):
-            raise ValueError(f"{self.name} is the name of a model of this run; choose another")
-        if self.endpoint is not None:
-            check_server("endpoint", self.endpoint)
-            if not self.endpoint_model:
-                raise ValueError("`endpoint` needs `endpoint_model`, the name of the model there")
-        elif self.endpoint_model:
-            raise ValueError("`endpoint_model` belongs to `endpoint`; remove it")
-        if self.revision and not self.model:
-            raise ValueError("`revision` belongs to `model`; remove it")
-        return self
 
 
 class JudgeConfig(Section):

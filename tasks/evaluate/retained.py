@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -18,12 +17,21 @@ from tasks.evidence.table import table_of_rows
 from tasks.measures.measured import RowValues, mean_values
 from tasks.models.generation import Answer, generate_answers
 from tasks.models.pace import doing
-from tasks.retained.general_text import GENERAL_TEXT, piece_tokens, read_text
-from tasks.retained.memorization import HELD_OUT_ROWS, MOST_CONTINUED, TRAINING, continued, halved
-from tasks.retained.refusals import HARMLESS, UNSAFE, is_refusal, prompts
+from tasks.retained.general_text import general_text, loss_values
+from tasks.retained.memorization import memorized_values, split_answers
+from tasks.retained.refusals import SafetyPrompt, prompts, refusal_values
+from tasks.retained.thresholds import (
+    GENERAL_TEXT,
+    HARMLESS,
+    HARNESS_PREFIX,
+    MEMORIZED_HELD_OUT,
+    MEMORIZED_TRAINING,
+    UNSAFE,
+)
 
 _ANSWER_TOKENS = 64
 _LONGEST = 2048
+_PIECE_TOKENS = 512
 
 
 def retained_tables(subject: Subject, training: Sequence[pd.DataFrame], held_out: pd.DataFrame) -> list[pa.Table]:
@@ -39,39 +47,41 @@ def retained_tables(subject: Subject, training: Sequence[pd.DataFrame], held_out
         tables.append(_general_text(subject, config.general_text))
     if config.refusals:
         with doing("answering unsafe and harmless prompts"):
-            tables += [_refusals(subject, name, rows) for name, rows in prompts(config).items()]
+            both = prompts(config)
+            tables.append(_refusals(subject, UNSAFE, "refusal_rate", both.unsafe))
+            tables.append(_refusals(subject, HARMLESS, "over_refusal_rate", both.harmless))
     if config.memorization_rows:
-        for name, rows in ((TRAINING, training[0] if training else held_out.iloc[:0]), (HELD_OUT_ROWS, held_out)):
-            with doing(f"completing {name.removeprefix('memorized ')}"):
-                tables.append(_memorized(subject, name, rows))
-    for task in config.harness:
-        from tasks.retained.harness import run_task
+        with doing("completing answers of which half is given"):
+            tables += [_memorized(subject, MEMORIZED_TRAINING, rows) for rows in training]
+            tables.append(_memorized(subject, MEMORIZED_HELD_OUT, held_out))
+    if config.harness:
+        from tasks.retained.harness import run_tasks
 
-        with doing(f"running the task {task.task} of lm-evaluation-harness"):
-            found = run_task(task, subject.model, subject.tokenizer, subject.config.rows_per_pass)
-        tables.append(_table(f"harness {found.task}", found.ids, {"harness": mean_values(found.values)}))
+        with doing("running tasks of lm-evaluation-harness"):
+            results = run_tasks(config.harness, subject.model, subject.tokenizer, subject.config.rows_per_pass)
+        for found in results:
+            tables.append(_table(f"{HARNESS_PREFIX}{found.task}", found.row_ids, {"harness": found.values}))
     return [table for table in tables if table.num_rows]
 
 
+def _positions(subject: Subject) -> int:
+    return int(getattr(subject.model.config.get_text_config(), "max_position_embeddings", None) or _LONGEST)
+
+
 def _general_text(subject: Subject, place: str) -> pa.Table:
-    positions = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None) or _LONGEST
-    sequences = piece_tokens(subject.tokenizer, read_text(place), positions)
-    counted = [np.arange(len(ids)) > 0 for ids in sequences]
+    text = general_text(subject.tokenizer, place, min(_PIECE_TOKENS, _positions(subject)))
     values = token_log_probabilities(
-        subject.model, sequences, counted, subject.tokenizer.pad_token_id, subject.config.rows_per_pass
+        subject.model, text.tokens, text.counted, subject.tokenizer.pad_token_id, subject.config.rows_per_pass
     )
-    losses = np.asarray([-float(value[1:].sum(dtype=np.float64)) for value in values])
-    numbers = np.asarray([len(ids) - 1 for ids in sequences], dtype=np.float64)
-    loss = RowValues(losses / numbers, np.stack([losses, numbers], axis=-1))
-    return _table(GENERAL_TEXT, [f"piece:{n + 1}" for n in range(len(sequences))], {"eval_loss": loss})
+    ids = [f"piece:{number + 1}" for number in range(len(text.tokens))]
+    return _table(GENERAL_TEXT, ids, {"eval_loss": loss_values(values, text.counted)})
 
 
-def _refusals(subject: Subject, name: str, rows: Sequence[tuple[str, str]]) -> pa.Table:
-    asked = pd.DataFrame([_asked(subject, row_id, prompt) for row_id, prompt in rows])
-    answers = _answers(subject, asked, _ANSWER_TOKENS)
-    refused = np.asarray([float(is_refusal(answer.text)) for answer in answers])
-    key = {UNSAFE: "refusal_rate", HARMLESS: "over_refusal_rate"}[name]
-    return _table(name, list(asked.row_id), {key: mean_values(refused)}, list(asked.prompt), answers)
+def _refusals(subject: Subject, name: str, key: str, asked: Sequence[SafetyPrompt]) -> pa.Table:
+    rows = pd.DataFrame([_asked(subject, own.row_id, own.prompt) for own in asked])
+    answers = _answers(subject, rows, _ANSWER_TOKENS)
+    values = refusal_values([answer.text for answer in answers])
+    return _table(name, list(rows.row_id), {key: values}, list(rows.prompt), answers)
 
 
 def _asked(subject: Subject, row_id: str, prompt: str) -> dict[str, Any]:
@@ -85,13 +95,28 @@ def _asked(subject: Subject, row_id: str, prompt: str) -> dict[str, Any]:
     return {"row_id": row_id, "prompt": prompt, "input_ids": ids, "prompt_length": len(ids), "expected": ""}
 
 
-def _memorized(subject: Subject, name: str, rows: pd.DataFrame) -> pa.Table:
-    chosen = halved(rows, subject.config.retained.memorization_rows)
-    if chosen.empty:
+def _memorized(subject: Subject, name: str, tokens: pd.DataFrame) -> pa.Table:
+    """Return the table of evenly spread rows; packed rows have no prompts, and give none."""
+    if "prompt_length" not in tokens:
         return _table(name, [], {"memorized": mean_values([])})
-    answers = _answers(subject, chosen.assign(expected=""), MOST_CONTINUED)
-    values = mean_values(np.asarray(continued(chosen, [answer.ids for answer in answers])))
-    return _table(name, list(chosen.row_id), {"memorized": values}, list(chosen.prompt), answers)
+    rows = tokens[tokens.prompt_length > 0]
+    number = min(subject.config.retained.memorization_rows, len(rows))
+    rows = rows.iloc[[place * len(rows) // number for place in range(number)]]
+    pairs = [
+        (list(ids)[:length], list(ids)[length:]) for ids, length in zip(rows.input_ids, rows.prompt_length, strict=True)
+    ]
+    split = split_answers(pairs, subject.end_token_ids, _positions(subject))
+    given = pd.DataFrame(
+        {
+            "input_ids": pd.Series([own.given for own in split.halves], dtype=object),
+            "prompt_length": [len(own.given) for own in split.halves],
+            "prompt": "",
+            "expected": "",
+        }
+    )
+    answers = _answers(subject, given, split.max_new_tokens) if split.halves else []
+    values = memorized_values(split, [answer.ids for answer in answers])
+    return _table(name, list(rows.row_id), {"memorized": values})
 
 
 def _answers(subject: Subject, rows: pd.DataFrame, new_tokens: int) -> list[Answer]:

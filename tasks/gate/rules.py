@@ -86,7 +86,9 @@ def rules_of_objective(run: Run) -> list[GateRule]:
         rules.append(GateRule(measure=answers, versus=run.start, at_most_drop=ANSWERS_MAY_DROP, required=False))
     table = run.models[run.candidate].table
     measured = [(name, key) for name in datasets(table) for key in measures_in(rows_of(table, name))]
-    return [*rules, *default_rules(measured, run.start)]
+    lost = default_rules(datasets(table), run.config.train.objective)
+    known = [rule.model_copy(update={"versus": run.start}) for rule in lost if (rule.set, rule.measure) in measured]
+    return [*rules, *known]
 
 
 def pairs_of_rules(rules: Sequence[GateRule], model: str) -> list[Pair]:

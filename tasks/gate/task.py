@@ -110,16 +110,3 @@ def _compare(
     print_line(f"verdict: {verdict.headline}")
     print_text(verdict_text(verdict))
     return Decided(verdict, store_table(path))
-
-
-@_comparing
-@shows_errors
-def compare_listed(
-    config: FineTuneConfig, names: list[str], evaluations: list[Evaluation], rows: list[StructuredDataset]
-) -> Decided:
-    """Return the verdict on the second model against the first, and the differences to all others.
-
-    A single model is compared with none: the verdict only repeats its scores.
-    """
-    candidate = names[1] if len(names) > 1 else names[0]
-    return _compare(config, names[0], candidate, [], names, evaluations, rows)

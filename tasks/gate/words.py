@@ -13,6 +13,7 @@ from tasks.decks.prompting import prompting_sentence
 from tasks.evidence.table import aligned, rows_of
 from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
 from tasks.gate.rules import LEAST_LOSS, LEVEL, deciding_measure, is_against_chance, main_answer_measure, rival
+from tasks.retained.thresholds import MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
 
 _MOST_DEGENERATE = 0.5
 _FEW_ROWS = 20
@@ -96,6 +97,7 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
         if left_out:
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
             found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
+    found += lost_sentences([_kept_in_memory(run)], run.candidate)
     others = [name for name in run.models if name != run.candidate and other_tokens(run.models, run.candidate, name)]
     if others:
         found.append(f"The loss of {', '.join(others)} is over other tokens, and is not compared.")
@@ -104,6 +106,12 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
     if difference is not None:
         found += _on_power(difference)
     return found
+
+
+def _kept_in_memory(run: Run) -> Kept:
+    """Return the shares of held-out and of training rows that the model completes word for word."""
+    sets = {other.name: other.scores.value("memorized") for other in run.models[run.candidate].evaluation.others}
+    return Kept(MEMORIZED_TRAINING, "memorized", sets.get(MEMORIZED_HELD_OUT), sets.get(MEMORIZED_TRAINING))
 
 
 def _on_power(found: Difference) -> list[str]:

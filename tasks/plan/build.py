@@ -83,13 +83,12 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         _check_length(all_answers, prefix, config, found_shape.shape)
     checks = [given.check for given in all_answers]
     rewards_version = value_of(answers, _last_name(phases, "rewards"), "")
-    scores_version, watched_version, other_revisions = value_of(answers, _last_name(phases, "evaluation"), ("", "", []))
+    scores_version = value_of(answers, _last_name(phases, "evaluation"), "")
     whole_plan = Plan(
         model_revision=model.revision if model is not None else "",
         chat_template=value_of(answers, _last_name(phases, "chat template file")),
-        rewards_version=rewards_version + watched_version,
+        rewards_version=rewards_version,
         scores_version=rewards_version + scores_version,
-        other_revisions=other_revisions,
         deepspeed_json=value_of(answers, _last_name(phases, "deepspeed file"), ""),
         warnings=[f"{check.name}: {check.found}" for check in checks if check.result == "warning"],
         model=_model_facts(last, found_shape, model, answers),

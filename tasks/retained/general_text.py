@@ -1,70 +1,152 @@
-"""General text, whose perplexity says whether a model still models language at large.
+"""Text of many kinds that no training of this project is about: how much worse the model predicts it is what it lost.
 
-The text that ships is of the project's own wording: short pieces of everyday language, science, law, code and five
-other languages. A user's file may take its place.
+Perplexity is by token, so it compares models of one tokenizer. Bits per byte compare any two models.
 """
 
 from __future__ import annotations
 
-import re
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 from transformers import PreTrainedTokenizerBase
 
+from configs.addresses import shown_address
 from configs.errors import DataError
 from configs.printable import one_line
-from tasks.files.streams import is_remote
+from tasks.measures.measured import RowValues
+from tasks.rows.text_files import open_text
 
-GENERAL_TEXT = "general text"
-"""The name of the set in tables and gate rules."""
-EMBEDDED = "embedded:general-text"
-_FILE = Path(__file__).parent / "general_text.txt"
-_MOST_TOKENS = 50_000
-_LONGEST_PIECE = 512
+EMBEDDED_TEXT = "embedded:general-text"
+_EMBEDDED_FILE = Path(__file__).with_name("general_text.txt")
+# a usual tokenizer makes about 2,000 tokens of the text
+_EMBEDDED_TOKENS = 4_000
+_FILE_TOKENS = 50_000
+# read of a user's file; more would not fit into the tokens that are scored
+_FILE_CHARACTERS = 2**21
 
 
-def read_text(place: str) -> str:
-    """Return the content of the text file at `place`, or the project's own text.
-
-    Raises:
-        DataError: it cannot be read, is not UTF-8, or is empty.
+@dataclass(frozen=True)
+class GeneralText:
+    """Pieces of text as tokens. `counted` has a bool array [tokens] for each piece: False for a token that nothing
+    predicts. `num_bytes` counts the UTF-8 bytes of the text behind the counted tokens of each piece.
     """
-    if place == EMBEDDED:
-        return _FILE.read_text(encoding="utf-8")
-    where = f"evaluate.retained.general_text={one_line(place)}"
-    try:
-        if is_remote(place):
-            import fsspec
 
-            with fsspec.open(place, "r", encoding="utf-8") as file:
-                text = str(file.read())
-        else:
-            text = Path(place).expanduser().read_text(encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"{where} cannot be read ({error.strerror or 'no answer'})") from None
-    except UnicodeDecodeError:
-        raise DataError(f"{where} is not UTF-8 text; convert it") from None
-    if not text.strip():
-        raise DataError(f"{where} is empty; name a file with text, or null for none")
-    return text
+    pieces: list[str]
+    tokens: list[list[int]]
+    counted: list[np.ndarray]
+    num_bytes: list[int]
+    left_out: int
+    """Pieces that were not taken, because the limit of tokens was reached."""
 
 
 def text_pieces(text: str) -> list[str]:
-    """Return the paragraphs of a text, which blank lines divide."""
-    return [piece.strip() for piece in re.split(r"\n\s*\n", text) if piece.strip()]
+    """Return the pieces of a text, which blank lines separate, without white space around them."""
+    pieces: list[str] = []
+    lines: list[str] = []
+    for line in [*text.splitlines(), ""]:
+        if line.strip():
+            lines.append(line.rstrip())
+        elif lines:
+            pieces.append("\n".join(lines).strip())
+            lines = []
+    return pieces
 
 
-def piece_tokens(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[list[int]]:
-    """Return the token ids of each paragraph, of at least 2 tokens, cut at `max_length` and at 512.
+def read_text(place: str) -> str:
+    """Return the general text of a setting: the project's own, or that of a .txt file, at most 2 Mi characters of it.
 
-    Each begins anew, with the special tokens that the tokenizer puts first. At most 50,000 tokens in all.
+    Raises:
+        DataError: the file cannot be read, is not UTF-8, or has no text.
     """
-    found, total = [], 0
-    for piece in text_pieces(text):
-        ids = list(tokenizer(piece, truncation=True, max_length=min(max_length, _LONGEST_PIECE))["input_ids"])
-        if len(ids) > 1:
-            found.append(ids)
-            total += len(ids)
-        if total >= _MOST_TOKENS:
-            break
-    return found
+    if place == EMBEDDED_TEXT:
+        return _EMBEDDED_FILE.read_text(encoding="utf-8")
+    if place.startswith("embedded:"):
+        raise DataError(f"evaluate.retained.general_text={one_line(place)} is not known; write {EMBEDDED_TEXT}")
+    with open_text(place) as stream:
+        text = stream.read(_FILE_CHARACTERS)
+    if not text.strip():
+        raise DataError(
+            f"evaluate.retained.general_text: {shown_address(place)} has no text; write paragraphs with blank lines "
+            "between them, or set it to null"
+        )
+    return text
+
+
+def pieces_tokens(tokenizer: PreTrainedTokenizerBase, text: str, max_length: int) -> list[list[int]]:
+    """Return the token ids of each piece, with the tokens that the tokenizer puts before any text.
+
+    Each piece starts anew: no token is predicted from another piece. A piece is cut after `max_length` tokens.
+    """
+    return _tokens(tokenizer, text_pieces(text), max_length)
+
+
+def general_text(tokenizer: PreTrainedTokenizerBase, place: str, max_length: int) -> GeneralText:
+    """Return the general text of the setting `place`, as tokens to score.
+
+    At most 4,000 tokens of the project's own text are taken, and 50,000 of a file, in whole pieces; always one piece.
+    A piece is cut after `max_length` tokens. A first token is not counted, nor are special tokens: a tokenizer without
+    a token for the beginning then leaves out the first word of each piece, for every model alike.
+
+    Raises:
+        DataError: as `read_text`; or the tokenizer makes no token of the text that another one predicts.
+    """
+    pieces = text_pieces(read_text(place))
+    most = _EMBEDDED_TOKENS if place == EMBEDDED_TEXT else _FILE_TOKENS
+    result = GeneralText([], [], [], [], 0)
+    total = left_out = 0
+    for piece in pieces:
+        # once the limit is reached, pieces are only counted
+        ids = _tokens(tokenizer, [piece], max_length)[0] if total < most else []
+        if not ids or (result.tokens and total + len(ids) > most):
+            left_out, total = left_out + 1, most
+            continue
+        total += len(ids)
+        counted = np.array([token not in tokenizer.all_special_ids for token in ids])
+        counted[0] = False
+        result.pieces.append(piece)
+        result.tokens.append(ids)
+        result.counted.append(counted)
+        result.num_bytes.append(len(_decoded(tokenizer, ids, counted).encode()))
+    if not any(mask.any() for mask in result.counted):
+        raise DataError(
+            "evaluate.retained.general_text: the model's tokenizer makes no two tokens of any piece; name a longer text"
+        )
+    return GeneralText(result.pieces, result.tokens, result.counted, result.num_bytes, left_out)
+
+
+def loss_values(log_probabilities: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> RowValues:
+    """Return the loss of each piece: `values` are nats per counted token, `sums` [pieces, 2] (nats, counted tokens).
+
+    `log_probabilities` [tokens] of each piece are 0 where not `counted`. exp() of the score is the perplexity.
+    """
+    sums = np.array(
+        [
+            (-float(own[mask].sum(dtype=np.float64)), float(mask.sum()))
+            for own, mask in zip(log_probabilities, counted, strict=True)
+        ],
+        dtype=np.float64,
+    ).reshape(len(counted), 2)
+    values = np.divide(sums[:, 0], sums[:, 1], out=np.full(len(sums), np.nan), where=sums[:, 1] > 0)
+    lone = int((sums[:, 1] == 0).sum())
+    return RowValues(values, sums, "mean", {"a piece of one token": lone} if lone else {})
+
+
+def bits_per_byte(loss: RowValues, num_bytes: Sequence[int]) -> float | None:
+    """Return the summed loss in bits over the UTF-8 bytes of the counted tokens' text; None where there are none.
+
+    Comparable between tokenizers, as in Gao et al. 2020 (arXiv:2101.00027): bits per byte = nats / (ln 2 * bytes).
+    """
+    total = sum(num_bytes)
+    return float(loss.sums[:, 0].sum()) / (math.log(2) * total) if total else None
+
+
+def _tokens(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], max_length: int) -> list[list[int]]:
+    return [list(tokenizer(piece).input_ids[:max_length]) for piece in pieces]
+
+
+def _decoded(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], counted: np.ndarray) -> str:
+    kept = [token for token, is_counted in zip(ids, counted, strict=True) if is_counted]
+    return str(tokenizer.decode(kept, clean_up_tokenization_spaces=False))

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
 from pathlib import Path
 
-from configs.errors import ConfigError
+from configs.errors import ConfigError, either
 from configs.objectives import SCORING
 from configs.printable import one_line
-from configs.schema import FineTuneConfig, ModelConfig
+from configs.schema import FineTuneConfig
 from configs.wire import HELD_OUT
 from tasks.files.streams import is_remote
 from tasks.plan.checks.preflight import Finding
 
-_NAMED = {"base", "sft", "few_shot", "chance"}
+_NAMED = ("base", "sft", "few_shot", "chance")
 
 
-def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], str]) -> Finding:
-    """Check measures, few-shot examples, files and the gate; return what cached results depend on.
-
-    The value is (hash of the functions and files that scores depend on, hash of the functions of train.watch.measures,
-    revisions of the models in `evaluate.others`). `resolve` returns the revision of a model.
+def check_evaluation(config: FineTuneConfig) -> Finding:
+    """Check measures, few-shot examples, files and the gate; return a hash of what scores depend on.
 
     Raises:
         ConfigError: a setting cannot be used.
@@ -33,8 +29,7 @@ def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], st
     from tasks.retained.refusals import prompts
 
     evaluate = config.evaluate
-    check_measures([*evaluate.measures, *config.train.watch.measures], [])
-    watched = functions_hash(config.train.watch.measures)
+    check_measures(evaluate.measures, [])
     _check_few_shot(config)
     _check_gate(config)
     digest = hashlib.sha256(functions_hash(evaluate.measures).encode())
@@ -44,12 +39,8 @@ def check_evaluation(config: FineTuneConfig, resolve: Callable[[ModelConfig], st
     check_tasks(retained.harness)
     for place in (retained.general_text, retained.unsafe_prompts, retained.harmless_prompts):
         digest.update(_content_hash(place).encode())
-    revisions = [
-        resolve(ModelConfig(name=other.model, revision=other.revision)) if other.model else ""
-        for other in evaluate.others
-    ]
     names = [measure.key for measure in evaluate.measures] or ["chosen by what the answers look like"]
-    return Finding(f"measures: {', '.join(names)}", (digest.hexdigest()[:16], watched, revisions))
+    return Finding(f"measures: {', '.join(names)}", digest.hexdigest()[:16])
 
 
 def _content_hash(place: str | None) -> str:
@@ -77,14 +68,11 @@ def _check_few_shot(config: FineTuneConfig) -> None:
 
 def _check_gate(config: FineTuneConfig) -> None:
     """Refuse a rule that names a model or a set which no run of this config has."""
-    others = {other.name for other in config.evaluate.others}
     for number, rule in enumerate(config.gate.rules):
         versus = rule.compared_with
-        if versus is not None and versus not in _NAMED | others:
-            known = ", ".join(sorted({"base", "few_shot"} | others))
+        if versus is not None and versus not in _NAMED:
             raise ConfigError(
-                f"gate.rules[{number}].versus={one_line(versus)} is no model of this run; choose {known}, or name it "
-                "in evaluate.others"
+                f"gate.rules[{number}].versus={one_line(versus)} is no model of this run; choose {either(_NAMED)}"
             )
         if versus == "few_shot" and not config.evaluate.few_shot:
             raise ConfigError(f"gate.rules[{number}].versus=few_shot needs evaluate.few_shot, such as 4")

@@ -15,14 +15,14 @@ from pathlib import Path
 from configs.combinations import fault_of_heads
 from configs.errors import ConfigError, FineTuneError, UnreachableError
 from configs.objectives import ONLINE
-from configs.schema import FineTuneConfig, ModelConfig
+from configs.schema import FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from tasks.files.apart import check_apart, check_repository
 from tasks.files.model_files import check_files, loaded_weights
 from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
 from tasks.plan.checks.preflight import Finding, NotCheckedError, Question
-from tasks.plan.checks.surroundings import READING_SECONDS, Base, Surroundings, base_model
+from tasks.plan.checks.surroundings import Base, Surroundings, base_model
 from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import first_rows_of, token_questions
 from tasks.plan.hardware import disk
@@ -45,7 +45,7 @@ def training_questions(config: FineTuneConfig, surroundings: Surroundings, base:
     about_model = [] if base is not None else _model_questions(model, config)
     about_training = [
         *_settings_questions(config, surroundings, model),
-        _evaluation_question(config, surroundings),
+        _evaluation_question(config),
         *token_questions(config, model, surroundings),
         *_machine_questions(config, surroundings, model),
         *_service_questions(config, surroundings),
@@ -190,13 +190,10 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
     return questions
 
 
-def _evaluation_question(config: FineTuneConfig, surroundings: Surroundings) -> Question:
+def _evaluation_question(config: FineTuneConfig) -> Question:
     from tasks.plan.checks.evaluation import check_evaluation
 
-    def resolve(other: ModelConfig) -> str:
-        return base_model(other, surroundings.token).resolved.value().revision
-
-    return Question("evaluation", lambda: check_evaluation(config, resolve), READING_SECONDS)
+    return Question("evaluation", lambda: check_evaluation(config))
 
 
 def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base) -> list[Question]:

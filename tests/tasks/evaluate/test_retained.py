@@ -9,14 +9,13 @@ import pytest
 import torch
 
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema.evaluate import HarnessTaskConfig, RetainedConfig
+from configs.schema.evaluate import RetainedConfig
 from configs.wire import Evaluation
 from tasks.evaluate.retained import retained_tables
 from tasks.evaluate.scores import evaluate_model
 from tasks.evaluate.subject import load_subject
 from tasks.evidence.table import score_of
 from tasks.models.load import load_model, load_tokenizer
-from tasks.retained.general_text import piece_tokens
 
 from .test_score import rows_of
 
@@ -63,54 +62,19 @@ def test_a_model_that_knows_an_answer_by_heart_is_found(tiny_model: Path) -> Non
     subject = load_subject(config, MODEL, tiny_model, tiny_model, [1])
     prompt = [5, 6, 7]
     with torch.no_grad():
-        own = subject.model.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=0)[
-            0
-        ].tolist()
-    known = rows_of((own, 3))
+        own = subject.model.generate(torch.tensor([prompt]), max_new_tokens=20, do_sample=False, eos_token_id=0)
+    known = rows_of((own[0].tolist(), 3))
     other = rows_of((prompt + [9, 200] * 10, 3))
     tables = {table["dataset"][0].as_py(): table for table in retained_tables(subject, [known], other)}
     assert score_of(tables["memorized training rows"], "memorized") == (1.0, 1)
     assert score_of(tables["memorized held-out rows"], "memorized") == (0.0, 1)
 
 
-def test_a_task_of_the_harness_runs_offline_with_a_value_for_each_document(
+def test_a_task_of_the_harness_is_a_set_with_a_value_for_each_document(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    config = EvaluateConfig(
-        retained=RetainedConfig(general_text=None, harness=[HarnessTaskConfig(task="embedded:arithmetic")])
-    )
-    subject = load_subject(config, MODEL, tiny_model, tiny_model, [1])
-    [table] = retained_tables(subject, [], ROWS)
-    value, rows = score_of(table, "harness")
-    assert table["dataset"][0].as_py() == "harness arithmetic"
-    assert rows == 50 and value is not None and 0 <= value <= 1
-    # the harness's choice is that of the project's own likelihoods
-    model, tokenizer = subject.model, subject.tokenizer
-
-    def likelihood(context: str, continuation: str) -> float:
-        first, whole = (
-            tokenizer(text, add_special_tokens=False)["input_ids"] for text in (context, context + continuation)
-        )
-        with torch.no_grad():
-            logits = model(torch.tensor([whole])).logits.log_softmax(-1)
-        return sum(float(logits[0, place - 1, whole[place]]) for place in range(len(first), len(whole)))
-
-    import json
-
-    import tasks.retained
-
-    path = Path(tasks.retained.__file__).parent / "tasks" / "arithmetic.jsonl"
-    for row, own in list(
-        zip(map(json.loads, path.read_text().splitlines()), table["harness"].to_pylist(), strict=True)
-    )[:10]:
-        context = f"Question: {row['question']}\nAnswer:"
-        best = max(range(len(row["choices"])), key=lambda n: likelihood(context, f" {row['choices'][n]}"))
-        assert own == float(best == row["label"])
-
-
-def test_pieces_begin_anew_and_are_cut(tiny_model: Path) -> None:
-    tokenizer = load_tokenizer(tiny_model, False)
-    found = piece_tokens(tokenizer, "abc\n\n" + "d" * 600 + "\n\n\n\ne", 40)
-    # a byte-level tokenizer: a token a letter; a single token has nothing to predict
-    assert [len(ids) for ids in found] == [3, 40]
+    [found] = scored(tiny_model, general_text=None, harness=[{"task": "embedded:arithmetic", "limit": 10}]).others
+    [measured] = found.scores.answers
+    assert (found.name, measured.key, measured.rows) == ("harness: embedded:arithmetic", "harness", 10)
+    assert measured.value is not None and 0 <= measured.value <= 1
