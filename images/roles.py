@@ -12,7 +12,7 @@ Role = Literal["cpu", "gpu", "gptq"]
 
 _SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML", "regex", "xxhash")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
-_SCORES = ("tqdm", "rapidfuzz", "scipy")
+_SCORES = ("tqdm", "rapidfuzz", "aiohttp", "httpx2", "jsonschema", "referencing", "sacrebleu", "zstandard")
 
 PACKAGES: dict[Role, tuple[str, ...]] = {
     "cpu": (
@@ -27,6 +27,7 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "httpx2",
         "Jinja2",
         "matplotlib",
+        "openai",
         "pandera",
         "py3langid",
         "rensa",
@@ -53,7 +54,7 @@ PACKAGES: dict[Role, tuple[str, ...]] = {
         "safetensors",
         "trl",
     ),
-    "gptq": (*_SHELL, *_MODELS, *_SCORES, "flytekitplugins-deck-standard", "gptqmodel", "matplotlib"),
+    "gptq": (*_SHELL, *_MODELS, *_SCORES, "flytekitplugins-deck-standard", "fsspec", "gptqmodel", "matplotlib"),
 }
 """Packages that the project's own source imports."""
 

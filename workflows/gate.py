@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from configs.errors import ArtifactError, FineTuneError
+from configs.errors import ArtifactError, FineTuneError, either
 from configs.foreign_json import JsonFault, parse_json
 from configs.printable import one_line, print_text
 from configs.wire_evidence import Verdict
@@ -57,7 +57,7 @@ def main(run: Path, model: str) -> None:
         verdict = read_verdict(run)
         names = [artifact.model for artifact in verdict.artifacts]
         if model not in names:
-            raise ArtifactError(f"--model={one_line(model)} was not judged in this run; choose {' or '.join(names)}")
+            raise ArtifactError(f"--model={one_line(model)} was not judged in this run; choose {either(names)}")
     except FineTuneError as error:
         failure = click.ClickException(str(error))
         failure.exit_code = 2

@@ -52,11 +52,6 @@ class EvaluateConfig(Section):
     num_samples: int = Field(
         8, ge=0, description="Held-out rows that the report shows with the answers before and after training."
     )
-    measures: list[MeasureConfig] = Field(
-        [],
-        description="Measures of the generated answers, by name or with their settings; when empty, those that suit "
-        "what the expected answers look like. Exact match is always measured.",
-    )
     few_shot: int = Field(
         0,
         ge=0,
@@ -64,8 +59,6 @@ class EvaluateConfig(Section):
         description="Training rows shown to the base model as examples before each held-out row, the same for all: the "
         "score that prompting alone reaches. 0 for none.",
     )
-    judge: JudgeConfig = Field(JudgeConfig(), description="A model that judges answers.")
-    retained: RetainedConfig = Field(RetainedConfig(), description="What the model should not lose in training.")
     loss: Literal["measure", "skip"] = Field(
         "measure", description="Whether the held-out loss is measured; without it, generated answers decide."
     )
@@ -76,6 +69,14 @@ class EvaluateConfig(Section):
         description="Number of pods that score the held-out rows of a model in parallel (Flyte map tasks); any number "
         "gives the same scores.",
     )
+
+    measures: list[MeasureConfig] = Field(
+        [],
+        description="Measures of the generated answers, by name or with their settings; when empty, those that suit "
+        "what the expected answers look like. Exact match is always measured.",
+    )
+    judge: JudgeConfig = Field(JudgeConfig(), description="A model that judges answers.")
+    retained: RetainedConfig = Field(RetainedConfig(), description="What the model should not lose in training.")
 
     @field_validator("measures", mode="before")
     @classmethod
@@ -109,4 +110,4 @@ class EvaluateConfig(Section):
         Of a rival, such as the base with examples, only the held-out rows are scored.
         """
         changes = {"few_shot": 0, "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
-        return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text=None)} if is_rival else {}))
+        return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text="none")} if is_rival else {}))

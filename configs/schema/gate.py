@@ -27,7 +27,7 @@ class GateRule(Section):
     at_least: float | None = Field(
         None, description="Lowest value; with `versus`, the lowest gain in the measure's own direction."
     )
-    at_most: float | None = Field(None, description="Highest value; not with `versus`.")
+    at_most: float | None = Field(None, description="Highest value of the model itself, also with `versus`.")
     at_most_drop: float | None = Field(
         None,
         ge=0.0,
@@ -45,8 +45,6 @@ class GateRule(Section):
         bounds = [self.at_least, self.at_most, self.at_most_drop]
         if all(bound is None for bound in bounds) and not self.significant:
             raise ValueError("has no bound; give at_least, at_most, at_most_drop or significant: true")
-        if self.at_most is not None and self.versus is not None:
-            raise ValueError("`at_most` is for the value itself; with `versus`, give at_least or at_most_drop")
         if self.significant and self.versus is None:
             raise ValueError("`significant` needs `versus`, the model to compare with, such as base")
         if self.at_least is not None and self.at_most_drop is not None:

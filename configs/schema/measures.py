@@ -152,7 +152,7 @@ class JudgeConfig(Section):
     repeats: int = Field(1, ge=1, le=10, description="How often each question is asked, to report the agreement.")
     max_calls: int = Field(1000, ge=1, description="Most calls to the endpoint in one run; cached answers cost none.")
     concurrency: int = Field(4, ge=1, le=64, description="Calls at the same time.")
-    timeout_seconds: float = Field(60.0, gt=0.0, le=600.0, description="Longest wait for one answer.")
+    timeout_seconds: float = Field(60.0, gt=0.0, le=600.0, description="Longest wait for one answer, in seconds.")
 
     @model_validator(mode="after")
     def _endpoint_is_whole(self) -> JudgeConfig:
@@ -180,9 +180,9 @@ class HarnessTaskConfig(Section):
 class RetainedConfig(Section):
     """What a model should not lose in training. Each is measured of the base and of the tuned model."""
 
-    general_text: str | None = Field(
+    general_text: str = Field(
         "embedded:general-text",
-        description="Text whose perplexity is measured: a .txt file, or the small set of the project; null for none.",
+        description="Text whose perplexity is measured: a .txt file, or the small set of the project; `none` for none.",
     )
     refusals: bool = Field(
         False,

@@ -43,7 +43,7 @@ def retained_tables(subject: Subject, training: Sequence[pd.DataFrame], held_out
     """
     config = subject.config.retained
     tables = []
-    if config.general_text is not None:
+    if config.general_text != "none":
         tables.append(_general_text(subject, config.general_text))
     if config.refusals:
         with doing("answering unsafe and harmless prompts"):

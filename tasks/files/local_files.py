@@ -141,7 +141,7 @@ def _single_files(config: RunConfig) -> Iterator[tuple[Keys, str]]:
     retained = config.evaluate.retained
     for name in ("general_text", "unsafe_prompts", "harmless_prompts"):
         value = getattr(retained, name)
-        if value is not None and not value.startswith("embedded:"):
+        if value is not None and value != "none" and not value.startswith("embedded:"):
             found.append((("evaluate", "retained", name), value))
     for keys, value in found:
         if value is not None and not is_remote(value):

@@ -160,6 +160,8 @@ def _of_difference(
     gain, text = found.gain, changed(found)
     if rule.at_most_drop is not None and -gain > rule.at_most_drop:
         return False, f"{text}: worse by more than {measure.difference(rule.at_most_drop).lstrip('+')}"
+    if rule.at_most is not None and found.after > rule.at_most:
+        return False, f"{text}: above {measure.number.format(rule.at_most)}"
     if rule.at_least is not None and gain < rule.at_least:
         return False, f"{text}: a gain below {measure.difference(rule.at_least).lstrip('+')}"
     if rule.significant:
@@ -192,7 +194,6 @@ def _in_words(rule: GateRule, measure: Measure) -> str:
     parts = []
     if versus is None:
         parts += [f"at least {measure.number.format(rule.at_least)}"] if rule.at_least is not None else []
-        parts += [f"at most {measure.number.format(rule.at_most)}"] if rule.at_most is not None else []
     else:
         if rule.significant:
             parts.append(f"better than {versus} by more than noise")
@@ -202,6 +203,7 @@ def _in_words(rule: GateRule, measure: Measure) -> str:
             drop = measure.difference(rule.at_most_drop).lstrip("+")
             worse = "not worse" if rule.at_most_drop == 0 else f"worse by at most {drop}"
             parts.append(f"{worse} than {versus}" if rule.at_most_drop == 0 else f"{worse} against {versus}")
+    parts += [f"at most {measure.number.format(rule.at_most)}"] if rule.at_most is not None else []
     return f"{measure.title}{_on(rule.set)}: {', '.join(parts)}"
 
 

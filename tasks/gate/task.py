@@ -1,6 +1,5 @@
 """Flyte task: compare all models of a run on the same rows, and decide by the gate's rules what is published."""
 
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -27,8 +26,7 @@ class Decided(NamedTuple):
     rows: StructuredDataset
 
 
-_comparing = partial(
-    task,
+@task(
     container_image=CPU_IMAGE,
     requests=CPU,
     retries=2,
@@ -51,9 +49,6 @@ _comparing = partial(
     enable_deck=True,
     deck_fields=DECK_FIELDS,
 )
-
-
-@_comparing
 @shows_errors
 def compare_models(
     config: FineTuneConfig,

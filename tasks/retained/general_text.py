@@ -70,7 +70,7 @@ def read_text(place: str) -> str:
     if not text.strip():
         raise DataError(
             f"evaluate.retained.general_text: {shown_address(place)} has no text; write paragraphs with blank lines "
-            "between them, or set it to null"
+            "between them, or set it to none"
         )
     return text
 

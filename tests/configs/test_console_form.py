@@ -191,10 +191,10 @@ def sections(kind: type[Section], path: str = "") -> Iterator[tuple[str, type[Se
 
 
 def test_what_is_changed_first_comes_first() -> None:
-    fine_tune = ["name", "model", "data", "train", "evaluate", "quantize", "push_to_hub", "tokenize"]
-    assert list(FineTuneConfig.model_fields)[:8] == fine_tune
-    align = ["name", "model", "sft", "reward", "policy", "evaluate", "quantize", "push_to_hub", "tokenize"]
-    assert list(AlignConfig.model_fields)[:9] == align
+    fine_tune = ["name", "model", "data", "train", "evaluate", "quantize", "gate", "push_to_hub", "tokenize"]
+    assert list(FineTuneConfig.model_fields)[:9] == fine_tune
+    align = ["name", "model", "sft", "reward", "policy", "evaluate", "quantize", "gate", "push_to_hub", "tokenize"]
+    assert list(AlignConfig.model_fields)[:10] == align
     train = ["objective", "method", "epochs", "learning_rate", "batch_size"]
     assert list(dict(sections(FineTuneConfig))["train"].model_fields)[:5] == train
 
@@ -249,6 +249,8 @@ FILLED = {
         "evaluation": [{"hub": "a/b"}],
         "contamination": [{"hub": "a/b"}],
     },
+    "evaluate": {"retained": {"harness": [{"task": "arc_easy"}]}},
+    "gate": {"rules": [{"measure": "exact_match", "versus": "base", "significant": True}]},
     "train": {"policy": {"rewards": [{"kind": "exact_match"}]}},
     "plan": {"gpu_types": [{"name": "mine", "memory_gb": 8, "peak_teraflops": 5, "memory_gb_per_second": 100}]},
 }

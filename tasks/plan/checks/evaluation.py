@@ -44,7 +44,7 @@ def check_evaluation(config: FineTuneConfig) -> Finding:
 
 
 def _content_hash(place: str | None) -> str:
-    if place is None or place.startswith("embedded:") or is_remote(place):
+    if place is None or place == "none" or place.startswith("embedded:") or is_remote(place):
         return place or ""
     path = Path(place).expanduser()
     try:

@@ -47,7 +47,7 @@ def test_general_text_has_the_loss_of_its_tokens(tiny_model: Path, tmp_path: Pat
 
 
 def test_refusals_are_counted_on_both_sets(tiny_model: Path) -> None:
-    unsafe, harmless = scored(tiny_model, general_text=None, refusals=True).others
+    unsafe, harmless = scored(tiny_model, general_text="none", refusals=True).others
     assert (unsafe.name, harmless.name) == ("unsafe prompts", "harmless prompts")
     [refused], [wrongly] = unsafe.scores.answers, harmless.scores.answers
     assert (refused.key, refused.rows, wrongly.key, wrongly.rows) == ("refusal_rate", 40, "over_refusal_rate", 40)
@@ -58,7 +58,7 @@ def test_refusals_are_counted_on_both_sets(tiny_model: Path) -> None:
 
 
 def test_a_model_that_knows_an_answer_by_heart_is_found(tiny_model: Path) -> None:
-    config = EvaluateConfig(retained=RetainedConfig(general_text=None, memorization_rows=4))
+    config = EvaluateConfig(retained=RetainedConfig(general_text="none", memorization_rows=4))
     subject = load_subject(config, MODEL, tiny_model, tiny_model, [1])
     prompt = [5, 6, 7]
     with torch.no_grad():
@@ -74,7 +74,7 @@ def test_a_task_of_the_harness_is_a_set_with_a_value_for_each_document(
     tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    [found] = scored(tiny_model, general_text=None, harness=[{"task": "embedded:arithmetic", "limit": 10}]).others
+    [found] = scored(tiny_model, general_text="none", harness=[{"task": "embedded:arithmetic", "limit": 10}]).others
     [measured] = found.scores.answers
     assert (found.name, measured.key, measured.rows) == ("harness: embedded:arithmetic", "harness", 10)
     assert measured.value is not None and 0 <= measured.value <= 1

@@ -203,7 +203,7 @@ def test_rewards_see_the_reasoning_and_exact_match_does_not(tiny_model: Path, mo
 
 def test_further_sets_are_scored_apart_as_if_alone(tiny_model: Path) -> None:
     rows = rows_of(([5, 6, 7, 8], 2), ([9, 10, 11], 1), ([20, 21, 22, 23], 3), ([30, 31], 1))
-    config = EvaluateConfig(max_new_tokens=2, retained=RetainedConfig(general_text=None))
+    config = EvaluateConfig(max_new_tokens=2, retained=RetainedConfig(general_text="none"))
 
     def scores(part: pd.DataFrame) -> Evaluation:
         return evaluate_model(config, ModelConfig(name="tiny"), tiny_model, part, tiny_model, [1])
