@@ -27,6 +27,7 @@ UNCACHED = {
     "map_push_to_hub",
     "write_report",
     "score_baselines",
+    "with_reason",
     "tune",
     "plan_alignment",
     "train_phases",
