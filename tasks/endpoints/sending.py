@@ -47,8 +47,8 @@ _REFUSING = re.compile(
     re.IGNORECASE,
 )
 # a server may know log-probabilities, but of fewer alternatives
-_RANGE = r"(?:greater than|less than|at most|must be|between|maximum|exceed|too large)"
-_TOO_MANY = re.compile(rf"logprobs\b.{{0,80}}{_RANGE}|{_RANGE}.{{0,80}}\b(?:top_)?logprobs\b", re.IGNORECASE | re.DOTALL)
+_LIMIT = r"(?:greater than|less than|at most|must be|between|maximum|exceed|too large)"
+_TOO_MANY = re.compile(rf"logprobs\b.{{0,80}}{_LIMIT}|{_LIMIT}.{{0,80}}logprobs\b", re.IGNORECASE | re.DOTALL)
 _FILTER = re.compile(r"content_filter|content_policy_violation")
 _REFUSAL_BYTES = 2**14
 # a shorter one may be part of any text
