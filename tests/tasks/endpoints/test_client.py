@@ -115,6 +115,7 @@ def test_retry_after_is_a_date_too() -> None:
         (Raw(status=500), "the server's error 500", 4),
         (Raw(status=409), "the server's error 409", 4),
         (Raw(status=418), "the server's error 418", 1),
+        (Raw(status=413), "the server's error 413", 1),
         (Raw(status=400, body=b"row secret 0"), "the server's error 400", 1),
         ("hang", TIMED_OUT, 4),
         ("dripping", TIMED_OUT, 4),
