@@ -44,11 +44,11 @@ class AnswerCache:
     def get(self, key: str) -> Reply | None:
         """Return the reply to the request of that key; None where there is none, or its file is damaged."""
         path = self._path(key)
-        if not path.is_file():
-            return None
         try:
+            if not path.is_file():
+                return None
             kept = parse_object(read_bounded(path, ArtifactError, _MOST_BYTES), _MOST_BYTES)
-        except (JsonFault, ArtifactError):
+        except (OSError, JsonFault, ArtifactError):
             return None
         reply = kept.get("reply")
         if kept.get("format") != _FORMAT or kept.get("key") != key or kept.get("digest") != _digest(key, reply):

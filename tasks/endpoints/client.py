@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Coroutine, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ MOST_TRIES = 4
 """Most requests for one question; one that goes again without a parameter is not counted among them."""
 MOST_FAILED_IN_A_ROW = 10
 BUSY = "the server's error 429"
+STAYED_BUSY = "not asked, as the server stayed busy"
 NOT_ASKED = f"not asked, after {MOST_FAILED_IN_A_ROW} questions in a row without an answer"
 _Result = TypeVar("_Result")
 
@@ -35,6 +37,8 @@ class Waits:
     """Before the second try; each further pause is twice as long, and up to half of each is left out by chance."""
     longest_pause: float = 30.0
     """The longest pause between two tries, also where the server asks for a longer one."""
+    longest_busy: float = 300.0
+    """While a server says that it is busy, and answers nothing: then the rest is not asked."""
     first_line: float = 5.0
     """Until a line says how far the questions are; each further line after twice as long."""
 
@@ -68,13 +72,15 @@ class Endpoint:
         self._waits = waits or Waits()
         self._left_out: set[str] = set()
         self._failed_in_a_row = 0
+        self._busy_since: float | None = None
 
     def ask(self, requests: Sequence[ChatRequest]) -> list[Reply]:
         """Return a reply to each request, in their order; a reply with an `error` says why there is none.
 
         Requests that are equal, `repeat` included, are sent once. Failed tries are repeated up to 4 times: time-outs,
-        broken connections and the statuses 408, 409, 425, 429 and 5xx. All of them count as calls. When the calls are
-        spent, or 10 questions in a row had no answer (a busy server's 429 aside), the rest is not asked.
+        broken connections and the statuses 408, 409, 425, 429 and 5xx. All of them count as calls. The rest is not
+        asked when the calls are spent, when 10 questions in a row had no answer, or when a server was busy (429) for 5
+        minutes and answered nothing. A refusal of one question (400, 413, 422) says nothing of the next.
 
         Raises:
             ConfigError: the server refuses the key (401, 403), knows no such model or path (404), or redirects.
@@ -91,7 +97,7 @@ class Endpoint:
         # not with the other imports: it takes half a second
         from tasks.endpoints.sending import Sender
 
-        self._failed_in_a_row = 0
+        self._failed_in_a_row, self._busy_since = 0, None
         goal = len(replies) + len(missing)
         async with Sender(self.address, self._key, self._timeout_seconds, self._setting) as sender:
             left = iter(missing.items())
@@ -110,15 +116,12 @@ class Endpoint:
     async def _work(self, sender: Any, left: Iterator[tuple[str, ChatRequest]], replies: dict[str, Reply]) -> None:
         for key, request in left:
             reply = await self._answer(sender, request)
-            if reply.error != BUSY:
-                # a server that is busy is there
-                self._failed_in_a_row = self._failed_in_a_row + 1 if reply.error else 0
             if not reply.error and self._cache:
                 self._cache.put(key, reply)
             replies[key] = reply
 
     async def _answer(self, sender: Any, request: ChatRequest) -> Reply:
-        """Return the reply to one request, after as many tries as it takes."""
+        """Return the reply to one request, after as many tries as it takes, and note what it says of the server."""
         from tasks.endpoints.sending import RefusedParametersError, TryFailedError
 
         num_failed = 0
@@ -127,10 +130,14 @@ class Endpoint:
                 return Reply(error=f"budget of {self.max_calls:,} calls spent")
             if self._failed_in_a_row >= MOST_FAILED_IN_A_ROW:
                 return Reply(error=NOT_ASKED)
+            if self._stayed_busy():
+                return Reply(error=STAYED_BUSY)
             self.num_calls += 1
             body = self._body(request)
             try:
-                return read_completion(await sender.send(body))
+                reply = read_completion(await sender.send(body))
+                self._failed_in_a_row, self._busy_since = self._failed_in_a_row + 1 if reply.error else 0, None
+                return reply
             except RefusedParametersError as refused:
                 names = [name for name in refused.names if name in body]
                 if not names:
@@ -138,9 +145,20 @@ class Endpoint:
                 self._leave_out(names)
             except TryFailedError as failure:
                 num_failed += 1
+                if failure.reason != BUSY:
+                    self._busy_since = None
+                elif self._busy_since is None:
+                    self._busy_since = time.monotonic()
                 if not failure.may_try_again or num_failed >= MOST_TRIES:
+                    # a server that is busy, or refuses one question, is there
+                    is_there = failure.reason == BUSY or failure.is_of_the_question
+                    self._failed_in_a_row += not is_there
                     return Reply(error=failure.reason)
                 await asyncio.sleep(self._pause(num_failed, failure.wait_seconds))
+
+    def _stayed_busy(self) -> bool:
+        since = self._busy_since
+        return since is not None and time.monotonic() - since > self._waits.longest_busy
 
     def _pause(self, num_failed: int, asked_seconds: float | None) -> float:
         own = self._waits.first_pause * 2 ** (num_failed - 1) * random.uniform(0.5, 1.0)

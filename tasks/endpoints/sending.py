@@ -28,8 +28,11 @@ from tasks.endpoints.messages import MOST_BYTES
 TIMED_OUT = "timed out"
 NO_CONNECTION = "no connection, or one that broke"
 TOO_LONG = f"an answer longer than {MOST_BYTES // 2**20} MiB"
+FILTERED = "refused by the server's content filter"
 COMPRESSED = "an answer that is compressed, unasked"
 _AGAIN = (408, 409, 425, 429)
+# the question is at fault, and the next one may not be
+_OF_THE_QUESTION = (400, 413, 422)
 # the last tells the package itself not to read the body
 _HEADERS = ("host", "content-type", "content-length", "accept", "user-agent", "connection", "x-stainless-raw-response")
 _OPTIONAL = {
@@ -43,17 +46,31 @@ _REFUSING = re.compile(
     r"unsupported|not support|n't support|unknown|unrecogni[sz]ed|not permitted|not allowed|not available",
     re.IGNORECASE,
 )
+# a server may know log-probabilities, but of fewer alternatives
+_LIMIT = r"(?:greater than|less than|at most|must be|between|maximum|exceed|too large)"
+_TOO_MANY = re.compile(rf"logprobs\b.{{0,80}}{_LIMIT}|{_LIMIT}.{{0,80}}logprobs\b", re.IGNORECASE | re.DOTALL)
+_FILTER = re.compile(r"content_filter|content_policy_violation")
 _REFUSAL_BYTES = 2**14
 # a shorter one may be part of any text
 _SHORTEST_KEY = 8
 
 
 class TryFailedError(Exception):
-    """One request got no answer that can be used; `reason` holds nothing that the server said."""
+    """One request got no answer that can be used; `reason` holds nothing that the server said.
 
-    def __init__(self, reason: str, may_try_again: bool = False, wait_seconds: float | None = None) -> None:
+    `is_of_the_question`: the server refuses this question, which says nothing of the others.
+    """
+
+    def __init__(
+        self,
+        reason: str,
+        may_try_again: bool = False,
+        wait_seconds: float | None = None,
+        is_of_the_question: bool = False,
+    ) -> None:
         super().__init__(reason)
         self.reason, self.may_try_again = reason, may_try_again
+        self.is_of_the_question = is_of_the_question
         self.wait_seconds = wait_seconds
         """What the server asks to wait, `Retry-After`; None where it asks for nothing."""
 
@@ -163,11 +180,18 @@ class Sender:
                 "that is there, and an address such as https://host/v1"
             )
         if status in (400, 422):
-            names = await _refused_parameters(response)
+            text = await _refusal(response)
+            if _FILTER.search(text):
+                raise TryFailedError(FILTERED, is_of_the_question=True)
+            names = _refused_parameters(text)
             if names:
                 raise RefusedParametersError(names)
-        wait_seconds = retry_after(response.headers.get("retry-after", ""))
-        raise TryFailedError(f"the server's error {status}", status in _AGAIN or status >= 500, wait_seconds)
+        raise TryFailedError(
+            f"the server's error {status}",
+            status in _AGAIN or status >= 500,
+            retry_after(response.headers.get("retry-after", "")),
+            status in _OF_THE_QUESTION,
+        )
 
 
 def retry_after(text: str) -> float | None:
@@ -182,15 +206,18 @@ def retry_after(text: str) -> float | None:
     return max(0.0, seconds) if math.isfinite(seconds) else None
 
 
-async def _refused_parameters(response: httpx2.Response) -> tuple[str, ...]:
+async def _refusal(response: httpx2.Response) -> str:
     content = bytearray()
     async for piece in response.aiter_bytes():
         content += piece
         if len(content) > _REFUSAL_BYTES:
             break
-    text = content[:_REFUSAL_BYTES].decode("utf-8", "replace")
+    return content[:_REFUSAL_BYTES].decode("utf-8", "replace")
+
+
+def _refused_parameters(text: str) -> tuple[str, ...]:
     if not _REFUSING.search(text):
-        return ()
+        return _OPTIONAL["logprobs"] if _TOO_MANY.search(text) else ()
     # the first that is named is refused; "use max_completion_tokens instead" follows it
     named = re.search(rf"\b({'|'.join(_OPTIONAL)})\b", text)
     return _OPTIONAL[named[1]] if named else ()

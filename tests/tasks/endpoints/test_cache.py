@@ -146,3 +146,8 @@ def test_a_folder_that_cannot_be_written_is_said_once(tmp_path: Path, capsys: py
     assert cache.get(request_key("a", "m", REQUEST)) is None
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"answers are not kept in {tmp_path / 'file'} (") and "asks for them again" in line
+
+
+def test_a_folder_that_cannot_be_looked_into_holds_no_reply(tmp_path: Path) -> None:
+    # the system refuses a name of 300 bytes, as it refuses a folder of another user
+    assert AnswerCache(tmp_path / ("x" * 300)).get(request_key("a", "m", REQUEST)) is None

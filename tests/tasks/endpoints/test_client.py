@@ -15,9 +15,9 @@ from support.judge_server import Asked, JudgeServer, Manner, Raw, Said, Script
 from configs.errors import ConfigError
 from tasks.endpoints.answers import answer_rows
 from tasks.endpoints.cache import AnswerCache
-from tasks.endpoints.client import MOST_FAILED_IN_A_ROW, NOT_ASKED, Endpoint, Waits
+from tasks.endpoints.client import BUSY, MOST_FAILED_IN_A_ROW, NOT_ASKED, STAYED_BUSY, Endpoint, Waits
 from tasks.endpoints.messages import MOST_BYTES, UNREADABLE, ChatRequest, Reply, read_completion
-from tasks.endpoints.sending import NO_CONNECTION, TIMED_OUT, TOO_LONG, retry_after
+from tasks.endpoints.sending import FILTERED, NO_CONNECTION, TIMED_OUT, TOO_LONG, retry_after
 
 KEY = "sk-canary-8f2e51c09d7746aa"
 FAST = Waits(first_pause=0.001)
@@ -115,6 +115,7 @@ def test_retry_after_is_a_date_too() -> None:
         (Raw(status=500), "the server's error 500", 4),
         (Raw(status=409), "the server's error 409", 4),
         (Raw(status=418), "the server's error 418", 1),
+        (Raw(status=413), "the server's error 413", 1),
         (Raw(status=400, body=b"row secret 0"), "the server's error 400", 1),
         ("hang", TIMED_OUT, 4),
         ("dripping", TIMED_OUT, 4),
@@ -349,3 +350,65 @@ def test_counts_that_are_none_are_not_reported(count: object) -> None:
     body = json.loads(Said("x").body()) | {"usage": {"prompt_tokens": 3, "completion_tokens": count}}
     reply = read_completion(json.dumps(body).encode())
     assert (reply.text, reply.prompt_tokens, reply.completion_tokens) == ("x", 3, None)
+
+
+def test_questions_that_are_refused_one_by_one_do_not_end_the_rest() -> None:
+    # rows that are too long for the model, or that a filter stops, stand together in a set of unsafe prompts
+    script = then(*[Raw(status=400)] * (MOST_FAILED_IN_A_ROW + 2), Said("fine"))
+    with JudgeServer(script) as server:
+        replies = endpoint(server, concurrency=1).ask(requests(MOST_FAILED_IN_A_ROW + 3))
+    assert {reply.error for reply in replies[:-1]} == {"the server's error 400"}
+    assert replies[-1].text == "fine"
+
+
+@pytest.mark.parametrize(
+    "body", [b'{"error": {"code": "content_filter"}}', b'{"error": {"type":"content_policy_violation"}}']
+)
+def test_a_filter_of_the_server_is_named(body: bytes) -> None:
+    with JudgeServer(then(Raw(body, status=400))) as server:
+        assert endpoint(server).ask(requests(1)) == [Reply(error=FILTERED)]
+    assert len(server.asked) == 1
+
+
+def test_a_server_that_stays_busy_is_given_up() -> None:
+    waits = Waits(first_pause=0.02, longest_busy=0.3)
+    with JudgeServer(then(Raw(status=429))) as server:
+        began = time.monotonic()
+        replies = endpoint(server, concurrency=1, waits=waits).ask(requests(100))
+        seconds = time.monotonic() - began
+    assert (replies[0].error, replies[-1].error) == (BUSY, STAYED_BUSY)
+    # 100 questions with their pauses would take more than 7 s
+    assert seconds < 3 and len(server.asked) < 100
+
+
+def test_a_server_that_is_busy_between_answers_is_not_given_up() -> None:
+    def every_other(asked: Asked) -> Raw | Said:
+        return Said("fine") if asked.number % 2 else Raw(status=429)
+
+    with JudgeServer(every_other) as server:
+        replies = endpoint(server, concurrency=1, waits=Waits(first_pause=0.02, longest_busy=0.1)).ask(requests(20))
+    assert [reply.text for reply in replies] == ["fine"] * 20
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Requested sample logprobs of 5, which is greater than max allowed: 3",
+        "Input should be less than or equal to 3: top_logprobs",
+        "logprobs must be between 0 and 3",
+    ],
+)
+def test_a_server_with_fewer_alternatives_is_asked_without(message: str) -> None:
+    def choosy(asked: Asked) -> Raw | Said:
+        return Raw(message.encode(), status=400) if "top_logprobs" in asked.body else Said("fine")
+
+    with JudgeServer(choosy) as server:
+        assert endpoint(server).ask(requests(1, top_logprobs=5))[0].text == "fine"
+    assert len(server.asked) == 2
+
+
+def test_no_row_stands_in_a_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with JudgeServer(echo) as server:
+        endpoint(server).ask(requests(1))
+    assert "row secret" not in caplog.text.lower() and KEY not in caplog.text

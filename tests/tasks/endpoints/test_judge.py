@@ -334,7 +334,7 @@ def test_the_judge_is_shown_prompt_reference_answer_and_rubric() -> None:
     assert server.asked[1].texts["answer"] == "{curly} quality 2"
     assert server.asked[1].texts["rubric"].startswith("A good answer is correct and helpful")
     assert "reference answer, one of possibly many good ones" not in server.asked[1].texts
-    assert (server.asked[0].body["logprobs"], server.asked[0].body["top_logprobs"]) == (True, 10)
+    assert (server.asked[0].body["logprobs"], server.asked[0].body["top_logprobs"]) == (True, 5)
 
 
 def test_refusals_are_those_that_the_judge_names() -> None:
