@@ -57,7 +57,9 @@ def test_any_number_of_parts_gives_the_same_scores(tiny_model: Path, tmp_path: P
         assert many.scores.eval_loss == pytest.approx(one.scores.eval_loss, rel=1e-6)
         assert [own.value for own in many.scores.answers] == [own.value for own in one.scores.answers]
         assert many.predictions == one.predictions
-        assert [other.name for other in many.others] == [other.name for other in one.others] == ["books", "general text"]
+        assert (
+            [other.name for other in many.others] == [other.name for other in one.others] == ["books", "general text"]
+        )
         assert many.kept_losses == pytest.approx(one.kept_losses, abs=1e-4)
         ids = [(row["dataset"], row["row_id"], row["answer"]) for row in one_rows]
         assert [(row["dataset"], row["row_id"], row["answer"]) for row in many_rows] == ids
