@@ -5,21 +5,19 @@ The page holds no script: a filter is a radio button, and a style that hides the
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 
 from configs.printable import one_line, printable
 from tasks.decks import html
+from tasks.decks.marked_words import MOST_CHARACTERS, marked_difference
 
-# comparing takes the product of both lengths
-_MOST_WORDS = 400
-_MOST_CHARACTERS = 4_000
-_WORD = re.compile(r"\w+|\s+|[^\w\s]")
-# scripts without blanks between words are compared by character
-_UNSPACED = re.compile(r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff]")
 FILTERS = ("all", "wrong", "right", "changed")
+_NOTHING = [("(nothing)", "same")]
+_LEGEND = "what the answer lacks", "what it has instead, or too much"
+# of a text for the terminal; and of the words at both ends of what is as expected
+_LINE_CHARACTERS = 400
+_END_CHARACTERS = 24
 
 
 @dataclass(frozen=True)
@@ -36,82 +34,122 @@ class ComparedAnswer:
 
     @property
     def kinds(self) -> set[str]:
-        """The filters that show it."""
+        """The filters that show it; `changed` has the rows that training made right or wrong."""
         right = {None: set(), True: {"right"}, False: {"wrong"}}[self.after_right]
         return {"all", *right, *({"changed"} if self.before_right != self.after_right else set())}
 
 
-def pieces(text: str) -> list[str]:
-    """Return a text as words, blanks and marks, or as characters for scripts without blanks; their sum is the text."""
-    found = _WORD.findall(text)
-    return [part for word in found for part in (list(word) if _UNSPACED.search(word) else [word])]
-
-
-def marked_difference(expected: str, answer: str) -> list[tuple[str, str]]:
-    """Return the answer as (text, kind): `same` as expected, `added`, or `removed`, which is in the expected alone.
-
-    Texts of more than 400 words are not compared: their kind is `whole`.
-    """
-    first, second = pieces(expected[:_MOST_CHARACTERS]), pieces(answer[:_MOST_CHARACTERS])
-    if len(first) > _MOST_WORDS or len(second) > _MOST_WORDS:
-        return [(answer[:_MOST_CHARACTERS], "whole")]
-    spans: list[tuple[str, str]] = []
-    for change, i, j, k, n in SequenceMatcher(None, first, second, autojunk=False).get_opcodes():
-        if change == "equal":
-            spans.append(("".join(second[k:n]), "same"))
-            continue
-        spans += [("".join(first[i:j]), "removed")] if i < j else []
-        spans += [("".join(second[k:n]), "added")] if k < n else []
-    return spans
-
-
 def shown_first(rows: Sequence[ComparedAnswer], limit: int) -> list[ComparedAnswer]:
-    """Return at most `limit` rows: wrong ones first, then those that changed, then the others, in their order."""
-    return sorted(rows, key=lambda row: (row.after_right is not False, "changed" not in row.kinds))[:limit]
+    """Return at most `limit` rows: wrong ones first, then those that changed, then the others, in their order.
+
+    At least a quarter are not wrong, where there are so many: answers that are all wrong would not show what is right.
+    """
+    ordered = sorted(rows, key=lambda row: (row.after_right is not False, "changed" not in row.kinds))
+    num_wrong = sum(row.after_right is False for row in rows)
+    num_others = min(len(rows) - num_wrong, max(limit - num_wrong, limit // 4))
+    return [*ordered[:num_wrong][: limit - num_others], *ordered[num_wrong:][:num_others]]
 
 
 def render_answers(rows: Sequence[ComparedAnswer], limit: int) -> str:
-    """Return cards of the first `limit` rows, with filters and how many of all rows each has; empty without rows."""
+    """Return cards of the first `limit` rows, with filters and how many rows each has; empty without rows.
+
+    A filter without rows is left out. Texts over 4,000 characters are cut, with a note.
+    """
     shown = shown_first(rows, limit)
     if not shown:
         return ""
-    counts = {name: sum(name in row.kinds for row in rows) for name in FILTERS}
+    filters = {name: text for name in FILTERS if (text := _filter_text(name, shown, rows))}
     note = f"{len(shown):,} of {len(rows):,} answers, wrong ones first; all of them are in rows.parquet."
     cards = [(_card(row), " ".join(sorted(row.kinds))) for row in shown]
-    return html.heading("Answers", 3) + html.paragraph(note, "note") + html.filtered(counts, cards)
-
-
-def answers_text(rows: Sequence[ComparedAnswer], limit: int) -> str:
-    """Return the first `limit` rows for a terminal, with [-what is missing-] and {+what is too much+}."""
-    lines = []
-    for row in shown_first(rows, limit):
-        state = {None: "", True: " (right)", False: " (wrong)"}[row.after_right]
-        lines += [
-            f"{one_line(row.row_id)}{state}",
-            f"  prompt:   {one_line(row.prompt)[:200]}",
-            f"  before:   {one_line(row.before)[:200] or '(nothing)'}",
-            f"  after:    {_marked_text(row)[:400]}",
+    return "".join(
+        [
+            html.heading("Answers", 3),
+            html.paragraph(note, "note"),
+            html.spans([("Against the expected answer: ", "same"), (_LEGEND[0], "removed"), (_LEGEND[1], "added")]),
+            html.filtered(filters, cards),
         ]
-    return printable("\n".join(lines))
+    )
 
 
-def _marked_text(row: ComparedAnswer) -> str:
-    marks = {"same": "{}", "whole": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
-    return "".join(marks[kind].format(one_line(text)) for text, kind in marked_difference(row.expected, row.after))
+def _filter_text(name: str, shown: Sequence[ComparedAnswer], rows: Sequence[ComparedAnswer]) -> str:
+    """Return a filter with its number of rows, and of how many more there are; empty where it has none."""
+    here, everywhere = (sum(name in row.kinds for row in part) for part in (shown, rows))
+    of = f"{here:,} of " if here != everywhere else ""
+    return f"{name} ({of}{everywhere:,})" if everywhere else ""
 
 
 def _card(row: ComparedAnswer) -> list[tuple[str, list[tuple[str, str]], str]]:
     """Return the lines of a card: (label, spans of text with their kind, CSS class)."""
     colour = {True: "good", False: "bad", None: ""}
-    changed = row.before_right != row.after_right
     return [
         ("row", [(row.row_id, "same")], "note"),
-        ("prompt", [(row.prompt, "same")], ""),
-        ("expected", [(row.expected, "same")], ""),
-        ("before", [(row.before or "(nothing)", "same")], ""),
-        (
-            "after",
-            marked_difference(row.expected, row.after) if row.after else [("(nothing)", "same")],
-            colour[row.after_right] if changed else "",
-        ),
+        ("prompt", _cut(row.prompt), ""),
+        ("expected", _cut(row.expected) or _NOTHING, ""),
+        (_with_result("before", row.before_right), _marked(row.expected, row.before), colour[row.before_right]),
+        (_with_result("after", row.after_right), _marked(row.expected, row.after), colour[row.after_right]),
     ]
+
+
+def _with_result(label: str, is_right: bool | None) -> str:
+    return label + {None: "", True: ", right", False: ", wrong"}[is_right]
+
+
+def _marked(expected: str, answer: str) -> list[tuple[str, str]]:
+    """Return the spans of an answer; blanks that are the whole difference are shown by signs."""
+    if not answer:
+        return _NOTHING
+    spans = [(_visible(text, kind), kind) for text, kind in marked_difference(expected, answer)]
+    return [*spans, *_note_on_cut(answer)]
+
+
+def _visible(text: str, kind: str) -> str:
+    if kind not in ("added", "removed") or text.strip():
+        return text
+    return text.replace(" ", "␣").replace("\t", "⇥").replace("\n", "↵\n")
+
+
+def _cut(text: str) -> list[tuple[str, str]]:
+    return [(text[:MOST_CHARACTERS], "same"), *_note_on_cut(text)] if text else []
+
+
+def _note_on_cut(text: str) -> list[tuple[str, str]]:
+    if len(text) <= MOST_CHARACTERS:
+        return []
+    return [(f" … the first {MOST_CHARACTERS:,} of {len(text):,} characters", "remark")]
+
+
+def answers_text(rows: Sequence[ComparedAnswer], limit: int) -> str:
+    """Return the first `limit` rows for a terminal, with [-what is missing-] and {+what is too much+}.
+
+    Of long parts that are as expected, the words at both ends are shown; each text has at most 400 characters.
+    """
+    lines = []
+    for row in shown_first(rows, limit):
+        state = {None: "", True: " (right)", False: " (wrong)"}[row.after_right]
+        lines += [
+            f"{one_line(row.row_id)}{state}",
+            f"  prompt:   {_shortened(one_line(row.prompt[:MOST_CHARACTERS]), 200)}",
+            f"  expected: {_shortened(one_line(row.expected[:MOST_CHARACTERS]), 200) or '(nothing)'}",
+            f"  before:   {_marked_text(row.expected, row.before)}",
+            f"  after:    {_marked_text(row.expected, row.after)}",
+        ]
+    return printable("\n".join(lines))
+
+
+def _marked_text(expected: str, answer: str) -> str:
+    if not answer:
+        return "(nothing)"
+    marks = {"same": "{}", "whole": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
+    spans = marked_difference(expected, answer)
+    parts = [marks[kind].format(_ends(text) if kind == "same" else one_line(text)) for text, kind in spans]
+    return _shortened("".join(parts), _LINE_CHARACTERS)
+
+
+def _ends(text: str) -> str:
+    if len(text) <= 3 * _END_CHARACTERS:
+        return one_line(text)
+    return f"{one_line(text[:_END_CHARACTERS].rstrip())} … {one_line(text[-_END_CHARACTERS:].lstrip(' '))}"
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[: characters - 2]} …"

@@ -1,10 +1,11 @@
-"""Charts as inline SVG by matplotlib: deterministic, without scripts. Labels are fixed words, never content of rows."""
+"""Charts as inline SVG by matplotlib: deterministic, without scripts. Labels are never content of rows."""
 
 from __future__ import annotations
 
 import io
 import math
 import re
+import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
@@ -19,7 +20,9 @@ _COLOURS = (_GREY, _BLUE, _GREEN, "#e0a100", "#9333ea")
 def svg(figure: Figure, name: str) -> str:
     """Return the figure's SVG element. `name` begins all its ids, so that the charts of one page do not share any."""
     buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}):
+    with matplotlib.rc_context({"svg.hashsalt": name, "svg.fonttype": "none"}), warnings.catch_warnings():
+        # the reader's own fonts draw the letters
+        warnings.filterwarnings("ignore", "Glyph .* missing from font")
         figure.savefig(buffer, format="svg", metadata={"Date": None}, bbox_inches="tight")
     text = buffer.getvalue()
     text = text[text.index("<svg") :]

@@ -2,57 +2,142 @@
 
 from __future__ import annotations
 
+import textwrap
+from collections.abc import Sequence
+
 from configs.printable import one_line
 from configs.wire import HELD_OUT
-from configs.wire_evidence import Difference, RuleOutcome, Verdict
+from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome, Verdict
 from tasks.decks import html
-from tasks.decks.forest import forest_text, render_forest
+from tasks.decks.forest import MOST_PLOTTED, forest_text, render_forest
 
-_HEADER = ["measure", "models", "before", "after", "difference (95 % interval)", "p", "rows", "better / worse / equal"]
-_TEXT_WIDTH = 116
+_HEADER = [
+    "measure and models",
+    "scores",
+    "difference (95 % interval)",
+    "p, test",
+    "rows: better / worse / equal",
+    "least that shows",
+]
+_TEXT_HEADER = ("measure", "models", "before", "after", "difference (95 % interval)", "p", "rows")
+_TEXT_WIDTH = 120
+_MEASURE_CHARACTERS = 26
+_METHODS = (
+    "Intervals are 95 %, from a paired bootstrap over rows (over groups of rows, where rows share a group). The last "
+    "column is the smallest difference that so many rows show with 80 % power, in a two-sided test at 5 %."
+)
 
 
 def render_verdict(verdict: Verdict) -> str:
-    """Return the headline, coloured by what it says, what to be careful about, and each rule of the gate."""
+    """Return the headline, coloured by what it says, what to be careful about, and each rule of the gate.
+
+    The colour is green where the tuned model keeps its required rules, red where it is worse, and grey where the two
+    models are not told apart or nothing tells which is better.
+    """
     parts = [html.boxed(verdict.headline, _colour(verdict))]
     parts += [html.paragraph(sentence, "note") for sentence in verdict.sentences]
     for artifact in verdict.artifacts:
-        title = f"{artifact.model}: {'may be published' if artifact.promote else 'held back by the gate'}"
-        parts.append(html.heading(title, 3))
+        parts.append(html.heading(f"{artifact.model}: {_decision(artifact, 'held back by the gate')}", 3))
         rows = [(outcome.rule, outcome.reason, _result(outcome)) for outcome in artifact.outcomes]
         parts.append(html.table(rows, ["rule", "found", "result"]))
     return "".join(parts)
 
 
 def render_evidence(verdict: Verdict) -> str:
-    """Return a forest plot of the differences and their table; empty where nothing was compared."""
-    if not verdict.differences:
+    """Return the section on differences; empty where nothing was compared."""
+    return html.heading("Differences") + render_differences(verdict.differences) if verdict.differences else ""
+
+
+def render_differences(differences: Sequence[Difference]) -> str:
+    """Return a forest plot of differences, and a table of all of them; empty where there are none."""
+    if not differences:
         return ""
-    intervals = (
-        "Intervals are 95 %, from a paired bootstrap over rows (over groups of rows, where rows share a group); "
-        "p-values from McNemar's exact test where a row is right or wrong, else from a randomization test."
-    )
     return "".join(
         [
-            html.heading("Differences"),
-            render_forest(verdict.differences),
-            html.table([_row(found) for found in verdict.differences], _HEADER),
-            html.paragraph(intervals, "note"),
+            render_forest(differences),
+            html.paragraph(_left_out(differences), "note") if len(differences) > MOST_PLOTTED else "",
+            html.table([_row(found) for found in differences], _HEADER, is_dense=True),
+            html.paragraph(_METHODS, "note"),
         ]
     )
 
 
 def verdict_text(verdict: Verdict) -> str:
-    """Return the rules and the differences as text for the terminal; the headline is its first line."""
-    lines = [verdict.headline, *(f"  {sentence}" for sentence in verdict.sentences)]
+    """Return headline, rules and differences as text for the terminal, at most 120 characters wide.
+
+    The plot shows the differences on held-out rows. No line break comes from a name or a reason.
+    """
+    lines = _wrapped(verdict.headline)
+    for sentence in verdict.sentences:
+        lines += _wrapped(sentence, "  ")
     for artifact in verdict.artifacts:
-        lines.append(f"{artifact.model}: {'may be published' if artifact.promote else 'held back'}")
-        lines += [f"  {_mark(outcome)} {outcome.rule}\n      {outcome.reason}" for outcome in artifact.outcomes]
-    main = [found for found in verdict.differences if found.set == HELD_OUT]
-    text = forest_text(main)
-    # a name or a reason may hold what a terminal would obey
-    cleaned = [one_line(line) if "\n" not in line else line for line in lines]
-    return "\n".join([*cleaned, *([text] if text else [])])
+        lines += _wrapped(f"{artifact.model}: {_decision(artifact, 'held back')}")
+        for outcome in artifact.outcomes:
+            lines += _wrapped(outcome.rule, f"  {_mark(outcome)} ")
+            lines += _wrapped(outcome.reason, "      ")
+    plot = forest_text([found for found in verdict.differences if found.set == HELD_OUT])
+    return "\n".join([*lines, *([plot] if plot else []), *_table_lines(verdict.differences[:MOST_PLOTTED])]) + (
+        f"\n{_left_out(verdict.differences)}" if len(verdict.differences) > MOST_PLOTTED else ""
+    )
+
+
+def _wrapped(text: str, indent: str = "") -> list[str]:
+    """Return a text as lines of at most 120 characters, behind a first indent and as many blanks."""
+    return textwrap.wrap(
+        one_line(text),
+        _TEXT_WIDTH,
+        initial_indent=indent,
+        subsequent_indent=" " * len(indent),
+        break_on_hyphens=False,
+    )
+
+
+def _table_lines(differences: Sequence[Difference]) -> list[str]:
+    """Return an aligned table of differences; none without any."""
+    if not differences:
+        return []
+    table = [_TEXT_HEADER, *map(_text_row, differences)]
+    widths = [max(len(line[column]) for line in table) for column in range(len(_TEXT_HEADER))]
+    return [
+        "  ".join(
+            cell.ljust(width) if column < 2 else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in table
+    ]
+
+
+def _text_row(found: Difference) -> tuple[str, ...]:
+    measure, on = found.shown, _on(found)
+    named = one_line(f"{measure.title}{on}")
+    change = measure.difference(found.difference).removesuffix(" points")
+    interval = "unbounded" if found.low is None or found.high is None else found.interval_words
+    return (
+        named if len(named) <= _MEASURE_CHARACTERS else f"{named[: _MEASURE_CHARACTERS - 1]}…",
+        one_line(f"{found.model} vs {found.versus}"),
+        measure.short_number.format(found.before),
+        measure.short_number.format(found.after),
+        f"{change} ({interval})",
+        found.p_words,
+        f"{found.rows:,}",
+    )
+
+
+def _left_out(differences: Sequence[Difference]) -> str:
+    return f"{MOST_PLOTTED} of {len(differences):,} differences are shown here, those of held-out rows first."
+
+
+def _on(found: Difference) -> str:
+    return "" if found.set == HELD_OUT else f" on {found.set}"
+
+
+def _decision(artifact: ArtifactVerdict, held_back: str) -> str:
+    """Return whether a model may be published, and how many of the required rules it broke."""
+    if artifact.promote:
+        return "may be published"
+    required = sum(outcome.required for outcome in artifact.outcomes)
+    rules = f"{required} required rule{'s' if required != 1 else ''}"
+    return f"{held_back}, {len(artifact.reasons)} of {rules} broken" if artifact.reasons else held_back
 
 
 def _colour(verdict: Verdict) -> str:
@@ -71,16 +156,16 @@ def _mark(outcome: RuleOutcome) -> str:
 
 def _row(found: Difference) -> tuple[str, ...]:
     measure = found.shown
-    on = "" if found.set == HELD_OUT else f" on {found.set}"
+    direction = " (lower is better)" if found.lower_is_better else ""
+    smallest = "-" if found.detectable is None else measure.difference(found.detectable)
+    groups = f" in {found.groups:,} groups" if found.groups else ""
     return (
-        f"{measure.title}{on}" + (" (lower is better)" if found.lower_is_better else ""),
-        f"{found.versus} -> {found.model}",
-        measure.number.format(found.before),
-        measure.number.format(found.after),
+        f"{measure.title}{_on(found)}{direction}: {found.model} vs {found.versus}",
+        f"{measure.number.format(found.before)} → {measure.number.format(found.after)}",
         _signed(f"{measure.difference(found.difference)} ({found.interval_words})"),
-        found.p_words,
-        f"{found.rows:,}" + (f" in {found.groups:,} groups" if found.groups else ""),
-        f"{found.wins:,} / {found.losses:,} / {found.ties:,}",
+        ", ".join(filter(None, [found.p_words, found.test])),
+        f"{found.rows:,}{groups}: {found.wins:,} / {found.losses:,} / {found.ties:,}",
+        _signed(smallest) if smallest != "-" else smallest,
     )
 
 

@@ -1,30 +1,67 @@
-"""Which findings of a training are worth showing once the model is scored."""
+"""Which findings of a training are worth showing once its model is scored: those made before know the curves alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.measures import Scores, measure_of
+from configs.measures import MEASURES, Scores, measure_of
+from configs.objectives import rules_of
 
-_STILL_FALLING = "Still falling"
-_LIMIT = 0.995
+STILL_FALLING = "Still falling"
+"""What the finding that held-out loss still falls begins with."""
+HARDLY_LEARNED = "Hardly learned"
+"""What the finding that training loss hardly fell begins with."""
+_SAID = {STILL_FALLING: "The loss still fell", HARDLY_LEARNED: "The loss hardly fell"}
+_FULL = 0.995
 """A share of right answers from which more training has nothing to gain that a table would show."""
+_OF_FORM = ("json_valid", "json_schema")
+"""Measures that all answers may reach while few of them are right."""
+LEAST_LOSS_NATS = 0.01
+"""A held-out loss below this has nothing left to lose that answers would show."""
 
 
-def findings_to_show(findings: Sequence[str], scores: Scores) -> list[str]:
-    """Return the findings without advice to train longer, where the measure of answers is at its limit.
+def findings_to_show(
+    findings: Sequence[str], objective: str, scores: Scores, measures: Sequence[str] = ()
+) -> list[str]:
+    """Return the findings without advice to train more, where the model has nothing left to gain from it.
 
-    One sentence says so in the place of the first that is left out.
+    That is where the measure that matters is a share of right answers of 99.5 % or more, or of right preferences for an
+    objective that learns those, or where the held-out loss of the tokens is below 0.01 nats. `scores` are the trained
+    model's, `measures` the keys of `evaluate.measures`. What was left out is one sentence, with the reason, at the end.
     """
-    full = next((own for own in scores.answers if _is_at_its_limit(own.key, scores)), None)
-    if full is None or not any(finding.startswith(_STILL_FALLING) for finding in findings):
+    left_out = [tag for tag in _SAID if any(finding.startswith(tag) for finding in findings)]
+    reason = _nothing_to_gain(objective, scores, measures) if left_out else ""
+    if not reason:
         return list(findings)
-    title = measure_of(full.key, [scores]).title
-    said = f"The loss still fell, but more training has little to gain: {title} is {full.value:.1%}."
-    others = [finding for finding in findings if not finding.startswith(_STILL_FALLING)]
-    return [*others, said]
+    others = [finding for finding in findings if not finding.startswith(tuple(_SAID))]
+    return [*others, f"{_SAID[left_out[0]]}, but more training has little to gain: {reason}."]
 
 
-def _is_at_its_limit(key: str, scores: Scores) -> bool:
-    value, measure = scores.value(key), measure_of(key, [scores])
-    return value is not None and measure.is_binary and not measure.lower_is_better and value >= _LIMIT
+def _nothing_to_gain(objective: str, scores: Scores, measures: Sequence[str]) -> str:
+    """Return, as half a sentence, what is at its limit; empty where nothing is."""
+    rules = rules_of(objective)
+    # where all answers are the expected ones, no other measure tells more
+    keys = (_main_measure(scores, measures), "exact_match") if rules.trains_each_token else ("preference_accuracy",)
+    for key in filter(None, keys):
+        value = scores.value(key)
+        if value is None or value < _FULL:
+            continue
+        measure = measure_of(key, [scores])
+        if measure.source == "pairs" or (measure.is_binary and not measure.lower_is_better):
+            return f"{measure.name_in_sentences} is {value:.1%}"
+    if rules.trains_each_token and scores.eval_loss is not None and scores.eval_loss < LEAST_LOSS_NATS:
+        return f"the held-out loss is {scores.eval_loss:.2g} nats per token"
+    return ""
+
+
+def _main_measure(scores: Scores, measures: Sequence[str]) -> str:
+    """Return the measure of answers that matters most; empty without answers.
+
+    It is the first of `measures`, which the user named; else the first that was chosen for the expected answers and
+    says whether they are right, and exact match where none was.
+    """
+    if measures:
+        return measures[0]
+    rated = [own for own in scores.answers if MEASURES[own.name].chart_unit is not None]
+    keys = [own.key for own in rated if own.name not in _OF_FORM]
+    return next((key for key in keys if key != "exact_match"), keys[0] if keys else "")

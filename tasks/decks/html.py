@@ -9,6 +9,7 @@ import re
 import warnings
 from collections.abc import Mapping, Sequence
 from html import escape
+from zlib import crc32
 
 import pandas as pd
 
@@ -20,7 +21,7 @@ margin:0 auto;padding:8px 16px}
 .ft h1{font-size:26px;margin:16px 0 4px}.ft h2{font-size:19px;margin:30px 0 8px;border-bottom:1px solid #d8dee6}
 .ft p{margin:6px 0}.ft .note{color:#5b6b7c}.ft .warn{background:#fff4d6;border-left:4px solid #e0a100;padding:6px 10px}
 .ft table{border-collapse:collapse;font-family:inherit!important;margin:8px 0}
-.ft .wide{overflow-x:auto}
+.ft .wide{overflow-x:auto}.ft .dense table{font-size:13px}.ft .dense td,.ft .dense th{padding:4px 6px!important}
 .ft td,.ft th{text-align:left!important;vertical-align:top;max-width:560px;padding:5px 8px!important}
 .ft td{white-space:pre-wrap;overflow-wrap:break-word}.ft th{white-space:normal}
 .ft pre{background:#f4f6f9;padding:10px;overflow-x:auto;white-space:pre-wrap;overflow-wrap:anywhere;font-size:13px}
@@ -35,8 +36,11 @@ margin-right:5px}
 .ft .box{border-left:5px solid;border-radius:4px;padding:10px 14px;font-size:17px;font-weight:600}
 .ft .box.good{background:#e3f5e9;border-color:#0a7d38}.ft .box.bad{background:#fbe9e7;border-color:#b3261e}
 .ft .box.unclear{background:#eef1f5;border-color:#64748b;color:#1c2733}
-.ft .filters>input{margin:0 3px 0 12px}.ft ins{background:#fde2df;text-decoration:none}
-.ft del{background:#e6f4ea;color:#5b6b7c}.ft .card{overflow:hidden}
+.ft .filters>label{margin-right:14px;white-space:nowrap;cursor:pointer}
+.ft .filters .card>div{grid-template-columns:128px 1fr}
+.ft .filters .card span{max-height:190px;overflow-y:auto;color:#1c2733}.ft .filters .card i{color:#5b6b7c}
+.ft .filters .good b{color:#0a7d38}.ft .filters .bad b{color:#b3261e}.ft .legend ins{margin-left:10px}
+.ft ins{background:#fddcd8;text-decoration:none}.ft del{background:#d9f0e1;color:#3f4f5f}.ft .card{overflow:hidden}
 .ft .filters:has(.f-wrong:checked) .card:not(.k-wrong),.ft .filters:has(.f-right:checked) .card:not(.k-right),
 .ft .filters:has(.f-changed:checked) .card:not(.k-changed){display:none}
 .ft .good{color:#0a7d38}.ft .bad{color:#b3261e}.ft svg{max-width:100%;height:auto}
@@ -80,11 +84,12 @@ def marked(spans: Sequence[tuple[str, bool]]) -> str:
     return f"<pre>{''.join(parts)}</pre>"
 
 
-def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
+def table(rows: Sequence[Sequence[object]], header: Sequence[str], is_dense: bool = False) -> str:
     """Return a table by Flyte's standard TableRenderer, or the word `none` if there are no rows.
 
     Lines of a cell end between words, and within long ones such as paths, so that tables fit the console's dialog. A
-    cell that a spreadsheet would compute has an apostrophe before it: tables are copied from the page.
+    cell that a spreadsheet would compute has an apostrophe before it: tables are copied from the page. A dense table
+    has smaller letters, for columns that would not fit a narrow dialog.
     """
     if not rows:
         return paragraph("none", "note")
@@ -95,7 +100,8 @@ def table(rows: Sequence[Sequence[object]], header: Sequence[str]) -> str:
         cells = [[_breakable(table_cell(str(cell))) for cell in row] for row in rows]
         frame = pd.DataFrame(cells, columns=[table_cell(name) for name in header], dtype=object)
         # a browser ends lines at <wbr>, and text copied from the page does not have it
-        return f'<div class="wide">{TableRenderer().to_html(frame).replace(_BREAK, "<wbr>")}</div>'
+        css = "wide dense" if is_dense else "wide"
+        return f'<div class="{css}">{TableRenderer().to_html(frame).replace(_BREAK, "<wbr>")}</div>'
 
 
 def _text(text: str) -> str:
@@ -139,31 +145,40 @@ def boxed(text: str, css_class: str) -> str:
     return f'<p class="box {css_class}">{_text(text)}</p>'
 
 
-_SPANS = {"same": "{}", "whole": "{}", "added": "<ins>{}</ins>", "removed": "<del>{}</del>"}
+_SPANS = {"same": "{}", "whole": "{}", "added": "<ins>{}</ins>", "removed": "<del>{}</del>", "remark": "<i>{}</i>"}
+
+
+def spans(parts: Sequence[tuple[str, str]]) -> str:
+    """Return a paragraph of texts with their kind: same, added, removed or remark."""
+    return f'<p class="note legend">{_spans(parts)}</p>'
+
+
+def _spans(parts: Sequence[tuple[str, str]]) -> str:
+    return "".join(_SPANS[kind].format(_text(text)) for text, kind in parts)
 
 
 def filtered(
-    counts: Mapping[str, int], items: Sequence[tuple[Sequence[tuple[str, Sequence[tuple[str, str]], str]], str]]
+    filters: Mapping[str, str], items: Sequence[tuple[Sequence[tuple[str, Sequence[tuple[str, str]], str]], str]]
 ) -> str:
     """Return cards under a row of filters, of which one is chosen at a time without a script.
 
-    `counts` maps a filter to the number of rows that it has. An item is the lines of a card, (label, spans of text with
-    their kind, CSS class), and the filters that show it, with blanks between them.
+    `filters` maps a filter (all, wrong, right or changed) to its words. An item is the lines of a card, (label, spans
+    of text with their kind, CSS class), and the filters that show it, with blanks between them.
     """
-    buttons = "".join(
-        f'<input type="radio" name="shown" class="f-{name}"{"" if place else " checked"}> {_line(name)} ({count:,})'
-        for place, (name, count) in enumerate(counts.items())
-    )
     drawn = ""
     for lines, kinds in items:
         body = "".join(
-            f'<div class="{css}"><b>{_line(label)}</b><span>'
-            + "".join(_SPANS[kind].format(_text(text)) for text, kind in spans)
-            + "</span></div>"
-            for label, spans, css in lines
+            f'<div class="{css}"><b>{_line(label)}</b><span>{_spans(parts)}</span></div>' for label, parts, css in lines
         )
         classes = " ".join(f"k-{kind}" for kind in kinds.split())
         drawn += f'<div class="card {classes}">{body}</div>'
+    # buttons of one name are one choice, also across the filters of a page
+    group = f"shown-{crc32(drawn.encode()):08x}"
+    buttons = "".join(
+        f'<label><input type="radio" name="{group}" class="f-{name}"{"" if place else " checked"}> {_line(text)}'
+        "</label>"
+        for place, (name, text) in enumerate(filters.items())
+    )
     return f'<div class="filters">{buttons}{drawn}</div>'
 
 

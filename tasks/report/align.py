@@ -16,6 +16,7 @@ from configs.wire_plan import Plan
 from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.evidence import render_evidence, render_verdict
+from tasks.decks.findings import findings_to_show
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
@@ -75,7 +76,7 @@ def render_alignment(results: AlignmentResults) -> str:
             render_scores(results.evaluations, config.evaluate.num_samples),
             render_parity(results.evaluations, "sft"),
             render_usage_section(results.usage),
-            *(_render_stage(phase) for phase in results.stages),
+            *(_render_stage(phase, _findings(results, phase)) for phase in results.stages),
             render_planned(results.plan, [phase.training for phase in results.stages]),
             html.heading("Resolved configuration"),
             html.preformatted(public_config_text(config)),
@@ -87,13 +88,23 @@ def _trainings(stages: Sequence[PhaseReport]) -> list[str]:
     return [f"{phase.training.objective} ({phase.training.method})" for phase in stages]
 
 
-def _render_stage(phase: PhaseReport) -> str:
+def _findings(results: AlignmentResults, phase: PhaseReport) -> list[str]:
+    """Return the findings of a phase that its model's scores leave; a reward model is scored on other rows."""
+    evaluation = {"sft": "sft", "policy": "tuned"}.get(phase.name, "")
+    training, measures = phase.training, results.config.evaluate.measures
+    if evaluation not in results.evaluations:
+        return training.findings
+    scores = results.evaluations[evaluation].scores
+    return findings_to_show(training.findings, training.objective, scores, [measure.key for measure in measures])
+
+
+def _render_stage(phase: PhaseReport, findings: list[str]) -> str:
     return "".join(
         [
             html.heading(_TITLES[phase.name], 1),
             html.paragraph(f"{training_rows(phase.tokens)}.", "warn" if are_many_left_out(phase.tokens) else "note"),
             html.paragraph(all_rows(phase.data, phase.tokens), "note"),
-            render_training(phase.training),
+            render_training(phase.training.model_copy(update={"findings": findings})),
             render_data(phase.data),
             render_tokens(phase.tokens),
         ]
@@ -112,7 +123,7 @@ def alignment_metrics(results: AlignmentResults) -> dict[str, Any]:
                 "objective": phase.training.objective,
                 "method": phase.training.method,
                 "steps": phase.training.steps,
-                "findings": phase.training.findings,
+                "findings": _findings(results, phase),
                 "train_rows": phase.data.train_rows,
                 "test_rows": phase.data.test_rows,
                 "train_sequences": phase.tokens.train_rows,

@@ -114,7 +114,9 @@ def metrics(results: RunResults) -> dict[str, Any]:
 
 
 def _findings(results: RunResults) -> list[str]:
-    return findings_to_show(results.training.findings, results.evaluations["tuned"].scores)
+    tuned, measures = results.evaluations["tuned"].scores, results.config.evaluate.measures
+    training = results.training
+    return findings_to_show(training.findings, training.objective, tuned, [measure.key for measure in measures])
 
 
 def _quantized() -> list[str]:

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from configs.objectives import ONLINE, rules_of
 from configs.schema.train import QUANTIZED_METHODS, TrainConfig
 from configs.wire import CurvePoint, Series
+from tasks.decks.findings import HARDLY_LEARNED, LEAST_LOSS_NATS, STILL_FALLING
 from tasks.train.watch.held_out import kept_weights
 
 _MOST_FINDINGS = 3
@@ -18,8 +19,6 @@ _LEAST_FALL = 0.05
 _LEAST_RISE = 0.05
 _RISE = 0.10
 _STILL_FALLING = 0.03
-# nats per token: a lower loss has nothing left to lose that a measure of answers would show
-_AT_LIMIT = 0.01
 _NO_BETTER_THAN_CHANCE = 0.55
 _FEW_STEPS = 20
 _LARGE_KL_NATS = 10.0
@@ -68,7 +67,7 @@ def diagnose(
     `num_rows` is the number of training rows. A finding is made when
     - held-out loss rose more than 2 % above its lowest (overfitting),
     - training loss ended more than 10 % above its start (unstable), or less than 5 % below it (not converged),
-    - held-out loss fell more than 3 % over the last third (still falling),
+    - held-out loss fell more than 3 % over the last third, and is 0.01 or more (still falling),
     - the accuracy on held-out pairs is 55 % or less,
     - in over half of the groups all answers got one reward, unless the mean reward is at its top,
     - mean reward rose, from the first third to the last, by no more than 5 % of its range or two standard errors,
@@ -223,7 +222,7 @@ def _not_converged(run: _Run) -> str | None:
     held_out = run.held_out.values if run.held_out else []
     if len(held_out) > 1 and held_out[0] - min(held_out) >= _LEAST_FALL * abs(held_out[0]):
         return None
-    finding = f"Hardly learned: training loss went from {ends[0]:.3f} to {ends[1]:.3f} in {run.last_step} steps."
+    finding = f"{HARDLY_LEARNED}: training loss went from {ends[0]:.3f} to {ends[1]:.3f} in {run.last_step} steps."
     if run.last_step < _FEW_STEPS:
         return f"{finding} Try more steps, {run.longer(math.ceil(50 / max(1, run.last_step)))}, or {run.higher_rate()}."
     return f"{finding} Try {run.higher_rate()}, and look at the trained spans in the section on tokens."
@@ -234,13 +233,13 @@ def _still_falling(run: _Run) -> str | None:
         return None
     values, steps = run.held_out.values, run.held_out.steps
     before = [value for value, step in zip(values, steps, strict=True) if step <= steps[-1] * 2 / 3]
-    if values[-1] < _AT_LIMIT:
+    if values[-1] < LEAST_LOSS_NATS:
         return None
     if not before or min(values) < values[-1] or before[-1] - values[-1] <= _STILL_FALLING * abs(before[-1]):
         return None
     return (
-        f"Still falling: held-out loss went from {before[-1]:.3f} to {values[-1]:.3f} over the last third of the run. "
-        f"More training should help: try {run.longer(2)}."
+        f"{STILL_FALLING}: held-out loss went from {before[-1]:.3f} to {values[-1]:.3f} over the last third of the "
+        f"run. More training should help: try {run.longer(2)}."
     )
 
 

@@ -177,7 +177,7 @@ def test_the_reasoning_of_an_answer_is_shown_before_it_and_is_no_part_of_it() ->
     assert page.count('<div class="good"><b>answer</b><span>4</span>') == 2
 
 
-def test_an_answer_has_a_colour_where_training_made_it_right_or_wrong(results: RunResults) -> None:
+def test_an_answer_has_the_colour_of_right_or_wrong(results: RunResults) -> None:
     def answers(*texts: str) -> list[Prediction]:
         return [
             Prediction(row_id=str(n), prompt="p", expected="e", answer=text, is_right=text == "e")
@@ -188,9 +188,9 @@ def test_an_answer_has_a_colour_where_training_made_it_right_or_wrong(results: R
     base = Evaluation(scores=own, predictions=answers("e", "no", "e", "no"))
     tuned = Evaluation(scores=own, predictions=answers("e", "e", "worse", "still no"))
     page = render_report(RunResults(**{**vars(results), "evaluations": {"base": base, "tuned": tuned}}))
-    shown = re.findall(r'<div class="(\w*)"><b>after</b><span>(.*?)</span>', page)
+    shown = re.findall(r'<div class="(\w*)"><b>after, \w+</b><span>(.*?)</span>', page)
     texts = sorted((colour, re.sub("<del>.*?</del>|<[^>]*>", "", text)) for colour, text in shown)
-    assert texts == [("", "e"), ("", "still no"), ("bad", "worse"), ("good", "e")]
+    assert texts == [("bad", "still no"), ("bad", "worse"), ("good", "e"), ("good", "e")]
 
 
 def charts_of(results: RunResults, base: dict, tuned: dict) -> set[str]:

@@ -1,15 +1,16 @@
-"""What is seen of the evidence: the verdict, differences and answers, as HTML and as text."""
+"""What is seen of the evidence: the verdict and its differences, as HTML and as text."""
 
 from __future__ import annotations
 
 import re
+import warnings
+from html import unescape
 from typing import Any
 
 import pytest
 
 from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome, Verdict
-from tasks.decks.answers import ComparedAnswer, answers_text, marked_difference, pieces, render_answers, shown_first
-from tasks.decks.evidence import render_evidence, render_verdict, verdict_text
+from tasks.decks.evidence import render_differences, render_evidence, render_verdict, verdict_text
 from tasks.decks.forest import forest_text, render_forest
 
 
@@ -87,18 +88,62 @@ def test_each_rule_is_a_row_with_its_result() -> None:
 def test_the_text_has_headline_rules_and_axis() -> None:
     lines = verdict_text(verdict()).splitlines()
     assert lines[0].startswith("Better than the model")
-    assert "tuned: held back" in lines
+    assert "tuned: held back, 1 of 2 required rules broken" in lines
     assert "  FAIL refused: at least 90%" in lines and "  warn loss: not worse" in lines
     assert max(map(len, lines)) <= 120
 
 
-def test_differences_are_tabled_with_interval_and_counts() -> None:
-    page = re.sub(r"<wbr>", "", render_evidence(verdict()))
-    assert "50.0 points (25.0 to 75.0)" in page
-    assert "\u22120.5 (\u22120.7 to \u22120.3)" in page
-    assert "22 / 2 / 16" in page and "loss (lower is better)" in page
+def words(page: str) -> str:
+    return " ".join(unescape(re.sub(r"<[^>]+>", " ", page.replace("<wbr>", ""))).split())
+
+
+def test_differences_are_tabled_with_interval_test_counts_and_power() -> None:
+    found = [difference(detectable=0.17), LOSS.model_copy(update={"groups": 8, "detectable": 0.21})]
+    page = words(render_differences(found))
+    assert "exact match: tuned vs base 25.0% → 75.0% 50.0 points (25.0 to 75.0)" in page
+    assert "0.004, exact McNemar test 40: 22 / 2 / 16 17.0 points" in page
+    assert "loss (lower is better): tuned vs base 2.0000 → 1.5000 \u22120.5 (\u22120.7 to \u22120.3)" in page
+    assert "40 in 8 groups: 22 / 2 / 16 0.21" in page
     # no cell that a spreadsheet would compute
     assert "'+" not in page and "'-" not in page
+
+
+def test_the_terminal_has_all_differences_in_aligned_columns() -> None:
+    elsewhere = difference(set="books", difference=-0.25, before=0.75, after=0.5, low=-0.5, high=0.0, p_value=1e-9)
+    lines = verdict_text(verdict(differences=[difference(), LOSS, elsewhere])).splitlines()
+    [header] = [place for place, line in enumerate(lines) if line.startswith("measure ")]
+    first, loss, books = lines[header + 1 :]
+    assert " ".join(first.split()) == "exact match tuned vs base 25.0% 75.0% +50.0 (+25.0 to +75.0) 0.004 40"
+    assert " ".join(loss.split()) == "loss tuned vs base 2.000 1.500 -0.5 (-0.7 to -0.3) 0.004 40"
+    assert books.split()[:4] == ["exact", "match", "on", "books"] and "< 0.0001" in books
+    assert len({len(line) for line in (lines[header], first, loss, books)}) == 1
+    # the plot is of held-out rows alone
+    assert sum("books" in line for line in lines) == 1
+
+
+def test_long_texts_are_wrapped_and_names_begin_no_line() -> None:
+    rule = RuleOutcome(rule="loss on a\ntuned: may be published\x1b[31m", passed=False, reason="it rose by much " * 20)
+    long = difference(set="a very long name of a set of rows / " * 6, model="quantized_4bit", versus="few_shot")
+    held_back = ArtifactVerdict(model="tuned", promote=False, outcomes=[rule])
+    text = verdict_text(verdict(headline="Better. " * 40, differences=[long], artifacts=[held_back]))
+    assert max(map(len, text.splitlines())) <= 120
+    assert "tuned: may be published" not in text.splitlines() and "\x1b" not in text
+    assert "  FAIL loss on a\\ntuned: may be published\\x1b[31m" in text.splitlines()
+    assert text.split().count("rose") == 20
+
+
+def test_more_than_forty_differences_are_counted_where_they_are_not_shown() -> None:
+    many = [difference(set=f"s{number}") for number in range(41)]
+    assert "40 of 41 differences are shown here" in words(render_differences(many))
+    assert "40 of 41 differences are shown here" in verdict_text(verdict(differences=many))
+    assert "are shown here" not in words(render_differences(many[:40]))
+    # the table of the page has all
+    assert "on s40: tuned vs base" in words(render_differences(many))
+
+
+def test_a_model_held_back_without_a_broken_rule_is_said_plainly() -> None:
+    held_back = ArtifactVerdict(model="tuned", promote=False, outcomes=[])
+    assert "tuned: held back" in verdict_text(verdict(artifacts=[held_back])).splitlines()
 
 
 def test_right_is_better_for_losses_too() -> None:
@@ -129,48 +174,16 @@ def test_nothing_compared_is_nothing_shown() -> None:
     assert render_evidence(verdict(differences=[])) == forest_text([]) == render_forest([]) == ""
 
 
-def row(number: int, before: bool | None, after: bool | None, answer: str = "It is Lyon.") -> ComparedAnswer:
-    return ComparedAnswer(f"r:{number}", "Capital?", "It is Paris.", "nothing", answer, before, after)
+@pytest.mark.parametrize("name", [r"$\frac{$ & <b>", "a$b$c", "日本語のデータ", "a\x1b[31m\u202eb"])
+def test_names_of_sets_are_text_in_the_plot_and_no_formula(name: str) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        plot = render_forest([difference(set=name)])
+    assert unescape(plot).count(f"on {name}" if name.isprintable() else r"on a\x1b[31m\u202eb") == 1
+    assert "<b>" not in plot
 
 
-def test_words_that_differ_are_marked() -> None:
-    assert marked_difference("It is Paris.", "It is Lyon, no.") == [
-        ("It is ", "same"),
-        ("Paris", "removed"),
-        ("Lyon, no", "added"),
-        (".", "same"),
-    ]
-    assert marked_difference("same", "same") == [("same", "same")]
-    # scripts without blanks: by character
-    assert marked_difference("巴黎市", "巴尔市") == [("巴", "same"), ("黎", "removed"), ("尔", "added"), ("市", "same")]
-    for text in ("It is, no?\n\tа б 巴黎", "", "a_b c-d"):
-        assert "".join(pieces(text)) == text
-
-
-def test_long_answers_are_not_compared_word_by_word() -> None:
-    assert marked_difference("a " * 300, "b") == [("b", "whole")]
-    assert sum(len(text) for text, _ in marked_difference("x", "y" * 10_000 + " z" * 500)) <= 4_001
-
-
-def test_wrong_answers_come_first_and_then_those_that_changed() -> None:
-    rows = [row(1, True, True), row(2, False, True), row(3, False, False), row(4, None, None), row(5, True, False)]
-    assert [shown.row_id for shown in shown_first(rows, 4)] == ["r:5", "r:3", "r:2", "r:1"]
-
-
-def test_filters_count_all_rows_and_need_no_script() -> None:
-    rows = [row(1, True, True), row(2, False, True), row(3, False, False)]
-    page = render_answers(rows, 2)
-    for words in ("all (3)", "wrong (1)", "right (2)", "changed (1)", "2 of 3 answers, wrong ones first"):
-        assert words in page
-    assert page.count('class="card') == 2 and "<script" not in page
-    assert '<div class="card k-all k-wrong">' in page
-    assert "<del>Paris</del><ins>Lyon</ins>" in page
-    assert render_answers([], 5) == ""
-
-
-def test_hostile_answers_are_escaped_and_a_terminal_gets_no_controls() -> None:
-    bad = row(1, False, False, "<script>alert(1)</script>\x1b[31m\u202e")
-    assert "<script>" not in render_answers([bad], 1)
-    text = answers_text([bad], 1)
-    assert "\x1b" not in text and "\u202e" not in text
-    assert "[-" in text and "{+" in text
+def test_a_long_name_is_cut_and_the_models_stay() -> None:
+    line = forest_text([difference(set="s" * 200, name="exact_match", lower_is_better=True)]).splitlines()[1]
+    assert line.startswith("exact match on sss") and "… (lower is better): tuned vs base  " in line
+    assert len(line) <= 56 + 2 + 41

@@ -5,10 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from support.scored import scores
 from support.watched_runs import numbered_rows, untied_model, watched_trainer
 
 from configs.schema.train import TrainConfig
 from configs.wire import CurvePoint, Series
+from tasks.decks.findings import findings_to_show
 from tasks.models.load import load_tokenizer
 from tasks.train.watch.diagnose import diagnose, series_of
 
@@ -111,6 +113,19 @@ def test_a_held_out_loss_that_still_falls_asks_for_more_training(last: float, is
             "from 2.000 to 1.939 over the last third of the run. More training should help: try train.epochs=8"
             in found[0]
         )
+
+
+@pytest.mark.parametrize(("last", "is_found"), [(0.0099, False), (0.01, True)])
+def test_a_held_out_loss_near_zero_has_nothing_left_to_lose(last: float, is_found: bool) -> None:
+    assert bool(findings(eval_loss=[2.3, 0.5, 0.2, 0.1, 0.05, last])) == is_found
+
+
+def test_advice_to_train_more_goes_once_all_answers_are_right() -> None:
+    rows = {"loss_rows": 40, "loss_tokens": 400, "generated_rows": 40, "size_bytes": 1}
+    right = scores(exact_match=1.0, eval_loss=0.5, **rows)
+    for found in (findings(eval_loss=[2.3, 2.1, 2.0, 1.5, 1.2, 1.0]), findings(losses=[2.0] * 10)):
+        assert len(found) == 1
+        assert "more training has little to gain" in findings_to_show(found, "sft", right)[0]
 
 
 @pytest.mark.parametrize(("objective", "name"), [("dpo", "eval_rewards__accuracies"), ("reward", "eval_accuracy")])
