@@ -88,8 +88,8 @@ def _positions(subject: Subject) -> int:
     """Return how many tokens the model can read and write together, without its virtual ones."""
     positions = getattr(subject.model.config.get_text_config(), "max_position_embeddings", None) or _LONGEST
     settings = subject.model.active_peft_config if isinstance(subject.model, PeftModel) else None
-    is_taken = settings is not None and settings.is_prompt_learning
-    return int(positions) - (settings.num_virtual_tokens if is_taken else 0)
+    virtual = settings.num_virtual_tokens if settings is not None and settings.is_prompt_learning else 0
+    return int(positions) - int(virtual)
 
 
 def _general_text(subject: Subject, place: str) -> pa.Table:
