@@ -13,7 +13,7 @@ from configs.schema import EvaluateConfig
 from configs.wire import HELD_OUT, Parity, Part
 from configs.wire_type import WireType
 from tasks.evaluate.preferences import with_preferences
-from tasks.evaluate.retained import retained_tables
+from tasks.evaluate.retained import not_counted, retained_tables
 from tasks.evaluate.score import chosen_rows, rows_of_part, score_rows
 from tasks.evaluate.subject import Subject
 from tasks.evidence.table import join_tables, write_table
@@ -36,6 +36,10 @@ class ModelFacts(WireType):
     kept_row_ids: list[str] = Field(description="The rows on which saved models are compared with trained weights.")
     parity: Parity | None = None
     model_digest: str = ""
+    not_counted: dict[str, dict[str, dict[str, int]]] = Field(
+        {},
+        description="For each set of `evaluate.retained` and each measure, the rows that do not count, by reason.",
+    )
 
 
 def check_rows(config: EvaluateConfig, rows: pd.DataFrame) -> None:
@@ -72,7 +76,7 @@ def score_part(
         ModelError: the loss is not a number.
         ConfigError: a reward function fails.
     """
-    tables, kept_ids = [], []
+    tables, kept_ids, reasons = [], [], {}
     for name in dict.fromkeys([HELD_OUT, *rows.dataset]):
         of_set = rows[rows.dataset == name].reset_index(drop=True)
         if name != HELD_OUT:
@@ -85,7 +89,9 @@ def score_part(
         tables.append(score_rows(subject, own, own_asked.is_asked.to_numpy(dtype=bool), name))
     if part.number == 0 and not subject.is_reward_model:
         held_out = rows[rows.dataset == HELD_OUT].reset_index(drop=True)
-        tables += retained_tables(subject, training, held_out)
+        retained = retained_tables(subject, training, held_out)
+        reasons = {table["dataset"][0].as_py(): not_counted(table) for table in retained}
+        tables += retained
     parity = None
     if part.number == 0 and not subject.is_reward_model and (model_directory / PARITY_FILE).is_file():
         with doing("comparing with the weights as training held them"):
@@ -99,6 +105,7 @@ def score_part(
         kept_row_ids=kept_ids,
         parity=parity,
         model_digest=model_digest,
+        not_counted=reasons,
     )
     write_table(join_tables(tables), output / TABLE_FILE)
     (output / FACTS_FILE).write_text(facts.model_dump_json(), encoding="utf-8")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -96,7 +96,7 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
     found_sets = datasets(table)
     # a part may have no row of a set, so the order of the rows that were joined is not that of the sets
     for name in [*(name for name in facts.sets if name in found_sets), *(n for n in found_sets if n not in facts.sets)]:
-        of_set, answers = _measured(rows_of(table, name), configs)
+        of_set, answers = _measured(rows_of(table, name), configs, facts.not_counted.get(name, {}))
         measured_sets.append(of_set)
         scores[name] = _scores(of_set, answers, facts)
     whole = join_tables(measured_sets)
@@ -113,14 +113,24 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
 
 
 def score_line(scores: Scores) -> str:
-    """Return the headline scores that a model has, as a line for the log."""
+    """Return the headline scores that a model has, as a line for the log.
+
+    A set without any, such as refusals, has its own measures, and what of it does not count.
+    """
     facts = []
     for key in headlines([scores]):
         value, measure, answered = scores.value(key), measure_of(key, [scores]), scores.measured(key)
         if value is not None:
             over = f" of {answered.rows}" if answered else _COUNTED_OVER.get(measure.source, "").format(scores)
             facts.append(f"{measure.title} {measure.number.format(value)}{over}")
-    return ", ".join(facts) or "no score"
+    return ", ".join(facts or map(_measured_line, scores.answers)) or "no score"
+
+
+def _measured_line(measured: Measured) -> str:
+    measure = MEASURES[measured.name]
+    value = "-" if measured.value is None else measure.number.format(measured.value)
+    left_out = "; ".join(f"{count.rows:,} not counted: {count.reason}" for count in measured.not_counted)
+    return f"{measure.title} {value} of {measured.rows:,}" + (f" ({left_out})" if left_out else "")
 
 
 def _answered(table: pa.Table) -> list[AnsweredRow]:
@@ -133,12 +143,18 @@ def _answered(table: pa.Table) -> list[AnsweredRow]:
     ]
 
 
-def _measured(table: pa.Table, configs: Sequence[MeasureConfig]) -> tuple[pa.Table, list[Measured]]:
-    """Return a set's table with the measures of its answers, and these over the whole set."""
-    found = [key for key in OF_ANSWERS if key in measures_in(table)]
+def _measured(
+    table: pa.Table, configs: Sequence[MeasureConfig], not_counted: Mapping[str, Mapping[str, int]]
+) -> tuple[pa.Table, list[Measured]]:
+    """Return a set's table with the measures of its answers, and these over the whole set.
+
+    `not_counted` has the reasons of the measures that the set has from the beginning; one may count no row at all.
+    """
+    known = measures_in(table)
+    found = [key for key in OF_ANSWERS if key in known or key in not_counted]
     if found:
         # a set of its own kind, such as refusals: its answers have no expected texts
-        return table, [_measured_of(table, key) for key in found]
+        return table, [_measured_of(table, key, not_counted.get(key, {})) for key in found]
     answered = _answered(table)
     if not answered:
         return table, []
@@ -164,12 +180,19 @@ def _measured(table: pa.Table, configs: Sequence[MeasureConfig]) -> tuple[pa.Tab
     return with_measures(table, spread), results
 
 
-def _measured_of(table: pa.Table, key: str) -> Measured:
+def _measured_of(table: pa.Table, key: str, not_counted: Mapping[str, int]) -> Measured:
     value, rows = score_of(table, key)
-    return Measured(key=key, name=key, value=value, rows=rows, lower_is_better=MEASURES[key].lower_is_better)
+    return Measured(
+        key=key,
+        name=key,
+        value=value,
+        rows=rows,
+        lower_is_better=MEASURES[key].lower_is_better,
+        not_counted=_reasons(not_counted),
+    )
 
 
-def _reasons(counts: dict[str, int]) -> list[ReasonCount]:
+def _reasons(counts: Mapping[str, int]) -> list[ReasonCount]:
     return [ReasonCount(reason=reason, rows=rows) for reason, rows in counts.items() if rows]
 
 

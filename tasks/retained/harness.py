@@ -12,7 +12,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import logging
-import math
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from typing import Any
 
 from configs.addresses import first_line, shown_address
 from configs.errors import ConfigError, FineTuneError
+from configs.printable import one_line
 from configs.schema.measures import HarnessTaskConfig
 from tasks.files.hub_client import use_patient_client
 from tasks.measures.measured import RowValues, mean_values
@@ -40,14 +40,13 @@ _TOLERANCE = 1e-6
 class HarnessResult:
     """A task's main metric over its documents, in the task's order; of a group, over those of all its tasks.
 
-    `metric` is named as the harness names it, with its filter: `acc,none`. `values` has one value a document; its score
-    is the mean, which equals the harness's own number for a single task. `row_ids` [documents] are
-    `<task>:<document>`; `answers` hold generated text, or the most likely choice.
+    `metric` is named as the harness names it, with its filter: `acc,none`. `values` has one value a document, from 0 to
+    1 and higher for a better answer; its score is the mean, which equals the harness's own number for a single task.
+    `row_ids` [documents] are `<task>:<document>`; `answers` hold generated text, or the most likely choice.
     """
 
     task: str
     metric: str
-    higher_is_better: bool
     values: RowValues
     row_ids: list[str]
     prompts: list[str]
@@ -90,7 +89,7 @@ def run_tasks(
 
     Raises:
         ConfigError: as `check_tasks`; or a task's data cannot be loaded, it runs code of the model's, its examples are
-            fixed, or no metric has a value for each document.
+            fixed, or no metric is a share of each document.
     """
     if not tasks:
         return []
@@ -141,12 +140,15 @@ def _result(where: str, name: str, found: Mapping[str, Any]) -> HarnessResult:
     rows = [(leaf, row) for leaf, own in kept.items() for row in sorted(own, key=lambda row: int(row["doc_id"]))]
     metric = _main_metric(found, kept)
     if metric is None:
-        raise ConfigError(f"{where} has no metric with a value for each document; choose another task")
+        others = ", ".join(sorted({one_line(key) for rows in kept.values() for key in rows[0]["metrics"]})) or "none"
+        raise ConfigError(
+            f"{where} has no metric that is a share of each document and higher for better answers (its metrics: "
+            f"{others}); choose another task"
+        )
     leaf = next(iter(kept))
     return HarnessResult(
         task=name,
         metric=f"{metric},{firsts[leaf]}",
-        higher_is_better=bool(found["higher_is_better"][leaf].get(metric, True)),
         values=mean_values([float(row[metric]) for _, row in rows]),
         row_ids=[f"{leaf}:{row['doc_id']}" for leaf, row in rows],
         prompts=[str(row["arguments"][0][0]) for _, row in rows],
@@ -156,24 +158,31 @@ def _result(where: str, name: str, found: Mapping[str, Any]) -> HarnessResult:
 
 
 def _main_metric(found: Mapping[str, Any], kept: Mapping[str, list[dict[str, Any]]]) -> str | None:
-    """Return the first metric that every task has, and whose score is the mean of its documents' values."""
+    """Return the first metric that every task has, and whose score is the mean of its documents' shares.
+
+    A metric that is lower for better answers is none, nor is one beyond 0 to 1: its points would be no points of 100.
+    """
     if not kept:
         return None
     shared = set.intersection(*(set(rows[0]["metrics"]) for rows in kept.values()))
     order = [*(name for name in _MAIN_METRICS if name in shared), *sorted(shared - set(_MAIN_METRICS))]
     for metric in order:
-        if all(_is_mean(rows, metric, found["results"][leaf]) for leaf, rows in kept.items()):
+        rises = all(found["higher_is_better"][leaf].get(metric, True) for leaf in kept)
+        if rises and all(_is_mean_share(rows, metric, found["results"][leaf]) for leaf, rows in kept.items()):
             return metric
     return None
 
 
-def _is_mean(rows: Sequence[Mapping[str, Any]], metric: str, results: Mapping[str, Any]) -> bool:
+def _is_mean_share(rows: Sequence[Mapping[str, Any]], metric: str, results: Mapping[str, Any]) -> bool:
     values = [row.get(metric) for row in rows]
     total = results.get(f"{metric},{rows[0]['filter']}")
     if not all(isinstance(value, int | float) for value in [*values, total]):
         return False
-    mean = sum(float(value) for value in values if value is not None) / len(values)
-    return math.isfinite(mean) and abs(mean - float(total or 0.0)) < _TOLERANCE
+    shares = [float(value) for value in values if value is not None]
+    # not a number is not between 0 and 1 either
+    if not all(0.0 <= share <= 1.0 for share in shares):
+        return False
+    return abs(sum(shares) / len(shares) - float(total or 0.0)) < _TOLERANCE
 
 
 def _choices(row: Mapping[str, Any]) -> list[str]:

@@ -13,11 +13,24 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
+import pandas as pd
 
 from tasks.measures.measured import RowValues, mean_values, score
 
 LEAST_ANSWER_TOKENS = 16
 """Shorter answers do not count: half of one is often guessed."""
+
+
+_NOT_TRAINED = -100
+
+
+@dataclass(frozen=True)
+class PromptedRow:
+    """A row as token ids: what the model was given, and the last answer; a row without a prompt has an empty one."""
+
+    row_id: str
+    prompt: list[int]
+    answer: list[int]
 
 
 @dataclass(frozen=True)
@@ -47,13 +60,77 @@ class SplitRows:
         return max((len(own.wanted) for own in self.halves), default=0)
 
 
+def rows_to_complete(tokens: Sequence[pd.DataFrame], number: int) -> list[PromptedRow]:
+    """Return `number` rows of token files, evenly spread over all of them; all rows where there are fewer.
+
+    A frame has the columns row_id, input_ids and prompt_length of plain tokens, or those of packed ones: row_ids,
+    input_ids, labels and position_ids. Of plain tokens, rows without a prompt and unwanted answers are left out, unless
+    no other is there. A pack does not say where an answer begins: it is the last unbroken sequence of trained tokens,
+    and a row that is trained from its second token on has no prompt.
+    """
+    frames = [frame if "row_ids" in frame else _with_prompts(frame) for frame in tokens]
+    ids = [
+        [name for names in frame.row_ids for name in names] if "row_ids" in frame else list(frame.row_id)
+        for frame in frames
+    ]
+    total = sum(map(len, ids))
+    number = min(number, total)
+    places = np.asarray([place * total // number for place in range(number)], dtype=np.int64)
+    found: list[PromptedRow] = []
+    start = 0
+    for frame, names in zip(frames, ids, strict=True):
+        own = places[(places >= start) & (places < start + len(names))] - start
+        found += _of_packs(frame, own) if "row_ids" in frame else [_of_row(frame.iloc[place]) for place in own]
+        start += len(names)
+    return found
+
+
+def _with_prompts(tokens: pd.DataFrame) -> pd.DataFrame:
+    is_kept = tokens.prompt_length > 0
+    if "is_wanted" in tokens:
+        is_kept &= tokens.is_wanted.astype(bool)
+    return tokens[is_kept] if is_kept.any() else tokens
+
+
+def _of_row(row: pd.Series) -> PromptedRow:
+    ids = [int(token) for token in row.input_ids]
+    return PromptedRow(str(row.row_id), ids[: row.prompt_length], ids[row.prompt_length :])
+
+
+def _of_packs(packs: pd.DataFrame, places: np.ndarray) -> list[PromptedRow]:
+    """Return the rows at `places`, counted over all rows of all packs."""
+    ends = np.cumsum(packs.row_ids.map(len).to_numpy(dtype=np.int64))
+    found = []
+    for place in places:
+        number = int(np.searchsorted(ends, place, side="right"))
+        pack = packs.iloc[number]
+        within = int(place - (ends[number] - len(pack.row_ids)))
+        starts = [*np.flatnonzero(np.asarray(pack.position_ids) == 0), len(pack.input_ids)]
+        row = slice(int(starts[within]), int(starts[within + 1]))
+        ids = [int(token) for token in pack.input_ids[row]]
+        begin, end = _last_answer(np.asarray(pack.labels[row]) != _NOT_TRAINED)
+        found.append(PromptedRow(str(pack.row_ids[within]), ids[:begin], ids[begin:end]))
+    return found
+
+
+def _last_answer(is_trained: np.ndarray) -> tuple[int, int]:
+    """Return (begin, end) of the last unbroken sequence of trained tokens; all tokens where the prompt is trained."""
+    if not is_trained.any():
+        return 0, len(is_trained)
+    end = int(np.flatnonzero(is_trained)[-1]) + 1
+    before = np.flatnonzero(~is_trained[:end])
+    begin = int(before[-1]) + 1 if len(before) else 0
+    # the first label of a row is never trained
+    return (begin, end) if begin > 1 else (0, len(is_trained))
+
+
 def split_answers(
     rows: Sequence[tuple[Sequence[int], Sequence[int]]], end_token_ids: Collection[int] = (), max_positions: int = 0
 ) -> SplitRows:
     """Return the halves of rows (prompt ids, answer ids); of an odd number of tokens, the first half has one more.
 
-    End tokens at the end of an answer are left out first. Not counted are answers of fewer than 16 tokens, and rows
-    longer than `max_positions` tokens, if it is not 0.
+    End tokens at the end of an answer are left out first. Not counted are rows without a prompt, answers of fewer than
+    16 tokens, and rows longer than `max_positions` tokens, if it is not 0.
     """
     halves: list[Halves] = []
     not_counted: Counter[str] = Counter()
@@ -62,7 +139,9 @@ def split_answers(
         ids = [int(token) for token in answer]
         while ids and ids[-1] in ends:
             ids.pop()
-        if len(ids) < LEAST_ANSWER_TOKENS:
+        if not len(prompt):
+            not_counted["the row has no prompt"] += 1
+        elif len(ids) < LEAST_ANSWER_TOKENS:
             not_counted[f"the answer has fewer than {LEAST_ANSWER_TOKENS} tokens"] += 1
         elif max_positions and len(prompt) + len(ids) > max_positions:
             not_counted["the row is longer than the model's positions"] += 1

@@ -20,7 +20,7 @@ from configs.errors import ConfigError
 from configs.schema.measures import HarnessTaskConfig
 from tasks.evaluate.likelihood import token_log_probabilities
 from tasks.measures.measured import score
-from tasks.retained.harness import EMBEDDED_TASK, check_tasks, run_tasks
+from tasks.retained.harness import EMBEDDED_TASK, HarnessResult, check_tasks, run_tasks
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def test_its_choices_are_those_of_our_own_log_probabilities(loaded: tuple[Any, A
         expected.append(int(np.argmax(sums)))
     assert result.answers == [row["choices"][best] for row, best in zip(ROWS, expected, strict=True)]
     right = [float(best == row["answer"]) for row, best in zip(ROWS, expected, strict=True)]
-    assert result.values.values.tolist() == right and (result.metric, result.higher_is_better) == ("acc,none", True)
+    assert result.values.values.tolist() == right and result.metric == "acc,none"
     assert score(result.values.sums.sum(axis=0), "mean") == pytest.approx(sum(right) / 3)
     assert result.expected == ["7", "10", "4 4 4"] and result.row_ids == ["own:0", "own:1", "own:2"]
     assert result.prompts == [row["question"] for row in ROWS]
@@ -126,6 +126,28 @@ def test_a_task_that_generates_has_its_answers(loaded: tuple[Any, Any], tmp_path
     assert result.values.values.tolist() == own
 
 
+def test_only_shares_that_rise_are_main_metrics(loaded: tuple[Any, Any], tmp_path: Path) -> None:
+    (tmp_path / "own_code.py").write_text(
+        "def with_share(doc, results):\n    return {**without_share(doc, results), 'share': 0.25}\n"
+        "def without_share(doc, results):\n    return {'edits': 0.5, 'points': 40.0}\n"
+    )
+
+    def run(function: str, **metrics: bool) -> HarnessResult:
+        named = [{"metric": key, "aggregation": "mean", "higher_is_better": up} for key, up in metrics.items()]
+        path = own_task(tmp_path, ROWS, metric_list=named)
+        lines = [f"{key}: {json.dumps(value)}" for key, value in json.loads(path.read_text()).items()]
+        path.write_text("\n".join([*lines, f"process_results: !function own_code.{function}"]))
+        [result] = run_tasks([HarnessTaskConfig(task=str(path))], *loaded, 2)
+        return result
+
+    # `edits` is lower for better answers, and `points` no share: 2 points of it say nothing
+    found = run("with_share", edits=False, points=True, share=True)
+    assert found.metric == "share,none" and found.values.values.tolist() == [0.25] * 3
+    with pytest.raises(ConfigError, match="has no metric") as caught:
+        run("without_share", edits=False, points=True)
+    assert "edits, points" in str(caught.value)
+
+
 def test_what_cannot_run_is_one_error(loaded: tuple[Any, Any], tmp_path: Path) -> None:
     def message(path: Path, run: bool = True) -> str:
         with pytest.raises(ConfigError) as caught:
@@ -161,6 +183,7 @@ def test_the_check_runs_no_code_and_the_run_does(loaded: tuple[Any, Any], tmp_pa
     assert (tmp_path / "ran").exists() and result.prompts[0] == "What is 3 plus 4?"
 
 
+@pytest.mark.slow
 def test_a_hub_that_never_answers_is_one_error(tiny_model: Path, tmp_path: Path) -> None:
     path = own_task(tmp_path, ROWS, dataset_path="someone/sums", dataset_kwargs={})
     script = (
@@ -184,6 +207,7 @@ def test_a_hub_that_never_answers_is_one_error(tiny_model: Path, tmp_path: Path)
     assert "own.yaml cannot be loaded, since the hub cannot be reached" in first and fix.endswith("or remove the task")
 
 
+@pytest.mark.slow
 def test_names_are_checked_without_a_network() -> None:
     check_tasks([HarnessTaskConfig(task="hellaswag"), HarnessTaskConfig(task=EMBEDDED_TASK)])
     with pytest.raises(ConfigError, match="is no task of lm-evaluation-harness"):

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from tasks.retained.memorization import memorization_gap, memorized_values, split_answers
+from tasks.retained.memorization import memorization_gap, memorized_values, rows_to_complete, split_answers
 
 EOS = 1
 
@@ -21,7 +22,7 @@ def test_the_prompt_and_the_first_half_are_given() -> None:
 def test_short_and_too_long_rows_do_not_count() -> None:
     # 15 tokens and an end token are 15 tokens
     split = split_answers(
-        [([2], [*range(10, 25), EOS]), ([2] * 5, list(range(16))), ([], list(range(20, 36)))], [EOS], 20
+        [([2], [*range(10, 25), EOS]), ([2] * 5, list(range(16))), ([3] * 4, list(range(20, 36)))], [EOS], 20
     )
     assert [own.row for own in split.halves] == [2]
     assert split.not_counted == {
@@ -49,3 +50,52 @@ def test_the_finding_is_the_difference() -> None:
     nothing = memorized_values(split_answers([([2], [3])]), [])
     assert memorization_gap(training, nothing) is None
     assert split_answers([]).max_new_tokens == 0
+
+
+def test_a_row_without_a_prompt_does_not_count() -> None:
+    split = split_answers([([], list(range(40)))])
+    assert split.halves == [] and split.not_counted == {"the row has no prompt": 1}
+
+
+def plain(*prompt_lengths: int, **columns: list) -> pd.DataFrame:
+    rows = [{"row_id": f"r:{n}", "input_ids": list(range(n, n + 9)), "prompt_length": own} for n, own in
+            enumerate(prompt_lengths)]  # fmt: skip
+    return pd.DataFrame(rows).assign(**columns)
+
+
+def test_rows_are_chosen_evenly_among_those_with_a_prompt() -> None:
+    tokens = plain(3, 0, 3, 3, 3, 3, is_wanted=[True, True, True, False, True, True])
+    # of the rows 0, 2, 4 and 5
+    assert [row.row_id for row in rows_to_complete([tokens], 2)] == ["r:0", "r:4"]
+    assert [row.row_id for row in rows_to_complete([tokens], 9)] == ["r:0", "r:2", "r:4", "r:5"]
+    first = rows_to_complete([tokens], 1)[0]
+    assert (first.prompt, first.answer) == ([0, 1, 2], [3, 4, 5, 6, 7, 8])
+    # where no row has one, the rows stand for themselves, with the reason
+    assert [(row.row_id, row.prompt) for row in rows_to_complete([plain(0, 0)], 1)] == [("r:0", [])]
+    assert rows_to_complete([], 4) == [] and rows_to_complete([plain(3)[:0]], 4) == []
+
+
+def test_the_rows_of_a_pack_are_told_apart() -> None:
+    no = -100
+    packs = pd.DataFrame(
+        [
+            {
+                "row_ids": ["a", "b"],
+                # a question and its answer; then a conversation of two turns, both trained, with a line end after it
+                "input_ids": [5, 6, 7, 8, 10, 11, 12, 13, 14, 15, 16, 17],
+                "labels": [no, no, 7, 8, no, 11, no, no, 14, 15, 16, no],
+                "position_ids": [0, 1, 2, 3, 0, 1, 2, 3, 4, 5, 6, 7],
+            },
+            # every token of a text is trained but the first, which nothing predicts
+            {"row_ids": ["c"], "input_ids": [20, 21, 22], "labels": [no, 21, 22], "position_ids": [0, 1, 2]},
+        ]
+    )
+    rows = rows_to_complete([packs], 5)
+    assert [(row.row_id, row.prompt, row.answer) for row in rows] == [
+        ("a", [5, 6], [7, 8]),
+        ("b", [10, 11, 12, 13], [14, 15, 16]),
+        ("c", [], [20, 21, 22]),
+    ]
+    assert [row.row_id for row in rows_to_complete([packs], 2)] == ["a", "b"]
+    # the tokens files of several phases are one set
+    assert [row.row_id for row in rows_to_complete([packs, plain(3)], 4)] == ["a", "b", "c", "r:0"]
