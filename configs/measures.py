@@ -6,7 +6,7 @@ an entry in `OF_ANSWERS` here, and a function in tasks/measures. A user's `title
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Annotated, Any, Literal
 
@@ -122,6 +122,10 @@ OF_ANSWERS: dict[str, Measure] = {
 """Measures of generated answers, by name."""
 DEGENERATE = ("empty", "unfinished", "repeats")
 """Measures of faults that an answer of any kind may have; tables show those that occur."""
+
+
+_OF_FORM = ("json_valid", "json_schema")
+"""Measures that all answers may reach while few of them are right."""
 
 
 class ReasonCount(WireType):
@@ -286,3 +290,16 @@ def formatted(key: str, scores: Scores) -> str:
     """Return a measure as text; a dash where the model has none."""
     value = scores.value(key)
     return "-" if value is None else measure_of(key, [scores]).number.format(value)
+
+
+def main_answer_measure(scores: Scores, named: Sequence[str]) -> str:
+    """Return the key of the measure of answers that matters most; empty without answers.
+
+    It is the first of `named`, the keys of `evaluate.measures`; else the first that was chosen for the expected answers
+    and says whether they are right, and exact match where none was.
+    """
+    if named:
+        return named[0]
+    rated = [own for own in scores.answers if MEASURES[own.name].chart_unit is not None]
+    keys = [own.key for own in rated if own.name not in _OF_FORM]
+    return next((key for key in keys if key != "exact_match"), keys[0] if keys else "")

@@ -202,3 +202,17 @@ def described_objectives() -> str:
     for name, rules in OBJECTIVES.items():
         names.setdefault(rules.learns_from, []).append(name)
     return "; ".join(f"{', '.join(of_one)}: {what}" for what, of_one in names.items())
+
+
+def fault_of_few_shot(shots: int, objective: Objective) -> str | None:
+    """Return why the rows of an objective cannot have examples before them, with the fix; None where they can."""
+    rules = OBJECTIVES[objective]
+    if not shots:
+        return None
+    if rules.scores_answers:
+        reason = "trains a reward model, which scores answers and is not prompted"
+    elif rules.row_kinds == ("text",):
+        reason = "takes plain texts, which have no prompt to put examples before"
+    else:
+        return None
+    return f"evaluate.few_shot={shots}: train.objective={objective} {reason}\nset evaluate.few_shot to 0"

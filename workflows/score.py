@@ -43,7 +43,7 @@ def score(
     With `evaluate.shards`, several pods score parts of the rows. `image` is the container that the model needs, if not
     the usual one.
     """
-    settings = config.evaluate.for_scoring(is_rival=label not in ("base", "sft", "tuned"))
+    settings = config.evaluate.for_scoring(is_rival=label == "few_shot")
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
     overrides = {"container_image": image} if image else {}
     inputs = {

@@ -186,8 +186,7 @@ class RetainedConfig(Section):
     )
     refusals: bool = Field(
         False,
-        description="Answer small sets of unsafe and of harmless prompts, and count what is refused, by rule and by "
-        "the judge if there is one.",
+        description="Answer small sets of unsafe and of harmless prompts, and count what is refused, by rule.",
     )
     unsafe_prompts: str | None = Field(
         None, description="JSONL file of further unsafe prompts, with a key `prompt`; read with `refusals`."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from configs.measures import MEASURES, Scores, measure_of
+from configs.measures import Scores, main_answer_measure, measure_of
 from configs.objectives import rules_of
 
 STILL_FALLING = "Still falling"
@@ -14,8 +14,6 @@ HARDLY_LEARNED = "Hardly learned"
 _SAID = {STILL_FALLING: "The loss still fell", HARDLY_LEARNED: "The loss hardly fell"}
 _FULL = 0.995
 """A share of right answers from which more training has nothing to gain that a table would show."""
-_OF_FORM = ("json_valid", "json_schema")
-"""Measures that all answers may reach while few of them are right."""
 LEAST_LOSS_NATS = 0.01
 """A held-out loss below this has nothing left to lose that answers would show."""
 
@@ -41,7 +39,9 @@ def _nothing_to_gain(objective: str, scores: Scores, measures: Sequence[str]) ->
     """Return, as half a sentence, what is at its limit; empty where nothing is."""
     rules = rules_of(objective)
     # where all answers are the expected ones, no other measure tells more
-    keys = (_main_measure(scores, measures), "exact_match") if rules.trains_each_token else ("preference_accuracy",)
+    keys = (
+        (main_answer_measure(scores, measures), "exact_match") if rules.trains_each_token else ("preference_accuracy",)
+    )
     for key in filter(None, keys):
         value = scores.value(key)
         if value is None or value < _FULL:
@@ -52,16 +52,3 @@ def _nothing_to_gain(objective: str, scores: Scores, measures: Sequence[str]) ->
     if rules.trains_each_token and scores.eval_loss is not None and scores.eval_loss < LEAST_LOSS_NATS:
         return f"the held-out loss is {scores.eval_loss:.2g} nats per token"
     return ""
-
-
-def _main_measure(scores: Scores, measures: Sequence[str]) -> str:
-    """Return the measure of answers that matters most; empty without answers.
-
-    It is the first of `measures`, which the user named; else the first that was chosen for the expected answers and
-    says whether they are right, and exact match where none was.
-    """
-    if measures:
-        return measures[0]
-    rated = [own for own in scores.answers if MEASURES[own.name].chart_unit is not None]
-    keys = [own.key for own in rated if own.name not in _OF_FORM]
-    return next((key for key in keys if key != "exact_match"), keys[0] if keys else "")

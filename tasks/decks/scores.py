@@ -9,6 +9,9 @@ from configs.measures import Scores, formatted, headlines, measure_of, shown_mea
 from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
 from tasks.decks.answers import ComparedAnswer, render_answers
+from tasks.decks.labels import render_labels
+from tasks.measures.labels import label_table
+from tasks.measures.measured import AnsweredRow
 
 _MIB = 2**20
 
@@ -30,6 +33,10 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
         ]
     answers = compared_answers(evaluations["base"].predictions, evaluations["tuned"].predictions)
     parts.append(render_answers(answers, num_samples))
+    tuned = evaluations["tuned"]
+    if any(own.name in ("accuracy", "macro_f1") for own in tuned.scores.answers):
+        rows = [AnsweredRow(own.row_id, own.prompt, own.expected, own.answer) for own in tuned.predictions]
+        parts += [html.heading("Labels, tuned model", 3), render_labels(label_table(rows))]
     return "".join(parts)
 
 
@@ -77,7 +84,7 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
         )
         for of_base in evaluations["base"].others
         for name, evaluation in evaluations.items()
-        # rivals and copies are scored on fewer sets
+        # prompting with examples is scored on the held-out rows alone
         for further in evaluation.others
         if further.name == of_base.name
     ]

@@ -76,7 +76,9 @@ def _score(
     ):
         with doing("downloading the model"):
             rows = pd.read_parquet(local_path(tokens) / "tokens.parquet")
-            trained = [pd.read_parquet(local_path(folder) / "tokens.parquet") for folder in training_tokens]
+            trained = [
+                pd.read_parquet(local_path(folder) / "tokens.parquet") for folder in training_tokens if part.number == 0
+            ]
             scorers = [local_path(directory) for directory in reward_models]
             check_rows(config, rows)
             directory = local_path(model)

@@ -96,6 +96,7 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
                 f"{where}={one_line(folder)} is on this machine, and no pod can write to it\n"
                 "name an address (s3://...), or leave it out for the execution's own store"
             )
+    _check_harness(config)
     places = [_data_place((*keys, "path"), source) for keys, source in _sources(config) if _has_local_entry(source)]
     places += [_file_place(keys, value) for keys, value in _single_files(config)]
     model = _model(config)
@@ -199,6 +200,18 @@ def _relative(path: str, folder: str) -> str:
         # `**.jsonl` means `*.jsonl` on a disk, and nothing at an address
         return "/".join(part if part == "**" else part.replace("**", "*") for part in name.split("/"))
     return name
+
+
+def _check_harness(config: RunConfig) -> None:
+    """Refuse a task of the harness whose YAML is on this machine: its data and code lie beside it."""
+    assert isinstance(config, FineTuneConfig | AlignConfig)
+    for number, task in enumerate(config.evaluate.retained.harness):
+        if task.task.endswith((".yaml", ".yml")):
+            where = setting_name(("evaluate", "retained", "harness", number, "task"))
+            raise ConfigError(
+                f"{where}={one_line(task.task)} is on this machine, and no pod can read it\n"
+                "name a task that lm-evaluation-harness has, or run on this machine"
+            )
 
 
 _KINDS_OF_FILES = {

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from configs.artifacts import QuantizationMethod, scores_name
-from configs.measures import MEASURES, Measure, measure_of
+from configs.measures import Measure, main_answer_measure, measure_of
 from configs.objectives import OBJECTIVES
 from configs.schema.gate import GateRule
 from configs.wire import HELD_OUT
@@ -34,20 +34,16 @@ def deciding_measure(run: Run) -> str:
         if run.config.evaluate.measures:
             return run.config.evaluate.measures[0].key
         if run.config.evaluate.loss == "skip":
-            return main_answer_measure(run) or "exact_match"
+            return answers_judged_by(run) or "exact_match"
     if is_against_chance(run):
         return rules.judged_by[0]
     differ = (name for name in rules.judged_by if _differ(base.value(name), tuned.value(name)))
     return next(differ, rules.judged_by[-1])
 
 
-def main_answer_measure(run: Run) -> str:
-    """Return the measure of answers that says most: the first that was configured or chosen; empty without answers."""
-    answers = run.scores(run.candidate).answers
-    named = [run.config.evaluate.measures[0].key] if run.config.evaluate.measures else []
-    chosen = [own.key for own in answers if own.key != "exact_match" and MEASURES[own.name].chart_unit is not None]
-    exact = [own.key for own in answers if own.key == "exact_match"]
-    return next(iter([*named, *chosen, *exact]), "")
+def answers_judged_by(run: Run) -> str:
+    """Return the measure of answers that matters most; empty without answers."""
+    return main_answer_measure(run.scores(run.candidate), [own.key for own in run.config.evaluate.measures])
 
 
 def is_against_chance(run: Run) -> bool:
@@ -81,7 +77,7 @@ def rules_of_objective(run: Run) -> list[GateRule]:
         and OBJECTIVES[run.config.train.objective].trains_each_token
     ):
         rules.append(GateRule(measure="eval_loss", versus=run.start, at_most_drop=0.0, required=False))
-    answers = main_answer_measure(run)
+    answers = answers_judged_by(run)
     if answers and answers != deciding:
         rules.append(GateRule(measure=answers, versus=run.start, at_most_drop=ANSWERS_MAY_DROP, required=False))
     table = run.models[run.candidate].table

@@ -7,7 +7,7 @@ from flytekit import Cache, Deck, task
 from flytekit.types.structured import StructuredDataset
 
 from configs.artifacts import QuantizationMethod, scores_name
-from configs.printable import print_line, print_text
+from configs.printable import print_text
 from configs.schema import FineTuneConfig
 from configs.versions import source_version
 from configs.wire import Evaluation
@@ -102,6 +102,5 @@ def _compare(
     path = scratch_directory("comparison") / "rows.parquet"
     decide.write_joined(models, path)
     Deck("verdict", html.fragment(render_verdict(verdict) + render_evidence(verdict)))
-    print_line(f"verdict: {verdict.headline}")
-    print_text(verdict_text(verdict))
+    print_text(f"verdict: {verdict_text(verdict)}")
     return Decided(verdict, store_table(path))

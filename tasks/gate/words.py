@@ -12,11 +12,10 @@ from configs.wire_evidence import Difference
 from tasks.decks.prompting import prompting_sentence
 from tasks.evidence.table import aligned, rows_of
 from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
-from tasks.gate.rules import LEAST_LOSS, LEVEL, deciding_measure, is_against_chance, main_answer_measure, rival
+from tasks.gate.rules import LEAST_LOSS, LEVEL, answers_judged_by, deciding_measure, is_against_chance, rival
 from tasks.retained.thresholds import MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
 
 _MOST_DEGENERATE = 0.5
-_FEW_ROWS = 20
 
 
 def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
@@ -70,11 +69,11 @@ def _mean_prompt(run: Run, name: str) -> float:
 
 
 def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
-    """Return what a reader must know beside the headline: wrong answers, faults of answers, few rows, power."""
+    """Return what a reader must know beside the headline: wrong answers, faults of answers, rows left out, power."""
     deciding = deciding_measure(run)
     tuned = run.scores(run.candidate)
     found = []
-    answers = main_answer_measure(run)
+    answers = answers_judged_by(run)
     if deciding == "eval_loss" and answers:
         own = tuned.measured(answers)
         if own is not None and own.value == 0:
@@ -98,6 +97,7 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
             found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
     found += lost_sentences([_kept_in_memory(run)], run.candidate)
+    found += _left_out_of_prompts(run)
     others = [name for name in run.models if name != run.candidate and other_tokens(run.models, run.candidate, name)]
     if others:
         found.append(f"The loss of {', '.join(others)} is over other tokens, and is not compared.")
@@ -114,11 +114,21 @@ def _kept_in_memory(run: Run) -> Kept:
     return Kept(MEMORIZED_TRAINING, "memorized", sets.get(MEMORIZED_HELD_OUT), sets.get(MEMORIZED_TRAINING))
 
 
+def _left_out_of_prompts(run: Run) -> list[str]:
+    """Return how many held-out rows the base with examples has not, because they did not fit."""
+    if "few_shot" not in run.models:
+        return []
+    whole, fitting = (rows_of(run.models[name].table).num_rows for name in (run.candidate, "few_shot"))
+    if fitting >= whole:
+        return []
+    return [
+        f"{whole - fitting:,} of {whole:,} held-out rows do not fit with the examples: prompting is judged on the rest."
+    ]
+
+
 def _on_power(found: Difference) -> list[str]:
     measure = found.shown
     lines = []
-    if found.rows < _FEW_ROWS:
-        lines.append(f"Only {found.rows:,} held-out rows count: the scores are a rough guess.")
     if found.detectable is not None and found.bounds[0] <= 0 <= found.bounds[1]:
         smallest = measure.difference(found.detectable).lstrip("+")
         lines.append(

@@ -14,14 +14,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configs.errors import DataError
-from configs.objectives import OBJECTIVES, Objective
 from tasks.rows.values import as_json
 from tasks.tokenize.conversations import turns_of
 from tasks.tokenize.files import read_rows
 from tasks.tokenize.rows import Row
 
 if TYPE_CHECKING:
-    from configs.schema import FineTuneConfig
     from tasks.tokenize.turns import Turn
 
 # answers are labels if they are short, few are distinct, and each stands in several rows
@@ -40,24 +38,6 @@ _CANDIDATE = np.dtype(
         ("num_answers", np.int64),
     ]
 )
-
-
-def fault_of_few_shot(config: FineTuneConfig) -> str | None:
-    """Return why `evaluate.few_shot` contradicts the rest of a config, with the fix, or None."""
-    shots = config.evaluate.few_shot
-    return fault_of_shots(shots, config.train.objective) if shots else None
-
-
-def fault_of_shots(shots: int, objective: Objective) -> str | None:
-    """Return why rows of an objective cannot have examples before them, with the fix, or None."""
-    rules = OBJECTIVES[objective]
-    if rules.scores_answers:
-        reason = "trains a reward model, which scores answers and is not prompted"
-    elif rules.row_kinds == ("text",):
-        reason = "takes plain texts, which have no prompt to put examples before"
-    else:
-        return None
-    return f"evaluate.few_shot={shots}: train.objective={objective} {reason}\nset evaluate.few_shot to 0"
 
 
 def choose_examples(

@@ -15,12 +15,12 @@ import numpy as np
 
 from configs.effective.lengths import positions_of
 from configs.errors import ConfigError, DataError
-from configs.objectives import Objective
+from configs.objectives import Objective, fault_of_few_shot
 from configs.schema import TokenizeConfig
 from configs.wire import HELD_OUT
 from configs.wire_few_shot import FewShotReport
 from tasks.tokenize import checks
-from tasks.tokenize.examples import choose_examples, fault_of_shots
+from tasks.tokenize.examples import choose_examples
 from tasks.tokenize.files import TOKENS_FILE, TokenWriter, read_rows, token_table
 from tasks.tokenize.over_length import IGNORED, Record, resolved_policy
 from tasks.tokenize.prepare import make_setup
@@ -78,7 +78,7 @@ def few_shot_tokens(
             and are rendered by the chat template.
     """
     checks.check_settings(config, objective)
-    if fault := fault_of_shots(shots, objective):
+    if fault := fault_of_few_shot(shots, objective):
         raise ConfigError(fault)
     setup = _saved_setup(config, objective, chat_template, tokenizer_directory, trust_remote_code, train, test)
     limit = longest_sequence(positions_of(text_config(tokenizer_directory)), setup.max_length)

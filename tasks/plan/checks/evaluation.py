@@ -6,7 +6,7 @@ import hashlib
 from pathlib import Path
 
 from configs.errors import ConfigError, either
-from configs.objectives import SCORING
+from configs.objectives import fault_of_few_shot
 from configs.printable import one_line
 from configs.schema import FineTuneConfig
 from configs.wire import HELD_OUT
@@ -30,7 +30,8 @@ def check_evaluation(config: FineTuneConfig) -> Finding:
 
     evaluate = config.evaluate
     check_measures(evaluate.measures, [])
-    _check_few_shot(config)
+    if fault := fault_of_few_shot(evaluate.few_shot, config.train.objective):
+        raise ConfigError(fault)
     _check_gate(config)
     digest = hashlib.sha256(functions_hash(evaluate.measures).encode())
     retained = evaluate.retained
@@ -53,17 +54,6 @@ def _content_hash(place: str | None) -> str:
         raise ConfigError(
             f"evaluate.retained names {one_line(path)}, which cannot be read ({error.strerror})"
         ) from None
-
-
-def _check_few_shot(config: FineTuneConfig) -> None:
-    if config.evaluate.few_shot and config.train.objective in SCORING:
-        raise ConfigError(
-            f"evaluate.few_shot={config.evaluate.few_shot}: a reward model writes no answers; set it to 0"
-        )
-    if config.evaluate.few_shot and config.train.objective == "cpt":
-        raise ConfigError(
-            f"evaluate.few_shot={config.evaluate.few_shot}: plain text has no prompts and answers; set it to 0"
-        )
 
 
 def _check_gate(config: FineTuneConfig) -> None:

@@ -12,8 +12,8 @@ import pytest
 from support.token_rows import Row, canonical, labelled
 
 from configs.errors import DataError
-from configs.schema import FineTuneConfig
-from tasks.tokenize.examples import choose_examples, fault_of_few_shot, with_examples
+from configs.objectives import Objective, fault_of_few_shot
+from tasks.tokenize.examples import choose_examples, with_examples
 from tasks.tokenize.rows import Row as CanonicalRow
 
 Choose = Callable[..., list[CanonicalRow]]
@@ -162,10 +162,6 @@ def test_the_chosen_answer_of_a_preference_is_the_example_with_its_calls() -> No
         ("grpo", 4, None),
     ],
 )
-def test_objectives_without_prompts_have_no_examples(objective: str, shots: int, fault: str | None) -> None:
-    train = {"objective": objective, **({"rewards": [{"name": "exact_match"}]} if objective == "grpo" else {})}
-    config = FineTuneConfig(data={"sources": [{"path": "a.jsonl"}]}, evaluate={"few_shot": shots})
-    # the validators of the whole config are of no interest here
-    config = config.model_copy(update={"train": config.train.model_copy(update=train)})
-    found = fault_of_few_shot(config)
+def test_objectives_without_prompts_have_no_examples(objective: Objective, shots: int, fault: str | None) -> None:
+    found = fault_of_few_shot(shots, objective)
     assert found is None if fault is None else found is not None and found.startswith(fault)
