@@ -21,6 +21,7 @@ _OTHER_ROLES: list[tuple[str, str, Role]] = [
     ("tasks.train.task", "_train", "gpu"),
     ("tasks.train.task", "_name_previous", "gpu"),
     ("tasks.evaluate.task", "evaluate", "gptq"),
+    ("tasks.evaluate.task", "evaluate_part", "gptq"),
 ]
 
 # imported in pods too, but its functions run on a laptop alone
@@ -60,11 +61,15 @@ def _tasks(role: Role) -> list[tuple[str, ast.FunctionDef]]:
     found = []
     for path in [*ROOT.glob("tasks/*/task.py"), *ROOT.glob("workflows/*.py")]:
         module = ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        body = ast.parse(path.read_text(encoding="utf-8")).body
+        # a decorator that several tasks share is a `partial(task, ...)` of its own
+        shared = {ast.unparse(node.targets[0]): node.value for node in body if isinstance(node, ast.Assign)}
+        for node in body:
             if not isinstance(node, ast.FunctionDef):
                 continue
             roles = {other for name, function, other in _OTHER_ROLES if (name, function) == (module, node.name)}
-            for decorator in node.decorator_list:
+            for written in node.decorator_list:
+                decorator = shared.get(ast.unparse(written), written)
                 for keyword in decorator.keywords if isinstance(decorator, ast.Call) else []:
                     if keyword.arg == "container_image":
                         roles.add(_IMAGE_ROLES[ast.unparse(keyword.value)])

@@ -11,7 +11,11 @@ from configs.printable import one_line
 from configs.schema import FineTuneConfig
 from configs.wire import HELD_OUT
 from tasks.files.streams import is_remote
+from tasks.measures.functions import functions_hash
+from tasks.measures.table import check_measures
 from tasks.plan.checks.preflight import Finding
+from tasks.retained.harness import check_tasks
+from tasks.retained.refusals import prompts
 
 _NAMED = ("base", "sft", "few_shot", "chance")
 
@@ -23,11 +27,6 @@ def check_evaluation(config: FineTuneConfig) -> Finding:
         ConfigError: a setting cannot be used.
         DataError: a file of prompts cannot be read.
     """
-    from tasks.measures.functions import functions_hash
-    from tasks.measures.table import check_measures
-    from tasks.retained.harness import check_tasks
-    from tasks.retained.refusals import prompts
-
     evaluate = config.evaluate
     check_measures(evaluate.measures, [])
     if fault := fault_of_few_shot(evaluate.few_shot, config.train.objective):

@@ -21,6 +21,7 @@ from tasks.files.apart import check_apart, check_repository
 from tasks.files.model_files import check_files, loaded_weights
 from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
+from tasks.plan.checks.evaluation import check_evaluation
 from tasks.plan.checks.preflight import Finding, NotCheckedError, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
 from tasks.plan.checks.token_checks import text_settings
@@ -191,8 +192,6 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
 
 
 def _evaluation_question(config: FineTuneConfig) -> Question:
-    from tasks.plan.checks.evaluation import check_evaluation
-
     return Question("evaluation", lambda: check_evaluation(config))
 
 
