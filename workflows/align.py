@@ -6,9 +6,12 @@ The rows of all phases are checked and tokenized before the first one trains, so
 within minutes, and not after the SFT.
 """
 
-from flytekit import workflow
+from functools import partial
+
+from flytekit import map_task, workflow
 
 from configs.schema.align import AlignConfig
+from tasks.evaluate.task import evaluate, evaluate_part
 from tasks.gate.task import compare_models
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_alignment
@@ -17,7 +20,6 @@ from workflows.forms import ALIGN_DEMO, open_form_with
 from workflows.phases import train_phases
 from workflows.prepare_tokens import prepare_tokens
 from workflows.push import publish
-from workflows.score import score_baselines
 
 
 @workflow
@@ -59,18 +61,36 @@ def align(config: AlignConfig) -> AlignResult:
         mapped_parts=planned.policy_mapped_parts,
         tokenizer=sft_tokens.tokenizer,
     ).with_overrides(node_name="policy-data")
-    before = score_baselines(
-        config=planned.policy,
-        base=base.model,
-        train_tokens=tokens.train,
-        test_tokens=tokens.test,
+    scored_parts = map_task(
+        partial(
+            evaluate_part,
+            label="base",
+            config=planned.evaluate,
+            loading=planned.model,
+            model=base.model,
+            tokens=tokens.test,
+            tokenizer=tokens.tokenizer,
+            end_token_ids=tokens.report.end_token_ids,
+            rewards=planned.rewards,
+            reward_models=[],
+            training_tokens=[],
+            code_version=plan.scores_version,
+        )
+    )(part=planned.scored_parts).with_overrides(node_name="evaluate-base-parts")
+    before = evaluate(
+        label="base",
+        config=planned.evaluate,
+        loading=planned.model,
+        model=base.model,
+        tokens=tokens.test,
         tokenizer=tokens.tokenizer,
-        token_report=tokens.report,
-        train_rows=tokens.train_rows,
-        test_rows=tokens.test_rows,
-        chat_template=plan.chat_template,
-        scores_version=plan.scores_version,
-    ).with_overrides(node_name="baselines")
+        end_token_ids=tokens.report.end_token_ids,
+        rewards=planned.rewards,
+        reward_models=[],
+        training_tokens=[],
+        code_version=plan.scores_version,
+        parts=scored_parts,
+    ).with_overrides(node_name="evaluate-base")
     trained = train_phases(
         sft=planned.sft,
         sft_deepspeed_json=planned.sft_deepspeed_json,
@@ -92,6 +112,8 @@ def align(config: AlignConfig) -> AlignResult:
         base=base.model,
         rewards_version=plan.rewards_version,
         scores_version=plan.scores_version,
+        train_rows=tokens.train_rows,
+        test_rows=tokens.test_rows,
     ).with_overrides(node_name="phases")
     decided = compare_models(
         config=planned.policy,
@@ -102,9 +124,11 @@ def align(config: AlignConfig) -> AlignResult:
         tuned_rows=trained.rows,
         quantized=trained.quantized,
         quantized_rows=trained.quantized_rows,
-        rivals=before.all_names,
-        rival_evaluations=before.all_evaluations,
-        rival_rows=before.all_rows,
+        base=[before.evaluation],
+        base_rows=[before.rows],
+        rivals=trained.rivals,
+        rival_evaluations=trained.rival_evaluations,
+        rival_rows=trained.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
         config=planned.policy,
@@ -127,9 +151,9 @@ def align(config: AlignConfig) -> AlignResult:
         policy_data=tokens.data,
         policy_tokens=tokens.report,
         training=trained.reports,
-        base=before.base,
-        rivals=before.rivals,
-        rival_evaluations=before.rival_evaluations,
+        base=before.evaluation,
+        rivals=trained.rivals,
+        rival_evaluations=trained.rival_evaluations,
         sft_evaluation=trained.sft_evaluation,
         reward_evaluations=trained.reward_evaluations,
         tuned=trained.evaluation,

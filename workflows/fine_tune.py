@@ -3,9 +3,12 @@
 pyflyte run workflows/fine_tune.py fine_tune --config configs/presets/demo.yaml
 """
 
-from flytekit import workflow
+from functools import partial
+
+from flytekit import map_task, workflow
 
 from configs.schema import FineTuneConfig
+from tasks.evaluate.task import evaluate, evaluate_part
 from tasks.gate.task import compare_models
 from tasks.get_model.task import get_model
 from tasks.plan.task import make_plan
@@ -13,7 +16,6 @@ from tasks.report.task import FineTuneResult, write_report
 from workflows.forms import DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
 from workflows.push import publish
-from workflows.score import score_baselines
 from workflows.tune import tune
 
 
@@ -44,18 +46,36 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         mapped_parts=planned.mapped_parts,
         tokenizer=base.tokenizer,
     ).with_overrides(node_name="data")
-    before = score_baselines(
-        config=planned.config,
-        base=base.model,
-        train_tokens=tokens.train,
-        test_tokens=tokens.test,
+    scored_parts = map_task(
+        partial(
+            evaluate_part,
+            label="base",
+            config=planned.evaluate,
+            loading=planned.model,
+            model=base.model,
+            tokens=tokens.test,
+            tokenizer=tokens.tokenizer,
+            end_token_ids=tokens.report.end_token_ids,
+            rewards=planned.rewards,
+            reward_models=[],
+            training_tokens=[],
+            code_version=plan.scores_version,
+        )
+    )(part=planned.scored_parts).with_overrides(node_name="evaluate-base-parts")
+    before = evaluate(
+        label="base",
+        config=planned.evaluate,
+        loading=planned.model,
+        model=base.model,
+        tokens=tokens.test,
         tokenizer=tokens.tokenizer,
-        token_report=tokens.report,
-        train_rows=tokens.train_rows,
-        test_rows=tokens.test_rows,
-        chat_template=plan.chat_template,
-        scores_version=plan.scores_version,
-    ).with_overrides(node_name="baselines")
+        end_token_ids=tokens.report.end_token_ids,
+        rewards=planned.rewards,
+        reward_models=[],
+        training_tokens=[],
+        code_version=plan.scores_version,
+        parts=scored_parts,
+    ).with_overrides(node_name="evaluate-base")
     tuned = tune(
         config=planned.config,
         deepspeed_json=plan.deepspeed_json,
@@ -66,26 +86,31 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         token_report=tokens.report,
         rewards_version=plan.rewards_version,
         scores_version=plan.scores_version,
+        train_rows=tokens.train_rows,
+        test_rows=tokens.test_rows,
+        chat_template=plan.chat_template,
     ).with_overrides(node_name="tune")
     decided = compare_models(
         config=planned.config,
         start="base",
-        start_evaluation=before.base,
-        start_rows=before.base_rows,
+        start_evaluation=before.evaluation,
+        start_rows=before.rows,
         tuned=tuned.evaluation,
         tuned_rows=tuned.rows,
         quantized=tuned.quantized,
         quantized_rows=tuned.quantized_rows,
-        rivals=before.rivals,
-        rival_evaluations=before.rival_evaluations,
-        rival_rows=before.rival_rows,
+        base=[],
+        base_rows=[],
+        rivals=tuned.rivals,
+        rival_evaluations=tuned.rival_evaluations,
+        rival_rows=tuned.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
         config=planned.config,
         artifacts=planned.artifacts,
         directories=tuned.artifacts,
         data=tokens.data,
-        base=before.base,
+        base=before.evaluation,
         tuned=tuned.evaluation,
         quantized=tuned.quantized,
         verdict=decided.verdict,
@@ -97,11 +122,11 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         data=tokens.data,
         tokens=tokens.report,
         training=tuned.report,
-        base=before.base,
+        base=before.evaluation,
         tuned=tuned.evaluation,
         quantized=tuned.quantized,
-        rivals=before.rivals,
-        rival_evaluations=before.rival_evaluations,
+        rivals=tuned.rivals,
+        rival_evaluations=tuned.rival_evaluations,
         verdict=decided.verdict,
         rows=decided.rows,
         model=tuned.model,

@@ -14,7 +14,7 @@ from tasks.runtime.pods import DECK_FIELDS, SMALL
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import check_same_tokenizer, require_same_tokenizer
 from workflows.prepare_tokens import PreparedTokens, prepare_tokens
-from workflows.score import Tokens, score
+from workflows.score import Tokens, score, score_prompting
 from workflows.tune import (
     published_artifacts,
     quantize_and_score,
@@ -48,6 +48,9 @@ class TrainedPhases(NamedTuple):
     quantized: list[Evaluation]
     quantized_rows: list[StructuredDataset]
     artifacts: list[FlyteDirectory]
+    rivals: list[str]
+    rival_evaluations: list[Evaluation]
+    rival_rows: list[StructuredDataset]
 
 
 def _prepare_reward(
@@ -109,6 +112,8 @@ def train_phases(
     base: FlyteDirectory,
     rewards_version: str,
     scores_version: str,
+    train_rows: StructuredDataset,
+    test_rows: StructuredDataset,
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
     show_steps(policy, _steps(sft, reward, policy))
@@ -126,6 +131,7 @@ def train_phases(
     else:
         require_same_tokenizer([sft_token_report, policy_token_report])
 
+    rivals = score_prompting(policy, base, tokens, train_rows, test_rows, chat_template, scores_version)
     first = train_and_merge(sft, sft_deepspeed_json, base, sft_tokens, [], rewards_version, phase="sft-")
     reward_models, reward_reports, reward_evaluations = [], [], []
     for config, made in zip(reward, prepared, strict=True):
@@ -157,4 +163,7 @@ def train_phases(
         quantized=quantized.evaluations,
         quantized_rows=quantized.rows,
         artifacts=published_artifacts(policy, trained, quantized.models),
+        rivals=rivals.names,
+        rival_evaluations=rivals.evaluations,
+        rival_rows=rivals.rows,
     )

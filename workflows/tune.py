@@ -5,7 +5,7 @@ dynamic task does for all of them, because each costs a pod.
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from flytekit import Deck, dynamic
 from flytekit.types.directory import FlyteDirectory
@@ -20,7 +20,7 @@ from tasks.quantize.task import quantize, quantize_gptq
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
-from workflows.score import Tokens, score
+from workflows.score import Tokens, score, score_prompting
 
 # the folder of a phase's model in the output folder of a laptop's run; the last phase's is `model`
 _KEPT_AS = {"sft-": "sft", "reward-": "reward_model"}
@@ -45,7 +45,8 @@ class QuantizedModels(NamedTuple):
 class Tuned(NamedTuple):
     """The tuned model and its copies, with their scores and tables of rows.
 
-    `artifacts` are to be published, in the order of `push_to_hub.artifacts`; empty if nothing is.
+    `artifacts` are to be published, in the order of `push_to_hub.artifacts`; empty if nothing is. `rivals`
+    are the names of other models that were scored.
     """
 
     model: FlyteDirectory
@@ -57,6 +58,9 @@ class Tuned(NamedTuple):
     quantized: list[Evaluation]
     quantized_rows: list[StructuredDataset]
     artifacts: list[FlyteDirectory]
+    rivals: list[str]
+    rival_evaluations: list[Evaluation]
+    rival_rows: list[StructuredDataset]
 
 
 def train_and_merge(
@@ -173,10 +177,14 @@ def tune(
     token_report: TokenReport,
     rewards_version: str,
     scores_version: str,
+    train_rows: StructuredDataset,
+    test_rows: StructuredDataset,
+    chat_template: Optional[str],
 ) -> Tuned:
-    """Train, merge, score, quantize, and score the quantized copies."""
+    """Train, merge, score, quantize, and score the quantized copies; and score the base with examples, if asked to."""
     show_steps(config, training_steps(config))
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
+    rivals = score_prompting(config, base, tokens, train_rows, test_rows, chat_template, scores_version)
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
     scored = score("tuned", config, trained.model, tokens, [], scores_version)
     quantized = quantize_and_score(config, trained.model, tokens, [], scores_version)
@@ -190,4 +198,7 @@ def tune(
         quantized=quantized.evaluations,
         quantized_rows=quantized.rows,
         artifacts=published_artifacts(config, trained, quantized.models),
+        rivals=rivals.names,
+        rival_evaluations=rivals.evaluations,
+        rival_rows=rivals.rows,
     )

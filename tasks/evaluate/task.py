@@ -12,14 +12,13 @@ from flytekit.types.structured import StructuredDataset
 
 from configs.printable import print_line
 from configs.schema import EvaluateConfig, ModelConfig
-from configs.schema.evaluate import MeasureConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation, Part
 from images.specs import GPU_IMAGE, POD_ENVIRONMENT
 from tasks.runtime.artifacts import address_of, local_path, store_folder, store_table
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, SMALL, scratch_directory
+from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
@@ -87,14 +86,14 @@ def _score(
     return output
 
 
-def _join(label: str, measures: list[MeasureConfig], parts: list[Path], num_samples: int) -> Evaluated:
+def _join(label: str, config: EvaluateConfig, parts: list[Path]) -> Evaluated:
     from tasks.decks import html
     from tasks.decks.progress import render_evaluation
     from tasks.evaluate.scores import join_parts, score_line
 
     table = scratch_directory("rows") / f"{label}.parquet"
-    evaluation = join_parts(measures, parts, table)
-    Deck("evaluation", html.fragment(render_evaluation(label, evaluation, num_samples)))
+    evaluation = join_parts(config.measures, parts, table)
+    Deck("evaluation", html.fragment(render_evaluation(label, evaluation, config.num_samples)))
     print_line(f"evaluate {label}: {score_line(evaluation.scores)}")
     if evaluation.measures_note:
         print_line(f"evaluate {label}: {evaluation.measures_note}")
@@ -128,13 +127,16 @@ def evaluate(
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
     code_version: str,
+    parts: list[FlyteDirectory],
 ) -> Evaluated:
     """Score `model` on the held-out rows. One task scores base, tuned and quantized models; `label` names them.
 
-    `training_tokens` is empty unless `config.retained.memorization_rows` asks for training rows. `code_version` is read
-    by nothing: it makes the cached result depend on the project's functions that the config names.
+    With `parts`, which other pods scored, it makes the scores of these: the same for any number of parts.
+    `training_tokens` are the rows of which `config.retained.memorization_rows` are completed, if any. `code_version` is
+    read by nothing: it makes the cached result depend on the project's functions that the config names.
     """
-    whole = Part(number=0, of=1)
+    if parts:
+        return _join(label, config, [local_path(part) for part in parts])
     scored = _score(
         label,
         config,
@@ -146,9 +148,9 @@ def evaluate(
         rewards,
         reward_models,
         training_tokens,
-        whole,
+        Part(number=0, of=1),
     )
-    return _join(label, config.measures, [scored], config.num_samples)
+    return _join(label, config, [scored])
 
 
 @task(
@@ -173,7 +175,7 @@ def evaluate_part(
     code_version: str,
     part: Part,
 ) -> FlyteDirectory:
-    """Score a part of the rows, as the entry of a map; `join_evaluations` makes the scores of all parts."""
+    """Score a part of the rows, as the entry of a map; `evaluate` makes the scores of all parts."""
     scored = _score(
         label,
         config,
@@ -188,20 +190,3 @@ def evaluate_part(
         part,
     )
     return store_folder(scored, "scores")
-
-
-@task(
-    container_image=GPU_IMAGE,
-    requests=SMALL,
-    retries=2,
-    cache=Cache(version=_VERSION, serialize=True),
-    environment=POD_ENVIRONMENT,
-    enable_deck=True,
-    deck_fields=DECK_FIELDS,
-)
-@shows_errors
-def join_evaluations(
-    label: str, measures: list[MeasureConfig], parts: list[FlyteDirectory], num_samples: int, code_version: str
-) -> Evaluated:
-    """Make the scores of a model from the parts of its rows: the same for any number of parts."""
-    return _join(label, measures, [local_path(part) for part in parts], num_samples)

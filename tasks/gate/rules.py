@@ -11,8 +11,8 @@ from configs.schema.gate import GateRule
 from configs.wire import HELD_OUT
 from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome
 from tasks.evidence.holm import holm
-from tasks.evidence.table import datasets, measures_in, rows_of
-from tasks.gate.compare import CHANCE, Pair, Rated, Run, find, scores_on
+from tasks.evidence.table import datasets
+from tasks.gate.compare import CHANCE, Pair, Rated, Run, all_pairs, find, scores_on
 from tasks.retained.thresholds import default_rules
 
 LEVEL = 0.05
@@ -81,7 +81,8 @@ def rules_of_objective(run: Run) -> list[GateRule]:
     if answers and answers != deciding:
         rules.append(GateRule(measure=answers, versus=run.start, at_most_drop=ANSWERS_MAY_DROP, required=False))
     table = run.models[run.candidate].table
-    measured = [(name, key) for name in datasets(table) for key in measures_in(rows_of(table, name))]
+    pairs = all_pairs(run.models, run.candidate, run.start)
+    measured = [(pair.set, pair.measure) for pair in pairs]
     lost = default_rules(datasets(table), run.config.train.objective)
     known = [rule.model_copy(update={"versus": run.start}) for rule in lost if (rule.set, rule.measure) in measured]
     return [*rules, *known]

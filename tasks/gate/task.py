@@ -59,6 +59,8 @@ def compare_models(
     tuned_rows: StructuredDataset,
     quantized: list[Evaluation],
     quantized_rows: list[StructuredDataset],
+    base: list[Evaluation],
+    base_rows: list[StructuredDataset],
     rivals: list[str],
     rival_evaluations: list[Evaluation],
     rival_rows: list[StructuredDataset],
@@ -66,12 +68,13 @@ def compare_models(
     """Return the verdict on the tuned model and its copies.
 
     `start` is the name of the model that training began with, `base` or `sft`. `quantized` are the evaluations of the
-    copies, in the order of `quantize.methods`; `rivals` are the names of the other models, such as few_shot.
+    copies, in the order of `quantize.methods`; `base` has one item in an alignment, and none where training began
+    with the base. `rivals` are the names of the other models, such as few_shot.
     """
     copies = [scores_name(method) for method in config.quantize.methods]
-    names = [start, "tuned", *copies, *rivals]
-    evaluations = [start_evaluation, tuned, *quantized, *rival_evaluations]
-    tables = [start_rows, tuned_rows, *quantized_rows, *rival_rows]
+    names = [start, "tuned", *copies, *(["base"] * len(base)), *rivals]
+    evaluations = [start_evaluation, tuned, *quantized, *base, *rival_evaluations]
+    tables = [start_rows, tuned_rows, *quantized_rows, *base_rows, *rival_rows]
     return _compare(config, start, "tuned", config.quantize.methods, names, evaluations, tables)
 
 

@@ -6,8 +6,10 @@ from configs.artifacts import PushedArtifact
 from configs.objectives import Objective
 from configs.schema import (
     DataConfig,
+    EvaluateConfig,
     FineTuneConfig,
     ModelConfig,
+    RewardFunctionConfig,
     TokenizeConfig,
 )
 from configs.schema.align import AlignConfig
@@ -39,6 +41,9 @@ class Planned(NamedTuple):
     mapped_parts: list[Part]
     artifacts: list[PushedArtifact]
     base_revision: str
+    evaluate: EvaluateConfig
+    scored_parts: list[Part]
+    rewards: list[RewardFunctionConfig]
 
 
 class PlannedAlignment(NamedTuple):
@@ -74,6 +79,9 @@ class PlannedAlignment(NamedTuple):
     policy_mapped_parts: list[Part]
     artifacts: list[PushedArtifact]
     base_revision: str
+    evaluate: EvaluateConfig
+    scored_parts: list[Part]
+    rewards: list[RewardFunctionConfig]
 
 
 class Resolved(NamedTuple):
@@ -97,5 +105,9 @@ class Work(NamedTuple):
 def divide(shards: list[Shard], num_parts: int) -> Work:
     """Return which shards and parts get a pod of their own: all of them, or none where there is a single one."""
     is_mapped = len(shards) > 1
-    parts = [Part(number=number, of=num_parts) for number in range(num_parts)] if num_parts > 1 else []
-    return Work([] if is_mapped else shards, shards if is_mapped else [], parts)
+    return Work([] if is_mapped else shards, shards if is_mapped else [], parts_of(num_parts))
+
+
+def parts_of(number: int) -> list[Part]:
+    """Return the parts that get a pod of their own: `number` of them, or none where there is a single one."""
+    return [Part(number=place, of=number) for place in range(number)] if number > 1 else []

@@ -19,7 +19,7 @@ from configs.schema.align import AlignConfig
 from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide
+from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide, parts_of
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
@@ -127,10 +127,13 @@ def make_plan(config: FineTuneConfig) -> Planned:
         mapped_parts=work.mapped_parts,
         artifacts=_artifacts(settled),
         base_revision=built.plan.model_revision,
+        evaluate=settled.evaluate.for_scoring(),
+        scored_parts=parts_of(settled.evaluate.shards),
+        rewards=settled.train.policy.rewards,
     )
 
 
-@_planning
+@task(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
 @shows_errors
 def with_reason(config: FineTuneConfig, reason: str) -> FineTuneConfig:
     """Return the config with the reason to publish what the gate holds back.
@@ -189,6 +192,9 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         policy_mapped_parts=policy.mapped_parts,
         artifacts=_artifacts(phases["policy"]),
         base_revision=built.plan.model_revision,
+        evaluate=phases["policy"].evaluate.for_scoring(),
+        scored_parts=parts_of(phases["policy"].evaluate.shards),
+        rewards=phases["policy"].train.policy.rewards,
     )
 
 

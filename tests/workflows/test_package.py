@@ -26,7 +26,6 @@ UNCACHED = {
     "push_to_hub",
     "map_push_to_hub",
     "write_report",
-    "score_baselines",
     "with_reason",
     "tune",
     "plan_alignment",

@@ -17,6 +17,7 @@ from flytekit.core.type_engine import TypeEngine
 from flytekit.models.literals import Literal
 from flytekit.tools.translator import get_serializable
 from flytekit.types.directory import FlyteDirectory
+from flytekit.types.structured import StructuredDataset
 from support.blank_reports import token_report
 from support.pods import Pod
 
@@ -68,7 +69,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
     planned = planning.outputs
     mapped = {
         node: len(planned[name].collection.literals)
-        for node, name in (("scan-shards", "mapped_shards"), ("tokenize-parts", "mapped_parts"), ("push", "artifacts"))
+        for node, name in (
+            ("scan-shards", "mapped_shards"),
+            ("tokenize-parts", "mapped_parts"),
+            ("push", "artifacts"),
+            ("evaluate-base-parts", "scored_parts"),
+        )
     }
     spec, templates = serialized()
     steps = list(pods(list(spec.template.nodes), spec, templates, mapped))
@@ -89,16 +95,19 @@ def placeholders(home: Path) -> dict[str, Any]:
         "rewards_version": "",
         "scores_version": "",
         "token_report": token_report(),
+        "train_rows": StructuredDataset(uri=str(home)),
+        "test_rows": StructuredDataset(uri=str(home)),
+        "chat_template": None,
     }
 
 
-def test_the_demo_takes_14_pods_beside_those_of_its_baselines(demo: list[Step]) -> None:
+def test_the_demo_takes_14_pods(demo: list[Step]) -> None:
     assert [step.name for step in demo] == [
-        *("plan", "model", "rows", "tokens", "baselines", "tune", "gate", "report"),
+        *("plan", "model", "rows", "tokens", "evaluate-base", "tune", "gate", "report"),
         *("train", "evaluate-tuned"),
         *("quantize-8bit", "evaluate-8bit", "quantize-4bit", "evaluate-4bit"),
     ]
 
 
-def test_a_second_run_whose_steps_are_cached_takes_4_pods(demo: list[Step]) -> None:
-    assert [step.name for step in demo if not step.is_cached] == ["plan", "baselines", "tune", "report"]
+def test_a_second_run_whose_steps_are_cached_takes_3_pods(demo: list[Step]) -> None:
+    assert [step.name for step in demo if not step.is_cached] == ["plan", "tune", "report"]
