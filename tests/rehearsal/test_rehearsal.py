@@ -63,8 +63,10 @@ def rehearsal(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, rows_f
 
 def test_every_task_of_the_workflow_ran_from_its_spec(rehearsal: Rehearsal) -> None:
     ran = {attempt.task for attempt in rehearsal.stage.cluster.tries}
-    stages = {"make_plan", "get_model", "map_scan_shard", "get_data", "map_tokenize_part", "tokenize", "evaluate"}
-    assert ran == stages | {*("tune", "train_2", "merge", "quantize", "map_push_to_hub", "write_report")}
+    stages = {"make_plan", "get_model", "map_scan_shard", "get_data", "map_tokenize_part", "tokenize"}
+    assert ran == stages | {
+        *("evaluate", "compare_models", "tune", "train_2", "merge", "quantize", "map_push_to_hub", "write_report")
+    }
     assert [attempt.error for attempt in rehearsal.stage.cluster.tries if attempt.error] == []
     [training] = rehearsal.stage.cluster.tries_of("train_2")
     assert len(training.pods) == 2
@@ -155,7 +157,7 @@ def test_a_form_of_the_console_that_leaves_defaults_out_finds_the_cached_steps(r
     result = stage.execute_form(form)
     assert stage.folder(result["model"]["path"]) == stage.folder(rehearsal.cluster["model"]["path"])
     cacheable = {"get_model", "map_scan_shard", "get_data", "map_tokenize_part", "tokenize", "evaluate", "train_2"}
-    assert set(stage.cluster.cached[cached:]) == cacheable | {"merge", "quantize"}
+    assert set(stage.cluster.cached[cached:]) == cacheable | {"merge", "quantize", "compare_models"}
     # each artifact is pushed by a pod of its own
     assert [attempt.task for attempt in stage.cluster.tries[before:]] == [
         *("make_plan", "tune", "map_push_to_hub", "map_push_to_hub", "map_push_to_hub", "write_report")
