@@ -23,7 +23,8 @@ def publish_anyway(config: FineTuneConfig, reason: str) -> FineTuneResult:
         config: The config of the run, with `push_to_hub.repository`.
         reason: Why the model is published although the gate held it back; its card says so.
     """
-    return fine_tune(config=with_reason(config=config, reason=reason).with_overrides(node_name="reason"))
+    given = with_reason(config=config, reason=reason).with_overrides(node_name="reason")
+    return fine_tune(config=given).with_overrides(node_name="run")
 
 
 open_form_with(publish_anyway, config=DEMO, reason="")

@@ -3,13 +3,12 @@
 from pathlib import Path
 from typing import NamedTuple
 
-from flytekit import Cache, Deck, task
+from flytekit import Deck, task
 from flytekit.types.structured import StructuredDataset
 
 from configs.artifacts import QuantizationMethod, scores_name
 from configs.printable import print_text
 from configs.schema import FineTuneConfig
-from configs.versions import source_version
 from configs.wire import Evaluation
 from configs.wire_evidence import Verdict
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
@@ -30,20 +29,6 @@ class Decided(NamedTuple):
     container_image=CPU_IMAGE,
     requests=CPU,
     retries=2,
-    cache=Cache(
-        version=source_version(
-            "tasks/gate",
-            "tasks/evidence",
-            "tasks/endpoints",
-            "tasks/measures/measured.py",
-            "tasks/retained/thresholds.py",
-            "tasks/decks",
-            "configs/measures.py",
-            "configs/objectives.py",
-            "configs/artifacts.py",
-        ),
-        serialize=True,
-    ),
     secret_requests=[JUDGE_KEY],
     environment=POD_ENVIRONMENT,
     enable_deck=True,
@@ -65,7 +50,7 @@ def compare_models(
     rival_evaluations: list[Evaluation],
     rival_rows: list[StructuredDataset],
 ) -> Decided:
-    """Return the verdict on the tuned model and its copies.
+    """Return the verdict on the tuned model and its copies; not cached, as the whole config decides.
 
     `start` is the name of the model that training began with, `base` or `sft`. `quantized` are the evaluations of the
     copies, in the order of `quantize.methods`; `base` has one item in an alignment, and none where training began

@@ -61,7 +61,8 @@ def test_sft_then_dpo_ends_with_the_table_of_three_models(pyflyte: PyFlyte, tiny
     result = run(pyflyte, config(tiny_model, files))
     assert result.returncode == 0, result.stderr
     lines = result.stdout.strip().splitlines()
-    assert [line.split()[0] for line in lines[-5:-2]] == ["base", "sft", "tuned"]
+    header = next(place for place, line in enumerate(lines) if line.startswith("model "))
+    assert [line.split()[0] for line in lines[header + 1 : header + 4]] == ["base", "sft", "tuned"]
     directory = pyflyte.home / "outputs" / "aligned"
     metrics = json.loads((directory / "metrics.json").read_text())
     assert metrics["stages"]["sft"]["objective"] == "sft" and metrics["stages"]["policy"]["objective"] == "dpo"

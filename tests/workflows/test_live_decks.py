@@ -138,7 +138,9 @@ def test_answers_are_shown_while_they_are_made(tiny_model: Path, tokens: Path, t
         "end_token_ids": [1],
         "rewards": [],
         "reward_models": [],
-        "rewards_version": "",
+        "training_tokens": [],
+        "code_version": "",
+        "parts": [],
     }
     pod = Pod(evaluate_task.evaluate, tmp_path, inputs, environment=FAST).start()
     found = seen_while_running([pod], lambda deck: "The last answers" in deck)

@@ -27,6 +27,7 @@ UNCACHED = {
     "map_push_to_hub",
     "write_report",
     "with_reason",
+    "compare_models",
     "tune",
     "plan_alignment",
     "train_phases",

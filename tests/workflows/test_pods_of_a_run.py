@@ -109,5 +109,5 @@ def test_the_demo_takes_14_pods(demo: list[Step]) -> None:
     ]
 
 
-def test_a_second_run_whose_steps_are_cached_takes_3_pods(demo: list[Step]) -> None:
-    assert [step.name for step in demo if not step.is_cached] == ["plan", "tune", "report"]
+def test_a_second_run_whose_steps_are_cached_takes_4_pods(demo: list[Step]) -> None:
+    assert [step.name for step in demo if not step.is_cached] == ["plan", "tune", "gate", "report"]
