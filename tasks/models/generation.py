@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from peft import PeftModel, PeftType
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.effective.lengths import LONGEST_ANSWER
 from configs.schema import EvaluateConfig
 from tasks.models.answer_text import AnswerReader
-from tasks.models.batches import pad, prompt_batches
+from tasks.models.batches import prompt_batches
+from tasks.models.decoding import GreedyDecoder
 from tasks.models.pace import Count, counting
 
 _SHOWN_SAMPLES = 4
@@ -34,7 +34,6 @@ class Answer:
     ended: bool
 
 
-@torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,21 +60,12 @@ def generate_answers(
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
     # peft passes no position ids with virtual embeddings: padding would move a prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
+    decoder = GreedyDecoder(model, end_token_ids, tokenizer.pad_token_id)
     batches = prompt_batches(rows.prompt_length, config.rows_per_pass, positions - longest, one_length)
     with counting("generate", len(rows), "rows") as count:
         for index in batches:
             prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
-            ids, mask = pad(prompts, tokenizer.pad_token_id, "left")
-            generation = GenerationConfig(
-                max_new_tokens=int(min(longest, positions - ids.shape[1])),
-                do_sample=False,
-                eos_token_id=end_token_ids,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            output = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation
-            )
-            new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
+            new = decoder.answers(prompts, int(min(longest, positions - max(map(len, prompts)))))
             texts = tokenizer.batch_decode(new, skip_special_tokens=True)
             for row, prompt, tokens, text in zip(index, prompts, new, texts, strict=True):
                 parts = reader.read(prompt, tokens)
@@ -93,9 +83,3 @@ def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_toke
     count.add(len(rows), num_tokens=num_tokens)
     if counts_right:
         count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
-
-
-def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:
-    """Return `ids` up to the first end token, which is included; what follows is padding."""
-    ends = [position for position, token in enumerate(ids) if token in end_token_ids]
-    return ids[: ends[0] + 1] if ends else ids
