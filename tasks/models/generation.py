@@ -60,26 +60,27 @@ def generate_answers(
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
     # peft passes no position ids with virtual embeddings: padding would move a prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
+    lengths = rows.prompt_length.tolist()
+    prompts = [list(ids[:length]) for ids, length in zip(rows.input_ids, lengths, strict=True)]
+    limits = [int(min(longest, positions - length)) for length in lengths]
+    batches = prompt_batches(lengths, config.rows_per_pass, positions - longest, one_length)
     decoder = GreedyDecoder(model, end_token_ids, tokenizer.pad_token_id)
-    batches = prompt_batches(rows.prompt_length, config.rows_per_pass, positions - longest, one_length)
     with counting("generate", len(rows), "rows") as count:
-        for index in batches:
-            prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
-            new = decoder.answers(prompts, int(min(longest, positions - max(map(len, prompts)))))
-            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            for row, prompt, tokens, text in zip(index, prompts, new, texts, strict=True):
-                parts = reader.read(prompt, tokens)
-                ended = bool(tokens) and tokens[-1] in end_token_ids
+        for new in decoder.answers(prompts, limits, batches):
+            texts = tokenizer.batch_decode(list(new.values()), skip_special_tokens=True)
+            for (row, tokens), text in zip(new.items(), texts, strict=True):
+                parts = reader.read(prompts[row], tokens)
+                ended = tokens[-1] in end_token_ids
                 answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip(), ended)
-            _show(count, rows.loc[index], answers, sum(map(len, new)), counts_right)
-    return [answers[position] for position in rows.index]
+            _show(count, rows.iloc[list(new)], [answers[row] for row in new], counts_right)
+    return [answers[row] for row in range(len(rows))]
 
 
-def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int, counts_right: bool) -> None:
+def _show(count: Count, rows: pd.DataFrame, answers: list[Answer], counts_right: bool) -> None:
     """Add the `rows` that were just answered to `count`, which logs and the Deck show."""
-    texts = [answers[position].text for position in rows.index]
+    texts = [answer.text for answer in answers]
     count.samples = list(zip(rows.prompt, rows.expected, texts, strict=True))[-_SHOWN_SAMPLES:]
     count.num_right += sum(text == expected.strip() for text, expected in zip(texts, rows.expected, strict=True))
-    count.add(len(rows), num_tokens=num_tokens)
+    count.add(len(rows), num_tokens=sum(len(answer.ids) for answer in answers))
     if counts_right:
         count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"

@@ -343,7 +343,7 @@ def test_answers_are_as_long_as_the_evaluation_generates_them(tiny_model: Path) 
 
         def generate(self, input_ids: torch.Tensor, generation_config: Any, **_: Any) -> SimpleNamespace:
             asked.append(generation_config.max_new_tokens)
-            return SimpleNamespace(sequences=input_ids, past_key_values=None)
+            return SimpleNamespace(sequences=torch.cat([input_ids, input_ids], 1), past_key_values=None)
 
     import pandas as pd
 
