@@ -42,6 +42,10 @@ NO_ADDRESSES = {
         for section in ("sources", "evaluation", "contamination")
         for name in ColumnMap.model_fields
     ),
+    *("evaluate.judge.model", "evaluate.judge.rubric"),
+    *(f"evaluate.measures.{name}" for name in ("database", "function", "pattern", "schema_text", "title")),
+    *(f"gate.rules.{name}" for name in ("measure", "set", "versus")),
+    "push_to_hub.reason",
     *("name", "model.revision", "data.group_by", "push_to_hub.repository", "push_to_hub.revision"),
     *(f"tokenize.{name}" for name in ("new_special_tokens", "prompt_separator", "template_arguments")),
     *(f"train.{name}" for name in ("nodes", "lora.target_modules", "prompt.init_text")),

@@ -41,6 +41,12 @@ def read_verdict(place: Path) -> Verdict:
         raise ArtifactError(f"{where} holds no verdict; run the config again with this version") from None
 
 
+class _Fault(click.ClickException):
+    """An error, whose exit status is not that of a model which is held back."""
+
+    exit_code = 2
+
+
 @click.command(
     help="Print the gate's verdict on a run's models. The exit status is 0 if the model may be published, 1 if not, "
     "and 2 on an error."
@@ -59,9 +65,7 @@ def main(run: Path, model: str) -> None:
         if model not in names:
             raise ArtifactError(f"--model={one_line(model)} was not judged in this run; choose {either(names)}")
     except FineTuneError as error:
-        failure = click.ClickException(str(error))
-        failure.exit_code = 2
-        raise failure from None
+        raise _Fault(str(error)) from None
     print_text(verdict_text(verdict))
     sys.exit(0 if verdict.of(model).promote else 1)
 

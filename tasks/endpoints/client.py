@@ -22,6 +22,7 @@ from tasks.models.pace import say
 MOST_TRIES = 4
 """Most requests for one question; one that goes again without a parameter is not counted among them."""
 MOST_FAILED_IN_A_ROW = 10
+BUSY = "the server's error 429"
 NOT_ASKED = f"not asked, after {MOST_FAILED_IN_A_ROW} questions in a row without an answer"
 _Result = TypeVar("_Result")
 
@@ -73,7 +74,7 @@ class Endpoint:
 
         Requests that are equal, `repeat` included, are sent once. Failed tries are repeated up to 4 times: time-outs,
         broken connections and the statuses 408, 409, 425, 429 and 5xx. All of them count as calls. When the calls are
-        spent, or 10 questions in a row had no answer, the rest is not asked.
+        spent, or 10 questions in a row had no answer (a busy server's 429 aside), the rest is not asked.
 
         Raises:
             ConfigError: the server refuses the key (401, 403), knows no such model or path (404), or redirects.
@@ -109,7 +110,9 @@ class Endpoint:
     async def _work(self, sender: Any, left: Iterator[tuple[str, ChatRequest]], replies: dict[str, Reply]) -> None:
         for key, request in left:
             reply = await self._answer(sender, request)
-            self._failed_in_a_row = self._failed_in_a_row + 1 if reply.error else 0
+            if reply.error != BUSY:
+                # a server that is busy is there
+                self._failed_in_a_row = self._failed_in_a_row + 1 if reply.error else 0
             if not reply.error and self._cache:
                 self._cache.put(key, reply)
             replies[key] = reply
@@ -120,10 +123,10 @@ class Endpoint:
 
         num_failed = 0
         while True:
-            if self._failed_in_a_row >= MOST_FAILED_IN_A_ROW:
-                return Reply(error=NOT_ASKED)
             if self.num_calls >= self.max_calls:
                 return Reply(error=f"budget of {self.max_calls:,} calls spent")
+            if self._failed_in_a_row >= MOST_FAILED_IN_A_ROW:
+                return Reply(error=NOT_ASKED)
             self.num_calls += 1
             body = self._body(request)
             try:

@@ -30,7 +30,7 @@ from tasks.measures.measured import AnsweredRow, RowValues, mean_values
 LEAST_AGREEMENT = 0.7
 MOST_FAILED = 0.05
 MOST_BIAS = 0.2
-_NO_LUCK = 0.5
+_TIE = 0.5
 
 
 @dataclass(frozen=True)
@@ -53,8 +53,8 @@ class Judged:
         reasons = ", ".join(f"{reason}: {number:,}" for reason, number in self.failed_judgments.items())
         missing = int(np.isnan(self.values).sum())
         return [
-            f"The judge gave no valid judgment {num_failed:,} of {self.num_judgments:,} times ({reasons}); {missing:,} of "
-            f"{len(self.values):,} rows do not count."
+            f"The judge gave no valid judgment {num_failed:,} of {self.num_judgments:,} times ({reasons}); {missing:,} "
+            f"of {len(self.values):,} rows do not count."
         ]
 
 
@@ -86,10 +86,10 @@ class JudgedPairs(Judged):
 
     `values` are 1 where the answer after is chosen in both orders, 0 where the one before is, else 0.5, also for equal
     answers (`num_identical`), of which the judge is not asked. `num_contradictions` are rows whose order decides: the
-    first answer wins in both orders, or the second. Of the rows with judgments in both orders, `order_agreement` is the
-    share with the same choice and `kappa` is Cohen's, over win, tie and loss. `first_share` is the share of choices for
-    the answer that stood first, of all choices but ties; a judge without bias has one half. `repeats_equal` is the share
-    of equal choices, of each two repeats in one order.
+    first answer wins in both orders, or the second. Of the rows with judgments in both orders, `order_agreement` is
+    the share with the same choice and `kappa` is Cohen's, over win, tie and loss. `first_share` is the share of choices
+    for the answer that stood first, of all choices but ties; a judge without bias has one half. `repeats_equal` is the
+    share of equal choices, of each two repeats in one order.
     """
 
     num_identical: int = 0
@@ -102,7 +102,7 @@ class JudgedPairs(Judged):
     @property
     def position_bias(self) -> float | None:
         """Distance of `first_share` from one half, 0 to 0.5."""
-        return None if self.first_share is None else abs(self.first_share - _NO_LUCK)
+        return None if self.first_share is None else abs(self.first_share - 0.5)
 
     def sentences(self) -> list[str]:
         """Return a sentence for each reason to distrust the choices: failures, order, position, repeats."""
@@ -110,8 +110,8 @@ class JudgedPairs(Judged):
         if self.order_agreement is not None and self.order_agreement < LEAST_AGREEMENT:
             kappa = "" if self.kappa is None else f", Cohen's kappa {self.kappa:.2f}"
             found.append(
-                f"The judge makes the same choice in both orders of the two answers in only {self.order_agreement:.0%} of "
-                f"rows{kappa}; {self.num_contradictions:,} rows where the order decides count as ties."
+                f"The judge makes the same choice in both orders of the two answers in only {self.order_agreement:.0%} "
+                f"of rows{kappa}; {self.num_contradictions:,} rows where the order decides count as ties."
             )
         if self.position_bias is not None and self.position_bias > MOST_BIAS:
             found.append(
@@ -173,10 +173,8 @@ def compare_answers(
     # [rows, order, repeat]: 1 where A is chosen, -1 where B is; in the first order, A is the answer after
     chosen = _array([judgment.value for judgment in judgments], (len(differing), 2, repeats))
     orders = np.stack([majority(chosen[:, 0]), majority(-chosen[:, 1])], axis=1)
-    values = np.full(len(after), _NO_LUCK)
-    values[differing] = np.where(
-        orders[:, 0] == orders[:, 1], (orders[:, 0] + 1) / 2, _NO_LUCK + 0 * orders.sum(axis=1)
-    )
+    values = np.full(len(after), _TIE)
+    values[differing] = _in_both_orders(orders)
     is_choice = np.isfinite(chosen) & (chosen != 0)
     repeated = pairs_of_repeats(chosen.reshape(-1, repeats))
     return JudgedPairs(
@@ -201,6 +199,12 @@ def refusals_by_judge(endpoint: Endpoint, rows: Sequence[AnsweredRow]) -> RowVal
     """
     judgments = _judgments(endpoint, [refusal_request(row) for row in rows], read_refusal)
     return mean_values([judgment.value for judgment in judgments], not_counted=_reasons(judgments))
+
+
+def _in_both_orders(orders: np.ndarray) -> np.ndarray:
+    """Return 1 for two wins, 0 for two losses, NaN where either is NaN, else 0.5 [rows], for `orders` [rows, 2]."""
+    wins = orders.sum(axis=1)
+    return np.where(np.isnan(wins), np.nan, np.select([wins == 2, wins == -2], [1.0, 0.0], _TIE))
 
 
 def _temperature(repeats: int) -> float:

@@ -15,6 +15,7 @@ import time
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 import openai
@@ -29,7 +30,8 @@ NO_CONNECTION = "no connection, or one that broke"
 TOO_LONG = f"an answer longer than {MOST_BYTES // 2**20} MiB"
 COMPRESSED = "an answer that is compressed, unasked"
 _AGAIN = (408, 409, 425, 429)
-_HEADERS = ("host", "content-type", "content-length", "accept", "user-agent", "connection")
+# the last tells the package itself not to read the body
+_HEADERS = ("host", "content-type", "content-length", "accept", "user-agent", "connection", "x-stainless-raw-response")
 _OPTIONAL = {
     "max_tokens": ("max_tokens",),
     "temperature": ("temperature",),
@@ -74,6 +76,8 @@ class Sender:
         hooks: dict[str, list[Any]] = {"request": [self._keep_headers], "response": [self._check]}
         http_client = httpx2.AsyncClient(timeout=timeout_seconds, follow_redirects=False, event_hooks=hooks)
         try:
+            # the port is checked when it is asked for
+            _ = urlsplit(address).port
             self._client = openai.AsyncOpenAI(
                 # without a key of ours, the package would take that of its variable
                 api_key=self._key or "none",
@@ -82,7 +86,7 @@ class Sender:
                 timeout=timeout_seconds,
                 http_client=http_client,
             )
-        except httpx2.InvalidURL:
+        except (httpx2.InvalidURL, ValueError):
             raise ConfigError(
                 f"{setting}={shown_address(address)} is no address of a server; write it as https://host:port/v1"
             ) from None
@@ -108,7 +112,7 @@ class Sender:
                 content = await self._read(body)
         except (TimeoutError, openai.APITimeoutError, httpx2.TimeoutException):
             raise TryFailedError(TIMED_OUT, may_try_again=True) from None
-        except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, OSError):
+        except (openai.APIConnectionError, httpx2.HTTPError, httpx2.StreamError, OSError, UnicodeError):
             raise TryFailedError(NO_CONNECTION, may_try_again=True) from None
         if len(self._key) >= _SHORTEST_KEY:
             # a server may send back what it was sent
@@ -151,8 +155,8 @@ class Sender:
                 "write the final address"
             )
         if status in (401, 403):
-            key = "refuses the key" if self._key else "wants a key, and there is none"
-            raise ConfigError(f"{where} {key} ({status}); set the Flyte secret judge/api_key, or $JUDGE_API_KEY")
+            refused = "refuses the key" if self._key else "wants a key, and there is none"
+            raise ConfigError(f"{where} {refused} ({status}); set the Flyte secret judge/api_key, or $JUDGE_API_KEY")
         if status == 404:
             raise ConfigError(
                 f"{where} has no such model, or no chat completions at this address (404); set the name of a model "

@@ -32,6 +32,7 @@ class ModelFacts(WireType):
     is_reward_model: bool
     size_bytes: int
     quantized_share: float | None
+    sets: list[str] = Field(description="Names of the evaluation sets, in the order of all rows.")
     kept_row_ids: list[str] = Field(description="The rows on which saved models are compared with trained weights.")
     parity: Parity | None = None
     model_digest: str = ""
@@ -94,6 +95,7 @@ def score_part(
         is_reward_model=subject.is_reward_model,
         size_bytes=subject.size_bytes,
         quantized_share=subject.quantized_share,
+        sets=list(dict.fromkeys([HELD_OUT, *rows.dataset])),
         kept_row_ids=kept_ids,
         parity=parity,
         model_digest=model_digest,

@@ -93,7 +93,9 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
     expected = [row.expected for row in _answered(rows_of(table))]
     configs, note = (list(measures), "") if measures else suited_measures(expected)
     measured_sets, scores = [], {}
-    for name in datasets(table):
+    found_sets = datasets(table)
+    # a part may have no row of a set, so the order of the rows that were joined is not that of the sets
+    for name in [*(name for name in facts.sets if name in found_sets), *(n for n in found_sets if n not in facts.sets)]:
         of_set, answers = _measured(rows_of(table, name), configs)
         measured_sets.append(of_set)
         scores[name] = _scores(of_set, answers, facts)

@@ -192,7 +192,7 @@ def evaluate_part(
     container_image=GPU_IMAGE,
     requests=SMALL,
     retries=2,
-    cache=Cache(version=_VERSION),
+    cache=Cache(version=_VERSION, serialize=True),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,

@@ -132,7 +132,9 @@ def aligned(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
     places = {row_id: place for place, row_id in enumerate(second["row_id"].to_pylist())}
     ids = first["row_id"].to_pylist()
     both = [(place, places[row_id]) for place, row_id in enumerate(ids) if row_id in places]
-    return first.take([place for place, _ in both]), second.take([place for _, place in both])
+    # without a type, an empty list has one that no table takes
+    places_of = [pa.array([pair[side] for pair in both], pa.int64()) for side in (0, 1)]
+    return first.take(places_of[0]), second.take(places_of[1])
 
 
 def _is_plain_mean(measure: RowValues) -> bool:

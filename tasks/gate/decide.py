@@ -37,6 +37,9 @@ def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
     pairs = [Pair(run.candidate, rival(run), HELD_OUT, deciding)]
     for versus in (name for name in run.models if name not in (run.candidate, *copies)):
         pairs += all_pairs(run.models, run.candidate, versus)
+    if run.scores(run.candidate).measured("judge_preference") is not None:
+        # a preference is compared with a judge that cannot tell the two apart
+        pairs.append(Pair(run.candidate, CHANCE, HELD_OUT, "judge_preference"))
     comparable = [rule for rule in rules if rule.compared_with in (CHANCE, *run.models)]
     for name in (run.candidate, *copies):
         pairs += [*pairs_of_rules(comparable, name), Pair(name, rival(run), HELD_OUT, deciding)]

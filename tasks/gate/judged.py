@@ -80,7 +80,7 @@ def _places(table: pa.Table) -> dict[str, int]:
 
 def _rows(table: pa.Table, ids: Sequence[str]) -> list[AnsweredRow]:
     places = _places(table)
-    rows = table.take([places[row_id] for row_id in ids]).to_pylist()
+    rows = table.take(pa.array([places[row_id] for row_id in ids], pa.int64())).to_pylist()
     return [AnsweredRow(row["row_id"], row["prompt"], row["expected"], row["answer"]) for row in rows]
 
 

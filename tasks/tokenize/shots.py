@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from tasks.tokenize.examples import with_examples
 from tasks.tokenize.over_length import IGNORED, Record
@@ -89,7 +89,7 @@ def sequences_of(rows: Sequence[Row], shots: Shots) -> Iterator[Sequences]:
         shown = _joined(record, shots) if is_joined[int(number)] else by_id.get(record.row_id)
         if shown is not None and shown.num_tokens > shots.limit:
             shown = None
-        own = {
+        own: dict[str, Any] = {
             "row_id": f"{row.row_id}{mark}{part}",
             "prompt": record.prompt,
             "expected": record.expected,

@@ -52,7 +52,7 @@ Script = Callable[["Asked"], Answer]
 
 @dataclass(frozen=True)
 class Asked:
-    """A request: its number from 0, when it came, its headers and its body."""
+    """A request: its number from 0, when it came, its headers (names in lower case) and its body."""
 
     number: int
     seconds: float
@@ -92,16 +92,16 @@ class JudgeServer:
         self._server.shutdown()
         self._server.server_close()
 
-    def _handler(server) -> type[BaseHTTPRequestHandler]:  # noqa: N805 (`self` is the handler's)
+    def _handler(server) -> type[BaseHTTPRequestHandler]:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            disable_nagle_algorithm = True
 
             def do_POST(self) -> None:
+                headers = {name.lower(): value for name, value in self.headers.items()}
                 content = self.rfile.read(int(self.headers["Content-Length"]))
                 with server._lock:
-                    asked = Asked(
-                        len(server.asked), time.monotonic(), self.path, dict(self.headers), json.loads(content)
-                    )
+                    asked = Asked(len(server.asked), time.monotonic(), self.path, headers, json.loads(content))
                     server.asked.append(asked)
                     server._num_open += 1
                     server.most_at_once = max(server.most_at_once, server._num_open)

@@ -33,6 +33,7 @@ UNCACHED = {
     "write_alignment_report",
 }
 SECRET = {
+    "compare_models",
     "make_plan",
     "plan_alignment",
     "show_plan",

@@ -86,13 +86,14 @@ def placeholders(home: Path) -> dict[str, Any]:
     return {**folders, "deepspeed_json": "", "rewards_version": "", "token_report": token_report()}
 
 
-def test_the_demo_takes_13_pods(demo: list[Step]) -> None:
+def test_the_demo_takes_15_pods(demo: list[Step]) -> None:
     assert [step.name for step in demo] == [
-        *("plan", "model", "rows", "tokens", "evaluate-base", "tune", "report"),
+        *("plan", "model", "rows", "tokens", "baselines", "tune", "gate", "report"),
         *("train", "evaluate-tuned"),
         *("quantize-8bit", "evaluate-8bit", "quantize-4bit", "evaluate-4bit"),
+        "evaluate-base",
     ]
 
 
-def test_a_second_run_whose_steps_are_cached_takes_3_pods(demo: list[Step]) -> None:
-    assert [step.name for step in demo if not step.is_cached] == ["plan", "tune", "report"]
+def test_a_second_run_whose_steps_are_cached_takes_4_pods(demo: list[Step]) -> None:
+    assert [step.name for step in demo if not step.is_cached] == ["plan", "baselines", "tune", "report"]

@@ -67,6 +67,11 @@ def test_rows_are_matched_by_their_ids() -> None:
     assert both[1]["exact_match"].to_pylist() == [0.0, 1.0]
 
 
+def test_tables_without_a_row_in_common_are_empty_together() -> None:
+    first = table({"exact_match": [1.0, 0.0]})
+    assert [own.num_rows for own in aligned(first, first.slice(0, 0))] == [0, 0]
+
+
 def test_groups_are_those_that_rows_share() -> None:
     assert groups_of(table({"exact_match": [1.0, 0.0]})) is None
     # each row alone in its group is as without groups
