@@ -75,9 +75,11 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
             *(formatted(column, further.scores) for column in columns),
             f"{further.scores.loss_rows:,}" if further.scores.loss_rows else "-",
         )
-        for number in range(len(evaluations["base"].others))
+        for of_base in evaluations["base"].others
         for name, evaluation in evaluations.items()
-        for further in [evaluation.others[number]]
+        # rivals and copies are scored on fewer sets
+        for further in evaluation.others
+        if further.name == of_base.name
     ]
 
 

@@ -280,7 +280,7 @@ def test_a_model_that_is_not_better_is_not_pushed(
         env = hub_env(server, tmp_path)
         result = pyflyte.fine_tune(config, env)
         assert result.returncode == 0, result.stderr
-        assert "not pushed to me/tuned: the tuned model's held-out loss is not below" in result.stdout
+        assert "not pushed to me/tuned: " in result.stdout
         assert not [path for method, path in server.requests if path.startswith("/api/repos/create")]
         forced = pyflyte.fine_tune({**config, "push_to_hub": {**PUSH, "reason": "a trial", "private": False}}, env)
         assert forced.returncode == 0, forced.stderr

@@ -26,6 +26,7 @@ UNCACHED = {
     "push_to_hub",
     "map_push_to_hub",
     "write_report",
+    "score_baselines",
     "tune",
     "plan_alignment",
     "train_phases",
