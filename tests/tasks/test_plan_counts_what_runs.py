@@ -355,6 +355,13 @@ def test_answers_are_as_long_as_the_evaluation_generates_them(tiny_model: Path) 
     assert asked == [evaluation_job(config, LLAMA_3_8B, TARGETS[0]).new_tokens] == [512]
 
 
+def test_pieces_of_general_text_are_as_long_as_the_plan_counts() -> None:
+    from tasks.evaluate import retained
+    from tasks.plan.sizing import GENERAL_TEXT_TOKENS
+
+    assert retained._PIECE_TOKENS == GENERAL_TEXT_TOKENS
+
+
 @pytest.mark.parametrize("word", [word for word, _ in SHARDINGS])
 def test_best_weights_are_on_the_disk_where_training_keeps_them(word: Sharding, processes: SimpleNamespace) -> None:
     from tasks.plan.hardware.disk import checkpoint_bytes, kept_checkpoint_bytes
