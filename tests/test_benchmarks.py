@@ -13,6 +13,7 @@ from conftest import ROOT
 SMALLEST = {
     "packing.py": (["--rows", "300", "--train-rows", "40", "--repeats", "1"], "padded, in random order"),
     "memory_plan.py": (["--grid", "small"], "4 cells, worst ratio"),
+    "evaluate.py": (["--rows", "3", "--new-tokens", "4", "--repeats", "1", "--kinds", "plain"], "ours is"),
     "checkpoints.py": (["--parameters-million", "1", "--repeats", "1"], "ours: + checksums"),
 }
 

@@ -6,14 +6,14 @@ import math
 from dataclasses import dataclass
 
 import pandas as pd
-import torch
 from peft import PeftModel, PeftType
-from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from configs.effective.lengths import LONGEST_ANSWER
 from configs.schema import EvaluateConfig
 from tasks.models.answer_text import AnswerReader
-from tasks.models.batches import pad, prompt_batches
+from tasks.models.batches import prompt_batches
+from tasks.models.decoding import GreedyDecoder
 from tasks.models.pace import Count, counting
 
 _SHOWN_SAMPLES = 4
@@ -34,7 +34,6 @@ class Answer:
     ended: bool
 
 
-@torch.inference_mode()
 def generate_answers(
     model: PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase,
@@ -61,41 +60,27 @@ def generate_answers(
     positions = (getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf) - virtual
     # peft passes no position ids with virtual embeddings: padding would move a prompt away from them
     one_length = settings is not None and virtual > 0 and settings.peft_type != PeftType.PREFIX_TUNING
-    batches = prompt_batches(rows.prompt_length, config.rows_per_pass, positions - longest, one_length)
+    lengths = rows.prompt_length.tolist()
+    prompts = [list(ids[:length]) for ids, length in zip(rows.input_ids, lengths, strict=True)]
+    limits = [int(min(longest, positions - length)) for length in lengths]
+    batches = prompt_batches(lengths, config.rows_per_pass, positions - longest, one_length)
+    decoder = GreedyDecoder(model, end_token_ids, tokenizer.pad_token_id)
     with counting("generate", len(rows), "rows") as count:
-        for index in batches:
-            prompts = [list(ids[:n]) for ids, n in zip(rows.input_ids[index], rows.prompt_length[index], strict=True)]
-            ids, mask = pad(prompts, tokenizer.pad_token_id, "left")
-            generation = GenerationConfig(
-                max_new_tokens=int(min(longest, positions - ids.shape[1])),
-                do_sample=False,
-                eos_token_id=end_token_ids,
-                pad_token_id=tokenizer.pad_token_id,
-            )
-            output = model.generate(
-                input_ids=ids.to(model.device), attention_mask=mask.to(model.device), generation_config=generation
-            )
-            new = [_to_end(row, end_token_ids) for row in output[:, ids.shape[1] :].tolist()]
-            texts = tokenizer.batch_decode(new, skip_special_tokens=True)
-            for row, prompt, tokens, text in zip(index, prompts, new, texts, strict=True):
-                parts = reader.read(prompt, tokens)
-                ended = bool(tokens) and tokens[-1] in end_token_ids
+        for new in decoder.answers(prompts, limits, batches):
+            texts = tokenizer.batch_decode(list(new.values()), skip_special_tokens=True)
+            for (row, tokens), text in zip(new.items(), texts, strict=True):
+                parts = reader.read(prompts[row], tokens)
+                ended = tokens[-1] in end_token_ids
                 answers[row] = Answer(tokens, parts.text, parts.reasoning, text.strip(), ended)
-            _show(count, rows.loc[index], answers, sum(map(len, new)), counts_right)
-    return [answers[position] for position in rows.index]
+            _show(count, rows.iloc[list(new)], [answers[row] for row in new], counts_right)
+    return [answers[row] for row in range(len(rows))]
 
 
-def _show(count: Count, rows: pd.DataFrame, answers: dict[int, Answer], num_tokens: int, counts_right: bool) -> None:
+def _show(count: Count, rows: pd.DataFrame, answers: list[Answer], counts_right: bool) -> None:
     """Add the `rows` that were just answered to `count`, which logs and the Deck show."""
-    texts = [answers[position].text for position in rows.index]
+    texts = [answer.text for answer in answers]
     count.samples = list(zip(rows.prompt, rows.expected, texts, strict=True))[-_SHOWN_SAMPLES:]
     count.num_right += sum(text == expected.strip() for text, expected in zip(texts, rows.expected, strict=True))
-    count.add(len(rows), num_tokens=num_tokens)
+    count.add(len(rows), num_tokens=sum(len(answer.ids) for answer in answers))
     if counts_right:
         count.facts["exact match"] = f"{count.num_right / count.num_done:.1%}"
-
-
-def _to_end(ids: list[int], end_token_ids: list[int]) -> list[int]:
-    """Return `ids` up to the first end token, which is included; what follows is padding."""
-    ends = [position for position, token in enumerate(ids) if token in end_token_ids]
-    return ids[: ends[0] + 1] if ends else ids

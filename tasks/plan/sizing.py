@@ -16,7 +16,7 @@ from configs.effective.device import Architecture
 from configs.effective.lengths import LONGEST_ANSWER, longest_row
 from configs.effective.numbers import computes_in_16_bits, loaded_format, precision, trained_base_format
 from configs.errors import ConfigError
-from configs.objectives import ONLINE
+from configs.objectives import OBJECTIVES, ONLINE
 from configs.schema import FineTuneConfig
 from configs.schema.train import PROMPT_METHODS, TrainConfig
 from configs.wire_plan import MemoryUse
@@ -32,6 +32,9 @@ GPU_CONTEXT_BYTES = 10**9
 """The CUDA context, cuBLAS' workspace and NCCL's buffers: an assumption."""
 CPU_PROCESS_BYTES = int(1.2e9)
 """Python, PyTorch, transformers and TRL in a CPU process, measured as resident memory after import."""
+
+GENERAL_TEXT_TOKENS = 512
+"""Tokens of a piece of general text, as in tasks/evaluate/retained.py."""
 
 
 def longest_rows(config: FineTuneConfig, shape: ModelShape) -> int:
@@ -116,9 +119,21 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
         batch_size=config.evaluate.rows_per_pass,
         length=longest_rows(config, shape),
         new_tokens=(config.evaluate.max_new_tokens or LONGEST_ANSWER) if config.evaluate.generate_rows else 0,
+        loss_length=_loss_length(config, longest_rows(config, shape)),
         precision=loaded_format(config.model, target.device),
         has_scores=_has_scores(config, target),
     )
+
+
+def _loss_length(config: FineTuneConfig, longest: int) -> int:
+    """Return the tokens of the longest sequence whose log-probabilities the evaluate task measures, 0 if none.
+
+    Preferences are log-probabilities of both answers, also without the held-out loss.
+    """
+    objective = config.train.objective
+    if config.evaluate.loss == "measure" or OBJECTIVES[objective].needs_pairs or objective == "kto":
+        return longest
+    return min(longest, GENERAL_TEXT_TOKENS) if config.evaluate.retained.general_text != "none" else 0
 
 
 def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:

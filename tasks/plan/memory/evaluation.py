@@ -22,24 +22,31 @@ ANSWERS = "the end of the generated answers, with all keys and values"
 
 def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     """Return the moments of held-out loss and generation that may be the peak."""
+    loss_length = job.length if job.loss_length is None else job.loss_length
+    moments = _loss_moments(job, loss_length) if loss_length else []
+    return moments + (_generation_moments(job) if job.new_tokens else [])
+
+
+def _loss_moments(job: EvaluationJob, length: int) -> list[Moment]:
     shape, size = job.shape, _number_bytes(job)
-    weights = float(size * shape.parameters)
-    tokens = job.batch_size * job.length
+    weights, tokens = _weight_bytes(job), job.batch_size * length
     # a single row may exceed the limit; several rows together may not
-    scored = max(job.length, min(tokens, _MOST_LOGITS // shape.vocabulary))
+    scored = max(length, min(tokens, _MOST_LOGITS // shape.vocabulary))
     chunk = min(scored, _CHUNK_TOKENS) * shape.vocabulary
     logits = float(scored * shape.vocabulary * size)
     # the head's input: all tokens of the rows, and a copy of those that are scored
     hidden = float((tokens + scored) * shape.hidden * size)
     # a chunk's log-probabilities, and its logits cast to 32 bits unless they have 32 already
     log_probabilities = chunk * (4.0 if size == 4 else 8.0)
-    moments = [
-        Moment(LAYER, weights, 0.0, 0.0, activations=_layer_bytes(job, job.length)),
+    return [
+        Moment(LAYER, weights, 0.0, 0.0, activations=_layer_bytes(job, length)),
         Moment(HEAD, weights, 0.0, 0.0, activations=hidden, logits=logits),
         Moment(LOGITS, weights, 0.0, 0.0, logits=logits + log_probabilities),
     ]
-    if not job.new_tokens:
-        return moments
+
+
+def _generation_moments(job: EvaluationJob) -> list[Moment]:
+    shape, size, weights = job.shape, _number_bytes(job), _weight_bytes(job)
     prompt = job.length if job.prompt_length is None else job.prompt_length
     width, rows = shape.key_value_width, job.batch_size
     prompt_cache = cache_bytes(shape.layers, width, rows, prompt, size)
@@ -50,10 +57,13 @@ def evaluation_moments(job: EvaluationJob) -> list[Moment]:
     last_logits = float(rows * shape.vocabulary * (size + 4))
     prompts = prompt_cache + _layer_bytes(job, prompt)
     return [
-        *moments,
         Moment(PROMPTS, weights, 0.0, 0.0, activations=prompts),
         Moment(ANSWERS, weights, 0.0, 0.0, activations=full_cache + copied, logits=last_logits),
     ]
+
+
+def _weight_bytes(job: EvaluationJob) -> float:
+    return float(_number_bytes(job) * job.shape.parameters)
 
 
 def _layer_bytes(job: EvaluationJob, length: int) -> float:

@@ -130,7 +130,8 @@ class EvaluationJob:
     """The settings on which the memory of the evaluate task depends: one tuned model on one GPU, in the type as loaded.
 
     `length` is the tokens of the longest row; `new_tokens` those of the longest generated answer, 0 if none is
-    generated; `prompt_length` those of the longest prompt for generation, by default `length`.
+    generated; `prompt_length` those of the longest prompt for generation, by default `length`. `loss_length` is the
+    tokens of the longest sequence whose log-probabilities are measured, by default `length`, 0 if there is none.
     `has_scores`: attention is eager.
     """
 
@@ -140,4 +141,5 @@ class EvaluationJob:
     new_tokens: int = 512
     precision: NumberFormat = "bfloat16"
     prompt_length: int | None = None
+    loss_length: int | None = None
     has_scores: bool = False

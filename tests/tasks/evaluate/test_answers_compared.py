@@ -41,11 +41,11 @@ def answered(rows: pd.DataFrame, setup: Setup, text: str) -> Answer:
     setup.tokenizer.pad_token = setup.tokenizer.eos_token
     ids = setup.tokenizer(text, add_special_tokens=False)["input_ids"]
 
-    def generate(input_ids: torch.Tensor, **_: Any) -> torch.Tensor:
-        return torch.cat([input_ids, torch.tensor([ids])], dim=1)
+    def generate(input_ids: torch.Tensor, **_: Any) -> SimpleNamespace:
+        return SimpleNamespace(sequences=torch.cat([input_ids, torch.tensor([ids])], dim=1), past_key_values=None)
 
     config = SimpleNamespace(get_text_config=lambda: SimpleNamespace(max_position_embeddings=4096))
-    model: Any = SimpleNamespace(config=config, device="cpu", generate=generate)
+    model: Any = SimpleNamespace(config=config, device="cpu", generate=generate, forward=lambda input_ids: None)
     (answer,) = generate_answers(model, setup.tokenizer, rows, EvaluateConfig(), [setup.tokenizer.eos_token_id])
     return answer
 

@@ -8,18 +8,22 @@ from typing import Any
 import pytest
 from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_3_8B
 
-from configs.schema import FineTuneConfig
+from configs.schema import EvaluateConfig, FineTuneConfig
+from configs.schema.evaluate import RetainedConfig
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.sizing import (
     CPU_PROCESS_BYTES,
     GPU_CONTEXT_BYTES,
+    evaluation_job,
     evaluation_memory,
+    fits_evaluation,
     fits_training,
     longest_rows,
     possible_micro_batches,
     smallest_target,
     training_job,
     training_memory,
+    with_evaluation_rows,
     with_micro_batch,
 )
 
@@ -139,3 +143,33 @@ def test_a_range_of_machines_is_planned_for_its_lower_bound() -> None:
     assert (ranged.num_gpus, ranged.accumulation) == (4, 4)
     # with half the GPUs each has twice the states
     assert training_memory(one, A100).optimizer == 2 * training_memory(two, A100).optimizer
+
+
+@pytest.mark.parametrize(
+    ("evaluate", "objective", "tokens"),
+    [
+        ({}, "sft", 2048),
+        ({"loss": "skip"}, "sft", 512),
+        ({"loss": "skip", "retained": {"general_text": "none"}}, "sft", 0),
+        # preferences are log-probabilities too
+        ({"loss": "skip", "retained": {"general_text": "none"}}, "dpo", 2048),
+        ({"loss": "skip", "retained": {"general_text": "none"}}, "kto", 2048),
+    ],
+)
+def test_log_probabilities_are_planned_where_they_are_measured(
+    evaluate: dict[str, Any], objective: str, tokens: int
+) -> None:
+    chosen = config(objective=objective)
+    chosen = chosen.model_copy(update={"evaluate": EvaluateConfig.model_validate(evaluate)})
+    assert evaluation_job(chosen, LLAMA_3_8B, A100).loss_length == tokens
+
+
+def test_without_a_loss_more_rows_fit_in_an_evaluation() -> None:
+    chosen = config()
+    lean = EvaluateConfig(loss="skip", retained=RetainedConfig(general_text="none"), max_new_tokens=1)
+    with_loss, without = (
+        chosen.model_copy(update={"evaluate": lean.model_copy(update={"loss": loss})}) for loss in ("measure", "skip")
+    )
+    target = replace(A100, memory_bytes=evaluation_memory(with_evaluation_rows(without, 1), LLAMA_3_8B, A100).total)
+    assert fits_evaluation(without, LLAMA_3_8B, target)
+    assert not fits_evaluation(with_loss, LLAMA_3_8B, target)

@@ -206,3 +206,15 @@ def test_evaluation_holds_weights_once_and_the_larger_of_logits_and_cache() -> N
     answers = estimate_evaluation(replace(job, batch_size=64, new_tokens=1024, prompt_length=1024))
     assert answers.total > 2 * 8_030_261_248 + 131_072 * 64 * 1024
     assert (answers.gradients, answers.optimizer) == (0, 0)
+
+
+def test_without_a_held_out_loss_the_evaluation_holds_no_logits_of_whole_rows() -> None:
+    job = EvaluationJob(LLAMA_3_8B, batch_size=1, length=1024, new_tokens=1023, prompt_length=1)
+    weights = 2 * 8_030_261_248
+    whole, pieces, none = (estimate_evaluation(replace(job, loss_length=length)) for length in (None, 512, 0))
+    # logits in 16 bits, in 32, and as log-probabilities: of 1024 tokens, and of a piece of general text
+    assert whole.total == weights + 1024 * 128_256 * (2 + 4 + 4)
+    assert pieces.total == weights + 512 * 128_256 * (2 + 4 + 4)
+    # keys and values of 1024 positions, one layer's keys again, one token's logits in 16 and in 32 bits
+    cache = 131_072 * 1024
+    assert none.total == weights + cache + cache / 64 + 128_256 * (2 + 4)
