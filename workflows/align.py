@@ -114,6 +114,8 @@ def align(config: AlignConfig) -> AlignResult:
         scores_version=plan.scores_version,
         train_rows=tokens.train_rows,
         test_rows=tokens.test_rows,
+        base_tokenizer=base.tokenizer,
+        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="phases")
     decided = compare_models(
         config=planned.policy,

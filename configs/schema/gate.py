@@ -21,8 +21,8 @@ class GateRule(Section):
     versus: str | None = Field(
         None,
         min_length=1,
-        description="The model to compare with: `base`, `sft` in an alignment, or `few_shot`, the base with examples; "
-        "when not set, the bounds are for the value itself.",
+        description="The model to compare with: `base`, `sft` in an alignment, `few_shot` (the base with examples), or "
+        "the title of one of evaluate.others, such as `previous`; when not set, the bounds are for the value itself.",
     )
     at_least: float | None = Field(
         None, description="Lowest value; with `versus`, the lowest gain in the measure's own direction."

@@ -88,7 +88,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
 
 def placeholders(home: Path) -> dict[str, Any]:
     """Return inputs of `tune` that only its tasks read."""
-    folders = dict.fromkeys(("base", "train_tokens", "test_tokens", "tokenizer"), FlyteDirectory(str(home)))
+    folders = dict.fromkeys(
+        ("base", "base_tokenizer", "train_tokens", "test_tokens", "tokenizer"), FlyteDirectory(str(home))
+    )
     return {
         **folders,
         "deepspeed_json": "",
@@ -98,6 +100,7 @@ def placeholders(home: Path) -> dict[str, Any]:
         "train_rows": StructuredDataset(uri=str(home)),
         "test_rows": StructuredDataset(uri=str(home)),
         "chat_template": None,
+        "other_revisions": [],
     }
 
 
