@@ -7,7 +7,7 @@ from flytekit import Deck, task
 from flytekit.types.structured import StructuredDataset
 
 from configs.artifacts import QuantizationMethod, scores_name
-from configs.printable import print_text
+from configs.printable import print_line, print_text
 from configs.schema import FineTuneConfig
 from configs.wire import Evaluation
 from configs.wire_evidence import Verdict
@@ -19,10 +19,14 @@ from tasks.runtime.shown_errors import shows_errors
 
 
 class Decided(NamedTuple):
-    """The verdict, and the table of all rows with the answers and measures of all models."""
+    """The verdict, the table of all rows with the answers and measures of all models, and whether a person is asked.
+
+    Nobody is asked where nothing is to be published, and on a laptop.
+    """
 
     verdict: Verdict
     rows: StructuredDataset
+    asks_approval: bool
 
 
 @task(
@@ -75,7 +79,7 @@ def _compare(
     from tasks.decks import html
     from tasks.decks.evidence import render_evidence, render_verdict, verdict_text
     from tasks.evidence.table import read_table
-    from tasks.gate import decide, judged
+    from tasks.gate import approval, decide, judged
     from tasks.gate.compare import Rated, Run
 
     models = {
@@ -89,6 +93,11 @@ def _compare(
     verdict = verdict.model_copy(update={"sentences": [*verdict.sentences, *judgement]})
     path = scratch_directory("comparison") / "rows.parquet"
     decide.write_joined(models, path)
-    Deck("verdict", html.fragment(render_verdict(verdict) + render_evidence(verdict)))
+    waiting = approval.to_be_approved(config, verdict)
+    words = approval.approval_words(waiting, is_laptop_run())
+    note = html.paragraph(words, "note") if words else ""
+    Deck("verdict", html.fragment(note + render_verdict(verdict) + render_evidence(verdict)))
     print_text(f"verdict: {verdict_text(verdict)}")
-    return Decided(verdict, store_table(path))
+    if words:
+        print_line(f"approval: {words}")
+    return Decided(verdict, store_table(path), asks_approval=bool(waiting) and not is_laptop_run())
