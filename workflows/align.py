@@ -133,6 +133,7 @@ def align(config: AlignConfig) -> AlignResult:
         rival_rows=trained.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
+        decided.asks_approval,
         config=planned.policy,
         artifacts=planned.artifacts,
         directories=trained.artifacts,

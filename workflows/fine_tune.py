@@ -108,6 +108,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         rival_rows=tuned.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
+        decided.asks_approval,
         config=planned.config,
         artifacts=planned.artifacts,
         directories=tuned.artifacts,

@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from configs.schema.section import Section
 
+# a time limit is part of a registered workflow, so that no config can change it
+APPROVAL_DAYS = 7
+
 
 class GateRule(Section):
     """One rule: a measure of the model itself, or its difference to another model, has a bound."""
@@ -60,6 +63,11 @@ class GateRule(Section):
 class GateConfig(Section):
     """What a model must show before it is published."""
 
+    approval: bool = Field(
+        False,
+        description="Ask a person in Flyte's console before anything is published. The run waits at its step "
+        "`approval`, for at most 7 days. A run on a laptop has no console: it asks nobody, and says so.",
+    )
     rules: list[GateRule] = Field(
         [],
         description="Rules over all measures; when empty, those of the objective (docs/evaluation.md).",

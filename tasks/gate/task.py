@@ -8,7 +8,7 @@ from flytekit import Deck, task
 from flytekit.types.structured import StructuredDataset
 
 from configs.artifacts import QuantizationMethod, scores_name
-from configs.printable import print_text
+from configs.printable import print_line, print_text
 from configs.schema import FineTuneConfig
 from configs.wire import Evaluation
 from configs.wire_evidence import Verdict
@@ -23,10 +23,14 @@ if TYPE_CHECKING:
 
 
 class Decided(NamedTuple):
-    """The verdict, and the table of all rows with the answers and measures of all models."""
+    """The verdict, the table of all rows with the answers and measures of all models, and whether a person is asked.
+
+    Nobody is asked where nothing is to be published, and on a laptop.
+    """
 
     verdict: Verdict
     rows: StructuredDataset
+    asks_approval: bool
 
 
 class Compared(NamedTuple):
@@ -108,8 +112,8 @@ def compare_with_first(
         pairs[candidate], found = _judged(config, of_pair, next(iter(models)), candidate)
         sentences += [f"{candidate}: {sentence}" for sentence in found]
         whole[candidate] = pairs[candidate][candidate]
-    decided = _show(decide_each(config, next(iter(models)), pairs), sentences, whole)
-    return Compared(list(whole), [rated.evaluation for rated in whole.values()], decided.verdict, decided.rows)
+    verdict, table = _show(decide_each(config, next(iter(models)), pairs), sentences, whole)
+    return Compared(list(whole), [rated.evaluation for rated in whole.values()], verdict, table)
 
 
 def _compare(
@@ -121,11 +125,17 @@ def _compare(
     evaluations: list[Evaluation],
     tables: list[StructuredDataset],
 ) -> Decided:
-    from tasks.gate import decide
+    from tasks.gate import approval, decide
     from tasks.gate.compare import Run
 
     models, judgement = _judged(config, _rated(names, evaluations, tables), start, candidate)
-    return _show(decide.decide(Run(config, models, start, candidate), methods), judgement, models)
+    verdict = decide.decide(Run(config, models, start, candidate), methods)
+    waiting = approval.to_be_approved(config, verdict)
+    words = approval.approval_words(waiting, is_laptop_run())
+    verdict, rows = _show(verdict, judgement, models, words)
+    if words:
+        print_line(f"approval: {words}")
+    return Decided(verdict, rows, asks_approval=bool(waiting) and not is_laptop_run())
 
 
 def _rated(
@@ -149,7 +159,10 @@ def _judged(
     return with_judgements(config.evaluate.judge, read_judge_key(), models, start, candidate, cache)
 
 
-def _show(verdict: Verdict, judgement: Sequence[str], models: "Mapping[str, Rated]") -> Decided:
+def _show(
+    verdict: Verdict, judgement: Sequence[str], models: "Mapping[str, Rated]", note: str = ""
+) -> tuple[Verdict, StructuredDataset]:
+    """Show the verdict in a Deck and in the log; return it with what a judge found, and the table of all rows."""
     from tasks.decks import html
     from tasks.decks.evidence import render_evidence, render_verdict, verdict_text
     from tasks.gate.decide import write_joined
@@ -157,6 +170,7 @@ def _show(verdict: Verdict, judgement: Sequence[str], models: "Mapping[str, Rate
     verdict = verdict.model_copy(update={"sentences": [*verdict.sentences, *judgement]})
     path = scratch_directory("comparison") / "rows.parquet"
     write_joined(models, path)
-    Deck("verdict", html.fragment(render_verdict(verdict) + render_evidence(verdict)))
+    paragraph = html.paragraph(note, "note") if note else ""
+    Deck("verdict", html.fragment(paragraph + render_verdict(verdict) + render_evidence(verdict)))
     print_text(f"verdict: {verdict_text(verdict)}")
-    return Decided(verdict, store_table(path))
+    return verdict, store_table(path)

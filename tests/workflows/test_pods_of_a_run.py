@@ -55,6 +55,9 @@ def pods(
         elif node.HasField("array_node"):
             task = templates[node.array_node.node.task_node.reference_id.name]
             yield from [Step(node.id, task.metadata.discoverable)] * mapped[node.id]
+        elif node.HasField("branch_node"):
+            # nobody is asked before the demo publishes
+            yield from pods([node.branch_node.if_else.else_node], spec, templates, mapped)
         elif node.HasField("workflow_node"):
             name = node.workflow_node.sub_workflow_ref.name
             [inner] = [workflow for workflow in spec.sub_workflows if workflow.id.name == name]
