@@ -1,6 +1,6 @@
 """Score models without any training: a model, adapters, other models and endpoints, on any rows.
 
-pyflyte run workflows/evaluate.py evaluate_models --config my.yaml
+pyflyte run workflows/evaluate.py evaluate --config my.yaml
 """
 
 from functools import partial
@@ -151,7 +151,7 @@ def prepare_models(
 
 
 @workflow
-def evaluate_models(config: FineTuneConfig) -> EvaluationResult:
+def evaluate(config: FineTuneConfig) -> EvaluationResult:
     """Score models alone.
 
     Scores a model, adapters, other models and endpoints on the same rows, without training any, and compares each with
@@ -208,4 +208,4 @@ def evaluate_models(config: FineTuneConfig) -> EvaluationResult:
     ).with_overrides(node_name="report")
 
 
-open_form_with(evaluate_models, config=DEMO)
+open_form_with(evaluate, config=DEMO)

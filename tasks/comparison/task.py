@@ -59,7 +59,7 @@ def write_comparison(
     found = write.Comparison(config, data, dict(zip(names, evaluations, strict=True)), verdict)
     print_line(f"report: {verdict.headline}")
     Deck("report", html.fragment(write.render_comparison(found) + render_cached_note()))
-    directory = laptop_run.folder(config, "evaluate_models") if is_laptop_run() else scratch_directory("report")
+    directory = laptop_run.folder(config, "evaluate") if is_laptop_run() else scratch_directory("report")
     report, metrics = write.write_comparison(found, directory)
     if is_laptop_run():
         shutil.copyfile(table_path(rows), directory / "rows.parquet")

@@ -214,7 +214,7 @@ def plan_evaluation(config: FineTuneConfig) -> PlannedEvaluation:
 
     config = accepted(config)
     config = config.model_copy(update={"data": data_to_score(config.data)})
-    laptop_run.start(config, "evaluate_models")
+    laptop_run.start(config, "evaluate")
     answers = answer(questions_alone(config, replace(_surroundings([config], _target()), trains=False)))
     found = {given.check.name: given.value for given in answers}
     Deck("plan", html.fragment(render_facts("Checks", [(given.check.name, given.check.found) for given in answers])))

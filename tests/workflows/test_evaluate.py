@@ -17,7 +17,7 @@ def evaluate(pyflyte: PyFlyte, config: dict[str, Any]) -> subprocess.CompletedPr
     path = pyflyte.home / "config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"output_directory": str(pyflyte.home / "outputs"), **config}))
-    return pyflyte("run", "workflows/evaluate.py", "evaluate_models", "--config", str(path))
+    return pyflyte("run", "workflows/evaluate.py", "evaluate", "--config", str(path))
 
 
 def content(folder: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from configs.schema.align import AlignConfig
 
 PLACE = ["--project", "flytesnacks", "--domain", "development"]
 WORKFLOWS = (
-    *("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "quick"),
+    *("align", "evaluate", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "quick"),
     *("publish_at_once", "publish_if_approved"),
 )
 SMOKE_TESTS = ("nightly-smoke-test", "smoke-test")
@@ -153,6 +153,7 @@ def test_the_paragraph_that_the_console_shows_says_what_a_workflow_does(name: st
         "plan": "plan",
         "plan_align": "plan",
         "align": "align",
+        "evaluate": "scores",
         "prepare_data": "split",
         "prepare_tokens": "tokenizes",
         "publish_at_once": "publishes",
