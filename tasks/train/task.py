@@ -48,12 +48,14 @@ if TYPE_CHECKING:
 
 _VERSION = source_version(
     "tasks/train",
+    "tasks/measures",
     "tasks/models",
     "tasks/rewards",
     "tasks/decks",
     "configs/artifacts.py",
     "configs/deepspeed",
     "configs/effective",
+    "configs/measures.py",
     "configs/objectives.py",
 )
 # most machines with GPUs have 8; the operator sets PET_NPROC_PER_NODE to it, which flytekit does not read
