@@ -54,12 +54,17 @@ def _further_charts(report: TrainReport) -> list[str]:
 
 
 def _answer_charts(report: TrainReport) -> list[str]:
-    """Return a chart of each measure of generated answers: the held-out series that training rows do not have."""
+    """Return a chart of each measure of generated answers.
+
+    They are the held-out series that training rows do not have, and that are not the objective's own. The trainers'
+    further names have a slash, which no measure has.
+    """
     drawn = []
     names = {series.name for series in report.series}
+    own = {"loss", *(chart.series for chart in rules_of(report.objective).charts)}
     for name in sorted(names):
         key = name.removeprefix("eval_")
-        if name == key or name == "eval_loss" or key in names:
+        if name == key or "/" in key or key in names | own:
             continue
         line = _line(report.series, name, "held-out")
         measure = OF_ANSWERS.get(key)

@@ -302,6 +302,19 @@ def test_the_finding_of_overfitting_names_the_weights_that_are_kept() -> None:
     assert "The weights of step 2 were kept" in finding
 
 
+def test_the_deck_has_a_chart_of_each_measure_and_of_no_other_series(train: Any, answers: Path, tmp_path: Path) -> None:
+    watch = {"evaluations": 2, "keep": "last", "measures": ["accuracy", {"name": "chrf", "title": "likeness"}]}
+    rows = pd.read_parquet(answers / "tokens.parquet").assign(expected="yes")
+    rows.to_parquet(tmp_path / "tokens.parquet")
+    charts = {}
+    for name, settings in (("with", watch), ("without", {**watch, "measures": []})):
+        report, _ = train(name, inputs={"test_tokens": tmp_path}, objective="dpo", max_steps=2, watch=settings)
+        page = render_training(report)
+        assert page.count("of generated answers") == (2 if name == "with" else 0)
+        charts[name] = page.count("<svg")
+    assert charts["with"] == charts["without"] + 2
+
+
 def test_accuracy_of_answers_is_not_taken_for_accuracy_of_preferences() -> None:
     config = TrainConfig(objective="kto", watch={"measures": ["accuracy"]}, max_steps=30)
     curve = [CurvePoint(step=step, loss=1 / step, learning_rate=1e-5, grad_norm=1.0) for step in range(1, 31)]
