@@ -68,7 +68,7 @@ def _answer_charts(report: TrainReport) -> list[str]:
             continue
         line = _line(report.series, name, "held-out")
         measure = OF_ANSWERS.get(key)
-        title = f"{measure.heading if measure else key.replace('_', ' ').capitalize()} of generated answers"
+        title = f"{measure.heading if measure else key.replace('_', ' ').capitalize()}, in generated answers"
         unit = (measure.chart_unit if measure else None) or "value"
         if line:
             drawn.append(charts.lines(line, f"measure-{key}", title, unit, report.best_step, is_small=True))

@@ -83,7 +83,7 @@ def test_exact_match_rises_and_decides_against_the_loss(
     assert named["weights kept by"].value == "exact_match"
     deck = render_training(report)
     assert f"of step {first_whole}, highest held-out exact_match: 1.0000" in deck
-    assert "of generated answers" in deck
+    assert "in generated answers" in deck
 
 
 def test_the_kept_weights_are_those_that_were_measured(train: Any, mixed: Path, tiny_model: Path) -> None:
@@ -345,7 +345,7 @@ def test_the_deck_has_a_chart_of_each_measure_and_of_no_other_series(train: Any,
     for name, settings in (("with", watch), ("without", {**watch, "measures": []})):
         report, _ = train(name, inputs={"test_tokens": tmp_path}, objective="dpo", max_steps=2, watch=settings)
         page = render_training(report)
-        assert page.count("of generated answers") == (2 if name == "with" else 0)
+        assert page.count("in generated answers") == (2 if name == "with" else 0)
         charts[name] = page.count("<svg")
     assert charts["with"] == charts["without"] + 2
 
