@@ -44,7 +44,12 @@ NO_ADDRESSES = {
     ),
     *(f"evaluate.others.{name}" for name in ("endpoint_model", "revision", "title")),
     *("evaluate.judge.model", "evaluate.judge.rubric"),
-    *(f"evaluate.measures.{name}" for name in ("database", "function", "pattern", "schema_text", "title")),
+    *(
+        f"{place}.measures.{name}"
+        for place in ("evaluate", "train.watch")
+        for name in ("database", "function", "pattern", "schema_text", "title")
+    ),
+    "train.watch.best_by",
     *(f"gate.rules.{name}" for name in ("measure", "set", "versus")),
     "push_to_hub.reason",
     *("name", "model.revision", "data.group_by", "push_to_hub.repository", "push_to_hub.revision"),

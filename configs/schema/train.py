@@ -12,6 +12,7 @@ from configs.combinations import REFUSED, REFUSED_SHARDING
 from configs.effective import batches
 from configs.objectives import ONLINE, Objective, described_objectives
 from configs.schema.cluster import (
+    FSDP,
     MODEL_PARALLEL,
     CheckpointConfig,
     ClusterConfig,
@@ -31,6 +32,21 @@ Method = Literal["full", "lora", "qlora", "lora_8bit", "prompt_tuning", "prefix_
 
 PROMPT_METHODS: tuple[Method, ...] = ("prompt_tuning", "prefix_tuning")
 """Methods that train virtual tokens, and no weight of the base model."""
+_UNANSWERED: dict[Objective, str] = {
+    "cpt": "its rows are plain texts, with no prompts to answer",
+    "reward": "a reward model gives scores, and no answers",
+}
+"""Objectives without generated answers to held-out rows: the reason."""
+_NO_WHOLE_WEIGHTS: tuple[Sharding, ...] = ("zero3", *FSDP, "tensor_parallel")
+"""Values of `sharding` under which no process has the whole weights."""
+_TRAINERS_OWN = frozenset(
+    (
+        *("loss", "runtime", "samples_per_second", "steps_per_second", "model_preparation_time", "num_tokens"),
+        *("entropy", "mean_token_accuracy", "reward", "reward_std", "frac_reward_zero_std", "kl", "margin"),
+        *("min_reward", "mean_reward", "max_reward", "aux_loss", "policy_loss", "cispo_clip_ratio", "step_time"),
+    )
+)
+"""What the trainers log of held-out rows as `eval_<name>`."""
 QUANTIZED_METHODS: tuple[Method, ...] = ("qlora", "lora_8bit")
 """Methods that train an adapter over a quantized base."""
 
@@ -256,6 +272,29 @@ class TrainConfig(Section):
                 f"train.cluster.gpus_per_process={self.cluster.gpus_per_process} is read by sharding=layers only; "
                 "other shardings use one GPU per process: set it to 1, and raise train.processes_per_node"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _answers_can_be_measured(self) -> TrainConfig:
+        if not self.watch.measures:
+            return self
+        fault = _UNANSWERED.get(self.objective)
+        if fault:
+            raise ValueError(
+                f"train.watch.measures with train.objective={self.objective}: {fault}; remove the measures"
+            )
+        if self.sharding in _NO_WHOLE_WEIGHTS:
+            raise ValueError(
+                f"train.watch.measures with train.sharding={self.sharding}: a process has a part of each weight, and "
+                "would wait for the others at every token of an answer; use none, zero1 or zero2, or remove the "
+                "measures"
+            )
+        for measure in self.watch.measures:
+            if measure.key in _TRAINERS_OWN:
+                raise ValueError(
+                    f"train.watch.measures: title={measure.key} is the trainer's own name for another quantity; choose "
+                    "another title"
+                )
         return self
 
     @model_validator(mode="after")

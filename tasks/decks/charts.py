@@ -9,6 +9,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 
 import matplotlib
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 _BLUE, _GREY, _GREEN = "#2563eb", "#94a3b8", "#0a7d38"
@@ -74,10 +75,19 @@ def lines(
         axes.plot(steps, finite, color=colour, linewidth=1.6, marker=marker, markersize=3, label=label)
     if marked_step is not None:
         axes.axvline(marked_step, color=_GREY, linestyle="--", linewidth=1)
-        axes.text(marked_step, axes.get_ylim()[1], " kept", color="#5b6b7c", fontsize=8, va="top")
+        _label_kept(axes, series, marked_step)
     if len(series) > 1:
         axes.legend(frameon=False, fontsize=8)
     return svg(figure, name)
+
+
+def _label_kept(axes: Axes, series: Mapping[str, tuple[Sequence[int], Sequence[float]]], step: int) -> None:
+    """Write `kept` beside the marked step: at the top, or at the bottom where a line passes the top."""
+    bottom, top = axes.get_ylim()
+    at_step = [v for steps, values in series.values() for s, v in zip(steps, values, strict=True) if s == step]
+    is_high = any(value > (bottom + top) / 2 for value in at_step)
+    place, side = (bottom, "bottom") if is_high else (top, "top")
+    axes.text(step, place, " kept", color="#5b6b7c", fontsize=8, va=side)
 
 
 def bars(names: Sequence[str], values: Sequence[float], name: str, title: str, y_label: str, text: str) -> str:

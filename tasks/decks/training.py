@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from configs.measures import OF_ANSWERS
 from configs.objectives import ONLINE, WHOLE_TEXT, rules_of
 from configs.wire import Series, TrainReport
 from tasks.decks import charts, html
 
+KEPT_BY = "weights kept by"
+"""Name of the choice whose value is the measure of generated answers that decides which weights are kept."""
 _Lines = dict[str, tuple[Sequence[int], Sequence[float]]]
 _LOSS_OF_POLICY_GRADIENT = (
     "The loss of a policy gradient stays around 0 and does not show how good the model is; the reward does."
@@ -24,6 +27,7 @@ def render_training(report: TrainReport) -> str:
             *(html.paragraph(finding, "warn") for finding in report.findings),
             "" if report.objective in ONLINE else _loss_chart(report),
             *_further_charts(report),
+            *_answer_charts(report),
             charts.lines(rates, "rate", "Learning rate", "learning rate", is_small=True),
             html.paragraph(_LOSS_OF_POLICY_GRADIENT, "note") if report.objective in ONLINE else "",
             html.table(_facts(report), ["training", "value"]),
@@ -49,6 +53,28 @@ def _further_charts(report: TrainReport) -> list[str]:
     return drawn
 
 
+def _answer_charts(report: TrainReport) -> list[str]:
+    """Return a chart of each measure of generated answers.
+
+    They are the held-out series that training rows do not have, and that are not the objective's own. The trainers'
+    further names have a slash, which no measure has.
+    """
+    drawn = []
+    names = {series.name for series in report.series}
+    own = {"loss", *(chart.series for chart in rules_of(report.objective).charts)}
+    for name in sorted(names):
+        key = name.removeprefix("eval_")
+        if name == key or "/" in key or key in names | own:
+            continue
+        line = _line(report.series, name, "held-out")
+        measure = OF_ANSWERS.get(key)
+        title = f"{measure.heading if measure else key.replace('_', ' ').capitalize()}, in generated answers"
+        unit = (measure.chart_unit if measure else None) or "value"
+        if line:
+            drawn.append(charts.lines(line, f"measure-{key}", title, unit, report.best_step, is_small=True))
+    return drawn
+
+
 def _line(series: Sequence[Series], name: str, label: str) -> _Lines:
     """Return the series called `name` under the label of its line; empty where it was not logged."""
     found = next((logged for logged in series if logged.name == name and logged.values), None)
@@ -61,6 +87,10 @@ def _facts(report: TrainReport) -> list[tuple[str, str]]:
         held_out = {series.name: dict(zip(series.steps, series.values, strict=True)) for series in report.series}
         name = "eval_reward" if "eval_reward" in held_out else "eval_loss"
         words = "highest held-out reward" if name == "eval_reward" else "lowest held-out loss"
+        for choice in report.choices:
+            if choice.name == KEPT_BY:
+                side = "lowest" if choice.reason.startswith("the lowest") else "highest"
+                name, words = f"eval_{choice.value}", f"{side} held-out {choice.value}"
         value = held_out.get(name, {}).get(report.best_step)
         kept = f"of step {report.best_step:,}, {words}" + ("" if value is None else f": {value:.4f}")
     return [

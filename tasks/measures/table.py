@@ -6,7 +6,8 @@ entry with its title and direction in `configs.measures.OF_ANSWERS`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from configs.errors import ConfigError
@@ -110,6 +111,15 @@ OF_ANSWERS: dict[str, AnswerMeasure] = {
     "function": AnswerMeasure(functions.function_values, needs="rows", fitting=_with_function),
 }
 """Every measure of answers by its name in `evaluate.measures`."""
+
+
+@contextmanager
+def in_setting(setting: str) -> Iterator[None]:
+    """Within the block, errors of measures name `setting` in place of `evaluate.measures`."""
+    try:
+        yield
+    except ConfigError as error:
+        raise ConfigError(error.message.replace("evaluate.measures", setting)) from None
 
 
 def measure_rows(configs: Sequence[MeasureConfig], rows: Sequence[AnsweredRow]) -> dict[str, RowValues]:

@@ -8,7 +8,7 @@ from typing import Any
 from configs.effective.numbers import computes_in_16_bits
 from configs.objectives import ONLINE
 from configs.schema import FineTuneConfig
-from configs.schema.train import QUANTIZED_METHODS
+from configs.schema.train import QUANTIZED_METHODS, TrainConfig
 from configs.wire_plan import PhasePlan
 from tasks.plan.checks.preflight import Answer
 from tasks.plan.checks.questions import first_rows_of
@@ -79,11 +79,23 @@ def assumptions(
             found.append(
                 f"{prefix}train.nodes={config.train.nodes}: planned for the lower bound, {config.train.fewest_nodes}"
             )
+        found += [prefix + line for line in of_measures(config.train)]
         if plan.objective in ONLINE:
             found.append(f"{prefix}the time to generate answers is not estimated, so there is no cost")
     last = plans[-1]
     on_hardware = _gpu_assumptions(list(phases.values())[-1], last, local) if last.machines.gpus else _cpu_assumptions()
     return found + on_hardware
+
+
+def of_measures(train: TrainConfig) -> list[str]:
+    """Return what a plan leaves out of a training that measures generated answers; nothing without measures."""
+    watch = train.watch
+    if not watch.measures:
+        return []
+    return [
+        f"the time and memory to answer {watch.measured_rows} held-out rows at each of {watch.evaluations} "
+        "evaluations (train.watch.measures) are not estimated"
+    ]
 
 
 def _cpu_assumptions() -> list[str]:

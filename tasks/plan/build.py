@@ -17,6 +17,7 @@ from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value
 from tasks.plan.checks.quantized_share import share_answers
 from tasks.plan.checks.questions import WEIGHTS, first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
+from tasks.plan.checks.token_questions import WATCHED
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
 from tasks.plan.hardware.target import Target
 from tasks.plan.phases import Training, misfit_message, plan_phase
@@ -87,7 +88,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
     whole_plan = Plan(
         model_revision=model.revision if model is not None else "",
         chat_template=value_of(answers, _last_name(phases, "chat template file")),
-        rewards_version=rewards_version,
+        rewards_version=rewards_version + _watched_version(phases, answers),
         scores_version=rewards_version + scores_version,
         other_revisions=value_of(answers, _last_name(phases, "other models"), []),
         deepspeed_json=value_of(answers, _last_name(phases, "deepspeed file"), ""),
@@ -104,6 +105,12 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
 def _last_name(phases: Mapping[str, Any], question: str) -> str:
     """Return the name of a question about the last phase."""
     return f"{list(phases)[-1]}: {question}" if len(phases) > 1 else question
+
+
+def _watched_version(phases: Mapping[str, Any], answers: Sequence[Answer]) -> str:
+    """Return the hash of the functions of `train.watch.measures` in all phases, which share one version."""
+    names = [f"{phase}: {WATCHED}" for phase in phases] if len(phases) > 1 else [WATCHED]
+    return "".join(value_of(answers, name, "") for name in names)
 
 
 def _first_rows(answers: Sequence[Answer], prefix: str) -> list[Any]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+import pandas as pd
 import pyarrow.parquet as pq
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, Trainer
 from transformers.trainer_callback import PrinterCallback
@@ -33,7 +34,7 @@ from tasks.train.checkpoint.saver import Saver, restore_extra_state, stop_signal
 from tasks.train.checkpoint.store import CheckpointPlaces
 from tasks.train.checkpoint.universal import load_universal
 from tasks.train.collectives import broadcast, rank
-from tasks.train.inputs import TOKENS_FILE, FitInputs, held_out_rows
+from tasks.train.inputs import TOKENS_FILE, FitInputs, answered_rows, held_out_rows
 from tasks.train.kept_settings import KeptSettings, kept_settings
 from tasks.train.objectives import longest_sequence
 from tasks.train.predictions import is_sharded, keep_predictions
@@ -48,6 +49,7 @@ from tasks.train.watch.held_out import (
     remove_checkpoints,
     watch_choices,
 )
+from tasks.train.watch.measures import COLUMNS, AnswerMeasures, counted_rows, measure_choices, measured_rows
 from tasks.train.watch.report import report_of
 
 
@@ -69,7 +71,8 @@ def fit(
     Rows with `position_ids` are packed: each example of a row is trained as if it were alone.
 
     Raises:
-        ConfigError: the model cannot be trained by the method or on packed rows, or the batch does not divide evenly.
+        ConfigError: the model cannot be trained by the method or on packed rows, or the batch does not divide evenly;
+            a measure of `train.watch.measures` counts no held-out row.
         DivergedError: the loss is not a number, or far above what it was.
         ArtifactError: the saved model is not whole, or three checkpoints in a row could not be saved.
         RetryError: the run was asked to stop, by SIGTERM or SIGINT.
@@ -101,6 +104,7 @@ def _fit(
     if left_out := prompts_left_out(config, num_rows):
         reason = "the last batch is not full; others in each epoch"
         lines.append(Choice(name="prompts left out", value=f"{left_out} of {num_rows} an epoch", reason=reason))
+    asked = _asked_rows(config, inputs, len(usable), lines)
     evaluation = evaluation_arguments(config, num_steps, bool(held_out))
     arguments = training_arguments(config, choices, num_rows, output, evaluation, inputs.deepspeed_json)
     if arguments.process_index == 0:
@@ -118,6 +122,8 @@ def _fit(
             print_line(note)
     trainer = make_trainer(config, loading, arguments, model, tokenizer, inputs, held_out, load)
     trainer.remove_callback(PrinterCallback)
+    if asked is not None:
+        trainer.answer_measures = AnswerMeasures(config, asked, tokenizer, inputs.end_token_ids)
     checkpoint = None if places is None else _resumed(trainer, config, inputs, output, places, stop_signal)
     trainer.train(resume_from_checkpoint=checkpoint)
     with doing("saving the model"):
@@ -135,6 +141,21 @@ def _fit(
         for finding in report.findings:
             print_line(f"finding: {finding}")
     return report
+
+
+def _asked_rows(config: TrainConfig, inputs: FitInputs, num_held_out: int, lines: list[Choice]) -> pd.DataFrame | None:
+    """Return the held-out rows that are answered for `train.watch.measures`, and add the report's lines on them.
+
+    None without measures, or without held-out rows, of which the report has a line already.
+    """
+    if not config.watch.measures or inputs.test_tokens is None or not num_held_out:
+        return None
+    tokens_file = inputs.test_tokens / TOKENS_FILE
+    numbers = answered_rows(tokens_file)
+    rows = measured_rows(config, pq.read_table(tokens_file, columns=COLUMNS).to_pandas().iloc[numbers])
+    counted = counted_rows(config, rows, num_held_out)
+    lines += measure_choices(config, counted, len(rows), len(numbers))
+    return rows
 
 
 def _resumed(

@@ -48,3 +48,15 @@ def held_out_rows(config: TrainConfig, inputs: FitInputs) -> list[int]:
     if config.objective in ONLINE:
         is_usable = pc.and_(is_usable, pc.greater(table["prompt_length"], 0))
     return np.flatnonzero(is_usable.to_numpy()).tolist()
+
+
+def answered_rows(tokens_file: Path) -> list[int]:
+    """Return the numbers of the held-out rows that a model can be asked: with a prompt, and a wanted answer to it."""
+    columns = ["dataset", "prompt_length"]
+    # files of rows without judgements may lack it
+    has_judgements = "is_wanted" in pq.read_schema(tokens_file).names
+    table = pq.read_table(tokens_file, columns=[*columns, *(["is_wanted"] if has_judgements else [])])
+    is_asked = pc.and_(pc.equal(table["dataset"], HELD_OUT), pc.greater(table["prompt_length"], 0))
+    if has_judgements:
+        is_asked = pc.and_(is_asked, table["is_wanted"])
+    return np.flatnonzero(is_asked.to_numpy()).tolist()

@@ -19,6 +19,7 @@ from tasks.train.checkpoint.saver import Saver
 from tasks.train.order import EpochOrder, RowWeights
 from tasks.train.row_numbers import without_row_numbers
 from tasks.train.sharding import gathered_once
+from tasks.train.watch.measures import AnswerMeasures
 from tasks.train.watch.watch import WatchedStep
 
 if TYPE_CHECKING:
@@ -110,6 +111,28 @@ class Watched(Base):
         """Write no card: TRL would put one beside the model with every checkpoint."""
 
 
+class Measured(Base):
+    """Adds measures of generated answers to the held-out loss. `answer_measures` is set before training."""
+
+    answer_measures: AnswerMeasures | None = None
+
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> Any:
+        """Add the measures before callbacks see the metrics: they decide what is kept and when training stops."""
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
+        if self.answer_measures is not None:
+            model = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
+            step = self.state.global_step
+            output.metrics.update(self.answer_measures.metrics(model, self.accelerator.autocast(), step))
+        return output
+
+
 class Sharded(Base):
     """Evaluates and saves a model that is sharded over processes."""
 
@@ -190,5 +213,5 @@ class TokenizedPrompts(Base):
         return prompts, None, {}
 
 
-OVERRIDES = (SavesCheckpoints, SavesShards, LoadsBest, Watched, Sharded)
+OVERRIDES = (SavesCheckpoints, SavesShards, LoadsBest, Watched, Measured, Sharded)
 """What every trainer has before it; `Ordered` or `TokenizedPrompts` comes after these."""

@@ -48,12 +48,14 @@ if TYPE_CHECKING:
 
 _VERSION = source_version(
     "tasks/train",
+    "tasks/measures",
     "tasks/models",
     "tasks/rewards",
     "tasks/decks",
     "configs/artifacts.py",
     "configs/deepspeed",
     "configs/effective",
+    "configs/measures.py",
     "configs/objectives.py",
 )
 # most machines with GPUs have 8; the operator sets PET_NPROC_PER_NODE to it, which flytekit does not read
@@ -85,7 +87,7 @@ def _train(
 ) -> Trained:
     """Train in every process of the topology; return a whole model or an adapter, with its tokenizer.
 
-    `rewards_version` is not read: it makes a cached result depend on the project's reward functions.
+    `rewards_version` is not read: it makes a cached result depend on the project's functions: rewards and measures.
     """
     from tasks.decks import html
     from tasks.decks.training import render_training

@@ -23,7 +23,7 @@ from tasks.train.objectives import FORMS, example_lengths, read_examples, traine
 from tasks.train.order import EpochOrder, RowWeights, num_fill_rows, without_fill
 from tasks.train.row_numbers import row_ids_of, with_row_numbers
 from tasks.train.sharding import configure_fsdp, data_parallel_size
-from tasks.train.watch.held_out import watch_callbacks
+from tasks.train.watch.held_out import keys_of, watch_callbacks
 from tasks.train.watch.progress import Progress
 from tasks.train.watch.watch import start_watch
 
@@ -58,7 +58,7 @@ def make_trainer(
         "train_dataset": read_examples(config.objective, tokens_file, cache, num_fill),
         "processing_class": tokenizer,
         "peft_config": methods.adapter_config(config, model, inputs.new_token_ids),
-        "callbacks": [Progress(), *inputs.observers, *watch_callbacks(config)],
+        "callbacks": [Progress(keys_of(config)), *inputs.observers, *watch_callbacks(config)],
     }
     if held_out and inputs.test_tokens is not None:
         test_file = inputs.test_tokens / TOKENS_FILE

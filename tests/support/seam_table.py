@@ -90,7 +90,7 @@ SEAMS = (
         "transformers.Trainer",
         "evaluation_loop",
         "(self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix='eval')",
-        "a batch counts once under tensor parallelism",
+        "measures of answers are added; a batch counts once under tensor parallelism",
     ),
     Seam("transformers.Trainer", "save_model", "(self, output_dir=None, _internal_call=False)", "FSDP makes no folder"),
     Seam(

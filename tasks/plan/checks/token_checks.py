@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from copy import copy
 from dataclasses import replace
 from typing import Any, cast
 
@@ -113,21 +114,13 @@ def check_template(
     own = tokenizer.chat_template
     if given is None and isinstance(own, str) and (fault := template_fault(own)):
         raise ModelError(f"the model's chat template: {fault}\nrepair it, or name another with tokenize.chat_template")
-    template = choose_template(cast(Any, tokenizer), given, has_messages=True, arguments=config.template_variables)
-    setup = Setup(
-        tokenizer=cast(Any, tokenizer),
-        control=find_control_tokens(cast(Any, tokenizer)),
-        template=template,
-        config=config.model_copy(update={"over_length": "drop"}),
-        max_length=_ANY_LENGTH,
-        objective="sft",
-        vocabulary_size=None,
-    )
+    setup = _setup(tokenizer, config, given)
+    template = setup.template
     end_ids, _ = _checked_counts("a question and its answer", _TURNS[:2], setup)
     end_tokens = ", ".join(tokenizer.convert_ids_to_tokens(token_id) for token_id in end_ids)
     sources = {"config": "the config's", "model": "the model's own", "plain": "a plain one, as the model has none"}
     found = f"{sources[template.source]}; turns end with {end_tokens}"
-    if (end_token := new_end_token(cast(Any, tokenizer), config, end_ids)) is not None:
+    if (end_token := new_end_token(setup.tokenizer, config, end_ids)) is not None:
         found += f"; {end_token} becomes the saved tokenizer's eos_token (tokenize.replace_end_token)"
     try:
         _checked_counts("a question, a call and its result", _TURNS_WITH_TOOLS, setup, _TOOLS)
@@ -146,14 +139,50 @@ def check_template(
     return found, refused
 
 
+def expected_answers(
+    tokenizer: SmallTokenizer,
+    config: TokenizeConfig,
+    given: str | None,
+    rows: Sequence[dict[str, Any]],
+    objective: Objective,
+) -> list[str]:
+    """Return the expected answers of the canonical `rows` that have a prompt and a wanted answer, as the tokenize stage
+    writes them. Rows that the template refuses are left out.
+
+    Raises:
+        ModelError, DataError: as `check_template`.
+    """
+    batch = tokenize_rows(_known_rows(rows), replace(_setup(tokenizer, config, given), objective=objective))
+    return [record.expected for record in batch.records if record.prompt_length and record.is_wanted]
+
+
+def _setup(tokenizer: SmallTokenizer, config: TokenizeConfig, given: str | None) -> Setup:
+    """Return how rows of any length are tokenized; `given` is the template file that the config names, or None."""
+    # a copy: the template is set on it, and another question may read the tokenizer at the same time
+    own = cast(Any, copy(tokenizer))
+    template = choose_template(own, given, has_messages=True, arguments=config.template_variables)
+    return Setup(
+        tokenizer=own,
+        control=find_control_tokens(own),
+        template=template,
+        config=config.model_copy(update={"over_length": "drop"}),
+        max_length=_ANY_LENGTH,
+        objective="sft",
+        vocabulary_size=None,
+    )
+
+
+def _known_rows(rows: Sequence[dict[str, Any]]) -> list[Row]:
+    return [Row(**{name: row[name] or "" for name in Row._fields if name in row}) for row in rows]
+
+
 def _refused_rows(rows: Sequence[dict[str, Any]], invalid: InvalidRows, setup: Setup) -> str:
     """Return a warning about those of the canonical `rows` that the template refuses, or loses reasoning of.
 
     Raises:
         DataError: with the invalid rows, there are more of them than `data.max_invalid_rows`.
     """
-    known = [Row(**{name: row[name] or "" for name in Row._fields if name in row}) for row in rows]
-    batch = tokenize_rows(known, setup)
+    batch = tokenize_rows(_known_rows(rows), setup)
     counts = SplitCounts()
     add_batch(counts, batch, token_table(batch.records), setup)
     refused = count_refused(batch.refused)

@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from configs.errors import DataError
+from configs.errors import DataError, ModelError
 from configs.schema import FineTuneConfig
 from tasks.files.places import find_files
 from tasks.plan.checks import token_checks
@@ -15,9 +15,13 @@ from tasks.plan.checks.first_rows import check_kinds, check_validity, read_first
 from tasks.plan.checks.preflight import NETWORK_SECONDS, READING_SECONDS, Finding, NotCheckedError, Question, Shared
 from tasks.plan.checks.surroundings import Base, Surroundings
 from tasks.plan.checks.tokenizers import read_tokenizer
+from tasks.plan.checks.watched import check_watched
 from tasks.plan.resolve import data
 from tasks.tokenize.refused import InvalidRows
 from tasks.tokenize.template import choose_template
+
+WATCHED = "measures while training"
+"""The question whose value is a hash of the functions of `train.watch.measures`."""
 
 
 @dataclass
@@ -163,14 +167,22 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> lis
         found, warning = token_checks.check_length(config.tokenize, config.train, model_settings)
         return Finding(found, warning=warning, fix="lower it, or tokenize.max_length")
 
+    def check_measures() -> Finding:
+        expected: list[str] = []
+        # other questions report why rows, tokenizer or template cannot be used
+        with suppress(NotCheckedError, DataError, ModelError):
+            small_tokenizer = tokenizer.needed()[0]
+            if small_tokenizer is not None:
+                expected = token_checks.expected_answers(
+                    small_tokenizer, config.tokenize, template.needed(), rows.known_rows(), config.train.objective
+                )
+        return check_watched(config.train, expected)
+
     questions = [Question("tokenizer", check_tokenizer)]
     if config.tokenize.chat_template is not None:
         questions.append(Question("chat template file", lambda: Finding("read, and is Jinja", template.value())))
-    return [
-        *questions,
-        Question("chat template", check_template),
-        Question("sequence length", check_length),
-    ]
+    questions += [Question("chat template", check_template), Question("sequence length", check_length)]
+    return [*questions, Question(WATCHED, check_measures)] if config.train.watch.measures else questions
 
 
 def first_rows_of(answers: Sequence[Any]) -> list[Any]:

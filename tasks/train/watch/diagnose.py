@@ -11,7 +11,7 @@ from configs.objectives import ONLINE, rules_of
 from configs.schema.train import QUANTIZED_METHODS, TrainConfig
 from configs.wire import CurvePoint, Series
 from tasks.decks.findings import HARDLY_LEARNED, LEAST_LOSS_NATS, STILL_FALLING
-from tasks.train.watch.held_out import kept_weights
+from tasks.train.watch.held_out import best_metric, is_lower_better, kept_weights, keys_of
 
 _MOST_FINDINGS = 3
 _OVERFIT_RISE = 0.02
@@ -41,18 +41,20 @@ _KEPT_NAMES = {
 _KEPT_PREFIXES = ("rewards/", "logps/")
 
 
-def series_of(log_history: Sequence[Mapping[str, Any]]) -> list[Series]:
+def series_of(log_history: Sequence[Mapping[str, Any]], measures: Sequence[str] = ()) -> list[Series]:
     """Return the series in transformers' log other than the training loss; names of held-out ones begin with `eval_`.
 
-    Values that are not finite numbers are left out.
+    `measures` names the measures of generated answers in it. Values that are not finite numbers are left out.
     """
+    of_answers = {f"eval_{key}" for key in measures}
     found: dict[str, dict[int, float]] = {}
     for entry in log_history:
         if "train_runtime" in entry:
             continue
         for name, value in entry.items():
             measure = name.removeprefix("eval_")
-            if name == "loss" or not (measure in _KEPT_NAMES or measure.startswith(_KEPT_PREFIXES)):
+            is_kept = measure in _KEPT_NAMES or measure.startswith(_KEPT_PREFIXES) or name in of_answers
+            if name == "loss" or not is_kept:
                 continue
             if isinstance(value, int | float) and math.isfinite(value):
                 found.setdefault(name, {})[int(entry["step"])] = float(value)
@@ -75,7 +77,9 @@ def diagnose(
     - the KL divergence is above 10 nats an answer, where published runs stay at a few.
     """
     by_name = {found.name: found for found in series if found.values}
-    run = _Run(config, curve, by_name, num_rows)
+    # a measure of answers may be called as a series of the trainer, such as `accuracy`
+    of_answers = {f"eval_{key}": by_name.pop(f"eval_{key}", None) for key in keys_of(config)}
+    run = _Run(config, curve, by_name, num_rows, of_answers.get(best_metric(config)))
     found: list[str | None]
     if objective in ONLINE:
         found = [_same_rewards(run), _reward_did_not_rise(run), _large_divergence(run), _cut_answers(run)]
@@ -93,15 +97,28 @@ class _Run:
     """The curves of a run, and the settings to try instead of the present ones."""
 
     def __init__(
-        self, config: TrainConfig, curve: list[CurvePoint], series: Mapping[str, Series], num_rows: int
+        self,
+        config: TrainConfig,
+        curve: list[CurvePoint],
+        series: Mapping[str, Series],
+        num_rows: int,
+        deciding: Series | None = None,
     ) -> None:
         self.config = config
+        # the measure of answers by which weights are kept, where it is not the held-out loss
+        self.deciding = deciding
         self.losses = [point.loss for point in curve if math.isfinite(point.loss)]
         self.last_step = max([0, *(point.step for point in curve)])
         self.rate = config.learning_rate or max([0.0, *(point.learning_rate for point in curve)])
         self.series = series
         self.held_out = series.get("eval_loss")
         self.num_rows = num_rows
+
+    def best_step(self, held_out: Series) -> int:
+        """Return the step of the best weights, by the measure that decides: here `held_out`, the loss, or another."""
+        by = self.deciding or held_out
+        best = min(by.values) if self.deciding is None or is_lower_better(self.config) else max(by.values)
+        return by.steps[by.values.index(best)]
 
     def start_and_end(self) -> tuple[float, float] | None:
         """Return the loss at the start, and the mean over the last tenth of the curve; None if it has one point."""
@@ -175,9 +192,10 @@ def _overfitting(run: _Run) -> str | None:
             advice.append("train.lora.dropout=0.1")
         if lora.rank > 1:
             advice.append(f"train.lora.rank={lora.rank // 2} (now {lora.rank})")
+    kept_step = run.best_step(run.held_out) if kept == "best" else steps[-1]
     return (
         f"Overfitting: held-out loss was lowest at step {steps[best]} ({values[best]:.3f}) and rose to "
-        f"{values[-1]:.3f} by step {steps[-1]}. The weights of step {steps[best] if kept == 'best' else steps[-1]} "
+        f"{values[-1]:.3f} by step {steps[-1]}. The weights of step {kept_step} "
         f"were kept. Try {', '.join(advice[:-1])} or {advice[-1]}."
     )
 

@@ -11,6 +11,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback
 
 from configs.effective import training as effective
 from configs.effective.device import Setting
+from configs.measures import OF_ANSWERS
 from configs.objectives import ONLINE
 from configs.schema.train import TrainConfig
 from configs.wire import Choice
@@ -37,22 +38,42 @@ def kept_weights(config: TrainConfig, has_held_out: bool) -> Setting[Literal["be
     return effective.kept_weights(config, has_held_out, world_size())
 
 
+def best_metric(config: TrainConfig) -> str:
+    """Return the name, in transformers' log, of what decides which weights are kept and when training stops early."""
+    if config.watch.best_by:
+        return f"eval_{config.watch.best_by}"
+    return "eval_reward" if config.objective in ONLINE else "eval_loss"
+
+
+def keys_of(config: TrainConfig) -> list[str]:
+    """Return the names of the measures of generated answers."""
+    return [measure.key for measure in config.watch.measures]
+
+
+def is_lower_better(config: TrainConfig) -> bool:
+    """Return whether lower values of `best_metric` are better."""
+    for measure in config.watch.measures:
+        if measure.key == config.watch.best_by:
+            return measure.lower_is_better or OF_ANSWERS[measure.name].lower_is_better
+    return config.objective not in ONLINE
+
+
 def evaluation_arguments(config: TrainConfig, num_steps: int, has_held_out: bool) -> dict[str, Any]:
     """Return transformers' arguments to measure held-out loss and keep the best weights in a run of `num_steps`.
 
     They work together with the callbacks of `watch_callbacks`. Weights are saved when they are the best so far, and
-    replace those saved before; DeepSpeed and FSDP save a whole state, since they cannot load weights alone. For rloo
-    and grpo the best weights are those with the highest mean reward.
+    replace those saved before; DeepSpeed and FSDP save a whole state, since they cannot load weights alone. The best
+    weights are those with the lowest held-out loss, for rloo and grpo with the highest mean reward, or with the best
+    value of `train.watch.best_by`. Of equal values the earliest is the best.
     """
     if not has_held_out or not config.watch.evaluations:
         return {"eval_strategy": "no", "save_strategy": "no"}
-    is_online = config.objective in ONLINE
     arguments: dict[str, Any] = {
         "eval_strategy": "steps",
         # the last step only; `EvenEvaluations` adds the others
         "eval_steps": num_steps,
-        "metric_for_best_model": "eval_reward" if is_online else "eval_loss",
-        "greater_is_better": is_online,
+        "metric_for_best_model": best_metric(config),
+        "greater_is_better": not is_lower_better(config),
         "save_strategy": "no",
     }
     if kept_weights(config, has_held_out)[0] == "best":

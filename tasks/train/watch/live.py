@@ -15,6 +15,7 @@ from configs.printable import print_line
 from configs.schema.train import TrainConfig
 from tasks.decks import html
 from tasks.decks.progress import LiveTraining, render_live_training
+from tasks.train.watch.measures import best_by_choices
 from tasks.train.watch.observers import Observer
 from tasks.train.watch.report import report_of
 
@@ -47,7 +48,9 @@ class LiveReport(Observer):
         assert self._last is not None
         args, state, model, logs = self._last
         live = LiveTraining(
-            report=report_of(self._config, args, state, model, time.monotonic() - self._began),
+            report=report_of(
+                self._config, args, state, model, time.monotonic() - self._began, best_by_choices(self._config)
+            ),
             max_steps=state.max_steps,
             tokens_per_second=logs.get("tokens_per_second"),
             seconds_left=logs.get("seconds_left"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -15,9 +16,13 @@ from tasks.models.pace import doing, duration, say
 
 
 class Progress(TrainerCallback):
-    """Shows steps, loss, mean reward, held-out loss, speed and time left, on rank 0 only."""
+    """Shows steps, loss, mean reward, held-out loss, speed and time left, on rank 0 only.
 
-    def __init__(self) -> None:
+    `measures` names the measures of generated answers that are shown with the held-out loss.
+    """
+
+    def __init__(self, measures: Sequence[str] = ()) -> None:
+        self._measures = measures
         self._bar: tqdm[Any] | None = None
         self._doing = ExitStack()
         self._began_at = self._first_step_ended = 0.0
@@ -106,6 +111,8 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero or value is None:
             return
         line = f"step {state.global_step}/{state.max_steps}  held-out {name} {float(value):.4f}"
+        measured = {key: metrics[f"eval_{key}"] for key in self._measures if f"eval_{key}" in metrics}
+        line += "".join(f"  {key} {float(score):.4f}" for key, score in measured.items())
         if self._bar is not None:
             self._bar.write(one_line(f"train: {line}"), file=sys.stderr)
         else:
@@ -144,7 +151,8 @@ class Progress(TrainerCallback):
         if not state.is_world_process_zero:
             return
         if state.global_step < state.max_steps:
-            why = "held-out reward no longer rises" if args.greater_is_better else "held-out loss no longer falls"
-            print_line(f"train: ended early at step {state.global_step}/{state.max_steps}: {why}")
+            name = (args.metric_for_best_model or "eval_loss").removeprefix("eval_")
+            why = {"loss": "no longer falls", "reward": "no longer rises"}.get(name, "no longer improves")
+            print_line(f"train: ended early at step {state.global_step}/{state.max_steps}: held-out {name} {why}")
         if state.best_model_checkpoint:
             print_line(f"train: the weights of step {state.best_global_step} are kept")

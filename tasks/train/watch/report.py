@@ -12,6 +12,7 @@ from configs.schema.train import TrainConfig
 from configs.wire import Choice, CurvePoint, TrainReport
 from tasks.train.arguments import learning_rate, world_size
 from tasks.train.watch.diagnose import series_of
+from tasks.train.watch.held_out import keys_of
 
 
 def report_of(
@@ -33,7 +34,7 @@ def report_of(
         objective=config.objective,
         method=config.method,
         curve=_curve_of(history),
-        series=series_of(history),
+        series=series_of(history, keys_of(config)),
         choices=list(choices),
         best_step=state.best_global_step if state.best_model_checkpoint else None,
         steps=state.global_step,

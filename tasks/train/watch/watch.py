@@ -203,7 +203,8 @@ class _StopsBadSteps(TrainerCallback):
             return
         self._stop_at_bad_weights(args, state)
         if state.is_world_process_zero:
-            print_line(f"train: held-out loss is {loss} at step {state.global_step}; its weights cannot be the best")
+            cannot = "; its weights cannot be the best" if args.metric_for_best_model == "eval_loss" else ""
+            print_line(f"train: held-out loss is {loss} at step {state.global_step}{cannot}")
 
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._stop_at_bad_weights(args, state)

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from configs.wire import Choice, CurvePoint, Series, TrainReport
+from tasks.decks.charts import lines
 from tasks.decks.training import render_training
 
 EVIL = "<script>alert('x')</script>&"
@@ -93,6 +94,15 @@ def test_choices_are_a_table_of_name_value_and_why() -> None:
     assert "How it ran" in page
     assert re.search(r"choice value why .*kernels off no GPU", words(page))
     assert "How it ran" not in render_training(report())
+
+
+@pytest.mark.parametrize(("values", "is_low"), [([0.1, 0.9, 1.0], True), ([1.0, 0.2, 0.1], False)])
+def test_the_mark_of_the_kept_weights_stands_apart_from_the_line(values: list[float], is_low: bool) -> None:
+    page = lines({"held-out": ([10, 20, 30], values)}, "drawn", "Drawn", "value", marked_step=20)
+    [(_, y)] = re.findall(r'x="([\d.]+)" y="([\d.]+)"[^>]*>\s*kept\s*</text>', page)
+    [height] = re.findall(r'viewBox="0 0 [\d.]+ ([\d.]+)"', page)
+    # y grows downwards
+    assert (float(y) > float(height) / 2) == is_low
 
 
 def test_the_weights_kept_are_told_with_their_loss() -> None:

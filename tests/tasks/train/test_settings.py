@@ -90,6 +90,7 @@ ELSEWHERE: dict[str, str] = {
     # compiling takes longer than all others together
     "efficiency.compile": "tasks/train/test_choices.py",
     "watch.spike_threshold": "tasks/train/watch/test_watch.py",
+    **dict.fromkeys(("watch.measures", "watch.measured_rows", "watch.best_by"), "tasks/train/watch/test_measures.py"),
     **dict.fromkeys(("sharding", "processes_per_node"), "workflows/test_sharding.py"),
     **dict.fromkeys(("deepspeed.offload", "deepspeed.config"), "tasks/train/test_sharding.py"),
     **dict.fromkeys(("fsdp.wrap", "fsdp.min_parameters"), "tasks/train/test_sharding.py"),
