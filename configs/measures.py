@@ -194,6 +194,21 @@ class Scores(WireType):
             always_shown=True,
         ),
     ] = Field(None, description="exp(eval_loss).")
+    bits_per_byte: Annotated[
+        float | None,
+        Measure(
+            "bits per byte",
+            "tokens",
+            number="{:.4f}",
+            short_number="{:.3f}",
+            lower_is_better=True,
+            chart_unit="bits per byte",
+        ),
+    ] = Field(
+        None,
+        description="Negative log-likelihood of general text in bits, over its UTF-8 bytes, which compares models of "
+        "any tokenizers; None on other sets.",
+    )
     preference_accuracy: Annotated[
         float | None, Measure("preference accuracy", "pairs", chart_unit="share of pairs")
     ] = Field(

@@ -217,6 +217,7 @@ def _scores(table: pa.Table, answers: list[Measured], facts: ModelFacts) -> Scor
     return Scores(
         eval_loss=loss,
         perplexity=None if loss is None else math.exp(min(loss, 700.0)),
+        bits_per_byte=own("bits_per_byte"),
         preference_accuracy=own("preference_accuracy"),
         preference_margin=own("preference_margin"),
         mean_reward=own("mean_reward"),

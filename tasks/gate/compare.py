@@ -55,12 +55,18 @@ class Pair(NamedTuple):
 
 
 def all_pairs(models: Mapping[str, Rated], model: str, versus: str) -> list[Pair]:
-    """Return every measure of every set that both models have."""
+    """Return every measure of every set that both models have.
+
+    Bits per byte are left out where the losses can be compared, of which they are a multiple.
+    """
     first, second = models[model].table, models[versus].table
     pairs = []
     for name in datasets(first):
         known = set(measures_in(rows_of(second, name)))
-        pairs += [Pair(model, versus, name, key) for key in measures_in(rows_of(first, name)) if key in known]
+        keys = [key for key in measures_in(rows_of(first, name)) if key in known]
+        if "bits_per_byte" in keys and "eval_loss" in keys and not other_tokens(models, model, versus, name):
+            keys.remove("bits_per_byte")
+        pairs += [Pair(model, versus, name, key) for key in keys]
     return pairs
 
 
@@ -138,9 +144,9 @@ def has_same_tokens(before: RowValues, after: RowValues) -> bool:
     return bool(np.array_equal(before.sums[both, 1], after.sums[both, 1]))
 
 
-def other_tokens(models: Mapping[str, Rated], model: str, versus: str) -> bool:
-    """Return whether the losses of two models on the held-out rows cannot be compared."""
-    tables = aligned(*(rows_of(models[name].table) for name in (model, versus)))
+def other_tokens(models: Mapping[str, Rated], model: str, versus: str, dataset: str = HELD_OUT) -> bool:
+    """Return whether the losses of two models on a set cannot be compared."""
+    tables = aligned(*(rows_of(models[name].table, dataset) for name in (model, versus)))
     if any("eval_loss" not in measures_in(table) for table in tables):
         return False
     after, before = (values_of(table, "eval_loss") for table in tables)

@@ -12,8 +12,16 @@ from configs.wire_evidence import Difference
 from tasks.decks.prompting import prompting_sentence
 from tasks.evidence.table import aligned, rows_of
 from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
-from tasks.gate.rules import LEAST_LOSS, LEVEL, answers_judged_by, deciding_measure, is_against_chance, rival
-from tasks.retained.thresholds import MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
+from tasks.gate.rules import (
+    LEAST_LOSS,
+    LEVEL,
+    answers_judged_by,
+    changed,
+    deciding_measure,
+    is_against_chance,
+    rival,
+)
+from tasks.retained.thresholds import GENERAL_TEXT, MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
 
 _MOST_DEGENERATE = 0.5
 
@@ -98,13 +106,28 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
             found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
     found += lost_sentences([_kept_in_memory(run)], run.candidate)
     found += _left_out_of_prompts(run)
-    others = [name for name in run.models if name != run.candidate and other_tokens(run.models, run.candidate, name)]
-    if others:
-        found.append(f"The loss of {', '.join(others)} is over other tokens, and is not compared.")
+    found += _of_other_tokenizers(run, known)
     versus = rival(run)
     difference = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     if difference is not None:
         found += _on_power(difference)
+    return found
+
+
+def _of_other_tokenizers(run: Run, known: Sequence[Difference]) -> list[str]:
+    """Return which losses are not compared, and the bits per byte of general text, which are."""
+    sets = (HELD_OUT, GENERAL_TEXT)
+    others = [
+        name
+        for name in run.models
+        if name != run.candidate and any(other_tokens(run.models, run.candidate, name, own) for own in sets)
+    ]
+    if not others:
+        return []
+    found = [f"The loss of {', '.join(others)} is over other tokens, and is not compared."]
+    for name in others:
+        compared = find(known, Pair(run.candidate, name, GENERAL_TEXT, "bits_per_byte"))
+        found += [f"Bits are comparable: {changed(compared)}."] if compared is not None else []
     return found
 
 
