@@ -34,7 +34,8 @@ FACTS = pa.schema(
 )
 """Columns of every table. `answer` and what follows are null for a row that was not answered; `group` is empty for a
 row that stands alone."""
-_SUMS = "#sums"
+SUMS = "#sums"
+"""End of the name of a column with what is added up over rows."""
 _REDUCTION = b"reduction"
 
 
@@ -53,7 +54,7 @@ def with_measures(table: pa.Table, measures: Mapping[str, RowValues]) -> pa.Tabl
         table = table.append_column(field, pa.array(measure.values, pa.float64(), mask=~counted))
         if not _is_plain_mean(measure):
             sums = pa.array([list(row) for row in measure.sums], pa.list_(pa.float64()))
-            table = table.append_column(key + _SUMS, sums)
+            table = table.append_column(key + SUMS, sums)
     return table
 
 
@@ -89,7 +90,7 @@ def measures_in(table: pa.Table) -> list[str]:
     return [
         name
         for name in table.column_names
-        if name not in known and not name.endswith(_SUMS) and table[name].null_count < table.num_rows
+        if name not in known and not name.endswith(SUMS) and table[name].null_count < table.num_rows
     ]
 
 
@@ -103,9 +104,9 @@ def values_of(table: pa.Table, key: str) -> RowValues:
     values = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     metadata = table.schema.field(key).metadata or {}
     reduction = metadata.get(_REDUCTION, b"mean").decode()
-    if key + _SUMS not in table.column_names:
+    if key + SUMS not in table.column_names:
         return RowValues(values, sums_of_values(values), reduction)
-    rows = table[key + _SUMS].to_pylist()
+    rows = table[key + SUMS].to_pylist()
     width = max((len(row) for row in rows if row is not None), default=2)
     # a set whose sums are those of a plain mean is stored without them
     plain = sums_of_values(values) if width == 2 else np.zeros((len(rows), width))

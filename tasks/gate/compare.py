@@ -95,12 +95,12 @@ def _difference(models: Mapping[str, Rated], pair: Pair) -> Difference | None:
     after = values_of(after_table, pair.measure)
     if before is not None and pair.measure == "eval_loss" and not has_same_tokens(before, after):
         return None
-    before = _of_chance(after) if before is None else before
+    before = of_chance(after) if before is None else before
     groups = groups_of(after_table)
     name, lower_is_better = _measure(models, pair)
     result = paired_difference(
-        _arrays(before),
-        _arrays(after),
+        arrays(before),
+        arrays(after),
         groups=groups,
         is_binary=_is_binary(before) and _is_binary(after),
         lower_is_better=lower_is_better,
@@ -162,11 +162,13 @@ def _measure(models: Mapping[str, Rated], pair: Pair) -> tuple[str, bool]:
     return pair.measure, MEASURES[pair.measure].lower_is_better
 
 
-def _arrays(values: RowValues) -> RowArrays:
+def arrays(values: RowValues) -> RowArrays:
+    """Return a measure of rows as statistics take it."""
     return RowArrays(values.values, values.sums, values.reduction)
 
 
-def _of_chance(values: RowValues) -> RowValues:
+def of_chance(values: RowValues) -> RowValues:
+    """Return what guessing has on the rows that count in `values`."""
     return mean_values(np.where(np.isfinite(values.values), _CHANCE_VALUE, np.nan))
 
 

@@ -25,6 +25,8 @@ from tasks.measures.measured import mean_values
 from tasks.retained.memorization import memorization_sentence
 from tasks.retained.thresholds import GENERAL_TEXT, MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
 
+NOTHING_TELLS = "Nothing tells"
+"""The headline begins so where the measure that decides could not be compared."""
 _MOST_DEGENERATE = 0.5
 
 
@@ -35,7 +37,7 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     found = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     named = "chance" if versus == CHANCE else "the model that training began with"
     if found is None:
-        return f"Nothing tells which model is better: {_missing(run, deciding)}."
+        return f"{NOTHING_TELLS} which model is better: {_missing(run, deciding)}."
     measure = found.shown
     before, after = (measure.short_number.format(value) for value in (found.before, found.after))
     change = (
