@@ -35,6 +35,30 @@ class FinishedRun:
     verdict: Verdict
     rows: pa.Table
 
+    @property
+    def models(self) -> list[str]:
+        """The models of the table of rows."""
+        return models_in(self.rows)
+
+    @property
+    def candidate(self) -> str:
+        """The model that was judged."""
+        return next((artifact.model for artifact in self.verdict.artifacts), "tuned")
+
+    @property
+    def start(self) -> str | None:
+        """The model that training began with: the first with which the judged one was compared; None if none was."""
+        compared = (found.versus for found in self.verdict.differences if found.model == self.candidate)
+        return next((name for name in compared if name in self.models), None)
+
+    @property
+    def measures(self) -> list[str]:
+        """The keys of `evaluate.measures`; empty where the expected answers chose them."""
+        evaluate = self.settings.get("evaluate")
+        named = evaluate.get("measures") if isinstance(evaluate, dict) else None
+        entries = [own for own in named if isinstance(own, dict)] if isinstance(named, list) else []
+        return [str(own.get("title") or own.get("name")) for own in entries]
+
 
 def read_run(folder: Path) -> FinishedRun:
     """Return what a run left in its folder.

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.wire import HELD_OUT
+from configs.wire import HELD_OUT, Prediction
 from tasks.measures.measured import RowValues, score, sums_of_values
 
 FACTS = pa.schema(
@@ -121,6 +121,28 @@ def score_of(table: pa.Table, key: str) -> tuple[float | None, int]:
     return (score(measure.sums.sum(axis=0), measure.reduction) if number else None), number
 
 
+def predictions_of(table: pa.Table, keys: Sequence[str]) -> list[Prediction]:
+    """Return the answers, each right or wrong by `judging_measure`; None where no measure says so."""
+    names = ("row_id", "prompt", "expected", "answer", "reasoning")
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    key = judging_measure(table, keys)
+    judged = None if key is None else values_of(table, key).values
+    return [
+        Prediction(
+            **dict(zip(names, (*row[:4], row[4] or ""), strict=True)),
+            is_right=None if judged is None or not np.isfinite(judged[place]) else bool(judged[place]),
+        )
+        for place, row in enumerate(rows)
+        if row[3] is not None
+    ]
+
+
+def judging_measure(table: pa.Table, keys: Sequence[str]) -> str | None:
+    """Return the first of `keys` whose values are all 0 or 1, else exact match; None where the table has neither."""
+    known = (key for key in (*keys, "exact_match") if key in measures_in(table))
+    return next((key for key in known if _is_binary(values_of(table, key).values)), None)
+
+
 def groups_of(table: pa.Table) -> np.ndarray | None:
     """Return [rows] str, equal for rows of one group and empty for a row alone; None where every row stands alone."""
     groups = np.asarray([group or "" for group in table["group"].to_pylist()], dtype=object)
@@ -136,6 +158,10 @@ def aligned(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
     # without a type, an empty list has one that no table takes
     places_of = [pa.array([pair[side] for pair in both], pa.int64()) for side in (0, 1)]
     return first.take(places_of[0]), second.take(places_of[1])
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())
 
 
 def _is_plain_mean(measure: RowValues) -> bool:

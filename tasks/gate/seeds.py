@@ -12,7 +12,7 @@ from configs.errors import ArtifactError
 from configs.printable import one_line
 from configs.wire_evidence import Difference, Verdict
 from tasks.evidence.differences import RowArrays
-from tasks.evidence.joined import models_in, table_of
+from tasks.evidence.joined import table_of
 from tasks.evidence.runs import FinishedRun
 from tasks.evidence.seeds import MeasureOverSeeds, RepeatedRuns, over_seeds
 from tasks.evidence.table import aligned, groups_of, measures_in, rows_of, values_of
@@ -34,12 +34,11 @@ def compare_seeds(runs: Sequence[FinishedRun]) -> RepeatedRuns:
     _check_seeds(runs)
     for other in runs[1:]:
         _check_rows(runs[0], other)
-    verdict = runs[0].verdict
-    asked = _measures(verdict)
+    asked = _measures(runs[0])
     tables: dict[tuple[int, str], pa.Table] = {
         (number, model): table_of(run.rows, model)
         for number, run in enumerate(runs)
-        for model in {model for found in asked for model in (found.model, found.versus)} & set(models_in(run.rows))
+        for model in {model for found in asked for model in (found.model, found.versus)} & set(run.models)
     }
     measures, left_out = [], []
     for found in asked:
@@ -54,7 +53,7 @@ def compare_seeds(runs: Sequence[FinishedRun]) -> RepeatedRuns:
         differing=differing_settings([{**run.settings, "revision": run.revisions} for run in runs]),
         rows=rows_of(runs[0].rows).num_rows,
         measures=tuple(measures),
-        decides=bool(measures) and measures[0].difference is _deciding(verdict),
+        decides=bool(measures) and measures[0].difference is _deciding(runs[0].verdict),
         left_out=tuple(left_out),
     )
 
@@ -88,14 +87,13 @@ def _deciding(verdict: Verdict) -> Difference | None:
     return None if verdict.headline.startswith(NOTHING_TELLS) else next(iter(verdict.differences), None)
 
 
-def _measures(verdict: Verdict) -> list[Difference]:
+def _measures(run: FinishedRun) -> list[Difference]:
     """Return the differences of the judged model to the one that training began with, and to chance, in their order."""
-    if not verdict.differences or not verdict.artifacts:
-        return []
-    model = verdict.artifacts[0].model
-    own = [found for found in verdict.differences if found.model == model]
-    start = next((found.versus for found in own if found.versus != CHANCE), CHANCE)
-    return [found for found in own if found.versus in (start, CHANCE)]
+    return [
+        found
+        for found in run.verdict.differences
+        if found.model == run.candidate and found.versus in (run.start, CHANCE)
+    ]
 
 
 def _over_seeds(found: Difference, tables: Mapping[tuple[int, str], pa.Table], number: int) -> MeasureOverSeeds | str:
