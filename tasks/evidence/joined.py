@@ -18,12 +18,13 @@ _OF = ":"
 
 
 def join_models(tables: Mapping[str, pa.Table]) -> pa.Table:
-    """Return one table of the rows of all sets of the first model, with the columns of each model.
+    """Return one table of the rows of all sets, with the columns of each model.
 
-    A row that a model lacks is null there. The reductions of measures stay metadata of their columns.
+    The rows of a set are those of the first model that has it. A row that a model lacks is null there. The reductions
+    of measures stay metadata of their columns.
     """
-    first = next(iter(tables.values()))
-    return pa.concat_tables([_joined(tables, name) for name in datasets(first)], promote_options="default")
+    names = dict.fromkeys(name for table in tables.values() for name in datasets(table))
+    return pa.concat_tables([_joined(tables, name) for name in names], promote_options="default")
 
 
 def models_in(joined: pa.Table) -> list[str]:
@@ -54,11 +55,11 @@ def table_of(joined: pa.Table, model: str) -> pa.Table:
 
 
 def _joined(tables: Mapping[str, pa.Table], dataset: str) -> pa.Table:
-    first = rows_of(next(iter(tables.values())), dataset)
+    own_tables = {model: rows_of(table, dataset) for model, table in tables.items()}
+    first = next(own for own in own_tables.values() if own.num_rows)
     ids = first["row_id"].to_pylist()
     whole = first.select(list(_SHARED))
-    for model, table in tables.items():
-        own = rows_of(table, dataset)
+    for model, own in own_tables.items():
         places = {row_id: place for place, row_id in enumerate(own["row_id"].to_pylist())}
         indices = pa.array([places.get(row_id) for row_id in ids], pa.int64())
         keys = measures_in(own)

@@ -47,3 +47,11 @@ def test_a_row_that_a_model_lacks_does_not_count() -> None:
     assert score_of(rows_of(table_of(joined, "few_shot")), "eval_loss") == (1.0, 2)
     assert score_of(rows_of(table_of(joined, "base")), "eval_loss") == (pytest.approx(2.3), 3)
     assert measures_in(table_of(joined, "none")) == []
+
+
+def test_a_set_that_only_a_later_model_has_is_kept() -> None:
+    known = join_tables([table({"exact_match": [1.0]}), table({"memorized": [1.0, 0.0]}, "memorized training rows")])
+    joined = join_models({"base": table({"exact_match": [0.0]}), "tuned": known})
+    assert joined["dataset"].to_pylist() == ["held-out", "memorized training rows", "memorized training rows"]
+    assert score_of(rows_of(table_of(joined, "tuned"), "memorized training rows"), "memorized") == (0.5, 2)
+    assert joined["exact_match:base"].to_pylist() == [0.0, None, None]
