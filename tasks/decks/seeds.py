@@ -16,7 +16,8 @@ from tasks.decks.evidence import aligned_lines
 from tasks.evidence.seeds import MeasureOverSeeds, RepeatedRuns, SeedsResult
 
 _WIDTH = 120
-_MOST_RUNS_IN_COLUMNS = 5
+_MEASURE_CHARACTERS = 30
+_MOST_RUNS_IN_COLUMNS = 4
 _MOST_SETTINGS = 10
 _VALUE_CHARACTERS = 40
 
@@ -90,7 +91,7 @@ def _row(found: MeasureOverSeeds) -> list[str]:
     on = "" if found.difference.set == HELD_OUT else f" on {found.difference.set}"
     ends = [measure.number.format(value) for value in (min(result.after), max(result.after))]
     return [
-        one_line(f"{measure.title}{on}"),
+        _shortened(one_line(f"{measure.title}{on}"), _MEASURE_CHARACTERS),
         *_values_of_runs([measure.number.format(value) for value in result.after], ends),
         measure.number.format(result.mean),
         _spread(measure, result),
@@ -116,7 +117,11 @@ def _gain(measure: Measure, result: SeedsResult) -> str:
 
 def _value(value: Any) -> str:
     text = one_line(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
-    return text if len(text) <= _VALUE_CHARACTERS else f"{text[: _VALUE_CHARACTERS - 2]} …"
+    return _shortened(text, _VALUE_CHARACTERS)
+
+
+def _shortened(text: str, characters: int) -> str:
+    return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 
 def _wrapped(text: str, indent: str = "") -> Sequence[str]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from tasks.measures.measured import RowValues, mean_values, score
 from tasks.retained.thresholds import MEMORIZED_TRAINING, ROUNDING, threshold_of
@@ -21,7 +22,7 @@ from tasks.retained.thresholds import MEMORIZED_TRAINING, ROUNDING, threshold_of
 LEAST_ANSWER_TOKENS = 16
 """Shorter answers do not count: half of one is often guessed."""
 
-
+_LEVEL = 0.05
 _NOT_TRAINED = -100
 
 
@@ -176,7 +177,8 @@ def memorization_gap(training: RowValues, held_out: RowValues) -> float | None:
 def memorization_sentence(training: RowValues, held_out: RowValues, model: str) -> str:
     """Return both shares, their difference in points, and whether that is more than the threshold allows.
 
-    Where no row of one of the two counts, the sentence says so.
+    A difference above the threshold is called memorized if it is no chance: the one-sided p-value of Fisher's exact
+    test (scipy) is below 5 %. Where no row of one of the two counts, the sentence says so.
     """
     gap, of_training, of_held_out = memorization_gap(training, held_out), _share(training), _share(held_out)
     if gap is None or of_training is None or of_held_out is None:
@@ -193,6 +195,14 @@ def memorization_sentence(training: RowValues, held_out: RowValues, model: str) 
         f"{numbers[1]:,} held-out rows: a difference of {100 * gap:+.1f} points"
     )
     if gap > threshold.allowed + ROUNDING:
+        completed = [int(np.nansum(own.values)) for own in (training, held_out)]
+        table = [[own, of - own] for own, of in zip(completed, numbers, strict=True)]
+        p_value = float(stats.fisher_exact(table, alternative="greater").pvalue)
+        if p_value >= _LEVEL:
+            return (
+                f"{found}, above the {100 * threshold.allowed:.0f} that are allowed, but so few rows show that by "
+                f"chance (p = {p_value:.2g}). Raise evaluate.retained.memorization_rows to know."
+            )
         return (
             f"Memorized: {found}, above the {100 * threshold.allowed:.0f} that are allowed. Remove repeated rows, or "
             "train for fewer epochs."

@@ -74,7 +74,13 @@ def test_the_sentence_has_both_shares_and_warns_above_the_threshold() -> None:
         "tuned completes 15.0% of 100 training rows word for word and 10.0% of 100 held-out rows: a difference of +5.0 "
         "points, within the 5 that are allowed."
     )
-    assert shares(16, 10).startswith("Memorized: ")
+    assert shares(160, 100, 1000).startswith("Memorized: ")
+    # 1 of 8 and none of 8: the first is of the training rows in one half of all tables
+    assert shares(1, 0, 8) == (
+        "tuned completes 12.5% of 8 training rows word for word and 0.0% of 8 held-out rows: a difference of +12.5 "
+        "points, above the 5 that are allowed, but so few rows show that by chance (p = 0.5). Raise "
+        "evaluate.retained.memorization_rows to know."
+    )
     # of a format that anyone completes, and with less of the training rows
     assert "a difference of -10.0 points, within" in shares(80, 90)
     assert shares(0, 0, 0) == (
