@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan chat gate answers seeds register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
+.PHONY: help setup run align plan evaluate chat gate answers seeds register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,11 @@ plan: $(INSTALLED) ## Memory, machines, time, cost and checks, in seconds: make 
 	@mkdir -p $(TMPDIR)
 	@$(BIN)/pyflyte run workflows/plan.py $(if $(shell grep -s '^sft:' $(CONFIG)),plan_align,plan) --config $(CONFIG) \
 		--machines $(if $(filter 1,$(HERE)),here,cluster)
+
+evaluate: export TMPDIR := $(CURDIR)/.flyte
+evaluate: $(INSTALLED) ## Score models without training: make evaluate CONFIG=my.yaml
+	@mkdir -p $(TMPDIR)
+	@$(BIN)/pyflyte run workflows/evaluate.py evaluate --config $(CONFIG)
 
 chat: export TMPDIR := $(CURDIR)/.flyte
 chat: MODEL = outputs/demo/model
@@ -81,8 +86,8 @@ register: $(INSTALLED) ## Register all workflows on a cluster, as the git commit
 	@$(for_cluster); $(BIN)/pyflyte register --project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" --version "$$version" \
 		--destination-dir . $(if $(filter 1,$(ACTIVATE)),--activate-launchplans) workflows
 
-run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align | prepare_data]
-	@case "$(WORKFLOW)" in fine_tune|align|prepare_data) ;; *) echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow that takes a config; use fine_tune, align or prepare_data" >&2; exit 1;; esac
+run-remote: $(INSTALLED) ## Run on a cluster: make run-remote [PRESET=demo | CONFIG=my.yaml] [WORKFLOW=align | evaluate | prepare_data]
+	@case "$(WORKFLOW)" in fine_tune|align|evaluate|prepare_data) ;; *) echo "Error: WORKFLOW=$(WORKFLOW) is not a workflow that takes a config; use fine_tune, align, evaluate or prepare_data" >&2; exit 1;; esac
 	@$(for_cluster); FLYTE_FINE_TUNE_VERSION="$$version" $(BIN)/pyflyte run --remote --copy all \
 		--project "$$FLYTE_PROJECT" --domain "$$FLYTE_DOMAIN" workflows/$(WORKFLOW).py $(WORKFLOW) --config $(CONFIG)
 

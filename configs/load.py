@@ -19,6 +19,7 @@ from configs.schema.section import cut, describe_faults
 
 _WORKFLOWS: dict[str, type[FineTuneConfig] | type[AlignConfig]] = {
     "fine_tune": FineTuneConfig,
+    "evaluate": FineTuneConfig,
     "plan": FineTuneConfig,
     "plan_align": AlignConfig,
     "prepare_data": FineTuneConfig,

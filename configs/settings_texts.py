@@ -14,6 +14,8 @@ PLACES = frozenset(
         "data.evaluation.path",
         "data.contamination.path",
         "tokenize.chat_template",
+        "evaluate.others.adapter",
+        "evaluate.others.model",
         "evaluate.retained.general_text",
         "evaluate.retained.harmless_prompts",
         "evaluate.retained.harness.task",
@@ -23,9 +25,10 @@ PLACES = frozenset(
         "output_directory",
     }
 )
-"""Settings that name a file or a folder, by the name that `texts` gives them. `model.name` may also be a hub's id."""
+"""Settings that name a file or a folder, by the name that `texts` gives them. `model.name`, and models and adapters
+of `evaluate.others`, may also be a hub's id."""
 
-SERVERS = frozenset({"evaluate.judge.endpoint", "train.tracking.address"})
+SERVERS = frozenset({"evaluate.judge.endpoint", "evaluate.others.endpoint", "train.tracking.address"})
 """Settings that name a server."""
 
 

@@ -29,3 +29,23 @@ class FewShotReport(WireType):
             f"few-shot: {self.rows} held-out rows with {examples} before each, which add {self.example_tokens:.0f} "
             f"tokens to a prompt of {self.prompt_tokens_zero_shot:.0f}; {self.left_out_rows} rows left out"
         )
+
+
+class HeldOutReport(WireType):
+    """What became of the held-out rows with another model's tokenizer; it holds no content of rows."""
+
+    rows: int = Field(description="Sequences that are scored.")
+    too_long_rows: int = Field(description="Rows left out as too long.")
+    refused_rows: int = Field(description="Rows that the chat template refuses.")
+    refusal: str = Field("", description="Why the template refuses the first of them; never its content.")
+    template: str = Field(description="Where the chat template comes from; `none` for prompts and answers as text.")
+    end_token_ids: list[int] = Field(description="Tokens that end answers, the most frequent first.")
+
+    def summary_line(self) -> str:
+        """Return one line for the log."""
+        line = f"{self.rows} held-out rows, chat template: {self.template}"
+        if self.too_long_rows:
+            line += f"; {self.too_long_rows} rows are too long"
+        if self.refused_rows:
+            line += f"; the template refuses {self.refused_rows} rows: {self.refusal}"
+        return line

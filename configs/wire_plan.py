@@ -142,6 +142,7 @@ class Plan(WireType):
     chat_template: str | None = Field(description="Content of the config's chat template file.")
     rewards_version: str = Field("", description="Hash of the project's functions on which training depends.")
     scores_version: str = Field("", description="Hash of the functions and files on which scores depend.")
+    other_revisions: list[str] = Field([], description="Revisions of evaluate.others, empty for an endpoint.")
     deepspeed_json: str = Field("", description="Checked content of the config's DeepSpeed file.")
     warnings: list[str] = Field(description="What the user should know, one line each.")
     model: ModelFacts | None = None

@@ -42,6 +42,7 @@ NO_ADDRESSES = {
         for section in ("sources", "evaluation", "contamination")
         for name in ColumnMap.model_fields
     ),
+    *(f"evaluate.others.{name}" for name in ("endpoint_model", "revision", "title")),
     *("evaluate.judge.model", "evaluate.judge.rubric"),
     *(f"evaluate.measures.{name}" for name in ("database", "function", "pattern", "schema_text", "title")),
     *(f"gate.rules.{name}" for name in ("measure", "set", "versus")),
@@ -56,6 +57,8 @@ NO_ADDRESSES = {
 }
 USER, PASSWORD, QUERY, FRAGMENT, FOLDER = "canaryuser", "canarypass", "canaryquery", "canaryfragment", "canaryfolder"
 SECRETS = {
+    "ENDPOINT_API_KEY": "canary-endpoint-key",
+    "JUDGE_API_KEY": "canary-judge-key",
     "HF_TOKEN": "hf_canaryhub",
     "HUGGING_FACE_HUB_TOKEN": "hf_canaryoldhub",
     "WANDB_API_KEY": "canary-wandb-" + 27 * "0",

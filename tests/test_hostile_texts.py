@@ -25,12 +25,12 @@ from tasks.decks.error import render_error
 from tasks.decks.markdown import code, fenced
 from tasks.decks.plan import aligned
 from tasks.decks.progress import render_evaluation
+from tasks.decks.scores import text_table
 from tasks.files.front_matter import split_card
 from tasks.files.places import find_files
 from tasks.get_data.merge import summary_lines
 from tasks.models.usage import LOCAL_BASE, Usage, vllm_snippet
 from tasks.push_to_hub.card_file import BEGIN, END, joined_card
-from tasks.report.write import text_table
 from tasks.rows.readers import read_rows
 from tasks.runtime.refusals import refusal_message
 from tasks.runtime.shown_errors import shown_error

@@ -114,6 +114,8 @@ def align(config: AlignConfig) -> AlignResult:
         scores_version=plan.scores_version,
         train_rows=tokens.train_rows,
         test_rows=tokens.test_rows,
+        base_tokenizer=base.tokenizer,
+        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="phases")
     decided = compare_models(
         config=planned.policy,
@@ -131,6 +133,7 @@ def align(config: AlignConfig) -> AlignResult:
         rival_rows=trained.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
+        decided.asks_approval,
         config=planned.policy,
         artifacts=planned.artifacts,
         directories=trained.artifacts,

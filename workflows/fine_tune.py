@@ -89,6 +89,8 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         train_rows=tokens.train_rows,
         test_rows=tokens.test_rows,
         chat_template=plan.chat_template,
+        base_tokenizer=base.tokenizer,
+        other_revisions=plan.other_revisions,
     ).with_overrides(node_name="tune")
     decided = compare_models(
         config=planned.config,
@@ -106,6 +108,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         rival_rows=tuned.rival_rows,
     ).with_overrides(node_name="gate")
     published = publish(
+        decided.asks_approval,
         config=planned.config,
         artifacts=planned.artifacts,
         directories=tuned.artifacts,

@@ -14,7 +14,7 @@ from tasks.runtime.pods import DECK_FIELDS, SMALL
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import check_same_tokenizer, require_same_tokenizer
 from workflows.prepare_tokens import PreparedTokens, prepare_tokens
-from workflows.score import Tokens, score, score_prompting
+from workflows.score import Tokens, joined, score, score_others, score_prompting
 from workflows.tune import (
     published_artifacts,
     quantize_and_score,
@@ -114,6 +114,8 @@ def train_phases(
     scores_version: str,
     train_rows: StructuredDataset,
     test_rows: StructuredDataset,
+    base_tokenizer: FlyteDirectory,
+    other_revisions: list[str],
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
     show_steps(policy, _steps(sft, reward, policy))
@@ -131,7 +133,10 @@ def train_phases(
     else:
         require_same_tokenizer([sft_token_report, policy_token_report])
 
-    rivals = score_prompting(policy, base, tokens, train_rows, test_rows, chat_template, scores_version)
+    rivals = joined(
+        score_prompting(policy, base, tokens, train_rows, test_rows, chat_template, scores_version),
+        score_others(policy, base, base_tokenizer, test_rows, chat_template, other_revisions, scores_version),
+    )
     first = train_and_merge(sft, sft_deepspeed_json, base, sft_tokens, [], rewards_version, phase="sft-")
     reward_models, reward_reports, reward_evaluations = [], [], []
     for config, made in zip(reward, prepared, strict=True):
@@ -139,12 +144,12 @@ def train_phases(
         scorer = train_and_merge(config, reward_deepspeed_json, first.model, pairs, [], "", phase="reward-")
         reward_models.append(scorer.model)
         reward_reports.append(scorer.report)
-        reward_evaluations.append(score("reward_model", config, scorer.model, pairs, [], "").evaluation)
-    sft_scored = score("sft", policy, first.model, tokens, reward_models, scores_version)
+        reward_evaluations.append(score("reward_model", config, scorer.model, pairs.to_score(), [], "").evaluation)
+    sft_scored = score("sft", policy, first.model, tokens.to_score(), reward_models, scores_version)
     trained = train_and_merge(
         policy, policy_deepspeed_json, first.model, tokens, reward_models, rewards_version, phase="policy-"
     )
-    scored = score("tuned", policy, trained.model, tokens, reward_models, scores_version)
+    scored = score("tuned", policy, trained.model, tokens.to_score(), reward_models, scores_version)
     quantized = quantize_and_score(policy, trained.model, tokens, reward_models, scores_version)
     return TrainedPhases(
         model=trained.model,

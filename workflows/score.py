@@ -11,11 +11,23 @@ from flytekit import map_task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
-from configs.schema import FineTuneConfig
+from configs.schema import FineTuneConfig, ModelConfig
+from configs.schema.others import OtherModelConfig
 from configs.wire import Evaluation, TokenReport
-from tasks.evaluate.task import Evaluated, evaluate, evaluate_part
+from tasks.evaluate.task import Evaluated, ask_endpoint, evaluate, evaluate_part
+from tasks.get_model.task import get_adapter, get_model
 from tasks.plan.outputs import parts_of
-from tasks.tokenize.task import few_shot_tokens
+from tasks.tokenize.task import HeldOutTokens, few_shot_tokens, held_out_tokens
+from tasks.train.task import merge
+
+
+class TokensToScore(NamedTuple):
+    """Held-out rows as token ids, the tokenizer, and the tokens that end answers; `train` has training rows, if any."""
+
+    test: FlyteDirectory
+    tokenizer: FlyteDirectory
+    end_token_ids: list[int]
+    train: list[FlyteDirectory]
 
 
 class Tokens(NamedTuple):
@@ -26,22 +38,27 @@ class Tokens(NamedTuple):
     tokenizer: FlyteDirectory
     report: TokenReport
 
+    def to_score(self) -> TokensToScore:
+        """Return what scoring reads of them."""
+        return TokensToScore(self.test, self.tokenizer, self.report.end_token_ids, [self.train])
+
 
 def score(
     label: str,
     config: FineTuneConfig,
     model: FlyteDirectory,
-    tokens: Tokens,
+    tokens: TokensToScore,
     reward_models: list[FlyteDirectory],
     scores_version: str,
     image: str = "",
+    is_rival: bool = False,
 ) -> Evaluated:
     """Score a model on the held-out rows; `label` names it in logs and Decks, and its node.
 
     With `evaluate.shards`, several pods score parts of the rows. `image` is the container that the model needs, if not
-    the usual one.
+    the usual one. Of a rival, nothing but the held-out rows is scored.
     """
-    settings = config.evaluate.for_scoring(is_rival=label == "few_shot")
+    settings = config.evaluate.for_scoring(is_rival)
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
     overrides = {"container_image": image} if image else {}
     inputs = {
@@ -51,10 +68,10 @@ def score(
         "model": model,
         "tokens": tokens.test,
         "tokenizer": tokens.tokenizer,
-        "end_token_ids": tokens.report.end_token_ids,
+        "end_token_ids": tokens.end_token_ids,
         "rewards": config.train.policy.rewards,
         "reward_models": reward_models,
-        "training_tokens": [tokens.train] if settings.retained.memorization_rows else [],
+        "training_tokens": tokens.train if settings.retained.memorization_rows else [],
         "code_version": scores_version,
     }
     parts = parts_of(config.evaluate.shards)
@@ -96,5 +113,98 @@ def score_prompting(
         train=train_rows,
         test=test_rows,
     ).with_overrides(node_name="few-shot-tokens")
-    scored = score("few_shot", config, base, tokens._replace(test=prompts.tokens), [], scores_version)
+    asked = tokens.to_score()._replace(test=prompts.tokens)
+    scored = score("few_shot", config, base, asked, [], scores_version, is_rival=True)
     return Rivals(["few_shot"], [scored.evaluation], [scored.rows])
+
+
+def score_others(
+    config: FineTuneConfig,
+    base: FlyteDirectory,
+    base_tokenizer: FlyteDirectory,
+    test_rows: StructuredDataset,
+    chat_template: Optional[str],
+    revisions: list[str],
+    scores_version: str,
+) -> Rivals:
+    """Score the models of `evaluate.others` on the held-out rows: each with its own tokenizer and chat template.
+
+    `base_tokenizer` is the tokenizer as it comes with the base model; an adapter without a tokenizer is asked with it
+    and with `chat_template`.
+    """
+    found = Rivals([], [], [])
+    for other, revision in zip(config.evaluate.others, revisions, strict=True):
+        if other.endpoint:
+            scored = ask(config, other, test_rows)
+        else:
+            fetched = fetch_other(config, other, base, base_tokenizer, revision)
+            template = chat_template if other.adapter else None
+            prompts = own_tokens(config, other.title, fetched, template, True, test_rows)
+            tokens = TokensToScore(prompts.tokens, prompts.tokenizer, prompts.end_token_ids, [])
+            own = config.model_copy(update={"model": fetched.loading})
+            scored = score(other.title, own, fetched.model, tokens, [], scores_version, is_rival=True)
+        found = Rivals([*found.names, other.title], [*found.evaluations, scored.evaluation], [*found.rows, scored.rows])
+    return found
+
+
+class FetchedModel(NamedTuple):
+    """A model that loads by itself, its tokenizer as it came, and the settings by which it is loaded."""
+
+    model: FlyteDirectory
+    tokenizer: FlyteDirectory
+    loading: ModelConfig
+
+
+def own_tokens(
+    config: FineTuneConfig,
+    title: str,
+    fetched: FetchedModel,
+    chat_template: Optional[str],
+    prefers_own: bool,
+    rows: StructuredDataset,
+    node: str = "tokens",
+) -> HeldOutTokens:
+    """Tokenize rows with a model's own tokenizer, see `held_out_tokens`; `node` begins the name of the node."""
+    made: HeldOutTokens = held_out_tokens(
+        title=title,
+        config=config.tokenize,
+        objective=config.train.objective,
+        chat_template=chat_template,
+        prefers_own=prefers_own,
+        tokenizer=fetched.tokenizer,
+        trust_remote_code=config.model.trust_remote_code,
+        test=rows,
+    ).with_overrides(node_name=f"{node}-{title.replace('_', '-')}")
+    return made
+
+
+def fetch_other(
+    config: FineTuneConfig, other: OtherModelConfig, base: FlyteDirectory, base_tokenizer: FlyteDirectory, revision: str
+) -> FetchedModel:
+    """Fetch one of `evaluate.others` that is no endpoint; an adapter is merged into `base`."""
+    named = config.model.model_copy(update={"name": other.model or other.adapter, "revision": other.revision})
+    if other.model:
+        whole = get_model(config=named, revision=revision).with_overrides(node_name=f"model-{other.node}")
+        return FetchedModel(whole.model, whole.tokenizer, named)
+    adapter = get_adapter(config=named, revision=revision, base_tokenizer=base_tokenizer)
+    adapter = adapter.with_overrides(node_name=f"adapter-{other.node}")
+    merged = merge(loading=config.model, base=base, trained=adapter.model)
+    merged = merged.with_overrides(node_name=f"merge-{other.node}")
+    return FetchedModel(merged, adapter.tokenizer, config.model)
+
+
+def ask(config: FineTuneConfig, other: OtherModelConfig, test_rows: StructuredDataset) -> Evaluated:
+    """Let the endpoint of one of `evaluate.others` answer the held-out rows."""
+    scored: Evaluated = ask_endpoint(
+        config=config.evaluate.for_scoring(is_rival=True),
+        other=other,
+        objective=config.train.objective,
+        rows=test_rows,
+        answers_folder=config.output_directory,
+    ).with_overrides(node_name=f"ask-{other.node}")
+    return scored
+
+
+def joined(*found: Rivals) -> Rivals:
+    """Return all rivals, in their order."""
+    return Rivals(*([item for part in lists for item in part] for lists in zip(*found, strict=True)))

@@ -20,7 +20,7 @@ from tasks.quantize.task import quantize, quantize_gptq
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
-from workflows.score import Tokens, score, score_prompting
+from workflows.score import Tokens, joined, score, score_others, score_prompting
 
 # the folder of a phase's model in the output folder of a laptop's run; the last phase's is `model`
 _KEPT_AS = {"sft-": "sft", "reward-": "reward_model"}
@@ -122,7 +122,7 @@ def quantize_and_score(
         copy = copy.with_overrides(node_name=f"quantize-{method}")
         # only gptqmodel unpacks the weights that it packed
         image = GPTQ_IMAGE.image_name() if is_gptq and not is_laptop_run() else ""
-        scored = score(scores_name(method), config, copy, tokens, reward_models, scores_version, image)
+        scored = score(scores_name(method), config, copy, tokens.to_score(), reward_models, scores_version, image)
         evaluations.append(scored.evaluation)
         tables.append(scored.rows)
         models.append(copy)
@@ -180,13 +180,21 @@ def tune(
     train_rows: StructuredDataset,
     test_rows: StructuredDataset,
     chat_template: Optional[str],
+    base_tokenizer: FlyteDirectory,
+    other_revisions: list[str],
 ) -> Tuned:
-    """Train, merge, score, quantize, and score the quantized copies; and score the base with examples, if asked to."""
+    """Train, merge, score, quantize, and score the quantized copies; and score what they are compared with.
+
+    That is the base with examples, and other models, if the config asks for them.
+    """
     show_steps(config, training_steps(config))
     tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
-    rivals = score_prompting(config, base, tokens, train_rows, test_rows, chat_template, scores_version)
+    rivals = joined(
+        score_prompting(config, base, tokens, train_rows, test_rows, chat_template, scores_version),
+        score_others(config, base, base_tokenizer, test_rows, chat_template, other_revisions, scores_version),
+    )
     trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
-    scored = score("tuned", config, trained.model, tokens, [], scores_version)
+    scored = score("tuned", config, trained.model, tokens.to_score(), [], scores_version)
     quantized = quantize_and_score(config, trained.model, tokens, [], scores_version)
     return Tuned(
         model=trained.model,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -16,6 +17,7 @@ from configs.schema.measures import (
     RetainedConfig,
     measures_from_names,
 )
+from configs.schema.others import OtherModelConfig
 from configs.schema.section import Section
 
 __all__ = [
@@ -24,6 +26,7 @@ __all__ = [
     "JudgeConfig",
     "MeasureConfig",
     "MeasureName",
+    "OtherModelConfig",
     "RetainedConfig",
 ]
 
@@ -75,6 +78,9 @@ class EvaluateConfig(Section):
         description="Measures of the generated answers, by name or with their settings; when empty, those that suit "
         "what the expected answers look like. Exact match is always measured.",
     )
+    others: list[OtherModelConfig] = Field(
+        [], description="Other models that answer the same rows, such as the one to be replaced."
+    )
     judge: JudgeConfig = Field(JudgeConfig(), description="A model that judges answers.")
     retained: RetainedConfig = Field(RetainedConfig(), description="What the model should not lose in training.")
 
@@ -89,6 +95,20 @@ class EvaluateConfig(Section):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"evaluate.measures names {name} more than once; give each a `title`")
+        return self
+
+    @model_validator(mode="after")
+    def _others_can_be_told_apart(self) -> EvaluateConfig:
+        titles = [other.title for other in self.others]
+        for title in titles:
+            if titles.count(title) > 1:
+                raise ValueError(f"evaluate.others names {title} more than once; give each its own `title`")
+        servers = sorted({urlsplit(other.endpoint).netloc for other in self.others if other.endpoint is not None})
+        if len(servers) > 1:
+            raise ValueError(
+                f"evaluate.others names endpoints of {len(servers)} servers, and there is one key for them: the key of "
+                "one would be sent to another; compare them in runs of their own"
+            )
         return self
 
     @model_validator(mode="after")
@@ -117,5 +137,5 @@ class EvaluateConfig(Section):
 
         Of a rival, such as the base with examples, only the held-out rows are scored.
         """
-        changes = {"few_shot": 0, "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
+        changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
         return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text="none")} if is_rival else {}))

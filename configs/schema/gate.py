@@ -6,6 +6,9 @@ from pydantic import Field, model_validator
 
 from configs.schema.section import Section
 
+# a time limit is part of a registered workflow, so that no config can change it
+APPROVAL_DAYS = 7
+
 
 class GateRule(Section):
     """One rule: a measure of the model itself, or its difference to another model, has a bound."""
@@ -21,8 +24,8 @@ class GateRule(Section):
     versus: str | None = Field(
         None,
         min_length=1,
-        description="The model to compare with: `base`, `sft` in an alignment, or `few_shot`, the base with examples; "
-        "when not set, the bounds are for the value itself.",
+        description="The model to compare with: `base`, `sft` in an alignment, `few_shot` (the base with examples), or "
+        "the title of one of evaluate.others, such as `previous`; when not set, the bounds are for the value itself.",
     )
     at_least: float | None = Field(
         None, description="Lowest value; with `versus`, the lowest gain in the measure's own direction."
@@ -60,6 +63,11 @@ class GateRule(Section):
 class GateConfig(Section):
     """What a model must show before it is published."""
 
+    approval: bool = Field(
+        False,
+        description="Ask a person in Flyte's console before anything is published. The run waits at its step "
+        "`approval`, for at most 7 days. A run on a laptop has no console: it asks nobody, and says so.",
+    )
     rules: list[GateRule] = Field(
         [],
         description="Rules over all measures; when empty, those of the objective (docs/evaluation.md).",

@@ -50,17 +50,18 @@ def shown_first(rows: Sequence[ComparedAnswer], limit: int) -> list[ComparedAnsw
     return [*ordered[:num_wrong][: limit - num_others], *ordered[num_wrong:][:num_others]]
 
 
-def render_answers(rows: Sequence[ComparedAnswer], limit: int) -> str:
+def render_answers(rows: Sequence[ComparedAnswer], limit: int, before: str = "before", after: str = "after") -> str:
     """Return cards of the first `limit` rows, with filters and how many rows each has; empty without rows.
 
-    A filter without rows is left out. Texts over 4,000 characters are cut, with a note.
+    `before` and `after` are what the two answers are called; where `before` is empty, there is one model. A filter
+    without rows is left out. Texts over 4,000 characters are cut, with a note.
     """
     shown = shown_first(rows, limit)
     if not shown:
         return ""
     filters = {name: text for name in FILTERS if (text := _filter_text(name, shown, rows))}
     note = f"{len(shown):,} of {len(rows):,} answers, wrong ones first; all of them are in rows.parquet."
-    cards = [(_card(row), " ".join(sorted(row.kinds))) for row in shown]
+    cards = [(_card(row, before, after), " ".join(sorted(row.kinds))) for row in shown]
     return "".join(
         [
             html.heading("Answers", 3),
@@ -78,15 +79,21 @@ def _filter_text(name: str, shown: Sequence[ComparedAnswer], rows: Sequence[Comp
     return f"{name} ({of}{everywhere:,})" if everywhere else ""
 
 
-def _card(row: ComparedAnswer) -> list[tuple[str, list[tuple[str, str]], str]]:
+def _card(row: ComparedAnswer, before: str, after: str) -> list[tuple[str, list[tuple[str, str]], str]]:
     """Return the lines of a card: (label, spans of text with their kind, CSS class)."""
     colour = {True: "good", False: "bad", None: ""}
     return [
         ("row", [(row.row_id, "same")], "note"),
         ("prompt", _cut(row.prompt), ""),
         ("expected", _cut(row.expected) or _NOTHING, ""),
-        (_with_result("before", row.before_right), _marked(row.expected, row.before), colour[row.before_right]),
-        (_with_result("after", row.after_right), _marked(row.expected, row.after), colour[row.after_right]),
+        *(
+            (_with_result(label, is_right), _marked(row.expected, answer), colour[is_right])
+            for label, answer, is_right in (
+                (before, row.before, row.before_right),
+                (after, row.after, row.after_right),
+            )
+            if label
+        ),
     ]
 
 

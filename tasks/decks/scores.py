@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from configs.measures import Scores, formatted, headlines, measure_of, shown_measures
+from configs.printable import one_line, table_cell
 from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
 from tasks.decks.answers import ComparedAnswer, render_answers
@@ -17,11 +18,15 @@ _MIB = 2**20
 
 
 def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> str:
-    """Return the section on scores. `evaluations` holds `base`, `tuned`, and the quantized models."""
+    """Return the section on scores. `evaluations` holds `base`, `tuned`, and the quantized models.
+
+    Without a tuned model, the first two are compared, or one is shown alone.
+    """
+    before, after = compared_models(evaluations)
     parts = [
         html.heading("Held-out scores"),
         html.table(score_rows(evaluations), score_header(evaluations)),
-        html.paragraph(_what_was_scored(evaluations["base"].scores), "note"),
+        html.paragraph(_what_was_scored(evaluations[before].scores), "note"),
         *(html.paragraph(line, "note") for line in quantized_shares(evaluations)),
         *_score_charts(evaluations),
     ]
@@ -31,13 +36,24 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in worse_elsewhere(evaluations)),
             html.table(other_rows(evaluations), other_header(evaluations)),
         ]
-    answers = compared_answers(evaluations["base"].predictions, evaluations["tuned"].predictions)
-    parts.append(render_answers(answers, num_samples))
-    tuned = evaluations["tuned"]
-    if any(own.name in ("accuracy", "macro_f1") for own in tuned.scores.answers):
-        rows = [AnsweredRow(own.row_id, own.prompt, own.expected, own.answer) for own in tuned.predictions]
-        parts += [html.heading("Labels, tuned model", 3), render_labels(label_table(rows))]
+    answers = compared_answers(evaluations[before].predictions, evaluations[after].predictions)
+    is_training = "tuned" in evaluations
+    labels = ("before", "after") if is_training else (before if before != after else "", after)
+    parts.append(render_answers(answers, num_samples, *labels))
+    compared = evaluations[after]
+    if any(own.name in ("accuracy", "macro_f1") for own in compared.scores.answers):
+        rows = [AnsweredRow(own.row_id, own.prompt, own.expected, own.answer) for own in compared.predictions]
+        title = "Labels, tuned model" if is_training else f"Labels, {after}"
+        parts += [html.heading(title, 3), render_labels(label_table(rows))]
     return "".join(parts)
+
+
+def compared_models(evaluations: Mapping[str, Evaluation]) -> tuple[str, str]:
+    """Return the names of the two models whose answers are shown beside each other; equal where there is one."""
+    if "tuned" in evaluations:
+        return "base", "tuned"
+    names = list(evaluations)
+    return names[0], names[min(1, len(names) - 1)]
 
 
 def score_header(evaluations: Mapping[str, Evaluation]) -> list[str]:
@@ -52,7 +68,7 @@ def score_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
         (
             name,
             *(formatted(column, evaluation.scores) for column in columns),
-            f"{evaluation.scores.size_bytes / _MIB:,.1f} MiB",
+            f"{evaluation.scores.size_bytes / _MIB:,.1f} MiB" if evaluation.scores.size_bytes else "-",
         )
         for name, evaluation in evaluations.items()
     ]
@@ -91,12 +107,14 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
 
 
 def _names_of_sets(evaluations: Mapping[str, Evaluation]) -> list[str]:
-    """Return the further sets that any model was scored on, those of the base first."""
+    """Return the further sets that any model was scored on, those of the first model first."""
     return list(dict.fromkeys(further.name for evaluation in evaluations.values() for further in evaluation.others))
 
 
 def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Return a warning for each further evaluation set on which training raised the loss."""
+    if "tuned" not in evaluations:
+        return []
     of_tuned = {other.name: other for other in evaluations["tuned"].others}
     pairs = [(base, of_tuned[base.name]) for base in evaluations["base"].others if base.name in of_tuned]
     return [
@@ -157,3 +175,25 @@ def compared_answers(base: Sequence[Prediction], tuned: Sequence[Prediction]) ->
         for after in tuned
         if after.row_id in before
     ]
+
+
+def text_table(evaluations: Mapping[str, Evaluation]) -> str:
+    """Return the scores as an aligned table; further evaluation sets follow in a second one, with warnings."""
+    table = _aligned([tuple(score_header(evaluations)), *score_rows(evaluations)])
+    others = other_rows(evaluations)
+    if not others:
+        return table
+    warnings = [f"warning: {one_line(warning)}" for warning in worse_elsewhere(evaluations)]
+    return "\n".join([table, "", _aligned([tuple(other_header(evaluations)), *others]), *warnings])
+
+
+def _aligned(table: Sequence[tuple[str, ...]]) -> str:
+    lines = [[one_line(table_cell(cell)) for cell in line] for line in table]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(
+            cell.ljust(width) if column == 0 or lines[0][column] == "model" else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+        )
+        for line in lines
+    )

@@ -26,25 +26,29 @@ _MOST_COUNTED = 2**40
 class ChatRequest:
     """One question to a model. `repeat` tells apart the same question asked again; it is not sent."""
 
-    messages: Sequence[Mapping[str, str]]
-    """Each with the keys `role` and `content`."""
+    messages: Sequence[Mapping[str, Any]]
+    """Each with the keys `role` and `content`; those of a conversation with tools also as OpenAI's API names them."""
     max_tokens: int
     temperature: float = 0.0
     top_logprobs: int = 0
     """Log-probabilities of so many alternatives of each token; 0 for none."""
     stop: tuple[str, ...] = ()
+    tools: tuple[Mapping[str, Any], ...] = ()
+    """Definitions of tools, as OpenAI's API takes them."""
     repeat: int = 0
 
     def body(self, model: str) -> dict[str, Any]:
         """Return what is sent, as OpenAI's API names it."""
         body: dict[str, Any] = {
             "model": model,
-            "messages": [{key: without_surrogates(text) for key, text in turn.items()} for turn in self.messages],
+            "messages": [_sendable(dict(turn)) for turn in self.messages],
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
         }
         if self.top_logprobs:
             body |= {"logprobs": True, "top_logprobs": self.top_logprobs}
+        if self.tools:
+            body["tools"] = [_sendable(dict(tool)) for tool in self.tools]
         if self.stop:
             body["stop"] = [without_surrogates(text) for text in self.stop]
         return body
@@ -72,6 +76,10 @@ class Reply:
     """The server itself says that the model refused."""
     tokens: tuple[Token, ...] = field(default=(), repr=False)
     """The reply's tokens, where log-probabilities were asked for and returned."""
+    calls: tuple[tuple[str, str], ...] = field(default=(), repr=False)
+    """Calls of tools: name, and arguments as the server's JSON text."""
+    reasoning: str = field(default="", repr=False)
+    """What the server returns of the model's reasoning, apart from the reply."""
     error: str = ""
 
 
@@ -101,7 +109,35 @@ def read_completion(content: bytes) -> Reply:
         completion_tokens=_count(usage.get("completion_tokens")),
         is_refusal=bool(refusal) or reason == "content_filter",
         tokens=_tokens(choice.get("logprobs")),
+        calls=_calls(message.get("tool_calls")),
+        reasoning=_reasoning(message),
     )
+
+
+def _sendable(value: Any) -> Any:
+    """Return JSON content without lone surrogates, which UTF-8 cannot hold."""
+    if isinstance(value, dict):
+        return {without_surrogates(str(key)): _sendable(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_sendable(item) for item in value]
+    return without_surrogates(value) if isinstance(value, str) else value
+
+
+def _calls(value: Any) -> tuple[tuple[str, str], ...]:
+    """Return (name, arguments) of each call of a tool; those that are not of the form are left out."""
+    calls = []
+    for entry in value if isinstance(value, list) else ():
+        function = entry.get("function") if isinstance(entry, dict) else None
+        name, arguments = (function.get("name"), function.get("arguments")) if isinstance(function, dict) else (0, 0)
+        if isinstance(name, str) and isinstance(arguments, str):
+            calls.append((without_surrogates(name), without_surrogates(arguments)))
+    return tuple(calls)
+
+
+def _reasoning(message: Mapping[str, Any]) -> str:
+    """Return the reasoning under one of the names that servers use for it."""
+    found = next((text for name in ("reasoning_content", "reasoning") if (text := message.get(name))), "")
+    return without_surrogates(found) if isinstance(found, str) else ""
 
 
 def without_surrogates(text: str) -> str:

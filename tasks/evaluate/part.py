@@ -40,6 +40,7 @@ class ModelFacts(WireType):
         {},
         description="For each set of `evaluate.retained` and each measure, the rows that do not count, by reason.",
     )
+    unanswered: dict[str, int] = Field({}, description="Held-out rows that an endpoint did not answer, by reason.")
 
 
 def check_rows(config: EvaluateConfig, rows: pd.DataFrame) -> None:

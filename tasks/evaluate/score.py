@@ -39,11 +39,15 @@ def chosen_rows(rows: pd.DataFrame, number: int) -> np.ndarray:
     out rows that are too long, and the rest must be the same as for every other model.
     """
     can_be_asked = np.flatnonzero(with_preferences(rows).is_wanted & (rows.prompt_length > 0))
-    hashes = [xxhash.xxh3_64_intdigest(str(rows.row_id.iloc[place]).encode()) for place in can_be_asked]
-    first = [int(can_be_asked[place]) for place in np.argsort(np.asarray(hashes, dtype=np.uint64), kind="stable")]
     is_asked = np.zeros(len(rows), dtype=bool)
-    is_asked[first[:number]] = True
+    is_asked[can_be_asked[first_by_hash([str(rows.row_id.iloc[place]) for place in can_be_asked], number)]] = True
     return is_asked
+
+
+def first_by_hash(row_ids: Sequence[str], number: int) -> list[int]:
+    """Return the places of the first `number` of `row_ids`, in the order of their hashes."""
+    hashes = [xxhash.xxh3_64_intdigest(row_id.encode()) for row_id in row_ids]
+    return [int(place) for place in np.argsort(np.asarray(hashes, dtype=np.uint64), kind="stable")[:number]]
 
 
 def score_rows(subject: Subject, tokens: pd.DataFrame, is_asked: np.ndarray, dataset: str = HELD_OUT) -> pa.Table:

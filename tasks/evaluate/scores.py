@@ -98,6 +98,9 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
     # a part may have no row of a set, so the order of the rows that were joined is not that of the sets
     for name in [*(name for name in facts.sets if name in found_sets), *(n for n in found_sets if n not in facts.sets)]:
         of_set, answers = _measured(rows_of(table, name), configs, facts.not_counted.get(name, {}))
+        if name == HELD_OUT and facts.unanswered:
+            unanswered = _reasons(facts.unanswered)
+            answers = [own.model_copy(update={"not_counted": [*own.not_counted, *unanswered]}) for own in answers]
         measured_sets.append(of_set)
         scores[name] = _scores(of_set, answers, facts)
     whole = join_tables(measured_sets)

@@ -10,15 +10,18 @@ from flytekit import Cache, Deck, task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
+from configs.objectives import Objective
 from configs.printable import print_line
 from configs.schema import EvaluateConfig, ModelConfig
+from configs.schema.others import OtherModelConfig
 from configs.schema.train import RewardFunctionConfig
 from configs.versions import source_version
 from configs.wire import Evaluation, Part
-from images.specs import GPU_IMAGE, POD_ENVIRONMENT
-from tasks.runtime.artifacts import address_of, local_path, store_folder, store_table
+from images.specs import CPU_IMAGE, GPU_IMAGE, POD_ENVIRONMENT
+from tasks.runtime.artifacts import address_of, local_path, store_folder, store_table, table_path
 from tasks.runtime.live_deck import live_deck
-from tasks.runtime.pods import DECK_FIELDS, ONE_GPU, scratch_directory
+from tasks.runtime.pods import CPU, DECK_FIELDS, ONE_GPU, is_laptop_run, scratch_directory
+from tasks.runtime.secrets import ENDPOINT_KEY, read_endpoint_key
 from tasks.runtime.shown_errors import shows_errors
 
 _VERSION = source_version(
@@ -190,3 +193,67 @@ def evaluate_part(
         part,
     )
     return store_folder(scored, "scores")
+
+
+class JoinedScores(NamedTuple):
+    """The scores of several models, and their tables of rows, in one order."""
+
+    evaluations: list[Evaluation]
+    rows: list[StructuredDataset]
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
+def join_scores(
+    labels: list[str], config: EvaluateConfig, parts: list[FlyteDirectory], code_version: str
+) -> JoinedScores:
+    """Make the scores of several models of the parts in which they were scored, all of a model's after one another.
+
+    `code_version` is that of `evaluate`.
+    """
+    number = len(parts) // max(1, len(labels))
+    found = [
+        _join(label, config, [local_path(part) for part in parts[place * number : (place + 1) * number]])
+        for place, label in enumerate(labels)
+    ]
+    return JoinedScores([own.evaluation for own in found], [own.rows for own in found])
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    secret_requests=[ENDPOINT_KEY],
+    environment=POD_ENVIRONMENT,
+    enable_deck=True,
+    deck_fields=DECK_FIELDS,
+)
+@shows_errors
+def ask_endpoint(
+    config: EvaluateConfig,
+    other: OtherModelConfig,
+    objective: Objective,
+    rows: StructuredDataset,
+    answers_folder: str,
+) -> Evaluated:
+    """Let the model at `other.endpoint` answer the held-out rows, and score the answers.
+
+    Not cached, since a server may fail at some rows. A laptop keeps the answers in `answers_folder`, so that a run that
+    is started again asks for none twice.
+    """
+    from tasks.evaluate import endpoint
+    from tasks.models.pace import heartbeat
+
+    output = scratch_directory("scores")
+    cache = Path(answers_folder) / ".endpoint-answers" if is_laptop_run() else scratch_directory("answers")
+    with heartbeat(f"ask {other.title}"):
+        endpoint.ask_rows(config, other, objective, read_endpoint_key(), table_path(rows), output, cache)
+    return _join(other.title, config, [output])

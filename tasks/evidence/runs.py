@@ -42,8 +42,8 @@ class FinishedRun:
 
     @property
     def candidate(self) -> str:
-        """The model that was judged."""
-        return next((artifact.model for artifact in self.verdict.artifacts), "tuned")
+        """The model that was judged; the last one where none was."""
+        return next((artifact.model for artifact in self.verdict.artifacts), self.models[-1])
 
     @property
     def start(self) -> str | None:

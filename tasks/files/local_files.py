@@ -75,6 +75,7 @@ def local_settings(config: RunConfig) -> dict[Keys, str]:
     model = _model(config)
     if model is not None and model.name and not (_is_remote_or_embedded(model.name) or is_hub_id(model.name)):
         found[("model", "name")] = model.name
+    found |= {keys: name for keys, name in _others(config) if not (_is_remote_or_embedded(name) or is_hub_id(name))}
     return found
 
 
@@ -106,6 +107,10 @@ def local_places(config: RunConfig) -> list[LocalPlace]:
             places.append(_model_place(directory, model))
         elif not is_hub_id(model.name):
             raise ModelError(missing_model_message(model.name))
+    for keys, name in _others(config):
+        directory = Path(name).expanduser()
+        if not _is_remote_or_embedded(name) and (directory.exists() or not is_hub_id(name)):
+            places.append(_other_place(keys, name, directory, config))
     return places
 
 
@@ -151,6 +156,15 @@ def _single_files(config: RunConfig) -> Iterator[tuple[Keys, str]]:
 
 def _model(config: RunConfig) -> ModelConfig | None:
     return config.model if isinstance(config, FineTuneConfig | AlignConfig) else None
+
+
+def _others(config: RunConfig) -> Iterator[tuple[Keys, str]]:
+    """Yield the models and adapters of `evaluate.others`."""
+    assert isinstance(config, FineTuneConfig | AlignConfig)
+    for number, other in enumerate(config.evaluate.others):
+        for setting, name in (("model", other.model), ("adapter", other.adapter)):
+            if name:
+                yield ("evaluate", "others", number, setting), name
 
 
 def _is_remote_or_embedded(name: str) -> bool:
@@ -234,9 +248,26 @@ def _file_place(keys: Keys, value: str) -> LocalPlace:
 def _model_place(directory: Path, config: ModelConfig) -> LocalPlace:
     if not directory.is_dir():
         raise ModelError(f"model.name={config.name} is a file; name the directory that holds config.json and weights")
-    root = Path(os.path.abspath(directory))  # noqa: PTH100
-    names = sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
     # refuses here what the plan would refuse after the upload; remote code is left to the plan
-    check_files(config, names, [])
-    kept = needed_files(names, config.allow_pickled_weights)
-    return LocalPlace(("model", "name"), (root.name,), tuple((root / name, f"{root.name}/{name}") for name in kept))
+    check_files(config, _names_below(directory), [])
+    return _folder_place(("model", "name"), directory, config.allow_pickled_weights)
+
+
+def _other_place(keys: Keys, name: str, directory: Path, config: RunConfig) -> LocalPlace:
+    model = _model(config)
+    if not directory.is_dir():
+        raise ModelError(
+            f"{setting_name(keys)}={one_line(name)}: no such folder on this machine; name the one it is in"
+        )
+    return _folder_place(keys, directory, model is not None and model.allow_pickled_weights)
+
+
+def _names_below(directory: Path) -> list[str]:
+    root = Path(os.path.abspath(directory))  # noqa: PTH100
+    return sorted(file.relative_to(root).as_posix() for file in root.rglob("*") if file.is_file())
+
+
+def _folder_place(keys: Keys, directory: Path, allow_pickled: bool) -> LocalPlace:
+    root = Path(os.path.abspath(directory))  # noqa: PTH100
+    kept = needed_files(_names_below(directory), allow_pickled)
+    return LocalPlace(keys, (root.name,), tuple((root / name, f"{root.name}/{name}") for name in kept))

@@ -18,7 +18,7 @@ UNUSED_PATTERNS = ("*.gguf", "*.h5", "*.msgpack", "*.onnx", "*.tflite", "origina
 PICKLED_PATTERNS = ("*.bin", "*.pt", "*.pth")
 """Pickled weights: downloaded and uploaded only if the config allows them."""
 _PICKLED_ENDINGS = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
+TOKENIZER_FILES = {"tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model", "vocab.txt", "tekken.json"}
 
 
 def is_hub_id(name: str) -> bool:
@@ -81,8 +81,8 @@ def check_files(config: ModelConfig, names: Collection[str], settings: list[dict
             f"{where} runs Python code of its own (auto_map in its configuration)\n"
             "read that code, then set model.trust_remote_code=true if you trust it, or name another model"
         )
-    if not _TOKENIZER_FILES & set(names):
-        raise ModelError(f"{where} has no tokenizer ({', '.join(sorted(_TOKENIZER_FILES))}); add it to the model")
+    if not TOKENIZER_FILES & set(names):
+        raise ModelError(f"{where} has no tokenizer ({', '.join(sorted(TOKENIZER_FILES))}); add it to the model")
 
 
 def check_shards(config: ModelConfig, index: dict[str, Any], names: Collection[str]) -> None:

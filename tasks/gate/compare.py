@@ -33,12 +33,13 @@ class Rated:
 @dataclass(frozen=True)
 class Run:
     """All models of a run by name: the one to be judged (`candidate`), the one that training began with (`start`),
-    quantized copies, and others."""
+    quantized copies, and others. `start_words` are how sentences call `start`."""
 
     config: FineTuneConfig
     models: Mapping[str, Rated]
     start: str = "base"
     candidate: str = "tuned"
+    start_words: str = "the model that training began with"
 
     def scores(self, name: str) -> Scores:
         """Return the scores of a model on the held-out rows."""

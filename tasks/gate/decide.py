@@ -22,7 +22,7 @@ from tasks.gate.rules import (
     rules_of_objective,
     verdict_on,
 )
-from tasks.gate.words import cautions, headline, prompting
+from tasks.gate.words import beside_others, cautions, headline, prompting
 
 
 def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
@@ -52,7 +52,7 @@ def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
     return Verdict(
         headline=headline(run, known, is_better),
         is_better=is_better,
-        sentences=[*prompting(run, known), *cautions(run, known)],
+        sentences=[*prompting(run, known), *beside_others(run, known), *cautions(run, known)],
         differences=known,
         artifacts=verdicts,
     )

@@ -35,7 +35,7 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     deciding = deciding_measure(run)
     versus = rival(run)
     found = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
-    named = "chance" if versus == CHANCE else "the model that training began with"
+    named = "chance" if versus == CHANCE else run.start_words
     if found is None:
         return f"{NOTHING_TELLS} which model is better: {_missing(run, deciding)}."
     measure = found.shown
@@ -72,6 +72,37 @@ def prompting(run: Run, known: Sequence[Difference]) -> list[str]:
             measure=found.shown,
         )
     ]
+
+
+def beside_others(run: Run, known: Sequence[Difference]) -> list[str]:
+    """Return a sentence for each of `evaluate.others`: is the tuned model better, by how much, on which measure."""
+    answers = answers_judged_by(run)
+    sentences = []
+    for title in (other.title for other in run.config.evaluate.others if other.title in run.models):
+        keys = dict.fromkeys((deciding_measure(run), answers))
+        found = next((own for key in keys if (own := find(known, Pair(run.candidate, title, HELD_OUT, key)))), None)
+        if found is None:
+            sentences.append(f"No measure compares {run.candidate} with {title}.")
+            continue
+        low, high = found.gain_interval
+        words = "Better than" if low > 0 else "Worse than" if high < 0 else "Not told apart from"
+        measure = found.shown
+        before, after = (measure.short_number.format(value) for value in (found.before, found.after))
+        sentences.append(
+            f"{words} {title}: {measure.name_in_sentences} {before} -> {after}, {measure.difference(found.difference)} "
+            f"(95 % interval {found.interval_words}), on {found.rows:,} rows."
+        )
+        sentences += _unanswered(run, title)
+    return sentences
+
+
+def _unanswered(run: Run, title: str) -> list[str]:
+    """Return what a reader must know of an endpoint that did not answer all rows."""
+    measured = next(iter(run.scores(title).answers), None)
+    counts = [] if measured is None else measured.not_counted
+    rows = sum(count.rows for count in counts)
+    reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in counts)
+    return [f"{title} did not answer {rows:,} rows ({reasons}); these do not count for it."] if rows else []
 
 
 def _mean_prompt(run: Run, name: str) -> float:

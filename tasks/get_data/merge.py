@@ -94,7 +94,7 @@ def _split_rows(
     """Return (mask of held-out rows, number of copies of each training row).
 
     All rows of evaluation sets, and of sources and files with the role `test`, are held out; without such a role,
-    `test_fraction` of the other rows is.
+    `test_fraction` of the other rows is. Where all sources have it, there are no training rows.
     """
     from_sources = kept & (rows.roles != "evaluation")
     if from_sources.sum() < MIN_ROWS:
@@ -119,7 +119,8 @@ def _split_rows(
             if not (rows.roles == "auto").any()
             else "data.sources: all rows ask the same question, so none can be held out; add other rows"
         )
-    if not is_train.any():
+    if not is_train.any() and not all(source.role == "test" for source in config.sources):
+        # an evaluation alone has none, and the plan of a training refuses such sources
         raise DataError("data.sources: no rows are left to train on; add a source that is not `role: test`")
     copies = np.zeros(len(rows), dtype=np.int64)
     weights = [source.weight for source in config.sources]

@@ -1,6 +1,6 @@
 """What the plan's tasks return: the plan, and the config in the parts that later tasks read."""
 
-from typing import NamedTuple
+from typing import NamedTuple, Optional
 
 from configs.artifacts import PushedArtifact
 from configs.objectives import Objective
@@ -92,6 +92,24 @@ class Resolved(NamedTuple):
     contamination: list[str]
     shards: list[Shard]
     mapped_shards: list[Shard]
+
+
+class PlannedEvaluation(NamedTuple):
+    """What an evaluation alone needs, once all that a CPU can check is checked; its shards are as in `Planned`.
+
+    `model_revision` is empty where no model is named, and `other_revisions` has an empty text for each endpoint.
+    """
+
+    config: FineTuneConfig
+    evaluate: EvaluateConfig
+    data: DataConfig
+    contamination: list[str]
+    shards: list[Shard]
+    mapped_shards: list[Shard]
+    model_revision: str
+    other_revisions: list[str]
+    chat_template: Optional[str]
+    scores_version: str
 
 
 class Work(NamedTuple):

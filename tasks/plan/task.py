@@ -2,6 +2,7 @@
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,7 +20,7 @@ from configs.schema.align import AlignConfig
 from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.plan.outputs import Planned, PlannedAlignment, Resolved, divide, parts_of
+from tasks.plan.outputs import Planned, PlannedAlignment, PlannedEvaluation, Resolved, divide, parts_of
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
@@ -34,6 +35,7 @@ from tasks.runtime.shown_errors import shows_errors
 
 if TYPE_CHECKING:
     from tasks.plan.build import BuiltPlan
+    from tasks.plan.checks.surroundings import Surroundings
     from tasks.plan.hardware.target import Target
 
 
@@ -200,6 +202,46 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
 
 @_planning
 @shows_errors
+def plan_evaluation(config: FineTuneConfig) -> PlannedEvaluation:
+    """Check all that a CPU can of an evaluation without training; all failures are reported together.
+
+    Every row is to be scored, but those of sources with the role `train`.
+    """
+    from tasks.decks import html
+    from tasks.decks.short import render_facts
+    from tasks.plan.checks.alone import data_to_score, questions_alone
+    from tasks.plan.checks.preflight import answer, fail_together, text_table
+
+    config = accepted(config)
+    config = config.model_copy(update={"data": data_to_score(config.data)})
+    laptop_run.start(config, "evaluate")
+    answers = answer(questions_alone(config, replace(_surroundings([config], _target()), trains=False)))
+    found = {given.check.name: given.value for given in answers}
+    Deck("plan", html.fragment(render_facts("Checks", [(given.check.name, given.check.found) for given in answers])))
+    if any(given.error is not None for given in answers):
+        print_text(f"{text_table([given.check for given in answers])}\n")
+    for given in answers:
+        if given.check.result == "warning":
+            print_line(f"warning: {given.check.name}: {given.check.found}")
+    fail_together(answers, needs_network=True)
+    resolved, model = found["data sources"], found.get("model files")
+    work = divide(resolved.shards, config.data.shards)
+    return PlannedEvaluation(
+        config=config,
+        evaluate=config.evaluate.for_scoring(),
+        data=config.data,
+        contamination=resolved.contamination,
+        shards=work.shards,
+        mapped_shards=work.mapped_shards,
+        model_revision="" if model is None else model.revision,
+        other_revisions=found.get("other models") or [],
+        chat_template=found.get("chat template file"),
+        scores_version=str(found["evaluation"]),
+    )
+
+
+@_planning
+@shows_errors
 def show_plan(config: FineTuneConfig, machines: PlanFor) -> PlanResult:
     """Return the plan of a fine-tuning, for a cluster's GPUs or for this machine; fails if a check fails."""
     config = accepted(config)
@@ -252,12 +294,26 @@ def _check_and_plan(
     phases: Mapping[str, FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False
 ) -> "BuiltPlan":
     """Run all checks in parallel, then build the plan."""
-    from tasks.plan.build import build_plan, parameter_counts
+    from tasks.plan.build import build_plan
     from tasks.plan.checks.preflight import answer
-    from tasks.plan.checks.questions import Surroundings, alignment_questions, training_questions
+    from tasks.plan.checks.questions import alignment_questions, training_questions
 
-    tracker = list(phases.values())[-1].train.tracking.tracker
-    surroundings = Surroundings(
+    surroundings = _surroundings(list(phases.values()), target, plans_elsewhere)
+    if "train" in phases:
+        questions = training_questions(phases["train"], surroundings)
+    else:
+        questions = alignment_questions(phases, surroundings)
+    return build_plan(phases, answer(questions), target)
+
+
+def _surroundings(
+    phases: Sequence[FineTuneConfig], target: "Target | None", plans_elsewhere: bool = False
+) -> "Surroundings":
+    from tasks.plan.build import parameter_counts
+    from tasks.plan.checks.surroundings import Surroundings
+
+    tracker = phases[-1].train.tracking.tracker
+    return Surroundings(
         is_laptop=is_laptop_run(),
         token=read_hub_token(),
         token_sources=HUB_TOKEN_SOURCES,
@@ -269,11 +325,6 @@ def _check_and_plan(
         parameters_of=parameter_counts,
         device=PLAIN_CPU if target is None else target.device,
     )
-    if "train" in phases:
-        questions = training_questions(phases["train"], surroundings)
-    else:
-        questions = alignment_questions(phases, surroundings)
-    return build_plan(phases, answer(questions), target)
 
 
 def _show_and_verify(built: "BuiltPlan", name: str, output_directory: str) -> None:

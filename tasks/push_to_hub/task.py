@@ -36,11 +36,13 @@ def push_to_hub(
     quantized: list[Evaluation],
     verdict: Verdict,
     base_revision: str,
+    approvals: list[bool],
 ) -> Published:
     """Upload `directory` with a model card, or return why not: what is not better is published only if told so.
 
     `quantized` are the evaluations of the quantized copies, in the order of `quantize.methods`; `base_revision` is the
-    commit of the base, or the hash of its files. Not cached: uploading the same files again makes no second commit.
+    commit of the base, or the hash of its files. `approvals` has the answer of the person who was asked; empty if
+    nobody was. Not cached: uploading the same files again makes no second commit.
     """
     assert config.push_to_hub.repository is not None
     from configs.errors import HubError
@@ -50,7 +52,7 @@ def push_to_hub(
 
     repository = repository_of(config.push_to_hub.repository, artifact)
     own = verdict.of(scores_name(artifact))
-    reason = gate.why_not_pushed(config.push_to_hub, own)
+    reason = gate.why_not_pushed(config.push_to_hub, own, approvals)
     if reason:
         note = f"not pushed to {repository}: {reason}"
         print_line(note)
@@ -62,6 +64,7 @@ def push_to_hub(
     scored = copies.get(artifact, tuned)
     gate.check_scored(artifact, scored, address_of(directory))
     path = local_path(directory)
+    verdict = gate.with_approval(verdict, approvals)
     text = artifact_readme(config, artifact, path, repository, data, base, tuned, quantized, verdict, base_revision)
     commit = upload.publish(
         path,
@@ -75,6 +78,8 @@ def push_to_hub(
         paths=card.private_paths(config),
         rows=[text for prediction in tuned.predictions for text in (prediction.prompt, prediction.expected)],
     )
-    note = f"pushed {artifact}: {commit.url}" if commit.is_new else f"{artifact} was pushed before: {commit.url}"
+    pushed = f"pushed {artifact}" if commit.is_new else f"{artifact} was pushed before"
+    approved = ", approved in Flyte's console" if approvals else ""
+    note = f"{pushed}{approved}: {commit.url}"
     print_line(note)
     return Published(artifact=artifact, repository=repository, commit_url=commit.url, note=note)

@@ -20,7 +20,7 @@ from configs.wire_evidence import Verdict
 from configs.wire_plan import Plan
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.files.run_record import public_settings
-from tasks.runtime.artifacts import address_of, local_path, table_path
+from tasks.runtime.artifacts import address_of, kept_file, local_path, table_path
 from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run, scratch_directory
 from tasks.runtime.shown_errors import shows_errors
 
@@ -79,6 +79,7 @@ def write_report(
     """Write `report.html` and `metrics.json`; not cached, so that every run ends with its table."""
     from tasks.decks import html
     from tasks.decks.parity import parity_warning
+    from tasks.decks.scores import text_table
     from tasks.decks.short import render_cached_note
     from tasks.report import export, write
 
@@ -105,15 +106,15 @@ def write_report(
         if has_quarantine:
             print_line(f"quarantine: {directory / 'quarantine.jsonl'}")
     return FineTuneResult(
-        table=write.text_table(evaluations),
+        table=text_table(evaluations),
         model=model,
         quantized_models=quantized_models,
         quarantine=quarantine,
         rows=rows,
         promote=verdict.of("tuned").promote,
         published=published,
-        report=_file(directory / report.name),
-        metrics=_file(directory / metrics.name),
+        report=kept_file(directory / report.name),
+        metrics=kept_file(directory / metrics.name),
     )
 
 
@@ -177,11 +178,6 @@ def _usage(config: FineTuneConfig, tokenizer: Path, model: FlyteDirectory) -> st
     laptop_run.keep_models({"model": model})
     place = str(laptop_run.made_models().get("model", (None, address_of(model)))[1])
     return render_usage(usage_of(config, "model", place, is_here=is_laptop_run()), tokenizer)
-
-
-def _file(path: Path) -> FlyteFile:
-    # a laptop keeps it in the output folder; a pod uploads it
-    return FlyteFile(str(path.absolute()), **({"remote_path": False} if is_laptop_run() else {}))
 
 
 def _publications(config: PushConfig, published: list[Published]) -> list[Published]:
@@ -254,8 +250,9 @@ def write_alignment_report(
     """
     from tasks.decks import html
     from tasks.decks.parity import parity_warning
+    from tasks.decks.scores import text_table
     from tasks.decks.short import render_cached_note
-    from tasks.report import align, export, write
+    from tasks.report import align, export
 
     published = _publications(config.push_to_hub, published)
     names = [scores_name(method) for method in config.quantize.methods]
@@ -292,7 +289,7 @@ def write_alignment_report(
         export.copy_table(table_path(rows), directory / "rows.parquet")
         directory = _end_laptop_run(config, plan, models, scored)
     return AlignResult(
-        table=write.text_table(evaluations),
+        table=text_table(evaluations),
         model=model,
         sft_model=sft_model,
         reward_models=reward_models,
@@ -300,8 +297,8 @@ def write_alignment_report(
         rows=rows,
         promote=verdict.of("tuned").promote,
         published=published,
-        report=_file(directory / report.name),
-        metrics=_file(directory / metrics.name),
+        report=kept_file(directory / report.name),
+        metrics=kept_file(directory / metrics.name),
     )
 
 
@@ -357,5 +354,5 @@ def write_data_report(
         train=train,
         test=test,
         quarantine=quarantine,
-        report=_file(directory / report.name),
+        report=kept_file(directory / report.name),
     )

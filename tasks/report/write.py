@@ -10,7 +10,6 @@ from typing import Any
 
 from configs.addresses import shown_address
 from configs.artifacts import QUANTIZATIONS, scores_name
-from configs.printable import one_line, table_cell
 from configs.schema import FineTuneConfig
 from configs.wire import DataReport, Evaluation, Published, TokenReport, TrainReport
 from configs.wire_evidence import Verdict
@@ -22,7 +21,7 @@ from tasks.decks.findings import findings_to_show
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
-from tasks.decks.scores import other_header, other_rows, render_scores, score_header, score_rows, worse_elsewhere
+from tasks.decks.scores import render_scores
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.files.run_record import public_config_text
@@ -130,25 +129,3 @@ def write_report(results: RunResults, directory: Path) -> tuple[Path, Path]:
     report.write_text(html.document(f"Fine-tuning report: {results.config.name}", render_report(results)), "utf-8")
     numbers.write_text(json.dumps(metrics(results), indent=2) + "\n", "utf-8")
     return report, numbers
-
-
-def text_table(evaluations: Mapping[str, Evaluation]) -> str:
-    """Return the scores as an aligned table; further evaluation sets follow in a second one, with warnings."""
-    table = _aligned([tuple(score_header(evaluations)), *score_rows(evaluations)])
-    others = other_rows(evaluations)
-    if not others:
-        return table
-    warnings = [f"warning: {one_line(warning)}" for warning in worse_elsewhere(evaluations)]
-    return "\n".join([table, "", _aligned([tuple(other_header(evaluations)), *others]), *warnings])
-
-
-def _aligned(table: Sequence[tuple[str, ...]]) -> str:
-    lines = [[one_line(table_cell(cell)) for cell in line] for line in table]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(
-            cell.ljust(width) if column == 0 or lines[0][column] == "model" else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-        )
-        for line in lines
-    )

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from flytekit.core.context_manager import FlyteContextManager
 from flytekit.types.directory import FlyteDirectory
+from flytekit.types.file import FlyteFile
 from flytekit.types.structured import StructuredDataset
 
 from configs.errors import ArtifactError
@@ -34,6 +35,11 @@ def store_folder(folder: Path, name: str) -> FlyteDirectory:
 def store_table(path: Path) -> StructuredDataset:
     """Store a Parquet file of this task in the same manner."""
     return StructuredDataset(uri=_store(path, path.name, is_folder=False), file_format="parquet")
+
+
+def kept_file(path: Path) -> FlyteFile:
+    """Return a report's file as an output: a laptop keeps it in the output folder, and a pod uploads it."""
+    return FlyteFile(str(path.absolute()), **({"remote_path": False} if is_laptop_run() else {}))
 
 
 def address_of(artifact: FlyteDirectory) -> str:

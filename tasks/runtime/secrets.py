@@ -12,6 +12,8 @@ from configs.schema.tracking import TrackerName
 
 HUB_TOKEN = Secret(group="huggingface", key="token")
 JUDGE_KEY = Secret(group="judge", key="api_key")
+ENDPOINT_KEY = Secret(group="endpoint", key="api_key")
+_ENDPOINT_VARIABLES = ("ENDPOINT_API_KEY",)
 _JUDGE_VARIABLES = ("JUDGE_API_KEY",)
 _HUB_VARIABLES = ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN")
 
@@ -43,8 +45,13 @@ JUDGE_KEY_SOURCES = _sources(JUDGE_KEY, _JUDGE_VARIABLES)
 
 
 def read_judge_key() -> str | None:
-    """Return the key of a judge's or another model's endpoint; None if there is none, as servers of one's own need."""
+    """Return the key of a judge's endpoint; None if there is none, as servers of one's own need none."""
     return _read(JUDGE_KEY, _JUDGE_VARIABLES)
+
+
+def read_endpoint_key() -> str | None:
+    """Return the key of the endpoints of `evaluate.others`; None if there is none."""
+    return _read(ENDPOINT_KEY, _ENDPOINT_VARIABLES)
 
 
 def read_tracker_secrets(tracker: TrackerName) -> dict[str, str]:

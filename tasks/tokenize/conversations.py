@@ -11,6 +11,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
 
+from tasks.rows.row_turns import turns_of
 from tasks.rows.tolerance import with_folded_system_turn
 from tasks.tokenize.answer_pieces import Attempt, RenderedRow, as_row, as_rows, is_untrained, trained_positions
 from tasks.tokenize.control_tokens import Markers, mark_messages, template_text
@@ -27,7 +28,6 @@ from tasks.tokenize.spans import (
 from tasks.tokenize.template import template_for
 from tasks.tokenize.turns import (
     Conversation,
-    Turn,
     forms_of,
     has_two_reasonings,
     in_form,
@@ -77,15 +77,6 @@ def render_conversation(row: Row, setup: Setup) -> list[RenderedRow]:
             _render_whole_or_split(row, conversation._replace(turns=folded), lambda given: given, setup)
             refusal = RefusedRow(row.row_id, refusal.reason, f"set {FOLD_SYSTEM_TURN}: true, or {OTHER_TEMPLATE}")
     raise refusal
-
-
-def turns_of(row: Row) -> list[Turn]:
-    """Return the turns of a row; the last turn is the answer."""
-    if row.kind == "messages":
-        return list(json.loads(row.messages))
-    prompt = json.loads(row.messages) if row.messages else [{"role": "user", "content": row.prompt}]
-    answer = json.loads(row.answer) if row.answer else {"role": "assistant", "content": row.completion}
-    return [*prompt, answer]
 
 
 def _check_reasoning(row_id: str, conversation: Conversation, source: str, setup: Setup) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from configs.errors import DataError
+from tasks.rows.row_turns import turns_of
 from tasks.rows.values import as_json
-from tasks.tokenize.conversations import turns_of
 from tasks.tokenize.files import read_rows
 from tasks.tokenize.rows import Row
 

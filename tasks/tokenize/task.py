@@ -172,6 +172,59 @@ def few_shot_tokens(
     return FewShotTokens(tokens=store_folder(output, "few-shot-tokens"), report=report)
 
 
+class HeldOutTokens(NamedTuple):
+    """The held-out rows as tokens of another model's tokenizer, that tokenizer, and the tokens that end answers."""
+
+    tokens: FlyteDirectory
+    tokenizer: FlyteDirectory
+    end_token_ids: list[int]
+
+
+@task(
+    container_image=CPU_IMAGE,
+    requests=CPU,
+    retries=2,
+    cache=Cache(version=_VERSION, serialize=True),
+    environment=POD_ENVIRONMENT,
+)
+@shows_errors
+def held_out_tokens(
+    title: str,
+    config: TokenizeConfig,
+    objective: Objective,
+    chat_template: Optional[str],
+    prefers_own: bool,
+    tokenizer: FlyteDirectory,
+    trust_remote_code: bool,
+    test: StructuredDataset,
+) -> HeldOutTokens:
+    """Tokenize the held-out rows with the tokenizer of the model `title`.
+
+    `chat_template` is the template to use, and with `prefers_own` only where the tokenizer has none; without it, the
+    tokenizer's own is used.
+    """
+    from tasks.tokenize import held_out
+
+    output, saved = scratch_directory("held-out"), scratch_directory("tokenizer")
+    report = held_out.held_out_tokens(
+        config,
+        objective,
+        chat_template,
+        local_path(tokenizer),
+        trust_remote_code,
+        table_path(test),
+        output,
+        saved,
+        prefers_own,
+    )
+    print_line(f"{title}: {report.summary_line()}")
+    return HeldOutTokens(
+        tokens=store_folder(output, "held-out-tokens"),
+        tokenizer=store_folder(saved, "tokenizer"),
+        end_token_ids=report.end_token_ids,
+    )
+
+
 def require_same_tokenizer(reports: list[TokenReport]) -> None:
     """Check that all phases of a run, in their order, share tokenizer and chat template.
 

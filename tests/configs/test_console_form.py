@@ -249,7 +249,10 @@ FILLED = {
         "evaluation": [{"hub": "a/b"}],
         "contamination": [{"hub": "a/b"}],
     },
-    "evaluate": {"retained": {"harness": [{"task": "arc_easy"}]}},
+    "evaluate": {
+        "others": [{"title": "replaced", "endpoint": "https://host/v1", "endpoint_model": "m"}],
+        "retained": {"harness": [{"task": "arc_easy"}]},
+    },
     "gate": {"rules": [{"measure": "exact_match", "versus": "base", "significant": True}]},
     "train": {"policy": {"rewards": [{"kind": "exact_match"}]}},
     "plan": {"gpu_types": [{"name": "mine", "memory_gb": 8, "peak_teraflops": 5, "memory_gb_per_second": 100}]},

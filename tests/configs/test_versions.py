@@ -63,5 +63,5 @@ def _imported(file: str) -> Iterator[str]:
 
 
 def test_sources_of_versions_are_there() -> None:
-    assert len(SHELLS) == 11
+    assert len(SHELLS) == 12
     assert "configs/objectives.py" in set(_imported("tasks/train/arguments.py"))

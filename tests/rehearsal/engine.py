@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flyteidl.admin.task_pb2 import TaskSpec
+from flyteidl.core.condition_pb2 import ComparisonExpression
 from flyteidl.core.dynamic_job_pb2 import DynamicJobSpec
 from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 from flyteidl.core.literals_pb2 import Literal, LiteralCollection, LiteralMap
@@ -94,6 +95,8 @@ class Cluster:
         self.cached: list[str] = []
         self.faults: list[Fault] = []
         self.uncached_tasks: set[str] = set()
+        # what a person gives to steps that wait for an input, by the name of the signal
+        self.answers: dict[str, Literal] = {}
         self._catalog: dict[str, LiteralMap] = {}
         self._count = 0
         home.mkdir(parents=True, exist_ok=True)
@@ -140,11 +143,15 @@ class Cluster:
     ) -> None:
         waiting = [node for node in nodes if node.id not in ("start-node", "end-node")]
         while waiting:
-            ready = [n for n in waiting if all(up in values or up == "start-node" for up in n.upstream_node_ids)]
+            ready = [n for n in waiting if all(up in values or up == "start-node" for up in _upstream(n))]
             assert ready, f"a circle among {[node.id for node in waiting]}"
             for node in ready:
-                inputs = resolve_all(node.inputs, values)
-                values[node.id] = self._node(node, inputs, templates, subs, f"{prefix}-{node.id}")
+                inputs, taken, place = resolve_all(node.inputs, values), node, f"{prefix}-{node.id}"
+                if node.HasField("branch_node"):
+                    # the node of the branch that is taken reads its own inputs, and the branch has its outputs
+                    taken = _taken(node, inputs)
+                    inputs, place = resolve_all(taken.inputs, values), f"{place}-{taken.id}"
+                values[node.id] = self._node(taken, inputs, templates, subs, place)
                 waiting.remove(node)
 
     def _node(
@@ -161,6 +168,11 @@ class Cluster:
             return self._workflow(workflow, inputs, templates, subs, prefix)
         if node.HasField("array_node"):
             return self._array(node, inputs, templates, prefix)
+        if node.HasField("gate_node"):
+            signal = node.gate_node.signal
+            if signal.signal_id not in self.answers:
+                raise ExecutionFailedError(node.id, f"no answer within {node.metadata.timeout.seconds} seconds")
+            return {signal.output_variable_name: self.answers[signal.signal_id]}
         template = templates[node.task_node.reference_id.name]
         return self._task(template, node, inputs, prefix, {})
 
@@ -316,6 +328,29 @@ class Cluster:
 
     def _raw(self, attempt: Try) -> str:
         return self.store.uri(f"raw/{attempt.prefix}")
+
+
+def _branches(node: Node) -> list[Node]:
+    """Return the nodes that a branch chooses from; empty for another node."""
+    if not node.HasField("branch_node"):
+        return []
+    block = node.branch_node.if_else
+    assert block.HasField("else_node") and not block.other, f"{node.id}: not one condition with two branches"
+    return [block.case.then_node, block.else_node]
+
+
+def _upstream(node: Node) -> set[str]:
+    """Return the nodes that this one waits for; a branch waits for all that one of its nodes reads."""
+    return {name for each in (node, *_branches(node)) for name in each.upstream_node_ids}
+
+
+def _taken(node: Node, inputs: dict[str, Literal]) -> Node:
+    """Return the node of the branch whose condition, that a variable equals a value, holds."""
+    condition = node.branch_node.if_else.case.condition.comparison
+    assert condition.operator == ComparisonExpression.EQ, condition
+    value = inputs[condition.left_value.var].scalar.primitive
+    then_node, else_node = _branches(node)
+    return then_node if value == condition.right_value.primitive else else_node
 
 
 def short_name(template: TaskTemplate) -> str:

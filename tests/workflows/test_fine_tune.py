@@ -47,6 +47,7 @@ def first_run(shared_home: Path, tiny_model: Path, rows_file: Path):
         "data": {"sources": [{"path": str(rows_file)}]},
         **QUICK,
         "quantize": {"methods": ["8bit", "4bit"]},
+        "gate": {"approval": True},
         "push_to_hub": {"repository": "me/tuned", "artifacts": ["model", "4bit"]},
     }
     with HubServer(tokens={TOKEN: "write"}, user="me") as server:
@@ -152,6 +153,11 @@ def test_a_failed_push_is_one_error_and_trains_nothing_again(first_run) -> None:
     assert len(server.commits("me/tuned")) == 2
     assert len(server.commits("me/tuned-4bit")) == 2
     assert "quantization_config" in json.loads(server.files("me/tuned-4bit")["config.json"])
+
+
+def test_a_run_without_a_console_asks_nobody_and_says_so(first_run) -> None:
+    said = "approval: Nobody is asked to approve model, 4bit (gate.approval): a run on a laptop has no console."
+    assert said in first_run[4].stdout.splitlines()
 
 
 def test_the_token_appears_nowhere(first_run) -> None:

@@ -22,7 +22,10 @@ from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
 
 PLACE = ["--project", "flytesnacks", "--domain", "development"]
-WORKFLOWS = ("align", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "quick")
+WORKFLOWS = (
+    *("align", "evaluate", "fine_tune", "plan", "plan_align", "prepare_data", "prepare_tokens", "quick"),
+    *("publish_at_once", "publish_if_approved"),
+)
 SMOKE_TESTS = ("nightly-smoke-test", "smoke-test")
 
 pytestmark = pytest.mark.slow
@@ -150,15 +153,19 @@ def test_the_paragraph_that_the_console_shows_says_what_a_workflow_does(name: st
         "plan": "plan",
         "plan_align": "plan",
         "align": "align",
+        "evaluate": "scores",
         "prepare_data": "split",
         "prepare_tokens": "tokenizes",
+        "publish_at_once": "publishes",
+        "publish_if_approved": "waits",
     }
     assert words.get(name, "fine-tun") in shown.lower() and len(shown) > 100
 
 
 def full_name(workflow: str) -> str:
-    # both plans are in one file
-    return f"workflows.{'plan' if workflow == 'plan_align' else workflow}.{workflow}"
+    # both plans are in one file, and so is what publishes
+    module = {"plan_align": "plan", "publish_at_once": "push", "publish_if_approved": "push"}.get(workflow, workflow)
+    return f"workflows.{module}.{workflow}"
 
 
 def test_a_launch_plans_form_describes_its_input(admin: Admin) -> None:
@@ -205,7 +212,10 @@ def test_pods_do_not_read_the_launch_plans() -> None:
 
 def test_every_node_has_a_name(admin: Admin) -> None:
     for (name, _), spec in admin.workflows.items():
-        names = [node.id for node in spec.template.nodes if node.id not in ("start-node", "end-node")]
+        nodes = [node for node in spec.template.nodes if node.id not in ("start-node", "end-node")]
+        branches = [node.branch_node.if_else for node in nodes if node.HasField("branch_node")]
+        nodes += [node for branch in branches for node in (branch.case.then_node, branch.else_node)]
+        names = [node.id for node in nodes]
         assert names and not [node for node in names if node.removeprefix("n").isdigit()], name
         # Flyte puts the node's name into labels of pods, of at most 63 characters, behind those of the nodes around it
         assert max(map(len, names)) <= 20, name

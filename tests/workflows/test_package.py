@@ -28,6 +28,11 @@ UNCACHED = {
     "write_report",
     "with_reason",
     "compare_models",
+    "compare_with_first",
+    "ask_endpoint",
+    "plan_evaluation",
+    "prepare_models",
+    "write_comparison",
     "tune",
     "plan_alignment",
     "train_phases",
@@ -35,6 +40,10 @@ UNCACHED = {
     "write_alignment_report",
 }
 SECRET = {
+    "ask_endpoint",
+    "compare_with_first",
+    "get_adapter",
+    "plan_evaluation",
     "compare_models",
     "make_plan",
     "plan_alignment",

@@ -55,6 +55,9 @@ def pods(
         elif node.HasField("array_node"):
             task = templates[node.array_node.node.task_node.reference_id.name]
             yield from [Step(node.id, task.metadata.discoverable)] * mapped[node.id]
+        elif node.HasField("branch_node"):
+            # nobody is asked before the demo publishes
+            yield from pods([node.branch_node.if_else.else_node], spec, templates, mapped)
         elif node.HasField("workflow_node"):
             name = node.workflow_node.sub_workflow_ref.name
             [inner] = [workflow for workflow in spec.sub_workflows if workflow.id.name == name]
@@ -88,7 +91,9 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> list[Step]:
 
 def placeholders(home: Path) -> dict[str, Any]:
     """Return inputs of `tune` that only its tasks read."""
-    folders = dict.fromkeys(("base", "train_tokens", "test_tokens", "tokenizer"), FlyteDirectory(str(home)))
+    folders = dict.fromkeys(
+        ("base", "base_tokenizer", "train_tokens", "test_tokens", "tokenizer"), FlyteDirectory(str(home))
+    )
     return {
         **folders,
         "deepspeed_json": "",
@@ -98,6 +103,7 @@ def placeholders(home: Path) -> dict[str, Any]:
         "train_rows": StructuredDataset(uri=str(home)),
         "test_rows": StructuredDataset(uri=str(home)),
         "chat_template": None,
+        "other_revisions": [],
     }
 
 

@@ -59,9 +59,16 @@ def _check_gate(config: FineTuneConfig) -> None:
     """Refuse a rule that names a model or a set which no run of this config has."""
     for number, rule in enumerate(config.gate.rules):
         versus = rule.compared_with
-        if versus is not None and versus not in _NAMED:
+        named = [*_NAMED, *(other.title for other in config.evaluate.others)]
+        if versus is not None and versus not in named:
             raise ConfigError(
-                f"gate.rules[{number}].versus={one_line(versus)} is no model of this run; choose {either(_NAMED)}"
+                f"gate.rules[{number}].versus={one_line(versus)} is no model of this run; choose {either(named)}, or "
+                "name it in evaluate.others"
+            )
+        if rule.measure == "eval_loss" and any(o.title == versus and o.endpoint for o in config.evaluate.others):
+            raise ConfigError(
+                f"gate.rules[{number}].versus={one_line(versus or '')} is an endpoint, which gives no losses; choose a "
+                "measure of answers"
             )
         if versus == "few_shot" and not config.evaluate.few_shot:
             raise ConfigError(f"gate.rules[{number}].versus=few_shot needs evaluate.few_shot, such as 4")

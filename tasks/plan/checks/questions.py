@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from configs.combinations import fault_of_heads
@@ -22,7 +23,8 @@ from tasks.files.model_files import check_files, loaded_weights
 from tasks.models.generation_flags import flags_without_effect
 from tasks.plan.checks import settings
 from tasks.plan.checks.evaluation import check_evaluation
-from tasks.plan.checks.preflight import Finding, NotCheckedError, Question
+from tasks.plan.checks.others import check_others
+from tasks.plan.checks.preflight import READING_SECONDS, Finding, NotCheckedError, Question
 from tasks.plan.checks.surroundings import Base, Surroundings, base_model
 from tasks.plan.checks.token_checks import text_settings
 from tasks.plan.checks.token_questions import first_rows_of, token_questions
@@ -30,7 +32,16 @@ from tasks.plan.hardware import disk
 from tasks.plan.resolve import models
 from tasks.plan.resolve.headers import read_tensors
 
-__all__ = ["Base", "Surroundings", "alignment_questions", "base_model", "first_rows_of", "training_questions"]
+__all__ = [
+    "Base",
+    "Surroundings",
+    "alignment_questions",
+    "base_model",
+    "evaluation_questions",
+    "first_rows_of",
+    "model_questions",
+    "training_questions",
+]
 
 WEIGHTS = "weights"
 """The question whose value is the tensors of the weight files."""
@@ -43,10 +54,10 @@ def training_questions(config: FineTuneConfig, surroundings: Surroundings, base:
     `base` is the base model of an earlier phase of the same run, about which the model's questions are asked already.
     """
     model = base or base_model(config.model, surroundings.token)
-    about_model = [] if base is not None else _model_questions(model, config)
+    about_model = [] if base is not None else model_questions(model, config)
     about_training = [
         *_settings_questions(config, surroundings, model),
-        _evaluation_question(config),
+        *evaluation_questions(config, surroundings),
         *token_questions(config, model, surroundings),
         *_machine_questions(config, surroundings, model),
         *_service_questions(config, surroundings),
@@ -67,12 +78,13 @@ def alignment_questions(phases: Mapping[str, FineTuneConfig], surroundings: Surr
         phase_surroundings = replace(surroundings, phase=phase, has_reward_model=has_reward_model)
         if base is None:
             base = base_model(config.model, surroundings.token)
-            questions += _model_questions(base, config)
+            questions += model_questions(base, config)
         questions += training_questions(config, phase_surroundings, base)
     return questions
 
 
-def _model_questions(base: Base, config: FineTuneConfig) -> list[Question]:
+def model_questions(base: Base, config: FineTuneConfig) -> list[Question]:
+    """Return the questions about the base model's files."""
     from tasks.plan.shapes.supported import check_architecture
 
     model = base.config
@@ -191,8 +203,13 @@ def _settings_questions(config: FineTuneConfig, surroundings: Surroundings, base
     return questions
 
 
-def _evaluation_question(config: FineTuneConfig) -> Question:
-    return Question("evaluation", lambda: check_evaluation(config))
+def evaluation_questions(config: FineTuneConfig, surroundings: Surroundings) -> list[Question]:
+    """Return the questions about measures and gate, and about other models."""
+    questions = [Question("evaluation", lambda: check_evaluation(config))]
+    if config.evaluate.others:
+        check = partial(check_others, config, surroundings.token)
+        questions.append(Question("other models", check, READING_SECONDS))
+    return questions
 
 
 def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base: Base) -> list[Question]:

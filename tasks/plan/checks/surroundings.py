@@ -22,7 +22,8 @@ class Surroundings:
     file system for an address. `parameters_of` returns the numbers of (all, trained) parameters for a config.json, if
     the caller can compute them. `device` is the one that trains, if training runs here. `phase` is the phase of an
     alignment, a prefix for the names of questions that are asked for each phase. `plans_elsewhere`: the plan is for
-    machines elsewhere, so a package or space that this machine lacks is not a failure.
+    machines elsewhere, so a package or space that this machine lacks is not a failure. `trains` is false for an
+    evaluation alone.
     """
 
     is_laptop: bool
@@ -37,6 +38,7 @@ class Surroundings:
     plans_elsewhere: bool = False
     parameters_of: Callable[[dict[str, Any], FineTuneConfig], tuple[int, int]] | None = None
     device: Device = PLAIN_CPU
+    trains: bool = True
 
     @property
     def runs_here(self) -> bool:

@@ -79,8 +79,18 @@ def _first_rows_name(place: tuple[str, int], num_places: int) -> str:
 def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundings) -> list[Question]:
     """Return the questions about rows, tokenizer, template and lengths, in the order of the table."""
     rows = _Rows(config, surroundings.token)
+    return _row_questions(config, rows, surroundings) + _tokenizer_questions(config, base, rows)
 
+
+def row_questions(config: FineTuneConfig, surroundings: Surroundings) -> list[Question]:
+    """Return the questions about rows alone."""
+    return _row_questions(config, _Rows(config, surroundings.token), surroundings)
+
+
+def _row_questions(config: FineTuneConfig, rows: _Rows, surroundings: Surroundings) -> list[Question]:
     def sources() -> Finding:
+        if surroundings.trains and all(source.role == "test" for source in config.data.sources):
+            raise DataError("data.sources: no rows are left to train on; add a source that is not `role: test`")
         resolved = rows.resolved.value()
         splits = data.shown_splits(resolved.shards)
         found = f"sources: {len(config.data.sources)}, shards: {len(resolved.shards)}"
@@ -106,7 +116,7 @@ def token_questions(config: FineTuneConfig, base: Base, surroundings: Surroundin
     questions = [Question("data sources", sources, limit)]
     questions += [Question(shared.name, check_of(shared), NETWORK_SECONDS) for shared in rows.first_rows.values()]
     questions.append(Question("objective and rows", objective))
-    return questions + _tokenizer_questions(config, base, rows)
+    return questions
 
 
 def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> list[Question]:

@@ -29,9 +29,10 @@ from configs.wire import (
 from configs.wire_evidence import ArtifactVerdict, Verdict
 from configs.wire_plan import Plan
 from tasks.decks.progress import render_evaluation
+from tasks.decks.scores import text_table
 from tasks.decks.tokens import render_tokens
 from tasks.report.rows import held_out_warning
-from tasks.report.write import RunResults, metrics, render_report, text_table, write_report
+from tasks.report.write import RunResults, metrics, render_report, write_report
 
 EVIL = "<script>alert('x')</script><img src=http://evil/>\" onload=\"y()"
 

@@ -13,7 +13,6 @@ import pytest
 from support.judge_server import Asked, JudgeServer, Manner, Raw, Said, Script
 
 from configs.errors import ConfigError
-from tasks.endpoints.answers import answer_rows
 from tasks.endpoints.cache import AnswerCache
 from tasks.endpoints.client import BUSY, MOST_FAILED_IN_A_ROW, NOT_ASKED, STAYED_BUSY, Endpoint, Waits
 from tasks.endpoints.messages import MOST_BYTES, UNREADABLE, ChatRequest, Reply, read_completion
@@ -48,9 +47,8 @@ def then(*answers: object) -> Script:
 
 def test_replies_stand_in_the_order_of_the_requests() -> None:
     with JudgeServer(echo) as server:
-        replies = answer_rows(
-            endpoint(server), [[{"role": "user", "content": text}] for text in ("b", "a", "b")], 9, stop=["\n"]
-        )
+        asked = [ChatRequest([{"role": "user", "content": text}], 9, stop=("\n",)) for text in ("b", "a", "b")]
+        replies = endpoint(server).ask(asked)
     assert [reply.text for reply in replies] == ["B", "A", "B"]
     assert replies[0] == Reply("B", "stop", prompt_tokens=11, completion_tokens=7)
     # what is asked twice is sent once

@@ -30,9 +30,9 @@ from configs.wire_evidence import ArtifactVerdict, Difference, RuleOutcome, Verd
 from configs.wire_plan import Plan
 from tasks.decks.card import model_card
 from tasks.decks.card_evidence import evidence_section
-from tasks.decks.scores import render_scores
+from tasks.decks.scores import render_scores, text_table
 from tasks.evaluate.scores import score_line
-from tasks.report.write import RunResults, metrics, text_table
+from tasks.report.write import RunResults, metrics
 
 _RULE = RuleOutcome(rule="loss: better than base by more than noise", passed=True, reason="it fell")
 _DIFFERENCE = Difference(
