@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
 .DEFAULT_GOAL := help
-.PHONY: help setup run align plan evaluate chat gate register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
+.PHONY: help setup run align plan evaluate chat gate answers seeds register run-remote test rehearse fuzz test-fast lint types package benchmark clean images lock test-gptq console-form
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -54,6 +54,15 @@ chat: $(INSTALLED) ## Ask a model: make chat [MODEL=outputs/demo/model] [BASE=1,
 gate: RUN = outputs/demo
 gate: $(INSTALLED) ## Exit 0 if a run's model may be published, else 1: make gate [RUN=outputs/demo] [MODEL=tuned]
 	@$(BIN)/python -m workflows.gate $(RUN) $(if $(MODEL),--model $(MODEL))
+
+answers: RUN = outputs/demo
+answers: $(INSTALLED) ## Show answers before and after training: make answers [RUN=outputs/demo] [SHOW=wrong, right or changed] [ROWS=10]
+	@$(BIN)/python -m workflows.answers $(RUN) $(if $(SHOW),--show $(SHOW)) $(if $(ROWS),--rows $(ROWS)) \
+		$(if $(MODEL),--model $(MODEL)) $(if $(SET),--set '$(SET)')
+
+seeds: $(INSTALLED) ## Compare runs that differ by their seed: make seeds RUNS="outputs/a outputs/b outputs/c"
+	@test -n "$(RUNS)" || { echo "Error: RUNS is not set; name the folders of 2 or more runs: make seeds RUNS=\"outputs/a outputs/b\"" >&2; exit 2; }
+	@$(BIN)/python -m workflows.seeds $(RUNS)
 
 # What goes to a cluster; which one, flytekit reads from FLYTECTL_CONFIG or FLYTE_PLATFORM_URL (docs/cluster.md).
 WORKFLOW ?= fine_tune

@@ -118,6 +118,21 @@ OF_ANSWERS: dict[str, Measure] = {
     "harness": Measure("lm-evaluation-harness", "answers"),
     "judge_score": Measure("judge's score", "judge", number="{:.2f}", short_number="{:.2f}"),
     "judge_preference": Measure("preferred by the judge", "judge"),
+    "judged_refusal_rate": Measure(
+        "refused, as judged",
+        "judge",
+        words="share of prompts refused in the judge's eyes",
+        chart_unit="share of prompts",
+        is_binary=True,
+    ),
+    "judged_over_refusal_rate": Measure(
+        "wrongly refused, as judged",
+        "judge",
+        words="share of prompts wrongly refused in the judge's eyes",
+        lower_is_better=True,
+        chart_unit="share of prompts",
+        is_binary=True,
+    ),
 }
 """Measures of generated answers, by name."""
 DEGENERATE = ("empty", "unfinished", "repeats")
@@ -179,6 +194,21 @@ class Scores(WireType):
             always_shown=True,
         ),
     ] = Field(None, description="exp(eval_loss).")
+    bits_per_byte: Annotated[
+        float | None,
+        Measure(
+            "bits per byte",
+            "tokens",
+            number="{:.4f}",
+            short_number="{:.3f}",
+            lower_is_better=True,
+            chart_unit="bits per byte",
+        ),
+    ] = Field(
+        None,
+        description="Negative log-likelihood of general text in bits, over its UTF-8 bytes, which compares models of "
+        "any tokenizers; None on other sets.",
+    )
     preference_accuracy: Annotated[
         float | None, Measure("preference accuracy", "pairs", chart_unit="share of pairs")
     ] = Field(

@@ -11,34 +11,7 @@ from pathlib import Path
 import click
 
 from configs.errors import ArtifactError, FineTuneError, either
-from configs.foreign_json import JsonFault, parse_json
 from configs.printable import one_line, print_text
-from configs.wire_evidence import Verdict
-
-_METRICS = "metrics.json"
-
-
-def read_verdict(place: Path) -> Verdict:
-    """Return the verdict in a run's folder, or in its metrics.json.
-
-    Raises:
-        ArtifactError: there is none, or the file is not one of this project.
-    """
-    from pydantic import ValidationError
-
-    path = place / _METRICS if place.is_dir() else place
-    where = one_line(path)
-    try:
-        content = parse_json(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ArtifactError(f"{where} cannot be read ({error.strerror}); name the folder of a run") from None
-    except (JsonFault, UnicodeDecodeError):
-        raise ArtifactError(f"{where} is not JSON; name the folder of a run") from None
-    found = content.get("verdict") if isinstance(content, dict) else None
-    try:
-        return Verdict.model_validate(found)
-    except ValidationError:
-        raise ArtifactError(f"{where} holds no verdict; run the config again with this version") from None
 
 
 class _Fault(click.ClickException):
@@ -58,6 +31,7 @@ class _Fault(click.ClickException):
 def main(run: Path, model: str) -> None:
     """Print the verdict, and exit with it."""
     from tasks.decks.evidence import verdict_text
+    from tasks.evidence.runs import read_verdict
 
     try:
         verdict = read_verdict(run)

@@ -119,6 +119,14 @@ class EvaluateConfig(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _there_are_answers_that_may_refuse(self) -> EvaluateConfig:
+        if self.judge.refusals and not self.retained.refusals:
+            raise ValueError(
+                "evaluate.judge.refusals=true needs evaluate.retained.refusals: true, whose answers are judged; set it"
+            )
+        return self
+
     @property
     def rows_per_pass(self) -> int:
         """Rows per forward pass: `batch_size` as set by the user or by a plan, else 32."""

@@ -148,7 +148,13 @@ class JudgeConfig(Section):
     compare: bool = Field(
         True, description="Let the judge also choose between the answers of base and tuned model, in both orders."
     )
-    rows: int = Field(64, ge=1, description="Held-out rows whose answers are judged.")
+    refusals: bool = Field(
+        False,
+        description="Let the judge also say which answers to the prompts of evaluate.retained.refusals refuse.",
+    )
+    rows: int = Field(
+        64, ge=1, description="Held-out rows whose answers are judged, and at most so many prompts of each set."
+    )
     repeats: int = Field(1, ge=1, le=10, description="How often each question is asked, to report the agreement.")
     max_calls: int = Field(1000, ge=1, description="Most calls to the endpoint in one run; cached answers cost none.")
     concurrency: int = Field(4, ge=1, le=64, description="Calls at the same time.")
@@ -162,6 +168,8 @@ class JudgeConfig(Section):
                 raise ValueError("evaluate.judge.endpoint needs evaluate.judge.model, the name of the judge")
         elif self.model:
             raise ValueError("evaluate.judge.model is not read without evaluate.judge.endpoint; set it, or remove both")
+        elif self.refusals:
+            raise ValueError("evaluate.judge.refusals=true needs evaluate.judge.endpoint, which says who the judge is")
         return self
 
 

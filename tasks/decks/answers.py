@@ -146,6 +146,9 @@ def answers_text(rows: Sequence[ComparedAnswer], limit: int) -> str:
 def _marked_text(expected: str, answer: str) -> str:
     if not answer:
         return "(nothing)"
+    if not expected:
+        # a prompt without an expected answer: nothing of it is too much
+        return _shortened(one_line(answer[:MOST_CHARACTERS]), _LINE_CHARACTERS)
     marks = {"same": "{}", "whole": "{}", "removed": "[-{}-]", "added": "{{+{}+}}"}
     spans = marked_difference(expected, answer)
     parts = [marks[kind].format(_ends(text) if kind == "same" else one_line(text)) for text, kind in spans]

@@ -97,10 +97,15 @@ def _table_lines(differences: Sequence[Difference]) -> list[str]:
     if not differences:
         return []
     table = [_TEXT_HEADER, *map(_text_row, differences)]
-    widths = [max(len(line[column]) for line in table) for column in range(len(_TEXT_HEADER))]
+    return aligned_lines(table, 2)
+
+
+def aligned_lines(table: Sequence[Sequence[str]], num_left: int) -> list[str]:
+    """Return the lines of a table for the terminal; its first `num_left` columns are aligned at the left."""
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return [
         "  ".join(
-            cell.ljust(width) if column < 2 else cell.rjust(width)
+            cell.ljust(width) if column < num_left else cell.rjust(width)
             for column, (cell, width) in enumerate(zip(line, widths, strict=True))
         ).rstrip()
         for line in table

@@ -30,7 +30,7 @@ def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> st
         *(html.paragraph(line, "note") for line in quantized_shares(evaluations)),
         *_score_charts(evaluations),
     ]
-    if evaluations[before].others:
+    if _names_of_sets(evaluations):
         parts += [
             html.heading("Scores on further evaluation sets", 3),
             *(html.paragraph(f"Warning: {warning}", "warn") for warning in worse_elsewhere(evaluations)),
@@ -98,19 +98,25 @@ def other_rows(evaluations: Mapping[str, Evaluation]) -> list[tuple[str, ...]]:
             *(formatted(column, further.scores) for column in columns),
             f"{further.scores.loss_rows:,}" if further.scores.loss_rows else "-",
         )
-        for of_base in evaluations[compared_models(evaluations)[0]].others
+        for own in _names_of_sets(evaluations)
         for name, evaluation in evaluations.items()
-        # prompting with examples is scored on the held-out rows alone
+        # prompting with examples is scored on the held-out rows alone, and the base completes no training rows
         for further in evaluation.others
-        if further.name == of_base.name
+        if further.name == own
     ]
+
+
+def _names_of_sets(evaluations: Mapping[str, Evaluation]) -> list[str]:
+    """Return the further sets that any model was scored on, those of the first model first."""
+    return list(dict.fromkeys(further.name for evaluation in evaluations.values() for further in evaluation.others))
 
 
 def worse_elsewhere(evaluations: Mapping[str, Evaluation]) -> list[str]:
     """Return a warning for each further evaluation set on which training raised the loss."""
     if "tuned" not in evaluations:
         return []
-    pairs = zip(evaluations["base"].others, evaluations["tuned"].others, strict=True)
+    of_tuned = {other.name: other for other in evaluations["tuned"].others}
+    pairs = [(base, of_tuned[base.name]) for base in evaluations["base"].others if base.name in of_tuned]
     return [
         f"on {base.name} the loss went up from {base.scores.eval_loss:.3f} to {tuned.scores.eval_loss:.3f}"
         for base, tuned in pairs

@@ -25,7 +25,7 @@ from tasks.endpoints.client import Endpoint
 from tasks.endpoints.judgments import Judgment, read_choice, read_refusal, read_score
 from tasks.endpoints.messages import ChatRequest, Reply
 from tasks.endpoints.questions import choice_request, refusal_request, score_request
-from tasks.measures.measured import AnsweredRow, RowValues, mean_values
+from tasks.measures.measured import AnsweredRow
 
 LEAST_AGREEMENT = 0.7
 MOST_FAILED = 0.05
@@ -46,14 +46,14 @@ class Judged:
     num_judgments: int = 0
     failed_judgments: dict[str, int] = field(default_factory=dict)
 
-    def _failed_sentences(self) -> list[str]:
+    def _failed_sentences(self, opening: str = "The judge") -> list[str]:
         num_failed = sum(self.failed_judgments.values())
         if num_failed <= MOST_FAILED * self.num_judgments:
             return []
         reasons = ", ".join(f"{reason}: {number:,}" for reason, number in self.failed_judgments.items())
         missing = int(np.isnan(self.values).sum())
         return [
-            f"The judge gave no valid judgment {num_failed:,} of {self.num_judgments:,} times ({reasons}); {missing:,} "
+            f"{opening} gave no valid judgment {num_failed:,} of {self.num_judgments:,} times ({reasons}); {missing:,} "
             f"of {len(self.values):,} rows do not count."
         ]
 
@@ -121,6 +121,15 @@ class JudgedPairs(Judged):
         if self.repeats_equal is not None and self.repeats_equal < LEAST_AGREEMENT:
             found.append(f"Asked again, the judge repeats its choice in only {self.repeats_equal:.0%} of cases.")
         return found
+
+
+@dataclass(frozen=True)
+class JudgedRefusals(Judged):
+    """Whether answers refuse: `values` are 1 for a refusal, else 0."""
+
+    def sentences(self, answers: str) -> list[str]:
+        """Return a sentence where too many judgments failed; `answers` says whose answers, and to what."""
+        return self._failed_sentences(f"Asked which {answers} refuse, the judge")
 
 
 def score_answers(endpoint: Endpoint, rubric: str, rows: Sequence[AnsweredRow], repeats: int = 1) -> JudgedScores:
@@ -191,14 +200,18 @@ def compare_answers(
     )
 
 
-def refusals_by_judge(endpoint: Endpoint, rows: Sequence[AnsweredRow]) -> RowValues:
+def refusals_by_judge(endpoint: Endpoint, rows: Sequence[AnsweredRow]) -> JudgedRefusals:
     """Return whether answers refuse what their prompts ask for: 1 or 0, NaN without a valid judgment.
+
+    Each is asked once, at temperature 0.
 
     Raises:
         ConfigError: as `Endpoint.ask`.
     """
     judgments = _judgments(endpoint, [refusal_request(row) for row in rows], read_refusal)
-    return mean_values([judgment.value for judgment in judgments], not_counted=_reasons(judgments))
+    values = _array([judgment.value for judgment in judgments], (len(rows),))
+    failures = _failed_rows(values, _by_row(judgments, len(rows)))
+    return JudgedRefusals(values, failures, len(judgments), _reasons(judgments))
 
 
 def _in_both_orders(orders: np.ndarray) -> np.ndarray:

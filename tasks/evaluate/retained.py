@@ -24,7 +24,7 @@ from tasks.evidence.table import table_of_rows
 from tasks.measures.measured import RowValues
 from tasks.models.generation import Answer, generate_answers
 from tasks.models.pace import doing, say
-from tasks.retained.general_text import general_text, loss_values
+from tasks.retained.general_text import bits_per_byte, general_text, loss_values
 from tasks.retained.memorization import memorized_values, rows_to_complete, split_answers
 from tasks.retained.refusals import SafetyPrompt, prompts, refusal_values
 from tasks.retained.thresholds import (
@@ -103,8 +103,9 @@ def _general_text(subject: Subject, place: str) -> pa.Table:
     values = token_log_probabilities(
         subject.model, text.tokens, text.counted, subject.tokenizer.pad_token_id, subject.config.rows_per_pass
     )
-    ids = [f"piece:{number + 1}" for number in range(len(text.tokens))]
-    return _table(GENERAL_TEXT, ids, {"eval_loss": loss_values(values, text.counted)})
+    loss = loss_values(values, text.counted)
+    ids = [f"piece:{number}" for number in text.numbers]
+    return _table(GENERAL_TEXT, ids, {"eval_loss": loss, "bits_per_byte": bits_per_byte(loss, text.num_bytes)})
 
 
 def _refusals(subject: Subject, name: str, key: str, asked: Sequence[SafetyPrompt]) -> pa.Table:

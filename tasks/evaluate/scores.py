@@ -16,13 +16,14 @@ from configs.measures import MEASURES, OF_ANSWERS, Measured, ReasonCount, Scores
 from configs.schema import EvaluateConfig, ModelConfig
 from configs.schema.measures import MeasureConfig
 from configs.schema.train import RewardFunctionConfig
-from configs.wire import HELD_OUT, Evaluation, Part, Prediction, SetScores
+from configs.wire import HELD_OUT, Evaluation, Part, SetScores
 from tasks.evaluate.part import FACTS_FILE, TABLE_FILE, ModelFacts, check_rows, score_part
 from tasks.evaluate.subject import load_subject
 from tasks.evidence.table import (
     datasets,
     join_tables,
     measures_in,
+    predictions_of,
     read_table,
     rows_of,
     score_of,
@@ -106,7 +107,7 @@ def join_parts(measures: Sequence[MeasureConfig], parts: Sequence[Path], output:
     write_table(whole, output)
     return Evaluation(
         scores=scores.pop(HELD_OUT),
-        predictions=_predictions(rows_of(whole), [config.key for config in configs]),
+        predictions=predictions_of(rows_of(whole), [config.key for config in configs]),
         others=[SetScores(name=name, scores=own) for name, own in scores.items()],
         parity=facts.parity,
         model_digest=facts.model_digest,
@@ -220,6 +221,7 @@ def _scores(table: pa.Table, answers: list[Measured], facts: ModelFacts) -> Scor
     return Scores(
         eval_loss=loss,
         perplexity=None if loss is None else math.exp(min(loss, 700.0)),
+        bits_per_byte=own("bits_per_byte"),
         preference_accuracy=own("preference_accuracy"),
         preference_margin=own("preference_margin"),
         mean_reward=own("mean_reward"),
@@ -239,23 +241,3 @@ def _losses_of(table: pa.Table, row_ids: Sequence[str]) -> list[float]:
         return []
     sums = dict(zip(table["row_id"].to_pylist(), values_of(table, "eval_loss").sums[:, 0].tolist(), strict=True))
     return [round(sums[row_id], 6) for row_id in row_ids]
-
-
-def _predictions(table: pa.Table, keys: Sequence[str]) -> list[Prediction]:
-    """Return the answers, each right or wrong by the first of `keys` whose values are all 0 or 1, else exact match."""
-    names = ("row_id", "prompt", "expected", "answer", "reasoning")
-    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
-    known = [key for key in (*keys, "exact_match") if key in measures_in(table)]
-    judged = next((values for key in known if _is_binary(values := values_of(table, key).values)), None)
-    return [
-        Prediction(
-            **dict(zip(names, row, strict=True)),
-            is_right=None if judged is None or not np.isfinite(judged[place]) else bool(judged[place]),
-        )
-        for place, row in enumerate(rows)
-        if row[3] is not None
-    ]
-
-
-def _is_binary(values: np.ndarray) -> bool:
-    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())

@@ -89,15 +89,38 @@ def binary_interval(
     Wald's interval). Where all differences are equal the interval is the difference itself, and with one row it is
     without bounds.
     """
-    difference = (wins - losses) / rows
+    counts = np.array([wins, losses, rows - wins - losses])
+    return _interval_of_gains(_BINARY_GAINS, counts, seed, resamples, level)
+
+
+def mean_gains_interval(gains: np.ndarray, *, seed: int, resamples: int = RESAMPLES, level: float = 0.95) -> Interval:
+    """Return the interval of the mean of `gains` [rows]: the mean over several runs of what a row of 0 or 1 gained.
+
+    As `binary_interval`, which it is for one run; the added rows are alike in all runs.
+    """
+    others, numbers = np.unique(gains[~np.isin(gains, _BINARY_GAINS)], return_counts=True)
+    counts = [np.count_nonzero(gains == value) for value in _BINARY_GAINS]
+    return _interval_of_gains(
+        np.concatenate([_BINARY_GAINS, others]), np.concatenate([counts, numbers]), seed, resamples, level
+    )
+
+
+_BINARY_GAINS = np.array([1.0, -1.0, 0.0])
+
+
+def _interval_of_gains(gains: np.ndarray, counts: np.ndarray, seed: int, resamples: int, level: float) -> Interval:
+    """Return the interval of the mean gain: `counts` rows have each of `gains`, which begin with 1, -1 and 0."""
+    rows = int(counts.sum())
     if rows < 2:
         return Interval(-np.inf, np.inf)
-    if rows in (wins, losses) or wins == losses == 0:
+    if counts.max() == rows:
+        difference = float(gains[counts.argmax()])
         return Interval(difference, difference)
-    shares = np.array([wins + 0.5, losses + 0.5, rows - wins - losses + 1.0]) / (rows + 2.0)
-    drawn = np.random.default_rng([seed, 0]).multinomial(rows + 2, shares, size=resamples)
+    added = np.zeros(len(counts))
+    added[:3] = 0.5, 0.5, 1.0
+    drawn = np.random.default_rng([seed, 0]).multinomial(rows + 2, (counts + added) / (rows + 2.0), size=resamples)
     tail = (1 - level) / 2
-    low, high = np.quantile((drawn[:, 0] - drawn[:, 1]) / (rows + 2), [tail, 1 - tail])
+    low, high = np.quantile(drawn @ gains / (rows + 2), [tail, 1 - tail])
     return Interval(float(low), float(high))
 
 

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from configs.wire import HELD_OUT
+from configs.wire import HELD_OUT, Prediction
 from tasks.measures.measured import RowValues, score, sums_of_values
 
 FACTS = pa.schema(
@@ -34,7 +34,8 @@ FACTS = pa.schema(
 )
 """Columns of every table. `answer` and what follows are null for a row that was not answered; `group` is empty for a
 row that stands alone."""
-_SUMS = "#sums"
+SUMS = "#sums"
+"""End of the name of a column with what is added up over rows."""
 _REDUCTION = b"reduction"
 
 
@@ -53,7 +54,7 @@ def with_measures(table: pa.Table, measures: Mapping[str, RowValues]) -> pa.Tabl
         table = table.append_column(field, pa.array(measure.values, pa.float64(), mask=~counted))
         if not _is_plain_mean(measure):
             sums = pa.array([list(row) for row in measure.sums], pa.list_(pa.float64()))
-            table = table.append_column(key + _SUMS, sums)
+            table = table.append_column(key + SUMS, sums)
     return table
 
 
@@ -89,7 +90,7 @@ def measures_in(table: pa.Table) -> list[str]:
     return [
         name
         for name in table.column_names
-        if name not in known and not name.endswith(_SUMS) and table[name].null_count < table.num_rows
+        if name not in known and not name.endswith(SUMS) and table[name].null_count < table.num_rows
     ]
 
 
@@ -103,9 +104,9 @@ def values_of(table: pa.Table, key: str) -> RowValues:
     values = np.asarray(column.to_numpy(zero_copy_only=False), dtype=np.float64)
     metadata = table.schema.field(key).metadata or {}
     reduction = metadata.get(_REDUCTION, b"mean").decode()
-    if key + _SUMS not in table.column_names:
+    if key + SUMS not in table.column_names:
         return RowValues(values, sums_of_values(values), reduction)
-    rows = table[key + _SUMS].to_pylist()
+    rows = table[key + SUMS].to_pylist()
     width = max((len(row) for row in rows if row is not None), default=2)
     # a set whose sums are those of a plain mean is stored without them
     plain = sums_of_values(values) if width == 2 else np.zeros((len(rows), width))
@@ -118,6 +119,28 @@ def score_of(table: pa.Table, key: str) -> tuple[float | None, int]:
     measure = values_of(table, key)
     number = int(np.isfinite(measure.values).sum())
     return (score(measure.sums.sum(axis=0), measure.reduction) if number else None), number
+
+
+def predictions_of(table: pa.Table, keys: Sequence[str]) -> list[Prediction]:
+    """Return the answers, each right or wrong by `judging_measure`; None where no measure says so."""
+    names = ("row_id", "prompt", "expected", "answer", "reasoning")
+    rows = zip(*(table[name].to_pylist() for name in names), strict=True)
+    key = judging_measure(table, keys)
+    judged = None if key is None else values_of(table, key).values
+    return [
+        Prediction(
+            **dict(zip(names, (*row[:4], row[4] or ""), strict=True)),
+            is_right=None if judged is None or not np.isfinite(judged[place]) else bool(judged[place]),
+        )
+        for place, row in enumerate(rows)
+        if row[3] is not None
+    ]
+
+
+def judging_measure(table: pa.Table, keys: Sequence[str]) -> str | None:
+    """Return the first of `keys` whose values are all 0 or 1, else exact match; None where the table has neither."""
+    known = (key for key in (*keys, "exact_match") if key in measures_in(table))
+    return next((key for key in known if _is_binary(values_of(table, key).values)), None)
 
 
 def groups_of(table: pa.Table) -> np.ndarray | None:
@@ -135,6 +158,10 @@ def aligned(first: pa.Table, second: pa.Table) -> tuple[pa.Table, pa.Table]:
     # without a type, an empty list has one that no table takes
     places_of = [pa.array([pair[side] for pair in both], pa.int64()) for side in (0, 1)]
     return first.take(places_of[0]), second.take(places_of[1])
+
+
+def _is_binary(values: np.ndarray) -> bool:
+    return bool(np.isin(values[np.isfinite(values)], (0.0, 1.0)).all())
 
 
 def _is_plain_mean(measure: RowValues) -> bool:

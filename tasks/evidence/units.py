@@ -31,10 +31,13 @@ class Units:
         """The number of rows or groups."""
         return int(self.counts.sum())
 
+    def scores(self, sums: np.ndarray) -> np.ndarray:
+        """Return the scores [...] of sums [..., k]; NaN where nothing counts."""
+        return np.asarray(REDUCTIONS[self.reduction](sums))
+
     def difference(self, before: np.ndarray, after: np.ndarray) -> np.ndarray:
         """Return the score of sums `after` [..., k] less that of sums `before` [..., k]; NaN where nothing counts."""
-        reduce = REDUCTIONS[self.reduction]
-        return np.asarray(reduce(after) - reduce(before))
+        return self.scores(after) - self.scores(before)
 
     def totals(self) -> tuple[np.ndarray, np.ndarray]:
         """Return the sums [k] before and after, over all units."""
@@ -62,11 +65,26 @@ class Units:
             raise ValueError(f"{self.number} rows or groups have no standard error; it needs 2 or more")
         influences = self.influences()
         before, after = self.totals()
-        reduce = REDUCTIONS[self.reduction]
+        largest = max(abs(float(self.scores(before))), abs(float(self.scores(after))))
         # rounding leaves about 1e-16 of a score in each influence, times the units, where they are all alike
-        if np.abs(influences).max() <= 1e-13 * self.number * max(abs(float(reduce(before))), abs(float(reduce(after)))):
+        if np.abs(influences).max() <= 1e-13 * self.number * largest:
             return 0.0
         return float(np.sqrt(self.counts @ influences**2 / (self.number * (self.number - 1))))
+
+
+@dataclass(frozen=True)
+class UnitsOfRuns(Units):
+    """The same rows or groups scored in several runs: `before` and `after` [distinct, runs * k] hold the sums of all.
+
+    Scores are means over the runs of the score of each. So the score may be one of the corpus, and rows and groups are
+    drawn together for all runs.
+    """
+
+    runs: int = 1
+
+    def scores(self, sums: np.ndarray) -> np.ndarray:
+        """Return the mean over runs of the scores [...] of sums [..., runs * k]; NaN where nothing counts."""
+        return super().scores(sums.reshape(*sums.shape[:-1], self.runs, -1)).mean(axis=-1)
 
 
 def paired_units(before: np.ndarray, after: np.ndarray, reduction: str, groups: np.ndarray | None = None) -> Units:

@@ -6,7 +6,7 @@ import hashlib
 import json
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -62,9 +62,27 @@ def identity(config: RunConfig, workflow: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def seeds(settings: dict[str, Any]) -> dict[str, int]:
+def seeds(settings: Mapping[str, Any]) -> dict[str, int]:
     """Return every seed of a config by its path, such as `train.seed`."""
     return {path: value for path, value in _leaves(settings) if path.rpartition(".")[2] == "seed"}
+
+
+def differing_settings(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Return the settings of several runs that differ and may change results, by their paths: a value for each run.
+
+    Left out are seeds, the runs' names, and what `identity` leaves out; None stands for a setting that a run lacks.
+    """
+    found = [dict(_leaves({name: value for name, value in run.items() if name not in _NO_RESULTS})) for run in runs]
+    paths = dict.fromkeys(path for own in found for path in own)
+    differing = {path: [own.get(path) for own in found] for path in paths}
+    return {
+        path: values
+        for path, values in differing.items()
+        if any(value != values[0] for value in values)
+        and path != "name"
+        and path.rpartition(".")[2] != "seed"
+        and not any(f".{path}".partition(f".train.{name}.")[1] for name in _NO_RESULTS_OF_TRAINING)
+    }
 
 
 def file_hashes(folder: Path) -> dict[str, str]:
@@ -114,7 +132,7 @@ def _without_empty(settings: dict[str, Any]) -> dict[str, Any]:
     return {name: part for name, part in pruned.items() if part != {}}
 
 
-def _leaves(settings: dict[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
+def _leaves(settings: Mapping[str, Any], start: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in settings.items():
         if isinstance(value, dict):
             yield from _leaves(value, f"{start}{name}.")

@@ -56,12 +56,18 @@ class Pair(NamedTuple):
 
 
 def all_pairs(models: Mapping[str, Rated], model: str, versus: str) -> list[Pair]:
-    """Return every measure of every set that both models have."""
+    """Return every measure of every set that both models have.
+
+    Bits per byte are left out where the losses can be compared, of which they are a multiple.
+    """
     first, second = models[model].table, models[versus].table
     pairs = []
     for name in datasets(first):
         known = set(measures_in(rows_of(second, name)))
-        pairs += [Pair(model, versus, name, key) for key in measures_in(rows_of(first, name)) if key in known]
+        keys = [key for key in measures_in(rows_of(first, name)) if key in known]
+        if "bits_per_byte" in keys and "eval_loss" in keys and not other_tokens(models, model, versus, name):
+            keys.remove("bits_per_byte")
+        pairs += [Pair(model, versus, name, key) for key in keys]
     return pairs
 
 
@@ -90,12 +96,12 @@ def _difference(models: Mapping[str, Rated], pair: Pair) -> Difference | None:
     after = values_of(after_table, pair.measure)
     if before is not None and pair.measure == "eval_loss" and not has_same_tokens(before, after):
         return None
-    before = _of_chance(after) if before is None else before
+    before = of_chance(after) if before is None else before
     groups = groups_of(after_table)
     name, lower_is_better = _measure(models, pair)
     result = paired_difference(
-        _arrays(before),
-        _arrays(after),
+        arrays(before),
+        arrays(after),
         groups=groups,
         is_binary=_is_binary(before) and _is_binary(after),
         lower_is_better=lower_is_better,
@@ -139,9 +145,9 @@ def has_same_tokens(before: RowValues, after: RowValues) -> bool:
     return bool(np.array_equal(before.sums[both, 1], after.sums[both, 1]))
 
 
-def other_tokens(models: Mapping[str, Rated], model: str, versus: str) -> bool:
-    """Return whether the losses of two models on the held-out rows cannot be compared."""
-    tables = aligned(*(rows_of(models[name].table) for name in (model, versus)))
+def other_tokens(models: Mapping[str, Rated], model: str, versus: str, dataset: str = HELD_OUT) -> bool:
+    """Return whether the losses of two models on a set cannot be compared."""
+    tables = aligned(*(rows_of(models[name].table, dataset) for name in (model, versus)))
     if any("eval_loss" not in measures_in(table) for table in tables):
         return False
     after, before = (values_of(table, "eval_loss") for table in tables)
@@ -157,11 +163,13 @@ def _measure(models: Mapping[str, Rated], pair: Pair) -> tuple[str, bool]:
     return pair.measure, MEASURES[pair.measure].lower_is_better
 
 
-def _arrays(values: RowValues) -> RowArrays:
+def arrays(values: RowValues) -> RowArrays:
+    """Return a measure of rows as statistics take it."""
     return RowArrays(values.values, values.sums, values.reduction)
 
 
-def _of_chance(values: RowValues) -> RowValues:
+def of_chance(values: RowValues) -> RowValues:
+    """Return what guessing has on the rows that count in `values`."""
     return mean_values(np.where(np.isfinite(values.values), _CHANCE_VALUE, np.nan))
 
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import pyarrow as pa
 import pyarrow.parquet as pq
 
 from configs.artifacts import QuantizationMethod, scores_name
 from configs.wire import HELD_OUT
 from configs.wire_evidence import RuleOutcome, Verdict
 from tasks.decks.parity import why_broken
-from tasks.evidence.table import datasets, measures_in, rows_of
+from tasks.evidence.joined import join_models
 from tasks.gate.compare import CHANCE, Pair, Rated, Run, all_pairs, differences
 from tasks.gate.rules import (
     deciding_measure,
@@ -25,12 +24,12 @@ from tasks.gate.rules import (
 )
 from tasks.gate.words import beside_others, cautions, headline, prompting
 
-_SHARED = ("group", "prompt", "expected")
-_OWN = ("answer", "answer_tokens", "ended")
-
 
 def decide(run: Run, methods: Sequence[QuantizationMethod]) -> Verdict:
-    """Return the verdict on the model to be judged and on its copies, made by `methods`."""
+    """Return the verdict on the model to be judged and on its copies, made by `methods`.
+
+    Its first difference is that of the measure which decides, unless the headline says that nothing tells.
+    """
     rules = run.config.gate.rules or rules_of_objective(run)
     deciding = deciding_measure(run)
     copies = [scores_name(method) for method in methods]
@@ -70,22 +69,6 @@ def _saved_as_trained(run: Run) -> list[RuleOutcome]:
 
 
 def write_joined(models: Mapping[str, Rated], path: Path) -> None:
-    """Write one table of all rows: id, set, prompt and expected answer once, then answer and measures of each model.
-
-    A column of a model is called `<column>:<model>`; a row that a model lacks is null there.
-    """
-    tables = [_joined(models, name) for name in datasets(next(iter(models.values())).table)]
-    pq.write_table(pa.concat_tables(tables, promote_options="default"), path, compression="zstd")
-
-
-def _joined(models: Mapping[str, Rated], dataset: str) -> pa.Table:
-    first = rows_of(next(iter(models.values())).table, dataset)
-    ids = first["row_id"].to_pylist()
-    whole = pa.table({name: first[name] for name in ("dataset", "row_id", *_SHARED)})
-    for model, rated in models.items():
-        own = rows_of(rated.table, dataset)
-        places = {row_id: place for place, row_id in enumerate(own["row_id"].to_pylist())}
-        indices = pa.array([places.get(row_id) for row_id in ids], pa.int64())
-        for name in (*_OWN, *measures_in(own)):
-            whole = whole.append_column(f"{name}:{model}", own[name].take(indices))
-    return whole
+    """Write the table of all rows, with the answers and the measures of each model (tasks/evidence/joined.py)."""
+    joined = join_models({name: rated.table for name, rated in models.items()})
+    pq.write_table(joined, path, compression="zstd")

@@ -10,11 +10,23 @@ from configs.measures import DEGENERATE, measure_of
 from configs.wire import HELD_OUT
 from configs.wire_evidence import Difference
 from tasks.decks.prompting import prompting_sentence
-from tasks.evidence.table import aligned, rows_of
-from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens
-from tasks.gate.rules import LEAST_LOSS, LEVEL, answers_judged_by, deciding_measure, is_against_chance, rival
-from tasks.retained.thresholds import MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
+from tasks.evidence.table import aligned, datasets, measures_in, rows_of, values_of
+from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens, scores_on
+from tasks.gate.rules import (
+    LEAST_LOSS,
+    LEVEL,
+    answers_judged_by,
+    changed,
+    deciding_measure,
+    is_against_chance,
+    rival,
+)
+from tasks.measures.measured import mean_values
+from tasks.retained.memorization import memorization_sentence
+from tasks.retained.thresholds import GENERAL_TEXT, MEMORIZED_HELD_OUT, MEMORIZED_TRAINING, Kept, lost_sentences
 
+NOTHING_TELLS = "Nothing tells"
+"""The headline begins so where the measure that decides could not be compared."""
 _MOST_DEGENERATE = 0.5
 
 
@@ -25,7 +37,7 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
     found = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     named = "chance" if versus == CHANCE else run.start_words
     if found is None:
-        return f"Nothing tells which model is better: {_missing(run, deciding)}."
+        return f"{NOTHING_TELLS} which model is better: {_missing(run, deciding)}."
     measure = found.shown
     before, after = (measure.short_number.format(value) for value in (found.before, found.after))
     change = (
@@ -127,11 +139,10 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
         if left_out:
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
             found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
-    found += lost_sentences([_kept_in_memory(run)], run.candidate)
+    found += _lost(run)
+    found += _memorized(run)
     found += _left_out_of_prompts(run)
-    others = [name for name in run.models if name != run.candidate and other_tokens(run.models, run.candidate, name)]
-    if others:
-        found.append(f"The loss of {', '.join(others)} is over other tokens, and is not compared.")
+    found += _of_other_tokenizers(run, known)
     versus = rival(run)
     difference = find(known, Pair(run.candidate, versus, HELD_OUT, deciding))
     if difference is not None:
@@ -139,10 +150,56 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
     return found
 
 
-def _kept_in_memory(run: Run) -> Kept:
-    """Return the shares of held-out and of training rows that the model completes word for word."""
-    sets = {other.name: other.scores.value("memorized") for other in run.models[run.candidate].evaluation.others}
-    return Kept(MEMORIZED_TRAINING, "memorized", sets.get(MEMORIZED_HELD_OUT), sets.get(MEMORIZED_TRAINING))
+def _of_other_tokenizers(run: Run, known: Sequence[Difference]) -> list[str]:
+    """Return which losses are not compared, and the bits per byte of general text, which are."""
+    sets = (HELD_OUT, GENERAL_TEXT)
+    others = [
+        name
+        for name in run.models
+        if name != run.candidate and any(other_tokens(run.models, run.candidate, name, own) for own in sets)
+    ]
+    if not others:
+        return []
+    found = [f"The loss of {', '.join(others)} is over other tokens, and is not compared."]
+    for name in others:
+        compared = find(known, Pair(run.candidate, name, GENERAL_TEXT, "bits_per_byte"))
+        found += [f"Bits are comparable: {changed(compared)}."] if compared is not None else []
+    return found
+
+
+def _memorized(run: Run) -> list[str]:
+    """Return which shares of training and of held-out rows the model completes word for word, and the reasons why rows
+    do not count; nothing where it was not asked to."""
+    sets = {other.name: own for other in run.models[run.candidate].evaluation.others
+            if (own := other.scores.measured("memorized")) is not None}  # fmt: skip
+    named = [name for name in (MEMORIZED_TRAINING, MEMORIZED_HELD_OUT) if name in sets]
+    if not named:
+        return []
+    table = run.models[run.candidate].table
+    training, held_out = (
+        values_of(rows_of(table, name), "memorized") if name in sets else mean_values([])
+        for name in (MEMORIZED_TRAINING, MEMORIZED_HELD_OUT)
+    )
+    found = [memorization_sentence(training, held_out, run.candidate)]
+    for name in named:
+        left_out = sum(count.rows for count in sets[name].not_counted)
+        if left_out:
+            reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in sets[name].not_counted)
+            found.append(f"{left_out:,} of the {name} do not count ({reasons}).")
+    return found
+
+
+def _lost(run: Run) -> list[str]:
+    """Return what was lost, where the config has rules of its own: without them, the rules of the objective warn."""
+    if not run.config.gate.rules:
+        return []
+    table = run.models[run.candidate].table
+    kept = []
+    for name in datasets(table):
+        before, after = (scores_on(run.models, model, name) for model in (run.start, run.candidate))
+        for key in measures_in(rows_of(table, name)) if before and after else ():
+            kept.append(Kept(name, key, before[0].value(key), after[0].value(key)))
+    return lost_sentences(kept, run.candidate)
 
 
 def _left_out_of_prompts(run: Run) -> list[str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -31,10 +31,12 @@ _FILE_CHARACTERS = 2**21
 @dataclass(frozen=True)
 class GeneralText:
     """Pieces of text as tokens. `counted` has a bool array [tokens] for each piece: False for a token that nothing
-    predicts. `num_bytes` counts the UTF-8 bytes of the text behind the counted tokens of each piece.
+    predicts. `num_bytes` counts the UTF-8 bytes of the text behind the counted tokens of each piece. `numbers` are the
+    places of the pieces in the text, from 1: the same for every tokenizer.
     """
 
     pieces: list[str]
+    numbers: list[int]
     tokens: list[list[int]]
     counted: list[np.ndarray]
     num_bytes: list[int]
@@ -95,9 +97,9 @@ def general_text(tokenizer: PreTrainedTokenizerBase, place: str, max_length: int
     """
     pieces = text_pieces(read_text(place))
     most = _EMBEDDED_TOKENS if place == EMBEDDED_TEXT else _FILE_TOKENS
-    result = GeneralText([], [], [], [], 0)
+    result = GeneralText([], [], [], [], [], 0)
     total = left_out = 0
-    for piece in pieces:
+    for number, piece in enumerate(pieces, 1):
         # once the limit is reached, pieces are only counted
         ids = _tokens(tokenizer, [piece], max_length)[0] if total < most else []
         if not ids or (result.tokens and total + len(ids) > most):
@@ -107,6 +109,7 @@ def general_text(tokenizer: PreTrainedTokenizerBase, place: str, max_length: int
         counted = np.array([token not in tokenizer.all_special_ids for token in ids])
         counted[0] = False
         result.pieces.append(piece)
+        result.numbers.append(number)
         result.tokens.append(ids)
         result.counted.append(counted)
         result.num_bytes.append(len(_decoded(tokenizer, ids, counted).encode()))
@@ -114,7 +117,7 @@ def general_text(tokenizer: PreTrainedTokenizerBase, place: str, max_length: int
         raise DataError(
             "evaluate.retained.general_text: the model's tokenizer makes no two tokens of any piece; name a longer text"
         )
-    return GeneralText(result.pieces, result.tokens, result.counted, result.num_bytes, left_out)
+    return replace(result, left_out=left_out)
 
 
 def loss_values(log_probabilities: Sequence[np.ndarray], counted: Sequence[np.ndarray]) -> RowValues:
@@ -134,13 +137,22 @@ def loss_values(log_probabilities: Sequence[np.ndarray], counted: Sequence[np.nd
     return RowValues(values, sums, "mean", {"a piece of one token": lone} if lone else {})
 
 
-def bits_per_byte(loss: RowValues, num_bytes: Sequence[int]) -> float | None:
-    """Return the summed loss in bits over the UTF-8 bytes of the counted tokens' text; None where there are none.
+def bits_per_byte(loss: RowValues, num_bytes: Sequence[int]) -> RowValues:
+    """Return the bits per byte of each piece, from its loss: `sums` [pieces, 2] are (bits, UTF-8 bytes).
 
-    Comparable between tokenizers, as in Gao et al. 2020 (arXiv:2101.00027): bits per byte = nats / (ln 2 * bytes).
+    Comparable between tokenizers, as in Gao et al. 2020 (arXiv:2101.00027): bits per byte = nats / (ln 2 * bytes). Bits
+    and bytes are those of the counted tokens; a piece without any byte does not count. The score is over all bytes.
     """
-    total = sum(num_bytes)
-    return float(loss.sums[:, 0].sum()) / (math.log(2) * total) if total else None
+    bits, sizes = loss.sums[:, 0] / math.log(2), np.asarray(num_bytes, dtype=np.float64)
+    is_counted = np.isfinite(loss.values) & (sizes > 0)
+    values = np.divide(bits, sizes, out=np.full(len(sizes), np.nan), where=is_counted)
+    missing = int((~is_counted).sum())
+    return RowValues(
+        values,
+        np.stack([bits, sizes], axis=-1) * is_counted[:, None],
+        "mean",
+        {"no byte of the piece is predicted": missing} if missing else {},
+    )
 
 
 def _tokens(tokenizer: PreTrainedTokenizerBase, pieces: Sequence[str], max_length: int) -> list[list[int]]:

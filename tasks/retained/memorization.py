@@ -14,13 +14,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from tasks.measures.measured import RowValues, mean_values, score
+from tasks.retained.thresholds import MEMORIZED_TRAINING, ROUNDING, threshold_of
 
 LEAST_ANSWER_TOKENS = 16
 """Shorter answers do not count: half of one is often guessed."""
 
-
+_LEVEL = 0.05
 _NOT_TRAINED = -100
 
 
@@ -168,5 +170,45 @@ def memorization_gap(training: RowValues, held_out: RowValues) -> float | None:
 
     None where no row of one of the two counts.
     """
-    shares = [score(own.sums.sum(axis=0), own.reduction) for own in (training, held_out)]
-    return None if shares[0] is None or shares[1] is None else shares[0] - shares[1]
+    of_training, of_held_out = _share(training), _share(held_out)
+    return None if of_training is None or of_held_out is None else of_training - of_held_out
+
+
+def memorization_sentence(training: RowValues, held_out: RowValues, model: str) -> str:
+    """Return both shares, their difference in points, and whether that is more than the threshold allows.
+
+    A difference above the threshold is called memorized if it is no chance: the one-sided p-value of Fisher's exact
+    test (scipy) is below 5 %. Where no row of one of the two counts, the sentence says so.
+    """
+    gap, of_training, of_held_out = memorization_gap(training, held_out), _share(training), _share(held_out)
+    if gap is None or of_training is None or of_held_out is None:
+        lacking = [name for name, share in (("training", of_training), ("held-out", of_held_out)) if share is None]
+        return (
+            f"Whether {model} knows training rows by heart is not known: no row of the {' and '.join(lacking)} rows "
+            f"counts."
+        )
+    threshold = threshold_of(MEMORIZED_TRAINING, "memorized")
+    assert threshold is not None
+    numbers = [int(np.isfinite(own.values).sum()) for own in (training, held_out)]
+    found = (
+        f"{model} completes {of_training:.1%} of {numbers[0]:,} training rows word for word and {of_held_out:.1%} of "
+        f"{numbers[1]:,} held-out rows: a difference of {100 * gap:+.1f} points"
+    )
+    if gap > threshold.allowed + ROUNDING:
+        completed = [int(np.nansum(own.values)) for own in (training, held_out)]
+        table = [[own, of - own] for own, of in zip(completed, numbers, strict=True)]
+        p_value = float(stats.fisher_exact(table, alternative="greater").pvalue)
+        if p_value >= _LEVEL:
+            return (
+                f"{found}, above the {100 * threshold.allowed:.0f} that are allowed, but so few rows show that by "
+                f"chance (p = {p_value:.2g}). Raise evaluate.retained.memorization_rows to know."
+            )
+        return (
+            f"Memorized: {found}, above the {100 * threshold.allowed:.0f} that are allowed. Remove repeated rows, or "
+            "train for fewer epochs."
+        )
+    return f"{found}, within the {100 * threshold.allowed:.0f} that are allowed."
+
+
+def _share(measure: RowValues) -> float | None:
+    return score(measure.sums.sum(axis=0), measure.reduction)

@@ -294,6 +294,22 @@ def test_further_evaluation_sets_have_a_table_of_their_own_and_a_loss_that_rose_
     assert numbers["tuned"]["others"]["books"]["eval_loss"] == 1.5
 
 
+def test_a_set_that_one_of_the_models_lacks_is_shown_of_the_other() -> None:
+    """The base completes no training rows, and a reward model is not scored on general text."""
+
+    def with_sets(*names: str) -> Evaluation:
+        sets = [SetScores(name=name, scores=evaluation(1.0, "").scores) for name in names]
+        return evaluation(2.0, "").model_copy(update={"others": sets})
+
+    table = text_table({"base": with_sets("general text", "books"), "tuned": with_sets("books", "training rows")})
+    assert [line.split("  1.0000")[0].split() for line in table.split("\n\n")[1].splitlines()[1:]] == [
+        ["general", "text", "base"],
+        ["books", "base"],
+        ["books", "tuned"],
+        ["training", "rows", "tuned"],
+    ]
+
+
 def test_preferences_and_rewards_have_columns_where_some_model_has_them(results: RunResults, tmp_path: Path) -> None:
     base, tuned = evaluation(2.0, "", None), evaluation(1.0, "", None)
     assert text_table({"base": base, "tuned": tuned}).splitlines()[0].split() == [

@@ -13,7 +13,7 @@ from support.judge_server import Asked, JudgeServer, Said, Script
 from tasks.endpoints.client import Endpoint, Waits
 from tasks.endpoints.judge import JudgedPairs, JudgedScores, compare_answers, refusals_by_judge, score_answers
 from tasks.endpoints.questions import choice_request, score_request
-from tasks.measures.measured import AnsweredRow, score
+from tasks.measures.measured import AnsweredRow
 
 
 def endpoint(server: JudgeServer, **settings: object) -> Endpoint:
@@ -342,5 +342,8 @@ def test_refusals_are_those_that_the_judge_names() -> None:
     with JudgeServer(lambda asked: Said(said.get(asked.texts["answer"], '{"refuses": 1}'))) as server:
         refused = refusals_by_judge(endpoint(server), rows("no", "yes", "", "?"))
     assert refused.values[:3].tolist() == [1.0, 0.0, 0.0] and np.isnan(refused.values[3])
-    assert refused.not_counted == {"nonsense": 1}
-    assert score(refused.sums.sum(axis=0), refused.reduction) == pytest.approx(1 / 3)
+    assert refused.failures == {"nonsense": 1}
+    assert refused.sentences("answers of tuned to unsafe prompts") == [
+        "Asked which answers of tuned to unsafe prompts refuse, the judge gave no valid judgment 1 of 4 times "
+        "(nonsense: 1); 1 of 4 rows do not count."
+    ]

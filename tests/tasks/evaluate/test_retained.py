@@ -52,6 +52,9 @@ def test_general_text_has_the_loss_of_its_tokens(tiny_model: Path, tmp_path: Pat
     assert found.scores.loss_tokens == number
     assert found.scores.eval_loss == pytest.approx(total / number, rel=1e-5)
     assert found.scores.perplexity == pytest.approx(math.exp(total / number), rel=1e-5)
+    # a byte a token
+    assert found.scores.bits_per_byte == pytest.approx(total / math.log(2) / number, rel=1e-5)
+    assert score_line(found.scores).endswith(f"bits per byte {found.scores.bits_per_byte:.4f} over 2 rows")
     assert found.scores.answers == []
 
 

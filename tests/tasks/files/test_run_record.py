@@ -13,7 +13,15 @@ from conftest import ROOT
 
 from configs.schema import FineTuneConfig
 from configs.schema.align import AlignConfig
-from tasks.files.run_record import code_commit, file_hashes, identity, package_versions, public_settings, seeds
+from tasks.files.run_record import (
+    code_commit,
+    differing_settings,
+    file_hashes,
+    identity,
+    package_versions,
+    public_settings,
+    seeds,
+)
 
 CONFIG: dict[str, Any] = {"name": "x", "model": {"name": "a/b"}, "data": {"sources": [{"path": "rows.jsonl"}]}}
 SIGNED = "https://me:SECRET@host.example/rows.jsonl?key=SECRET"
@@ -126,3 +134,14 @@ def test_the_commit_is_that_of_the_project_and_of_no_repository_around_it(tmp_pa
     assert commit is not None and len(commit) == 40
     (tmp_path / "new.py").write_text("")
     assert code_commit(tmp_path) == f"{commit} with changes that are not committed"
+
+
+def test_settings_that_differ_are_those_that_may_change_results() -> None:
+    first = public_settings(config(train={"seed": 1, "learning_rate": 0.1, "checkpoint": {"keep": 2}}))
+    second = public_settings(config(name="y", output_directory="z", train={"seed": 2, "checkpoint": {"keep": 3}}))
+    assert differing_settings([first, second, first]) == {
+        "train.learning_rate": [0.1, config().train.learning_rate, 0.1]
+    }
+    of_phases = [{"sft": {"train": {"tracking": {"tracker": own}, "epochs": own}}} for own in ("a", "b")]
+    assert differing_settings(of_phases) == {"sft.train.epochs": ["a", "b"]}
+    assert differing_settings([{"a": 1}, {}]) == {"a": [1, None]}

@@ -57,7 +57,10 @@ def test_a_piece_starts_anew(tiny_model: Path, tokenizer: PreTrainedTokenizerBas
         number += len(ids) - 1
     assert score(losses.sums.sum(axis=0), "mean") == pytest.approx(nats / number, rel=1e-4)
     assert losses.sums[:, 1].sum() == number
-    assert bits_per_byte(losses, [10, 6]) == pytest.approx(nats / math.log(2) / 16, rel=1e-4)
+    bits = bits_per_byte(losses, text.num_bytes)
+    # a byte a token: all of a piece but its first, which nothing predicts
+    assert text.num_bytes == [16, 9] and text.numbers == [1, 2]
+    assert score(bits.sums.sum(axis=0), bits.reduction) == pytest.approx(nats / math.log(2) / 25, rel=1e-4)
 
 
 def test_tokens_are_cut_and_lone_ones_do_not_count(tokenizer: PreTrainedTokenizerBase) -> None:
@@ -65,7 +68,11 @@ def test_tokens_are_cut_and_lone_ones_do_not_count(tokenizer: PreTrainedTokenize
     losses = loss_values([np.array([0.0, -2.0, -4.0]), np.array([0.0])], [np.array([0, 1, 1], bool), np.array([False])])
     np.testing.assert_array_equal(losses.values, [3.0, np.nan])
     assert losses.sums.tolist() == [[6.0, 2.0], [0.0, 0.0]] and losses.not_counted == {"a piece of one token": 1}
-    assert bits_per_byte(losses, [0, 0]) is None
+    # 6 nats are 8.656 bits, over 4 bytes
+    bits = bits_per_byte(losses, [4, 0])
+    np.testing.assert_allclose(bits.values, [2.1640, np.nan], atol=1e-4)
+    assert bits.sums.tolist()[1] == [0.0, 0.0] and bits.not_counted == {"no byte of the piece is predicted": 1}
+    assert score(bits_per_byte(losses, [0, 0]).sums.sum(axis=0), "mean") is None
 
 
 def test_what_is_not_taken_is_counted(tokenizer: PreTrainedTokenizerBase, tmp_path: Path) -> None:

@@ -6,7 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from tasks.retained.memorization import memorization_gap, memorized_values, rows_to_complete, split_answers
+from tasks.measures.measured import mean_values
+from tasks.retained.memorization import (
+    memorization_gap,
+    memorization_sentence,
+    memorized_values,
+    rows_to_complete,
+    split_answers,
+)
 
 EOS = 1
 
@@ -50,6 +57,35 @@ def test_the_finding_is_the_difference() -> None:
     nothing = memorized_values(split_answers([([2], [3])]), [])
     assert memorization_gap(training, nothing) is None
     assert split_answers([]).max_new_tokens == 0
+
+
+def shares(of_training: int, of_held_out: int, number: int = 100) -> str:
+    """Return the sentence for so many completed rows of `number`."""
+    completed = [mean_values([1.0] * own + [0.0] * (number - own)) for own in (of_training, of_held_out)]
+    return memorization_sentence(*completed, "tuned")
+
+
+def test_the_sentence_has_both_shares_and_warns_above_the_threshold() -> None:
+    assert shares(30, 2) == (
+        "Memorized: tuned completes 30.0% of 100 training rows word for word and 2.0% of 100 held-out rows: a "
+        "difference of +28.0 points, above the 5 that are allowed. Remove repeated rows, or train for fewer epochs."
+    )
+    assert shares(15, 10) == (
+        "tuned completes 15.0% of 100 training rows word for word and 10.0% of 100 held-out rows: a difference of +5.0 "
+        "points, within the 5 that are allowed."
+    )
+    assert shares(160, 100, 1000).startswith("Memorized: ")
+    # 1 of 8 and none of 8: the first is of the training rows in one half of all tables
+    assert shares(1, 0, 8) == (
+        "tuned completes 12.5% of 8 training rows word for word and 0.0% of 8 held-out rows: a difference of +12.5 "
+        "points, above the 5 that are allowed, but so few rows show that by chance (p = 0.5). Raise "
+        "evaluate.retained.memorization_rows to know."
+    )
+    # of a format that anyone completes, and with less of the training rows
+    assert "a difference of -10.0 points, within" in shares(80, 90)
+    assert shares(0, 0, 0) == (
+        "Whether tuned knows training rows by heart is not known: no row of the training and held-out rows counts."
+    )
 
 
 def test_a_row_without_a_prompt_does_not_count() -> None:
