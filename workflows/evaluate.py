@@ -89,7 +89,7 @@ class _Tokens(NamedTuple):
             train=self.train_rows,
             test=self.test_rows,
         ).with_overrides(node_name="few-shot-tokens")
-        settings = self.config.evaluate.for_scoring(is_rival=True)
+        settings = self.config.evaluate.for_scoring("prompting")
         return entry._replace(name="few_shot", settings=settings, tokens=prompts.tokens, training_tokens=[])
 
 

@@ -12,6 +12,7 @@ from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
 from configs.schema import FineTuneConfig, ModelConfig
+from configs.schema.evaluate import ScoredAs
 from configs.schema.others import OtherModelConfig
 from configs.wire import Evaluation, TokenReport
 from tasks.evaluate.task import Evaluated, ask_endpoint, evaluate, evaluate_part
@@ -51,14 +52,14 @@ def score(
     reward_models: list[FlyteDirectory],
     scores_version: str,
     image: str = "",
-    is_rival: bool = False,
+    of: ScoredAs = "own",
 ) -> Evaluated:
     """Score a model on the held-out rows; `label` names it in logs and Decks, and its node.
 
     With `evaluate.shards`, several pods score parts of the rows. `image` is the container that the model needs, if not
-    the usual one. Of a rival, nothing but the held-out rows is scored.
+    the usual one. What is scored is as `EvaluateConfig.for_scoring` says of `of`.
     """
-    settings = config.evaluate.for_scoring(is_rival)
+    settings = config.evaluate.for_scoring(of)
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
     overrides = {"container_image": image} if image else {}
     inputs = {
@@ -114,7 +115,7 @@ def score_prompting(
         test=test_rows,
     ).with_overrides(node_name="few-shot-tokens")
     asked = tokens.to_score()._replace(test=prompts.tokens)
-    scored = score("few_shot", config, base, asked, [], scores_version, is_rival=True)
+    scored = score("few_shot", config, base, asked, [], scores_version, of="prompting")
     return Rivals(["few_shot"], [scored.evaluation], [scored.rows])
 
 
@@ -142,7 +143,7 @@ def score_others(
             prompts = own_tokens(config, other.title, fetched, template, True, test_rows)
             tokens = TokensToScore(prompts.tokens, prompts.tokenizer, prompts.end_token_ids, [])
             own = config.model_copy(update={"model": fetched.loading})
-            scored = score(other.title, own, fetched.model, tokens, [], scores_version, is_rival=True)
+            scored = score(other.title, own, fetched.model, tokens, [], scores_version, of="other")
         found = Rivals([*found.names, other.title], [*found.evaluations, scored.evaluation], [*found.rows, scored.rows])
     return found
 
@@ -196,7 +197,7 @@ def fetch_other(
 def ask(config: FineTuneConfig, other: OtherModelConfig, test_rows: StructuredDataset) -> Evaluated:
     """Let the endpoint of one of `evaluate.others` answer the held-out rows."""
     scored: Evaluated = ask_endpoint(
-        config=config.evaluate.for_scoring(is_rival=True),
+        config=config.evaluate.for_scoring("other"),
         other=other,
         objective=config.train.objective,
         rows=test_rows,

@@ -30,6 +30,8 @@ __all__ = [
     "RetainedConfig",
 ]
 
+ScoredAs = Literal["own", "other", "prompting"]
+
 
 class EvaluateConfig(Section):
     """Scores on the held-out rows."""
@@ -132,10 +134,14 @@ class EvaluateConfig(Section):
         """Rows per forward pass: `batch_size` as set by the user or by a plan, else 32."""
         return self.batch_size or MOST_EVALUATION_ROWS
 
-    def for_scoring(self, is_rival: bool = False) -> EvaluateConfig:
+    def for_scoring(self, of: ScoredAs = "own") -> EvaluateConfig:
         """Return the settings on which the scores of one model depend, so that others do not score it again.
 
-        Of a rival, such as the base with examples, only the held-out rows are scored.
+        Of a run's own models, all is scored; of another model the rows and general text; of prompting, which is the
+        base with examples, the rows alone.
         """
         changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
-        return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text="none")} if is_rival else {}))
+        text = {"own": None, "other": self.retained.general_text, "prompting": "none"}[of]
+        return self.model_copy(
+            update=changes | ({} if text is None else {"retained": RetainedConfig(general_text=text)})
+        )

@@ -74,6 +74,8 @@ def _check_gate(config: FineTuneConfig) -> None:
             raise ConfigError(f"gate.rules[{number}].versus=few_shot needs evaluate.few_shot, such as 4")
         if rule.measure.startswith("judge_") and config.evaluate.judge.endpoint is None:
             raise ConfigError(f"gate.rules[{number}].measure={one_line(rule.measure)} needs evaluate.judge.endpoint")
+        if rule.measure.startswith("judged_") and not config.evaluate.judge.refusals:
+            raise ConfigError(f"gate.rules[{number}].measure={one_line(rule.measure)} needs evaluate.judge.refusals")
         if rule.measure in ("refusal_rate", "over_refusal_rate") and not config.evaluate.retained.refusals:
             raise ConfigError(f"gate.rules[{number}].measure={rule.measure} needs evaluate.retained.refusals: true")
         if rule.measure == "eval_loss" and config.evaluate.loss == "skip" and rule.set == HELD_OUT:

@@ -41,3 +41,11 @@ def test_what_cannot_be_meant_is_refused(others: list[dict[str, Any]], words: st
 def test_two_models_of_one_server_share_its_key_and_no_other_setting_of_scores_depends_on_them() -> None:
     config = EvaluateConfig.model_validate({"others": [SERVED, SERVED | {"title": "second", "endpoint_model": "n"}]})
     assert config.for_scoring() == EvaluateConfig().for_scoring()
+
+
+def test_another_model_is_scored_on_rows_and_general_text_and_prompting_on_rows() -> None:
+    config = EvaluateConfig.model_validate({"retained": {"refusals": True, "memorization_rows": 8}})
+    own, other, prompting = (config.for_scoring(of).retained for of in ("own", "other", "prompting"))
+    assert own == config.retained
+    assert (other.general_text, other.refusals, other.memorization_rows) == ("embedded:general-text", False, 0)
+    assert (prompting.general_text, prompting.refusals) == ("none", False)
