@@ -62,6 +62,14 @@ class EvaluateConfig(Section):
     loss: Literal["measure", "skip"] = Field(
         "measure", description="Whether the held-out loss is measured; without it, generated answers decide."
     )
+    load_in: Literal["as_saved", "4bit"] = Field(
+        "as_saved",
+        description="How models are loaded for scoring: `4bit` is NF4, for models that one GPU cannot hold; base and "
+        "tuned model are then both scored in 4 bits. Quantized copies stay as they are.",
+    )
+    gpus: int = Field(
+        1, ge=1, le=16, description="GPUs of a node over which a model is divided for scoring, layer by layer."
+    )
     shards: int = Field(
         1,
         ge=1,
@@ -107,7 +115,8 @@ class EvaluateConfig(Section):
     def for_scoring(self, is_rival: bool = False) -> EvaluateConfig:
         """Return the settings on which the scores of one model depend, so that others do not score it again.
 
-        Of a rival, such as the base with examples, only the held-out rows are scored.
+        Of a rival, such as the base with examples, only the held-out rows are scored. `gpus` is not among them: scores
+        over several GPUs differ by rounding at most.
         """
-        changes = {"few_shot": 0, "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
+        changes = {"few_shot": 0, "judge": JudgeConfig(), "gpus": 1, "shards": 1, "num_samples": 8}
         return self.model_copy(update=changes | ({"retained": RetainedConfig(general_text="none")} if is_rival else {}))

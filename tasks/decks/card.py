@@ -126,7 +126,7 @@ def model_card(
 
 {_score_table(scores)}
 
-{_what_was_scored(own)}
+{_what_was_scored(own)}{_scored_in(config, artifact)}
 {_parity_section(parity)}{evidence}
 ## Configuration
 
@@ -190,6 +190,13 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
     for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
         lines.append([name, *(formatted(column, scores[name]) for column in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _scored_in(config: FineTuneConfig, artifact: PushedArtifact) -> str:
+    """Return that a model was scored with fewer bits than its files have; copies are scored as they are."""
+    if config.evaluate.load_in == "as_saved" or artifact in QUANTIZATIONS:
+        return ""
+    return f" The scores of the base and of this model are those of their weights in {config.evaluate.load_in} (NF4)."
 
 
 def _what_was_scored(own: Scores) -> str:

@@ -53,6 +53,7 @@ def _score(
     rewards: list[RewardFunctionConfig],
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
+    gpus: int,
     part: Part,
 ) -> Path:
     """Score a part of the rows; return the folder with what was found."""
@@ -81,7 +82,7 @@ def _score(
             scorers = [local_path(directory) for directory in reward_models]
             check_rows(config, rows)
             directory = local_path(model)
-        subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers)
+        subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers, gpus)
         score_part(subject, directory, rows, trained, part, output, digest_in(address_of(model)))
     return output
 
@@ -109,7 +110,7 @@ def _join(label: str, config: EvaluateConfig, parts: list[Path]) -> Evaluated:
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=_VERSION, serialize=True),
+    cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("gpus",)),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,
@@ -127,13 +128,15 @@ def evaluate(
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
     code_version: str,
+    gpus: int,
     parts: list[FlyteDirectory],
 ) -> Evaluated:
     """Score `model` on the held-out rows. One task scores base, tuned and quantized models; `label` names them.
 
     With `parts`, which other pods scored, it makes the scores of these: the same for any number of parts.
     `training_tokens` are the rows of which `config.retained.memorization_rows` are completed, if any. `code_version` is
-    read by nothing: it makes the cached result depend on the project's functions that the config names.
+    read by nothing: it makes the cached result depend on the project's functions that the config names. `gpus` is how
+    many GPUs the pod has, over which the model is divided; no score depends on it.
     """
     if parts:
         return _join(label, config, [local_path(part) for part in parts])
@@ -148,6 +151,7 @@ def evaluate(
         rewards,
         reward_models,
         training_tokens,
+        gpus,
         Part(number=0, of=1),
     )
     return _join(label, config, [scored])
@@ -157,7 +161,7 @@ def evaluate(
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=_VERSION, serialize=True),
+    cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("gpus",)),
     environment=POD_ENVIRONMENT,
 )
 @shows_errors
@@ -173,6 +177,7 @@ def evaluate_part(
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
     code_version: str,
+    gpus: int,
     part: Part,
 ) -> FlyteDirectory:
     """Score a part of the rows, as the entry of a map; `evaluate` makes the scores of all parts."""
@@ -187,6 +192,7 @@ def evaluate_part(
         rewards,
         reward_models,
         training_tokens,
+        gpus,
         part,
     )
     return store_folder(scored, "scores")

@@ -122,6 +122,9 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
         loss_length=_loss_length(config, longest_rows(config, shape)),
         precision=loaded_format(config.model, target.device),
         has_scores=_has_scores(config, target),
+        is_in_4_bits=config.evaluate.load_in == "4bit",
+        # without GPUs the model is loaded whole
+        gpus=config.evaluate.gpus if target.is_gpu else 1,
     )
 
 
@@ -137,7 +140,7 @@ def _loss_length(config: FineTuneConfig, longest: int) -> int:
 
 
 def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:
-    """Return the peak memory of the GPU on which the evaluate task scores the tuned model."""
+    """Return the peak memory of the GPU on which the evaluate task scores the tuned model, the fullest of several."""
     return _memory_use("evaluation", estimate_evaluation(evaluation_job(config, shape, target)), target)
 
 
@@ -165,7 +168,7 @@ def fits_training(config: FineTuneConfig, shape: ModelShape, target: Target) -> 
 
 
 def fits_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
-    """Return whether the tuned model can be scored on one GPU, or in the host's memory, if need be row by row."""
+    """Return whether the tuned model can be scored on its GPUs, or in the host's memory, if need be row by row."""
     smallest = config if config.evaluate.batch_size is not None else with_evaluation_rows(config, 1)
     return evaluation_memory(smallest, shape, target).total <= target.memory_bytes
 
