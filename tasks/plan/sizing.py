@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from configs.effective import kernels
 from configs.effective import training as effective
@@ -122,10 +123,17 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
         loss_length=_loss_length(config, longest_rows(config, shape)),
         precision=loaded_format(config.model, target.device),
         has_scores=_has_scores(config, target),
-        is_in_4_bits=config.evaluate.load_in == "4bit",
+        linear_bits=_linear_bits(config),
         # without GPUs the model is loaded whole
         gpus=config.evaluate.gpus if target.is_gpu else 1,
     )
+
+
+def _linear_bits(config: FineTuneConfig) -> Literal[4, 8] | None:
+    """Return the most bits in which a model is scored, None for those as saved: 8-bit copies are scored as they are."""
+    if config.evaluate.load_in == "as_saved":
+        return None
+    return 8 if "8bit" in config.quantize.methods else 4
 
 
 def _loss_length(config: FineTuneConfig, longest: int) -> int:

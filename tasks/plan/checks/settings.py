@@ -209,6 +209,8 @@ def check_quantization(config: FineTuneConfig) -> None:
     quantizations = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
     if config.train.method in QUANTIZED_BASES:
         quantizations.append((f"train.method={config.train.method}", [QUANTIZED_BASES[config.train.method]]))
+    if config.evaluate.load_in == "4bit":
+        quantizations.append(("evaluate.load_in=4bit", ["4bit"]))
     for setting, methods in quantizations:
         capabilities = [
             QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")

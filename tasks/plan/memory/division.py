@@ -2,7 +2,7 @@
 
 transformers 5, integrations/accelerate.py, `get_balanced_memory` and `infer_auto_device_map`: modules go onto the GPUs
 in their order. Every GPU but the last takes up to an equal share of the bytes and 1.25 of the largest module that is
-not divided; the first one leaves the place of a module free. With bitsandbytes' 4-bit layers, 90 % of that.
+not divided; the first one leaves the place of a module free. With layers of bitsandbytes, 90 % of that.
 """
 
 from __future__ import annotations

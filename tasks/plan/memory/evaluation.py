@@ -12,7 +12,7 @@ from tasks.plan.memory.division import LargestPart, largest_part
 from tasks.plan.memory.jobs import EvaluationJob
 from tasks.plan.memory.loss import cache_bytes
 from tasks.plan.memory.moments import Moment
-from tasks.plan.memory.states import NF4_BYTES
+from tasks.plan.memory.states import quantized_bytes
 
 # logits in one forward pass, and tokens whose logits are cast to 32 bits at a time: as in tasks/evaluate/likelihood.py
 _MOST_LOGITS, _CHUNK_TOKENS = 2**30, 1024
@@ -71,17 +71,18 @@ def _largest_part(job: EvaluationJob) -> LargestPart:
     """Return what the fullest GPU holds; layers count as equal."""
     shape, size = job.shape, _number_bytes(job)
     ends = (size * shape.embedding_parameters,) * (1 if shape.is_tied else 2)
-    quantized = shape.quantized_parameters if job.is_in_4_bits else 0
-    whole = NF4_BYTES * quantized + size * (shape.parameters - quantized)
+    whole = float(size * shape.parameters)
+    if job.linear_bits is not None:
+        whole += quantized_bytes(shape, job.linear_bits) - size * shape.quantized_parameters
     if job.gpus == 1:
         return LargestPart(whole, shape.layers)
     layer = (whole - sum(ends)) / shape.layers
-    return largest_part(layer, shape.layers, ends, job.gpus, job.is_in_4_bits)
+    return largest_part(layer, shape.layers, ends, job.gpus, job.linear_bits is not None)
 
 
 def _dequantized_bytes(job: EvaluationJob) -> float:
-    """Return the bytes of the largest 4-bit map, which bitsandbytes dequantizes to compute with it."""
-    maps = [linear for linear in job.shape.linear_maps if linear.is_quantized] if job.is_in_4_bits else []
+    """Return the bytes of the largest quantized map, which bitsandbytes dequantizes to compute with it."""
+    maps = [linear for linear in job.shape.linear_maps if linear.is_quantized] if job.linear_bits else []
     return float(_number_bytes(job) * max((linear.inputs * linear.outputs for linear in maps), default=0))
 
 

@@ -16,7 +16,6 @@ from configs.wire import Part
 from tasks.evaluate.part import score_part
 from tasks.evaluate.subject import Subject, load_subject
 from tasks.evidence.table import read_table
-from tasks.models.parity import CountedRow, compare, write_reference
 from tasks.models.placement import input_device, is_divided
 
 MODEL = ModelConfig(name="tiny")
