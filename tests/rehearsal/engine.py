@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from flyteidl.admin.task_pb2 import TaskSpec
+from flyteidl.core.condition_pb2 import ComparisonExpression
 from flyteidl.core.dynamic_job_pb2 import DynamicJobSpec
 from flyteidl.core.errors_pb2 import ContainerError, ErrorDocument
 from flyteidl.core.literals_pb2 import Literal, LiteralCollection, LiteralMap
@@ -140,11 +141,14 @@ class Cluster:
     ) -> None:
         waiting = [node for node in nodes if node.id not in ("start-node", "end-node")]
         while waiting:
-            ready = [n for n in waiting if all(up in values or up == "start-node" for up in n.upstream_node_ids)]
+            ready = [(node, _run_by(node, values)) for node in waiting if _has_upstream(node, values)]
+            # the node that a branch takes waits for its own upstream nodes
+            ready = [(node, taken) for node, taken in ready if _has_upstream(taken, values)]
             assert ready, f"a circle among {[node.id for node in waiting]}"
-            for node in ready:
-                inputs = resolve_all(node.inputs, values)
-                values[node.id] = self._node(node, inputs, templates, subs, f"{prefix}-{node.id}")
+            for node, taken in ready:
+                inputs = resolve_all(taken.inputs, values)
+                place = f"{prefix}-{node.id}" + (f"-{taken.id}" if taken is not node else "")
+                values[node.id] = self._node(taken, inputs, templates, subs, place)
                 waiting.remove(node)
 
     def _node(
@@ -316,6 +320,23 @@ class Cluster:
 
     def _raw(self, attempt: Try) -> str:
         return self.store.uri(f"raw/{attempt.prefix}")
+
+
+def _has_upstream(node: Node, values: Values) -> bool:
+    return all(name in values or name == "start-node" for name in node.upstream_node_ids)
+
+
+def _run_by(node: Node, values: Values) -> Node:
+    """Return the node that a branch takes; any other node is run itself. Conditions compare two integers."""
+    if not node.HasField("branch_node"):
+        return node
+    inputs, branch = resolve_all(node.inputs, values), node.branch_node.if_else
+    for case in (branch.case, *branch.other):
+        comparison = case.condition.comparison
+        assert comparison.operator == ComparisonExpression.EQ, comparison
+        if inputs[comparison.left_value.var].scalar.primitive == comparison.right_value.primitive:
+            return case.then_node
+    return branch.else_node
 
 
 def short_name(template: TaskTemplate) -> str:

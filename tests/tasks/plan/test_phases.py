@@ -126,8 +126,8 @@ def test_a_model_of_70b_is_scored_over_several_gpus_or_in_4_bits(method: str, tr
         and "the whole model on one GPU, 1 x 512 tokens" in needs
     )
     assert offers == "it would fit with evaluate.gpus: 2 | evaluate.load_in: 4bit"
-    # 40 layers of 1.71 GB with an embedding of 2.1; all 80 with both ends, in 8 bits as a copy has them; 22 of 0.857 with
-    # the head, after 16, 21 and 21
+    # 40 layers of 1.71 GB with an embedding of 2.1; all 80 with both ends, in 8 bits as a copy has them; 22 of 0.857
+    # with the head, after 16, 21 and 21
     for evaluate, weights, words in (
         ({"gpus": 2}, 70.6, "the model divided over 2 GPUs"),
         ({"load_in": "4bit"}, 72.7, "the whole model in 4 bits on one GPU"),
