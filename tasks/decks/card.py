@@ -126,7 +126,7 @@ def model_card(
 
 {_score_table(scores)}
 
-{_what_was_scored(own)}{_scored_in(config, artifact)}
+{_what_was_scored(own)}{_scored_in(config)}
 {_parity_section(parity)}{evidence}
 ## Configuration
 
@@ -192,11 +192,11 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 
-def _scored_in(config: FineTuneConfig, artifact: PushedArtifact) -> str:
-    """Return that a model was scored with fewer bits than its files have; copies are scored as they are."""
-    if config.evaluate.load_in == "as_saved" or artifact in QUANTIZATIONS:
+def _scored_in(config: FineTuneConfig) -> str:
+    """Return that the models were scored with fewer bits than their files have; copies are scored as they are."""
+    if config.evaluate.load_in == "as_saved":
         return ""
-    return f" The scores of the base and of this model are those of their weights in {config.evaluate.load_in} (NF4)."
+    return " Base and tuned model were scored with their weights in 4 bits (NF4); their files have more."
 
 
 def _what_was_scored(own: Scores) -> str:
