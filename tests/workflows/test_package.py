@@ -28,6 +28,7 @@ UNCACHED = {
     "write_report",
     "with_reason",
     "compare_models",
+    "score_base",
     "tune",
     "plan_alignment",
     "train_phases",
