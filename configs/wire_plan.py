@@ -124,6 +124,8 @@ class PhasePlan(WireType):
     micro_batch_size: int
     accumulation: int = Field(description="Micro-batches per optimizer step.")
     evaluation_rows: int = Field(32, description="Rows per forward pass in the evaluate task.")
+    evaluation_gpus: int = Field(1, description="GPUs that each pod of the evaluate task asks for; 1 on a CPU.")
+    evaluation_load_in: Literal["as_saved", "4bit"] = Field("as_saved", description="How models are scored.")
     max_length: int = Field(description="Longest sequence in tokens; memory is planned for it.")
     memory: list[MemoryUse]
     machines: Machines
@@ -131,6 +133,14 @@ class PhasePlan(WireType):
     fits: bool
     alternatives: list[Alternative] = Field([], description="The nearest configs that fit, if this one does not.")
     gpus: list[GpuFit] = Field([], description="How the same config fits other GPU types.")
+
+    @property
+    def scored_on(self) -> str:
+        """What holds a model while it is scored, as half a sentence."""
+        bits = " in 4 bits" if self.evaluation_load_in == "4bit" else ""
+        if self.evaluation_gpus > 1:
+            return f"the model{bits} divided over {self.evaluation_gpus} GPUs"
+        return f"the whole model{bits} on one {'GPU' if self.machines.gpus else 'process'}"
 
 
 class Plan(WireType):

@@ -12,7 +12,7 @@ Role = Literal["cpu", "gpu", "gptq"]
 
 _SHELL = ("flytekit", "pydantic", "click", "filelock", "huggingface_hub", "kubernetes", "PyYAML", "regex", "xxhash")
 _MODELS = ("torch", "transformers", "peft", "pyarrow", "pandas", "numpy")
-_SCORES = ("tqdm", "rapidfuzz", "aiohttp", "httpx2", "jsonschema", "referencing", "sacrebleu", "zstandard")
+_SCORES = ("tqdm", "rapidfuzz", "aiohttp", "httpx2", "jsonschema", "referencing", "sacrebleu", "scipy", "zstandard")
 
 PACKAGES: dict[Role, tuple[str, ...]] = {
     "cpu": (

@@ -8,7 +8,7 @@ within minutes, and not after the SFT.
 
 from functools import partial
 
-from flytekit import map_task, workflow
+from flytekit import conditional, map_task, workflow
 
 from configs.schema.align import AlignConfig
 from tasks.evaluate.task import evaluate, evaluate_part
@@ -20,6 +20,7 @@ from workflows.forms import ALIGN_DEMO, open_form_with
 from workflows.phases import train_phases
 from workflows.prepare_tokens import prepare_tokens
 from workflows.push import publish
+from workflows.score import score_base
 
 
 @workflow
@@ -75,22 +76,43 @@ def align(config: AlignConfig) -> AlignResult:
             reward_models=[],
             training_tokens=[],
             code_version=plan.scores_version,
+            gpus=1,
         )
     )(part=planned.scored_parts).with_overrides(node_name="evaluate-base-parts")
-    before = evaluate(
-        label="base",
-        config=planned.evaluate,
-        loading=planned.model,
-        model=base.model,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
-        end_token_ids=tokens.report.end_token_ids,
-        rewards=planned.rewards,
-        reward_models=[],
-        training_tokens=[],
-        code_version=plan.scores_version,
-        parts=scored_parts,
-    ).with_overrides(node_name="evaluate-base")
+    before = (
+        conditional("evaluate-gpus")
+        .if_(planned.evaluate_gpus == 1)
+        .then(
+            evaluate(
+                label="base",
+                config=planned.evaluate,
+                loading=planned.model,
+                model=base.model,
+                tokens=tokens.test,
+                tokenizer=tokens.tokenizer,
+                end_token_ids=tokens.report.end_token_ids,
+                rewards=planned.rewards,
+                reward_models=[],
+                training_tokens=[],
+                code_version=plan.scores_version,
+                gpus=1,
+                parts=scored_parts,
+            ).with_overrides(node_name="evaluate-base")
+        )
+        .else_()
+        .then(
+            score_base(
+                config=planned.policy,
+                base=base.model,
+                train_tokens=tokens.train,
+                test_tokens=tokens.test,
+                tokenizer=tokens.tokenizer,
+                token_report=tokens.report,
+                scores_version=plan.scores_version,
+            ).with_overrides(node_name="score-base")
+        )
+        .with_overrides(node_name="base-scores")
+    )
     trained = train_phases(
         sft=planned.sft,
         sft_deepspeed_json=planned.sft_deepspeed_json,

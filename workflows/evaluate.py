@@ -3,8 +3,9 @@
 pyflyte run workflows/evaluate.py evaluate --config my.yaml
 """
 
+from collections.abc import Sequence
 from functools import partial
-from typing import NamedTuple, Optional
+from typing import Any, NamedTuple, Optional
 
 from flytekit import Deck, dynamic, map_task, workflow
 from flytekit.types.directory import FlyteDirectory
@@ -19,7 +20,7 @@ from tasks.gate.task import compare_with_first
 from tasks.get_data.task import get_data, scan_shard
 from tasks.get_model.task import get_model
 from tasks.plan.task import plan_evaluation
-from tasks.runtime.pods import DECK_FIELDS, SMALL
+from tasks.runtime.pods import DECK_FIELDS, SMALL, evaluation_resources
 from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import few_shot_tokens
 from workflows.forms import DEMO, open_form_with
@@ -29,7 +30,9 @@ from workflows.score import FetchedModel, ask, fetch_other, own_tokens
 class Loaded(NamedTuple):
     """What is scored by loading it, in lists of one length: each model with each part of the rows, by models.
 
-    `names` has each model once. `asked` are the names of the endpoints, whose scores are there.
+    `names` has each model once. `asked` are the names of the endpoints, whose scores are there. With several GPUs,
+    which the workflow's own map cannot ask for, all lists from `labels` to `parts` are empty, and `divided` has what
+    was found.
     """
 
     names: list[str]
@@ -42,6 +45,7 @@ class Loaded(NamedTuple):
     end_token_ids: list[list[int]]
     training_tokens: list[list[FlyteDirectory]]
     parts: list[Part]
+    divided: list[FlyteDirectory]
     asked: list[str]
     asked_evaluations: list[Evaluation]
     asked_rows: list[StructuredDataset]
@@ -109,8 +113,12 @@ def prepare_models(
     chat_template: Optional[str],
     model_revision: str,
     other_revisions: list[str],
+    scores_version: str,
 ) -> Loaded:
-    """Fetch all models, tokenize the rows for each of them, and ask the endpoints."""
+    """Fetch all models, tokenize the rows for each of them, and ask the endpoints.
+
+    With `evaluate.gpus`, the models are scored here.
+    """
     from tasks.decks import html
     from tasks.decks.short import render_facts
 
@@ -133,21 +141,48 @@ def prepare_models(
     Deck("models", html.fragment(render_facts("Models", facts)))
     number = config.evaluate.shards
     each = [(own, Part(number=place, of=number)) for own in entries for place in range(number)]
+    divided = _scored(each, config.evaluate.gpus, scores_version) if config.evaluate.gpus > 1 else []
+    inputs = _inputs([] if divided else each)
     return Loaded(
         names=[own.name for own in entries],
-        labels=[own.name for own, _ in each],
-        settings=[own.settings for own, _ in each],
-        loading=[own.loading for own, _ in each],
-        models=[own.model for own, _ in each],
-        tokens=[own.tokens for own, _ in each],
-        tokenizers=[own.tokenizer for own, _ in each],
-        end_token_ids=[own.end_token_ids for own, _ in each],
-        training_tokens=[own.training_tokens for own, _ in each],
-        parts=[part for _, part in each],
+        labels=inputs["label"],
+        settings=inputs["config"],
+        loading=inputs["loading"],
+        models=inputs["model"],
+        tokens=inputs["tokens"],
+        tokenizers=inputs["tokenizer"],
+        end_token_ids=inputs["end_token_ids"],
+        training_tokens=inputs["training_tokens"],
+        parts=inputs["part"],
+        divided=divided,
         asked=[name for name, _ in asked],
         asked_evaluations=[scored.evaluation for _, scored in asked],
         asked_rows=[scored.rows for _, scored in asked],
     )
+
+
+def _inputs(each: Sequence[tuple[_Entry, Part]]) -> dict[str, list[Any]]:
+    """Return the mapped inputs of `evaluate_part`."""
+    return {
+        "label": [own.name for own, _ in each],
+        "config": [own.settings for own, _ in each],
+        "loading": [own.loading for own, _ in each],
+        "model": [own.model for own, _ in each],
+        "tokens": [own.tokens for own, _ in each],
+        "tokenizer": [own.tokenizer for own, _ in each],
+        "end_token_ids": [own.end_token_ids for own, _ in each],
+        "training_tokens": [own.training_tokens for own, _ in each],
+        "part": [part for _, part in each],
+    }
+
+
+def _scored(each: Sequence[tuple[_Entry, Part]], gpus: int, scores_version: str) -> list[FlyteDirectory]:
+    """Score the models with several GPUs each."""
+    score = partial(evaluate_part, rewards=[], reward_models=[], code_version=scores_version, gpus=gpus)
+    found: list[FlyteDirectory] = map_task(score)(**_inputs(each)).with_overrides(
+        node_name="evaluate-gpus", requests=evaluation_resources(gpus)
+    )
+    return found
 
 
 @workflow
@@ -174,8 +209,10 @@ def evaluate(config: FineTuneConfig) -> EvaluationResult:
         chat_template=planned.chat_template,
         model_revision=planned.model_revision,
         other_revisions=planned.other_revisions,
+        scores_version=planned.scores_version,
     ).with_overrides(node_name="models")
-    parts = map_task(partial(evaluate_part, rewards=[], reward_models=[], code_version=planned.scores_version))(
+    score = partial(evaluate_part, rewards=[], reward_models=[], code_version=planned.scores_version, gpus=1)
+    parts = map_task(score)(
         label=loaded.labels,
         config=loaded.settings,
         loading=loaded.loading,
@@ -187,7 +224,11 @@ def evaluate(config: FineTuneConfig) -> EvaluationResult:
         part=loaded.parts,
     ).with_overrides(node_name="evaluate")
     joined = join_scores(
-        labels=loaded.names, config=planned.evaluate, parts=parts, code_version=planned.scores_version
+        labels=loaded.names,
+        config=planned.evaluate,
+        parts=parts,
+        divided=loaded.divided,
+        code_version=planned.scores_version,
     ).with_overrides(node_name="scores")
     decided = compare_with_first(
         config=planned.config,

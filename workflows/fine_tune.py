@@ -5,7 +5,7 @@ pyflyte run workflows/fine_tune.py fine_tune --config configs/presets/demo.yaml
 
 from functools import partial
 
-from flytekit import map_task, workflow
+from flytekit import conditional, map_task, workflow
 
 from configs.schema import FineTuneConfig
 from tasks.evaluate.task import evaluate, evaluate_part
@@ -16,6 +16,7 @@ from tasks.report.task import FineTuneResult, write_report
 from workflows.forms import DEMO, open_form_with
 from workflows.prepare_tokens import prepare_tokens
 from workflows.push import publish
+from workflows.score import score_base
 from workflows.tune import tune
 
 
@@ -60,22 +61,43 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
             reward_models=[],
             training_tokens=[],
             code_version=plan.scores_version,
+            gpus=1,
         )
     )(part=planned.scored_parts).with_overrides(node_name="evaluate-base-parts")
-    before = evaluate(
-        label="base",
-        config=planned.evaluate,
-        loading=planned.model,
-        model=base.model,
-        tokens=tokens.test,
-        tokenizer=tokens.tokenizer,
-        end_token_ids=tokens.report.end_token_ids,
-        rewards=planned.rewards,
-        reward_models=[],
-        training_tokens=[],
-        code_version=plan.scores_version,
-        parts=scored_parts,
-    ).with_overrides(node_name="evaluate-base")
+    before = (
+        conditional("evaluate-gpus")
+        .if_(planned.evaluate_gpus == 1)
+        .then(
+            evaluate(
+                label="base",
+                config=planned.evaluate,
+                loading=planned.model,
+                model=base.model,
+                tokens=tokens.test,
+                tokenizer=tokens.tokenizer,
+                end_token_ids=tokens.report.end_token_ids,
+                rewards=planned.rewards,
+                reward_models=[],
+                training_tokens=[],
+                code_version=plan.scores_version,
+                gpus=1,
+                parts=scored_parts,
+            ).with_overrides(node_name="evaluate-base")
+        )
+        .else_()
+        .then(
+            score_base(
+                config=planned.config,
+                base=base.model,
+                train_tokens=tokens.train,
+                test_tokens=tokens.test,
+                tokenizer=tokens.tokenizer,
+                token_report=tokens.report,
+                scores_version=plan.scores_version,
+            ).with_overrides(node_name="score-base")
+        )
+        .with_overrides(node_name="base-scores")
+    )
     tuned = tune(
         config=planned.config,
         deepspeed_json=plan.deepspeed_json,

@@ -7,7 +7,7 @@ on the config.
 from functools import partial
 from typing import NamedTuple, Optional
 
-from flytekit import map_task
+from flytekit import dynamic, map_task
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
@@ -15,9 +15,12 @@ from configs.schema import FineTuneConfig, ModelConfig
 from configs.schema.evaluate import ScoredAs
 from configs.schema.others import OtherModelConfig
 from configs.wire import Evaluation, TokenReport
+from images.specs import CPU_IMAGE, POD_ENVIRONMENT
 from tasks.evaluate.task import Evaluated, ask_endpoint, evaluate, evaluate_part
 from tasks.get_model.task import get_adapter, get_model
 from tasks.plan.outputs import parts_of
+from tasks.runtime.pods import SMALL, evaluation_resources
+from tasks.runtime.shown_errors import shows_errors
 from tasks.tokenize.task import HeldOutTokens, few_shot_tokens, held_out_tokens
 from tasks.train.task import merge
 
@@ -56,12 +59,16 @@ def score(
 ) -> Evaluated:
     """Score a model on the held-out rows; `label` names it in logs and Decks, and its node.
 
-    With `evaluate.shards`, several pods score parts of the rows. `image` is the container that the model needs, if not
-    the usual one. What is scored is as `EvaluateConfig.for_scoring` says of `of`.
+    With `evaluate.shards`, several pods score parts of the rows; with `evaluate.gpus`, each asks for so many GPUs.
+    `image` is the container that the model needs, if not the usual one. What is scored is as
+    `EvaluateConfig.for_scoring` says of `of`.
     """
     settings = config.evaluate.for_scoring(of)
     node = f"evaluate-{label.removeprefix('quantized_').replace('_', '-')}"
     overrides = {"container_image": image} if image else {}
+    gpus = config.evaluate.gpus
+    # as declared for one
+    several = {"requests": evaluation_resources(gpus)} if gpus > 1 else {}
     inputs = {
         "label": label,
         "config": settings,
@@ -74,14 +81,33 @@ def score(
         "reward_models": reward_models,
         "training_tokens": tokens.train if settings.retained.memorization_rows else [],
         "code_version": scores_version,
+        "gpus": gpus,
     }
     parts = parts_of(config.evaluate.shards)
     found = []
     if parts:
         found = map_task(partial(evaluate_part, **inputs))(part=parts)
-        found = found.with_overrides(node_name=f"{node}-parts", **overrides)
-    scored: Evaluated = evaluate(**inputs, parts=found).with_overrides(node_name=node, **overrides)
+        found = found.with_overrides(node_name=f"{node}-parts", **overrides, **several)
+    # parts that others scored are only joined
+    own = {} if parts else several
+    scored: Evaluated = evaluate(**inputs, parts=found).with_overrides(node_name=node, **overrides, **own)
     return scored
+
+
+@dynamic(container_image=CPU_IMAGE, requests=SMALL, retries=2, environment=POD_ENVIRONMENT)
+@shows_errors
+def score_base(
+    config: FineTuneConfig,
+    base: FlyteDirectory,
+    train_tokens: FlyteDirectory,
+    test_tokens: FlyteDirectory,
+    tokenizer: FlyteDirectory,
+    token_report: TokenReport,
+    scores_version: str,
+) -> Evaluated:
+    """Score the base model with `evaluate.gpus`, which a workflow cannot choose; it has a node for one GPU."""
+    tokens = Tokens(train_tokens, test_tokens, tokenizer, token_report)
+    return score("base", config, base, tokens.to_score(), [], scores_version)
 
 
 class Rivals(NamedTuple):

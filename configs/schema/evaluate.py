@@ -67,6 +67,14 @@ class EvaluateConfig(Section):
     loss: Literal["measure", "skip"] = Field(
         "measure", description="Whether the held-out loss is measured; without it, generated answers decide."
     )
+    load_in: Literal["as_saved", "4bit"] = Field(
+        "as_saved",
+        description="How models are loaded for scoring: `4bit` is NF4, for models that one GPU cannot hold; base and "
+        "tuned model are then both scored in 4 bits. Quantized copies stay as they are.",
+    )
+    gpus: int = Field(
+        1, ge=1, le=16, description="GPUs of a node over which a model is divided for scoring, layer by layer."
+    )
     shards: int = Field(
         1,
         ge=1,
@@ -138,9 +146,10 @@ class EvaluateConfig(Section):
         """Return the settings on which the scores of one model depend, so that others do not score it again.
 
         Of a run's own models, all is scored; of another model the rows and general text; of prompting, which is the
-        base with examples, the rows alone.
+        base with examples, the rows alone. `gpus` is not among them: scores over several GPUs differ by rounding at
+        most.
         """
-        changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "shards": 1, "num_samples": 8}
+        changes = {"few_shot": 0, "others": [], "judge": JudgeConfig(), "gpus": 1, "shards": 1, "num_samples": 8}
         text = {"own": None, "other": self.retained.general_text, "prompting": "none"}[of]
         return self.model_copy(
             update=changes | ({} if text is None else {"retained": RetainedConfig(general_text=text)})

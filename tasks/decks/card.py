@@ -126,7 +126,7 @@ def model_card(
 
 {_score_table(scores)}
 
-{_what_was_scored(own)}
+{_what_was_scored(own)}{_scored_in(config)}
 {_parity_section(parity)}{evidence}
 ## Configuration
 
@@ -190,6 +190,13 @@ def _score_table(scores: Mapping[str, Scores]) -> str:
     for name in sorted(scores, key=lambda name: (name.startswith("quantized_"), name)):
         lines.append([name, *(formatted(column, scores[name]) for column in columns)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _scored_in(config: FineTuneConfig) -> str:
+    """Return that the models were scored with fewer bits than their files have; copies are scored as they are."""
+    if config.evaluate.load_in == "as_saved":
+        return ""
+    return " Base and tuned model were scored with their weights in 4 bits (NF4); their files have more."
 
 
 def _what_was_scored(own: Scores) -> str:

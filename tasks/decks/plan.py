@@ -141,7 +141,7 @@ def facts(plan: Plan, phase: PhasePlan) -> Rows:
     gpus = f"{asked.gpus} x {asked.gpu}" if asked.gpus else "CPU"
     machines = _count(asked.nodes, "machine", "machines")
     rows_per_pass = _count(phase.evaluation_rows, "row", "rows")
-    rows.append(["evaluation", f"{rows_per_pass} per forward pass, the whole model on one {_unit(phase)}"])
+    rows.append(["evaluation", f"{rows_per_pass} per forward pass, {phase.scored_on}"])
     asks = (
         f", {asked.cpus} cores, {asked.memory_gib} GiB memory, {asked.shared_memory_gib} GiB /dev/shm, "
         f"{asked.disk_gib} GiB disk each"

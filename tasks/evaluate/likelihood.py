@@ -12,6 +12,7 @@ from transformers import PreTrainedModel
 from tasks.models.batches import pad
 from tasks.models.logits import logits_before
 from tasks.models.pace import counting
+from tasks.models.placement import input_device
 
 IGNORED = -100
 # in one forward pass, [tokens, vocab]: at most 2 GiB in 16 bits, unless a single row needs more
@@ -59,7 +60,7 @@ def _of_batch(
         wanted[position, 1 : len(sequences[row])] = torch.from_numpy(np.asarray(counted[row][1:], dtype=bool))
     if not wanted.any():
         return []
-    device = model.device
+    device = input_device(model)
     logits = logits_before(model, ids.to(device), mask.to(device), wanted.to(device))
     targets = ids[wanted].to(logits.device)
     values = torch.cat(

@@ -94,7 +94,9 @@ def score_part(
         reasons = {table["dataset"][0].as_py(): not_counted(table) for table in retained}
         tables += retained
     parity = None
-    if part.number == 0 and not subject.is_reward_model and (model_directory / PARITY_FILE).is_file():
+    # weights that were quantized while they were loaded say nothing of those that are saved
+    has_reference = subject.is_as_saved and (model_directory / PARITY_FILE).is_file()
+    if part.number == 0 and not subject.is_reward_model and has_reference:
         with doing("comparing with the weights as training held them"):
             parity = compare(subject.model, model_directory / PARITY_FILE)
     facts = ModelFacts(

@@ -56,6 +56,7 @@ def _score(
     rewards: list[RewardFunctionConfig],
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
+    gpus: int,
     part: Part,
 ) -> Path:
     """Score a part of the rows; return the folder with what was found."""
@@ -84,7 +85,7 @@ def _score(
             scorers = [local_path(directory) for directory in reward_models]
             check_rows(config, rows)
             directory = local_path(model)
-        subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers)
+        subject = load_subject(config, loading, directory, local_path(tokenizer), end_token_ids, rewards, scorers, gpus)
         score_part(subject, directory, rows, trained, part, output, digest_in(address_of(model)))
     return output
 
@@ -112,7 +113,7 @@ def _join(label: str, config: EvaluateConfig, parts: list[Path]) -> Evaluated:
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=_VERSION, serialize=True),
+    cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("gpus",)),
     environment=POD_ENVIRONMENT,
     enable_deck=True,
     deck_fields=DECK_FIELDS,
@@ -130,13 +131,15 @@ def evaluate(
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
     code_version: str,
+    gpus: int,
     parts: list[FlyteDirectory],
 ) -> Evaluated:
     """Score `model` on the held-out rows. One task scores base, tuned and quantized models; `label` names them.
 
     With `parts`, which other pods scored, it makes the scores of these: the same for any number of parts.
     `training_tokens` are the rows of which `config.retained.memorization_rows` are completed, if any. `code_version` is
-    read by nothing: it makes the cached result depend on the project's functions that the config names.
+    read by nothing: it makes the cached result depend on the project's functions that the config names. `gpus` is how
+    many GPUs the pod has, over which the model is divided; no score depends on it.
     """
     if parts:
         return _join(label, config, [local_path(part) for part in parts])
@@ -151,6 +154,7 @@ def evaluate(
         rewards,
         reward_models,
         training_tokens,
+        gpus,
         Part(number=0, of=1),
     )
     return _join(label, config, [scored])
@@ -160,7 +164,7 @@ def evaluate(
     container_image=GPU_IMAGE,
     requests=ONE_GPU,
     retries=3,
-    cache=Cache(version=_VERSION, serialize=True),
+    cache=Cache(version=_VERSION, serialize=True, ignored_inputs=("gpus",)),
     environment=POD_ENVIRONMENT,
 )
 @shows_errors
@@ -176,6 +180,7 @@ def evaluate_part(
     reward_models: list[FlyteDirectory],
     training_tokens: list[FlyteDirectory],
     code_version: str,
+    gpus: int,
     part: Part,
 ) -> FlyteDirectory:
     """Score a part of the rows, as the entry of a map; `evaluate` makes the scores of all parts."""
@@ -190,6 +195,7 @@ def evaluate_part(
         rewards,
         reward_models,
         training_tokens,
+        gpus,
         part,
     )
     return store_folder(scored, "scores")
@@ -213,12 +219,17 @@ class JoinedScores(NamedTuple):
 )
 @shows_errors
 def join_scores(
-    labels: list[str], config: EvaluateConfig, parts: list[FlyteDirectory], code_version: str
+    labels: list[str],
+    config: EvaluateConfig,
+    parts: list[FlyteDirectory],
+    divided: list[FlyteDirectory],
+    code_version: str,
 ) -> JoinedScores:
     """Make the scores of several models of the parts in which they were scored, all of a model's after one another.
 
-    `code_version` is that of `evaluate`.
+    `divided` are the parts that were scored with several GPUs; one of the two is empty. `code_version` is that of `evaluate`.
     """
+    parts = parts or divided
     number = len(parts) // max(1, len(labels))
     found = [
         _join(label, config, [local_path(part) for part in parts[place * number : (place + 1) * number]])

@@ -28,6 +28,7 @@ from transformers import (
 from transformers.cache_utils import DummyLayer, DynamicLayer, DynamicSlidingWindowLayer
 
 from tasks.models.batches import pad
+from tasks.models.placement import input_device
 
 LEAST_SHARED = 32
 """Fewest shared tokens that are computed apart: for fewer the additional forward pass takes as long as it saves."""
@@ -77,6 +78,7 @@ class GreedyDecoder:
 
     def __init__(self, model: PreTrainedModel | PeftModel, end_token_ids: Sequence[int], pad_token_id: int) -> None:
         self._model = model
+        self._device = input_device(model)
         self._ends = list(end_token_ids)
         self._pad_token_id = pad_token_id
         self._shared: _Shared | None = None
@@ -165,7 +167,7 @@ class GreedyDecoder:
         shared = self._shared_by(prompts, max_new_tokens)
         number = len(shared.ids) if shared else 0
         ids, mask = pad([list(prompt[number:]) for prompt in prompts], self._pad_token_id, "left")
-        ids, mask = ids.to(self._model.device), mask.to(self._model.device)
+        ids, mask = ids.to(self._device), mask.to(self._device)
         if shared is None:
             return ids, mask, None
         start = torch.tensor(shared.ids, device=ids.device).expand(len(prompts), -1)
@@ -191,7 +193,7 @@ class GreedyDecoder:
 
     def _cache_of(self, ids: list[int]) -> Any:
         """Return the cache after a forward pass over one row of tokens."""
-        row = torch.tensor([ids], device=self._model.device)
+        row = torch.tensor([ids], device=self._device)
         return self._generate(row, torch.ones_like(row), 1, None, None)[1]
 
     def _generate(

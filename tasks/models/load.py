@@ -24,6 +24,8 @@ from tasks.files.model_settings import read_settings
 from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.generation_flags import repair_generation_config
 from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
+from tasks.models.linear_layers import REWARD_HEAD
+from tasks.models.placement import LoadIn, check_placed, placement
 from tasks.models.this_device import this_device
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -51,36 +53,58 @@ def checkpoint_dtype(directory: Path) -> torch.dtype:
 
 
 def load_model(
-    config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, **kwargs: Any
+    config: ModelConfig,
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    load_in: LoadIn = "as_saved",
+    gpus: int = 1,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Return the causal language model in `directory`, with the virtual tokens of its folder `adapter`, if any.
 
     `dtype` overrides the config's; `kwargs` go to transformers, and may override the config's attention. Quantized
     models keep their own dtypes. On a CPU, 4-bit layers get a kernel that can take them.
 
+    With `load_in` 4bit, linear layers are quantized to NF4 while they are loaded. With several `gpus` the model is
+    divided over them layer by layer (tasks/models/placement.py); it is then where it belongs, and must not be moved.
+
     Raises:
-        ModelError: weights are missing or do not fit the configuration; no kernel takes a 4-bit layer's width.
+        ModelError: weights are missing or do not fit the configuration; no kernel takes a 4-bit layer's width; the
+            model does not fit on `gpus` GPUs.
+        ConfigError: this machine has GPUs, but fewer than `gpus`; or bitsandbytes is missing.
     """
-    model, missing = _load(AutoModelForCausalLM, config, directory, dtype, **kwargs)
+    placed = placement(directory, load_in, gpus, dtype or weight_dtype(config))
+    model, missing = _load(AutoModelForCausalLM, config, directory, dtype, placed, **kwargs)
+    check_placed(model, config.name, gpus)
     refuse_missing(config, missing)
     return _with_adapter(model, directory)
 
 
 def load_reward_model(
-    config: ModelConfig, directory: Path, dtype: torch.dtype | None = None, new_head: bool = False, **kwargs: Any
+    config: ModelConfig,
+    directory: Path,
+    dtype: torch.dtype | None = None,
+    new_head: bool = False,
+    load_in: LoadIn = "as_saved",
+    gpus: int = 1,
+    **kwargs: Any,
 ) -> PreTrainedModel:
     """Return the model in `directory` with a head that yields one score per sequence, [batch, 1].
 
     The score is read at the last token that is not padding. Where the directory has a folder `adapter`, that holds the
     head and the trained prefix. With `new_head` the model may lack a head: it then gets random weights,
-    N(0, initializer_range), from PyTorch's global generator. `dtype` and `kwargs` are those of `load_model`.
+    N(0, initializer_range), from PyTorch's global generator. The other arguments are those of `load_model`; the head
+    is never quantized.
 
     Raises:
         ModelError: weights other than those of a new head are missing, or the model has no such variant.
+        ConfigError: as `load_model`.
     """
+    placed = placement(directory, load_in, gpus, dtype or weight_dtype(config), [REWARD_HEAD])
     # a head in an adapter is loaded after the base
     is_headless = new_head or (directory / ADAPTER_FOLDER).is_dir()
-    model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, num_labels=1, **kwargs)
+    model, missing = _load(AutoModelForSequenceClassification, config, directory, dtype, placed, num_labels=1, **kwargs)
+    check_placed(model, config.name, gpus)
     refuse_missing(config, [name for name in missing if not (is_headless and name in HEAD_WEIGHTS)])
     return _with_adapter(model, directory)
 
@@ -96,7 +120,12 @@ def is_reward_model(directory: Path) -> bool:
 
 
 def _load(
-    kind: Any, config: ModelConfig, directory: Path, dtype: torch.dtype | None, **kwargs: Any
+    kind: Any,
+    config: ModelConfig,
+    directory: Path,
+    dtype: torch.dtype | None,
+    placed: dict[str, Any],
+    **kwargs: Any,
 ) -> tuple[PreTrainedModel, list[str]]:
     """Return the model, with a generation config that can be saved, and the names of weights that its files lack."""
     if config.attn_implementation != "auto":
@@ -108,7 +137,7 @@ def _load(
             trust_remote_code=config.trust_remote_code,
             use_safetensors=None if config.allow_pickled_weights else True,
             output_loading_info=True,
-            **kwargs,
+            **{**placed, **kwargs},
         )
     except LIBRARY_ERRORS as error:
         raise ModelError(f"model.name={config.name} cannot be loaded: {reason_of(error)}") from None

@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 
 from configs.wire import Parity
 from tasks.models.logits import logits_before
+from tasks.models.placement import input_device
 
 NUM_ROWS = 16
 # of a row, the first tokens that count: more would say little more
@@ -105,7 +106,7 @@ _KEPT = ("input_ids", "is_counted", "tokens", "log_probabilities", "own")
 
 def _log_probabilities(model: PreTrainedModel, row: CountedRow) -> tuple[torch.Tensor, torch.Tensor]:
     """Return ([tokens, vocab] float32 log p of the predictions of counted tokens, their ids [tokens])."""
-    device = model.device
+    device = input_device(model)
     ids = torch.tensor([list(row.input_ids)], device=device)
     wanted = torch.from_numpy(row.is_counted).to(device).unsqueeze(0).clone()
     wanted[:, 0] = False

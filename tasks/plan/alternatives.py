@@ -1,7 +1,8 @@
 """Finds the nearest configs that fit when the given one does not.
 
-The search tries one change of each kind: smaller micro-batches, fewer processes on a CPU, gradient checkpointing,
-sharding or offload, a larger GPU, more GPUs, an adapter, shorter rows. Each alternative is a complete config that
+The search tries one change of each kind: smaller micro-batches, fewer processes on a CPU, a model that is divided or
+in 4 bits while it is scored, gradient checkpointing, sharding or offload, a larger GPU, more GPUs, an adapter, shorter
+rows. Each alternative is a complete config that
 passes the schema and is planned like any other. The nearest one changes the fewest settings; ties go to configs with
 the same training result, then to the cheapest.
 """
@@ -38,6 +39,8 @@ Changes = dict[str, Any]
 _NUM_SHOWN = 3
 _MICRO_BATCH = "train.micro_batch_size"
 _MIN_LENGTH = 128
+_GPUS = "evaluate.gpus"
+_SCORING_GPUS = (2, 4, 8, 16)
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ class Search:
             _smaller_evaluation,
             _smaller_micro_batch,
             _fewer_processes,
+            _divided_evaluation,
+            _evaluation_in_4_bits,
             _checkpointing,
             _sharding,
             _larger_gpu,
@@ -107,12 +112,16 @@ class Search:
         return None
 
     def _with_evaluation(self, target: Target, changes: Changes) -> Changes:
-        """Return the changes, with fewer rows for the evaluate task if it does not fit otherwise."""
-        config = changed(self.config, changes)
-        if config is None or fits_evaluation(config, self.shape, target):
-            return changes
-        rows = fitting_evaluation_rows(config, self.shape, target)
-        return changes if rows is None else {**changes, "evaluate.batch_size": rows}
+        """Return the changes, with fewer rows for the evaluate task if it does not fit otherwise, or with more GPUs."""
+        for more in ({}, *({_GPUS: gpus} for gpus in _more_scoring_gpus(self, target) if _GPUS not in changes)):
+            whole = {**changes, **more}
+            config = changed(self.config, whole)
+            if config is None or fits_evaluation(config, self.shape, target):
+                return whole
+            rows = fitting_evaluation_rows(config, self.shape, target)
+            if rows is not None:
+                return {**whole, "evaluate.batch_size": rows}
+        return changes
 
     def _with_smaller_micro_batches(self, changes: Changes) -> Iterator[Changes]:
         """Yield the changes alone, then with smaller micro-batches, which more GPUs may need to share a batch."""
@@ -197,6 +206,33 @@ def _fewer_processes(search: Search) -> Iterator[_Candidate]:
     if not search.target.is_gpu:
         for processes in range(search.config.train.processes_per_node - 1, 0, -1):
             yield _Candidate({"train.processes_per_node": processes}, search.target, True)
+
+
+def _more_scoring_gpus(search: Search, target: Target) -> list[int]:
+    """Return the numbers of GPUs of one machine over which a model could be divided while it is scored."""
+    most = target.gpu.gpus_per_node if target.gpu is not None else 1
+    return [gpus for gpus in _SCORING_GPUS if search.config.evaluate.gpus < gpus <= most]
+
+
+def _divided_evaluation(search: Search) -> Iterator[_Candidate]:
+    for gpus in _more_scoring_gpus(search, search.target):
+        yield _Candidate({_GPUS: gpus}, search.target, True)
+
+
+def _evaluation_in_4_bits(search: Search) -> Iterator[_Candidate]:
+    """Yield scores in 4 bits, without copies in 8 bits where these are too large, and over several GPUs; training stays
+    as it is."""
+    can_quantize = search.shape.quantizable.is_enough(search.config.quantize.min_share)
+    if search.config.evaluate.load_in == "4bit" or not can_quantize:
+        return
+    in_4_bits: Changes = {"evaluate.load_in": "4bit"}
+    yield _Candidate(in_4_bits, search.target, True)
+    methods = search.config.quantize.methods
+    if "8bit" in methods:
+        others = [method for method in methods if method != "8bit"]
+        yield _Candidate({**in_4_bits, "quantize.methods": others}, search.target, True)
+    for gpus in _more_scoring_gpus(search, search.target):
+        yield _Candidate({**in_4_bits, _GPUS: gpus}, search.target, True)
 
 
 def _checkpointing(search: Search) -> Iterator[_Candidate]:

@@ -115,7 +115,10 @@ def _gpu_assumptions(config: FineTuneConfig, plan: PhasePlan, local: Target | No
         choice = "the smallest type of the table that fits" if plan.fits else "the largest type of the table"
         found.append(f"no GPU type is named: planned for {plan.machines.gpu}, {choice}")
     if local is None:
-        found.append(f"the evaluation runs on {plan.machines.gpu} too; its pod asks for one GPU of any type")
+        asked = "one GPU" if plan.evaluation_gpus == 1 else f"{plan.evaluation_gpus} GPUs"
+        found.append(f"the evaluation runs on {plan.machines.gpu} too; its pod asks for {asked} of any type")
+    if plan.evaluation_gpus > 1:
+        found.append("a divided model is as transformers' device_map=auto divides it, with layers of one size")
     gpu = gpu_types(config.plan.gpu_types).get(plan.machines.gpu)
     if gpu is None:
         return [*found, f"{plan.machines.gpu} is not in the table of GPU types: time and cost are not estimated"]

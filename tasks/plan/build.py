@@ -81,6 +81,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         plans.append(plan)
         all_answers += [*faults, *share_answers(prefix, config, found_shape.shape, local)]
         all_answers += [_memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
+        all_answers += _scoring_warnings(prefix, plan, config)
         _check_length(all_answers, prefix, config, found_shape.shape)
     checks = [given.check for given in all_answers]
     rewards_version = value_of(answers, _last_name(phases, "rewards"), "")
@@ -171,6 +172,16 @@ def _host_warnings(prefix: str, plan: PhasePlan) -> list[Answer]:
     found = f"{machines.memory_gib:,} GiB on each machine; the largest common ones have {LARGEST_HOST_GIB:,}"
     fix = "run fewer processes on a machine, or set train.cluster.memory_gib_per_process if you know better"
     return [Answer(Check(name=f"{prefix}host memory", result="warning", found=found, fix=fix))]
+
+
+def _scoring_warnings(prefix: str, plan: PhasePlan, config: FineTuneConfig) -> list[Answer]:
+    """Return a warning if a pod that scores a model asks for more GPUs than usual machines have."""
+    gpu = gpu_types(config.plan.gpu_types).get(plan.machines.gpu)
+    if gpu is None or plan.evaluation_gpus <= gpu.gpus_per_node:
+        return []
+    found = f"evaluate.gpus={plan.evaluation_gpus}; usual machines have {gpu.gpus_per_node} {gpu.name} at most"
+    fix = "lower it, or use evaluate.load_in=4bit: a pod that asks for more waits without end"
+    return [Answer(Check(name=f"{prefix}GPUs of the evaluation", result="warning", found=found, fix=fix))]
 
 
 def _check_length(answers: list[Answer], prefix: str, config: FineTuneConfig, shape: ModelShape) -> None:

@@ -25,7 +25,8 @@ class Planned(NamedTuple):
     versions that hash the bytes would not find cached steps again.
 
     Lists called `mapped_` become one pod per item. They are empty where a single pod does all the work beside its own,
-    and `artifacts` is empty if nothing is to be published.
+    and `artifacts` is empty if nothing is to be published. `scored_parts` are those of the base that pods of one GPU
+    score.
     """
 
     plan: Plan
@@ -42,6 +43,7 @@ class Planned(NamedTuple):
     artifacts: list[PushedArtifact]
     base_revision: str
     evaluate: EvaluateConfig
+    evaluate_gpus: int
     scored_parts: list[Part]
     rewards: list[RewardFunctionConfig]
 
@@ -80,6 +82,7 @@ class PlannedAlignment(NamedTuple):
     artifacts: list[PushedArtifact]
     base_revision: str
     evaluate: EvaluateConfig
+    evaluate_gpus: int
     scored_parts: list[Part]
     rewards: list[RewardFunctionConfig]
 
@@ -129,3 +132,8 @@ def divide(shards: list[Shard], num_parts: int) -> Work:
 def parts_of(number: int) -> list[Part]:
     """Return the parts that get a pod of their own: `number` of them, or none where there is a single one."""
     return [Part(number=place, of=number) for place in range(number)] if number > 1 else []
+
+
+def base_parts(config: EvaluateConfig) -> list[Part]:
+    """Return the parts of the base's rows that pods of one GPU score; those with more GPUs are started elsewhere."""
+    return parts_of(config.shards if config.gpus == 1 else 1)

@@ -68,6 +68,8 @@ def plan_phase(training: Training) -> tuple[PhasePlan, FineTuneConfig]:
         micro_batch_size=config.train.micro_batch,
         accumulation=job.accumulation,
         evaluation_rows=config.evaluate.rows_per_pass,
+        evaluation_gpus=config.evaluate.gpus if target.is_gpu else 1,
+        evaluation_load_in=config.evaluate.load_in,
         max_length=longest_rows(config, training.shape),
         memory=memory,
         machines=machines,
@@ -123,7 +125,7 @@ def misfit_message(plan: PhasePlan, only_warns: bool = False) -> str:
     if use.moment == "training":
         rows = f"micro-batch of {plan.micro_batch_size} x {plan.max_length:,} tokens"
     else:
-        rows = f"the whole model on one {unit}, {plan.evaluation_rows} x {plan.max_length:,} tokens"
+        rows = f"{plan.scored_on}, {plan.evaluation_rows} x {plan.max_length:,} tokens"
     limit = f"{machines.gpu} has {_gb(machines.memory_bytes)} GB"
     found = f"{plan.name}: {needs} ({largest_parts(use)}; {rows}), and {limit}"
     ways = " | ".join(", ".join(alternative.changes) for alternative in plan.alternatives)
@@ -133,7 +135,7 @@ def misfit_message(plan: PhasePlan, only_warns: bool = False) -> str:
 
 def _fix_without_alternatives(use: MemoryUse, memory_bytes: int) -> str:
     if use.moment == "evaluation" and use.weights > memory_bytes:
-        return "the evaluation is not sharded: the model must fit on one GPU in 16 bits; take a smaller model"
+        return "neither evaluate.gpus nor evaluate.load_in=4bit makes room for the weights; take a smaller model"
     return "no similar config fits; take a smaller model, or shorter rows"
 
 

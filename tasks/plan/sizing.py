@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Literal
 
 from configs.effective import kernels
 from configs.effective import training as effective
@@ -122,7 +123,17 @@ def evaluation_job(config: FineTuneConfig, shape: ModelShape, target: Target) ->
         loss_length=_loss_length(config, longest_rows(config, shape)),
         precision=loaded_format(config.model, target.device),
         has_scores=_has_scores(config, target),
+        linear_bits=_linear_bits(config),
+        # without GPUs the model is loaded whole
+        gpus=config.evaluate.gpus if target.is_gpu else 1,
     )
+
+
+def _linear_bits(config: FineTuneConfig) -> Literal[4, 8] | None:
+    """Return the most bits in which a model is scored, None for those as saved: 8-bit copies are scored as they are."""
+    if config.evaluate.load_in == "as_saved":
+        return None
+    return 8 if "8bit" in config.quantize.methods else 4
 
 
 def _loss_length(config: FineTuneConfig, longest: int) -> int:
@@ -137,7 +148,7 @@ def _loss_length(config: FineTuneConfig, longest: int) -> int:
 
 
 def evaluation_memory(config: FineTuneConfig, shape: ModelShape, target: Target) -> MemoryUse:
-    """Return the peak memory of the GPU on which the evaluate task scores the tuned model."""
+    """Return the peak memory of the GPU on which the evaluate task scores the tuned model, the fullest of several."""
     return _memory_use("evaluation", estimate_evaluation(evaluation_job(config, shape, target)), target)
 
 
@@ -165,7 +176,7 @@ def fits_training(config: FineTuneConfig, shape: ModelShape, target: Target) -> 
 
 
 def fits_evaluation(config: FineTuneConfig, shape: ModelShape, target: Target) -> bool:
-    """Return whether the tuned model can be scored on one GPU, or in the host's memory, if need be row by row."""
+    """Return whether the tuned model can be scored on its GPUs, or in the host's memory, if need be row by row."""
     smallest = config if config.evaluate.batch_size is not None else with_evaluation_rows(config, 1)
     return evaluation_memory(smallest, shape, target).total <= target.memory_bytes
 

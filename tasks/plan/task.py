@@ -20,7 +20,7 @@ from configs.schema.align import AlignConfig
 from configs.wire import Shard
 from configs.wire_plan import Plan, PlanFor
 from images.specs import CPU_IMAGE, POD_ENVIRONMENT
-from tasks.plan.outputs import Planned, PlannedAlignment, PlannedEvaluation, Resolved, divide, parts_of
+from tasks.plan.outputs import Planned, PlannedAlignment, PlannedEvaluation, Resolved, base_parts, divide
 from tasks.runtime.pods import DECK_FIELDS, SMALL, SMALL_POD_BYTES, filesystem_of, is_laptop_run
 from tasks.runtime.refused_config import accepted
 from tasks.runtime.secrets import (
@@ -130,7 +130,8 @@ def make_plan(config: FineTuneConfig) -> Planned:
         artifacts=_artifacts(settled),
         base_revision=built.plan.model_revision,
         evaluate=settled.evaluate.for_scoring(),
-        scored_parts=parts_of(settled.evaluate.shards),
+        evaluate_gpus=settled.evaluate.gpus,
+        scored_parts=base_parts(settled.evaluate),
         rewards=settled.train.policy.rewards,
     )
 
@@ -195,7 +196,8 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         artifacts=_artifacts(phases["policy"]),
         base_revision=built.plan.model_revision,
         evaluate=phases["policy"].evaluate.for_scoring(),
-        scored_parts=parts_of(phases["policy"].evaluate.shards),
+        evaluate_gpus=phases["policy"].evaluate.gpus,
+        scored_parts=base_parts(phases["policy"].evaluate),
         rewards=phases["policy"].train.policy.rewards,
     )
 

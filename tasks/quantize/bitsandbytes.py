@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
-from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification, BitsAndBytesConfig
+from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from configs.artifacts import BitsAndBytesMethod
 from configs.errors import ConfigError, ModelError
@@ -17,13 +16,8 @@ from tasks.models.linear_layers import REWARD_HEAD, quantized_weights
 from tasks.models.load import ADAPTER_FOLDER, is_reward_model, load_tokenizer, weight_dtype
 from tasks.models.loading import counted_loading
 from tasks.models.pace import doing, say
+from tasks.models.quantized_loading import bitsandbytes_config
 from tasks.models.quiet import quiet_libraries
-
-SETTINGS: dict[BitsAndBytesMethod, dict[str, Any]] = {
-    "8bit": {"load_in_8bit": True},
-    "4bit": {"load_in_4bit": True, "bnb_4bit_quant_type": "nf4", "bnb_4bit_use_double_quant": True},
-}
-"""Arguments of `BitsAndBytesConfig`, by method; configs/artifacts.py has what else is known of a method."""
 
 
 def quantize_model(
@@ -73,9 +67,3 @@ def quantize_model(
     copy_record(model, output)
     if (model / ADAPTER_FOLDER).is_dir():
         shutil.copytree(model / ADAPTER_FOLDER, output / ADAPTER_FOLDER)
-
-
-def bitsandbytes_config(method: BitsAndBytesMethod, dtype: torch.dtype) -> BitsAndBytesConfig:
-    """Return the settings of a method. `dtype` is the type in which 4-bit weights are multiplied."""
-    of_4_bits = {"bnb_4bit_compute_dtype": dtype} if "load_in_4bit" in SETTINGS[method] else {}
-    return BitsAndBytesConfig(**SETTINGS[method], **of_4_bits)

@@ -15,6 +15,7 @@ from configs.errors import ModelError
 from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.models.load import device, is_reward_model, load_reward_model, load_tokenizer
+from tasks.models.placement import input_device, on_device
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ class RewardModel:
         for number, row in enumerate(rows):
             ids[number, : len(row)] = torch.tensor(row, dtype=torch.long)
             mask[number, : len(row)] = 1
-        device = self.model.device
+        device = input_device(self.model)
         logits = self.model(input_ids=ids.to(device), attention_mask=mask.to(device)).logits
         return [float(score) for score in logits[:, 0].float().cpu()]
 
@@ -85,9 +86,11 @@ class RewardModel:
 
 
 def load_reward_models(
-    config: ModelConfig, directories: Sequence[Path], tokenizer: PreTrainedTokenizerBase
+    config: ModelConfig, directories: Sequence[Path], tokenizer: PreTrainedTokenizerBase, gpus: int = 1
 ) -> list[RewardModel]:
     """Return the reward models in `directories`, on this process's device, to score ids of `tokenizer`.
+
+    With several `gpus` each is divided over them, as `load_model` says.
 
     Raises:
         ModelError: a directory holds another kind of model, or one with another vocabulary or chat template.
@@ -109,6 +112,6 @@ def load_reward_models(
                 f"the reward model in {one_line(directory)} has another chat template than the model it scores\n"
                 "train both with the same tokenize.chat_template"
             )
-        model = load_reward_model(config, directory).to(device()).eval()  # type: ignore[arg-type]
-        models.append(RewardModel(model, tokenizer))
+        model = load_reward_model(config, directory, gpus=gpus)
+        models.append(RewardModel(on_device(model, device()).eval(), tokenizer))
     return models

@@ -33,6 +33,11 @@ ONE_GPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu="1", ephe
 _UNPLANNED_MEMORY_GIB, _UNPLANNED_DISK_GIB = 96, 500
 
 
+def evaluation_resources(gpus: int) -> Resources:
+    """Return what a pod asks for that scores a model on so many GPUs; its disk holds a model that fills them."""
+    return _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu=str(gpus), ephemeral_storage=f"{200 * gpus}Gi")
+
+
 def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:
     """Return the resources of one training machine: GPUs, CPU cores and host memory for all its processes, and disk.
 

@@ -25,7 +25,7 @@ from configs.schema.data import RowFormat
 from configs.schema.measures import MeasureName
 from configs.schema.tracking import TrackerName
 from tasks.measures.table import OF_ANSWERS
-from tasks.quantize.bitsandbytes import SETTINGS
+from tasks.models.quantized_loading import SETTINGS
 from tasks.rows.formats import FORMAT_COLUMNS
 from tasks.rows.schemas import SCHEMAS
 from tasks.runtime.secrets import tracker_sources

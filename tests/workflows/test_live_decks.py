@@ -140,6 +140,7 @@ def test_answers_are_shown_while_they_are_made(tiny_model: Path, tokens: Path, t
         "reward_models": [],
         "training_tokens": [],
         "code_version": "",
+        "gpus": 1,
         "parts": [],
     }
     pod = Pod(evaluate_task.evaluate, tmp_path, inputs, environment=FAST).start()

@@ -33,6 +33,7 @@ UNCACHED = {
     "plan_evaluation",
     "prepare_models",
     "write_comparison",
+    "score_base",
     "tune",
     "plan_alignment",
     "train_phases",

@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from flyteidl.admin.workflow_pb2 import WorkflowSpec
+from flyteidl.core.condition_pb2 import ComparisonExpression
 from flyteidl.core.dynamic_job_pb2 import DynamicJobSpec
-from flyteidl.core.tasks_pb2 import TaskTemplate
+from flyteidl.core.tasks_pb2 import Resources, TaskTemplate
 from flyteidl.core.workflow_pb2 import Node
 from flytekit import FlyteContextManager
 from flytekit.configuration import ImageConfig, SerializationSettings
@@ -22,9 +23,12 @@ from support.blank_reports import token_report
 from support.pods import Pod
 
 from configs.load import PRESETS, load_config
-from configs.schema import FineTuneConfig
+from configs.schema import EvaluateConfig, FineTuneConfig
+from tasks.plan.outputs import base_parts
 from tasks.plan.task import make_plan
+from workflows.align import align
 from workflows.fine_tune import fine_tune
+from workflows.score import score_base
 from workflows.tune import tune
 
 
@@ -35,21 +39,32 @@ class Step(NamedTuple):
     is_cached: bool
 
 
-def serialized() -> tuple[WorkflowSpec, dict[str, TaskTemplate]]:
+def serialized(workflow: Any = fine_tune) -> tuple[WorkflowSpec, dict[str, TaskTemplate]]:
     """Return the workflow, and the templates of all its tasks by name."""
     entities: dict[Any, Any] = {}
     settings = SerializationSettings(ImageConfig.auto(img_name="localhost/x:1"), project="p", domain="d", version="v")
-    spec = get_serializable(entities, settings, fine_tune)
+    spec = get_serializable(entities, settings, workflow)
     tasks = [model.template for model in entities.values() if hasattr(model, "template")]
     templates = [task.to_flyte_idl() for task in tasks if hasattr(task, "container")]
     return spec.to_flyte_idl(), {template.id.name: template for template in templates}
 
 
+def taken(node: Node, gpus: int) -> Node:
+    """Return the node of a branch that is run where the config asks for so many GPUs to score on."""
+    branch = node.branch_node.if_else
+    comparison = branch.case.condition.comparison
+    assert [comparison.left_value.var, *(entry.var for entry in node.inputs)] == ["plan.evaluate_gpus"] * 2
+    assert comparison.operator == ComparisonExpression.EQ
+    return branch.case.then_node if gpus == comparison.right_value.primitive.integer else branch.else_node
+
+
 def pods(
-    nodes: list[Node], spec: WorkflowSpec, templates: dict[str, TaskTemplate], mapped: dict[str, int]
+    nodes: list[Node], spec: WorkflowSpec, templates: dict[str, TaskTemplate], mapped: dict[str, int], gpus: int = 1
 ) -> Iterator[Step]:
-    """Yield the pods of the nodes; `mapped` is the number of entries of each map."""
+    """Yield the pods of the nodes; `mapped` is the number of entries of each map, `gpus` those that score a model."""
     for node in nodes:
+        if node.HasField("branch_node"):
+            node = taken(node, gpus)
         if node.HasField("task_node"):
             yield Step(node.id, templates[node.task_node.reference_id.name].metadata.discoverable)
         elif node.HasField("array_node"):
@@ -105,6 +120,69 @@ def placeholders(home: Path) -> dict[str, Any]:
         "chat_template": None,
         "other_revisions": [],
     }
+
+
+def gpus_of(node: Node, templates: dict[str, TaskTemplate]) -> str:
+    """Return how many GPUs the pods of a node ask for: as it overrides the task, or else as the task declares."""
+    inner = node.array_node.node if node.HasField("array_node") else node
+    declared = templates[inner.task_node.reference_id.name].container.resources
+    asked = inner.task_node.overrides.resources.requests or declared.requests
+    return {entry.name: entry.value for entry in asked}[Resources.GPU]
+
+
+@pytest.fixture(params=[fine_tune, align], ids=["fine_tune", "align"], scope="module")
+def workflow(request: pytest.FixtureRequest) -> tuple[WorkflowSpec, dict[str, TaskTemplate]]:
+    return serialized(request.param)
+
+
+def test_the_base_is_scored_on_one_gpu_by_a_node_of_the_workflow(
+    workflow: tuple[WorkflowSpec, dict[str, TaskTemplate]],
+) -> None:
+    spec, templates = workflow
+    [branch] = [node for node in spec.template.nodes if node.HasField("branch_node")]
+    alone, several = taken(branch, 1), taken(branch, 2)
+    assert (alone.id, several.id) == ("evaluate-base", "score-base")
+    # whose image is registered with it; a dynamic task has a small one
+    assert alone.task_node.reference_id.name == "tasks.evaluate.task.evaluate"
+    assert gpus_of(alone, templates) == "1"
+    assert "fine-tune-gpu" in templates["tasks.evaluate.task.evaluate"].container.image
+    assert "fine-tune-cpu" in templates["workflows.score.score_base"].container.image
+    # both wait for what they read, and what follows waits for the branch
+    assert {"plan", "model"} <= set(alone.upstream_node_ids) & set(several.upstream_node_ids)
+    [gate] = [node for node in spec.template.nodes if node.id == "gate"]
+    assert branch.id == "base-scores" and branch.id in gate.upstream_node_ids
+
+
+@pytest.mark.parametrize("shards", [1, 3])
+def test_pods_that_score_the_base_on_several_gpus_ask_for_them(shards: int, tmp_path: Path) -> None:
+    config = load_config(PRESETS / "demo.yaml")
+    config = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"gpus": 4, "shards": shards})})
+    inputs = {
+        name: value for name, value in placeholders(tmp_path).items() if name in score_base.python_interface.inputs
+    }
+    scoring = Pod(score_base, tmp_path / "pod", {"config": config, **inputs}).run()
+    job = DynamicJobSpec.FromString((scoring.output / "futures.pb").read_bytes())
+    templates = {template.id.name: template for template in job.tasks}
+    asked = {node.id: gpus_of(node, templates) for node in job.nodes if node.WhichOneof("target")}
+    # parts are only joined by the other pod
+    parts = {"evaluate-base-parts": "4", "evaluate-base": "1"}
+    assert asked == (parts if shards > 1 else {"evaluate-base": "4"})
+    [scored] = [node for node in job.nodes if node.id == "evaluate-base"]
+    values = {entry.var: entry.binding for entry in scored.inputs}
+    assert values["gpus"].scalar.primitive.integer == 4
+    for template in templates.values():
+        # scores over other GPUs come from the cache
+        assert "gpus" in template.metadata.cache_ignore_input_vars, template.id.name
+
+
+def test_the_plan_gives_the_base_to_one_branch_alone() -> None:
+    for gpus, shards, parts in ((1, 1, 0), (1, 3, 3), (2, 1, 0), (2, 3, 0)):
+        assert len(base_parts(EvaluateConfig(gpus=gpus, shards=shards))) == parts
+
+
+def test_scores_do_not_depend_on_the_number_of_gpus() -> None:
+    four, one = EvaluateConfig(gpus=4, load_in="4bit"), EvaluateConfig(load_in="4bit")
+    assert four.for_scoring() == one.for_scoring() != EvaluateConfig().for_scoring()
 
 
 def test_the_demo_takes_14_pods(demo: list[Step]) -> None:

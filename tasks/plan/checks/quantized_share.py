@@ -73,6 +73,9 @@ def _quantizations(config: FineTuneConfig) -> list[_Quantization]:
     if config.train.method in QUANTIZED_BASES:
         fix, bits = f"use train.method=lora, {lower}", QUANTIZED_BASES[config.train.method]
         found.append(_Quantization("quantized base", f"train.method={config.train.method}", fix, [bits]))
+    if config.evaluate.load_in == "4bit":
+        fix = f"divide the model with evaluate.gpus, {lower}"
+        found.append(_Quantization("4-bit evaluation", "evaluate.load_in=4bit", fix, ["4bit"]))
     return found
 
 

@@ -217,6 +217,7 @@ def _machine_questions(config: FineTuneConfig, surroundings: Surroundings, base:
 
     def local_processes() -> Finding:
         settings.check_local_processes(train)
+        settings.check_local_scoring(config.evaluate)
         number = train.processes_per_node
         return Finding(f"{number} process{'es' if number > 1 else ''} on this machine")
 

@@ -16,7 +16,7 @@ from configs.foreign_json import in_mebibytes
 from configs.foreign_yaml import MAX_BYTES
 from configs.objectives import ONLINE
 from configs.printable import one_line
-from configs.schema import FineTuneConfig
+from configs.schema import EvaluateConfig, FineTuneConfig
 from configs.schema.cluster import DEEPSPEED
 from configs.schema.train import QUANTIZED_METHODS, Method, TrainConfig
 from configs.topologies import TOPOLOGIES, topology
@@ -107,6 +107,20 @@ def check_local_processes(train: TrainConfig) -> None:
         )
 
 
+def check_local_scoring(evaluate: EvaluateConfig) -> None:
+    """Refuse more GPUs for scoring than a laptop with GPUs has; without any, a model is loaded on the CPU.
+
+    Raises:
+        ConfigError: names the setting and the value that works here.
+    """
+    num_gpus = len(local_gpus())
+    if 0 < num_gpus < evaluate.gpus:
+        raise ConfigError(
+            f"evaluate.gpus={evaluate.gpus}, and this machine has {num_gpus}\nset it to {num_gpus}, or use "
+            "evaluate.load_in=4bit"
+        )
+
+
 def read_deepspeed(train: TrainConfig) -> str:
     """Return the content of the DeepSpeed file that the config names, or an empty string if it names none.
 
@@ -186,9 +200,10 @@ def check_deepspeed_package(train: TrainConfig) -> None:
 
 
 def quantization_settings(config: FineTuneConfig) -> list[str]:
-    """Return the settings that quantize a model, in training or after it, as messages name them."""
+    """Return the settings that quantize a model, in training, after it or for scoring, as messages name them."""
     settings = [f"quantize.methods={config.quantize.methods}"] if config.quantize.methods else []
-    return settings + [f"train.method={config.train.method}"] * (config.train.method in QUANTIZED_METHODS)
+    settings += [f"train.method={config.train.method}"] * (config.train.method in QUANTIZED_METHODS)
+    return settings + ["evaluate.load_in=4bit"] * (config.evaluate.load_in == "4bit")
 
 
 def check_quantization(config: FineTuneConfig) -> None:
@@ -209,6 +224,8 @@ def check_quantization(config: FineTuneConfig) -> None:
     quantizations = [(f"quantize.methods={config.quantize.methods}", config.quantize.methods)]
     if config.train.method in QUANTIZED_BASES:
         quantizations.append((f"train.method={config.train.method}", [QUANTIZED_BASES[config.train.method]]))
+    if config.evaluate.load_in == "4bit":
+        quantizations.append(("evaluate.load_in=4bit", ["4bit"]))
     for setting, methods in quantizations:
         capabilities = [
             QUANTIZATIONS[name].compute_capability for name in methods if name in methods_of("bitsandbytes")

@@ -127,12 +127,13 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """The settings on which the memory of the evaluate task depends: one tuned model on one GPU, in the type as loaded.
+    """The settings on which the memory of the evaluate task depends: one tuned model, in the type as loaded.
 
     `length` is the tokens of the longest row; `new_tokens` those of the longest generated answer, 0 if none is
     generated; `prompt_length` those of the longest prompt for generation, by default `length`. `loss_length` is the
     tokens of the longest sequence whose log-probabilities are measured, by default `length`, 0 if there is none.
-    `has_scores`: attention is eager.
+    `has_scores`: attention is eager. `linear_bits` are those of the weights of linear layers that
+    bitsandbytes quantized, None where it quantized none. The layers are divided over `gpus`.
     """
 
     shape: ModelShape
@@ -143,3 +144,5 @@ class EvaluationJob:
     prompt_length: int | None = None
     loss_length: int | None = None
     has_scores: bool = False
+    linear_bits: Literal[4, 8] | None = None
+    gpus: int = 1

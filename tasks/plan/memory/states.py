@@ -18,6 +18,7 @@ from typing import Literal
 from configs.schema.cluster import DEEPSPEED, FSDP, Sharding
 from configs.schema.train import QUANTIZED_METHODS
 from tasks.plan.memory.jobs import TrainingJob
+from tasks.plan.shapes.shape import ModelShape
 
 
 @dataclass(frozen=True)
@@ -91,15 +92,17 @@ def frozen_weight_bytes(job: TrainingJob) -> float:
     if job.method not in QUANTIZED_METHODS:
         return weight_bytes * parameters
     linear = job.shape.quantized_parameters
-    if job.method == "qlora":
-        quantized = NF4_BYTES * linear
-    else:
-        # LLM.int8(): one byte per weight, and a 32-bit scale per output
-        scales = sum(
-            linear_map.count * linear_map.outputs for linear_map in job.shape.linear_maps if linear_map.is_module
-        )
-        quantized = linear + 4.0 * scales
+    quantized = quantized_bytes(job.shape, 4 if job.method == "qlora" else 8)
     return quantized + weight_bytes * (parameters - linear)
+
+
+def quantized_bytes(shape: ModelShape, bits: Literal[4, 8]) -> float:
+    """Return the bytes of the weights that bitsandbytes quantizes: in NF4 with double quantization, or LLM.int8()."""
+    linear = shape.quantized_parameters
+    if bits == 4:
+        return NF4_BYTES * linear
+    # one byte per weight, and a 32-bit scale per output
+    return linear + 4.0 * sum(one.count * one.outputs for one in shape.linear_maps if one.is_module)
 
 
 def compute_bytes(job: TrainingJob) -> int:

@@ -16,7 +16,7 @@ from configs.errors import ModelError
 from configs.schema import ModelConfig, TrainConfig
 from tasks.models.four_bit_kernels import choose_kernels
 from tasks.models.load import load_model
-from tasks.quantize.bitsandbytes import bitsandbytes_config
+from tasks.models.quantized_loading import bitsandbytes_config
 from tasks.train.methods import adapter_config, trainable_model
 
 # the kernels that the rules are about are in CPUs with these instructions only

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
-from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B
+from support.plan_inputs import GPU_TYPES, LLAMA_2_7B, LLAMA_2_13B, LLAMA_2_70B, LLAMA_3_70B
 
 from configs.schema import FineTuneConfig
 from configs.wire_plan import Alternative
-from tasks.plan.alternatives import Search, _adapter, changed
+from tasks.plan.alternatives import Search, _adapter, _evaluation_in_4_bits, changed
 from tasks.plan.hardware.gpus import find_gpu
 from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.shapes.shape import ModelShape
@@ -22,7 +22,7 @@ TYPES = list(GPU_TYPES.values())
 A100 = "A100-80GB"
 
 
-def config(max_length: int = 2048, evaluate: dict[str, int] | None = None, **train: Any) -> FineTuneConfig:
+def config(max_length: int = 2048, evaluate: dict[str, Any] | None = None, **train: Any) -> FineTuneConfig:
     return FineTuneConfig.model_validate(
         {
             "model": {"name": "a/b"},
@@ -58,6 +58,27 @@ MISFITS: dict[str, tuple[FineTuneConfig, ModelShape, str]] = {
         config(method="lora", micro_batch_size=32, evaluate={"batch_size": 256}),
         LLAMA_2_7B,
         "A100-40GB",
+    ),
+    "70B, LoRA, scored by one": (
+        config(method="lora", micro_batch_size=1, processes_per_node=8, sharding="fsdp_full_shard", evaluate={}),
+        LLAMA_3_70B,
+        A100,
+    ),
+    "70B, QLoRA, scored by one": (config(method="qlora", micro_batch_size=1, evaluate={}), LLAMA_3_70B, A100),
+    "70B, LoRA, trained and scored by one": (
+        config(method="lora", micro_batch_size=1, evaluate={}),
+        LLAMA_3_70B,
+        A100,
+    ),
+    "70B in full, scored by one": (
+        config(method="full", micro_batch_size=1, nodes=4, processes_per_node=8, sharding="zero3", evaluate={}),
+        LLAMA_3_70B,
+        A100,
+    ),
+    "70B, QLoRA, scored by two": (
+        config(method="qlora", micro_batch_size=1, max_length=512, evaluate={"gpus": 2, "batch_size": 1}),
+        LLAMA_3_70B,
+        "L40S",
     ),
 }
 
@@ -131,6 +152,48 @@ def test_a_smaller_batch_is_offered_for_an_evaluation_of_too_many_rows() -> None
     assert ["micro" in line for line in both[0]] == [True, False], both
     on_these = [offer for offer in both if "cluster.gpu" not in offer[0]]
     assert on_these and all("evaluate.batch_size: " in offer[-1] for offer in on_these)
+
+
+@pytest.mark.parametrize(
+    "name", ["70B, LoRA, scored by one", "70B, QLoRA, scored by one", "70B in full, scored by one"]
+)
+def test_a_model_that_one_gpu_cannot_score_may_be_divided_or_in_4_bits(name: str) -> None:
+    assert offered_changes(name) == [["evaluate.gpus: 2"], ["evaluate.load_in: 4bit"]]
+
+
+def test_a_change_of_training_comes_with_the_gpus_that_score() -> None:
+    offers = offered_changes("70B, LoRA, trained and scored by one")
+    assert len(offers) == 3 and all(offer[-1] == "evaluate.gpus: 2" for offer in offers)
+
+
+def test_more_gpus_are_offered_to_a_model_that_is_divided_already() -> None:
+    # 141 GB of weights over 48 GB each; in 4 bits one of two has 20 GB
+    offers = offered_changes("70B, QLoRA, scored by two")
+    assert ["evaluate.gpus: 4"] in offers and ["evaluate.load_in: 4bit"] in offers
+
+
+def test_no_gpus_are_offered_beyond_those_of_a_machine() -> None:
+    machine_of_two = replace(GPU_TYPES["L40S"], gpus_per_node=2)
+    subject = config(method="qlora", micro_batch_size=1, max_length=512, evaluate={"gpus": 2, "batch_size": 1})
+    offers = Search(subject, LLAMA_3_70B, gpu_target(machine_of_two), [machine_of_two]).nearest()
+    assert offers and not any("evaluate.gpus" in line for offer in offers for line in offer.changes)
+
+
+def test_copies_in_8_bits_are_left_out_where_they_would_not_fit() -> None:
+    subject = config(method="qlora", micro_batch_size=1, max_length=512, evaluate={})
+    gpu = replace(GPU_TYPES["L40S"], gpus_per_node=1, memory_bytes=60e9)
+    [offer] = [
+        offer for offer in Search(subject, LLAMA_3_70B, gpu_target(gpu), [gpu]).nearest() if len(offer.changes) == 2
+    ]
+    # 71 GB in 8 bits, and 40 in 4
+    assert offer.changes == ["evaluate.load_in: 4bit", "quantize.methods: ['4bit']"]
+
+
+def test_scores_in_4_bits_are_offered_only_where_enough_is_quantized() -> None:
+    subject = config(method="lora", micro_batch_size=1, evaluate={"batch_size": 1})
+    mostly_experts = replace(LLAMA_3_70B, unquantized=(("MixtralExperts", 10**12),))
+    search = Search(subject, mostly_experts, gpu_target(GPU_TYPES[A100]), TYPES)
+    assert list(_evaluation_in_4_bits(search)) == []
 
 
 def test_an_adapter_is_offered_for_one_gpu() -> None:

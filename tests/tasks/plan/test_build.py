@@ -55,6 +55,14 @@ def without(model: Path, name: str) -> None:
     save_file(tensors, model / "model.safetensors", {"format": "pt"})
 
 
+def test_more_gpus_for_scoring_than_a_machine_has_are_a_warning(model: Path, rows_file: Path, tmp_path: Path) -> None:
+    for gpus, expected in ((8, []), (16, ["evaluate.gpus=16; usual machines have 8 A100-80GB at most"])):
+        train, evaluate = {"cluster": {"gpu": "A100-80GB"}}, {"gpus": gpus}
+        checks = plan_of(model, rows_file, tmp_path, train=train, evaluate=evaluate).plan.checks
+        assert [check.found for check in checks if check.name == "GPUs of the evaluation"] == expected
+        assert all(check.result != "failed" for check in checks)
+
+
 def test_weights_that_are_missing_stop_the_run_in_its_plan(model: Path, rows_file: Path, tmp_path: Path) -> None:
     # 2 layers of 4 + 3 linear maps and 2 norms, the embedding, the last norm; the head is tied
     assert weights_of(plan_of(model, rows_file, tmp_path)) == ("ok", "20 tensors")

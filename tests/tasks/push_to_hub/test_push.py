@@ -187,6 +187,15 @@ def test_a_quantized_card_says_how_much_is_quantized(config: FineTuneConfig) -> 
     assert "linear layers" not in model_card(config, "model", DATA, all_scores)
 
 
+def test_a_card_says_that_models_were_scored_in_4_bits(config: FineTuneConfig) -> None:
+    all_scores = {"base": scores(3.0), "tuned": scores(1.0), "quantized_8bit": scores(1.1)}
+    in_4_bits = config.model_copy(update={"evaluate": config.evaluate.model_copy(update={"load_in": "4bit"})})
+    words = "Base and tuned model were scored with their weights in 4 bits (NF4); their files have more."
+    for artifact in ("model", "8bit"):
+        assert words in model_card(in_4_bits, artifact, DATA, all_scores)
+        assert words not in model_card(config, artifact, DATA, all_scores)
+
+
 def test_the_public_config_cuts_lists_and_addresses_too(config: FineTuneConfig) -> None:
     sources = [{"path": ["/home/alice/a.jsonl", "https://host/b.csv?key=secret"]}, {"path": "/home/alice/rows/*.jsonl"}]
     data = config.data.model_validate({"sources": sources, "contamination": [{"path": "/home/alice/eval.jsonl"}]})

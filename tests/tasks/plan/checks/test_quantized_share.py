@@ -169,3 +169,14 @@ def test_every_phase_of_an_alignment_has_the_users_limit() -> None:
         "sft": ([], 0.25),
         "policy": (["4bit"], 0.25),
     }
+
+
+def test_scores_in_4_bits_need_enough_that_is_quantized() -> None:
+    scored = config_of(methods=[])
+    scored = scored.model_copy(update={"evaluate": scored.evaluate.model_copy(update={"load_in": "4bit"})})
+    assert check_quantized_share(scored, shape("llama"), GPU) == "evaluate.load_in=4bit: 100.0% of the linear weights"
+    with pytest.raises(ConfigError, match=r"evaluate\.load_in=4bit.*\n?.*divide the model with evaluate\.gpus"):
+        check_quantized_share(scored, shape("falcon"), GPU)
+    # rows of 96 numbers, which a CPU unpacks wrongly
+    with pytest.raises(ConfigError, match=r"^evaluate\.load_in=4bit: rows of 96 numbers"):
+        check_quantized_share(scored, shape("llama"), CPU)

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from configs.errors import ConfigError
-from configs.schema import FineTuneConfig
-from tasks.plan.checks.settings import check_quantization
+from configs.schema import EvaluateConfig, FineTuneConfig
+from tasks.plan.checks.settings import check_local_scoring, check_quantization
 from tasks.plan.hardware.local_gpus import local_gpus
 
 NVIDIA_SMI_OUTPUT = """\
@@ -76,3 +76,18 @@ def test_quantization_names_a_gpu_that_is_too_old(nvidia_smi: Path, monkeypatch:
         check_quantization(config(quantize={"methods": []}, train={"method": "lora_8bit"}))
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
     check_quantization(config(quantize={"methods": ["8bit"]}))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match=r"^evaluate.load_in=4bit: bitsandbytes needs a GPU of compute capability 6"):
+        nvidia_smi.write_text(nvidia_smi.read_text().replace("7.0", "5.2"))
+        check_quantization(config(quantize={"methods": []}, evaluate={"load_in": "4bit"}))
+
+
+def test_more_gpus_for_scoring_than_there_are_here_are_refused(
+    nvidia_smi: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_local_scoring(EvaluateConfig(gpus=3))
+    with pytest.raises(ConfigError, match=r"^evaluate.gpus=4, and this machine has 3\nset it to 3, or use"):
+        check_local_scoring(EvaluateConfig(gpus=4))
+    # none: the model is loaded on the CPU
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    check_local_scoring(EvaluateConfig(gpus=4))
