@@ -227,7 +227,8 @@ def join_scores(
 ) -> JoinedScores:
     """Make the scores of several models of the parts in which they were scored, all of a model's after one another.
 
-    `divided` are the parts that were scored with several GPUs; one of the two is empty. `code_version` is that of `evaluate`.
+    `divided` are the parts that were scored with several GPUs; one of the two is empty. `code_version` is that of
+    `evaluate`.
     """
     parts = parts or divided
     number = len(parts) // max(1, len(labels))
