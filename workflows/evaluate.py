@@ -187,7 +187,7 @@ def _scored(each: Sequence[tuple[_Entry, Part]], gpus: int, scores_version: str)
 
 @workflow
 def evaluate(config: FineTuneConfig) -> EvaluationResult:
-    """Score models alone.
+    """Score models without training any.
 
     Scores a model, adapters, other models and endpoints on the same rows, without training any, and compares each with
     the first. All rows of `data.sources` are scored, but those with `role: train`, which give examples. Every setting
