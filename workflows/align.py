@@ -138,6 +138,7 @@ def align(config: AlignConfig) -> AlignResult:
         test_rows=tokens.test_rows,
         base_tokenizer=base.tokenizer,
         other_revisions=plan.other_revisions,
+        model_gib=planned.model_gib,
     ).with_overrides(node_name="phases")
     decided = compare_models(
         config=planned.policy,

@@ -113,6 +113,7 @@ def fine_tune(config: FineTuneConfig) -> FineTuneResult:
         chat_template=plan.chat_template,
         base_tokenizer=base.tokenizer,
         other_revisions=plan.other_revisions,
+        model_gib=planned.model_gib,
     ).with_overrides(node_name="tune")
     decided = compare_models(
         config=planned.config,

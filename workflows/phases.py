@@ -116,6 +116,7 @@ def train_phases(
     test_rows: StructuredDataset,
     base_tokenizer: FlyteDirectory,
     other_revisions: list[str],
+    model_gib: int,
 ) -> TrainedPhases:
     """Train, merge and score all phases, and quantize the last one's model. The reward model's rows come first."""
     show_steps(policy, _steps(sft, reward, policy))
@@ -137,20 +138,20 @@ def train_phases(
         score_prompting(policy, base, tokens, train_rows, test_rows, chat_template, scores_version),
         score_others(policy, base, base_tokenizer, test_rows, chat_template, other_revisions, scores_version),
     )
-    first = train_and_merge(sft, sft_deepspeed_json, base, sft_tokens, [], rewards_version, phase="sft-")
+    first = train_and_merge(sft, sft_deepspeed_json, base, sft_tokens, [], rewards_version, model_gib, phase="sft-")
     reward_models, reward_reports, reward_evaluations = [], [], []
     for config, made in zip(reward, prepared, strict=True):
         pairs = Tokens(made.train, made.test, policy_tokenizer, made.report)
-        scorer = train_and_merge(config, reward_deepspeed_json, first.model, pairs, [], "", phase="reward-")
+        scorer = train_and_merge(config, reward_deepspeed_json, first.model, pairs, [], "", model_gib, phase="reward-")
         reward_models.append(scorer.model)
         reward_reports.append(scorer.report)
         reward_evaluations.append(score("reward_model", config, scorer.model, pairs.to_score(), [], "").evaluation)
     sft_scored = score("sft", policy, first.model, tokens.to_score(), reward_models, scores_version)
     trained = train_and_merge(
-        policy, policy_deepspeed_json, first.model, tokens, reward_models, rewards_version, phase="policy-"
+        policy, policy_deepspeed_json, first.model, tokens, reward_models, rewards_version, model_gib, phase="policy-"
     )
     scored = score("tuned", policy, trained.model, tokens.to_score(), reward_models, scores_version)
-    quantized = quantize_and_score(policy, trained.model, tokens, reward_models, scores_version)
+    quantized = quantize_and_score(policy, trained.model, tokens, reward_models, scores_version, model_gib)
     return TrainedPhases(
         model=trained.model,
         adapter=trained.adapter,

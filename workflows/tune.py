@@ -7,7 +7,7 @@ dynamic task does for all of them, because each costs a pod.
 from collections.abc import Sequence
 from typing import NamedTuple, Optional
 
-from flytekit import Deck, dynamic
+from flytekit import Deck, Resources, dynamic
 from flytekit.types.directory import FlyteDirectory
 from flytekit.types.structured import StructuredDataset
 
@@ -17,7 +17,7 @@ from configs.schema import FineTuneConfig
 from configs.wire import Evaluation, TokenReport, TrainReport
 from images.specs import CPU_IMAGE, GPTQ_IMAGE, POD_ENVIRONMENT
 from tasks.quantize.task import quantize, quantize_gptq
-from tasks.runtime.pods import DECK_FIELDS, SMALL, is_laptop_run
+from tasks.runtime.pods import BIG_CPU, DECK_FIELDS, ONE_GPU, SMALL, is_laptop_run, resources_for_model
 from tasks.runtime.shown_errors import shows_errors
 from tasks.train.task import merge, train
 from workflows.score import Tokens, joined, score, score_others, score_prompting
@@ -70,9 +70,12 @@ def train_and_merge(
     tokens: Tokens,
     reward_models: list[FlyteDirectory],
     rewards_version: str,
+    model_gib: int,
     phase: str = "",
 ) -> TrainedModel:
     """Train `base`, and merge an adapter into it; `phase` begins the names of the nodes.
+
+    `model_gib` is the size of the base's weights.
 
     A laptop's run has both in its folder at once, so that no later failure hides them.
     """
@@ -94,7 +97,9 @@ def train_and_merge(
     if config.train.method != "full":
         if is_last:
             laptop_run.keep_models({"adapter": trained.model})
-        model = merge(loading=config.model, base=base, trained=trained.model).with_overrides(node_name=f"{phase}merge")
+        model = merge(loading=config.model, base=base, trained=trained.model).with_overrides(
+            node_name=f"{phase}merge", **_room(BIG_CPU, _merged_gib(config, model_gib), 2.1, is_in_memory=True)
+        )
     laptop_run.keep_models({"model" if is_last else _KEPT_AS[phase]: model})
     return TrainedModel(model=model, adapter=trained.model, report=trained.report)
 
@@ -105,6 +110,7 @@ def quantize_and_score(
     tokens: Tokens,
     reward_models: list[FlyteDirectory],
     scores_version: str,
+    model_gib: int,
 ) -> QuantizedModels:
     """Quantize the tuned model by all `quantize.methods`, and score every copy on the held-out rows.
 
@@ -119,7 +125,9 @@ def quantize_and_score(
         else:
             min_share = config.quantize.min_share
             copy = quantize(method=method, min_share=min_share, loading=config.model, model=model)
-        copy = copy.with_overrides(node_name=f"quantize-{method}")
+        # bitsandbytes reads the weights file by file
+        room = _room(ONE_GPU, _merged_gib(config, model_gib), 1.85, is_in_memory=is_gptq)
+        copy = copy.with_overrides(node_name=f"quantize-{method}", **room)
         # only gptqmodel unpacks the weights that it packed
         image = GPTQ_IMAGE.image_name() if is_gptq and not is_laptop_run() else ""
         scored = score(scores_name(method), config, copy, tokens.to_score(), reward_models, scores_version, image)
@@ -127,6 +135,16 @@ def quantize_and_score(
         tables.append(scored.rows)
         models.append(copy)
     return QuantizedModels(models=models, evaluations=evaluations, rows=tables)
+
+
+def _room(declared: Resources, model_gib: int, disk_copies: float, is_in_memory: bool) -> dict[str, Resources]:
+    requests = resources_for_model(declared, model_gib, disk_copies, is_in_memory)
+    return {} if requests is None else {"requests": requests}
+
+
+def _merged_gib(config: FineTuneConfig, model_gib: int) -> int:
+    """Return the size of the tuned model, at most: weights that are published in 16 bits may be asked for in 32."""
+    return model_gib * (2 if config.model.dtype == "float32" else 1)
 
 
 def published_artifacts(
@@ -182,6 +200,7 @@ def tune(
     chat_template: Optional[str],
     base_tokenizer: FlyteDirectory,
     other_revisions: list[str],
+    model_gib: int,
 ) -> Tuned:
     """Train, merge, score, quantize, and score the quantized copies; and score what they are compared with.
 
@@ -193,9 +212,9 @@ def tune(
         score_prompting(config, base, tokens, train_rows, test_rows, chat_template, scores_version),
         score_others(config, base, base_tokenizer, test_rows, chat_template, other_revisions, scores_version),
     )
-    trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version)
+    trained = train_and_merge(config, deepspeed_json, base, tokens, [], rewards_version, model_gib)
     scored = score("tuned", config, trained.model, tokens.to_score(), [], scores_version)
-    quantized = quantize_and_score(config, trained.model, tokens, [], scores_version)
+    quantized = quantize_and_score(config, trained.model, tokens, [], scores_version, model_gib)
     return Tuned(
         model=trained.model,
         adapter=trained.adapter,

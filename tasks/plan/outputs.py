@@ -42,6 +42,7 @@ class Planned(NamedTuple):
     mapped_parts: list[Part]
     artifacts: list[PushedArtifact]
     base_revision: str
+    model_gib: int
     evaluate: EvaluateConfig
     evaluate_gpus: int
     scored_parts: list[Part]
@@ -81,6 +82,7 @@ class PlannedAlignment(NamedTuple):
     policy_mapped_parts: list[Part]
     artifacts: list[PushedArtifact]
     base_revision: str
+    model_gib: int
     evaluate: EvaluateConfig
     evaluate_gpus: int
     scored_parts: list[Part]

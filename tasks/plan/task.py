@@ -129,6 +129,7 @@ def make_plan(config: FineTuneConfig) -> Planned:
         mapped_parts=work.mapped_parts,
         artifacts=_artifacts(settled),
         base_revision=built.plan.model_revision,
+        model_gib=_size_gib(built),
         evaluate=settled.evaluate.for_scoring(),
         evaluate_gpus=settled.evaluate.gpus,
         scored_parts=base_parts(settled.evaluate),
@@ -195,6 +196,7 @@ def plan_alignment(config: AlignConfig) -> PlannedAlignment:
         policy_mapped_parts=policy.mapped_parts,
         artifacts=_artifacts(phases["policy"]),
         base_revision=built.plan.model_revision,
+        model_gib=_size_gib(built),
         evaluate=phases["policy"].evaluate.for_scoring(),
         evaluate_gpus=phases["policy"].evaluate.gpus,
         scored_parts=base_parts(phases["policy"].evaluate),
@@ -374,6 +376,11 @@ def _with_run_name(config: FineTuneConfig) -> FineTuneConfig:
 
     execution = "" if is_laptop_run() else flytekit.current_context().execution_id.name
     return config.model_copy(update={"train": tracking.with_run_name(config.train, config.name, execution)})
+
+
+def _size_gib(built: "BuiltPlan") -> int:
+    """Return the size of the base's weights in GiB, rounded up."""
+    return -(-built.value("model files").weight_bytes // 2**30)
 
 
 def _artifacts(config: FineTuneConfig) -> list[PushedArtifact]:

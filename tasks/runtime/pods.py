@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -31,11 +32,34 @@ BIG_CPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", ephemeral_sto
 ONE_GPU = _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu="1", ephemeral_storage="200Gi")
 # memory per process and disk per machine, declared at registration when no plan exists
 _UNPLANNED_MEMORY_GIB, _UNPLANNED_DISK_GIB = 96, 500
+# libraries and the files of a tokenizer, beside a model
+_SPARE_GIB = 8
 
 
 def evaluation_resources(gpus: int) -> Resources:
     """Return what a pod asks for that scores a model on so many GPUs; its disk holds a model that fills them."""
     return _LAPTOP if _IS_SMALL else Resources(cpu="8", mem="64Gi", gpu=str(gpus), ephemeral_storage=f"{200 * gpus}Gi")
+
+
+def resources_for_model(
+    declared: Resources, model_gib: int, disk_copies: float, is_in_memory: bool
+) -> Resources | None:
+    """Return what a pod asks for that writes a copy of a model of `model_gib`; None where it has what it needs.
+
+    Its disk holds `disk_copies` of the model; its memory holds the model too where `is_in_memory`, with an eighth more
+    for the tensors that are changed and saved.
+    """
+    if _IS_SMALL:
+        return None
+    memory = max(_gib(declared.mem), math.ceil(1.125 * model_gib) + _SPARE_GIB if is_in_memory else 0)
+    disk = max(_gib(declared.ephemeral_storage), math.ceil(disk_copies * model_gib) + _SPARE_GIB)
+    if (memory, disk) == (_gib(declared.mem), _gib(declared.ephemeral_storage)):
+        return None
+    return Resources(cpu=declared.cpu, mem=f"{memory}Gi", gpu=declared.gpu, ephemeral_storage=f"{disk}Gi")
+
+
+def _gib(quantity: Any) -> int:
+    return int(str(quantity).removesuffix("Gi"))
 
 
 def node_resources(processes_per_node: int, cluster: ClusterConfig) -> Resources:

@@ -173,7 +173,7 @@ def test_gptq_is_quantized_and_scored_in_its_own_image(tmp_path: Path) -> None:
         }
     )
     inputs = dict.fromkeys(("base", "base_tokenizer", "train_tokens", "test_tokens", "tokenizer"), folder)
-    inputs |= {"config": config, "deepspeed_json": "", "rewards_version": "", "other_revisions": []}
+    inputs |= {"config": config, "deepspeed_json": "", "rewards_version": "", "other_revisions": [], "model_gib": 1}
     pod = Pod(tune, tmp_path / "pod", inputs | {"token_report": token_report()}).run()
     job = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes())
     images = {

@@ -121,6 +121,7 @@ def placeholders(home: Path) -> dict[str, Any]:
         "test_rows": StructuredDataset(uri=str(home)),
         "chat_template": None,
         "other_revisions": [],
+        "model_gib": 1,
     }
 
 
@@ -197,3 +198,27 @@ def test_the_demo_takes_14_pods(demo: list[Step]) -> None:
 
 def test_a_second_run_whose_steps_are_cached_takes_4_pods(demo: list[Step]) -> None:
     assert [step.name for step in demo if not step.is_cached] == ["plan", "tune", "gate", "report"]
+
+
+def test_pods_that_copy_a_large_model_have_room_for_it(tmp_path: Path) -> None:
+    config = load_config(PRESETS / "llama-3.1-8b-lora.yaml")
+
+    def asked(model_gib: int) -> dict[str, dict[int, str]]:
+        inputs = {**placeholders(tmp_path), "config": config, "model_gib": model_gib}
+        pod = Pod(tune, tmp_path / f"{model_gib}", inputs).run()
+        nodes = DynamicJobSpec.FromString((pod.output / "futures.pb").read_bytes()).nodes
+        given = {node.id: node.task_node.overrides.resources.requests for node in nodes}
+        return {name: {entry.name: entry.value for entry in entries} for name, entries in given.items() if entries}
+
+    # 15 GiB fit into what is declared: 64 GiB of memory, 200 of disk
+    assert not {"merge", "quantize-8bit"} & set(asked(15))
+    # 132 GiB of a 70B model in 16 bits: 1.125 x 132 + 8; base and merged model on the disk, 2.1 x 132 + 8
+    large = asked(132)
+    assert (large["merge"][Resources.MEMORY], large["merge"][Resources.EPHEMERAL_STORAGE]) == ("157Gi", "286Gi")
+    # bitsandbytes reads file by file; model and copy, 1.85 x 132 + 8
+    copied = large["quantize-8bit"]
+    assert (copied[Resources.MEMORY], copied[Resources.EPHEMERAL_STORAGE], copied[Resources.GPU]) == (
+        "64Gi",
+        "253Gi",
+        "1",
+    )
