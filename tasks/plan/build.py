@@ -13,15 +13,17 @@ from configs.schema.train import QUANTIZED_METHODS
 from configs.wire import Shard
 from configs.wire_plan import Check, ModelFacts, PhasePlan, Plan
 from tasks.plan.assumptions import assumptions, row_facts_of
+from tasks.plan.checks.others import FoundModel
 from tasks.plan.checks.preflight import Answer, Finding, Question, answer, value_of
 from tasks.plan.checks.quantized_share import share_answers
 from tasks.plan.checks.questions import WEIGHTS, first_rows_of
 from tasks.plan.checks.token_checks import UNKNOWN_POSITIONS, check_length
 from tasks.plan.checks.token_questions import WATCHED
 from tasks.plan.hardware.gpus import find_gpu, gpu_types
-from tasks.plan.hardware.target import Target
+from tasks.plan.hardware.target import Target, gpu_target
 from tasks.plan.phases import Training, misfit_message, plan_phase
 from tasks.plan.resolve.models import ResolvedModel
+from tasks.plan.scoring import plan_scoring
 from tasks.plan.shapes.architectures import known_shape, shape_of
 from tasks.plan.shapes.missing_weights import check_weights, has_all_numbers
 from tasks.plan.shapes.shape import ModelShape
@@ -83,6 +85,14 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         all_answers += [_memory_answer(prefix + MEMORY_CHECK, plan, config), *_host_warnings(prefix, plan)]
         all_answers += _scoring_warnings(prefix, plan, config)
         _check_length(all_answers, prefix, config, found_shape.shape)
+    others = value_of(answers, _last_name(phases, "other models"), [])
+    if others and plans:
+        scoring = plan_scoring(last, _settings_of(last, others), local or _target_of(last, plans[-1]))
+        all_answers += scoring.answers
+        name = list(phases)[-1]
+        if last.evaluate.batch_size is None:
+            configs[name] = scoring.settled(configs[name])
+            plans[-1] = plans[-1].model_copy(update={"evaluation_rows": configs[name].evaluate.rows_per_pass})
     checks = [given.check for given in all_answers]
     rewards_version = value_of(answers, _last_name(phases, "rewards"), "")
     scores_version = value_of(answers, _last_name(phases, "evaluation"), "")
@@ -91,7 +101,7 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         chat_template=value_of(answers, _last_name(phases, "chat template file")),
         rewards_version=rewards_version + _watched_version(phases, answers),
         scores_version=rewards_version + scores_version,
-        other_revisions=value_of(answers, _last_name(phases, "other models"), []),
+        other_revisions=[own.revision for own in others],
         deepspeed_json=value_of(answers, _last_name(phases, "deepspeed file"), ""),
         warnings=[f"{check.name}: {check.found}" for check in checks if check.result == "warning"],
         model=_model_facts(last, found_shape, model, answers),
@@ -101,6 +111,17 @@ def build_plan(phases: Mapping[str, FineTuneConfig], answers: Sequence[Answer], 
         assumptions=assumptions(phases, plans, found_shape.shape, local, answers),
     )
     return BuiltPlan(whole_plan, all_answers, configs)
+
+
+def _settings_of(config: FineTuneConfig, others: Sequence[FoundModel]) -> dict[str, dict[str, Any]]:
+    """Return the config.json of each of `evaluate.others` that is a model of its own, by its title."""
+    pairs = zip(config.evaluate.others, others, strict=True)
+    return {other.title: found.settings for other, found in pairs if found.settings}
+
+
+def _target_of(config: FineTuneConfig, plan: PhasePlan) -> Target:
+    """Return the GPUs that a plan is for."""
+    return gpu_target(find_gpu(plan.machines.gpu, gpu_types(config.plan.gpu_types)))
 
 
 def _last_name(phases: Mapping[str, Any], question: str) -> str:

@@ -215,12 +215,20 @@ def plan_evaluation(config: FineTuneConfig) -> PlannedEvaluation:
     from tasks.decks.short import render_facts
     from tasks.plan.checks.alone import data_to_score, questions_alone
     from tasks.plan.checks.preflight import answer, fail_together, text_table
+    from tasks.plan.scoring import plan_scoring
 
     config = accepted(config)
     config = config.model_copy(update={"data": data_to_score(config.data)})
     laptop_run.start(config, "evaluate")
-    answers = answer(questions_alone(config, replace(_surroundings([config], _target()), trains=False)))
+    target = _target()
+    answers = answer(questions_alone(config, replace(_surroundings([config], target), trains=False)))
     found = {given.check.name: given.value for given in answers}
+    others = found.get("other models") or []
+    settings = {"base": getattr(found.get("model files"), "settings", {})}
+    settings |= {other.title: own.settings for other, own in zip(config.evaluate.others, others, strict=False)}
+    scoring = plan_scoring(config, {name: own for name, own in settings.items() if own}, target)
+    answers += scoring.answers
+    config = scoring.settled(config)
     Deck("plan", html.fragment(render_facts("Checks", [(given.check.name, given.check.found) for given in answers])))
     if any(given.error is not None for given in answers):
         print_text(f"{text_table([given.check for given in answers])}\n")
@@ -238,7 +246,7 @@ def plan_evaluation(config: FineTuneConfig) -> PlannedEvaluation:
         shards=work.shards,
         mapped_shards=work.mapped_shards,
         model_revision="" if model is None else model.revision,
-        other_revisions=found.get("other models") or [],
+        other_revisions=[own.revision for own in others],
         chat_template=found.get("chat template file"),
         scores_version=str(found["evaluation"]),
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 from configs.addresses import shown_address
 from configs.errors import FineTuneError, ModelError
 from configs.printable import one_line
@@ -14,35 +16,41 @@ from tasks.plan.resolve import models
 ADAPTER_FILES = ("adapter_config.json", "adapter_model.safetensors")
 
 
+class FoundModel(NamedTuple):
+    """The revision of another model, empty for an endpoint, and its config.json, if it has one of its own."""
+
+    revision: str
+    settings: dict[str, Any]
+
+
 def check_others(config: FineTuneConfig, token: str | None) -> Finding:
-    """Check the models and adapters of `evaluate.others`; return the revision of each, empty for an endpoint.
+    """Check the models and adapters of `evaluate.others`; return a `FoundModel` for each.
 
     Raises:
         ConfigError, ModelError, HubError: one does not exist, or is not whole; the message names its setting.
     """
-    revisions, warnings = [], []
+    found, warnings = [], []
     for number, other in enumerate(config.evaluate.others):
-        revision, warning = "", ""
+        own, warning = FoundModel("", {}), ""
         if not other.endpoint:
             setting = "model" if other.model else "adapter"
-            revision, warning = _resolved(config, other, f"evaluate.others[{number}].{setting}", token)
-        revisions.append(revision)
+            own, warning = _resolved(config, other, f"evaluate.others[{number}].{setting}", token)
+        found.append(own)
         warnings += [warning] if warning else []
     titles = ", ".join(other.title for other in config.evaluate.others)
-    return Finding(
-        titles, revisions, "\n".join(warnings), "read its adapter_config.json, or set model.name to its base"
-    )
+    return Finding(titles, found, "\n".join(warnings), "read its adapter_config.json, or set model.name to its base")
 
 
-def _resolved(config: FineTuneConfig, other: OtherModelConfig, where: str, token: str | None) -> tuple[str, str]:
-    """Return (revision, warning) of a model or an adapter."""
+def _resolved(config: FineTuneConfig, other: OtherModelConfig, where: str, token: str | None) -> tuple[FoundModel, str]:
+    """Return a model or an adapter, and a warning."""
     named = other_model(config, other)
     try:
         files = models.find_model(named, token)
         if files is None:
-            return models.EMBEDDED.revision, ""
+            return FoundModel(models.EMBEDDED.revision, {}), ""
         if other.model:
-            return models.check_model(named, files).revision, ""
+            whole = models.check_model(named, files)
+            return FoundModel(whole.revision, whole.settings), ""
         return _adapter(config, other, files)
     except FineTuneError as error:
         # the checks of the base model are those of any model, and name its setting
@@ -56,7 +64,7 @@ def other_model(config: FineTuneConfig, other: OtherModelConfig) -> ModelConfig:
     return config.model.model_copy(update={"name": other.model or other.adapter, "revision": other.revision})
 
 
-def _adapter(config: FineTuneConfig, other: OtherModelConfig, files: models.ModelFiles) -> tuple[str, str]:
+def _adapter(config: FineTuneConfig, other: OtherModelConfig, files: models.ModelFiles) -> tuple[FoundModel, str]:
     missing = [name for name in ADAPTER_FILES if name not in files.sizes]
     if missing:
         raise ModelError(
@@ -69,4 +77,4 @@ def _adapter(config: FineTuneConfig, other: OtherModelConfig, files: models.Mode
         isinstance(base, str) and is_hub_id(base) and is_hub_id(config.model.name) and base != config.model.name
     )
     warning = f"{other.title} was trained on {one_line(base)}, and is merged into {config.model.name}"
-    return files.revision(), warning if is_another else ""
+    return FoundModel(files.revision(), {}), warning if is_another else ""

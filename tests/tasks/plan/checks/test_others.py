@@ -30,7 +30,7 @@ def test_a_model_and_an_adapter_have_revisions_and_an_endpoint_none(tiny_model: 
         {"title": "served", "endpoint": "https://host/v1", "endpoint_model": "m"},
     ]
     found = check_others(config(others), None)
-    first, second, third = found.value
+    first, second, third = (own.revision for own in found.value)
     assert len(first) == len(second) == 64 and first != second and third == ""
     assert found.warning == ""
 
