@@ -46,7 +46,7 @@ class Waits:
 class Endpoint:
     """A model at an endpoint. `num_calls` are the HTTP requests sent so far: the budget `max_calls` is for all of them.
 
-    `setting` is the config path of the address, for messages.
+    `setting` is the config path of the address, and `key_sources` says where the key is looked for, for messages.
     """
 
     def __init__(
@@ -60,6 +60,7 @@ class Endpoint:
         timeout_seconds: float,
         cache: AnswerCache | None = None,
         setting: str = "evaluate.judge.endpoint",
+        key_sources: str = "the Flyte secret judge/api_key, or $JUDGE_API_KEY",
         waits: Waits | None = None,
     ) -> None:
         if key and not (key.strip().isascii() and key.strip().isprintable()):
@@ -67,7 +68,7 @@ class Endpoint:
             raise ConfigError(f"the key for {setting} holds characters that no HTTP header can; copy it again")
         self.address, self.model = address, model
         self.max_calls, self.num_calls = max_calls, 0
-        self._key, self._cache, self._setting = key, cache, setting
+        self._key, self._cache, self._setting, self._key_sources = key, cache, setting, key_sources
         self._concurrency, self._timeout_seconds = concurrency, timeout_seconds
         self._waits = waits or Waits()
         self._left_out: set[str] = set()
@@ -99,7 +100,7 @@ class Endpoint:
 
         self._failed_in_a_row, self._busy_since = 0, None
         goal = len(replies) + len(missing)
-        async with Sender(self.address, self._key, self._timeout_seconds, self._setting) as sender:
+        async with Sender(self.address, self._key, self._timeout_seconds, self._setting, self._key_sources) as sender:
             left = iter(missing.items())
             tasks = [
                 asyncio.create_task(self._work(sender, left, replies))

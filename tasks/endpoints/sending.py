@@ -84,10 +84,15 @@ class RefusedParametersError(Exception):
 
 
 class Sender:
-    """An open client of one endpoint, for requests of one event loop. `setting` names the endpoint in errors."""
+    """An open client of one endpoint, for requests of one event loop.
 
-    def __init__(self, address: str, key: str | None, timeout_seconds: float, setting: str) -> None:
-        self._address, self._setting = address, setting
+    `setting` names the endpoint in errors, and `key_sources` where its key is looked for.
+    """
+
+    def __init__(
+        self, address: str, key: str | None, timeout_seconds: float, setting: str, key_sources: str = ""
+    ) -> None:
+        self._address, self._setting, self._key_sources = address, setting, key_sources
         self._key = (key or "").strip()
         self._timeout_seconds = timeout_seconds
         hooks: dict[str, list[Any]] = {"request": [self._keep_headers], "response": [self._check]}
@@ -173,7 +178,7 @@ class Sender:
             )
         if status in (401, 403):
             refused = "refuses the key" if self._key else "wants a key, and there is none"
-            raise ConfigError(f"{where} {refused} ({status}); set the Flyte secret judge/api_key, or $JUDGE_API_KEY")
+            raise ConfigError(f"{where} {refused} ({status}); set {self._key_sources or 'its key'}")
         if status == 404:
             raise ConfigError(
                 f"{where} has no such model, or no chat completions at this address (404); set the name of a model "

@@ -73,6 +73,7 @@ def ask_rows(
         timeout_seconds=other.timeout_seconds,
         cache=AnswerCache(cache),
         setting=f"evaluate.others: {other.title}.endpoint",
+        key_sources="the Flyte secret endpoint/api_key, or $ENDPOINT_API_KEY",
     )
     most = config.max_new_tokens or LONGEST_ANSWER
     requests = [
@@ -83,7 +84,9 @@ def ask_rows(
         replies = endpoint.ask(requests)
     unanswered = Counter(reason for reply in replies if (reason := _failure(reply)))
     if replies and unanswered.total() == len(replies):
-        reason, number = unanswered.most_common(1)[0]
+        # what was not asked is a consequence
+        causes = Counter({reason: rows for reason, rows in unanswered.items() if not reason.startswith("not asked")})
+        reason, number = (causes or unanswered).most_common(1)[0]
         raise HubError(
             f"{other.title}: {shown_address(other.endpoint)} answered none of {len(replies):,} rows "
             f"({number:,}: {reason})\nsee that it serves, or take it out of evaluate.others"

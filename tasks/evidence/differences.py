@@ -13,6 +13,9 @@ from tasks.evidence.power import LEVEL, detectable_mean, detectable_share
 from tasks.evidence.units import Units, group_numbers, paired_units
 from tasks.measures.measured import REDUCTIONS, sums_of_values
 
+FEWEST_UNITS = 6
+"""With fewer rows or groups no exact test gives a p-value below 5 %, so that no interval of 95 % has an end."""
+
 
 @dataclass(frozen=True)
 class RowArrays:
@@ -38,10 +41,11 @@ class PairedResult:
     """Two models compared on the rows that count for both.
 
     `before` and `after` are the scores over these rows, `difference` is after - before, [`low`, `high`] its interval
-    (-inf and inf with a single row or group), all in the unit of the score. `p_value` is two-sided. `test` and
-    `interval` say which methods gave them. `wins` and `losses` count rows that became better and worse in the direction
-    of the measure, `ties` the others. `groups` is the number of groups, None where no rows share one. `detectable` is
-    the smallest difference that so many rows show at 80 % power (two-sided, 5 %), None where that is not known.
+    (-inf and inf with fewer than `FEWEST_UNITS` rows or groups), all in the unit of the score. `p_value` is two-sided.
+    `test` and `interval` say which methods gave them. `wins` and `losses` count rows that became better and worse in
+    the direction of the measure, `ties` the others. `groups` is the number of groups, None where no rows share one.
+    `detectable` is the smallest difference that so many rows show at 80 % power (two-sided, 5 %), None where that is
+    not known.
     """
 
     before: float
@@ -129,6 +133,8 @@ def paired_difference(
         p_value, test = randomization(units, seed=seed, resamples=resamples), f"randomization test over {drawn}"
         words = f"bootstrap-t of {drawn}, at least as wide as Student's; {resamples:,} resamples"
         detectable = detectable_mean(_standard_error(units), units.number)
+    if (rows if numbers is None else units.number) < FEWEST_UNITS:
+        interval, words = Interval(-np.inf, np.inf), f"none: fewer than {FEWEST_UNITS} {drawn}"
     return PairedResult(
         before=scores[0],
         after=scores[1],

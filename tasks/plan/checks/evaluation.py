@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+from difflib import get_close_matches
 from pathlib import Path
 
 from configs.errors import ConfigError, either
+from configs.measures import MEASURES
 from configs.objectives import fault_of_few_shot
 from configs.printable import one_line
 from configs.schema import FineTuneConfig
@@ -72,6 +74,14 @@ def _check_gate(config: FineTuneConfig) -> None:
             )
         if versus == "few_shot" and not config.evaluate.few_shot:
             raise ConfigError(f"gate.rules[{number}].versus=few_shot needs evaluate.few_shot, such as 4")
+        keys = {*MEASURES, *(measure.key for measure in config.evaluate.measures)}
+        if rule.measure not in keys:
+            nearest = get_close_matches(rule.measure, keys, n=1)
+            meant = f"did you mean {nearest[0]}? " if nearest else ""
+            raise ConfigError(
+                f"gate.rules[{number}].measure={one_line(rule.measure)} is no measure of this run; {meant}"
+                "docs/evaluation.md lists the names, and one of evaluate.measures may have its own `title`"
+            )
         if rule.measure.startswith("judge_") and config.evaluate.judge.endpoint is None:
             raise ConfigError(f"gate.rules[{number}].measure={one_line(rule.measure)} needs evaluate.judge.endpoint")
         if rule.measure.startswith("judged_") and not config.evaluate.judge.refusals:

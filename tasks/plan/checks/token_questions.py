@@ -15,7 +15,7 @@ from tasks.plan.checks.first_rows import check_kinds, check_validity, read_first
 from tasks.plan.checks.preflight import NETWORK_SECONDS, READING_SECONDS, Finding, NotCheckedError, Question, Shared
 from tasks.plan.checks.surroundings import Base, Surroundings
 from tasks.plan.checks.tokenizers import read_tokenizer
-from tasks.plan.checks.watched import check_watched
+from tasks.plan.checks.watched import check_scored, check_watched
 from tasks.plan.resolve import data
 from tasks.tokenize.refused import InvalidRows
 from tasks.tokenize.template import choose_template
@@ -167,7 +167,7 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> lis
         found, warning = token_checks.check_length(config.tokenize, config.train, model_settings)
         return Finding(found, warning=warning, fix="lower it, or tokenize.max_length")
 
-    def check_measures() -> Finding:
+    def known_answers() -> list[str]:
         expected: list[str] = []
         # other questions report why rows, tokenizer or template cannot be used
         with suppress(NotCheckedError, DataError, ModelError):
@@ -176,13 +176,17 @@ def _tokenizer_questions(config: FineTuneConfig, base: Base, rows: _Rows) -> lis
                 expected = token_checks.expected_answers(
                     small_tokenizer, config.tokenize, template.needed(), rows.known_rows(), config.train.objective
                 )
-        return check_watched(config.train, expected)
+        return expected
 
     questions = [Question("tokenizer", check_tokenizer)]
     if config.tokenize.chat_template is not None:
         questions.append(Question("chat template file", lambda: Finding("read, and is Jinja", template.value())))
     questions += [Question("chat template", check_template), Question("sequence length", check_length)]
-    return [*questions, Question(WATCHED, check_measures)] if config.train.watch.measures else questions
+    if config.train.watch.measures:
+        questions.append(Question(WATCHED, lambda: check_watched(config.train, known_answers())))
+    if config.evaluate.measures:
+        questions.append(Question("measures of answers", lambda: check_scored(config.evaluate, known_answers())))
+    return questions
 
 
 def first_rows_of(answers: Sequence[Any]) -> list[Any]:

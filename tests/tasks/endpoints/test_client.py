@@ -304,11 +304,11 @@ def test_a_server_that_refuses_all_parameters_is_not_asked_for_ever() -> None:
 
 
 def test_long_work_says_how_far_it_is(capsys: pytest.CaptureFixture[str]) -> None:
-    with JudgeServer(echo, work_seconds=0.05) as server:
-        endpoint(server, concurrency=1, waits=Waits(first_line=0.07)).ask(requests(4))
+    with JudgeServer(echo, work_seconds=0.1) as server:
+        endpoint(server, concurrency=1, waits=Waits(first_line=0.12)).ask(requests(4))
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == f"endpoint: 1/4 questions to {server.address}; 2 of at most 1,000 calls"
-    # after 0.07 and 0.21 s
+    # after 0.12 and 0.36 s, of at least 0.4; the next would come after 0.84 s
     assert len(lines) == 2
 
 

@@ -125,9 +125,19 @@ def test_a_server_that_answers_nothing_ends_the_run_with_its_reason(tmp_path: Pa
         Answers(tmp_path, server, [("one", "a"), ("two", "a")])
 
 
+def test_a_server_that_answers_no_completion_is_named_by_the_cause_and_not_by_what_followed(tmp_path: Path) -> None:
+    rows: list[Row] = [(f"question {number}", "a") for number in range(40)]
+    with (
+        JudgeServer(lambda asked: Raw(b'{"choices": [{"message": {"content": NaN}}]}')) as server,
+        pytest.raises(HubError, match=r"answered none of 40 rows \(1\d: an answer that is no chat completion\)"),
+    ):
+        Answers(tmp_path, server, rows)
+
+
 def test_a_key_that_is_refused_names_the_setting_and_not_the_key(tmp_path: Path) -> None:
     with JudgeServer(lambda asked: Raw(b"{}", 401)) as server, pytest.raises(ConfigError) as caught:
         Answers(tmp_path, server, [("one", "a")])
+    assert "set the Flyte secret endpoint/api_key, or $ENDPOINT_API_KEY" in str(caught.value)
     assert "evaluate.others: served.endpoint" in str(caught.value) and "a-key" not in str(caught.value)
 
 

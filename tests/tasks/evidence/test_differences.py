@@ -72,13 +72,27 @@ def test_equal_differences_are_a_point(is_binary: bool, before: float, after: fl
 
 
 def test_equal_falls_of_long_and_short_rows_are_a_point() -> None:
-    tokens, loss = np.array([1.0, 7.0, 100.0, 3.0]), np.array([0.1, 2.3, 1.7, 0.9])
+    tokens, loss = np.array([1.0, 7.0, 100.0, 3.0, 2.0, 5.0]), np.array([0.1, 2.3, 1.7, 0.9, 0.4, 1.1])
     before = RowArrays(loss, np.stack([loss * tokens, tokens], axis=1))
     after = RowArrays(loss - 0.1, np.stack([(loss - 0.1) * tokens, tokens], axis=1))
     result = paired_difference(before, after, is_binary=False, lower_is_better=True)
     assert result is not None
     assert result.low == result.high == pytest.approx(-0.1)
-    assert not is_better(result)  # four rows: p = 2 / 16
+    assert result.p_value == pytest.approx(2 / 64) and is_better(result)
+
+
+@pytest.mark.parametrize("number", [2, 5])
+def test_so_few_rows_that_no_test_can_tell_have_an_interval_without_ends(number: int) -> None:
+    before, after = mean_arrays([1.0] * number), mean_arrays([0.5 + 0.01 * row for row in range(number)])
+    result = paired_difference(before, after, is_binary=False, lower_is_better=True)
+    assert result is not None
+    # 2 / 2^n is above 5 %
+    assert (result.low, result.high) == (-np.inf, np.inf) and result.p_value == pytest.approx(2 / 2**number)
+    right = paired_difference(
+        mean_arrays([0.0] * number), mean_arrays([1.0] * number), is_binary=True, lower_is_better=False
+    )
+    assert right is not None and (right.low, right.high) == (-np.inf, np.inf)
+    assert right.interval == "none: fewer than 6 rows" and not is_better(right)
 
 
 def test_one_row_or_one_group_says_nothing() -> None:

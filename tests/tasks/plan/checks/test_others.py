@@ -83,6 +83,15 @@ def test_a_rule_may_name_another_model_but_no_loss_of_an_endpoint() -> None:
         check_evaluation(config([], gate={"rules": [rule]}))
 
 
+def test_a_misspelt_measure_of_a_rule_is_found_before_anything_runs() -> None:
+    rule = {"measure": "exact_macth", "versus": "base", "significant": True}
+    with pytest.raises(ConfigError) as caught:
+        check_evaluation(config([], gate={"rules": [rule]}))
+    assert "gate.rules[0].measure=exact_macth is no measure of this run; did you mean exact_match?" in str(caught.value)
+    titled = {"measures": [{"name": "regex", "title": "has_unit", "pattern": "kg"}]}
+    check_evaluation(config([], evaluate=titled, gate={"rules": [rule | {"measure": "has_unit"}]}))
+
+
 @pytest.mark.parametrize(
     ("content", "words"),
     [

@@ -120,3 +120,22 @@ def test_a_cached_training_depends_on_the_functions_of_all_phases(
     assert without.scores_version == with_function.scores_version
     # the function is that of the first phase, not of the last
     assert plan_of({"sft": named, "policy": plain}, tmp_path).rewards_version == version
+
+
+def test_measures_of_the_evaluation_are_compared_with_the_first_rows(
+    tiny_model: Path, rows_file: Path, tmp_path: Path
+) -> None:
+    """On a cluster the evaluation itself waits for a GPU before it refuses a measure."""
+
+    def check(*measures: str) -> Check:
+        config = config_of(tiny_model, rows_file, tmp_path, [], evaluate={"measures": list(measures)})
+        answers = answer(training_questions(config, surroundings_in(tmp_path)))
+        return next(given.check for given in answers if given.check.name == "measures of answers")
+
+    found = check("exact_match", "tool_calls")
+    assert found.result == "warning" and found.fix.startswith("take it out of evaluate.measures: the evaluation of the")
+    assert found.found.startswith("tool_calls needs") and found.found.endswith("of the first rows 0 fit")
+    assert (check("numeric_answer").result, check("numeric_answer").found) == (
+        "ok",
+        "numeric_answer fit the first rows",
+    )
