@@ -50,6 +50,8 @@ def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
         return f"Worse than {named}. {change}"
     if 0 < found.gain < LEAST_LOSS and deciding == "eval_loss":
         return f"Not better than {named}. {change} Less than {LEAST_LOSS:g} nats a token shows in no table."
+    if found.gain_interval[0] > 0 and found.p_value < LEVEL:
+        return f"Better than {named} by what decides, but a rule of the gate is broken. {change}"
     return f"Not told apart from {named}. {change}"
 
 

@@ -57,6 +57,16 @@ def test_equal_models_are_not_told_apart() -> None:
     assert found.headline.startswith("Not told apart from the model that training began with.")
 
 
+def test_a_better_model_that_breaks_a_rule_is_not_called_the_same() -> None:
+    models = {"base": rated({"exact_match": right(10)}), "tuned": rated({"exact_match": right(60)})}
+    rules = {"rules": [{"measure": "exact_match", "at_least": 0.7}]}
+    found = verdict(models, evaluate={"measures": ["exact_match"]}, gate=rules)
+    assert not found.is_better and not found.of("tuned").promote
+    assert found.headline.startswith(
+        "Better than the model that training began with by what decides, but a rule of the gate is broken. Exact match"
+    )
+
+
 def test_a_higher_loss_is_worse() -> None:
     found = verdict({"base": rated({"eval_loss": losses(1.5)}), "tuned": rated({"eval_loss": losses(2.0)})})
     assert found.headline.startswith("Worse than the model that training began with.")
