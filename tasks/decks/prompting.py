@@ -6,26 +6,35 @@ from configs.measures import Measure
 
 
 def prompting_sentence(
-    *, shots: int, few_shot: float, tuned: float, low: float, high: float, saved_tokens: float, measure: Measure
+    *,
+    shots: int,
+    few_shot: float,
+    tuned: float,
+    low: float,
+    high: float,
+    saved_tokens: float,
+    measure: Measure,
+    name: str = "tuning",
 ) -> str:
     """Return whether tuning beat prompting with `shots` examples, by what, and which tokens it saves.
 
     `few_shot` and `tuned` are the scores of the base model with examples and of the tuned model without; `low` and
     `high` are the ends of the 95 % interval of tuned - few_shot. An interval that holds 0 tells neither from the
     other. `saved_tokens` are the prompt tokens that the examples take in each call, in the mean. Differences of shares
-    are in points, others in the measure's own unit.
+    are in points, others in the measure's own unit. `name` is what the sentence calls the model that is not the base.
     """
+    subject = name[0].upper() + name[1:]
     sign = -1 if measure.lower_is_better else 1
     gain, worst, best = (sign * value for value in (tuned - few_shot, *sorted((low, high), reverse=sign < 0)))
     prompting = f"prompting with {shots} example{'s' if shots > 1 else ''}"
     saving = f"{saved_tokens:,.0f} prompt tokens a call" if round(saved_tokens) else ""
     if worst > 0:
-        sentence = f"Tuning beat {prompting} by {_amount(gain, worst, best, measure)}"
+        sentence = f"{subject} beat {prompting} by {_amount(gain, worst, best, measure)}"
         return f"{sentence}, and saves {saving}." if saving else f"{sentence}."
     if best < 0:
-        sentence = f"Tuning did not beat {prompting}: it is worse by {_amount(-gain, -best, -worst, measure)}"
+        sentence = f"{subject} did not beat {prompting}: it is worse by {_amount(-gain, -best, -worst, measure)}"
     else:
-        sentence = f"Tuning and {prompting} are not told apart: tuning gains {_amount(gain, worst, best, measure)}"
+        sentence = f"{subject} and {prompting} are not told apart: {name} gains {_amount(gain, worst, best, measure)}"
     return f"{sentence}. It saves {saving}." if saving else f"{sentence}."
 
 

@@ -28,6 +28,7 @@ from tasks.retained.thresholds import GENERAL_TEXT, MEMORIZED_HELD_OUT, MEMORIZE
 NOTHING_TELLS = "Nothing tells"
 """The headline begins so where the measure that decides could not be compared."""
 _MOST_DEGENERATE = 0.5
+_MOST_NAMED = 4
 
 
 def headline(run: Run, known: Sequence[Difference], is_better: bool) -> str:
@@ -72,6 +73,7 @@ def prompting(run: Run, known: Sequence[Difference]) -> list[str]:
             high=high,
             saved_tokens=with_examples - without,
             measure=found.shown,
+            name="tuning" if run.candidate == "tuned" else run.candidate,
         )
     ]
 
@@ -131,16 +133,21 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
         own = tuned.measured(key)
         if own is not None and own.value is not None and own.value >= _MOST_DEGENERATE:
             found.append(f"{own.value:.0%} of the answers of {run.candidate}: {measure_of(key, [tuned]).title}.")
+    left_out: dict[str, list[str]] = {}
     for measured in tuned.answers:
         failed = sum(count.rows for count in measured.failed)
-        left_out = sum(count.rows for count in measured.not_counted)
         title = measure_of(measured.key, [tuned]).title
         if failed:
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.failed)
             found.append(f"{title}: {failed:,} of {measured.rows:,} answers count as wrong ({reasons}).")
-        if left_out:
+        if measured.not_counted:
+            number = sum(count.rows for count in measured.not_counted)
             reasons = ", ".join(f"{count.rows:,} {count.reason}" for count in measured.not_counted)
-            found.append(f"{title}: {left_out:,} rows do not count ({reasons}).")
+            left_out.setdefault(f"{number:,} rows do not count ({reasons}).", []).append(title)
+    for words, titles in left_out.items():
+        # what an endpoint did not answer counts for no measure
+        named = ", ".join(titles) if len(titles) < _MOST_NAMED else f"{len(titles)} measures of answers"
+        found.append(f"{named}: {words}")
     found += _lost(run)
     found += _memorized(run)
     found += _left_out_of_prompts(run)
