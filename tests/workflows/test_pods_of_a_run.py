@@ -27,6 +27,7 @@ from configs.schema import EvaluateConfig, FineTuneConfig
 from tasks.plan.outputs import base_parts
 from tasks.plan.task import make_plan
 from workflows.align import align
+from workflows.evaluate import evaluate as evaluate_alone
 from workflows.fine_tune import fine_tune
 from workflows.score import score_base
 from workflows.tune import tune
@@ -222,3 +223,38 @@ def test_pods_that_copy_a_large_model_have_room_for_it(tmp_path: Path) -> None:
         "253Gi",
         "1",
     )
+
+
+def test_other_models_are_fetched_tokenized_and_scored_beside_the_training(tmp_path: Path) -> None:
+    others = [
+        {"title": "last_week", "adapter": "me/adapter"},
+        {"title": "larger", "model": "me/larger"},
+        {"title": "served", "endpoint": "https://host/v1", "endpoint_model": "m"},
+    ]
+    demo = load_config(PRESETS / "demo.yaml")
+    evaluation = EvaluateConfig.model_validate({**demo.evaluate.model_dump(), "others": others, "gpus": 2})
+    config = demo.model_copy(update={"evaluate": evaluation})
+    inputs = {**placeholders(tmp_path), "config": config, "other_revisions": ["a", "b", ""]}
+    job = DynamicJobSpec.FromString((Pod(tune, tmp_path / "pod", inputs).run().output / "futures.pb").read_bytes())
+    nodes = {node.id: node for node in job.nodes if node.WhichOneof("target")}
+    assert {
+        *("adapter-last-week", "merge-last-week", "tokens-last-week", "evaluate-last-week"),
+        *("model-larger", "tokens-larger", "evaluate-larger", "ask-served"),
+    } <= set(nodes)
+    # an adapter is merged first, a model is scored as it is, and none of them waits for the training
+    assert "merge-last-week" in nodes["evaluate-last-week"].upstream_node_ids
+    assert "model-larger" in nodes["evaluate-larger"].upstream_node_ids
+    assert not {"train"} & {up for name in ("evaluate-larger", "ask-served") for up in nodes[name].upstream_node_ids}
+    templates = {template.id.name: template for template in job.tasks}
+    assert gpus_of(nodes["evaluate-larger"], templates) == "2"
+    assert "fine-tune-cpu" in templates["tasks.evaluate.task.ask_endpoint"].container.image
+
+
+def test_an_evaluation_alone_registers_the_image_of_its_gpus() -> None:
+    spec, templates = serialized(evaluate_alone)
+    [scoring] = [node for node in spec.template.nodes if node.id == "evaluate"]
+    assert scoring.HasField("array_node") and gpus_of(scoring, templates) == "1"
+    assert "fine-tune-gpu" in templates[scoring.array_node.node.task_node.reference_id.name].container.image
+    assert [node.id for node in spec.template.nodes if node.WhichOneof("target")] == [
+        *("plan", "scan-shards", "rows", "models", "evaluate", "scores", "gate", "report")
+    ]
