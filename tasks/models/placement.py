@@ -82,9 +82,10 @@ def input_device(model: Any) -> torch.device:
     if not is_divided(model):
         return torch.device(model.device)
     embeddings = model.get_input_embeddings()
-    # the weights of offloaded layers are on no device until they are used
-    is_offloaded = embeddings.weight.device.type == "meta"
-    return torch.device(embeddings._hf_hook.execution_device if is_offloaded else embeddings.weight.device)
+    if embeddings.weight.device.type != "meta":
+        return torch.device(embeddings.weight.device)
+    # the weights of offloaded layers are on no device until they are used, which is on the first one
+    return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def _quantization(dtype: torch.dtype, kept: Sequence[str]) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from flytekit.configuration.plugin import FlytekitPlugin
 from flytekit.exceptions.base import FlyteException
 from flytekit.exceptions.user import FlyteEntityNotExistException
 from flytekit.models.admin.workflow import WorkflowSpec
+from flytekit.models.core.workflow import Node
 from flytekit.models.interface import Parameter
 from flytekit.remote import FlyteLaunchPlan, FlyteRemote
 
@@ -146,7 +147,18 @@ def _sort_upstream_nodes(spec: WorkflowSpec) -> None:
     """Sort the ids of upstream nodes: flytekit's order varies by process, which flyteadmin takes for other code."""
     for template in (spec.template, *spec.sub_workflows):
         for node in template.nodes:
-            node.upstream_node_ids.sort()
+            _sort_upstream_of(node)
+
+
+def _sort_upstream_of(node: Node) -> None:
+    """Sort the ids of a node, and of the nodes that a branch chooses from."""
+    node.upstream_node_ids.sort()
+    if node.branch_node is not None:
+        block = node.branch_node.if_else
+        chosen = [block.case.then_node, *(case.then_node for case in block.other or []), block.else_node]
+        for inner in chosen:
+            if inner is not None:
+                _sort_upstream_of(inner)
 
 
 def _without_defaults(plan: FlyteLaunchPlan) -> FlyteLaunchPlan:

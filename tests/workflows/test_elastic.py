@@ -94,12 +94,14 @@ def wired(model: Path, tokens: Path, train: TrainConfig) -> dict[str, Any]:
     """Return the inputs of the dynamic task that chooses the elastic one."""
     data = {"sources": [{"path": "rows.jsonl"}]}
     config = {"model": {"name": "tiny"}, "data": data, "train": train.model_dump(), "quantize": {"methods": []}}
-    places = {"base": model, "train_tokens": tokens, "test_tokens": tokens, "tokenizer": model}
+    places = {"base": model, "train_tokens": tokens, "test_tokens": tokens, "tokenizer": model, "base_tokenizer": model}
     return {
         "config": FineTuneConfig.model_validate(config),
         "deepspeed_json": "",
         "token_report": token_report(),
         "rewards_version": "",
+        "other_revisions": [],
+        "model_gib": 1,
         **{name: FlyteDirectory(str(place), remote_directory=False) for name, place in places.items()},
     }
 
