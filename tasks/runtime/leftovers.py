@@ -54,7 +54,9 @@ def begin() -> None:
     # tempfile would choose another folder once $TMPDIR is full
     parent = Path(os.environ.get("TMPDIR") or tempfile.gettempdir())
     for left in parent.glob(f"{_PREFIX}*"):
-        _delete_if_dead(left)
+        # another run may delete it at the same time
+        with suppress(FileNotFoundError):
+            _delete_if_dead(left)
     folder = None
     try:
         folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))

@@ -17,12 +17,13 @@ from safetensors import safe_open
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSequenceClassification
 
 from configs.addresses import shown_address
-from configs.errors import ArtifactError
+from configs.errors import ArtifactError, ModelError
 from configs.printable import one_line
 from configs.schema import ModelConfig
 from tasks.files.model_settings import read_settings
 from tasks.models.companions import copy_companions
 from tasks.models.end_tokens import set_end_tokens, write_end_tokens
+from tasks.models.library_errors import LIBRARY_ERRORS, reason_of
 from tasks.models.load import (
     ADAPTER_FOLDER,
     is_reward_model,
@@ -49,6 +50,7 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
 
     Raises:
         ArtifactError: what was written is not whole.
+        ModelError: the adapter is of another base.
     """
     quiet_libraries()
     settings = peft.PeftConfig.from_pretrained(adapter)
@@ -69,7 +71,14 @@ def merge_adapter(model_config: ModelConfig, base: Path, adapter: Path, output: 
         vocabulary_size = max(tokenizer.get_vocab().values()) + 1
         if settings.trainable_token_indices and vocabulary_size > model.get_input_embeddings().num_embeddings:
             model.resize_token_embeddings(vocabulary_size, mean_resizing=False)
-        merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        try:
+            merged = PeftModel.from_pretrained(model, adapter).merge_and_unload()
+        except LIBRARY_ERRORS as error:
+            # an adapter that was not trained here may be that of another base
+            raise ModelError(
+                f"the adapter does not fit the base model.name={shown_address(model_config.name)} "
+                f"({reason_of(error)[:200]})\nname the base that it was trained on"
+            ) from None
         if end_token_ids:
             set_end_tokens(merged, end_token_ids, tokenizer.pad_token_id)
         merged.config.pad_token_id = tokenizer.pad_token_id
