@@ -26,7 +26,7 @@ class _Fault(click.ClickException):
 )
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option(
-    "--model", default="tuned", show_default=True, help="Which model: tuned, or a copy such as quantized_4bit."
+    "--model", default="", help="Which model: a copy such as quantized_4bit; by default tuned, or the only one."
 )
 def main(run: Path, model: str) -> None:
     """Print the verdict, and exit with it."""
@@ -36,6 +36,8 @@ def main(run: Path, model: str) -> None:
     try:
         verdict = read_verdict(run)
         names = [artifact.model for artifact in verdict.artifacts]
+        if not model:
+            model = "tuned" if "tuned" in names or len(names) != 1 else names[0]
         if model not in names:
             raise ArtifactError(f"--model={one_line(model)} was not judged in this run; choose {either(names)}")
     except FineTuneError as error:

@@ -31,7 +31,12 @@ MeasureName = Literal[
     "function",
 ]
 _SCHEMA_EXAMPLE = '{"type": "object"}'
-_NEEDED: dict[str, str] = {"regex": "pattern", "json_schema": "schema_text", "sql": "database", "function": "function"}
+NEEDED_SETTINGS: dict[str, str] = {
+    "regex": "pattern",
+    "json_schema": "schema_text",
+    "sql": "database",
+    "function": "function",
+}
 """The setting that a measure cannot do without."""
 _READ_BY: dict[str, tuple[str, ...]] = {
     "pattern": ("regex",),
@@ -101,7 +106,7 @@ class MeasureConfig(Section):
     def _settings_are_those_of_the_measure(self) -> MeasureConfig:
         if self.title != self.name and self.title in get_args(MeasureName):
             raise ValueError(f"title={self.title} is the name of another measure; choose another title")
-        needed = _NEEDED.get(self.name)
+        needed = NEEDED_SETTINGS.get(self.name)
         if needed and not getattr(self, needed):
             raise ValueError(f"the measure {self.name} needs `{needed}`; set it")
         for setting, names in _READ_BY.items():

@@ -71,7 +71,7 @@ class JudgedScores(Judged):
 
     def sentences(self) -> list[str]:
         """Return a sentence for each reason to distrust the scores: failed judgments, or repeats that disagree."""
-        found = self._failed_sentences()
+        found = self._failed_sentences("Asked for scores, the judge")
         if self.repeats_equal is not None and self.repeats_equal < LEAST_AGREEMENT:
             found.append(
                 f"Asked again, the judge repeats its score in only {self.repeats_equal:.0%} of cases (mean difference "
@@ -106,7 +106,7 @@ class JudgedPairs(Judged):
 
     def sentences(self) -> list[str]:
         """Return a sentence for each reason to distrust the choices: failures, order, position, repeats."""
-        found = self._failed_sentences()
+        found = self._failed_sentences("Asked which of two answers is better, the judge")
         if self.order_agreement is not None and self.order_agreement < LEAST_AGREEMENT:
             kappa = "" if self.kappa is None else f", Cohen's kappa {self.kappa:.2f}"
             found.append(

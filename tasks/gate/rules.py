@@ -165,6 +165,8 @@ def _of_difference(
         is_outside = found.gain_interval[0] > 0
         p_value = adjusted.get(pair, found.p_value)
         words = "p < 0.0001" if p_value < 1e-4 else f"p = {p_value:.2g}"
+        if found.gain_interval[1] < 0 and p_value < LEVEL:
+            return False, f"{text}: worse, by more than noise ({words} on {found.rows:,} rows)"
         if not (is_outside and p_value < LEVEL):
             return False, f"{text}: no more than noise ({words} on {found.rows:,} rows)"
         return True, f"{text} ({words} on {found.rows:,} rows)"

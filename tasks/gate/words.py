@@ -12,6 +12,7 @@ from configs.wire_evidence import Difference
 from tasks.decks.prompting import prompting_sentence
 from tasks.evidence.table import aligned, datasets, measures_in, rows_of, values_of
 from tasks.gate.compare import CHANCE, Pair, Run, find, other_tokens, scores_on
+from tasks.gate.constant import constant_answers
 from tasks.gate.rules import (
     LEAST_LOSS,
     LEVEL,
@@ -63,7 +64,8 @@ def prompting(run: Run, known: Sequence[Difference]) -> list[str]:
     if found is None:
         return []
     low, high = found.bounds
-    with_examples, without = (_mean_prompt(run, name) for name in ("few_shot", run.candidate))
+    # of the base itself: another model's tokenizer, or a server, counts tokens of its own
+    with_examples, without = (_mean_prompt(run, name) for name in ("few_shot", "base"))
     return [
         prompting_sentence(
             shots=run.config.evaluate.few_shot,
@@ -133,6 +135,7 @@ def cautions(run: Run, known: Sequence[Difference]) -> list[str]:
         own = tuned.measured(key)
         if own is not None and own.value is not None and own.value >= _MOST_DEGENERATE:
             found.append(f"{own.value:.0%} of the answers of {run.candidate}: {measure_of(key, [tuned]).title}.")
+    found += constant_answers(run)
     left_out: dict[str, list[str]] = {}
     for measured in tuned.answers:
         failed = sum(count.rows for count in measured.failed)

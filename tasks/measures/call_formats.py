@@ -23,6 +23,7 @@ _BLOCK = re.compile(r"<tool_call>(?P<call>.*?)(?:</tool_call>|\Z)", re.DOTALL)
 _FUNCTION = re.compile(r"\s*<function=(?P<name>[^>\n]+)>")
 _GLM_NAME = re.compile(r"\s*(?P<name>[\w.-]+)\s*(?=<arg_key>|\Z)")
 _SEPARATOR = re.compile(r"[\s;]*")
+_PLAIN = re.compile(r"^Call: (?=\{)", re.MULTILINE)
 _MISTRAL = re.compile(r"\[TOOL_CALLS\]")
 _NAME_AND_JSON = re.compile(r"\s*(?P<name>[A-Za-z_][\w.-]*)\s*(?:\[CALL_ID\]\w+)?(?:\[ARGS\])?(?=\{)")
 _GPT_OSS = re.compile(
@@ -38,9 +39,10 @@ def calls_in(text: str) -> list[Call]:
 
     Read are: `<tool_call>` with JSON (Hermes, Qwen), with `<function=...>` (Qwen3-Coder, Nemotron) or `<arg_key>`
     (GLM); JSON alone, one call or a list, with `arguments` or `parameters` (Llama 3, OpenAI); `[TOOL_CALLS]` with a
-    list, or with names before JSON (Mistral); gpt-oss's `to=functions.name`; calls in Python's syntax (LFM2, Llama 4).
-    A text around `<tool_call>` and before `[TOOL_CALLS]` is left out; in the other forms the calls are the whole
-    answer. A block that cannot be read makes all calls unreadable.
+    list, or with names before JSON (Mistral); lines of `Call: ` with JSON (this project's plain template); gpt-oss's
+    `to=functions.name`; calls in Python's syntax (LFM2, Llama 4). A text around `<tool_call>` and before `[TOOL_CALLS]`
+    or `Call: ` is left out; in the other forms the calls are the whole answer. A block that cannot be read makes all
+    calls unreadable.
     """
     if len(text) > _MOST_CHARACTERS:
         return []
@@ -60,6 +62,15 @@ def _blocks(text: str) -> list[Call] | None:
             return []
         calls += found
     return calls
+
+
+def _plain(text: str) -> list[Call] | None:
+    """Return calls as the plain template of the tokenize stage writes them, after the text of the answer, if any."""
+    parts = _PLAIN.split(text)
+    if len(parts) == 1:
+        return None
+    found = [_json_calls(part) for part in parts[1:]]
+    return [call for calls in found if calls for call in calls] if all(found) else []
 
 
 def _function_block(text: str) -> list[Call] | None:
@@ -214,6 +225,7 @@ def _depth(text: str) -> int:
 
 _READERS: tuple[Callable[[str], list[Call] | None], ...] = (
     _blocks,
+    _plain,
     _mistral,
     _json_calls,
     _gpt_oss,

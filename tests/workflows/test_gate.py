@@ -54,3 +54,10 @@ def test_a_folder_without_a_verdict_is_an_error_of_its_own(content: str | None, 
 def test_a_model_that_was_not_judged_is_named(tmp_path: Path) -> None:
     found = CliRunner().invoke(main, [str(folder(tmp_path, True)), "--model", "quantized_8bit"])
     assert found.exit_code == 2 and "choose tuned or quantized_4bit" in found.output
+
+
+def test_the_only_model_of_an_evaluation_needs_no_name(tmp_path: Path) -> None:
+    metrics = json.loads((folder(tmp_path, True) / "metrics.json").read_text())
+    metrics["verdict"]["artifacts"] = [metrics["verdict"]["artifacts"][0] | {"model": "previous"}]
+    (tmp_path / "metrics.json").write_text(json.dumps(metrics))
+    assert CliRunner().invoke(main, [str(tmp_path)]).exit_code == 0

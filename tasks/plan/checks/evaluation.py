@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from typing import get_args
 
 from configs.errors import ConfigError, either
 from configs.measures import MEASURES
 from configs.objectives import fault_of_few_shot
 from configs.printable import one_line
 from configs.schema import FineTuneConfig
+from configs.schema.measures import NEEDED_SETTINGS, MeasureConfig, MeasureName
 from configs.wire import HELD_OUT
 from tasks.files.streams import is_remote
 from tasks.measures.functions import functions_hash
@@ -82,6 +85,10 @@ def _check_gate(config: FineTuneConfig) -> None:
                 f"gate.rules[{number}].measure={one_line(rule.measure)} is no measure of this run; {meant}"
                 "docs/evaluation.md lists the names, and one of evaluate.measures may have its own `title`"
             )
+        if rule.measure in get_args(MeasureName) and not _is_taken(rule.measure, config.evaluate.measures):
+            raise ConfigError(
+                f"gate.rules[{number}].measure={rule.measure} is not taken in this run; add it to evaluate.measures"
+            )
         if rule.measure.startswith("judge_") and config.evaluate.judge.endpoint is None:
             raise ConfigError(f"gate.rules[{number}].measure={one_line(rule.measure)} needs evaluate.judge.endpoint")
         if rule.measure.startswith("judged_") and not config.evaluate.judge.refusals:
@@ -90,3 +97,10 @@ def _check_gate(config: FineTuneConfig) -> None:
             raise ConfigError(f"gate.rules[{number}].measure={rule.measure} needs evaluate.retained.refusals: true")
         if rule.measure == "eval_loss" and config.evaluate.loss == "skip" and rule.set == HELD_OUT:
             raise ConfigError(f"gate.rules[{number}].measure=eval_loss is not measured with evaluate.loss=skip")
+
+
+def _is_taken(name: str, measures: Sequence[MeasureConfig]) -> bool:
+    """Return whether a measure of answers may be taken: those listed are, or those that suit the expected answers."""
+    if name == "exact_match":
+        return True
+    return any(measure.key == name for measure in measures) if measures else name not in NEEDED_SETTINGS

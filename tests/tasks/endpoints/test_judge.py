@@ -166,7 +166,7 @@ def test_what_is_no_judgment_is_counted_and_no_score(said: Said, reason: str) ->
     assert np.isnan(judged.values).tolist() == [True]
     assert judged.failures == judged.failed_judgments == {reason: 1}
     assert judged.sentences() == [
-        f"The judge gave no valid judgment 1 of 1 times ({reason}: 1); 1 of 1 rows do not count."
+        f"Asked for scores, the judge gave no valid judgment 1 of 1 times ({reason}: 1); 1 of 1 rows do not count."
     ]
 
 
@@ -202,7 +202,8 @@ def test_a_pair_without_a_judgment_in_one_order_does_not_count() -> None:
     assert judged.values[[0, 2]].tolist() == [1.0, 1.0] and np.isnan(judged.values[1])
     assert (judged.failures, judged.num_judgments, judged.order_agreement) == ({"nonsense": 1}, 6, 1.0)
     assert judged.sentences() == [
-        "The judge gave no valid judgment 1 of 6 times (nonsense: 1); 1 of 3 rows do not count."
+        "Asked which of two answers is better, the judge gave no valid judgment 1 of 6 times (nonsense: 1); 1 of 3 "
+        "rows do not count."
     ]
 
 
@@ -228,7 +229,7 @@ def test_repeats_that_disagree_are_said() -> None:
     # each row has a score
     assert (judged.failures, judged.failed_judgments, judged.num_judgments) == ({}, {"nonsense": 1}, 6)
     assert judged.sentences() == [
-        "The judge gave no valid judgment 1 of 6 times (nonsense: 1); 0 of 2 rows do not count.",
+        "Asked for scores, the judge gave no valid judgment 1 of 6 times (nonsense: 1); 0 of 2 rows do not count.",
         "Asked again, the judge repeats its score in only 25% of cases (mean difference 2.00 points).",
     ]
 

@@ -67,6 +67,13 @@ def test_a_better_model_that_breaks_a_rule_is_not_called_the_same() -> None:
     )
 
 
+def test_a_clear_loss_is_not_called_noise() -> None:
+    models = {"base": rated({"exact_match": right(60)}), "tuned": rated({"exact_match": right(10)})}
+    rules = {"rules": [{"measure": "exact_match", "versus": "base", "significant": True}]}
+    [outcome] = verdict(models, evaluate={"measures": ["exact_match"]}, gate=rules).of("tuned").outcomes
+    assert not outcome.passed and outcome.reason.endswith(": worse, by more than noise (p < 0.0001 on 100 rows)")
+
+
 def test_a_higher_loss_is_worse() -> None:
     found = verdict({"base": rated({"eval_loss": losses(1.5)}), "tuned": rated({"eval_loss": losses(2.0)})})
     assert found.headline.startswith("Worse than the model that training began with.")

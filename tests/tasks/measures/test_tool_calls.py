@@ -145,3 +145,18 @@ def test_hostile_calls_are_read_in_little_time() -> None:
     ):
         calls_in(text)
     assert time.monotonic() - begun < 4
+
+
+def test_calls_as_the_plain_template_writes_them_are_read() -> None:
+    """A base model without a template is trained with this project's own."""
+    from tasks.tokenize.template import PLAIN_TEMPLATE
+
+    tokenizer = toy_tokenizer(PLAIN_TEMPLATE)
+    entries = [{"type": "function", "function": {"name": name, "arguments": given}} for name, given in (WEATHER, ADD)]
+    for content in ("", "I will look."):
+        turns = [{"role": "user", "content": "?"}, {"role": "assistant", "content": content, "tool_calls": entries}]
+        text = tokenizer.apply_chat_template(turns, tokenize=False)
+        answer = text.partition("Assistant:")[2].removesuffix("\n").removesuffix(tokenizer.eos_token or "")
+        assert calls_in(answer) == [WEATHER, ADD], answer
+    assert calls_in('Call: {"name": "add"') == [] and calls_in('Call: {"no": "call"}') == []
+    assert calls_in("Call: me tomorrow") == []

@@ -90,6 +90,11 @@ def test_a_misspelt_measure_of_a_rule_is_found_before_anything_runs() -> None:
     assert "gate.rules[0].measure=exact_macth is no measure of this run; did you mean exact_match?" in str(caught.value)
     titled = {"measures": [{"name": "regex", "title": "has_unit", "pattern": "kg"}]}
     check_evaluation(config([], evaluate=titled, gate={"rules": [rule | {"measure": "has_unit"}]}))
+    # what suits the answers may be taken; what is not listed, or needs settings, is not
+    check_evaluation(config([], gate={"rules": [rule | {"measure": "accuracy"}]}))
+    for measures, name in (([], "sql"), (["token_f1"], "accuracy")):
+        with pytest.raises(ConfigError, match=rf"measure={name} is not taken in this run; add it to evaluate.measures"):
+            check_evaluation(config([], evaluate={"measures": measures}, gate={"rules": [rule | {"measure": name}]}))
 
 
 @pytest.mark.parametrize(
