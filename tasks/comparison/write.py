@@ -14,7 +14,7 @@ from configs.wire_evidence import Verdict
 from tasks.decks import html
 from tasks.decks.data import render_data
 from tasks.decks.evidence import render_evidence, render_verdict
-from tasks.decks.scores import render_scores
+from tasks.decks.scores import render_scores, scored_in_bits
 from tasks.files.run_record import public_config_text
 
 
@@ -36,6 +36,7 @@ def render_comparison(found: Comparison) -> str:
             html.paragraph(found.data.counts_line(), "note"),
             render_verdict(found.verdict),
             render_evidence(found.verdict),
+            scored_in_bits(found.config.evaluate),
             render_scores(found.evaluations, found.config.evaluate.num_samples),
             render_data(found.data),
             html.heading("Resolved configuration"),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 
 from configs.measures import Scores, formatted, headlines, measure_of, shown_measures
 from configs.printable import one_line, table_cell
+from configs.schema import EvaluateConfig
 from configs.wire import Evaluation, Prediction
 from tasks.decks import charts, html
 from tasks.decks.answers import ComparedAnswer, render_answers
@@ -15,6 +16,14 @@ from tasks.measures.labels import label_table
 from tasks.measures.measured import AnsweredRow
 
 _MIB = 2**20
+
+
+def scored_in_bits(evaluate: EvaluateConfig) -> str:
+    """Return a paragraph on models that were scored in fewer bits than they have; empty where none was."""
+    if evaluate.load_in == "as_saved":
+        return ""
+    words = "Models were loaded in 4 bits (NF4) for scoring, as evaluate.load_in says: their own scores may differ."
+    return html.paragraph(words, "warn")
 
 
 def render_scores(evaluations: Mapping[str, Evaluation], num_samples: int) -> str:

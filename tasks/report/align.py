@@ -20,7 +20,7 @@ from tasks.decks.findings import findings_to_show
 from tasks.decks.parity import render_parity
 from tasks.decks.plan import render_planned
 from tasks.decks.readme import render_usage_section
-from tasks.decks.scores import render_scores
+from tasks.decks.scores import render_scores, scored_in_bits
 from tasks.decks.tokens import render_tokens
 from tasks.decks.training import render_training
 from tasks.files.run_record import public_config_text
@@ -73,6 +73,7 @@ def render_alignment(results: AlignmentResults) -> str:
             ),
             *(html.paragraph(item.note, "note") for item in results.published),
             render_evidence(results.verdict),
+            scored_in_bits(results.config.evaluate),
             render_scores(results.evaluations, config.evaluate.num_samples),
             render_parity(results.evaluations, "sft"),
             render_usage_section(results.usage),

@@ -351,3 +351,11 @@ def test_a_reward_model_is_shown_without_loss_and_without_answers(results: RunRe
     assert table.splitlines()[2].split() == ["tuned", "-", "-", "-", "90.0%", "3.0000", "3.0", "MiB"]
     assert others.splitlines()[2].split() == ["books", "tuned", "-", "-", "-", "90.0%", "-"]
     assert "warning" not in others
+
+
+def test_scores_of_models_in_fewer_bits_say_so() -> None:
+    from configs.schema import EvaluateConfig
+    from tasks.decks.scores import scored_in_bits
+
+    assert scored_in_bits(EvaluateConfig()) == ""
+    assert "4 bits (NF4) for scoring, as evaluate.load_in says" in scored_in_bits(EvaluateConfig(load_in="4bit"))
